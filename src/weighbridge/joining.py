@@ -1,0 +1,277 @@
+"""Join the keys that a converter matched into groups, by the index in the key, and lower each group to a program.
+
+The order in which keys arrive means nothing: an index that is missing, there twice, or beyond the target's size is an
+error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping as MappingOf, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from weighbridge.errors import PlanError, WeighbridgeError
+from weighbridge.keys import FIRST_SLOT, collapse
+from weighbridge.layout import Layout
+from weighbridge.ops import lower
+from weighbridge.plan import Step
+from weighbridge.program import Output, Program
+from weighbridge.specs import Header, Shape, TensorSpec
+from weighbridge.tracing import FREE, Hit, Rule, Rules, Traced, finish_names, spell
+from weighbridge.transforms import WeightConverter
+from weighbridge.values import Context, Lane, Value
+
+
+@dataclass(slots=True)
+class Group:
+    """The sources of one use of a converter: for each lane, the key at each index.
+
+    Args:
+        rule: Number of the converter.
+        outputs: Names that the converter writes; the index that it makes is still free in them.
+        lanes: For each source pattern, index to key; a lane without an index has its one key at 0.
+        fired: Numbers of the rules that fired on the sources.
+    """
+
+    rule: int
+    outputs: tuple[str, ...]
+    lanes: list[dict[int, str]]
+    fired: tuple[int, ...] = ()
+    fault: bool = False
+
+
+class Named(NamedTuple):
+    """A group's outputs under their last names, and the renames that ran over them."""
+
+    targets: tuple[tuple[str, ...], ...]
+    fired: tuple[int, ...]
+
+
+def collect_groups(
+    rules: Rules, traced: Iterable[Traced], problems: list[WeighbridgeError]
+) -> dict[tuple[int, tuple[str, ...]], Group]:
+    """Sort the keys of all families that hit a converter into groups.
+
+    Raises nothing; a key that claims a taken place is added to `problems` as `group-duplicate`.
+    """
+    groups: dict[tuple[int, tuple[str, ...]], Group] = {}
+    for trace, members in traced:
+        assert trace.hit is not None
+        _collect_family(rules, trace.hit, trace.fired, members, groups, problems)
+    return groups
+
+
+def _collect_family(
+    rules: Rules,
+    hit: Hit,
+    fired: tuple[int, ...],
+    members: list[tuple[str, tuple[int, ...]]],
+    groups: dict[tuple[int, tuple[str, ...]], Group],
+    problems: list[WeighbridgeError],
+) -> None:
+    """Put one family's keys into their groups; keys that differ only in the merged index share a lookup."""
+    slot = _slot(hit.index)
+    known: dict[tuple[int, ...], Group] = {}
+    lane_count = len(rules.rules[hit.rule].pairs)
+    for key, indices in members:
+        outer = indices if slot is None else (*indices[:slot], *indices[slot + 1 :])
+        group = known.get(outer)
+        if group is None:
+            outputs = tuple(spell(output, indices) for output in hit.outputs)
+            group = groups.setdefault(
+                (hit.rule, outputs), Group(hit.rule, outputs, [{} for _ in range(lane_count)], fired)
+            )
+            known[outer] = group
+        place = 0 if not hit.index else int(hit.index) if slot is None else indices[slot]
+        lane = group.lanes[hit.lane]
+        if place in lane:
+            group.fault = True
+            problems.append(_duplicate(rules, group, lane[place], key))
+        lane[place] = key
+
+
+def _slot(index: str) -> int | None:
+    """Return the slot that a template's index stands for; None for an index that is a number, or for none."""
+    return None if not index or index.isascii() else ord(index) - FIRST_SLOT
+
+
+def _duplicate(rules: Rules, group: Group, first: str, second: str) -> PlanError:
+    return PlanError(
+        "group-duplicate",
+        "two sources claim one place in a group",
+        where=group.outputs[0].replace(FREE, "*"),
+        got="\n".join(sorted((first, second))),
+        because=rules.mapping.rule_name(group.rule),
+    )
+
+
+@dataclass(slots=True)
+class Joiner:
+    """Turn groups into steps; groups that look alike share one program.
+
+    Args:
+        rules: The mapping's rules.
+        source: Specs of the sources.
+        target: Specs of the wanted targets, where they are known.
+        config: The model's configuration, for operations that read it.
+        dtype: Dtype to cast floating targets to; None keeps what is there.
+    """
+
+    rules: Rules
+    source: Header
+    target: Header | None
+    config: Any
+    problems: list[WeighbridgeError]
+    _programs: dict[Any, Program] = field(default_factory=dict)
+
+    def join(self, groups: Iterable[Group]) -> list[Step]:
+        """Lower all groups; what cannot be lowered is added to `problems`."""
+        by_rule: dict[int, list[Group]] = {}
+        for group in groups:
+            if not group.fault and self._is_complete(group):
+                by_rule.setdefault(group.rule, []).append(group)
+        return [step for number in sorted(by_rule) for step in self._join_rule(number, by_rule[number])]
+
+    def _join_rule(self, number: int, groups: list[Group]) -> list[Step]:
+        rule = self.rules.rules[number]
+        fixed = [] if rule.splits else [output for group in groups for output in group.outputs]
+        names = finish_names(self.rules, fixed, number + 1, self.problems)
+        steps = []
+        for group in groups:
+            try:
+                step = self._split_step(rule, group) if rule.splits else self._fixed_step(rule, group, names)
+            except WeighbridgeError as problem:
+                self.problems.append(self._blame(problem, group))
+            else:
+                steps += [step] if step is not None else []
+        return steps
+
+    def _fixed_step(self, rule: Rule, group: Group, names: MappingOf[str, Any]) -> Step | None:
+        if any(output not in names for output in group.outputs):
+            return None
+        finals = tuple(names[output][0] for output in group.outputs)
+        fired = tuple(dict.fromkeys(number for output in group.outputs for number in names[output][1]))
+        shapes = tuple((self._shape(final),) for final in finals)
+        program = self._program(rule, group, shapes)
+        return self._step(group, finals, program, fired)
+
+    def _split_step(self, rule: Rule, group: Group) -> Step | None:
+        """Make a step whose targets are numbered by the operations: their count comes from the shapes."""
+        wanted = self._wanted_names(rule, group)
+        program = self._program(rule, group, tuple(tuple(map(self._shape, lane)) for lane in wanted))
+        count, rest = divmod(len(program.targets), len(group.outputs))
+        assert rest == 0, "every lane of a splitting converter has as many tensors"
+        numbered = [output.replace(FREE, str(i)) for output in group.outputs for i in range(count)]
+        names = finish_names(self.rules, numbered, rule.number + 1, self.problems)
+        if any(name not in names for name in numbered):
+            return None
+        fired = tuple(dict.fromkeys(number for name in numbered for number in names[name][1]))
+        return self._step(group, tuple(names[name][0] for name in numbered), program, fired)
+
+    def _wanted_names(self, rule: Rule, group: Group) -> list[list[str]]:
+        """Names that a splitting converter should write, counted up while the target has them."""
+        if self.target is None:
+            return [[] for _ in group.outputs]
+        lanes = []
+        for output in group.outputs:
+            lane: list[str] = []
+            while True:
+                name = output.replace(FREE, str(len(lane)))
+                final = finish_names(self.rules, [name], rule.number + 1, []).get(name, (name, ()))[0]
+                if final not in self.target:
+                    break
+                lane.append(final)
+            lanes.append(lane)
+        return lanes
+
+    def _step(self, group: Group, targets: tuple[str, ...], program: Program, fired: tuple[int, ...]) -> Step:
+        fate = "computed" if program.casts else "moved"
+        return Step(_sources(group), targets, program, fate, (*group.fired, *fired))
+
+    def _shape(self, key: str) -> Shape | None:
+        spec = self.target.specs.get(key) if self.target is not None else None
+        return spec.shape if spec is not None else None
+
+    def _program(self, rule: Rule, group: Group, shapes: tuple[tuple[Shape | None, ...], ...]) -> Program:
+        specs = tuple(tuple(self.source.specs[lane[i]] for i in sorted(lane)) for lane in group.lanes)
+        look = rule.number, specs, shapes
+        found = self._programs.get(look)
+        if found is None:
+            found = self._programs[look] = self._lower(rule, specs, shapes)
+        return found
+
+    def _lower(
+        self, rule: Rule, specs: tuple[tuple[TensorSpec, ...], ...], shapes: tuple[tuple[Shape | None, ...], ...]
+    ) -> Program:
+        converter = self.rules.mapping.transforms[rule.number]
+        assert isinstance(converter, WeightConverter)
+        lanes = _lanes(converter, specs, rule.merges)
+        known = shapes if any(shape is not None for lane in shapes for shape in lane) else None
+        indexed = (rule.splits,) * len(rule.targets)
+        context = Context(converter.target_patterns, known, indexed, config=self.config)
+        lowered = lower(converter.operations, lanes, context)
+        program = Program(
+            tuple(spec for lane in specs for spec in lane),
+            tuple(Output(temporary.dtype, temporary.layout) for temporary in lowered.temporaries),
+            tuple(Output(value.dtype, value.layout) for lane in lowered.lanes for value in lane.values),
+        )
+        program.prove()
+        return program
+
+    def _is_complete(self, group: Group) -> bool:
+        """Check that every lane has the same, unbroken indices; report what is missing."""
+        rule = self.rules.rules[group.rule]
+        wanted = set(range(self._expected_count(rule, group))) if rule.merges else {0}
+        faults = [
+            (rule.pairs[lane][0].text, missing)
+            for lane, present in enumerate(group.lanes)
+            if (missing := wanted - present.keys())
+        ]
+        if faults:
+            self.problems.append(self._incomplete(rule, group, faults, len(wanted)))
+        return not faults
+
+    def _expected_count(self, rule: Rule, group: Group) -> int:
+        return max((max(lane) for lane in group.lanes if lane), default=0) + 1
+
+    def _incomplete(self, rule: Rule, group: Group, faults: Sequence[tuple[str, set[int]]], wanted: int) -> PlanError:
+        got = []
+        for text, missing in faults:
+            index = f"  missing: {_numbers(missing)}" if rule.merges else "  missing"
+            got.append(f"{wanted - len(missing)} of {wanted}  {text}{index}")
+        return PlanError(
+            "group-incomplete",
+            "a group of tensors lacks members",
+            where=group.outputs[0].replace(FREE, "*"),
+            expected=f"{wanted} sources for each of {', '.join(source.text for source, _ in rule.pairs)}",
+            got="\n".join(got),
+            because=self.rules.mapping.rule_name(group.rule),
+            hint="check that all shards of the checkpoint are present",
+        )
+
+    def _blame(self, problem: WeighbridgeError, group: Group) -> WeighbridgeError:
+        name = self.rules.mapping.rule_name(group.rule)
+        because = f"{problem.because}\n{name}" if problem.because else name
+        form = {**problem.to_dict(), "because": because}
+        form.setdefault("where", group.outputs[0].replace(FREE, "*"))
+        return type(problem)(**form)  # type: ignore[arg-type]
+
+
+def _numbers(numbers: Iterable[int]) -> str:
+    return collapse([str(number) for number in numbers])[0].strip("{}")
+
+
+def _sources(group: Group) -> tuple[str, ...]:
+    return tuple(lane[i] for lane in group.lanes for i in sorted(lane))
+
+
+def _lanes(converter: WeightConverter, specs: tuple[tuple[TensorSpec, ...], ...], indexed: bool) -> tuple[Lane, ...]:
+    slot = 0
+    lanes = []
+    for text, lane in zip(converter.source_patterns, specs, strict=True):
+        values = tuple(
+            Value(Layout.of(slot + number, spec.shape), spec.dtype) for number, spec in enumerate(lane)
+        )
+        slot += len(lane)
+        lanes.append(Lane(text, values, indexed))
+    return tuple(lanes)

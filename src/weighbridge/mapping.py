@@ -1,0 +1,269 @@
+"""A mapping: an ordered, named tuple of transforms, with the exceptions that it declares.
+
+The exceptions say what would otherwise be an error: a source tensor that is dropped or carried along, a target tensor
+that nothing fills. Each has a name, which the plan's report repeats; nothing is ever dropped without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping as MappingOf
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from weighbridge.errors import MappingError
+from weighbridge.ops import operation_from_dict
+from weighbridge.pattern import Pattern
+from weighbridge.transforms import (
+    TRANSFORMS,
+    GroupWeightRename,
+    PrefixChange,
+    Transform,
+    WeightConverter,
+    WeightRenaming,
+    describe,
+    scoped,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Leave out the source tensors whose key matches `pattern`; they are lost on the way back.
+
+    Args:
+        pattern: Key pattern, matched against the checkpoint's own keys.
+        why: The rule's name in reports; the pattern by default.
+    """
+
+    pattern: str
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        Pattern.parse(self.pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """Pass the source tensors whose key matches `pattern` through under their own name, past every transform.
+
+    Args:
+        pattern: Key pattern, matched against the checkpoint's own keys.
+        why: The rule's name in reports; the pattern by default.
+    """
+
+    pattern: str
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        Pattern.parse(self.pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class Initialise:
+    """Let the target tensors whose key matches `pattern` keep the values that the model was made with.
+
+    Args:
+        pattern: Key pattern, matched against the target's keys.
+        why: The rule's name in reports; the pattern by default.
+    """
+
+    pattern: str
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        Pattern.parse(self.pattern)
+
+
+ExceptionRule = Drop | Carry | Initialise
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Say how one layout becomes another: transforms in order, and the declared exceptions.
+
+    Args:
+        transforms: `WeightRenaming`, `GroupWeightRename`, `PrefixChange` and `WeightConverter` values, first to run first.
+        name: What reports call this mapping.
+        drop: `Drop` rules, or patterns.
+        carry: `Carry` rules, or patterns.
+        initialise: `Initialise` rules, or patterns.
+        base_prefix: The prefix that the keys of a head model have and those of its base model lack (such as
+            ``"model"``); a checkpoint of either kind then fits a target of the other.
+        forward: The mapping that this one is the inverse of; set by `inverse`.
+
+    Raises:
+        MappingError: `mapping-invalid`, `mapping-duplicate-rule`.
+
+    Examples:
+        >>> mapping = Mapping([WeightRenaming("gamma", "weight"), WeightRenaming("beta", "bias")], name="norms")
+        >>> [describe(transform) for transform in mapping.inverse()]
+        ['WeightRenaming(bias -> beta)', 'WeightRenaming(weight -> gamma)']
+        >>> mapping.scoped("encoder").transforms[0].scope
+        'encoder'
+    """
+
+    transforms: Any = ()
+    name: str = ""
+    drop: Any = ()
+    carry: Any = ()
+    initialise: Any = ()
+    base_prefix: str = ""
+    forward: Mapping | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transforms", tuple(self.transforms))
+        for kind, field_name in ((Drop, "drop"), (Carry, "carry"), (Initialise, "initialise")):
+            object.__setattr__(self, field_name, exception_rules(kind, getattr(self, field_name)))
+        _check_transforms(self.transforms)
+
+    def __iter__(self) -> Iterator[Transform]:
+        return iter(self.transforms)
+
+    def __len__(self) -> int:
+        return len(self.transforms)
+
+    @property
+    def renames(self) -> tuple[Transform, ...]:
+        """The transforms that only rename, in order."""
+        return tuple(transform for transform in self.transforms if not isinstance(transform, WeightConverter))
+
+    @property
+    def converters(self) -> tuple[WeightConverter, ...]:
+        """The transforms that change tensors, in order."""
+        return tuple(transform for transform in self.transforms if isinstance(transform, WeightConverter))
+
+    def scoped(self, prefix: str) -> Mapping:
+        """Mount every transform under the sub-module at `prefix`."""
+        return replace(self, transforms=tuple(scoped(transform, prefix) for transform in self.transforms))
+
+    def inverse(self) -> Mapping:
+        """Return the mapping back: the list reversed, each transform inverted.
+
+        The inverse of a plan is exact and recorded; this one is derived. A plan made with it accepts a key only if the
+        forward mapping brings it back (`inverse-unproven` otherwise).
+
+        Raises:
+            PatternError: `pattern-one-way`, with every rule that has no inverse.
+            LayoutError: `operation-one-way`.
+        """
+        if self.forward is not None:
+            return self.forward
+        transforms = tuple(transform.inverse() for transform in reversed(self.transforms))
+        name = f"inverse of {self.name}" if self.name else ""
+        return Mapping(transforms, name=name, carry=self.carry, base_prefix=self.base_prefix, forward=self)
+
+    def rule_name(self, number: int) -> str:
+        """Name rule `number` (from 0) for a report."""
+        transform = self.transforms[number]
+        owner = f' of mapping "{self.name}"' if self.name else ""
+        return f'rule {number + 1}{owner}, scope "{transform.scope}": {describe(transform)}'
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form of the mapping."""
+        form: dict[str, Any] = {"name": self.name, "transforms": [transform_to_dict(t) for t in self.transforms]}
+        for field_name in ("drop", "carry", "initialise"):
+            rules = getattr(self, field_name)
+            if rules:
+                form[field_name] = [{"pattern": rule.pattern, "why": rule.why} for rule in rules]
+        if self.base_prefix:
+            form["base_prefix"] = self.base_prefix
+        return form | ({"forward": self.forward.to_dict()} if self.forward is not None else {})
+
+    @staticmethod
+    def from_dict(form: MappingOf[str, Any]) -> Mapping:
+        """Read the JSON form of a mapping.
+
+        Raises:
+            MappingError: `mapping-invalid`.
+        """
+        try:
+            rules = {
+                field_name: [kind(**rule) for rule in form.get(field_name, ())]
+                for kind, field_name in ((Drop, "drop"), (Carry, "carry"), (Initialise, "initialise"))
+            }
+            return Mapping(
+                [transform_from_dict(transform) for transform in form["transforms"]],
+                name=form.get("name", ""),
+                base_prefix=form.get("base_prefix", ""),
+                forward=Mapping.from_dict(form["forward"]) if "forward" in form else None,
+                **rules,
+            )
+        except (KeyError, TypeError, AttributeError) as problem:
+            raise MappingError("mapping-invalid", "this is no mapping", got=repr(problem)) from None
+
+
+MappingLike = Mapping | Iterable[Transform]
+
+
+def exception_rules(kind: type[Any], rules: Any) -> tuple[Any, ...]:
+    """Read declared exceptions: rules of `kind`, or patterns that become such rules.
+
+    Raises:
+        MappingError: `mapping-invalid`.
+    """
+    listed = (rules,) if isinstance(rules, str | kind) else tuple(rules)
+    wrong = [rule for rule in listed if not isinstance(rule, str | kind)]
+    if wrong:
+        raise MappingError("mapping-invalid", f"expected patterns or {kind.__name__} rules", got=repr(wrong))
+    return tuple(kind(rule) if isinstance(rule, str) else rule for rule in listed)
+
+
+def as_mapping(mapping: MappingLike) -> Mapping:
+    """Return `mapping` itself, or the mapping that a list of transforms stands for.
+
+    Raises:
+        MappingError: `mapping-invalid`.
+    """
+    return mapping if isinstance(mapping, Mapping) else Mapping(mapping)
+
+
+def _check_transforms(transforms: tuple[Any, ...]) -> None:
+    seen: set[Transform] = set()
+    for transform in transforms:
+        if not isinstance(transform, TRANSFORMS):
+            expected = ", ".join(kind.__name__ for kind in TRANSFORMS)
+            raise MappingError("mapping-invalid", "this is no transform", expected=expected, got=repr(transform))
+        if transform in seen:
+            raise MappingError(
+                "mapping-duplicate-rule", "this rule stands twice in one scope", where=describe(transform)
+            )
+        seen.add(transform)
+
+
+_FIELDS: Final[MappingOf[type[Any], tuple[str, ...]]] = {
+    WeightRenaming: ("source_patterns", "target_patterns"),
+    GroupWeightRename: ("source_patterns", "target_patterns"),
+    PrefixChange: ("prefix_to_add", "prefix_to_remove", "model_prefix"),
+    WeightConverter: ("source_patterns", "target_patterns"),
+}
+
+
+def transform_to_dict(transform: Transform) -> dict[str, Any]:
+    """Return the JSON form of a transform."""
+    form: dict[str, Any] = {"transform": type(transform).__name__}
+    for name in _FIELDS[type(transform)]:
+        value = getattr(transform, name)
+        if value is not None:
+            form[name] = list(value) if isinstance(value, tuple) else value
+    if isinstance(transform, WeightConverter):
+        form["operations"] = [operation.to_dict() for operation in transform.operations]
+    return form | ({"scope": transform.scope} if transform.scope else {})
+
+
+def transform_from_dict(form: MappingOf[str, Any]) -> Transform:
+    """Read the JSON form of a transform.
+
+    Raises:
+        MappingError: `mapping-invalid`.
+    """
+    kinds = {kind.__name__: kind for kind in TRANSFORMS}
+    arguments = dict(form)
+    kind = kinds.get(str(arguments.pop("transform", None)))
+    if kind is None:
+        raise MappingError("mapping-invalid", "unknown transform", expected=", ".join(kinds), got=repr(dict(form)))
+    if "operations" in arguments:
+        arguments["operations"] = [operation_from_dict(operation) for operation in arguments["operations"]]
+    try:
+        transform: Transform = kind(**arguments)
+    except TypeError as problem:
+        raise MappingError("mapping-invalid", str(problem), got=repr(dict(form))) from None
+    return transform

@@ -1,0 +1,16 @@
+"""Key patterns: one language for both sides of a rule, read by our own parser into a small tree.
+
+parse.py      text to tree
+tree.py       the nodes, and their canonical text
+compile.py    tree to regular expression; whether templates may stand for keys
+matching.py   Pattern: match, fill; rewrite
+inverse.py    the way back, or the reason why there is none
+"""
+
+from __future__ import annotations
+
+from weighbridge.pattern.inverse import invert, is_one_way
+from weighbridge.pattern.matching import Match, Pattern, check_rewrite, rewrite
+from weighbridge.pattern.tree import Capture, Kind
+
+__all__ = ["Capture", "Kind", "Match", "Pattern", "check_rewrite", "invert", "is_one_way", "rewrite"]

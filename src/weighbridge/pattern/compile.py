@@ -1,0 +1,270 @@
+r"""Turn a source's tree into a regular expression, and decide whether it can be matched against templates.
+
+A match covers whole segments. Where the first consuming part is not a literal that begins with a dot or `_`, the match
+must begin where a segment does; the same at its end. This is written into the tree as guards before it is compiled.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from weighbridge.errors import PatternError
+from weighbridge.keys import RESERVED
+from weighbridge.pattern.tree import (
+    Capture,
+    Chars,
+    Choice,
+    Edge,
+    Guard,
+    Leaf,
+    Maybe,
+    Node,
+    Nodes,
+    Reference,
+    Signs,
+    Text,
+    bodies,
+    can_be_empty,
+    digits_of,
+    facing,
+    walk,
+)
+
+CLOSED: Final[Signs] = frozenset({"closed"})
+OPEN: Final[Signs] = frozenset({"open"})
+ANCHORED: Final[Signs] = frozenset({"anchored"})
+EMPTY: Final[Signs] = frozenset({"empty"})
+
+_NOT_DOT: Final = Chars("[^.]")
+SEGMENT_START: Final = Guard((_NOT_DOT,), ahead=False, negative=True)
+"""Holds where a segment begins."""
+SEGMENT_END: Final = Guard((_NOT_DOT,), ahead=True, negative=True)
+"""Holds where a segment ends."""
+
+_DIGIT: Final = frozenset({"digit"})
+_DOT: Final = frozenset({"dot"})
+_LETTER: Final = frozenset({"letter"})
+_ANYTHING: Final = _DIGIT | _DOT | _LETTER
+
+
+def edge_signs(nodes: Nodes, at_end: bool) -> Signs:
+    """Tell how a pattern ends on one side: `closed`, `open`, `anchored`, or `empty` where it consumes nothing."""
+    return facing(nodes, at_end, EMPTY, lambda leaf: _edge_sign(leaf, at_end))
+
+
+def _edge_sign(leaf: Leaf, at_end: bool) -> Signs:
+    match leaf:
+        case Edge():
+            return ANCHORED
+        case Text(text):
+            return OPEN if text[-1 if at_end else 0] in "._" else CLOSED
+        case _:
+            return CLOSED
+
+
+def bounded(nodes: Nodes) -> Nodes:
+    """Write the boundaries of whole-segment matching into a tree.
+
+    Raises:
+        PatternError: `pattern-syntax` where a part that may be missing leaves the boundary open to both readings.
+    """
+    return _bound(_bound(nodes, EMPTY, False), OPEN, True)
+
+
+def _bound(nodes: Nodes, beyond: Signs, at_end: bool) -> Nodes:
+    """Add the boundaries on one side, `beyond` being what shows there if the sequence consumes nothing."""
+    if not nodes:
+        return _boundary(beyond, at_end)
+    node, rest = (nodes[-1], nodes[:-1]) if at_end else (nodes[0], nodes[1:])
+
+    def put(*near: Node, far: Nodes = rest) -> Nodes:
+        return (*far, *near[::-1]) if at_end else (*near, *far)
+
+    wall = SEGMENT_END if at_end else SEGMENT_START
+    after = facing(rest, at_end, beyond, lambda leaf: _edge_sign(leaf, at_end))
+    match node:
+        case Edge(side) if side == at_end:
+            return nodes
+        case Guard() | Edge():
+            return put(node, far=_bound(rest, beyond, at_end))
+        case Chars(members, "?" | "*" as repeat) if after != CLOSED:
+            some: Nodes = (Chars(members, "+" if repeat == "*" else ""),)
+            walled = (*some, wall) if at_end else (wall, *some)
+            return put(Choice((walled, _boundary(after, at_end))))
+        case Choice(branches):
+            return put(Choice(tuple(_bound(branch, after, at_end) for branch in branches)))
+        case Capture(name, body, 0):  # an index with an offset has an expression of its own: its walls stand outside
+            return put(Capture(name, _bound(body, after, at_end)))
+        case Maybe(body):
+            return put(Choice((_bound(body, after, at_end), _boundary(after, at_end))))
+        case _:
+            is_open = isinstance(node, Text) and _edge_sign(node, at_end) == OPEN
+            return nodes if is_open else put(wall, node)
+
+
+def _boundary(signs: Signs, at_end: bool) -> Nodes:
+    if signs == CLOSED:
+        return (SEGMENT_END if at_end else SEGMENT_START,)
+    if signs <= OPEN | ANCHORED:
+        return ()
+    if signs == EMPTY:  # nothing is consumed at all: such a match has its place at a segment's start or the key's end
+        return (Choice(((SEGMENT_START,), (Edge(at_end=True),))),)
+    side = "ends" if at_end else "begins"
+    raise PatternError(
+        "pattern-syntax",
+        f"it is unclear whether this pattern {side} at a segment's boundary",
+        hint="a part that may be missing stands beside alternatives that differ there: write two patterns",
+    )
+
+
+def check_references(nodes: Nodes) -> None:
+    """Check that a source refers only to captures before the reference.
+
+    Raises:
+        PatternError: `pattern-reference` for a name that is not bound, `pattern-syntax` for a second offset of an index.
+    """
+    bound: dict[str, Capture] = {}
+    for node in walk(nodes):
+        if isinstance(node, Capture):
+            bound[node.name] = node
+        elif isinstance(node, Reference):
+            first = bound.get(node.name)
+            if first is None:
+                raise PatternError("pattern-reference", f"the source refers to `{node.name}` before it is bound")
+            if first.offset != node.offset:
+                raise PatternError("pattern-syntax", f"`{node.name}` has two offsets in one source")
+            if can_be_empty(first.body):
+                raise PatternError(
+                    "pattern-syntax", f"`{node.name}` may be empty, so that nothing can refer to it here"
+                )
+
+
+def to_regex(nodes: Nodes, *, templates: bool) -> re.Pattern[str]:
+    """Compile a source.
+
+    Args:
+        nodes: The tree, with its boundaries.
+        templates: Whether reserved characters stand for integers.
+    """
+    numbers: dict[str, int] = {}
+    for node in walk(nodes):
+        if isinstance(node, Capture):
+            numbers[node.name] = len(numbers) + 1
+    return re.compile(_regex(nodes, numbers, templates), re.DOTALL)
+
+
+def _regex(nodes: Nodes, numbers: dict[str, int], templates: bool) -> str:
+    return "".join(_node_regex(node, numbers, templates) for node in nodes)
+
+
+def _node_regex(node: Node, numbers: dict[str, int], templates: bool) -> str:
+    inside = [_regex(body, numbers, templates) for body in bodies(node)]
+    match node:
+        case Text(text):
+            return re.escape(text)
+        case Chars(members, repeat):
+            return (_with_reserved(members) if templates else _ascii_digits(members)) + repeat
+        case Choice():
+            return f"(?:{'|'.join(inside)})"
+        case Maybe():
+            return f"(?:{inside[0]})?"
+        case Capture(offset=offset):
+            return f"({_shifted_index(offset, templates) if offset else inside[0]})"
+        case Reference(name):
+            return f"(?:\\{numbers[name]})"
+        case Edge(at_end):
+            return r"\Z" if at_end else r"\A"
+        case Guard(body, ahead, negative):
+            if not ahead and len(body) == 1 and isinstance(body[0], Choice):
+                inside = [_regex(branch, numbers, templates) for branch in body[0].branches]
+            return _guard_regex(inside, ahead, negative)
+
+
+def _guard_regex(branches: list[str], ahead: bool, negative: bool) -> str:
+    opening = f"(?{'' if ahead else '<'}{'!' if negative else '='}"
+    # one look behind has one width, so its alternatives become several: none of them holds, or one of them does
+    looks = [f"{opening}{branch})" for branch in branches]
+    return "".join(looks) if negative else f"(?:{'|'.join(looks)})"
+
+
+def _ascii_digits(members: str) -> str:
+    return "[0-9]" if members == r"\d" else members.replace(r"\d", "0-9")
+
+
+def _with_reserved(members: str) -> str:
+    """Let a class that accepts every digit accept a placeholder, and no other class."""
+    plain = _ascii_digits(members)
+    if plain == ".":
+        return plain
+    negated = plain.startswith("[^")
+    if negated == (len(digits_of(plain)) == 10):
+        return plain
+    return f"[{plain}{RESERVED}]" if plain == r"\w" else f"{plain[:-1]}{RESERVED}]"
+
+
+def _shifted_index(offset: int, templates: bool) -> str:
+    """Match a whole run of digits that is a canonical integer, and not less than `offset`."""
+    too_small = f"(?!(?:{'|'.join(map(str, range(offset)))})(?![0-9]))" if offset > 0 else ""
+    placeholder = f"|[{RESERVED}]+" if templates else ""
+    return rf"(?:(?<![0-9]){too_small}(?:0|[1-9][0-9]{{0,17}})(?![0-9]){placeholder})"
+
+
+def literal_indices(nodes: Nodes) -> frozenset[str]:
+    """Give every run of digits that a pattern names literally."""
+    texts = [node.text for node in walk(nodes) if isinstance(node, Text)]
+    return frozenset(run for text in texts for run in re.findall("[0-9]+", text))
+
+
+def is_collapsible(nodes: Nodes) -> bool:
+    """Tell whether a match cannot depend on the digits of an index, so that templates may stand for keys.
+
+    It can where two parts share one run of digits, where a class takes some digits or a number of them, where an index is
+    compared with another one, and where it is compared with an offset.
+    """
+    return _parts_collapse(nodes, _DOT, _DOT)
+
+
+def _parts_collapse(nodes: Nodes, before: Signs, after: Signs) -> bool:
+    for at, node in enumerate(nodes):
+        left = facing(nodes[:at], True, before, lambda leaf: _char_sign(leaf, True))
+        right = facing(nodes[at + 1 :], False, after, lambda leaf: _char_sign(leaf, False))
+        if not _part_collapses(node, left, right):
+            return False
+    return True
+
+
+def _part_collapses(node: Node, left: Signs, right: Signs) -> bool:
+    match node:
+        case Text(text):
+            return not (text[0].isdigit() and left & _DIGIT) and not (text[-1].isdigit() and right & _DIGIT)
+        case Chars(members, repeat):
+            digits = digits_of(members)
+            return not digits or (len(digits) == 10 and repeat in ("+", "*") and not (left | right) & _DIGIT)
+        case Reference():
+            return False
+        case Capture(offset=offset) if offset > 0:
+            return False
+        case Guard(body, ahead):
+            return _guard_collapses(body, _ANYTHING if not ahead else left, _ANYTHING if ahead else right)
+        case _:
+            return all(_parts_collapse(body, left, right) for body in bodies(node))
+
+
+def _guard_collapses(body: Nodes, left: Signs, right: Signs) -> bool:
+    if len(body) == 1 and isinstance(body[0], Chars) and not body[0].repeat:
+        return len(digits_of(body[0].members)) in (0, 10)  # one digit of an index is as good as another
+    return _parts_collapse(body, left, right)
+
+
+def _char_sign(leaf: Leaf, at_end: bool) -> Signs:
+    match leaf:
+        case Edge():
+            return _DOT
+        case Text(text):
+            char = text[-1 if at_end else 0]
+            return _DIGIT if char.isdigit() else _DOT if char == "." else _LETTER
+        case Chars(members):
+            return _LETTER | (_DIGIT if digits_of(members) else frozenset()) | (_DOT if members == "." else frozenset())
+        case Reference():
+            return _ANYTHING

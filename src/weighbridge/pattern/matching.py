@@ -1,0 +1,278 @@
+"""Patterns as values: match a key, fill a target, rewrite."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+from weighbridge.errors import PatternError
+from weighbridge.keys import shift_index
+from weighbridge.pattern import compile as compiling
+from weighbridge.pattern.parse import parse
+from weighbridge.pattern.tree import (
+    WORD,
+    Capture,
+    Edge,
+    Guard,
+    Node,
+    Nodes,
+    Reference,
+    Text,
+    can_be_empty,
+    join,
+    render,
+    walk,
+)
+
+
+class Match(NamedTuple):
+    """Where a pattern matched a key, half-open, and what its captures hold by name."""
+
+    start: int
+    stop: int
+    captures: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    r"""A key pattern, for either side of a rule.
+
+    Two patterns are equal if their trees are: `a\.b` equals `a.b`. `str` gives the canonical text, `text` the given one.
+
+    Examples:
+        >>> pattern = Pattern.parse(r"layers.{layer:int}.(q|k)_proj")
+        >>> pattern.match("model.layers.3.q_proj.weight")
+        Match(start=6, stop=21, captures={'layer': '3', '1': 'q'})
+        >>> Pattern.parse(r"blocks.{layer}.\1").fill({"layer": "3", "1": "q"})
+        'blocks.3.q'
+    """
+
+    nodes: Nodes
+    text: str = field(compare=False)
+
+    @staticmethod
+    def parse(text: str) -> Pattern:
+        """Read a pattern; the same text gives the same object.
+
+        Raises:
+            PatternError: `pattern-syntax`, with a caret under the place that cannot be read.
+        """
+        return _parse(text)
+
+    def __str__(self) -> str:
+        return render(self.nodes)
+
+    def match(self, key: str, *, literal: bool = False) -> Match | None:
+        """Find the leftmost match of whole segments.
+
+        Args:
+            key: A key, or a template of `keys.families`; a placeholder counts as an integer.
+            literal: Whether `key` is a key that contains reserved characters, so that they stand for themselves.
+
+        Raises:
+            PatternError: `pattern-reference` or `pattern-syntax` if the pattern cannot be a source.
+        """
+        if self._needle not in key:
+            return None
+        found = (self._literal_regex if literal else self._regex).search(key)
+        if found is None:
+            return None
+        captures = dict(zip(self._names, found.groups(), strict=True))
+        for name, offset in self._offsets:
+            shifted = shift_index(captures[name], -offset)
+            if shifted is None:
+                return None
+            captures[name] = shifted
+        return Match(found.start(), found.end(), captures)
+
+    def fill(self, captures: dict[str, str]) -> str | None:
+        r"""Write the text that a target stands for; anchors and guards write nothing.
+
+        Args:
+            captures: Text of each capture: `layer`, `1` for `\1`, `*1` for the first star.
+
+        Returns:
+            The text; None where an offset makes an index negative, or meets one that is not canonical.
+
+        Raises:
+            PatternError: `pattern-reference` if a capture has no text, or the pattern has parts that do not say what to write.
+        """
+        parts: list[str] = []
+        for piece in self._pieces:
+            if isinstance(piece, str):
+                parts.append(piece)
+                continue
+            value = captures.get(piece.name)
+            if value is None:
+                raise _unbound(self, piece.name, captures)
+            shifted = shift_index(value, piece.offset) if piece.offset else value
+            if shifted is None:
+                return None
+            parts.append(shifted)
+        return "".join(parts)
+
+    @cached_property
+    def captures(self) -> tuple[Capture, ...]:
+        """The captures in order, each with its `name` and `kind`."""
+        return tuple(node for node in walk(self.nodes, guards=False) if isinstance(node, Capture))
+
+    @cached_property
+    def mentions(self) -> tuple[str, ...]:
+        """The names that the pattern binds or refers to, each once, in order."""
+        nodes = (node for node in walk(self.nodes, guards=False) if isinstance(node, Capture | Reference))
+        return tuple(dict.fromkeys(node.name for node in nodes))
+
+    @cached_property
+    def stars(self) -> int:
+        """Number of indices written `*`, named `*1`, `*2`, ... from the left."""
+        return sum(capture.is_star for capture in self.captures)
+
+    @cached_property
+    def literal_indices(self) -> frozenset[str]:
+        """Every run of digits that the pattern names literally; `keys.families` must keep them."""
+        return compiling.literal_indices(self.nodes)
+
+    @cached_property
+    def collapsible(self) -> bool:
+        """Whether a match never depends on the digits of an index, so that the pattern may match templates."""
+        return compiling.is_collapsible(self.nodes)
+
+    @property
+    def is_anchored(self) -> bool:
+        """Whether every match begins at the start of the key."""
+        return Edge(at_end=False) in self.nodes
+
+    @cached_property
+    def _bounded(self) -> Nodes:
+        try:
+            compiling.check_references(self.nodes)
+            return compiling.bounded(self.nodes)
+        except PatternError as error:
+            raise error.with_context(got=self.text) from None
+
+    @cached_property
+    def _regex(self) -> re.Pattern[str]:
+        return compiling.to_regex(self._bounded, templates=True)
+
+    @cached_property
+    def _literal_regex(self) -> re.Pattern[str]:
+        return compiling.to_regex(self._bounded, templates=False)
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(capture.name for capture in self.captures)
+
+    @cached_property
+    def _offsets(self) -> tuple[tuple[str, int], ...]:
+        return tuple((capture.name, capture.offset) for capture in self.captures if capture.offset)
+
+    @cached_property
+    def _needle(self) -> str:
+        """The longest text that every match contains; most keys are turned away by it."""
+        return max((node.text for node in self._bounded if isinstance(node, Text)), key=len, default="")
+
+    @cached_property
+    def _pieces(self) -> tuple[str | Capture | Reference, ...]:
+        written = join(node for node in self.nodes if not isinstance(node, Edge | Guard))
+        return tuple(_piece(self, node) for node in written)
+
+
+@lru_cache(maxsize=16384)
+def _parse(text: str) -> Pattern:
+    return Pattern(parse(text), text)
+
+
+def _piece(pattern: Pattern, node: Node) -> str | Capture | Reference:
+    match node:
+        case Text(text):
+            return text
+        case Reference():
+            return node
+        case Capture(name) if not name.isdigit():
+            return node
+        case _:
+            raise PatternError(
+                "pattern-reference",
+                "this part of a target does not say what to write",
+                expected="literals and references",
+                got=f"{render((node,))} in {pattern.text}",
+                hint=r"write \1 for the text of the source's first group, or a name in braces",
+            )
+
+
+def _unbound(target: Pattern, name: str, bound: dict[str, str] | tuple[str, ...]) -> PatternError:
+    return PatternError(
+        "pattern-reference",
+        f"the target refers to `{name}`, which nothing binds",
+        got=target.text,
+        expected="one of " + ", ".join(bound) if bound else "no reference: the source captures nothing",
+    )
+
+
+def check_rewrite(source: Pattern, target: Pattern, free_stars: bool = False) -> None:
+    """Check that a source and a target make a rule.
+
+    Args:
+        source: What is matched.
+        target: What is written in its place.
+        free_stars: Whether the target may have stars beyond the source's: indices that an operation makes.
+
+    Raises:
+        PatternError: `pattern-reference` if the target refers to what the source does not bind, or to something of
+            another kind; `pattern-syntax` if the pattern cannot be a source.
+
+    Examples:
+        >>> check_rewrite(Pattern.parse("experts.*.w1"), Pattern.parse("experts.w1.*"))
+    """
+    _ = source._bounded
+    if can_be_empty(source.nodes) and not any(isinstance(node, Edge) for node in source.nodes):
+        raise PatternError(
+            "pattern-syntax", "this source matches nothing, everywhere", got=source.text, hint="write ^ to add a prefix"
+        )
+    bound = {capture.name: capture for capture in source.captures}
+    for piece in target._pieces:
+        if isinstance(piece, str) or (free_stars and piece.name.startswith("*") and piece.name not in bound):
+            continue
+        if piece.name not in bound:
+            raise _unbound(target, piece.name, tuple(bound))
+        _check_kind(target, piece, bound[piece.name])
+
+
+def _check_kind(target: Pattern, piece: Capture | Reference, bound: Capture) -> None:
+    is_index = bound.kind == "int"
+    other_kind = isinstance(piece, Capture) and piece.body not in (WORD, bound.body) and not (piece.offset and is_index)
+    if (piece.offset and not is_index) or other_kind:
+        raise PatternError(
+            "pattern-reference",
+            f"the target takes `{piece.name}` for another kind of capture than it is",
+            expected=f"{bound.kind}: {render((bound,))}",
+            got=f"{render((piece,))} in {target.text}",
+        )
+
+
+def rewrite(source: Pattern, target: Pattern, key: str, *, literal: bool = False) -> str | None:
+    """Replace the leftmost match of a source, once.
+
+    Args:
+        source: What is matched.
+        target: What is written in its place.
+        key: A key, or a template (`Pattern.match`).
+        literal: As in `Pattern.match`.
+
+    Returns:
+        The new key; None if the source does not match, or an offset makes an index negative.
+
+    Raises:
+        PatternError: `pattern-reference` as `Pattern.fill`.
+
+    Examples:
+        >>> rewrite(Pattern.parse("attn"), Pattern.parse("self_attn"), "layers.0.attn.q.weight")
+        'layers.0.self_attn.q.weight'
+    """
+    match = source.match(key, literal=literal)
+    if match is None:
+        return None
+    filled = target.fill(match.captures)
+    return None if filled is None else key[: match.start] + filled + key[match.stop :]

@@ -1,0 +1,386 @@
+"""A plan: what will happen to every tensor of a checkpoint, as a frozen value that was proven before it could run.
+
+A plan is a list of steps, each joining some source tensors to some target tensors by one program, and the exceptions
+that were declared. Every source and every target has exactly one fate:
+
+    source   moved      its bytes go into targets, re-ordered at most
+             computed   its values are cast on the way
+             carried    it passes through under its own name
+             tied       its bytes must equal those of another source, which moves in its place
+             dropped    a named rule leaves it out
+    target   filled     a step writes every element of it once
+             tied       it shares its storage with another target, which is filled
+             initialised  a named rule, or a declared partial load, leaves it as the model made it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping as MappingOf
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from weighbridge.errors import PlanError, WeighbridgeError
+from weighbridge.files import FileSet
+from weighbridge.mapping import Mapping
+from weighbridge.program import Program, program_from_dict, program_to_dict
+from weighbridge.specs import Header, TensorSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from weighbridge.render import Explanation, Report
+
+PLAN_FORMAT: Final = "weighbridge-plan"
+PLAN_VERSION: Final = 1
+"""Version of the JSON form; raised whenever an older reader could misread it."""
+
+DEFAULT_BUDGET_BYTES: Final = 256 * 2**20
+"""Size of the buffers that a run may hold beside its results, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Some sources, the program that reads them, and the targets it writes.
+
+    Args:
+        sources: Keys that are read; their position is the program's slot.
+        targets: Keys that are written, in the program's order.
+        program: The copies.
+        fate: What becomes of the sources: ``moved``, ``computed``, ``carried`` or ``tied``.
+        rules: Numbers of the mapping's rules that fired, in order.
+    """
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    program: Program
+    fate: str
+    rules: tuple[int, ...] = ()
+
+
+class Fated(NamedTuple):
+    """A tensor that no step touches: its key, its spec, and the rule (or the key) that accounts for it."""
+
+    key: str
+    spec: TensorSpec
+    by: str
+
+
+class Fate(NamedTuple):
+    """What became of one tensor: the word for it, and the step, rule or key that is responsible."""
+
+    name: str
+    step: int | None = None
+    by: str = ""
+
+
+@dataclass(slots=True)
+class Binding:
+    """Where a plan reads, and what its runs made last; no part of the plan's value."""
+
+    source: Any = None
+    produced: Any = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will happen, known before a byte moves.
+
+    Args:
+        mapping: The mapping that was compiled.
+        steps: Steps in the order of their first target.
+        dropped: Sources that a named rule leaves out.
+        initialised: Targets that nothing fills, each with the rule that declares it.
+        tied_sources: Sources that a step's other source stands for.
+        tied_targets: Targets that share the storage of a filled one; `by` is that target's key.
+        reading: Which reading of the checkpoint's layout fits: ``mapped``, ``as is``, with or without a prefix.
+        metadata: Free text pairs for the header of new files.
+        source_files: How the source lies in files; the inverse writes exactly these.
+        target_files: The files to write, where they are to be the very same as earlier ones.
+    """
+
+    mapping: Mapping
+    steps: tuple[Step, ...]
+    dropped: tuple[Fated, ...] = ()
+    initialised: tuple[Fated, ...] = ()
+    tied_sources: tuple[Fated, ...] = ()
+    tied_targets: tuple[Fated, ...] = ()
+    reading: str = "mapped"
+    metadata: MappingOf[str, str] = field(default_factory=dict)
+    source_files: FileSet | None = field(default=None, repr=False)
+    target_files: FileSet | None = field(default=None, repr=False)
+    binding: Binding = field(default_factory=Binding, repr=False, compare=False)
+
+    # ---- what the plan says ----
+
+    @cached_property
+    def source(self) -> Header:
+        """Specs of all source tensors, by key."""
+        specs = {key: spec for step in self.steps for key, spec in zip(step.sources, step.program.sources, strict=True)}
+        specs |= {fated.key: fated.spec for fated in self.dropped + self.tied_sources}
+        return Header(specs)
+
+    @cached_property
+    def target(self) -> Header:
+        """Specs of all tensors that a run gives, by key; carried ones included, initialised ones not."""
+        pairs = ((key, out.spec) for step in self.steps for key, out in zip(step.targets, step.program.targets, strict=True))
+        return Header(dict(pairs) | {fated.key: fated.spec for fated in self.tied_targets}, self.metadata)
+
+    @cached_property
+    def step_of_source(self) -> dict[str, int]:
+        """Number of the step that reads a source."""
+        return {key: number for number, step in enumerate(self.steps) for key in step.sources}
+
+    @cached_property
+    def step_of_target(self) -> dict[str, int]:
+        """Number of the step that writes a target."""
+        return {key: number for number, step in enumerate(self.steps) for key in step.targets}
+
+    def source_fates(self) -> Iterator[tuple[str, Fate]]:
+        """Yield every source's fate."""
+        for number, step in enumerate(self.steps):
+            yield from ((key, Fate(step.fate, number)) for key in step.sources)
+        yield from ((fated.key, Fate("dropped", by=fated.by)) for fated in self.dropped)
+        yield from ((fated.key, Fate("tied", by=fated.by)) for fated in self.tied_sources)
+
+    def target_fates(self) -> Iterator[tuple[str, Fate]]:
+        """Yield every target's fate."""
+        for number, step in enumerate(self.steps):
+            yield from ((key, Fate("filled", number)) for key in step.targets)
+        yield from ((fated.key, Fate("tied", by=fated.by)) for fated in self.tied_targets)
+        yield from ((fated.key, Fate("initialised", by=fated.by)) for fated in self.initialised)
+
+    @cached_property
+    def programs(self) -> tuple[Program, ...]:
+        """The different programs of the plan, each once."""
+        return tuple(dict.fromkeys({id(step.program): step.program for step in self.steps}.values()))
+
+    @cached_property
+    def lossy_reasons(self) -> tuple[str, ...]:
+        """What of the source cannot be had back; empty for an exact plan."""
+        dropped = Counter(f"dropped by {fated.by}" for fated in self.dropped)
+        casts = Counter(step.program.lossy_reason for step in self.steps if not step.program.is_exact)
+        return tuple(f"{count} tensors {reason}" for reason, count in [*dropped.items(), *casts.items()])
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the inverse gives back every byte of every source tensor."""
+        return not self.lossy_reasons
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the plan's JSON form without the files; equal plans have equal hashes."""
+        text = json.dumps(self._form(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def check(self) -> None:
+        """Prove every program, and that every tensor has exactly one fate.
+
+        Raises:
+            PlanError: `plan-failed` with every problem found.
+        """
+        problems: list[WeighbridgeError] = []
+        for program in self.programs:
+            try:
+                program.prove()
+            except WeighbridgeError as problem:
+                problems.append(problem)
+        for side, fates in (("source", self.source_fates()), ("target", self.target_fates())):
+            twice = [key for key, count in Counter(key for key, _ in fates).items() if count > 1]
+            problems += [PlanError("target-collision", f"a {side} has two fates", where=key) for key in twice]
+        if problems:
+            raise PlanError("plan-failed", "the plan does not hold", problems=problems)
+
+    # ---- the way back ----
+
+    def inverse(self, source: Any = None, *, lossy: bool = False, keep_initialised: bool = False) -> Plan:
+        """Return the recorded way back: every step turned round, and the files as they were.
+
+        Args:
+            source: What to read: a model, a directory, a state dict. By default what this plan's last run made, or,
+                if it never ran, what it would make.
+            lossy: Accept that part of the source is lost, instead of an error.
+            keep_initialised: Carry the targets that were initialised under their own names, instead of leaving them
+                out; the files are then new ones.
+
+        Raises:
+            PlanError: `inverse-lossy`.
+        """
+        if not self.is_exact and not lossy:
+            raise PlanError(
+                "inverse-lossy",
+                "this plan has no exact inverse",
+                got="\n".join(self.lossy_reasons),
+                hint="pass lossy=True to go back without what is lost",
+            )
+        back = [_step_back(step, lossy=lossy) for step in self.steps]
+        new = self.initialised if keep_initialised else ()
+        back += [Step((f.key,), (f.key,), Program.identity(f.spec), "carried") for f in new]
+        left = () if keep_initialised else self.initialised
+        return replace(
+            self,
+            steps=tuple(sorted(back, key=lambda step: step.targets)),
+            dropped=tuple(Fated(f.key, f.spec, f"initialised by {f.by}, not in the source") for f in left),
+            initialised=(),
+            tied_sources=self.tied_targets,
+            tied_targets=self.tied_sources,
+            source_files=self.target_files,
+            target_files=self.source_files if self.is_exact and not new else None,
+            binding=Binding(source=Made(self, source)),
+        )
+
+    # ---- JSON ----
+
+    def to_json(self) -> str:
+        """Write the plan as JSON, files included."""
+        return json.dumps(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form: plain lists, dicts, texts and numbers."""
+        form = self._form()
+        for name in ("source_files", "target_files"):
+            files: FileSet | None = getattr(self, name)
+            form[name] = files.to_dict() if files is not None else None
+        return {**form, "hash": self.hash}
+
+    def _form(self) -> dict[str, Any]:
+        by_value = {program: number for number, program in enumerate(self.programs)}
+        numbers = {id(step.program): by_value[step.program] for step in _first_uses(self.steps)}
+        fated = {
+            name: [[f.key, f.spec.dtype, list(f.spec.shape), f.by] for f in getattr(self, name)]
+            for name in _FATED_FIELDS
+        }
+        return {
+            "format": PLAN_FORMAT,
+            "version": PLAN_VERSION,
+            "mapping": self.mapping.to_dict(),
+            "reading": self.reading,
+            "metadata": dict(self.metadata),
+            "programs": [program_to_dict(program) for program in self.programs],
+            "steps": [
+                [numbers[id(step.program)], list(step.sources), list(step.targets), step.fate, list(step.rules)]
+                for step in self.steps
+            ],
+            **fated,
+        }
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Plan:
+        """Read a plan's JSON form, and prove it again.
+
+        Raises:
+            PlanError: `plan-format`, `plan-failed`.
+        """
+        try:
+            form = json.loads(text)
+        except (ValueError, RecursionError) as problem:
+            raise PlanError("plan-format", "this is no JSON", got=repr(problem)) from None
+        return Plan.from_dict(form)
+
+    @staticmethod
+    def from_dict(form: Any) -> Plan:
+        """Read the form that `to_dict` gives, and prove the plan again.
+
+        Raises:
+            PlanError: `plan-format`, `plan-failed`.
+        """
+        try:
+            found = f"{form['format']} {form['version']}"
+            if found != f"{PLAN_FORMAT} {PLAN_VERSION}":
+                raise PlanError(
+                    "plan-format",
+                    "this is no plan of a known version",
+                    expected=f"{PLAN_FORMAT} {PLAN_VERSION}",
+                    got=found,
+                )
+            plan, wanted = _plan_from_form(form), form["hash"]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as problem:
+            if isinstance(problem, WeighbridgeError):
+                raise
+            raise PlanError("plan-format", "this is no plan", got=repr(problem)) from None
+        plan.check()
+        if plan.hash != wanted:
+            raise PlanError("plan-format", "the plan is not what its hash says", expected=str(wanted), got=plan.hash)
+        return plan
+
+    # ---- what can be asked of it, and done with it ----
+
+    @property
+    def report(self) -> Report:
+        """Fates, bytes, peak memory and reversibility, to print."""
+        from weighbridge.render import Report
+
+        return Report(self)
+
+    def explain(self, key: str) -> Explanation:
+        """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss."""
+        from weighbridge.render import explain
+
+        return explain(self, key)
+
+    def load_into(self, model: torch.nn.Module, source: Any = None, *, dtype: str | None = None) -> Report:
+        """Put the targets into a model's parameters and persistent buffers; see `weighbridge.modules.load_into`."""
+        from weighbridge.modules import load_into
+
+        return load_into(self, model, source, dtype=dtype)
+
+    def state_dict(self, source: Any = None) -> dict[str, torch.Tensor]:
+        """Return all targets as a state dict; see `weighbridge.execute.state_dict`."""
+        from weighbridge.execute import state_dict
+
+        return state_dict(self, source)
+
+    def stream(self, source: Any = None) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the targets one at a time, as (key, tensor); see `weighbridge.execute.stream`."""
+        from weighbridge.execute import stream
+
+        return stream(self, source)
+
+    def write(self, destination: str | Path, source: Any = None, **options: Any) -> Path:
+        """Write the targets as safetensors files into a new directory; see `weighbridge.output.write`."""
+        from weighbridge.output import write
+
+        return write(self, destination, source, **options)
+
+
+class Made(NamedTuple):
+    """Stands for what a plan made: the source of its inverse, looked up when the inverse runs."""
+
+    plan: Plan
+    source: Any
+
+
+_FATED_FIELDS: Final = ("dropped", "initialised", "tied_sources", "tied_targets")
+
+
+def _first_uses(steps: tuple[Step, ...]) -> Iterator[Step]:
+    """Yield one step for each program object."""
+    yield from {id(step.program): step for step in steps}.values()
+
+
+def _step_back(step: Step, *, lossy: bool) -> Step:
+    fate = "moved" if step.fate == "tied" else step.fate
+    return Step(step.targets, step.sources, step.program.inverse(lossy=lossy), fate, step.rules)
+
+
+def _plan_from_form(form: MappingOf[str, Any]) -> Plan:
+    programs = [program_from_dict(program) for program in form["programs"]]
+    fated = {
+        name: tuple(Fated(key, TensorSpec(dtype, tuple(shape)), by) for key, dtype, shape, by in form[name])
+        for name in _FATED_FIELDS
+    }
+    files = {
+        name: FileSet.from_dict(form[name]) if form.get(name) is not None else None
+        for name in ("source_files", "target_files")
+    }
+    steps = tuple(
+        Step(tuple(sources), tuple(targets), programs[number], fate, tuple(rules))
+        for number, sources, targets, fate, rules in form["steps"]
+    )
+    mapping = Mapping.from_dict(form["mapping"])
+    return Plan(mapping, steps, reading=form["reading"], metadata=form["metadata"], **fated, **files)

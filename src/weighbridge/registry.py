@@ -1,0 +1,144 @@
+"""Registries: a class name or a `model_type` to a mapping. The class name wins.
+
+A registry is an instance; the default one is only the one that `weighbridge.register` fills. No mapping and the
+identity mapping are different answers: the first is an error here, the second is `Mapping(())`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+from typing import Final
+
+from weighbridge.errors import RegistryError
+from weighbridge.mapping import Mapping, MappingLike, as_mapping
+
+ENTRY_POINT_GROUP: Final = "weighbridge.mappings"
+"""Group of the entry points by which other packages ship mappings: each names a `Mapping`, or a function giving one."""
+
+
+@dataclass(eq=False)
+class Registry:
+    """Mappings by name, with aliases.
+
+    Args:
+        use_entry_points: Also look a name up among the entry points of installed packages.
+
+    Examples:
+        >>> registry = Registry(use_entry_points=False)
+        >>> registry.register("llava", [])
+        Mapping(transforms=(), name='llava', drop=(), carry=(), initialise=(), base_prefix='', forward=None)
+        >>> registry.find("LlavaModel", "llava").name
+        'llava'
+    """
+
+    use_entry_points: bool = True
+    _mappings: dict[str, Mapping] = field(default_factory=dict, repr=False)
+    _aliases: dict[str, str] = field(default_factory=dict, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def register(self, name: str, mapping: MappingLike, *, overwrite: bool = False) -> Mapping:
+        """Put a mapping under a class name or a `model_type`.
+
+        Args:
+            name: Class name (`LlavaModel`) or model type (`llava`).
+            mapping: A mapping or a list of transforms.
+            overwrite: Replace what is registered under this name.
+
+        Returns:
+            The mapping as it was registered; it takes the name if it had none.
+
+        Raises:
+            RegistryError: `mapping-exists`.
+        """
+        value = as_mapping(mapping)
+        value = value if value.name else replace(value, name=name)
+        with self._lock:
+            self._refuse_taken(name, overwrite)
+            self._aliases.pop(name, None)
+            self._mappings[name] = value
+        return value
+
+    def alias(self, name: str, of: str, *, overwrite: bool = False) -> None:
+        """Let `name` stand for the mapping that is registered under `of`.
+
+        Raises:
+            RegistryError: `mapping-exists`, `mapping-not-found`.
+        """
+        with self._lock:
+            self._refuse_taken(name, overwrite)
+            if self._lookup(of) is None:
+                raise self._not_found((of,))
+            if self._aliases.get(of, of) == name:
+                raise RegistryError("mapping-exists", "an alias cannot stand for itself", where=name)
+            self._mappings.pop(name, None)
+            self._aliases[name] = self._aliases.get(of, of)
+
+    def find(self, *names: str) -> Mapping:
+        """Return the mapping of the first name that has one; give the class name before the `model_type`.
+
+        Raises:
+            RegistryError: `mapping-not-found`.
+        """
+        for name in names:
+            found = self._lookup(name)
+            if found is not None:
+                return found
+        raise self._not_found(names)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._lookup(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over all names, aliases and entry points included, in alphabetical order."""
+        return iter(sorted({*self._mappings, *self._aliases, *self._entry_points()}))
+
+    def copy(self) -> Registry:
+        """Return a registry that starts with the same content and changes on its own."""
+        with self._lock:
+            return Registry(self.use_entry_points, dict(self._mappings), dict(self._aliases))
+
+    def _refuse_taken(self, name: str, overwrite: bool) -> None:
+        if not overwrite and (name in self._mappings or name in self._aliases or name in self._entry_points()):
+            raise RegistryError(
+                "mapping-exists",
+                "a mapping is already registered under this name",
+                where=name,
+                hint="pass overwrite=True to replace it",
+            )
+
+    def _lookup(self, name: str) -> Mapping | None:
+        with self._lock:
+            name = self._aliases.get(name, name)
+            if name not in self._mappings and name in self._entry_points():
+                self._mappings[name] = self._load(name)
+            return self._mappings.get(name)
+
+    def _entry_points(self) -> frozenset[str]:
+        return entry_points(group=ENTRY_POINT_GROUP).names if self.use_entry_points else frozenset()
+
+    def _load(self, name: str) -> Mapping:
+        found = list(entry_points(group=ENTRY_POINT_GROUP, name=name))
+        if len(found) > 1:
+            owners = ", ".join(str(point.value) for point in found)
+            raise RegistryError("mapping-exists", "two packages ship this mapping", where=name, got=owners)
+        value = found[0].load()
+        mapping = as_mapping(value() if callable(value) else value)
+        return mapping if mapping.name else replace(mapping, name=name)
+
+    def _not_found(self, names: tuple[str, ...]) -> RegistryError:
+        near = [near for name in names for near in difflib.get_close_matches(name, list(self), 3)]
+        return RegistryError(
+            "mapping-not-found",
+            "no mapping is registered under this name",
+            where=" or ".join(names),
+            got="nearest: " + ", ".join(near) if near else f"{len(list(self))} registered names, none alike",
+            hint="weighbridge.register(name, transforms), or give a mapping file as path.py:NAME",
+        )
+
+
+default_registry: Final = Registry()
+"""The registry that `weighbridge.register` fills and names given as strings are looked up in."""

@@ -1,0 +1,337 @@
+"""Print a plan: the report, and the explanation of one key. Text and JSON forms of the same facts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+from weighbridge.keys import collapse, natural_key, nearest
+from weighbridge.copies import Copy
+from weighbridge.plan import DEFAULT_BUDGET_BYTES, Fate, Plan, Step
+from weighbridge.specs import Shape
+from weighbridge.tracing import Rules, match_rule, prepare, write_name
+from weighbridge.transforms import describe
+
+SHOWN_LINES = 40
+"""Lines of steps that a printed report shows unless all are asked for."""
+
+
+def format_bytes(size_bytes: int) -> str:
+    """Write a size for a reader, in powers of 1,024.
+
+    Examples:
+        >>> format_bytes(3_400_000_000), format_bytes(512)
+        ('3.17 GiB', '512 B')
+    """
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
+        size /= 1024
+    return f"{size:.2f} TiB"
+
+
+class Cost(NamedTuple):
+    """What a run of a plan takes, known beforehand; sizes in bytes.
+
+    `buffer_bytes` is the most that a run holds beside its results: temporaries, and the budget's buffers.
+    """
+
+    read_bytes: int
+    written_bytes: int
+    copies: int
+    temporary_bytes: int
+    buffer_bytes: int
+
+
+def cost(plan: Plan, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> Cost:
+    """Predict what a run takes."""
+    read = written = copies = temporary = largest = 0
+    for step in plan.steps:
+        program = step.program
+        read += sum(spec.size_bytes for spec in program.sources)
+        sizes = [output.spec.size_bytes for output in program.targets]
+        written += sum(sizes)
+        copies += program.copies
+        temporary = max(temporary, program.temporary_bytes)
+        largest = max(largest, *sizes, 0)
+    return Cost(read, written, copies, temporary, temporary + min(budget_bytes, largest))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A plan's fates, sizes and reversibility; `str` gives it as text.
+
+    Args:
+        plan: What is reported.
+    """
+
+    plan: Plan
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self, *, full: bool = False) -> Iterator[str]:
+        """Yield the report's lines; `full` lists every group of like steps."""
+        plan, spent = self.plan, cost(self.plan)
+        name = plan.mapping.name or f"{len(plan.mapping)} transforms"
+        yield f"plan      {name}: {len(plan.source):,} -> {len(plan.target):,} tensors, reading: {plan.reading}"
+        yield f"bytes     {format_bytes(spent.read_bytes)} read, {format_bytes(spent.written_bytes)} written"
+        yield f"memory    at most {format_bytes(spent.buffer_bytes)} of buffers beside the result"
+        yield f"copies    {spent.copies:,} in {len(plan.programs):,} different programs"
+        yield "way back  " + ("exact" if plan.is_exact else "lossy: " + "; ".join(plan.lossy_reasons))
+        for side, fates in self.fates().items():
+            counts = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
+            yield f"{side + 's':<9} {counts or 'none'}"
+        yield f"hash      {plan.hash[:16]}"
+        yield ""
+        yield from self._step_lines(None if full else SHOWN_LINES)
+
+    def fates(self) -> dict[str, dict[str, int]]:
+        """Count the fates of both sides."""
+        return {
+            "source": dict(Counter(fate.name for _, fate in self.plan.source_fates())),
+            "target": dict(Counter(fate.name for _, fate in self.plan.target_fates())),
+        }
+
+    def _step_lines(self, limit: int | None) -> Iterator[str]:
+        groups = list(_alike(self.plan.steps))
+        for alike in groups[:limit]:
+            yield from _group_lines(self.plan, alike)
+        if limit is not None and len(groups) > limit:
+            yield f"… and {len(groups) - limit} more groups of steps"
+        for word, fated in (("dropped", self.plan.dropped), ("initialised", self.plan.initialised)):
+            for by in dict.fromkeys(entry.by for entry in fated):
+                for line in collapse([entry.key for entry in fated if entry.by == by]):
+                    yield f"{line}   {word} by {by}"
+        for entry in self.plan.tied_targets:
+            yield f"{entry.key}   tied to {entry.by}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        plan, spent = self.plan, cost(self.plan)
+        return {
+            "mapping": plan.mapping.name,
+            "reading": plan.reading,
+            "hash": plan.hash,
+            "source_tensors": len(plan.source),
+            "target_tensors": len(plan.target),
+            "exact": plan.is_exact,
+            "lossy_reasons": list(plan.lossy_reasons),
+            "fates": self.fates(),
+            **spent._asdict(),
+            "steps": [
+                {
+                    "targets": collapse([key for step in alike for key in step.targets]),
+                    "sources": collapse([key for step in alike for key in step.sources]),
+                    "fate": alike[0].fate,
+                    "rules": [number + 1 for number in alike[0].rules],
+                    "specs": sorted({str(output.spec) for output in alike[0].program.targets}),
+                }
+                for alike in _alike(plan.steps)
+            ],
+        }
+
+
+def _alike(steps: Iterable[Step]) -> Iterator[list[Step]]:
+    """Group steps that differ only in indices, in natural order of their first target."""
+    groups: dict[tuple[Any, ...], list[Step]] = {}
+    for step in steps:
+        form = tuple(part for part in step.targets[0].split(".") if not part.isdigit())
+        groups.setdefault((form, id(step.program), step.fate, step.rules), []).append(step)
+    yield from sorted(groups.values(), key=lambda group: natural_key(group[0].targets[0]))
+
+
+def _group_lines(plan: Plan, alike: list[Step]) -> Iterator[str]:
+    program = alike[0].program
+    targets = collapse([key for step in alike for key in step.targets])
+    specs = ", ".join(dict.fromkeys(str(output.spec) for output in program.targets))
+    yield f"{', '.join(targets)}   {specs}"
+    sources = collapse([key for step in alike for key in step.sources])
+    rules = ", ".join(f"rule {number + 1}" for number in alike[0].rules)
+    if sources != targets or program.casts:
+        casts = "".join(f"  {a} cast to {b}" for a, b in program.casts)
+        yield f"  <- {', '.join(sources)}   {rules}{casts}"
+    if program.temporaries:
+        yield f"     through {len(program.temporaries)} temporaries of {format_bytes(program.temporary_bytes)}"
+
+
+class Tried(NamedTuple):
+    """One rule that was tried on a key: its name, whether it fired, and what the key was before and after."""
+
+    rule: str
+    outcome: str
+    before: str
+    after: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a key goes where it goes; `str` gives it as text.
+
+    Args:
+        key: What was asked about.
+        sides: ``source``, ``target``, both, or neither for a key that the plan does not know.
+        fates: The key's fate on each of its sides.
+        tried: Every rule in order, for the key itself or, for a target, for its first source.
+        copies: The strided copies that touch the key, in words.
+        nearest: Existing names like it, for a key that the plan does not know.
+    """
+
+    key: str
+    sides: tuple[str, ...]
+    fates: tuple[Fate, ...]
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    tried: tuple[Tried, ...]
+    copies: tuple[str, ...]
+    nearest: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        known = " and ".join(self.sides) or "in neither layout"
+        fates = ", ".join(fate.name + (f" ({fate.by})" if fate.by else "") for fate in self.fates)
+        yield f"{self.key}   {known}" + (f": {fates}" if fates else "")
+        if self.nearest:
+            yield f"  nearest  {', '.join(self.nearest)}"
+        if self.sources:
+            yield f"  from     {', '.join(collapse(self.sources))}"
+            yield f"  to       {', '.join(collapse(self.targets))}"
+        for tried in self.tried:
+            yield f"  {tried.rule}"
+            yield f"      {tried.outcome}" + (f": {tried.before} -> {', '.join(tried.after)}" if tried.after else "")
+        for copy in self.copies:
+            yield f"  {copy}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "key": self.key,
+            "sides": list(self.sides),
+            "fates": [fate._asdict() for fate in self.fates],
+            "sources": list(self.sources),
+            "targets": list(self.targets),
+            "rules": [tried._asdict() for tried in self.tried],
+            "copies": list(self.copies),
+            "nearest": list(self.nearest),
+        }
+
+
+def explain(plan: Plan, key: str) -> Explanation:
+    """Explain one key of either side of a plan.
+
+    Args:
+        plan: The plan to look in.
+        key: A source's or a target's key; any other text is explained as a miss, with the nearest names.
+
+    Returns:
+        Everything that is known about the key.
+    """
+    fates = {side: dict(entries) for side, entries in (("source", plan.source_fates()), ("target", plan.target_fates()))}
+    sides = tuple(side for side, known in fates.items() if key in known)
+    numbers = dict.fromkeys(fate.step for side in sides if (fate := fates[side][key]).step is not None)
+    steps = [plan.steps[number] for number in numbers if number is not None]
+    near = () if sides else tuple(dict.fromkeys([*nearest(key, plan.source), *nearest(key, plan.target)]))
+    traced = key if "source" in sides or not steps else steps[0].sources[0]
+    return Explanation(
+        key,
+        sides,
+        tuple(fates[side][key] for side in sides),
+        tuple(source for step in steps for source in step.sources),
+        tuple(target for step in steps for target in step.targets),
+        tuple(try_rules(plan, traced)),
+        tuple(line for step in steps for line in _copy_lines(step, key)),
+        near,
+    )
+
+
+def try_rules(plan: Plan, key: str) -> Iterator[Tried]:
+    """Run every rule of a plan's mapping over a key, and say what each of them did."""
+    rules = prepare(plan.mapping)
+    name, converted = key, False
+    for rule in rules.rules:
+        label = f"rule {rule.number + 1}  {describe(plan.mapping.transforms[rule.number])}"
+        if rule.converts and converted:
+            yield Tried(label, "not tried: a converter has fired", name, ())
+            continue
+        written = _write(rules, rule.number, name)
+        if not written:
+            outside = rule.scope and not name.startswith(rule.scope + ".")
+            yield Tried(label, f"outside scope {rule.scope}" if outside else "no match", name, ())
+            continue
+        yield Tried(label, "fired", name, written)
+        name, converted = written[0], converted or rule.converts
+
+
+def _write(rules: Rules, number: int, name: str) -> tuple[str, ...]:
+    rule = rules.rules[number]
+    matched = match_rule(rules, rule, name)
+    if matched is None:
+        return ()
+    lane, match, inner = matched
+    if not rule.converts:
+        renamed = write_name(rule, rule.pairs[lane][1], match, match.captures, inner)
+        return () if renamed is None else (renamed,)
+    captures = dict(match.captures)
+    if rule.merges:
+        captures.pop(f"*{rule.pairs[lane][0].stars}")
+    free = [{f"*{target.stars}": "*"} if rule.splits else {} for target in rule.targets]
+    names = (write_name(rule, t, match, captures | star, inner) for t, star in zip(rule.targets, free, strict=True))
+    return tuple(name for name in names if name is not None)
+
+
+def _copy_lines(step: Step, key: str) -> Iterator[str]:
+    """Yield the copies that touch a key, target region first, each source region beside it."""
+    program = step.program
+    names = [*step.sources, *(f"temporary {number}" for number in range(len(program.temporaries)))]
+    outputs = [*names[len(step.sources) :], *step.targets]
+    for name, output in zip(outputs, program.outputs, strict=True):
+        for copy in output.layout.copies:
+            if key not in (name, names[copy.source]):
+                continue
+            source = program.slots[copy.source]
+            target_box = region(copy, output.layout.shape, of_target=True)
+            source_box = region(copy, source.shape, of_target=False)
+            cast = f"  cast {source.dtype} to {output.dtype}" if source.dtype != output.dtype else ""
+            yield f"{name}{target_box} <- {names[copy.source]}{source_box}{cast}"
+
+
+def region(copy: Copy, shape: Shape, *, of_target: bool) -> str:
+    """Write the elements that a copy touches on one side: as a box of the tensor, or as loops over its flat elements.
+
+    Examples:
+        >>> from weighbridge.layout import Layout, concat
+        >>> both = concat([Layout.of(0, (2, 3)), Layout.of(1, (4, 3))], 0)
+        >>> region(both.copies[1], both.shape, of_target=True)
+        '[2:6, :]'
+    """
+    start = copy.target_start if of_target else copy.source_start
+    strides = [(loop.size, loop.target_stride if of_target else loop.source_stride) for loop in copy.loops]
+    low = _coordinates(start, shape)
+    high = _coordinates(start + sum((size - 1) * stride for size, stride in strides), shape)
+    extents = [b - a + 1 for a, b in zip(low, high, strict=True)]
+    ascending = all(a[1] >= b[1] for a, b in zip(strides, strides[1:], strict=False))
+    if min(extents, default=1) > 0 and prod(extents) == prod(size for size, _ in strides):
+        axes = (_interval(a, n, whole) for a, n, whole in zip(low, extents, shape, strict=True))
+        return f"[{', '.join(axes)}]" + ("" if ascending else " re-ordered")
+    loops = " ".join(f"{size}x{stride}" for size, stride in strides)
+    return f"{{from {start}: {loops}}}"
+
+
+def _coordinates(flat: int, shape: Shape) -> list[int]:
+    found = []
+    for size in reversed(shape):
+        flat, place = divmod(flat, size or 1)
+        found.append(place)
+    return found[::-1]
+
+
+def _interval(start: int, size: int, whole: int) -> str:
+    if size == whole:
+        return ":"
+    return str(start) if size == 1 else f"{start}:{start + size}"

@@ -1,0 +1,37 @@
+"""Read and write checkpoints: safetensors, torch files, tensors in memory, headers alone.
+
+Nothing here imports torch before a tensor or a torch file is asked for.
+"""
+
+from __future__ import annotations
+
+from weighbridge.files import FileImage
+from weighbridge.storage.destination import OutputDirectory, check_destination, copy_extras, staged_directory
+from weighbridge.storage.file_writer import FileWriter
+from weighbridge.storage.inventory import write_inventory
+from weighbridge.storage.opening import Place, open_checkpoint
+from weighbridge.storage.protocol import RECEIPT_NAME, Checkpoint, Extent, Extra, FileFingerprint, IndexText
+from weighbridge.storage.safetensors_write import ShardPlan, build_image, index_text, parse_size, plan_shards
+
+__all__ = [
+    "RECEIPT_NAME",
+    "Checkpoint",
+    "Extent",
+    "Extra",
+    "FileFingerprint",
+    "FileImage",
+    "FileWriter",
+    "IndexText",
+    "OutputDirectory",
+    "Place",
+    "ShardPlan",
+    "build_image",
+    "check_destination",
+    "copy_extras",
+    "index_text",
+    "open_checkpoint",
+    "parse_size",
+    "plan_shards",
+    "staged_directory",
+    "write_inventory",
+]

@@ -1,0 +1,149 @@
+"""Read JSON strictly: UTF-8, no name twice, no NaN, no runaway nesting, no broken characters.
+
+The standard library's parser keeps the last of two equal names and accepts `NaN`; safetensors forbids both
+(https://github.com/huggingface/safetensors#format), and a file that two programs read differently is not safe.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NoReturn
+
+_KINDS: Final = {
+    dict: "an object",
+    tuple: "an object",
+    list: "a list",
+    str: "a text",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+}
+Pairs = list[tuple[str, Any]]
+"""Names and values of one JSON object, in the order of the text."""
+
+
+class JsonError(ValueError):
+    """Say in a short clause what is wrong with a text; `duplicate` tells a name that stands twice."""
+
+    def __init__(self, cause: str, *, duplicate: bool = False) -> None:
+        super().__init__(cause)
+        self.duplicate = duplicate
+
+
+def unique_object(pairs: Pairs) -> dict[str, Any]:
+    """Build the dict of one JSON object.
+
+    Raises:
+        JsonError: A name stands twice.
+
+    Examples:
+        >>> unique_object([("a", 1), ("b", 2)])
+        {'a': 1, 'b': 2}
+    """
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise JsonError(f"{shorten(twice)} stands twice", duplicate=True)
+    return table
+
+
+def parse_json(raw: bytes, build: Callable[[Pairs], Any] = unique_object, *, unsigned: bool = False) -> Any:
+    """Parse a JSON text.
+
+    Args:
+        raw: The text as UTF-8.
+        build: Makes a value of each object, innermost first.
+        unsigned: Refuse numbers with a minus sign, `-0` included.
+
+    Raises:
+        JsonError: The text is not valid.
+
+    Examples:
+        >>> parse_json(b'{"a": [1, 2]}')
+        {'a': [1, 2]}
+    """
+    try:
+        text = raw.decode("utf-8")
+        # Only `-0` needs a look at the digits: every other negative number is seen in its value, for less time.
+        parse_int = _parse_unsigned if unsigned and "-0" in text else None
+        return json.loads(text, object_pairs_hook=build, parse_constant=_refuse_constant, parse_int=parse_int)
+    except UnicodeDecodeError as error:
+        raise JsonError(f"byte {error.start} is not UTF-8") from None
+    except RecursionError:
+        raise JsonError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise JsonError(f"{error.msg} at character {error.pos}") from None
+    except JsonError:
+        raise
+    except ValueError:
+        raise JsonError("a number has too many digits") from None
+
+
+def check_characters(texts: Iterable[str]) -> None:
+    r"""Refuse texts that no UTF-8 file can hold: half a surrogate pair, escaped as `\ud800`.
+
+    Raises:
+        JsonError: A text has such a character.
+    """
+    try:
+        "".join(texts).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise JsonError(f"half a surrogate pair: {error.object[error.start]!a}") from None
+
+
+def shorten(text: str, limit: int = 120) -> str:
+    """Quote a text for a message: escaped, and cut in the middle if it is long.
+
+    Examples:
+        >>> shorten("weight")
+        "'weight'"
+        >>> shorten("x" * 500, limit=20)
+        "'xxxxxxxxx…xxxxxxxxx'"
+    """
+    half = limit // 2 - 1
+    return ascii(text) if len(text) <= limit else f"{ascii(text[:half])[:-1]}…{ascii(text[-half:])[1:]}"
+
+
+def shorten_number(number: int) -> str:
+    """Write a number for a message; a huge one by its first digits and their count.
+
+    Examples:
+        >>> shorten_number(2**63), shorten_number(10**30)
+        ('9,223,372,036,854,775,808', '10000000… (31 digits)')
+    """
+    digits = str(number)
+    return f"{number:,}" if len(digits) <= 20 else f"{digits[:8]}… ({len(digits)} digits)"
+
+
+def join_keys(keys: Iterable[str], limit: int = 5) -> str:
+    """List keys for a message: the first few, and how many more there are.
+
+    Examples:
+        >>> join_keys(["a", "b", "c"], limit=2)
+        "'a', 'b' and 1 more"
+    """
+    names = sorted(keys)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(shorten, names[:limit])) + more
+
+
+def kind_of(value: object) -> str:
+    """Name a JSON value's kind.
+
+    Examples:
+        >>> kind_of([1]), kind_of(True), kind_of(None)
+        ('a list', 'a boolean', 'null')
+    """
+    return _KINDS.get(type(value), "null")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise JsonError(f"{name} is not JSON")
+
+
+def _parse_unsigned(digits: str) -> int:
+    if digits.startswith("-"):
+        raise JsonError(f"{digits[:20]} is negative")
+    return int(digits)

@@ -1,0 +1,38 @@
+"""The two ways in which asking a checkpoint for bytes goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from itertools import islice
+
+from weighbridge.errors import CheckpointError
+from weighbridge.storage.json_text import join_keys, shorten
+
+
+def not_found(key: str, keys: Iterable[str], where: str) -> CheckpointError:
+    """Describe a key that is not there, with the nearest ones that are.
+
+    Examples:
+        >>> print(not_found("wieght", ["weight", "bias"], "a.safetensors").got)
+        nearest: 'weight'
+    """
+    # Comparing with each of 100,000 keys takes seconds; those that end alike are the likely ones.
+    tail = key.rpartition(".")[2]
+    alike = list(islice((other for other in keys if other.endswith(tail)), 2000))
+    near = get_close_matches(key, alike or list(islice(keys, 2000)), n=3)
+    got = f"nearest: {join_keys(near)}" if near else ""
+    return CheckpointError("tensor-not-found", f"there is no tensor {shorten(key)}", where=where, got=got)
+
+
+def check_range(key: str, size_bytes: int, start_byte: int, length_bytes: int, where: str) -> None:
+    """Check that an interval of bytes lies in a tensor.
+
+    Raises:
+        CheckpointError: `tensor-bounds`.
+    """
+    if not 0 <= start_byte <= start_byte + length_bytes <= size_bytes:
+        expected, got = f"within {size_bytes:,} bytes", f"bytes [{start_byte:,}, {start_byte + length_bytes:,})"
+        raise CheckpointError(
+            "tensor-bounds", "this is not in the tensor", where=f"{where}: {key}", expected=expected, got=got
+        )

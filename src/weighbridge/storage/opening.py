@@ -1,0 +1,133 @@
+"""Open whatever a user points at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard, cast
+
+from weighbridge.errors import CheckpointError
+from weighbridge.specs import Header
+from weighbridge.storage.directory import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, find_extras, find_weights, note_unused
+from weighbridge.storage.inventory import open_inventory
+from weighbridge.storage.json_text import join_keys
+from weighbridge.storage.memory import HeaderCheckpoint, hold_tensors
+from weighbridge.storage.paths import resolve_inside
+from weighbridge.storage.protocol import Checkpoint
+from weighbridge.storage.regular_files import SourceFile, read_small_file, reporting_read_errors
+from weighbridge.storage.safetensors_files import (
+    open_safetensors_file,
+    open_safetensors_index,
+    open_safetensors_set,
+)
+from weighbridge.storage.shard_index import INDEX_SUFFIX, MAX_INDEX_BYTES, parse_index
+
+if TYPE_CHECKING:
+    import torch
+
+Place: TypeAlias = "str | os.PathLike[str] | Header | Checkpoint | Mapping[str, torch.Tensor]"
+"""Whatever can be opened."""
+
+
+def open_checkpoint(place: Place) -> Checkpoint:
+    """Open a checkpoint: read its headers, check them, and read no tensor data.
+
+    Args:
+        place: A directory; a safetensors file; a shard index (`*.index.json`); a torch file (`.bin`, `.pt`, `.pth`);
+            an inventory (`.json`, `.json.gz`); a dict of tensors; a header; or a checkpoint, which is returned as it
+            is. A torch file in the format before torch 1.6 is the one exception: it is read whole.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found`, `checkpoint-ambiguous`, and the code of what is wrong with its files.
+
+    Examples:
+        >>> from weighbridge.specs import TensorSpec
+        >>> open_checkpoint(Header({"a": TensorSpec("F32", (2, 3))})).header.size_bytes
+        24
+    """
+    if isinstance(place, (str, os.PathLike)):
+        return _open_path(_expand(place))
+    if _is_opened(place):
+        return place
+    if isinstance(place, Header):
+        return HeaderCheckpoint("a header", place)
+    if isinstance(place, Mapping):
+        return hold_tensors(cast("Mapping[str, torch.Tensor]", place))
+    got = type(place).__name__
+    expected = "a path, a dict of tensors, a header or a checkpoint"
+    raise CheckpointError("checkpoint-not-found", "this cannot be opened", expected=expected, got=got)
+
+
+def _is_opened(place: object) -> TypeGuard[Checkpoint]:
+    return all(hasattr(place, name) for name in ("header", "tensor", "read", "check_unchanged"))
+
+
+def _expand(place: str | os.PathLike[str]) -> Path:
+    text = os.fspath(place)
+    if not text or "\0" in text:
+        raise CheckpointError("checkpoint-not-found", "this is no path", got=ascii(text)[:120])
+    return Path(text).expanduser() if text.startswith("~/") else Path(text)
+
+
+def _open_path(path: Path) -> Checkpoint:
+    with reporting_read_errors(str(path)):
+        path.stat()
+    name = path.name
+    if path.is_dir():
+        return _open_directory(path)
+    if name.endswith(INDEX_SUFFIX):
+        return _open_index(path.parent, name, str(path))
+    if name.endswith(SAFETENSORS_SUFFIX):
+        return open_safetensors_file(path)
+    if name.endswith((".json", ".json.gz")):
+        return open_inventory(path)
+    if name.endswith(TORCH_SUFFIXES):
+        from weighbridge.storage.torch_files import open_torch_file
+
+        return open_torch_file(path)
+    expected = ", ".join((SAFETENSORS_SUFFIX, INDEX_SUFFIX, *TORCH_SUFFIXES, ".json", ".json.gz"))
+    raise CheckpointError(
+        "checkpoint-not-found", "this file's name is not that of a checkpoint", where=str(path), expected=expected
+    )
+
+
+def _open_directory(directory: Path) -> Checkpoint:
+    found = find_weights(directory)
+    if found.index_name:
+        return _open_index(directory, found.index_name, str(directory))
+    extras, notes = find_extras(directory)
+    if not found.is_torch:
+        return open_safetensors_set(directory, found.names, extras=extras, notes=notes)
+    from weighbridge.storage.torch_files import open_torch_set
+
+    return open_torch_set(directory, found.names, extras=extras, notes=notes)
+
+
+def _open_index(directory: Path, name: str, where: str) -> Checkpoint:
+    path = resolve_inside(directory, name)
+    text, stamp = read_small_file(path, MAX_INDEX_BYTES)
+    weight_map = parse_index(text, str(directory / name))
+    index = SourceFile(name, path, stamp, text)
+    is_torch = _holds_torch(weight_map.values(), str(directory / name))
+    extras, notes = find_extras(directory)
+    notes = (*note_unused(directory, weight_map.values(), is_torch), *notes)
+    if not is_torch:
+        return open_safetensors_index(directory, index, weight_map, where=where, extras=extras, notes=notes)
+    from weighbridge.storage.torch_files import open_torch_index
+
+    return open_torch_index(directory, index, weight_map, where=where, extras=extras, notes=notes)
+
+
+def _holds_torch(names: Iterable[str], where: str) -> bool:
+    """Tell whether an index names torch files or safetensors files; it may not name both, or anything else."""
+    files = set(names)
+    torch_files = {name for name in files if name.endswith(TORCH_SUFFIXES)}
+    strange = {name for name in files - torch_files if not name.endswith(SAFETENSORS_SUFFIX)}
+    if strange or 0 < len(torch_files) < len(files):
+        expected = "files of one format: " + ", ".join((SAFETENSORS_SUFFIX, *TORCH_SUFFIXES))
+        got = join_keys(strange or files)
+        raise CheckpointError(
+            "index-invalid", "the index names files of another format", where=where, expected=expected, got=got
+        )
+    return bool(torch_files)

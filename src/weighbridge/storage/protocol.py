@@ -1,0 +1,116 @@
+"""What every source of tensors has in common, whatever it is stored in.
+
+A `Checkpoint` knows the header of what it holds without reading tensor data, can say whether its files are still what
+they were, and gives out one tensor at a time: as a tensor, as bytes, or as the place of those bytes in a file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from weighbridge.files import FileImage, FileSet
+from weighbridge.specs import Header
+
+if TYPE_CHECKING:
+    import torch
+
+RECEIPT_NAME = "weighbridge.json"
+"""Name of the receipt that stands beside every output; it describes one output and is never carried along."""
+
+FileFingerprint = dict[str, str | int]
+"""What identifies one opened file: `name`, `size_bytes`, `mtime_ns` and `head_sha256`. A JSON object."""
+
+
+class Extent(NamedTuple):
+    """Where a tensor's contiguous bytes lie.
+
+    Args:
+        path: The file, with links resolved.
+        offset: Position of the first byte, counted from the start of the file.
+        size_bytes: Number of bytes.
+    """
+
+    path: Path
+    offset: int
+    size_bytes: int
+
+
+class IndexText(NamedTuple):
+    """A shard index: its file name and its bytes exactly as they stand."""
+
+    name: str
+    text: bytes
+
+
+class Extra(NamedTuple):
+    """A file that belongs to a checkpoint and holds no weights: its relative name and where it lies."""
+
+    name: str
+    path: Path
+
+
+class Checkpoint(Protocol):
+    """A source of tensors that has been opened: its header is known, its data is not yet read."""
+
+    @property
+    def where(self) -> str:
+        """What to call this source in a message; the path it was opened at, if it has one."""
+
+    @property
+    def header(self) -> Header:
+        """Specs of all tensors, metadata of the first file (by name), and ties of tensors that share their storage."""
+
+    @property
+    def images(self) -> tuple[FileImage, ...]:
+        """One image for each safetensors file, by name; empty for any other kind of source."""
+
+    @property
+    def index(self) -> IndexText | None:
+        """The shard index, where there is one."""
+
+    @property
+    def files(self) -> FileSet | None:
+        """The images and the index as one value; None for anything but safetensors files."""
+
+    @property
+    def extras(self) -> tuple[Extra, ...]:
+        """Files beside the weights that belong to the model: configuration, tokenizer, licence."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on what was found and left aside, one sentence each."""
+
+    def fingerprint(self) -> list[FileFingerprint]:
+        """Describe the opened files; empty where there are none."""
+
+    def check_unchanged(self) -> None:
+        """Compare the files with what was opened.
+
+        Raises:
+            CheckpointError: `source-changed`.
+        """
+
+    def extent(self, key: str) -> Extent | None:
+        """Locate a tensor's bytes, or return None where they do not lie in a file as one piece.
+
+        Raises:
+            CheckpointError: `tensor-not-found`.
+        """
+
+    def tensor(self, key: str) -> torch.Tensor:
+        """Give out a tensor without copying where that is possible; it is to be read, not to be written to.
+
+        A dtype that torch lacks comes as its bytes: one axis of uint8.
+
+        Raises:
+            CheckpointError: `tensor-not-found`, `data-missing`, `source-changed`, `read-failed`.
+        """
+
+    def read(self, key: str, start_byte: int, buffer: memoryview) -> None:
+        """Fill the whole buffer with the tensor's row-major bytes, from `start_byte` of the tensor on.
+
+        Raises:
+            CheckpointError: `tensor-not-found`, `tensor-bounds`, `data-missing`, `source-changed`, `file-truncated`,
+                `read-failed`.
+        """

@@ -1,0 +1,230 @@
+"""A checkpoint of one or several safetensors files."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from weighbridge.errors import CheckpointError
+from weighbridge.files import FileImage, FileSet, Placed
+from weighbridge.specs import Header, TensorSpec
+from weighbridge.storage.json_text import join_keys, shorten
+from weighbridge.storage.lookup import check_range, not_found
+from weighbridge.storage.paths import resolve_inside
+from weighbridge.storage.protocol import Extent, Extra, FileFingerprint, IndexText
+from weighbridge.storage.regular_files import (
+    OpenFiles,
+    SourceFile,
+    check_files,
+    fingerprint_files,
+    reporting_read_errors,
+)
+from weighbridge.storage.safetensors_header import Head, read_head
+from weighbridge.storage.shard_index import WeightMap, check_shards
+
+if TYPE_CHECKING:
+    import torch
+
+_Place = tuple[Path, Placed]
+"""A file and a tensor's place in it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SafetensorsCheckpoint:
+    """A checkpoint of one or several safetensors files.
+
+    `read` never touches mapped memory. `tensor` maps the file: if somebody cuts it short while a tensor from it is in
+    use, the process ends with a bus error, as with any memory map.
+
+    Args:
+        where: The path it was opened at.
+        header: Specs of all tensors, and the metadata of the first file.
+        images: Each file without its data, by name.
+        opened: What was opened: the safetensors files, then the index.
+        places: Where each tensor lies.
+        index: The shard index, where there is one.
+        extras: Files that belong to the model beside its weights.
+        notes: What was left aside.
+    """
+
+    where: str
+    header: Header
+    images: tuple[FileImage, ...]
+    opened: tuple[SourceFile, ...]
+    places: Mapping[str, _Place]
+    open_files: OpenFiles
+    maps: WeakValueDictionary[Path, mmap.mmap]
+    index: IndexText | None = None
+    extras: tuple[Extra, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> FileSet:
+        """The images and the index as one value."""
+        return FileSet(self.images, *(self.index or ()))
+
+    def fingerprint(self) -> list[FileFingerprint]:
+        """Describe the opened files."""
+        return fingerprint_files(self.opened)
+
+    def check_unchanged(self) -> None:
+        """Compare the files' stamps and headers with what was opened.
+
+        Raises:
+            CheckpointError: `source-changed`.
+        """
+        check_files(self.opened)
+
+    def extent(self, key: str) -> Extent:
+        """Locate a tensor's bytes.
+
+        Raises:
+            CheckpointError: `tensor-not-found`.
+        """
+        try:
+            path, (_, offset, size_bytes) = self.places[key]
+        except KeyError:
+            raise not_found(key, self.places, self.where) from None
+        return Extent(path, offset, size_bytes)
+
+    def tensor(self, key: str) -> torch.Tensor:
+        """Return a tensor over a private map of its file: a view, or a copy where the file does not align it.
+
+        Raises:
+            CheckpointError: `tensor-not-found`, `source-changed`, `read-failed`.
+        """
+        from weighbridge.storage.torch_tensors import tensor_over
+
+        path, offset, size_bytes = self.extent(key)
+        buffer = self._map(path) if size_bytes else bytearray()
+        return tensor_over(buffer, offset, self.header[key])
+
+    def _map(self, path: Path) -> mmap.mmap:
+        from weighbridge.storage.torch_tensors import map_file
+
+        mapped = self.maps.get(path)
+        if mapped is None:
+            held = self.open_files.hold_unchanged(path)
+            with reporting_read_errors(str(path)):
+                mapped = self.maps[path] = map_file(held.number, held.stamp.size_bytes)
+        return mapped
+
+    def read(self, key: str, start_byte: int, buffer: memoryview) -> None:
+        """Fill the whole buffer with the tensor's bytes from `start_byte` on.
+
+        Raises:
+            CheckpointError: `tensor-not-found`, `tensor-bounds`, `source-changed`, `file-truncated`, `read-failed`.
+        """
+        path, offset, size_bytes = self.extent(key)
+        check_range(key, size_bytes, start_byte, buffer.nbytes, self.where)
+        self.open_files.read(path, offset + start_byte, buffer)
+
+
+def open_safetensors_file(path: Path) -> SafetensorsCheckpoint:
+    """Open one safetensors file; nothing around it is looked at.
+
+    Raises:
+        CheckpointError: What `read_head` raises.
+    """
+    file, head = read_head(path.name, path.resolve())
+    return _assemble(str(path), [file], [head])
+
+
+def open_safetensors_set(
+    directory: Path, names: Sequence[str], *, extras: tuple[Extra, ...] = (), notes: tuple[str, ...] = ()
+) -> SafetensorsCheckpoint:
+    """Open safetensors files that lie in one directory without an index.
+
+    Raises:
+        CheckpointError: `checkpoint-ambiguous` if two files share a key, `path-unsafe`, and what `read_head` raises.
+    """
+    opened = [read_head(name, resolve_inside(directory, name)) for name in sorted(names)]
+    _check_disjoint(opened, str(directory))
+    return _assemble(str(directory), [file for file, _ in opened], [head for _, head in opened], None, extras, notes)
+
+
+def open_safetensors_index(
+    directory: Path,
+    index: SourceFile,
+    weight_map: WeightMap,
+    *,
+    where: str,
+    extras: tuple[Extra, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> SafetensorsCheckpoint:
+    """Open the safetensors files that an index names.
+
+    Raises:
+        CheckpointError: `index-mismatch`, `path-unsafe`, and what `read_head` raises.
+    """
+    opened = [read_head(name, path) for name, path in find_shards(directory, weight_map, index.name)]
+    check_shards(weight_map, {file.name: head.specs for file, head in opened}, f"{directory / index.name}")
+    files, heads = [file for file, _ in opened], [head for _, head in opened]
+    return _assemble(where, files, heads, index, extras, notes)
+
+
+def find_shards(directory: Path, weight_map: WeightMap, index_name: str) -> list[tuple[str, Path]]:
+    """Resolve the files that an index names, sorted by name.
+
+    Raises:
+        CheckpointError: `index-mismatch` if one is not there, `path-unsafe`.
+    """
+    shards = []
+    for name in sorted(set(weight_map.values())):
+        try:
+            shards.append((name, resolve_inside(directory, name)))
+        except CheckpointError as error:
+            if error.code != "checkpoint-not-found":
+                raise
+            hint = "fetch the checkpoint again; a shard did not arrive"
+            where, got = f"{directory / index_name}", f"no file {shorten(name)}"
+            raise CheckpointError("index-mismatch", "a shard is missing", where=where, got=got, hint=hint) from None
+    return shards
+
+
+def _check_disjoint(opened: Sequence[tuple[SourceFile, Head]], where: str) -> None:
+    for number, (file, head) in enumerate(opened):
+        for other, other_head in opened[:number]:
+            shared = head.specs.keys() & other_head.specs.keys()
+            if shared:
+                got = f"{other.name} and {file.name} both hold {join_keys(shared)}"
+                hint = "open the file that is meant"
+                raise CheckpointError(
+                    "checkpoint-ambiguous", "two files hold the same key", where=where, got=got, hint=hint
+                )
+
+
+def _assemble(
+    where: str,
+    files: Sequence[SourceFile],
+    heads: Sequence[Head],
+    index: SourceFile | None = None,
+    extras: tuple[Extra, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> SafetensorsCheckpoint:
+    specs: dict[str, TensorSpec] = {}
+    places: dict[str, _Place] = {}
+    for file, head in zip(files, heads, strict=True):
+        specs.update(head.specs)
+        path = file.path
+        places.update((placed.key, (path, placed)) for placed in head.tensors)
+    images = (
+        FileImage(file.name, file.stamp.size_bytes, file.head, head.tensors)
+        for file, head in zip(files, heads, strict=True)
+    )
+    return SafetensorsCheckpoint(
+        where=where,
+        header=Header(specs, heads[0].metadata),
+        images=tuple(images),
+        opened=(*files, index) if index else tuple(files),
+        places=places,
+        open_files=OpenFiles({file.path: file.stamp for file in files}),
+        maps=WeakValueDictionary(),
+        index=IndexText(index.name, index.head) if index else None,
+        extras=extras,
+        notes=notes,
+    )

@@ -1,0 +1,134 @@
+"""The border between torch and bytes: specs of tensors, tensors over bytes, bytes of tensors.
+
+This module imports torch; the others import it when a tensor is needed, not before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+from functools import cache
+
+import torch
+
+from weighbridge.errors import CheckpointError
+from weighbridge.specs import DTYPES, Shape, TensorSpec, dtype_named
+
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+
+
+def torch_layout(spec: TensorSpec) -> tuple[torch.dtype, Shape] | None:
+    """Return the torch dtype and shape of a spec, or None where torch has no such dtype.
+
+    Two elements of `F4` are one of torch's `float4_e2m1fn_x2`: its last axis is halved, as in the safetensors library.
+
+    Examples:
+        >>> torch_layout(TensorSpec("F4", (3, 8)))
+        (torch.float4_e2m1fn_x2, (3, 4))
+        >>> torch_layout(TensorSpec("F6_E2M3", (4,))) is None
+        True
+    """
+    dtype = getattr(torch, DTYPES[spec.dtype].torch_name or " ", None)
+    if not isinstance(dtype, torch.dtype):
+        return None
+    if spec.dtype != "F4":
+        return dtype, spec.shape
+    if not spec.shape or spec.shape[-1] % 2:
+        return None
+    return dtype, (*spec.shape[:-1], spec.shape[-1] // 2)
+
+
+@cache
+def _code_of(dtype: torch.dtype) -> str:
+    return dtype_named(str(dtype)).code
+
+
+def spec_of(tensor: torch.Tensor) -> TensorSpec:
+    """Return a tensor's spec.
+
+    Raises:
+        CheckpointError: `dtype-unknown` for a dtype, or a kind of tensor, that no file can hold; without the key.
+
+    Examples:
+        >>> print(spec_of(torch.zeros(2, 3, dtype=torch.bfloat16)))
+        BF16 [2, 3]
+    """
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        got = f"{tensor.layout}, {tensor.dtype}"
+        raise CheckpointError("dtype-unknown", "this is no dense tensor", expected="a strided tensor", got=got)
+    code = _code_of(tensor.dtype)
+    shape = tuple(tensor.shape)
+    if code != "F4":
+        return TensorSpec(code, shape)
+    if not shape:
+        raise CheckpointError("dtype-unknown", "a float4 tensor has no axis", expected="at least one axis")
+    return TensorSpec(code, (*shape[:-1], shape[-1] * 2))
+
+
+def map_file(descriptor: int, size_bytes: int) -> mmap.mmap:
+    """Map a whole file so that nothing written to the map reaches the file; no memory is set aside for writing.
+
+    torch warns about read-only buffers, so the map is a private one that may be written to.
+    """
+    flags = mmap.MAP_PRIVATE | _NO_RESERVE
+    return mmap.mmap(descriptor, size_bytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def tensor_over(buffer: mmap.mmap | bytearray | memoryview, offset: int, spec: TensorSpec) -> torch.Tensor:
+    """Return the tensor that lies in a buffer, without copying where its alignment allows that.
+
+    Args:
+        buffer: Holds the tensor's row-major bytes; itself aligned to at least 8 bytes. The tensor keeps it alive.
+        offset: Where they start, in bytes.
+        spec: What they mean. A dtype that torch lacks comes as one axis of uint8.
+    """
+    layout = torch_layout(spec)
+    if spec.size_bytes == 0:
+        dtype, shape = layout or (torch.uint8, (0,))
+        return torch.empty(shape, dtype=dtype)
+    flat = torch.frombuffer(buffer, dtype=torch.uint8, count=spec.size_bytes, offset=offset)
+    if layout is None:
+        return flat
+    dtype, shape = layout
+    if offset % dtype.itemsize:
+        flat = flat.clone()
+    return flat.view(dtype).reshape(shape)
+
+
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    r"""Return a tensor's row-major bytes: a view of its own memory if it is dense and on the CPU, else of a copy.
+
+    Raises:
+        CheckpointError: `data-missing` for a meta tensor; without the key.
+
+    Examples:
+        >>> bytes_of(torch.tensor([1, 2], dtype=torch.int16)).tobytes()
+        b'\x01\x00\x02\x00'
+    """
+    if tensor.is_meta:
+        raise CheckpointError("data-missing", "a meta tensor has no data")
+    dense = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous()
+    size_bytes = dense.numel() * dense.element_size()
+    if size_bytes == 0:
+        return memoryview(b"")
+    array = (ctypes.c_ubyte * size_bytes).from_address(dense.data_ptr())
+    # The view holds the array, and the array the tensor: the memory lives as long as somebody can see it.
+    array.owner = dense  # type: ignore[attr-defined]
+    return memoryview(array).cast("B")
+
+
+def tie_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
+    """Return what two tensors have in common if, and only if, they are the same elements of one storage."""
+    if tensor.numel() == 0:
+        return None
+    try:
+        # All meta storages start at address 0; there the storage object tells them apart.
+        place = tensor.untyped_storage()._cdata if tensor.is_meta else tensor.data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return None
+    return place, tensor.device, tensor.dtype, tensor.storage_offset() if tensor.is_meta else 0, *_strides(tensor)
+
+
+def _strides(tensor: torch.Tensor) -> tuple[object, ...]:
+    return tuple(tensor.shape), tensor.stride()
