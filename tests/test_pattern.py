@@ -133,7 +133,7 @@ def naive_match(pattern: Pattern, key: str) -> Match | None:
     return None
 
 
-# ------------------------------------------------------------------------------------------------ random patterns and keys
+# --------------------------------------------------------------------------------------------- random patterns and keys
 
 WORDS = ["a", "b", "ab", "a_b", "hc_", "_b", "q_proj", "0", "1", "12", "a1"]
 SEGMENTS = [*WORDS[:5], "q_proj", "hc_a", "0", "1", "2", "10", "12", "21", "007", "a1", "w_2", "x"]
@@ -269,7 +269,7 @@ def test_canonical_text_reads_back(seed: int) -> None:
     assert hash(again) == hash(pattern)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(seeds)
 def test_match_agrees_with_trying_everything(seed: int) -> None:
     rng = random.Random(seed)
@@ -294,7 +294,7 @@ def test_guard_restricts_only(seed: int) -> None:
         assert pattern.match(key) is not None
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(seeds)
 def test_inverse_gives_back_the_span(seed: int) -> None:
     """Where a rewritten span can be read in one way only, the inverse matches there and writes what stood there."""
@@ -342,7 +342,7 @@ def test_inverse_twice_rewrites_alike(seed: int) -> None:
         assert rewrite(*again, key) == rewrite(source, target, key)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(seeds)
 def test_collapsed_rewriting_equals_rewriting_each_key(seed: int) -> None:
     """A rule applied to a template says for each of its keys what the rule says for that key alone."""
@@ -628,8 +628,62 @@ def test_parse_is_cached() -> None:
 
 
 # Sources and targets that the table of transformers 5.23 has, one of each shape.
-PEER_SOURCES = [r"^embed_tokens\.", r"\.attn\.", r"layer\.", r"hc_", r"\.hc_pre\.hc_", r"^", r"vision_tower.layers.linear_(\d+)", r"(vision_tower\.layers\.\d+)\.ln_1\.", r"\.attn\.(q_l2_clip|k_l2_clip|k_sconv)\.", r"(convolution|sconv)\.weight(?!_)", r"(q|k|v)_input_norm", r"mlp.experts.*.gate_proj.weight", r"^model(?!\.(language_model|vit|vision_tower))", r"(?<!psp_modules\.[0-9]\.1\.)bn\.", r"encoder.patch_embeddings.(\d+).", r"vision_tower.encoder.blocks.(\d+).norm0", r"\.experts.*.w1.weight", r"\.block_sparse_moe\.(experts|gate|shared_experts)\.", r"^vision_model\.(.+)", r"(?<!image_vit\.)transformer\.(?!ln_f\.|blocks\.)", r"^model(?!(\.visual|\.projector|\.language_model))", r"^model\.(?:(?!language_model\.))(.+)", r"(^|model\.)embed_tokens\.", r"^(?:(?!timm_model\.))(.+)", r"(?<!model\.)layer.", r"tracker_model.(.+)", r"encoder.layer.*.attention.self.rotary_embeddings.inv_freq", r"(?<!decoder\.)(?<!text_model\.)(?<!layer)(?<!_)norm\.", r"(?<!vision_model.encoder\.)(?<!vision_tower.encoder\.)layers.", r"speech_encoder\.(conv2d[123]|conv_out)\.", r"(blocks\.\d+\.mlp)\.fc1\.", r"^(layers\.|embed_tokens\.|norm\.)", r"(?<!_)(?<!\w)norm\.", r"^(?!segmentation_head)", r"projector.stages.0.0.m.(\d+).cv1.conv", r"encoder\.(.+)\.self_attn\.linear_q", r"ngram_embedding.shard_*.weight", r"^layers\.(\d+)\.(?!(?:mtp_block|enorm|hnorm|eh_proj|post_norm)\.)", r"\.(feed_forward|shared_experts)\.w1\.", r".weight_g"]
-PEER_TARGETS = [r"\1.layernorm_before.", r".self_attn.\1.", r"\1_input_layernorm", r"vit.layers.\1.layer_norm1.", r"model\.language_model\.\1", r"vlm\.\1", r"\1.", r"^model\.audio_tower\.asr_encoder\.", r"^word_timestamp_head\.", r".\1.gate_proj.", r"mlp.experts.gate_up_proj", r".hc_"]
+PEER_SOURCES = [
+    r"^embed_tokens\.",
+    r"\.attn\.",
+    r"layer\.",
+    r"hc_",
+    r"\.hc_pre\.hc_",
+    r"^",
+    r"vision_tower.layers.linear_(\d+)",
+    r"(vision_tower\.layers\.\d+)\.ln_1\.",
+    r"\.attn\.(q_l2_clip|k_l2_clip|k_sconv)\.",
+    r"(convolution|sconv)\.weight(?!_)",
+    r"(q|k|v)_input_norm",
+    r"mlp.experts.*.gate_proj.weight",
+    r"^model(?!\.(language_model|vit|vision_tower))",
+    r"(?<!psp_modules\.[0-9]\.1\.)bn\.",
+    r"encoder.patch_embeddings.(\d+).",
+    r"vision_tower.encoder.blocks.(\d+).norm0",
+    r"\.experts.*.w1.weight",
+    r"\.block_sparse_moe\.(experts|gate|shared_experts)\.",
+    r"^vision_model\.(.+)",
+    r"(?<!image_vit\.)transformer\.(?!ln_f\.|blocks\.)",
+    r"^model(?!(\.visual|\.projector|\.language_model))",
+    r"^model\.(?:(?!language_model\.))(.+)",
+    r"(^|model\.)embed_tokens\.",
+    r"^(?:(?!timm_model\.))(.+)",
+    r"(?<!model\.)layer.",
+    r"tracker_model.(.+)",
+    r"encoder.layer.*.attention.self.rotary_embeddings.inv_freq",
+    r"(?<!decoder\.)(?<!text_model\.)(?<!layer)(?<!_)norm\.",
+    r"(?<!vision_model.encoder\.)(?<!vision_tower.encoder\.)layers.",
+    r"speech_encoder\.(conv2d[123]|conv_out)\.",
+    r"(blocks\.\d+\.mlp)\.fc1\.",
+    r"^(layers\.|embed_tokens\.|norm\.)",
+    r"(?<!_)(?<!\w)norm\.",
+    r"^(?!segmentation_head)",
+    r"projector.stages.0.0.m.(\d+).cv1.conv",
+    r"encoder\.(.+)\.self_attn\.linear_q",
+    r"ngram_embedding.shard_*.weight",
+    r"^layers\.(\d+)\.(?!(?:mtp_block|enorm|hnorm|eh_proj|post_norm)\.)",
+    r"\.(feed_forward|shared_experts)\.w1\.",
+    r".weight_g",
+]
+PEER_TARGETS = [
+    r"\1.layernorm_before.",
+    r".self_attn.\1.",
+    r"\1_input_layernorm",
+    r"vit.layers.\1.layer_norm1.",
+    r"model\.language_model\.\1",
+    r"vlm\.\1",
+    r"\1.",
+    r"^model\.audio_tower\.asr_encoder\.",
+    r"^word_timestamp_head\.",
+    r".\1.gate_proj.",
+    r"mlp.experts.gate_up_proj",
+    r".hc_",
+]
 
 
 @pytest.mark.parametrize("text", [*PEER_SOURCES, *PEER_TARGETS])

@@ -22,25 +22,27 @@ from weighbridge.errors import (
     VerifyError,
     WeighbridgeError,
 )
-from weighbridge.mapping import Carry, Drop, Initialise, Mapping
-from weighbridge.ops import (
-    Cast,
+from weighbridge.groupings import (
     Chunk,
     Concatenate,
-    Conv3dToLinear,
     ErnieFuseAndSplitTextVisionExperts,
     ErnieSplitAndDecoupleTextVisionExperts,
+    MergeModulelist,
+    Split,
+    SplitModulelist,
+)
+from weighbridge.mapping import Carry, Drop, Initialise, Mapping
+from weighbridge.movements import (
+    Conv3dToLinear,
     Interleave,
     LinearToConv3d,
-    MergeModulelist,
     Permute,
     PermuteForRope,
     Rearrange,
     Reshape,
-    Split,
-    SplitModulelist,
     Transpose,
 )
+from weighbridge.ops import Cast
 from weighbridge.plan import Plan
 from weighbridge.registry import Registry, default_registry
 from weighbridge.specs import Header, TensorSpec

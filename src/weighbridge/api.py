@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from weighbridge.files import FileSet
 from weighbridge.mapping import Mapping, MappingLike
 from weighbridge.plan import Plan
@@ -260,5 +259,3 @@ def verify(first: Place, second: Place) -> Verification:
     from weighbridge.verification import compare
 
     return compare(open(first), open(second))
-
-

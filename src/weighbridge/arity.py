@@ -12,16 +12,16 @@ from functools import cached_property
 from typing import Any
 
 from weighbridge.errors import MappingError
-from weighbridge.ops import (
+from weighbridge.groupings import (
     Chunk,
     Concatenate,
     ErnieFuseAndSplitTextVisionExperts,
     ErnieSplitAndDecoupleTextVisionExperts,
     MergeModulelist,
-    Operation,
     Split,
     SplitModulelist,
 )
+from weighbridge.ops import Operation
 from weighbridge.pattern import Pattern
 
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from weighbridge.errors import LayoutError
 
-MAX_PIECES: Final = 1 << 18
+MAX_PIECES: Final = 1 << 17
 """How many copies one operation may cut its input into before it gives up."""
 
 

@@ -23,32 +23,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One reading, compiled: the plan as far as it goes, and its problems.
+    """One reading, compiled: the plan as far as it goes, and what is wrong with it.
 
     Args:
         reading: What was compiled.
-        plan: The plan; complete only if there are no problems.
-        problems: Everything that is wrong, collapsed by index.
-        missing: Targets that nothing fills.
+        plan: The plan; complete only if the draft fits.
+        faults: What is wrong beside tensors that are missing or left over.
+        missing: Targets that nothing fills and no rule excuses.
         unplaced: Sources without a place.
+        partial: Whether missing and left-over tensors are accepted.
     """
 
     reading: Reading
     plan: Plan
-    problems: tuple[WeighbridgeError, ...]
+    faults: tuple[WeighbridgeError, ...]
     missing: tuple[str, ...]
     unplaced: tuple[str, ...]
+    partial: bool
 
     @property
     def fits(self) -> bool:
         """Whether nothing is wrong."""
-        return not self.problems
+        return not self.faults and (self.partial or not (self.missing or self.unplaced))
 
     def covers_more(self, other: Draft) -> bool:
         """Whether this draft leaves strictly less open than another one, on both sides."""
         mine = {("missing", key) for key in self.missing} | {("unplaced", key) for key in self.unplaced}
         theirs = {("missing", key) for key in other.missing} | {("unplaced", key) for key in other.unplaced}
         return mine < theirs
+
+    def problems(self, source: Header, target: Header | None) -> list[WeighbridgeError]:
+        """List everything that is wrong; missing and left-over tensors collapsed by their indices."""
+        if self.partial:
+            return list(self.faults)
+        missing = [_missing(line, source) for line in collapse(self.missing)]
+        return [*self.faults, *missing, *(_unplaced(line, target or Header({})) for line in collapse(self.unplaced))]
 
 
 def draft_reading(reading: Reading, source: Header, target: Header | None, options: Options) -> Draft:
@@ -70,27 +79,41 @@ class _Fitting:
 
     def draft(self) -> Draft:
         live, dropped, carried = self._split_declared()
+        if self._is_hopeless(live):
+            return self._reject(live)
         self._trace(live)
         self.steps += [_carry(key, self.source.specs[key]) for key in carried]
         unplaced = self._place(set(carried))
         self._find_collisions()
         self.steps = [self._cast(step) for step in self.steps]
         self._check_specs()
-        tied_sources = self._tie_sources()
+        self._tie_steps()
         tied, initialised, missing = self._account_targets()
-        self._report(missing, unplaced)
+        self._refuse_empty()
         self.steps.sort(key=lambda step: step.targets)
         plan = Plan(
             self.mapping,
             tuple(self.steps),
             dropped=dropped,
             initialised=initialised,
-            tied_sources=tied_sources,
             tied_targets=tied,
             reading=self.reading.name,
             metadata=dict(self.source.metadata),
         )
-        return Draft(self.reading, plan, tuple(self.problems), missing, unplaced)
+        return Draft(self.reading, plan, tuple(self.problems), missing, unplaced, self.options.partial)
+
+    def _is_hopeless(self, live: list[str]) -> bool:
+        """Tell by the names alone that a reading without rules cannot fit, before any step is made."""
+        if self.target is None or self.mapping.transforms or self.options.partial:
+            return False
+        return any(key not in self.target.specs for key in live)
+
+    def _reject(self, live: list[str]) -> Draft:
+        assert self.target is not None
+        unplaced = tuple(sorted(key for key in live if key not in self.target.specs))
+        missing = tuple(sorted(key for key in self.target if key not in self.source.specs))
+        plan = Plan(self.mapping, (), reading=self.reading.name)
+        return Draft(self.reading, plan, tuple(self.problems), missing, unplaced, partial=False)
 
     # ---- sources ----
 
@@ -205,7 +228,7 @@ class _Fitting:
         )
 
     def _misfit(self, key: str, step: Step, shape: tuple[int, ...], wanted: TensorSpec) -> PlanError:
-        """Say that shapes differ; where only the number of joined tensors does, name the ones that are too many or few."""
+        """Say that shapes differ; where only the number of joined tensors does, name those in excess or lacking."""
         differing = [axis for axis, pair in enumerate(zip(shape, wanted.shape, strict=False)) if pair[0] != pair[1]]
         count = len(step.sources)
         merged = len(shape) == len(wanted.shape) and len(differing) == 1 and count > 1
@@ -221,20 +244,18 @@ class _Fitting:
             low, high = sorted((shape[axis], wanted.shape[axis]))
             span = f"{low}" if high - low == 1 else f"{low}..{high - 1}"
             named += f"\n{'missing' if code == 'group-incomplete' else 'too many'}: {span}"
-        return PlanError(
-            code, what, where=key, expected=str(list(wanted.shape)), got=named, because=_rules(self.mapping, step).strip()
-        )
+        because = _rules(self.mapping, step).strip()
+        return PlanError(code, what, where=key, expected=str(list(wanted.shape)), got=named, because=because)
 
-    def _tie_sources(self) -> tuple[Fated, ...]:
+    def _tie_steps(self) -> None:
         """Mark a step that fills a target whose twin is filled as well: its bytes must be equal, not written again."""
         if self.target is None or not self.target.ties:
-            return ()
+            return
         first: dict[str, str] = {}
         for step in sorted(self.steps, key=lambda step: step.targets):
             for key in step.targets:
                 first.setdefault(self.target.ties.get(key, key), key)
         self.steps = [self._tie(step, first) for step in self.steps]
-        return ()
 
     def _tie(self, step: Step, first: dict[str, str]) -> Step:
         assert self.target is not None
@@ -269,32 +290,24 @@ class _Fitting:
             found |= dict.fromkeys(matching(rule.pattern, keys), rule.why or f'"{rule.pattern}"')
         return found
 
-    # ---- problems ----
-
-    def _report(self, missing: Sequence[str], unplaced: Sequence[str]) -> None:
-        if self.options.partial:
-            if self.target is not None and not any(key in self.target for s in self.steps for key in s.targets):
-                self.problems.append(PlanError("target-missing", "a partial load that fills no target at all"))
+    def _refuse_empty(self) -> None:
+        """Refuse a partial load that loads nothing."""
+        if not self.options.partial or self.target is None:
             return
-        for line in collapse(missing):
-            self.problems.append(self._missing(line))
-        for line in collapse(unplaced):
-            self.problems.append(self._unplaced(line))
+        if not any(key in self.target.specs for step in self.steps for key in step.targets):
+            self.problems.append(PlanError("target-missing", "a partial load that fills no target at all"))
 
-    def _missing(self, line: str) -> PlanError:
-        near = [key for key in nearest(line, self.source)]
-        return PlanError(
-            "target-missing", "nothing fills this target", where=line, got=f"nearest sources: {', '.join(near)}" if near else ""
-        )
 
-    def _unplaced(self, line: str) -> PlanError:
-        near = [key for key in nearest(line, self.target or ())]
-        return PlanError(
-            "source-unplaced",
-            "a source has no place in the target",
-            where=line,
-            got=f"nearest targets: {', '.join(near)}" if near else "",
-        )
+def _missing(line: str, source: Header) -> PlanError:
+    near = nearest(line, source)
+    got = f"nearest sources: {', '.join(near)}" if near else ""
+    return PlanError("target-missing", "nothing fills this target", where=line, got=got)
+
+
+def _unplaced(line: str, target: Header) -> PlanError:
+    near = nearest(line, target)
+    got = f"nearest targets: {', '.join(near)}" if near else ""
+    return PlanError("source-unplaced", "a source has no place in the target", where=line, got=got)
 
 
 def matching(pattern: str, keys: Iterable[str]) -> list[str]:

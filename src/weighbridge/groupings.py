@@ -266,7 +266,9 @@ class ErnieFuseAndSplitTextVisionExperts(Arguments):
 
 @dataclass(frozen=True, slots=True)
 class ErnieSplitAndDecoupleTextVisionExperts(Arguments):
-    """Cut each tensor into equal parts, one for each indexed target; take these apart, and append them in order.
+    """Cut each tensor into a part for each indexed target; take the parts apart, and append them in order.
+
+    The parts have the sizes of the targets where their shapes are known, and are equal otherwise.
 
     Args:
         stack_dim: The axis that vanishes.
@@ -280,7 +282,7 @@ class ErnieSplitAndDecoupleTextVisionExperts(Arguments):
         """Cut and unbind each lane's value."""
         if not lanes or not context.targets or any(lane.indexed or len(lane.values) != 1 for lane in lanes):
             raise arity_error("one tensor for each pattern, and targets", lanes)
-        parts = [self._cut(lane.values[0], len(context.targets)) for lane in lanes]
+        parts = [self._cut(lane.values[0], context) for lane in lanes]
         return tuple(
             Lane(
                 target, tuple(value for part in parts for value in _unbind(part[number], self.stack_dim)), indexed=True
@@ -288,9 +290,15 @@ class ErnieSplitAndDecoupleTextVisionExperts(Arguments):
             for number, target in enumerate(context.targets)
         )
 
-    def _cut(self, value: Value, parts: int) -> tuple[Value, ...]:
+    def _cut(self, value: Value, context: Context) -> tuple[Value, ...]:
         axis = checked_axis(self.concat_dim, len(value.shape))
-        return _cut(value, axis, _equal_sizes(value.shape[axis], parts))
+        stacked = checked_axis(self.stack_dim, len(value.shape))
+        wanted = [context.shape(number) for number in range(len(context.targets))]
+        # The targets lack the axis that vanishes; put it back to find the others at their places.
+        known = [(*shape[:stacked], 1, *shape[stacked:]) for shape in wanted if shape is not None]
+        if len(known) == len(wanted) and all(len(shape) == len(value.shape) for shape in known):
+            return _cut(value, axis, [shape[axis] for shape in known])
+        return _cut(value, axis, _equal_sizes(value.shape[axis], len(wanted)))
 
     def inverse(self) -> ErnieFuseAndSplitTextVisionExperts:
         """Return the operation that fuses the tensors."""

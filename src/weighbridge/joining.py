@@ -70,7 +70,7 @@ def _collect_family(
     problems: list[WeighbridgeError],
 ) -> None:
     """Put one family's keys into their groups; keys that differ only in the merged index share a lookup."""
-    slot = _slot(hit.index)
+    slot = _slot(hit.place)
     known: dict[tuple[int, ...], Group] = {}
     lane_count = len(rules.rules[hit.rule].pairs)
     for key, indices in members:
@@ -82,7 +82,7 @@ def _collect_family(
                 (hit.rule, outputs), Group(hit.rule, outputs, [{} for _ in range(lane_count)], fired)
             )
             known[outer] = group
-        place = 0 if not hit.index else int(hit.index) if slot is None else indices[slot]
+        place = 0 if not hit.place else int(hit.place) if slot is None else indices[slot]
         lane = group.lanes[hit.lane]
         if place in lane:
             group.fault = True
@@ -210,13 +210,11 @@ class Joiner:
         indexed = (rule.splits,) * len(rule.targets)
         context = Context(converter.target_patterns, known, indexed, config=self.config)
         lowered = lower(converter.operations, lanes, context)
-        program = Program(
+        return Program(
             tuple(spec for lane in specs for spec in lane),
             tuple(Output(temporary.dtype, temporary.layout) for temporary in lowered.temporaries),
             tuple(Output(value.dtype, value.layout) for lane in lowered.lanes for value in lane.values),
         )
-        program.prove()
-        return program
 
     def _is_complete(self, group: Group) -> bool:
         """Check that every lane has the same, unbroken indices; report what is missing."""
@@ -254,7 +252,7 @@ class Joiner:
         because = f"{problem.because}\n{name}" if problem.because else name
         form = {**problem.to_dict(), "because": because}
         form.setdefault("where", group.outputs[0].replace(FREE, "*"))
-        return type(problem)(**form)  # type: ignore[arg-type]
+        return type(problem)(**form)
 
 
 def _numbers(numbers: Iterable[int]) -> str:
@@ -269,9 +267,7 @@ def _lanes(converter: WeightConverter, specs: tuple[tuple[TensorSpec, ...], ...]
     slot = 0
     lanes = []
     for text, lane in zip(converter.source_patterns, specs, strict=True):
-        values = tuple(
-            Value(Layout.of(slot + number, spec.shape), spec.dtype) for number, spec in enumerate(lane)
-        )
+        values = tuple(Value(Layout.of(slot + number, spec.shape), spec.dtype) for number, spec in enumerate(lane))
         slot += len(lane)
         lanes.append(Lane(text, values, indexed))
     return tuple(lanes)

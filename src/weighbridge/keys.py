@@ -1,8 +1,9 @@
 """Keys as text: families of keys that differ only in their indices, natural order, short display, nearest names.
 
-A *template* stands for a family of keys. Each whole segment that is a canonical decimal integer becomes one placeholder
-character, `chr(0xE000 + slot)`, where `slot` counts the key's collapsed indices from the left; a rule that moves an index
-adds one more character behind it, `chr(0xEC00 + offset)`. Both lie in Unicode's private-use area, U+E000 to U+EFFF.
+A *template* stands for a family of keys. Each whole segment that is a canonical decimal integer becomes one
+placeholder character, `chr(0xE000 + slot)`, where `slot` counts the key's collapsed indices from the left; a rule that
+moves an index adds one more character behind it, `chr(0xEC00 + offset)`. Both lie in Unicode's private-use area, U+E000
+to U+EFFF.
 A rule is matched once against a template instead of once against each of its keys.
 """
 
@@ -45,8 +46,8 @@ Member = tuple[str, tuple[int, ...]]
 class Families(NamedTuple):
     """Keys by template.
 
-    `templates` holds the members of each template. `literal` holds the keys that contain a reserved character: they have
-    no template, and a pattern must be told to read them as they are (`match(key, literal=True)`).
+    `templates` holds the members of each template. `literal` holds the keys that contain a reserved character: they
+    have no template, and a pattern must be told to read them as they are (`match(key, literal=True)`).
     """
 
     templates: dict[str, list[Member]]
@@ -66,7 +67,7 @@ def _template(texts: tuple[str, ...]) -> str:
 
 
 def families(keys: Iterable[str], keep: frozenset[str] = frozenset()) -> Families:
-    """Group keys that differ only in their indices.
+    r"""Group keys that differ only in their indices.
 
     Args:
         keys: The keys, in any order; members keep it.
@@ -78,7 +79,7 @@ def families(keys: Iterable[str], keep: frozenset[str] = frozenset()) -> Familie
     Examples:
         >>> for template, members in families(["layers.0.w", "layers.12.w", "norm"]).templates.items():
         ...     print(ascii(template), members)
-        'layers.\\ue000.w' [('layers.0.w', (0,)), ('layers.12.w', (12,))]
+        'layers.\ue000.w' [('layers.0.w', (0,)), ('layers.12.w', (12,))]
         'norm' [('norm', ())]
     """
     split = _index_splitter(keep)
@@ -105,10 +106,10 @@ def _format_from(template: str) -> tuple[str, list[tuple[int, int]]]:
 
 @lru_cache(maxsize=4096)
 def expander(template: str) -> Callable[[tuple[int, ...]], str | None]:
-    """Prepare `expand` for many members of one template.
+    r"""Prepare `expand` for many members of one template.
 
     Examples:
-        >>> expander("layers.\\ue000.w")((7,))
+        >>> expander("layers.\ue000.w")((7,))
         'layers.7.w'
     """
     form, places = _format_from(template)
@@ -127,7 +128,7 @@ def expander(template: str) -> Callable[[tuple[int, ...]], str | None]:
 
 
 def expand(template: str, indices: tuple[int, ...]) -> str | None:
-    """Put indices into a template.
+    r"""Put indices into a template.
 
     Args:
         template: A template of `families`, as it is or rewritten.
@@ -137,14 +138,14 @@ def expand(template: str, indices: tuple[int, ...]) -> str | None:
         The key; None if an offset makes one of its indices negative, so that the rule does not hold for this member.
 
     Examples:
-        >>> expand("layers.\\ue000.w", (7,)), expand("layers.\\ue000\\uebff.w", (0,))
+        >>> expand("layers.\ue000.w", (7,)), expand("layers.\ue000\uebff.w", (0,))
         ('layers.7.w', None)
     """
     return expander(template)(indices)
 
 
 def is_sound(template: str, keep: frozenset[str] = frozenset()) -> bool:
-    """Tell whether a rewritten template still stands for its keys in every rule to come.
+    r"""Tell whether a rewritten template still stands for its keys in every rule to come.
 
     A rule such as `a.{i}` -> `a1{i}` makes one number out of two. One such as `a.{i}` -> `a.{i+1}` may make an integer
     that a later rule names. From there on each key must be rewritten alone.
@@ -154,9 +155,9 @@ def is_sound(template: str, keep: frozenset[str] = frozenset()) -> bool:
         keep: The integers that the rules to come name literally.
 
     Examples:
-        >>> is_sound("norm\\ue000.w"), is_sound("norm1\\ue000.w")
+        >>> is_sound("norm\ue000.w"), is_sound("norm1\ue000.w")
         (True, False)
-        >>> is_sound("norm.\\ue000\\uec01"), is_sound("norm.\\ue000\\uec01", frozenset("0"))
+        >>> is_sound("norm.\ue000\uec01"), is_sound("norm.\ue000\uec01", frozenset("0"))
         (True, False)
     """
     if template.isascii():
@@ -168,7 +169,7 @@ def shift_index(text: str, offset: int) -> str | None:
     """Add to an index: a canonical integer, or a template's placeholder.
 
     Returns:
-        The index, or None where it would be negative or the text is not a canonical integer (`007` would not come back).
+        The index, or None where it would be negative or the text is no canonical integer (`007` would not come back).
 
     Raises:
         PatternError: `pattern-syntax` if a template's offsets add up to more than `OFFSET_LIMIT`.
@@ -189,10 +190,10 @@ def shift_index(text: str, offset: int) -> str | None:
 
 
 def index_of(text: str) -> int | None:
-    """Give the slot of a template's index; None for a text that holds no placeholder.
+    r"""Give the slot of a template's index; None for a text that holds no placeholder.
 
     Examples:
-        >>> index_of("\\ue002\\uec01"), index_of("7")
+        >>> index_of("\ue002\uec01"), index_of("7")
         (2, None)
     """
     placeholder = _PLACEHOLDER.fullmatch(text)
@@ -224,8 +225,8 @@ def natural_key(key: str) -> tuple[tuple[int, int, str], ...]:
 def collapse(keys: Iterable[str]) -> list[str]:
     r"""Write a set of keys in few lines, in natural order.
 
-    `{0..3,5}` stands for each of these integers and `{down,up}` for each of these words, in every combination: a line never
-    covers a key that is not in the set. `\` stands before a brace, a comma in braces, or a `\`, of the keys themselves.
+    `{0..3,5}` stands for each of these integers and `{down,up}` for each of these words, in every combination: a line
+    never covers a key that is not in the set. `\` stands before a brace, a comma or a `\` of the keys themselves.
 
     Examples:
         >>> collapse(["layers.0.up", "layers.1.up", "layers.3.up", "layers.0.down", "norm"])
@@ -302,8 +303,8 @@ def _joined(rest: tuple[tuple[str, ...], ...], words: list[str]) -> Iterator[tup
 def nearest(key: str, candidates: Collection[str], count: int = 3) -> list[str]:
     """Find the existing keys that look most like `key`, best first.
 
-    Candidates are compared by family, so that 90,000 of them take a fraction of a second; of each family, the member with
-    the nearest indices is named.
+    Candidates are compared by family, so that 90,000 of them take a fraction of a second; of each family, the member
+    with the nearest indices is named.
 
     Args:
         key: The key that is not there.
@@ -316,7 +317,8 @@ def nearest(key: str, candidates: Collection[str], count: int = 3) -> list[str]:
     """
     ((wanted, indices),) = _shape(key)
     found = families(candidates)
-    by_template = {**{text: [(text, ())] for text in found.literal}, **found.templates}
+    alone: dict[str, list[Member]] = {text: [(text, ())] for text in found.literal}
+    by_template = alone | found.templates
     segments = set(wanted.split("."))
     likely = nlargest(
         64,

@@ -75,13 +75,16 @@ class Initialise:
 
 ExceptionRule = Drop | Carry | Initialise
 
+Rules = str | ExceptionRule | Iterable[str | ExceptionRule]
+"""Declared exceptions: rules, or patterns that become rules; one or several."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, init=False)
 class Mapping:
     """Say how one layout becomes another: transforms in order, and the declared exceptions.
 
     Args:
-        transforms: `WeightRenaming`, `GroupWeightRename`, `PrefixChange` and `WeightConverter` values, first to run first.
+        transforms: The transforms, in the order in which they run.
         name: What reports call this mapping.
         drop: `Drop` rules, or patterns.
         carry: `Carry` rules, or patterns.
@@ -101,19 +104,38 @@ class Mapping:
         'encoder'
     """
 
-    transforms: Any = ()
-    name: str = ""
-    drop: Any = ()
-    carry: Any = ()
-    initialise: Any = ()
-    base_prefix: str = ""
-    forward: Mapping | None = None
+    transforms: tuple[Transform, ...]
+    name: str
+    drop: tuple[Drop, ...]
+    carry: tuple[Carry, ...]
+    initialise: tuple[Initialise, ...]
+    base_prefix: str
+    forward: Mapping | None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "transforms", tuple(self.transforms))
-        for kind, field_name in ((Drop, "drop"), (Carry, "carry"), (Initialise, "initialise")):
-            object.__setattr__(self, field_name, exception_rules(kind, getattr(self, field_name)))
-        _check_transforms(self.transforms)
+    def __init__(
+        self,
+        transforms: Iterable[Transform] = (),
+        name: str = "",
+        *,
+        drop: Rules = (),
+        carry: Rules = (),
+        initialise: Rules = (),
+        base_prefix: str = "",
+        forward: Mapping | None = None,
+    ) -> None:
+        listed = tuple(transforms)
+        _check_transforms(listed)
+        values = {
+            "transforms": listed,
+            "name": name,
+            "drop": exception_rules(Drop, drop),
+            "carry": exception_rules(Carry, carry),
+            "initialise": exception_rules(Initialise, initialise),
+            "base_prefix": base_prefix,
+            "forward": forward,
+        }
+        for field_name, value in values.items():
+            object.__setattr__(self, field_name, value)
 
     def __iter__(self) -> Iterator[Transform]:
         return iter(self.transforms)

@@ -15,8 +15,8 @@ import torch
 from weighbridge.errors import PlanError, WeighbridgeError
 from weighbridge.execute import Slots, allocate, bind, check_ties, fill
 from weighbridge.render import Report
-from weighbridge.specs import Header, TensorSpec, dtype_named
-from weighbridge.storage.torch_tensors import torch_layout
+from weighbridge.specs import Header, TensorSpec
+from weighbridge.storage.torch_tensors import spec_of, torch_layout
 
 if TYPE_CHECKING:
     from weighbridge.plan import Plan
@@ -32,12 +32,16 @@ def module_header(model: torch.nn.Module) -> Header:
         >>> module_header(torch.nn.Linear(3, 2, bias=False))["weight"]
         TensorSpec(dtype='F32', shape=(2, 3))
     """
+    return _header_of(tensor_places(model))
+
+
+def _header_of(places: dict[str, Places]) -> Header:
     specs: dict[str, TensorSpec] = {}
     ties: dict[str, str] = {}
     first: dict[int, str] = {}
-    for key, tensor in named_tensors(model).items():
-        specs[key] = TensorSpec(dtype_named(str(tensor.dtype)).code, tuple(tensor.shape))
-        owner = first.setdefault(id(tensor), key)
+    for key, place in places.items():
+        specs[key] = spec_of(place.tensor)
+        owner = first.setdefault(id(place.tensor), key)
         if owner != key:
             ties[key] = ties[owner] = owner
     return Header(specs, ties=ties)
@@ -76,7 +80,7 @@ def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {key: places.tensor for key, places in tensor_places(model).items()}
 
 
-def load_into(plan: Plan, model: torch.nn.Module, source: Any = None, *, dtype: str | None = None) -> Report:
+def load_into(plan: Plan, model: torch.nn.Module, source: Any = None) -> Report:
     """Put a plan's targets into a model.
 
     Args:
@@ -84,8 +88,6 @@ def load_into(plan: Plan, model: torch.nn.Module, source: Any = None, *, dtype: 
         model: Its parameters and persistent buffers are set: in place where device and dtype already fit, else
             replaced by tensors of the plan's dtype on the model's device (on the CPU for meta tensors).
         source: What to read, if not what the plan was made on.
-        dtype: ``"model"`` to keep the dtype of each of the model's tensors (floating ones are cast), None to keep the
-            plan's.
 
     Returns:
         The plan's report.
@@ -95,22 +97,34 @@ def load_into(plan: Plan, model: torch.nn.Module, source: Any = None, *, dtype: 
         CheckpointError: `source-changed` and the codes of reading.
     """
     checkpoint = bind(plan, source)
-    header = module_header(model)
+    places = tensor_places(model)
+    header = _header_of(places)
     check_model(plan, header)
+    _check_initialised(plan, places)
     check_ties(plan, checkpoint, dict(header.ties))
-    current = tensor_places(model)
     with torch.no_grad():
         for step in plan.steps:
-            wanted = [key for key in step.targets if key in current]
-            if step.fate == "tied" or not wanted:
+            if step.fate == "tied" or not any(key in places for key in step.targets):
                 continue
             slots = Slots(step, checkpoint)
             for key, output in zip(step.targets, step.program.targets, strict=True):
-                if key in current:
-                    _set(current[key], output, slots, keep_dtype=dtype == "model")
+                if key in places:
+                    _set(places[key], output, slots)
     plan.binding.produced = weakref.ref(model)
     _loaded[model] = plan
     return Report(plan)
+
+
+def _check_initialised(plan: Plan, places: dict[str, Places]) -> None:
+    """Refuse to leave a tensor as it is that has no values at all."""
+    empty = [fated for fated in plan.initialised if fated.key in places and places[fated.key].tensor.is_meta]
+    if empty:
+        raise PlanError(
+            "model-mismatch",
+            "these parameters are to keep their values, and have none on the meta device",
+            got="\n".join(f"{fated.key}, initialised by {fated.by}" for fated in empty[:12]),
+            hint="make the model on a real device, or give the missing tensors",
+        )
 
 
 def loaded_plan(model: torch.nn.Module) -> Plan | None:
@@ -124,7 +138,7 @@ def check_model(plan: Plan, header: Header) -> None:
     Raises:
         PlanError: `model-mismatch`.
     """
-    accounted = {key: fate for key, fate in plan.target_fates()}
+    accounted = dict(plan.target_fates())
     problems: list[WeighbridgeError] = [
         PlanError("model-mismatch", "the plan says nothing of this parameter", where=key)
         for key in header
@@ -136,18 +150,18 @@ def check_model(plan: Plan, header: Header) -> None:
         if spec is None and not carried:
             problems.append(PlanError("model-mismatch", "the model has no such parameter", where=key))
         elif spec is not None and planned is not None and spec.shape != planned.shape:
-            shapes = {"expected": str(list(planned.shape)), "got": str(list(spec.shape))}
-            problems.append(PlanError("model-mismatch", "the model's shape is another", where=key, **shapes))
+            expected, got = str(list(planned.shape)), str(list(spec.shape))
+            problems.append(
+                PlanError("model-mismatch", "the model's shape is another", where=key, expected=expected, got=got)
+            )
     if problems:
         raise PlanError("model-mismatch", "the plan was not made for this model", problems=problems)
 
 
-def _set(places: Places, output: Output, slots: Slots, *, keep_dtype: bool) -> None:
+def _set(places: Places, output: Output, slots: Slots) -> None:
     """Fill one tensor of a model: in its own storage where that fits, else in a new one."""
-    current = places.tensor
-    made_dtype = torch_dtype(output.dtype)
-    dtype = current.dtype if keep_dtype and current.is_floating_point() else made_dtype
-    if current.device.type == "cpu" and current.dtype == dtype == made_dtype and current.is_contiguous():
+    current, dtype = places.tensor, torch_dtype(output.dtype)
+    if current.device.type == "cpu" and current.dtype == dtype and current.is_contiguous():
         fill(current.detach().view(-1), output.layout, slots, output.dtype)
         return
     made = allocate(output.spec)
@@ -155,7 +169,7 @@ def _set(places: Places, output: Output, slots: Slots, *, keep_dtype: bool) -> N
     if not current.is_meta and current.dtype == dtype:
         current.detach().copy_(made)
     else:
-        _replace(places, made.to(device="cpu" if current.is_meta else current.device, dtype=dtype))
+        _replace(places, made if current.is_meta else made.to(current.device))
 
 
 def _replace(places: Places, made: torch.Tensor) -> None:

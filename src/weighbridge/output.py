@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +11,7 @@ from weighbridge.errors import PlanError
 from weighbridge.execute import Slots, allocate, bind, fill, is_direct
 from weighbridge.files import FileImage
 from weighbridge.layout import windows
-from weighbridge.plan import DEFAULT_BUDGET_BYTES, Plan
+from weighbridge.plan import DEFAULT_BUDGET_BYTES, Made, Plan
 from weighbridge.program import Output
 from weighbridge.receipt import receipt_text
 from weighbridge.specs import DTYPES, TensorSpec
@@ -34,7 +34,7 @@ class Files(NamedTuple):
     """The files to write, and their index."""
 
     images: tuple[FileImage, ...]
-    index: IndexText | None
+    shard_index: IndexText | None
 
 
 def write(
@@ -73,29 +73,29 @@ def write(
     files = lay_out(plan, max_shard_size)
     receipt = receipt_text(plan, checkpoint)
     total = sum(image.size_bytes for image in files.images)
-    places = [place for place in (getattr(checkpoint, "root", None), *_origins(checkpoint)) if place is not None]
+    origin = find_origin(plan, checkpoint)
+    places = [place for place in (checkpoint.where, origin.where) if Path(place).exists()]
     with staged_directory(destination, sources=places, needed_bytes=total + len(receipt)) as output:
-        run = _Run(plan, checkpoint, memory_budget, progress, sum(plan.target[key].size_bytes for key in plan.target))
+        run = _Run(plan, checkpoint, memory_budget, progress, plan.target.size_bytes)
         for image in files.images:
             with output.create(image) as writer:
                 run.fill_file(writer, image)
-        copy_extras(checkpoint, output.path)
+        copy_extras(origin, output.path)
         checkpoint.check_unchanged()
-        if files.index is not None:
-            output.add_index(files.index)
+        if files.shard_index is not None:
+            output.add_index(files.shard_index)
         output.add_receipt(receipt)
     made = Path(destination)
     plan.binding.produced = lambda: made
     return made
 
 
-def _origins(checkpoint: Checkpoint) -> Iterator[Path]:
-    """Yield the files that are read, so that the destination can be kept apart from them."""
-    for key in checkpoint.header:
-        extent = checkpoint.extent(key)
-        if extent is not None:
-            yield extent.path.parent
-            return
+def find_origin(plan: Plan, checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint whose other files go with an output: a model has none, but what it was loaded from has."""
+    bound = plan.binding.source
+    while isinstance(bound, Made):
+        bound = bound.plan.binding.source
+    return checkpoint if checkpoint.extras or bound is None else bound
 
 
 def lay_out(plan: Plan, max_shard_size: int | str | None) -> Files:
@@ -112,8 +112,8 @@ def lay_out(plan: Plan, max_shard_size: int | str | None) -> Files:
     specs = dict(sorted(plan.target.specs.items()))
     shards = plan_shards(specs, max_shard_size)
     metadata = dict(plan.metadata) or {"format": "pt"}
-    images = tuple(build_image(name, {key: specs[key] for key in keys}, metadata) for name, keys in shards.files.items())
-    return Files(images, shards.index)
+    shares = {name: {key: specs[key] for key in keys} for name, keys in shards.files.items()}
+    return Files(tuple(build_image(name, share, metadata) for name, share in shares.items()), shards.index)
 
 
 class _Run:
@@ -203,5 +203,3 @@ class _Run:
             fill(part, window, slots, output.dtype)
             writer.write(offset + position * itemsize, bytes_of(part))
             position += window.numel
-
-

@@ -128,7 +128,8 @@ class Plan:
     @cached_property
     def target(self) -> Header:
         """Specs of all tensors that a run gives, by key; carried ones included, initialised ones not."""
-        pairs = ((key, out.spec) for step in self.steps for key, out in zip(step.targets, step.program.targets, strict=True))
+        written = (zip(step.targets, step.program.targets, strict=True) for step in self.steps)
+        pairs = ((key, output.spec) for step in written for key, output in step)
         return Header(dict(pairs) | {fated.key: fated.spec for fated in self.tied_targets}, self.metadata)
 
     @cached_property
@@ -323,11 +324,11 @@ class Plan:
 
         return explain(self, key)
 
-    def load_into(self, model: torch.nn.Module, source: Any = None, *, dtype: str | None = None) -> Report:
+    def load_into(self, model: torch.nn.Module, source: Any = None) -> Report:
         """Put the targets into a model's parameters and persistent buffers; see `weighbridge.modules.load_into`."""
         from weighbridge.modules import load_into
 
-        return load_into(self, model, source, dtype=dtype)
+        return load_into(self, model, source)
 
     def state_dict(self, source: Any = None) -> dict[str, torch.Tensor]:
         """Return all targets as a state dict; see `weighbridge.execute.state_dict`."""
@@ -370,11 +371,11 @@ def _step_back(step: Step, *, lossy: bool) -> Step:
 
 def _plan_from_form(form: MappingOf[str, Any]) -> Plan:
     programs = [program_from_dict(program) for program in form["programs"]]
-    fated = {
+    fated: dict[str, Any] = {
         name: tuple(Fated(key, TensorSpec(dtype, tuple(shape)), by) for key, dtype, shape, by in form[name])
         for name in _FATED_FIELDS
     }
-    files = {
+    files: dict[str, Any] = {
         name: FileSet.from_dict(form[name]) if form.get(name) is not None else None
         for name in ("source_files", "target_files")
     }

@@ -15,7 +15,6 @@ from typing import Any
 from weighbridge.errors import PlanError, WeighbridgeError
 from weighbridge.files import FileSet
 from weighbridge.fitting import Draft, draft_reading
-from weighbridge.keys import collapse
 from weighbridge.mapping import Carry, Drop, Initialise, Mapping, MappingLike, as_mapping, exception_rules
 from weighbridge.plan import Plan
 from weighbridge.readings import Reading, possible_readings
@@ -86,8 +85,9 @@ def compile_plan(
     declared = _declare(as_mapping(mapping), options)
     readings = possible_readings(declared, source, target, options.layout)
     drafts = [draft_reading(reading, source, target, options) for reading in readings]
-    chosen = _choose(drafts, options)
+    chosen = _choose(drafts, source, target, options)
     plan = replace(chosen.plan, source_files=files)
+    plan.check()
     if declared.forward is not None and chosen.reading.is_mapped:
         _prove_inverse(plan, declared, options)
     return plan
@@ -104,7 +104,7 @@ def _declare(mapping: Mapping, options: Options) -> Mapping:
     )
 
 
-def _choose(drafts: list[Draft], options: Options) -> Draft:
+def _choose(drafts: list[Draft], source: Header, target: Header | None, options: Options) -> Draft:
     """Take the one reading that fits; readings that come to the same steps are one."""
     fitting: list[Draft] = []
     for draft in drafts:
@@ -115,7 +115,7 @@ def _choose(drafts: list[Draft], options: Options) -> Draft:
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        raise _none_fits(drafts)
+        raise _none_fits(drafts, source, target)
     raise PlanError(
         "layout-ambiguous",
         "the checkpoint can be read in more than one layout",
@@ -131,7 +131,7 @@ def _describe(draft: Draft) -> str:
     return line + (f", such as {example.targets[0]} from {example.sources[0]}" if example else "")
 
 
-def _none_fits(drafts: list[Draft]) -> PlanError:
+def _none_fits(drafts: list[Draft], source: Header, target: Header | None) -> PlanError:
     """Report the nearest reading's problems in full, and the others in a line each."""
     nearest = min(drafts, key=lambda draft: len(draft.missing) + len(draft.unplaced))
     tried = [f"{draft.reading.name}: {_fault_line(draft)}" for draft in drafts]
@@ -140,15 +140,15 @@ def _none_fits(drafts: list[Draft]) -> PlanError:
         f'the mapping "{nearest.plan.mapping.name}" does not fit' if nearest.plan.mapping.name else "nothing fits",
         got="\n".join(tried),
         hint=_hint(nearest),
-        problems=nearest.problems,
+        problems=nearest.problems(source, target),
     )
 
 
 def _fault_line(draft: Draft) -> str:
-    counts = [(len(draft.missing), "targets missing"), (len(draft.unplaced), "sources left over")]
-    other = len(draft.problems) - len(collapse(draft.missing)) - len(collapse(draft.unplaced))
-    counts.append((max(other, 0), "other problems"))
-    return ", ".join(f"{count} {word}" for count, word in counts if count)
+    counts = ((len(draft.missing), "target"), (len(draft.unplaced), "source"), (len(draft.faults), "fault"))
+    words = {"target": "missing", "source": "left over", "fault": ""}
+    named = (f"{count:,} {word}{'s' * (count != 1)} {words[word]}".strip() for count, word in counts if count)
+    return ", ".join(named)
 
 
 def _hint(draft: Draft) -> str:
@@ -169,7 +169,7 @@ def _prove_inverse(plan: Plan, mapping: Mapping, options: Options) -> None:
     back = draft_reading(reading, produced, None, replace(options, dtype=None, partial=False))
     wanted = {(frozenset(step.targets), frozenset(step.sources)) for step in plan.steps}
     found = {(frozenset(step.sources), frozenset(step.targets)) for step in back.plan.steps}
-    problems = [*back.problems, *_differences(plan, back.plan, wanted, found)]
+    problems = [*back.faults, *_differences(plan, back.plan, wanted, found)]
     if problems:
         raise PlanError(
             "inverse-unproven",
@@ -224,5 +224,3 @@ def _renumber(program: Any, slots: list[int], order: list[int]) -> Any:
 def _start(copy: Any) -> int:
     start: int = copy.target_start
     return start
-
-

@@ -80,9 +80,7 @@ class Program:
     def casts(self) -> tuple[tuple[str, str], ...]:
         """The pairs of dtypes that copies convert between, each once."""
         slots = self.slots
-        found = {
-            (slots[copy.source].dtype, output.dtype) for output in self.outputs for copy in output.layout.copies
-        }
+        found = {(slots[copy.source].dtype, output.dtype) for output in self.outputs for copy in output.layout.copies}
         return tuple(sorted(pair for pair in found if pair[0] != pair[1]))
 
     @cached_property

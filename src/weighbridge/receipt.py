@@ -56,7 +56,8 @@ def read_receipt(directory: Path) -> Receipt:
         form = json.loads(path.read_bytes())
         found = form["format"], form["version"]
         if found != (RECEIPT_FORMAT, RECEIPT_VERSION):
-            raise CheckpointError("receipt-invalid", "this is no receipt of a known version", where=str(path), got=repr(found))
+            what = "this is no receipt of a known version"
+            raise CheckpointError("receipt-invalid", what, where=str(path), got=repr(found))
         return Receipt(Plan.from_dict(form["plan"]), form["source"], form["weighbridge"])
     except FileNotFoundError:
         raise CheckpointError(

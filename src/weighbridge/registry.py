@@ -10,6 +10,7 @@ import difflib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Final
 
@@ -118,7 +119,7 @@ class Registry:
             return self._mappings.get(name)
 
     def _entry_points(self) -> frozenset[str]:
-        return entry_points(group=ENTRY_POINT_GROUP).names if self.use_entry_points else frozenset()
+        return _entry_point_names() if self.use_entry_points else frozenset()
 
     def _load(self, name: str) -> Mapping:
         found = list(entry_points(group=ENTRY_POINT_GROUP, name=name))
@@ -138,6 +139,12 @@ class Registry:
             got="nearest: " + ", ".join(near) if near else f"{len(list(self))} registered names, none alike",
             hint="weighbridge.register(name, transforms), or give a mapping file as path.py:NAME",
         )
+
+
+@cache
+def _entry_point_names() -> frozenset[str]:
+    """Names that installed packages ship; read once, since that opens a file for each package."""
+    return frozenset(entry_points(group=ENTRY_POINT_GROUP).names)
 
 
 default_registry: Final = Registry()

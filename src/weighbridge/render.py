@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
-from weighbridge.keys import collapse, natural_key, nearest
 from weighbridge.copies import Copy
+from weighbridge.keys import collapse, natural_key, nearest
 from weighbridge.plan import DEFAULT_BUDGET_BYTES, Fate, Plan, Step
 from weighbridge.specs import Shape
 from weighbridge.tracing import Rules, match_rule, prepare, write_name
@@ -232,9 +233,9 @@ def explain(plan: Plan, key: str) -> Explanation:
     Returns:
         Everything that is known about the key.
     """
-    fates = {side: dict(entries) for side, entries in (("source", plan.source_fates()), ("target", plan.target_fates()))}
+    fates = {"source": dict(plan.source_fates()), "target": dict(plan.target_fates())}
     sides = tuple(side for side, known in fates.items() if key in known)
-    numbers = dict.fromkeys(fate.step for side in sides if (fate := fates[side][key]).step is not None)
+    numbers = dict.fromkeys(fates[side][key].step for side in sides)
     steps = [plan.steps[number] for number in numbers if number is not None]
     near = () if sides else tuple(dict.fromkeys([*nearest(key, plan.source), *nearest(key, plan.target)]))
     traced = key if "source" in sides or not steps else steps[0].sources[0]
@@ -315,7 +316,7 @@ def region(copy: Copy, shape: Shape, *, of_target: bool) -> str:
     low = _coordinates(start, shape)
     high = _coordinates(start + sum((size - 1) * stride for size, stride in strides), shape)
     extents = [b - a + 1 for a, b in zip(low, high, strict=True)]
-    ascending = all(a[1] >= b[1] for a, b in zip(strides, strides[1:], strict=False))
+    ascending = all(outer[1] >= inner[1] for outer, inner in pairwise(strides))
     if min(extents, default=1) > 0 and prod(extents) == prod(size for size, _ in strides):
         axes = (_interval(a, n, whole) for a, n, whole in zip(low, extents, shape, strict=True))
         return f"[{', '.join(axes)}]" + ("" if ascending else " re-ordered")

@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 class DType(NamedTuple):
     """One dtype of the safetensors format.
 
-    `exponent_bits` and `mantissa_bits` (fraction bits, without the implicit one) describe a float; both are 0 for others.
+    `exponent_bits` and `mantissa_bits` (without the implicit one) describe a float; both are 0 for others.
     """
 
     code: str

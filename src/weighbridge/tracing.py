@@ -60,11 +60,11 @@ class Rules:
 
 
 class Hit(NamedTuple):
-    """A converter that fired: its number, the lane that matched, the merged index, and the names it writes."""
+    """A converter that fired: its number, the lane that matched, the merged index's text, and the names it writes."""
 
     rule: int
     lane: int
-    index: str
+    place: str
     outputs: tuple[str, ...]
 
 
@@ -140,15 +140,13 @@ def _trace_family(
         trace = trace_name(rules, name, start, converters=converters, literal=False)
     except WeighbridgeError as problem:
         return problem
-    written = (trace.name,) if trace.hit is None else (*trace.hit.outputs, trace.hit.index)
+    written = (trace.name,) if trace.hit is None else (*trace.hit.outputs, trace.hit.place)
     if not trace.fired or all(_SHIFTED.isdisjoint(text) for text in written):
         return trace if all(map(is_sound, written)) else None
     return None
 
 
-def trace_name(
-    rules: Rules, name: str, start: int = 0, *, converters: bool = True, literal: bool = True
-) -> Trace:
+def trace_name(rules: Rules, name: str, start: int = 0, *, converters: bool = True, literal: bool = True) -> Trace:
     """Run the rules over one name, or over the template of a family (which is not `literal`).
 
     Raises:
@@ -183,7 +181,11 @@ def match_rule(rules: Rules, rule: Rule, name: str, *, literal: bool = True) -> 
     inner = strip_scope(rule.scope, name)
     if inner is None:
         return None
-    found = [(lane, m) for lane, (source, _) in enumerate(rule.pairs) if (m := source.match(inner, literal=literal)) is not None]
+    found = [
+        (lane, m)
+        for lane, (source, _) in enumerate(rule.pairs)
+        if (m := source.match(inner, literal=literal)) is not None
+    ]
     if not found:
         return None
     if len(found) > 1:

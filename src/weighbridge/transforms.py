@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from weighbridge.arity import Arity
 from weighbridge.errors import MappingError, PatternError, WeighbridgeError
-from weighbridge.ops import invert as invert_operations
+from weighbridge.ops import OPERATIONS, Operation, invert as invert_operations
 from weighbridge.pattern import Pattern, check_rewrite, invert, is_one_way
 
 Patterns = str | Iterable[str]
@@ -29,27 +29,36 @@ Pair = tuple[Pattern, Pattern]
 
 
 def _texts(patterns: Patterns) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    texts = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    if any(type(text) is not str for text in texts):
+        raise MappingError("mapping-invalid", "a pattern is a text", got=repr(texts))
+    return texts
 
 
 def _mount(scope: str, inner: str) -> str:
     return ".".join(part for part in (scope, inner) if part)
 
 
-def _freeze(transform: Transform) -> None:
-    """Turn the patterns of a new transform into tuples, and check what every kind has in common."""
-    for name in ("source_patterns", "target_patterns"):
-        texts = _texts(getattr(transform, name))
-        object.__setattr__(transform, name, texts)
-        if not texts or not all(isinstance(text, str) and text for text in texts):
+def _set(transform: Transform, **values: object) -> None:
+    """Set the fields of a new frozen value."""
+    for name, value in values.items():
+        object.__setattr__(transform, name, value)
+
+
+def _set_sides(transform: Transform, sources: Patterns, targets: Patterns, scope: str) -> None:
+    """Set what all transforms with patterns have in common, and check it."""
+    sides = {"source_patterns": _texts(sources), "target_patterns": _texts(targets)}
+    for name, texts in sides.items():
+        if not texts or not all(texts):
             raise MappingError("mapping-invalid", f"{name} needs at least one pattern, none empty", got=repr(texts))
-    if len(set(transform.source_patterns)) != len(transform.source_patterns):
-        raise MappingError("mapping-invalid", "a source pattern stands twice", got=repr(transform.source_patterns))
+    if len(set(sides["source_patterns"])) != len(sides["source_patterns"]):
+        raise MappingError("mapping-invalid", "a source pattern stands twice", got=repr(sides["source_patterns"]))
+    _set(transform, **sides, scope=scope)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class WeightRenaming:
-    """Give keys that match `source_patterns` the name `target_patterns`.
+    r"""Give keys that match `source_patterns` the name `target_patterns`.
 
     Args:
         source_patterns: One pattern or several alternatives; a key may match only one of them.
@@ -61,19 +70,19 @@ class WeightRenaming:
         MappingError: `mapping-invalid`.
 
     Examples:
-        >>> rename = WeightRenaming(r"^language_model\\.model", "model.language_model")
+        >>> rename = WeightRenaming(r"^language_model\.model", "model.language_model")
         >>> rename_key(rename, "language_model.model.norm.weight")
         'model.language_model.norm.weight'
         >>> rename.inverse().source_patterns
         ('^model.language_model',)
     """
 
-    source_patterns: Any
-    target_patterns: Any
-    scope: str = ""
+    source_patterns: tuple[str, ...]
+    target_patterns: tuple[str, ...]
+    scope: str
 
-    def __post_init__(self) -> None:
-        _freeze(self)
+    def __init__(self, source_patterns: Patterns, target_patterns: Patterns, scope: str = "") -> None:
+        _set_sides(self, source_patterns, target_patterns, scope)
         if len(self.target_patterns) != 1:
             raise MappingError(
                 "mapping-invalid",
@@ -96,7 +105,7 @@ class WeightRenaming:
         return WeightRenaming(source.text, target.text, scope=self.scope)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class GroupWeightRename:
     """Rename several names at once; pair `i` turns source pattern `i` into target pattern `i`.
 
@@ -118,12 +127,12 @@ class GroupWeightRename:
         ['norm2.weight', 'norm1.weight']
     """
 
-    source_patterns: Any
-    target_patterns: Any
-    scope: str = ""
+    source_patterns: tuple[str, ...]
+    target_patterns: tuple[str, ...]
+    scope: str
 
-    def __post_init__(self) -> None:
-        _freeze(self)
+    def __init__(self, source_patterns: Patterns, target_patterns: Patterns, scope: str = "") -> None:
+        _set_sides(self, source_patterns, target_patterns, scope)
         if len(self.source_patterns) != len(self.target_patterns):
             raise MappingError(
                 "mapping-invalid",
@@ -200,7 +209,7 @@ class PrefixChange:
         return PrefixChange(self.prefix_to_remove, self.prefix_to_add, self.model_prefix, self.scope)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class WeightConverter:
     """Turn the tensors that match `source_patterns` into those named `target_patterns`, by operations.
 
@@ -218,6 +227,7 @@ class WeightConverter:
         MappingError: `mapping-invalid`.
 
     Examples:
+        >>> from weighbridge.groupings import Concatenate, MergeModulelist
         >>> experts = WeightConverter(
         ...     ["experts.*.gate_proj.weight", "experts.*.up_proj.weight"],
         ...     "experts.gate_up_proj",
@@ -227,16 +237,25 @@ class WeightConverter:
         (Chunk(dim=1, num_shards_attribute=None), SplitModulelist(dim=0))
     """
 
-    source_patterns: Any
-    target_patterns: Any
-    operations: Any
-    scope: str = ""
+    source_patterns: tuple[str, ...]
+    target_patterns: tuple[str, ...]
+    operations: tuple[Operation, ...]
+    scope: str
 
-    def __post_init__(self) -> None:
-        _freeze(self)
-        object.__setattr__(self, "operations", tuple(self.operations))
+    def __init__(
+        self,
+        source_patterns: Patterns,
+        target_patterns: Patterns,
+        operations: Iterable[Operation],
+        scope: str = "",
+    ) -> None:
+        _set_sides(self, source_patterns, target_patterns, scope)
+        _set(self, operations=tuple(operations))
         if not self.operations:
             raise MappingError("mapping-invalid", "a converter needs at least one operation")
+        strange = [operation for operation in self.operations if not isinstance(operation, OPERATIONS)]
+        if strange:
+            raise MappingError("mapping-invalid", "this is no operation", got=repr(strange[0]))
         self.arity.check()
         for source in map(Pattern.parse, self.source_patterns):
             for target in map(Pattern.parse, self.target_patterns):
@@ -285,7 +304,8 @@ def rename_key(transform: Transform, key: str) -> str | None:
     if not found:
         return None
     if len(found) > 1:
-        raise MappingError("rule-overlap", "two patterns of one rename match this key", where=key, because=str(transform))
+        what = "two patterns of one rename match this key"
+        raise MappingError("rule-overlap", what, where=key, because=describe(transform))
     match, target = found[0]
     filled = target.fill(match.captures)
     if filled is None:

@@ -20,7 +20,7 @@ WINDOW_BYTES: Final = 4 * 2**20
 class Difference(NamedTuple):
     """One tensor that differs.
 
-    `first` is the place of the first differing element, `count` the number of elements that differ; both are empty
+    `first` is the place of the first differing element, `differing` the number of elements that differ; both are empty
     where the specs differ already.
     """
 
@@ -28,13 +28,13 @@ class Difference(NamedTuple):
     first_spec: TensorSpec
     second_spec: TensorSpec
     first: tuple[int, ...] | None = None
-    count: int = 0
+    differing: int = 0
 
     def __str__(self) -> str:
         if self.first is None:
             return f"{self.key}: {self.first_spec} against {self.second_spec}"
         place = f"first at [{', '.join(map(str, self.first))}]"
-        return f"{self.key} {self.first_spec}: {self.count:,} of {self.first_spec.numel:,} elements differ, {place}"
+        return f"{self.key} {self.first_spec}: {self.differing:,} of {self.first_spec.numel:,} elements differ, {place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Verification:
                     "first_spec": str(found.first_spec),
                     "second_spec": str(found.second_spec),
                     "first": None if found.first is None else list(found.first),
-                    "count": found.count,
+                    "differing": found.differing,
                 }
                 for found in self.differences
             ],

@@ -122,7 +122,7 @@ def check_references(nodes: Nodes) -> None:
     """Check that a source refers only to captures before the reference.
 
     Raises:
-        PatternError: `pattern-reference` for a name that is not bound, `pattern-syntax` for a second offset of an index.
+        PatternError: `pattern-reference` for a name that is not bound, `pattern-syntax` for one with two offsets.
     """
     bound: dict[str, Capture] = {}
     for node in walk(nodes):
@@ -219,7 +219,7 @@ def literal_indices(nodes: Nodes) -> frozenset[str]:
 def is_collapsible(nodes: Nodes) -> bool:
     """Tell whether a match cannot depend on the digits of an index, so that templates may stand for keys.
 
-    It can where two parts share one run of digits, where a class takes some digits or a number of them, where an index is
+    It can where two parts share one run of digits, where a class takes only some digits or only one, where an index is
     compared with another one, and where it is compared with an offset.
     """
     return _parts_collapse(nodes, _DOT, _DOT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from weighbridge.errors import PatternError
 from weighbridge.pattern.compile import ANCHORED, CLOSED, EMPTY, OPEN, SEGMENT_END, SEGMENT_START, edge_signs
@@ -192,10 +193,9 @@ def _turn_source(node: Node, names: dict[str, str]) -> Node:
 
 
 def _has_touching(nodes: Nodes) -> bool:
-    pairs = zip(nodes, nodes[1:], strict=False)
     return any(
         isinstance(left, Capture) and isinstance(right, Capture) and _is_loose(left) and _is_loose(right)
-        for left, right in pairs
+        for left, right in pairwise(nodes)
     )
 
 

@@ -39,7 +39,8 @@ class Match(NamedTuple):
 class Pattern:
     r"""A key pattern, for either side of a rule.
 
-    Two patterns are equal if their trees are: `a\.b` equals `a.b`. `str` gives the canonical text, `text` the given one.
+    Two patterns are equal if their trees are: `a\.b` equals `a.b`. `str` gives the canonical text, `text` the given
+    one.
 
     Examples:
         >>> pattern = Pattern.parse(r"layers.{layer:int}.(q|k)_proj")
@@ -97,7 +98,7 @@ class Pattern:
             The text; None where an offset makes an index negative, or meets one that is not canonical.
 
         Raises:
-            PatternError: `pattern-reference` if a capture has no text, or the pattern has parts that do not say what to write.
+            PatternError: `pattern-reference` if a capture has no text, or a part does not say what to write.
         """
         parts: list[str] = []
         for piece in self._pieces:

@@ -131,13 +131,14 @@ class _Parser:
             case "^" | "$":
                 return self.edge(before)
             case "?" | "+" | "]" | "}" as char:
-                self.fail(
-                    "this character repeats nothing" if char in "?+" else "this bracket closes nothing",
-                    hint=f"write \\{char} for the character itself",
-                )
+                self.refuse_stray(char)
             case char:
                 self.at += 1
-                return (Text(char),)
+        return (Text(char),)
+
+    def refuse_stray(self, char: str) -> NoReturn:
+        what = "this character repeats nothing" if char in "?+" else "this bracket closes nothing"
+        self.fail(what, hint=f"write \\{char} for the character itself")
 
     def edge(self, before: list[Node]) -> Nodes:
         at_end = self.peek() == "$"

@@ -18,9 +18,9 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Chars:
-    """One character of a class, or several.
+    r"""One character of a class, or several.
 
-    `members` is `.` (any character), `\\d`, `\\w` or a class in brackets; `repeat` is empty, `?`, `+` or `*`.
+    `members` is `.` (any character), `\d`, `\w` or a class in brackets; `repeat` is empty, `?`, `+` or `*`.
     """
 
     members: str

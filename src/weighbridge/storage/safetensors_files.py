@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -210,8 +212,7 @@ def _assemble(
     places: dict[str, _Place] = {}
     for file, head in zip(files, heads, strict=True):
         specs.update(head.specs)
-        path = file.path
-        places.update((placed.key, (path, placed)) for placed in head.tensors)
+        places.update(zip(map(itemgetter(0), head.tensors), zip(repeat(file.path), head.tensors), strict=False))
     images = (
         FileImage(file.name, file.stamp.size_bytes, file.head, head.tensors)
         for file, head in zip(files, heads, strict=True)

@@ -245,14 +245,15 @@ def _read_slowly(entry: object) -> _Entry:
         raise CheckpointError("header-invalid", "data_offsets is not a pair", got=f"{len(offsets)} numbers")
     start, stop = offsets
     if stop - start != spec.size_bytes:
-        expected, got = f"{spec.size_bytes:,} bytes for {spec}", f"bytes [{shorten_number(start)}, {shorten_number(stop)})"
+        expected, got = (
+            f"{spec.size_bytes:,} bytes for {spec}",
+            f"bytes [{shorten_number(start)}, {shorten_number(stop)})",
+        )
         raise CheckpointError("tensor-bounds", "the offsets do not match the shape", expected=expected, got=got)
     return spec, start, stop
 
 
-def _place_tensors(
-    entries: dict[str, _Entry], data_start: int, file_size_bytes: int, where: str
-) -> tuple[Placed, ...]:
+def _place_tensors(entries: dict[str, _Entry], data_start: int, file_size_bytes: int, where: str) -> tuple[Placed, ...]:
     """Check that the tensors' bytes follow one another from the header's end to the file's end."""
     order = sorted([(start, stop, key) for key, (_, start, stop) in entries.items()])
     position = 0

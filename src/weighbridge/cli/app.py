@@ -1,0 +1,266 @@
+"""The commands. Each reads its arguments, calls the library, and prints what came of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, cast
+
+import typer
+
+from weighbridge import api
+from weighbridge._version import __version__
+from weighbridge.cli.explaining import explain_unfit
+from weighbridge.cli.inspection import Inspection, describe_tensor, tensor_lines
+from weighbridge.cli.options import (
+    DestinationArgument,
+    FullOption,
+    MappingArgument,
+    PlanOptions,
+    SourceArgument,
+    size_option,
+    spread,
+)
+from weighbridge.cli.output import (
+    DIFFERENT,
+    EXIT_CODES,
+    INTERRUPTED,
+    TERMINATED,
+    Output,
+    exit_code,
+    print_lines,
+    reporting,
+)
+from weighbridge.cli.progress import progress_bar
+from weighbridge.errors import DestinationError, PlanError
+from weighbridge.plan import DEFAULT_BUDGET_BYTES, Plan
+from weighbridge.receipt import read_receipt
+from weighbridge.render import Explanation, format_bytes
+
+# Typer brings its own copy of click or needs the real one, by its version: this is the right class in both.
+_UsageError = cast("type[Exception]", typer.BadParameter.__base__)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status:\n" + "\n".join(f"{code:>5}  {meaning}" for code, meaning in EXIT_CODES.items()),
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_lines([f"weighbridge {__version__}"])
+        raise typer.Exit
+
+
+@app.callback()
+def _weighbridge(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Move model weights between layouts, both ways, and account for every byte."""
+
+
+@app.command()
+@spread
+def inspect(
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="What to look at; only headers are read.")],
+    output: Output,
+    full: FullOption = False,
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Describe this tensor alone.")] = None,
+) -> None:
+    """Say what a checkpoint holds: files, tensors, dtypes, and its keys with like ones in one line.
+
+    Example: weighbridge inspect model/
+    """
+    with reporting(output):
+        checkpoint = api.open(place)
+        if key is not None:
+            form = describe_tensor(checkpoint, key)
+            output.give(lambda: form, tensor_lines(form))
+            return
+        found = Inspection(checkpoint, full)
+        output.give(found.to_dict, found.lines(), found.pretty)
+
+
+@app.command()
+@spread
+def plan(
+    source: SourceArgument,
+    mapping: MappingArgument,
+    options: PlanOptions,
+    output: Output,
+    full: FullOption = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plan as JSON into a new file.")] = None,
+) -> None:
+    """Compile a plan and print its report; no tensor is read, nothing is converted.
+
+    Example: weighbridge plan model/ qwen3_moe --target other/model.safetensors
+    """
+    with reporting(output, full=full):
+        made = options.make_plan(source, options.mapping(mapping))
+        if out is not None:
+            _write_new(out, made.to_json())
+        output.give(made.report.to_dict, made.report.lines(full=full))
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.expanduser().open("x", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except FileExistsError:
+        hint = "remove it, or choose another name; nothing is ever overwritten"
+        raise DestinationError("destination-exists", "this file is already there", where=str(path), hint=hint) from None
+    except OSError as problem:
+        raise DestinationError(
+            "write-failed", "this file cannot be written", where=str(path), got=problem.strerror or str(problem)
+        ) from None
+
+
+@app.command()
+@spread
+def explain(
+    source: SourceArgument,
+    mapping: MappingArgument,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A key of the source or of the target.")],
+    options: PlanOptions,
+    output: Output,
+    full: FullOption = False,
+) -> None:
+    """Say why a key goes where it goes: every rule tried on it, and the copies that touch it.
+
+    If the mapping does not fit, the problems are printed and the key is explained all the same.
+
+    Example: weighbridge explain model/ qwen3_moe model.layers.0.mlp.experts.gate_up_proj
+    """
+    with reporting(output):
+        found = options.mapping(mapping)
+        checkpoint = api.open(source)
+        try:
+            answer = options.make_plan(checkpoint, found).explain(key)
+        except PlanError as problem:
+            target = api.open(options.target).header if options.target else None
+            _explain_failure(output, problem, explain_unfit(found, checkpoint.header, target, key), full)
+        output.give(answer.to_dict, str(answer).split("\n"))
+
+
+def _explain_failure(output: Output, problem: PlanError, answer: Explanation, full: bool) -> NoReturn:
+    output.fail(problem, full=full, beside={"explanation": answer.to_dict()})
+    if not output.as_json:
+        output.give(answer.to_dict, ["", *str(answer).split("\n")])
+    raise typer.Exit(exit_code(problem))
+
+
+@app.command()
+@spread
+def convert(
+    source: SourceArgument,
+    destination: DestinationArgument,
+    mapping: MappingArgument,
+    options: PlanOptions,
+    output: Output,
+    max_shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest size of a new file, such as 5GB; none for a single file.")
+    ] = "5GB",
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Size of the buffers held at a time, such as 256MB.")
+    ] = None,
+) -> None:
+    """Convert a checkpoint into a new directory, which appears whole or not at all.
+
+    Example: weighbridge convert model/ converted/ qwen3_moe
+    """
+    with reporting(output):
+        sizes = {
+            "max_shard_size": None if max_shard_size == "none" else size_option("--max-shard-size", max_shard_size),
+            "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
+        }
+        made = options.make_plan(source, options.mapping(mapping))
+        _write(output, made, destination, "converting", sizes)
+        output.give(lambda: _written_form(made, destination), _written_lines(made, destination))
+
+
+@app.command()
+@spread
+def revert(source: SourceArgument, destination: DestinationArgument, output: Output) -> None:
+    """Undo a conversion by the receipt that it left: the files it came from, byte for byte.
+
+    Example: weighbridge revert converted/ back/
+    """
+    with reporting(output):
+        checkpoint = api.open(source)
+        back = read_receipt(Path(source).expanduser()).plan.inverse(checkpoint)
+        _write(output, back, destination, "reverting", {})
+        output.give(lambda: _written_form(back, destination), _written_lines(back, destination))
+
+
+def _write(output: Output, made: Plan, destination: str, word: str, options: dict[str, Any]) -> None:
+    with progress_bar(output, word) as progress:
+        made.write(destination, progress=progress, **options)
+
+
+def _written_form(made: Plan, destination: str) -> dict[str, Any]:
+    report = made.report.to_dict()
+    del report["steps"]
+    return {"destination": destination, "files": sorted(file.name for file in Path(destination).iterdir()), **report}
+
+
+def _written_lines(made: Plan, destination: str) -> Iterator[str]:
+    written = made.report.to_dict()["written_bytes"]
+    yield f"wrote     {destination}: {len(made.target):,} tensors, {format_bytes(written)}"
+    way = f"weighbridge revert {destination} BACK" if made.is_exact else "lossy: " + "; ".join(made.lossy_reasons)
+    yield f"way back  {way}"
+
+
+@app.command()
+@spread
+def verify(
+    first: Annotated[str, typer.Argument(metavar="A", help="One checkpoint.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The other one; files and shards may differ.")],
+    output: Output,
+    full: FullOption = False,
+) -> None:
+    """Compare two checkpoints exactly, tensor by tensor; the exit status is 1 if they differ.
+
+    Example: weighbridge verify model/ back/
+    """
+    with reporting(output):
+        result = api.verify(first, second)
+        limit = {"limit": len(result.differences)} if full else {}
+        output.give(result.to_dict, result.lines(**limit))
+        if not result:
+            raise typer.Exit(DIFFERENT)
+
+
+def main() -> NoReturn:
+    """Run the command with the process's arguments, and end the process with its status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = app(prog_name="weighbridge", standalone_mode=False)
+    except _UsageError as problem:
+        status = _refuse(problem)
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    sys.exit(status or 0)
+
+
+def _terminate(*_: Any) -> NoReturn:
+    """End by an exception, so that what is half written is removed."""
+    sys.exit(TERMINATED)
+
+
+def _refuse(problem: Any) -> int:
+    """Print what is wrong with the arguments."""
+    if "--json" in sys.argv:
+        print_lines([json.dumps({"error": {"code": "usage", "what": problem.format_message()}})])
+    else:
+        problem.show()
+    return int(problem.exit_code)

@@ -1,0 +1,75 @@
+"""Explain a key of a plan that could not be made: that is when one most needs to know what the rules did to it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from weighbridge.errors import WeighbridgeError
+from weighbridge.fitting import draft_reading
+from weighbridge.keys import nearest
+from weighbridge.mapping import Mapping
+from weighbridge.plan import Plan
+from weighbridge.planning import Options
+from weighbridge.readings import Reading
+from weighbridge.render import Explanation, Tried, explain, try_rules
+from weighbridge.specs import Header
+
+
+def explain_unfit(mapping: Mapping, source: Header, target: Header | None, key: str) -> Explanation:
+    """Explain a key though the mapping does not fit.
+
+    The mapping is run without a target, so that the names it gives are known wherever it gives any.
+
+    Args:
+        mapping: The mapping.
+        source: Specs of the checkpoint's tensors.
+        target: Specs of the tensors that are wanted, if any.
+        key: A key of either side, or one that is nowhere.
+
+    Returns:
+        What the rules make of the key. `nearest` names what it, or what it becomes, was perhaps meant to be.
+    """
+    draft = draft_reading(Reading("mapped", mapping, is_mapped=True), source, None, Options()).plan
+    found = _try_explain(draft, key)
+    sides = (("source", source), ("target", target or ()))
+    return Explanation(
+        key,
+        tuple(name for name, header in sides if key in header),
+        (),
+        found.sources,
+        found.targets,
+        found.tried,
+        found.copies,
+        tuple(dict.fromkeys(_near(key, found.targets, source, target, draft))),
+    )
+
+
+def _try_explain(draft: Plan, key: str) -> Explanation:
+    try:
+        return explain(draft, key)
+    except WeighbridgeError as problem:
+        return Explanation(key, (), (), (), (), _tried(draft, key, problem), (), ())
+
+
+def _tried(draft: Plan, key: str, problem: WeighbridgeError) -> tuple[Tried, ...]:
+    """Keep the rules that could be tried before one of them failed."""
+    tried: list[Tried] = []
+    try:
+        tried.extend(try_rules(draft, key))
+    except WeighbridgeError as failure:
+        problem = failure
+    return (*tried, Tried(problem.headline, "failed", key, ()))
+
+
+def _near(key: str, becomes: Iterable[str], source: Header, target: Header | None, draft: Plan) -> Iterable[str]:
+    """Yield names like the key: those that it could have come from, and those that it could have become."""
+    if key not in source:
+        yield from nearest(key, _produced(draft))
+        yield from nearest(key, source)
+    for name in becomes or (key,):
+        if target is not None and name not in target:
+            yield from nearest(name, target)
+
+
+def _produced(draft: Plan) -> Collection[str]:
+    return draft.step_of_target

@@ -1,0 +1,210 @@
+"""What the command prints, and the status that it ends with.
+
+Text goes to stdout, errors and progress to stderr. A terminal gets colours and tables; anything else, and any
+environment with NO_COLOR, gets plain lines, in which nothing is cut or wrapped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from weighbridge.errors import (
+    CheckpointError,
+    DestinationError,
+    PlanError,
+    RegistryError,
+    VerifyError,
+    WeighbridgeError,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+DONE: Final = 0
+DIFFERENT: Final = 1
+WRONG_USAGE: Final = 2
+NO_FIT: Final = 3
+BAD_SOURCE: Final = 4
+BAD_DESTINATION: Final = 5
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+TERMINATED: Final = 143
+
+EXIT_CODES: Final[dict[int, str]] = {
+    DONE: "done; for verify: equal",
+    DIFFERENT: "verify found a difference",
+    WRONG_USAGE: "wrong usage, or there is no such mapping",
+    NO_FIT: "the mapping does not fit, or has no inverse",
+    BAD_SOURCE: "a source is missing, damaged or unsafe",
+    BAD_DESTINATION: "the destination cannot be written",
+    INTERRUPTED: "interrupted; nothing is left behind",
+    BROKEN_PIPE: "the reader of the output went away",
+    TERMINATED: "terminated; nothing is left behind",
+}
+"""Each status that the command ends with, and what it means."""
+
+_USAGE_CODES: Final = {"usage", "mapping-file", "mapping-not-found", "budget-too-small"}
+
+
+def exit_code(problem: WeighbridgeError) -> int:
+    """Choose the status for an error.
+
+    Examples:
+        >>> exit_code(CheckpointError("file-truncated", "the file ends too soon"))
+        4
+    """
+    if problem.code in _USAGE_CODES or isinstance(problem, RegistryError):
+        return WRONG_USAGE
+    kinds = {VerifyError: DIFFERENT, CheckpointError: BAD_SOURCE, DestinationError: BAD_DESTINATION}
+    return next((code for kind, code in kinds.items() if isinstance(problem, kind)), NO_FIT)
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    """Tell whether colours and tables are welcome on a stream."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def visible(line: str) -> str:
+    r"""Escape what a line must not do to a terminal: control characters, and those that reverse or hide text.
+
+    Examples:
+        >>> print(visible("a.\x1b[31mweight"))
+        a.\x1b[31mweight
+    """
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def error_form(problem: WeighbridgeError) -> dict[str, Any]:
+    """Return the JSON form of an error, with the single problems of a plan."""
+    form: dict[str, Any] = dict(problem.to_dict())
+    if isinstance(problem, PlanError) and problem.problems:
+        form["problems"] = [error_form(single) for single in problem.problems]
+    return form
+
+
+def error_text(problem: WeighbridgeError, *, full: bool = False) -> str:
+    """Write an error as text; `full` lists all problems of a plan."""
+    if not (full and isinstance(problem, PlanError)):
+        return str(problem)
+    own = [problem.headline, *WeighbridgeError.details(problem)]
+    return "\n".join([*own, *("  " + error_text(single).replace("\n", "\n  ") for single in problem.problems)])
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How a command answers: as text, as one JSON document, or not at all.
+
+    Args:
+        as_json: Print JSON; it is printed even if `quiet`.
+        quiet: Print nothing but errors.
+    """
+
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, errors included.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False
+
+    @property
+    def is_pretty(self) -> bool:
+        """Whether stdout takes tables."""
+        return not self.as_json and is_terminal(sys.stdout)
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether stderr takes a progress bar."""
+        return not self.as_json and not self.quiet and is_terminal(sys.stderr)
+
+    def give(
+        self,
+        form: Callable[[], Any],
+        lines: Iterable[str],
+        pretty: Callable[[], Iterable[RenderableType]] | None = None,
+    ) -> None:
+        """Print an answer in the form that was asked for.
+
+        Args:
+            form: Gives the JSON form.
+            lines: The text.
+            pretty: Gives what to print on a terminal, if not the text.
+        """
+        if self.as_json:
+            print_lines([json.dumps(form())])
+        elif self.quiet:
+            return
+        elif pretty is not None and self.is_pretty:
+            _print_pretty(pretty())
+        else:
+            print_lines(map(visible, lines))
+
+    def fail(self, problem: WeighbridgeError, *, full: bool = False, beside: dict[str, Any] | None = None) -> None:
+        """Print an error.
+
+        Args:
+            problem: The error.
+            full: List all problems of a plan.
+            beside: What else belongs into the JSON document.
+        """
+        if self.as_json:
+            print_lines([json.dumps({"error": error_form(problem)} | (beside or {}))])
+            return
+        text = "\n".join(map(visible, error_text(problem, full=full).split("\n")))
+        if is_terminal(sys.stderr):
+            text = typer.style(problem.code, fg="red", bold=True) + text.removeprefix(problem.code)
+        print_lines([text], error=True)
+
+    def stopped(self, word: str) -> None:
+        """Say that the command was stopped from outside."""
+        if self.as_json:
+            print_lines([json.dumps({"error": {"code": word, "what": f"{word}; nothing is left behind"}})])
+        else:
+            print_lines([f"{word}; nothing is left behind"], error=True)
+
+
+def print_lines(lines: Iterable[str], *, error: bool = False) -> None:
+    """Print lines and flush them; end the command if nobody reads on."""
+    stream = sys.stderr if error else sys.stdout
+    with _pipe():
+        for line in lines:
+            stream.write(line + "\n")
+        stream.flush()
+
+
+def _print_pretty(parts: Iterable[RenderableType]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    with _pipe():
+        for part in parts:
+            console.print(part)
+
+
+@contextmanager
+def _pipe() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        # the interpreter flushes once more as it ends: give it a stream that takes everything
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise typer.Exit(BROKEN_PIPE) from None
+
+
+@contextmanager
+def reporting(output: Output, *, full: bool = False) -> Iterator[None]:
+    """Turn what goes wrong into printed text and the command's status."""
+    try:
+        yield
+    except WeighbridgeError as problem:
+        output.fail(problem, full=full)
+        raise typer.Exit(exit_code(problem)) from None
+    except KeyboardInterrupt:
+        output.stopped("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
