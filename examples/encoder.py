@@ -1,6 +1,6 @@
-"""A small text encoder of our own, with fused query, key and value: the layout that the demo's checkpoint is converted to.
+"""A small text encoder of our own, with fused query, key and value: its layout is what the demo converts a BERT to.
 
-It computes what BERT computes, by the names that its own modules have:
+It computes what BERT computes, by the names of its own modules:
 
     embeddings.{tokens,positions,types}.weight   embeddings.position_ids   embeddings.norm.{weight,bias}
     blocks.{i}.attention.{qkv,out,norm}.{weight,bias}

@@ -341,7 +341,7 @@ def count_by_bitmap(parts: list[Copy], numel: int) -> Coverage:
     return Coverage(numel, int((counts == 1).sum()), int((counts == 0).sum()), int((counts > 1).sum()))
 
 
-@settings(max_examples=1500, deadline=None)
+@laws
 @given(st.lists(copies, max_size=6), st.integers(0, 20))
 def test_coverage_of_any_copies_equals_a_bitmap(parts: list[Copy], spare: int) -> None:
     numel = max((part.target_last + 1 for part in parts), default=0) + spare

@@ -42,16 +42,7 @@ def open(place: Place) -> Checkpoint:
         >>> open(Header({"weight": TensorSpec("F32", (2, 3))})).header["weight"].size_bytes
         24
     """
-    return open_checkpoint(_tensors_of(place))
-
-
-def _tensors_of(place: Place) -> Place:
-    """Turn a model into its tensors; leave everything else as it is."""
-    if hasattr(place, "named_parameters"):
-        from weighbridge.modules import module_state
-
-        return module_state(place)
-    return place
+    return open_checkpoint(place)
 
 
 def register(name: str, mapping: MappingLike, *, overwrite: bool = False) -> Mapping:

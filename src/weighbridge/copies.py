@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 
 from weighbridge.errors import LayoutError
 
-MAX_PIECES: Final = 1 << 17
-"""How many copies one operation may cut its input into before it gives up."""
+MAX_PIECES: Final = 1 << 16
+"""How many copies one operation may add by cutting before it gives up."""
 
 
 class Loop(NamedTuple):
@@ -71,6 +71,20 @@ def strides(shape: Sequence[int]) -> tuple[int, ...]:
         (15, 5, 1)
     """
     return tuple(accumulate(reversed(shape[1:]), mul, initial=1))[::-1] if shape else ()
+
+
+def solve_shape(shape: Sequence[int], numel: int) -> tuple[int, ...]:
+    """Replace a single -1 by the size that makes the shape hold `numel` elements, if there is one.
+
+    Examples:
+        >>> solve_shape((4, -1), 24)
+        (4, 6)
+    """
+    shape = tuple(shape)
+    known = prod(size for size in shape if size != -1)
+    if shape.count(-1) != 1 or known <= 0 or numel % known:
+        return shape
+    return tuple(numel // known if size == -1 else size for size in shape)
 
 
 def runs(copy: Copy) -> int:
@@ -138,7 +152,7 @@ def align(copies: Iterable[Copy], boundaries: Iterable[int], limit: int = MAX_PI
     Args:
         copies: Simplified copies.
         boundaries: Flat indices; each divides the next larger one.
-        limit: Most copies that may result.
+        limit: How many copies may be added.
 
     Raises:
         LayoutError: `layout-fragmented`.
@@ -148,6 +162,7 @@ def align(copies: Iterable[Copy], boundaries: Iterable[int], limit: int = MAX_PI
         (Loop(size=2, source_stride=3, target_stride=3), Loop(size=3, source_stride=1, target_stride=1))
     """
     done = list(copies)
+    limit += len(done)
     for boundary in sorted({boundary for boundary in boundaries if boundary > 1}, reverse=True):
         todo, done = done[::-1], []
         while todo:
@@ -160,7 +175,7 @@ def align(copies: Iterable[Copy], boundaries: Iterable[int], limit: int = MAX_PI
     return done
 
 
-def check_pieces(pieces: int, limit: int = MAX_PIECES) -> None:
+def check_pieces(pieces: int, limit: int) -> None:
     """Stop an operation that cuts its input into more than `limit` copies.
 
     Raises:

@@ -76,7 +76,7 @@ def coverage(copies: Iterable[Copy], numel: int) -> Coverage:
 def _count_checked(copies: Iterable[Copy], numel: int) -> Count:
     pieces = [piece for copy in copies for piece in _pieces(copy, numel)]
     try:
-        return _count(pieces, _Budget(MAX_PIECES))
+        return _count(pieces, _Budget(MAX_PIECES + 16 * len(pieces)))
     except LayoutError as error:
         if error.code != "layout-fragmented":
             raise

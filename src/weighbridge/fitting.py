@@ -83,9 +83,10 @@ class _Fitting:
             return self._reject(live)
         self._trace(live)
         self.steps += [_carry(key, self.source.specs[key]) for key in carried]
-        unplaced = self._place(set(carried))
+        declared = set(carried)
+        unplaced = self._place(declared)
         self._find_collisions()
-        self.steps = [self._cast(step) for step in self.steps]
+        self.steps = [step if step.sources[0] in declared else self._cast(step) for step in self.steps]
         self._check_specs()
         self._tie_steps()
         tied, initialised, missing = self._account_targets()
@@ -185,7 +186,7 @@ class _Fitting:
     def _cast(self, step: Step) -> Step:
         """Cast floating targets to the dtype that was asked for."""
         wanted = self.options.dtype
-        if wanted is None or step.fate == "carried" or len(step.targets) != len(step.program.targets):
+        if wanted is None:
             return step
         outputs = tuple(
             output._replace(dtype=self._wanted_dtype(key, output.dtype, wanted))

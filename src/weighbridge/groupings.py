@@ -282,7 +282,10 @@ class ErnieSplitAndDecoupleTextVisionExperts(Arguments):
         """Cut and unbind each lane's value."""
         if not lanes or not context.targets or any(lane.indexed or len(lane.values) != 1 for lane in lanes):
             raise arity_error("one tensor for each pattern, and targets", lanes)
-        parts = [self._cut(lane.values[0], context) for lane in lanes]
+        values = [lane.values[0] for lane in lanes]
+        counts = [value.shape[checked_axis(self.stack_dim, len(value.shape))] for value in values]
+        starts = accumulate(counts[:-1], initial=0)
+        parts = [self._cut(value, start, context) for value, start in zip(values, starts, strict=True)]
         return tuple(
             Lane(
                 target, tuple(value for part in parts for value in _unbind(part[number], self.stack_dim)), indexed=True
@@ -290,10 +293,10 @@ class ErnieSplitAndDecoupleTextVisionExperts(Arguments):
             for number, target in enumerate(context.targets)
         )
 
-    def _cut(self, value: Value, context: Context) -> tuple[Value, ...]:
+    def _cut(self, value: Value, start: int, context: Context) -> tuple[Value, ...]:
         axis = checked_axis(self.concat_dim, len(value.shape))
         stacked = checked_axis(self.stack_dim, len(value.shape))
-        wanted = [context.shape(number) for number in range(len(context.targets))]
+        wanted = [context.shape(number, start) for number in range(len(context.targets))]
         # The targets lack the axis that vanishes; put it back to find the others at their places.
         known = [(*shape[:stacked], 1, *shape[stacked:]) for shape in wanted if shape is not None]
         if len(known) == len(wanted) and all(len(shape) == len(value.shape) for shape in known):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from weighbridge.errors import PlanError, WeighbridgeError
-from weighbridge.keys import FIRST_SLOT, collapse
+from weighbridge.keys import index_of, index_set
 from weighbridge.layout import Layout
 from weighbridge.ops import lower
 from weighbridge.plan import Step
@@ -92,7 +92,7 @@ def _collect_family(
 
 def _slot(index: str) -> int | None:
     """Return the slot that a template's index stands for; None for an index that is a number, or for none."""
-    return None if not index or index.isascii() else ord(index) - FIRST_SLOT
+    return index_of(index) if index else None
 
 
 def _duplicate(rules: Rules, group: Group, first: str, second: str) -> PlanError:
@@ -235,7 +235,7 @@ class Joiner:
     def _incomplete(self, rule: Rule, group: Group, faults: Sequence[tuple[str, set[int]]], wanted: int) -> PlanError:
         got = []
         for text, missing in faults:
-            index = f"  missing: {_numbers(missing)}" if rule.merges else "  missing"
+            index = f"  missing: {index_set(missing).strip('{}')}" if rule.merges else "  missing"
             got.append(f"{wanted - len(missing)} of {wanted}  {text}{index}")
         return PlanError(
             "group-incomplete",
@@ -253,10 +253,6 @@ class Joiner:
         form = {**problem.to_dict(), "because": because}
         form.setdefault("where", group.outputs[0].replace(FREE, "*"))
         return type(problem)(**form)
-
-
-def _numbers(numbers: Iterable[int]) -> str:
-    return collapse([str(number) for number in numbers])[0].strip("{}")
 
 
 def _sources(group: Group) -> tuple[str, ...]:

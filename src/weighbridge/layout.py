@@ -15,7 +15,20 @@ from itertools import accumulate, pairwise
 from math import prod
 from typing import Final
 
-from weighbridge.copies import Copy, Loop, align, check_pieces, cut, fuse, remapped, rescaled, strides, swapped
+from weighbridge.copies import (
+    MAX_PIECES,
+    Copy,
+    Loop,
+    align,
+    check_pieces,
+    cut,
+    fuse,
+    remapped,
+    rescaled,
+    solve_shape,
+    strides,
+    swapped,
+)
 from weighbridge.coverage import coverage
 from weighbridge.errors import LayoutError
 from weighbridge.specs import Shape
@@ -170,9 +183,10 @@ class Layout:
         block = stride * size
         widths = [stop - start for start, stop in pairwise(bounds)]
         parts: list[list[Copy]] = [[] for _ in widths]
+        pieces, limit = 0, MAX_PIECES + len(widths) + len(self.copies)
         for copy in align(self.copies, (block, stride)):
-            check_pieces(sum(map(len, parts)))
             for number, part in cut(copy, stride, size, bounds):
+                check_pieces(pieces := pieces + 1, limit)
                 shift, rows = bounds[number] * stride, widths[number] * stride
                 parts[number].append(rescaled(part, block, rows, -shift))
         shapes = [(*self.shape[:axis], width, *self.shape[axis + 1 :]) for width in widths]
@@ -356,20 +370,6 @@ def _check_interval(start: int, stop: int, size: int) -> None:
     if not 0 <= start <= stop <= size:
         expected, got = f"an interval in [0, {size})", f"[{start}, {stop})"
         raise LayoutError("axis-out-of-range", "the interval reaches outside", expected=expected, got=got)
-
-
-def solve_shape(shape: Sequence[int], numel: int) -> Shape:
-    """Replace a single -1 by the size that makes the shape hold `numel` elements, if there is one.
-
-    Examples:
-        >>> solve_shape((4, -1), 24)
-        (4, 6)
-    """
-    shape = tuple(shape)
-    known = prod(size for size in shape if size != -1)
-    if shape.count(-1) != 1 or known <= 0 or numel % known:
-        return shape
-    return tuple(numel // known if size == -1 else size for size in shape)
 
 
 def _blocks(shape: Shape, axes: Sequence[int]) -> list[tuple[int, int]]:

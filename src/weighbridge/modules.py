@@ -75,11 +75,6 @@ def _slots(module: torch.nn.Module) -> Iterator[tuple[dict[str, Any], str, torch
                 yield slots, name, tensor
 
 
-def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return a model's parameters and persistent buffers by key; tied ones under each of their names."""
-    return {key: places.tensor for key, places in tensor_places(model).items()}
-
-
 def load_into(plan: Plan, model: torch.nn.Module, source: Any = None) -> Report:
     """Put a plan's targets into a model.
 
@@ -188,8 +183,3 @@ def torch_dtype(code: str) -> torch.dtype:
     """Return torch's dtype for a safetensors code; uint8 for those that torch does not have."""
     layout = torch_layout(TensorSpec(code, (2,)))
     return torch.uint8 if layout is None else layout[0]
-
-
-def module_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return a model's tensors as a source, without copying them."""
-    return {key: tensor.detach() for key, tensor in named_tensors(model).items()}

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+from weighbridge.copies import solve_shape
 from weighbridge.errors import LayoutError
-from weighbridge.layout import checked_axis, solve_shape
+from weighbridge.layout import checked_axis
 from weighbridge.rearrange import Movement, move, movement, parse, reverse, swap
 from weighbridge.specs import Shape
 from weighbridge.values import Arguments, Context, Lane, read_config

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, get_args
 
+from weighbridge.copies import runs
 from weighbridge.errors import LayoutError, WeighbridgeError
 from weighbridge.groupings import (
     Chunk,
@@ -249,6 +250,11 @@ def _named(lanes: tuple[Lane, ...], context: Context) -> tuple[Lane, ...]:
     return tuple(replace(lane, name=target) for lane, target in zip(lanes, context.targets, strict=True))
 
 
+def _is_made(value: Value) -> bool:
+    """Tell whether a value is more than one run of a source."""
+    return any(runs(copy) < value.layout.numel for copy in value.layout.copies)
+
+
 def _apply(operation: Operation, lanes: tuple[Lane, ...], context: Context, bench: _Bench) -> tuple[Lane, ...]:
     """Apply one operation; where it would cut its input too finely, write the input out first."""
     try:
@@ -257,7 +263,7 @@ def _apply(operation: Operation, lanes: tuple[Lane, ...], context: Context, benc
         except LayoutError as error:
             if error.code != "layout-fragmented":
                 raise
-            return operation.lower(bench.write_out(lanes, lambda value: len(value.layout.copies) > 1), context)
+            return operation.lower(bench.write_out(lanes, _is_made), context)
     except LayoutError as error:
         raise error.with_context(because=f"{operation!r} on {'; '.join(map(str, lanes))}") from None
 

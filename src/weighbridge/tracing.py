@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from weighbridge.errors import PlanError, WeighbridgeError
-from weighbridge.keys import Families, Member, expand, families, is_sound
+from weighbridge.keys import Families, Member, collapse, expand, families, is_sound
 from weighbridge.mapping import Mapping
 from weighbridge.pattern import Match, Pattern
 from weighbridge.transforms import Transform, WeightConverter, pairs, strip_scope
@@ -124,7 +124,7 @@ def trace_keys(
         elif isinstance(traced, Trace):
             yield Traced(traced, members)
         else:
-            problems.append(traced.with_context(where=members[0][0]))
+            problems.append(traced.with_context(where=collapse(key for key, _ in members)[0]))
     for key in alone:
         try:
             yield Traced(trace_name(rules, key, start, converters=converters), [(key, ())])
@@ -137,13 +137,21 @@ def _trace_family(
 ) -> Trace | WeighbridgeError | None:
     """Trace a template; None if its members behave differently after all, so that each must be traced alone."""
     try:
-        trace = trace_name(rules, name, start, converters=converters, literal=False)
+        return trace_name(rules, name, start, converters=converters, literal=False)
+    except _Fragile:
+        return None
     except WeighbridgeError as problem:
         return problem
-    written = (trace.name,) if trace.hit is None else (*trace.hit.outputs, trace.hit.place)
-    if not trace.fired or all(_SHIFTED.isdisjoint(text) for text in written):
-        return trace if all(map(is_sound, written)) else None
-    return None
+
+
+class _Fragile(Exception):
+    """A rewritten template no longer stands for all of its keys."""
+
+
+def _check_template(*names: str) -> None:
+    """Refuse a template whose indices were moved, or touch other digits: later rules could tell its keys apart."""
+    if not all(name.isascii() or (_SHIFTED.isdisjoint(name) and is_sound(name)) for name in names):
+        raise _Fragile
 
 
 def trace_name(rules: Rules, name: str, start: int = 0, *, converters: bool = True, literal: bool = True) -> Trace:
@@ -161,12 +169,16 @@ def trace_name(rules: Rules, name: str, start: int = 0, *, converters: bool = Tr
             continue
         lane, match, inner = matched
         if rule.converts:
-            fired.append(rule.number)
             _refuse_second(rules, rule, name, literal)
-            return Trace(name, tuple(fired), _hit(rule, lane, match, inner))
+            hit = _hit(rule, lane, match, inner)
+            if not literal:
+                _check_template(*hit.outputs, hit.place)
+            return Trace(name, (*fired, rule.number), hit)
         written = write_name(rule, rule.pairs[lane][1], match, match.captures, inner)
         if written is None:
             continue
+        if not literal:
+            _check_template(written)
         fired.append(rule.number)
         name = written
     return Trace(name, tuple(fired), None)
@@ -207,6 +219,8 @@ def _refuse_second(rules: Rules, first: Rule, name: str, literal: bool) -> None:
 
 
 def _hit(rule: Rule, lane: int, match: Match, inner: str) -> Hit:
+    if rule.splits and FREE in inner:
+        raise PlanError("source-unplaced", "a key with the character U+F000 cannot be numbered")
     captures = dict(match.captures)
     index = captures.pop(f"*{rule.pairs[lane][0].stars}") if rule.merges else ""
     outputs = []

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, NoReturn, cast
 
 import typer
@@ -28,7 +29,6 @@ from weighbridge.cli.output import (
     DIFFERENT,
     EXIT_CODES,
     INTERRUPTED,
-    TERMINATED,
     Output,
     exit_code,
     print_lines,
@@ -42,6 +42,9 @@ from weighbridge.render import Explanation, format_bytes
 
 # Typer brings its own copy of click or needs the real one, by its version: this is the right class in both.
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
+
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that would end the process on the spot."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -200,7 +203,7 @@ def revert(source: SourceArgument, destination: DestinationArgument, output: Out
 
 
 def _write(output: Output, made: Plan, destination: str, word: str, options: dict[str, Any]) -> None:
-    with progress_bar(output, word) as progress:
+    with progress_bar(output, word, made.target.size_bytes) as progress:
         made.write(destination, progress=progress, **options)
 
 
@@ -213,7 +216,9 @@ def _written_form(made: Plan, destination: str) -> dict[str, Any]:
 def _written_lines(made: Plan, destination: str) -> Iterator[str]:
     written = made.report.to_dict()["written_bytes"]
     yield f"wrote     {destination}: {len(made.target):,} tensors, {format_bytes(written)}"
-    way = f"weighbridge revert {destination} BACK" if made.is_exact else "lossy: " + "; ".join(made.lossy_reasons)
+    way = (
+        f"weighbridge revert {quote(destination)} BACK" if made.is_exact else "lossy: " + "; ".join(made.lossy_reasons)
+    )
     yield f"way back  {way}"
 
 
@@ -242,7 +247,9 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, _terminate)
+    for stopping in _STOPPING:
+        if signal.getsignal(stopping) is signal.SIG_DFL:
+            signal.signal(stopping, _stop)
     try:
         status = app(prog_name="weighbridge", standalone_mode=False)
     except _UsageError as problem:
@@ -252,9 +259,9 @@ def main() -> NoReturn:
     sys.exit(status or 0)
 
 
-def _terminate(*_: Any) -> NoReturn:
+def _stop(number: int, _: Any) -> NoReturn:
     """End by an exception, so that what is half written is removed."""
-    sys.exit(TERMINATED)
+    sys.exit(128 + number)
 
 
 def _refuse(problem: Any) -> int:

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.cli.output import visible
@@ -149,7 +150,7 @@ class Inspection:
 
     def _notes(self) -> Iterator[str]:
         yield from self.checkpoint.notes
-        if any(extra.name == RECEIPT_NAME for extra in self.checkpoint.extras):
+        if (Path(self.checkpoint.where).expanduser() / RECEIPT_NAME).is_file():
             yield "made by weighbridge: `weighbridge revert` brings back what it came from"
 
     def lines(self) -> Iterator[str]:

@@ -139,7 +139,7 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
     This is how several commands share their options: each field's type says what its option is called.
     """
     hints = get_type_hints(function, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
 
     @wraps(function)
     def command(**given: Any) -> None:

@@ -34,6 +34,7 @@ WRONG_USAGE: Final = 2
 NO_FIT: Final = 3
 BAD_SOURCE: Final = 4
 BAD_DESTINATION: Final = 5
+HUNG_UP: Final = 129
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 TERMINATED: Final = 143
@@ -45,11 +46,31 @@ EXIT_CODES: Final[dict[int, str]] = {
     NO_FIT: "the mapping does not fit, or has no inverse",
     BAD_SOURCE: "a source is missing, damaged or unsafe",
     BAD_DESTINATION: "the destination cannot be written",
+    HUNG_UP: "the terminal went away; nothing is left behind",
     INTERRUPTED: "interrupted; nothing is left behind",
     BROKEN_PIPE: "the reader of the output went away",
     TERMINATED: "terminated; nothing is left behind",
 }
 """Each status that the command ends with, and what it means."""
+
+_CODES_BY_KIND: Final[tuple[tuple[type[WeighbridgeError], int], ...]] = (
+    (VerifyError, DIFFERENT),
+    (CheckpointError, BAD_SOURCE),
+    (DestinationError, BAD_DESTINATION),
+)
+
+_COLOURS: Final = (
+    (
+        r"^(?:plan|bytes|memory|copies|way back|sources|targets|hash|wrote|key|spec|elements|file|offset|tied to) ",
+        "bold",
+    ),
+    (r"^  (?:from|to|nearest) ", "bold"),
+    (r"^equal(?=:)|^ +fired(?=:)", "green"),
+    (r"^different(?=:)|^ +failed", "red"),
+    (r" (?:BOOL|C64|B?F(?:\d\w*)|[IU]\d+)(?= \[)", "cyan"),
+    (r"rule \d+(?: |$)|^ +<-|^ +(?:no match|outside scope .*|not tried.*)$", "dim"),
+)
+"""Colours of the printed text, as (regular expression, style)."""
 
 _USAGE_CODES: Final = {"usage", "mapping-file", "mapping-not-found", "budget-too-small"}
 
@@ -63,8 +84,7 @@ def exit_code(problem: WeighbridgeError) -> int:
     """
     if problem.code in _USAGE_CODES or isinstance(problem, RegistryError):
         return WRONG_USAGE
-    kinds = {VerifyError: DIFFERENT, CheckpointError: BAD_SOURCE, DestinationError: BAD_DESTINATION}
-    return next((code for kind, code in kinds.items() if isinstance(problem, kind)), NO_FIT)
+    return next((code for kind, code in _CODES_BY_KIND if isinstance(problem, kind)), NO_FIT)
 
 
 def is_terminal(stream: IO[str]) -> bool:
@@ -133,14 +153,14 @@ class Output:
         Args:
             form: Gives the JSON form.
             lines: The text.
-            pretty: Gives what to print on a terminal, if not the text.
+            pretty: Gives what to print on a terminal; by default the text, in colours.
         """
         if self.as_json:
             print_lines([json.dumps(form())])
         elif self.quiet:
             return
-        elif pretty is not None and self.is_pretty:
-            _print_pretty(pretty())
+        elif self.is_pretty:
+            _print_pretty(pretty() if pretty is not None else _coloured(lines))
         else:
             print_lines(map(visible, lines))
 
@@ -179,11 +199,23 @@ def print_lines(lines: Iterable[str], *, error: bool = False) -> None:
 
 def _print_pretty(parts: Iterable[RenderableType]) -> None:
     from rich.console import Console
+    from rich.table import Table
 
     console = Console(highlight=False, markup=False, emoji=False)
     with _pipe():
         for part in parts:
-            console.print(part)
+            # a line is left to the terminal to wrap, so that a key can be copied whole
+            console.print(part, soft_wrap=not isinstance(part, Table))
+
+
+def _coloured(lines: Iterable[str]) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    for line in lines:
+        text = Text(visible(line))
+        for pattern, style in _COLOURS:
+            text.highlight_regex(pattern, style)
+        yield text
 
 
 @contextmanager
@@ -208,3 +240,6 @@ def reporting(output: Output, *, full: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         output.stopped("interrupted")
         raise typer.Exit(INTERRUPTED) from None
+    except SystemExit:
+        output.stopped("terminated")
+        raise

@@ -9,12 +9,13 @@ from weighbridge.cli.output import Output
 
 
 @contextmanager
-def progress_bar(output: Output, what: str) -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(output: Output, what: str, total_bytes: int) -> Iterator[Callable[[int, int], None] | None]:
     """Show how far a run is.
 
     Args:
         output: How the command answers; without a terminal there is no bar.
         what: What is being done, in a word.
+        total_bytes: How much there is to do, as long as nobody says otherwise.
 
     Yields:
         What to call with the bytes done and the bytes in all; None if nothing is shown.
@@ -33,5 +34,5 @@ def progress_bar(output: Output, what: str) -> Iterator[Callable[[int, int], Non
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done_bytes, total_bytes: bar.update(task, completed=done_bytes, total=total_bytes)
+        task = bar.add_task(what, total=total_bytes)
+        yield lambda done_bytes, all_bytes: bar.update(task, completed=done_bytes, total=all_bytes)

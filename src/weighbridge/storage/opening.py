@@ -54,8 +54,11 @@ def open_checkpoint(place: Place) -> Checkpoint:
         return HeaderCheckpoint("a header", place)
     if isinstance(place, Mapping):
         return hold_tensors(cast("Mapping[str, torch.Tensor]", place))
+    state_dict = getattr(place, "state_dict", None)
+    if callable(state_dict):
+        return hold_tensors(state_dict(), where=f"a {type(place).__name__}")
     got = type(place).__name__
-    expected = "a path, a dict of tensors, a header or a checkpoint"
+    expected = "a path, a dict of tensors, a model, a header or a checkpoint"
     raise CheckpointError("checkpoint-not-found", "this cannot be opened", expected=expected, got=got)
 
 

@@ -11,6 +11,7 @@ the outer one or one directly in it, holds tensors, then that is the checkpoint;
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     import torch
 
 _ZIP_MAGIC = b"PK\x03\x04"
-_FORBIDDEN = ("GLOBAL", "global", "Unsupported class", "Unsupported operand", "Trying to call", "Can only", "allowlist")
+_FORBIDDEN = re.compile(r"(GLOBAL [\w.]+|Can only (create|build)|Trying to (call|instantiate))[^\n]*")
+_CAUSE = re.compile(r"WeightsUnpickler error:\s*([^\n]+)")
 
 
 def open_torch_file(path: Path) -> TensorsCheckpoint:
@@ -165,14 +167,14 @@ def _check_zip(path: Path) -> None:
 
 
 def _explain(error: Exception, path: Path) -> CheckpointError:
-    text = str(error)
-    if any(sign in text for sign in _FORBIDDEN):
-        lines = [line.strip() for line in text.splitlines() if any(sign in line for sign in _FORBIDDEN)]
+    """Tell a forbidden pickle from a broken one; torch says both with one class, and advises to load it unsafely."""
+    forbidden = _FORBIDDEN.search(str(error))
+    if forbidden:
         hint = "convert it with the program that wrote it, and only if you trust its origin"
-        return CheckpointError(
-            "pickle-unsafe", "the pickle holds more than tensors", where=str(path), got=lines[-1][:300], hint=hint
-        )
-    got = (text.splitlines() or [""])[0][:200]
+        what = "the pickle holds more than tensors"
+        return CheckpointError("pickle-unsafe", what, where=str(path), got=forbidden[0][:200], hint=hint)
+    cause = _CAUSE.search(str(error))
+    got = cause[1][:200] if cause else type(error).__name__
     return CheckpointError("pickle-invalid", "the pickle cannot be read", where=str(path), got=got)
 
 

@@ -1,0 +1,668 @@
+"""Random mappings with what they must do: a second, naive implementation of the rules, in plain Python and numpy.
+
+Nothing here uses weighbridge's patterns, plans or layouts. A rule is a list of whole segments, in which `*` stands for an
+index; a key is run through the rules one at a time by looking for a sublist. A tensor is an array of raw bits.
+
+    rules, tensors = draw_layout(chance)       a layout that its rules fit, with distinct values everywhere
+    expected = evaluate(rules, tensors)        what must come out, and what must be complained about
+    mapping(rules)                             the same rules for weighbridge, in one of several spellings
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+import weighbridge as wb
+
+WIDTHS = {"U8": 1, "BF16": 2, "F16": 2, "I16": 2, "F32": 4, "I32": 4, "F64": 8, "I64": 8}
+"""Bytes of an element, by dtype code."""
+
+TORCH = {
+    "U8": torch.uint8,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I16": torch.int16,
+    "F32": torch.float32,
+    "I32": torch.int32,
+    "F64": torch.float64,
+    "I64": torch.int64,
+}
+
+
+class Bits(NamedTuple):
+    """A tensor as raw bits: a dtype code, and an array of unsigned integers of that width."""
+
+    dtype: str
+    array: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def spec(self) -> wb.TensorSpec:
+        return wb.TensorSpec(self.dtype, self.shape)
+
+    def tobytes(self) -> bytes:
+        return self.array.astype(self.array.dtype.newbyteorder("<")).tobytes()
+
+    def tensor(self) -> torch.Tensor:
+        if not self.array.size:
+            return torch.empty(self.shape, dtype=TORCH[self.dtype])
+        return torch.frombuffer(bytearray(self.tobytes()), dtype=TORCH[self.dtype]).reshape(self.shape)
+
+
+Tensors = dict[str, Bits]
+
+
+def tensors_of(values: Mapping[str, Bits]) -> dict[str, torch.Tensor]:
+    """Turn bits into torch tensors, each with memory of its own."""
+    return {key: bits.tensor() for key, bits in values.items()}
+
+
+def header_of(values: Mapping[str, Bits]) -> wb.Header:
+    return wb.Header({key: bits.spec for key, bits in values.items()})
+
+
+def raw(tensor: torch.Tensor) -> bytes:
+    """Return a tensor's row-major bytes."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def same(found: Mapping[str, torch.Tensor], wanted: Mapping[str, Bits]) -> None:
+    """Assert that tensors are bit for bit, shape for shape and dtype for dtype what they should be."""
+    assert sorted(found) == sorted(wanted)
+    for key, bits in wanted.items():
+        assert found[key].dtype == TORCH[bits.dtype], key
+        assert tuple(found[key].shape) == bits.shape, key
+        assert raw(found[key]) == bits.tobytes(), key
+
+
+# ---- rules, as a second implementation sees them ----
+
+Segments = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One transform.
+
+    kind      rename, group, add, remove or convert
+    sources   whole segments of each source pattern; `*` is an index
+    targets   the same for the targets; `add` and `remove` have their prefix in `sources`
+    steps     a converter's operations, each a name with its arguments
+    anchored  whether the sources only match at the start of the (scoped) key
+    spelling  how the pattern is written for weighbridge; no meaning here
+    """
+
+    kind: str
+    sources: tuple[Segments, ...]
+    targets: tuple[Segments, ...] = ()
+    steps: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    scope: str = ""
+    anchored: bool = False
+    spelling: str = "plain"
+
+    @property
+    def merges(self) -> bool:
+        return any(name == "MergeModulelist" for name, _ in self.steps)
+
+    @property
+    def splits(self) -> bool:
+        return any(name == "SplitModulelist" for name, _ in self.steps)
+
+
+def transform(rule: Rule) -> Any:
+    """Write a rule for weighbridge."""
+    if rule.kind in ("add", "remove"):
+        return wb.PrefixChange(**{f"prefix_to_{rule.kind}": ".".join(rule.sources[0])}, scope=rule.scope)
+    sources = [_spell(pattern, rule, is_source=True) for pattern in rule.sources]
+    targets = [_spell(pattern, rule, is_source=False) for pattern in rule.targets]
+    if rule.kind == "rename":
+        return wb.WeightRenaming(sources if len(sources) > 1 else sources[0], targets[0], scope=rule.scope)
+    if rule.kind == "group":
+        return wb.GroupWeightRename(sources, targets, scope=rule.scope)
+    operations = [getattr(wb, name)(*arguments) for name, arguments in rule.steps]
+    return wb.WeightConverter(sources, targets, operations, scope=rule.scope)
+
+
+def _spell(pattern: Segments, rule: Rule, *, is_source: bool) -> str:
+    dot = r"\." if rule.spelling == "escaped" and is_source else "."
+    return ("^" if rule.anchored and is_source else "") + dot.join(pattern)
+
+
+def mapping(rules: Iterable[Rule], name: str = "drawn", **declared: Any) -> wb.Mapping:
+    return wb.Mapping([transform(rule) for rule in rules], name=name, **declared)
+
+
+# ---- the naive interpreter ----
+
+
+class Found(NamedTuple):
+    """Where a pattern matched: a half-open range of segments, and the indices its stars stand for."""
+
+    start: int
+    stop: int
+    indices: tuple[str, ...]
+
+
+def find(pattern: Segments, segments: Sequence[str], *, anchored: bool) -> Found | None:
+    """Find a list of segments in another one, leftmost."""
+    starts = (0,) if anchored else range(len(segments) - len(pattern) + 1)
+    for start in starts:
+        window = segments[start : start + len(pattern)]
+        if len(window) == len(pattern) and all(map(_fits, pattern, window)):
+            indices = tuple(text for wanted, text in zip(pattern, window, strict=True) if wanted == "*")
+            return Found(start, start + len(pattern), indices)
+    return None
+
+
+def _fits(wanted: str, segment: str) -> bool:
+    return segment.isdigit() if wanted == "*" else wanted == segment
+
+
+def below(scope: str, key: str) -> list[str] | None:
+    """Return a key's segments below a scope; None for a key that is not below it."""
+    mount = scope.split(".") if scope else []
+    segments = key.split(".")
+    return segments[len(mount) :] if segments[: len(mount)] == mount and len(segments) > len(mount) else None
+
+
+def _above(scope: str, segments: Iterable[str]) -> str:
+    return ".".join([*([scope] if scope else []), *segments])
+
+
+def claims(rule: Rule, key: str) -> list[tuple[int, Found]]:
+    """List the patterns of a rule that match a key."""
+    inner = below(rule.scope, key)
+    if inner is None:
+        return []
+    found = ((lane, find(pattern, inner, anchored=rule.anchored)) for lane, pattern in enumerate(rule.sources))
+    return [(lane, where) for lane, where in found if where is not None]
+
+
+class Overlap(Exception):
+    """Two patterns claim one key."""
+
+
+def rename(rule: Rule, key: str) -> str:
+    """Run one rename over one key."""
+    if rule.kind in ("add", "remove"):
+        return _change_prefix(rule, key)
+    found = claims(rule, key)
+    if len(found) > 1:
+        raise Overlap
+    if not found:
+        return key
+    lane, where = found[0]
+    target = rule.targets[lane if rule.kind == "group" else 0]
+    return write(rule, key, target, where, where.indices)
+
+
+def _change_prefix(rule: Rule, key: str) -> str:
+    inner = below(rule.scope, key)
+    prefix = list(rule.sources[0])
+    if inner is None:
+        return key
+    has = inner[: len(prefix)] == prefix and len(inner) > len(prefix)
+    if rule.kind == "add":
+        return key if has else _above(rule.scope, [*prefix, *inner])
+    return _above(rule.scope, inner[len(prefix) :]) if has else key
+
+
+def write(rule: Rule, key: str, target: Segments, where: Found, indices: Sequence[str]) -> str:
+    """Put a target's segments where the match was; its stars take the indices in turn."""
+    inner = below(rule.scope, key)
+    assert inner is not None
+    turn = iter(indices)
+    filled = [next(turn) if segment == "*" else segment for segment in target]
+    return _above(rule.scope, [*inner[: where.start], *filled, *inner[where.stop :]])
+
+
+@dataclass
+class Use:
+    """One use of a converter: for each lane, index to source key; and the names it writes, `*` still open."""
+
+    rule: int
+    outputs: tuple[str, ...]
+    lanes: list[dict[int, str]]
+
+
+@dataclass
+class Expected:
+    """What must come out of a mapping."""
+
+    targets: Tensors = field(default_factory=dict)
+    provenance: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+    problems: set[tuple[str, str]] = field(default_factory=set)
+    touched: set[str] = field(default_factory=set)
+
+
+def evaluate(rules: Sequence[Rule], tensors: Mapping[str, Bits]) -> Expected:
+    """Run the rules over the keys, one key and one rule at a time, and the operations over numpy arrays."""
+    expected = Expected()
+    made: list[tuple[tuple[str, ...], list[tuple[str, Bits]]]] = []
+    uses: dict[tuple[int, tuple[str, ...]], Use] = {}
+    for key, bits in tensors.items():
+        try:
+            name, hit = _walk(rules, key)
+        except Overlap:
+            expected.problems.add(("rule-overlap", key))
+            continue
+        if hit is None:
+            made.append(((key,), [(name, bits)]))
+            expected.touched |= {key} if name != key else set()
+        else:
+            _collect(rules, uses, hit, name, key, expected)
+    for use in uses.values():
+        made += _convert(rules, use, tensors, expected)
+    for sources, outputs in made:
+        expected.provenance[sources] = tuple(name for name, _ in outputs)
+        for name, bits in outputs:
+            if name in expected.targets:
+                expected.problems.add(("target-collision", name))
+            expected.targets[name] = bits
+    return expected
+
+
+def _walk(rules: Sequence[Rule], key: str) -> tuple[str, int | None]:
+    """Run a key up to the first converter that claims it."""
+    name = key
+    for number, rule in enumerate(rules):
+        if rule.kind != "convert":
+            name = rename(rule, name)
+            continue
+        count = len(claims(rule, name))
+        if count > 1 or (count and any(r.kind == "convert" and claims(r, name) for r in rules[number + 1 :])):
+            raise Overlap
+        if count:
+            return name, number
+    return name, None
+
+
+def _collect(
+    rules: Sequence[Rule], uses: dict[Any, Use], number: int, name: str, key: str, expected: Expected
+) -> None:
+    rule = rules[number]
+    ((lane, where),) = claims(rule, name)
+    indices = list(where.indices)
+    place = int(indices.pop()) if rule.merges else 0
+    free = [*indices, *(["*"] if rule.splits else [])]
+    outputs = tuple(write(rule, name, target, where, free) for target in rule.targets)
+    use = uses.setdefault((number, outputs), Use(number, outputs, [{} for _ in rule.sources]))
+    if place in use.lanes[lane]:
+        expected.problems.add(("group-duplicate", outputs[0]))
+    use.lanes[lane][place] = key
+
+
+def _convert(
+    rules: Sequence[Rule], use: Use, tensors: Mapping[str, Bits], expected: Expected
+) -> Iterator[tuple[tuple[str, ...], list[tuple[str, Bits]]]]:
+    rule = rules[use.rule]
+    count = max((max(lane) for lane in use.lanes if lane), default=0) + 1
+    if any(set(lane) != set(range(count)) for lane in use.lanes):
+        expected.problems.add(("group-incomplete", use.outputs[0]))
+        return
+    sources = tuple(lane[i] for lane in use.lanes for i in range(count))
+    dtype = tensors[sources[0]].dtype
+    values = [[tensors[lane[i]].array for i in range(count)] for lane in use.lanes]
+    for name, arguments in rule.steps:
+        values = OPERATIONS[name](values, *arguments, targets=len(rule.targets))
+    written = []
+    for output, lane in zip(use.outputs, values, strict=True):
+        for number, array in enumerate(lane):
+            final = output.replace("*", str(number), 1) if rule.splits else output
+            for later in rules[use.rule + 1 :]:
+                final = rename(later, final) if later.kind != "convert" else final
+            written.append((final, Bits(dtype, np.ascontiguousarray(array))))
+    expected.touched |= set(sources)
+    yield sources, written
+
+
+Lanes = list[list[np.ndarray]]
+
+
+def _cut(lanes: Lanes, dim: int, sizes: Sequence[int]) -> Lanes:
+    ((whole,),) = lanes
+    return [[part] for part in np.split(whole, np.cumsum(sizes)[:-1], axis=dim)]
+
+
+OPERATIONS: dict[str, Callable[..., Lanes]] = {
+    "MergeModulelist": lambda lanes, dim=0, targets=1: [[np.stack(lane, axis=dim)] for lane in lanes],
+    "SplitModulelist": lambda lanes, dim=0, targets=1: [list(np.moveaxis(lane[0], dim, 0)) for lane in lanes],
+    "Concatenate": lambda lanes, dim=0, targets=1: [[np.concatenate([a for lane in lanes for a in lane], axis=dim)]],
+    "Chunk": lambda lanes, dim=0, targets=1: _cut(lanes, dim, [lanes[0][0].shape[dim] // targets] * targets),
+    "Split": lambda lanes, dim=0, sizes=(), targets=1: _cut(lanes, dim, sizes),
+    "Transpose": lambda lanes, a=0, b=1, targets=1: [[np.swapaxes(x, a, b) for x in lane] for lane in lanes],
+    "Permute": lambda lanes, dims=(), targets=1: [[np.transpose(x, dims) for x in lane] for lane in lanes],
+}
+"""What each operation does to the arrays of each pattern."""
+
+
+# ---- random layouts ----
+
+
+@dataclass
+class Layout:
+    """A drawn layout: the rules in order, and the tensors that they fit."""
+
+    rules: list[Rule]
+    tensors: Tensors
+
+    @property
+    def mapping(self) -> wb.Mapping:
+        return mapping(self.rules)
+
+    @property
+    def expected(self) -> Expected:
+        return evaluate(self.rules, self.tensors)
+
+
+TOWERS = (
+    ("model",),
+    ("old_prefix",),
+    ("model", "model_b"),
+    ("model_b", "tower.text"),
+    ("model", "modelling", "head"),
+    ("vision_tower", "language_model.model"),
+)
+"""Prefixes that stand beside each other; some begin with the text of another."""
+
+MOVED = {
+    "old_prefix": "model.vlm",
+    "model": "core",
+    "model_b": "model_b.inner",
+    "tower.text": "text",
+    "language_model.model": "model.language_model",
+}
+"""New places for some of these prefixes."""
+
+
+class Block(NamedTuple):
+    """A module with a converter: its source leaves, its target leaves, its operations, and shapes by leaf."""
+
+    module: str
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    steps: tuple[tuple[str, tuple[Any, ...]], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    experts: int = 0
+
+
+class _Draw:
+    """Builds one layout from a source of chance."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.counter = chance.choice((1, 0x3F800001, 0x7F800001))  # small integers, ordinary floats, NaNs
+        self.tensors: Tensors = {}
+
+    def bits(self, shape: tuple[int, ...], dtype: str) -> Bits:
+        """Make a tensor with values that no other one has (as far as its width allows)."""
+        width = WIDTHS[dtype]
+        count = int(np.prod(shape, dtype=int))
+        values = (np.arange(self.counter, self.counter + count, dtype=np.uint64)) % np.uint64(256**width - 1 if width < 8 else 2**63)
+        self.counter += count
+        return Bits(dtype, values.astype(f"uint{8 * width}").reshape(shape))
+
+    def dims(self, count: int) -> list[int]:
+        return self.chance.sample((1, 2, 3, 4, 5), count)
+
+    def block(self) -> Block:
+        a, b, c = self.dims(3)
+        chance = self.chance
+        match chance.choice(("fuse", "cut", "chunk", "stack", "stack pair", "unstack", "turn", "permute", "many")):
+            case "fuse":
+                shapes = ((a, b), (c, b), (c, b))
+                return Block("attn", ("q.weight", "k.weight", "v.weight"), ("qkv.weight",), (("Concatenate", (0,)),), shapes)
+            case "cut":
+                steps = (("Split", (1, (a, c, b))),)
+                return Block("attn", ("qkv.weight",), ("q.weight", "k.weight", "v.weight"), steps, ((2, a + b + c),))
+            case "chunk":
+                return Block("mlp", ("gate_up.weight",), ("gate.weight", "up.weight"), (("Chunk", (0,)),), ((2 * a, b),))
+            case "stack":
+                steps = (("MergeModulelist", (chance.choice((0, 1)),)),)
+                return Block("experts", ("*.down.weight",), ("down",), steps, ((a, b),), chance.choice((1, 2, 3)))
+            case "stack pair":
+                steps = (("MergeModulelist", (0,)), ("Concatenate", (1,)))
+                return Block("experts", ("*.w1.weight", "*.w3.weight"), ("gate_up",), steps, ((a, b), (c, b)), 2)
+            case "unstack":
+                return Block("experts", ("down",), ("*.down.weight",), (("SplitModulelist", (0,)),), ((2, a, b),))
+            case "turn":
+                return Block("proj", ("kernel",), ("weight",), (("Transpose", (0, 1)),), ((a, b),))
+            case "permute":
+                return Block("conv", ("filter",), ("weight",), (("Permute", ((2, 0, 1),)),), ((a, b, c),))
+        steps = (("MergeModulelist", (0,)),)
+        return Block("experts", ("*.b.bias",), ("bias",), steps, ((1,),), 11)
+
+    def layout(self, features: int) -> Layout:
+        towers = list(self.chance.choice(TOWERS))
+        blocks: dict[str, Block] = {}
+        for _ in range(max(1, features)):
+            block = self.block()
+            blocks.setdefault(block.module, block)
+        for tower in towers:
+            for layer in range(self.chance.choice((1, 1, 2))):
+                for block in blocks.values():
+                    self.fill(f"{tower}.layers.{layer}.{block.module}", block)
+            self.extras(tower)
+        self.tensors["lm_head.weight"] = self.bits((2, 3), "F32")
+        return self.order(towers, list(blocks.values()), features)
+
+    def fill(self, path: str, block: Block) -> None:
+        dtype = self.chance.choice(("F32", "F32", "BF16", "I64", "I16"))
+        for leaf, shape in zip(block.sources, block.shapes, strict=True):
+            for expert in range(block.experts or 1):
+                key = f"{path}.{leaf.replace('*', str(expert))}"
+                self.tensors[key] = self.bits(shape, dtype)
+
+    def extras(self, tower: str) -> None:
+        """Add what no converter touches: norms, and names that look like others."""
+        names = ("norm.gamma", "norm0.w", "norm1.w", "layers.0.attn.q_norm.weight", "layers.0.attn_b.q", "mtp.fc", "scale")
+        for name in self.chance.sample(names, self.chance.randint(0, 3)):
+            shape = self.chance.choice(((3,), (2, 1), (), (0, 2)))
+            self.tensors[f"{tower}.{name}"] = self.bits(shape, self.chance.choice(tuple(WIDTHS)))
+
+    def order(self, towers: list[str], blocks: list[Block], features: int) -> Layout:
+        """Put renames and converters into one random list; write each with the names of its moment."""
+        pending: list[tuple[str, Any]] = [("convert", block) for block in blocks]
+        pending += [("move", tower) for tower in towers if tower in MOVED and self.chance.random() < 0.5]
+        choices = ("list", "module", "gamma", "norms", "leaf", "prefix", "unused")
+        pending += [("rename", self.chance.choice(choices)) for _ in range(self.chance.randint(0, features + 1))]
+        self.chance.shuffle(pending)
+        places = {tower: tower for tower in towers}
+        modules = {block.module: block.module for block in blocks}
+        lists, leaves, inner = "layers", {}, dict[str, str]()
+        rules: list[Rule] = []
+        for kind, what in pending:
+            if kind == "convert":
+                rules += self.converters(what, modules[what.module], leaves, lists, places, inner)
+            elif kind == "move":
+                rules.append(Rule("rename", (tuple(what.split(".")),), (tuple(MOVED[what].split(".")),), anchored=True))
+                places[what] = MOVED[what]
+            elif what == "list" and lists == "layers":
+                lists = "blocks"
+                rules.append(Rule("rename", (("layers",),), (("blocks",),)))
+            elif what == "module":
+                module = self.chance.choice(list(modules))
+                if modules[module] == module:
+                    modules[module] = f"self_{module}"
+                    rules.append(Rule("rename", ((module,),), ((f"self_{module}",),), spelling=self.spelling()))
+            elif what == "gamma":
+                rules.append(Rule("rename", (("norm", "gamma"),), (("norm", "weight"),), spelling=self.spelling()))
+            elif what == "norms":
+                rules.append(Rule("group", (("norm0",), ("norm1",)), (("norm1",), ("norm2",))))
+            elif what == "leaf":
+                self.rename_leaf(blocks, leaves, rules)
+            elif what == "prefix":
+                self.change_prefix(places, inner, rules)
+            else:
+                rules.append(Rule("rename", (("absent",),), (("present",),)))
+        return Layout(list(dict.fromkeys(rules)), self.tensors)
+
+    def spelling(self) -> str:
+        return self.chance.choice(("plain", "escaped"))
+
+    def rename_leaf(self, blocks: list[Block], leaves: dict[str, str], rules: list[Rule]) -> None:
+        block = self.chance.choice(blocks)
+        leaf = self.chance.choice(block.sources).split(".")
+        word = next(part for part in leaf if part != "*")
+        if word not in leaves and word != "weight":
+            leaves[word] = f"{word}_new"
+            rules.append(Rule("rename", ((word,),), ((f"{word}_new",),)))
+
+    def change_prefix(self, places: dict[str, str], inner: dict[str, str], rules: list[Rule]) -> None:
+        tower = self.chance.choice(list(places))
+        under = [place for place in places.values() if place.startswith(places[tower] + ".")]
+        if tower not in inner and not under:
+            inner[tower] = "sub"
+            rules.append(Rule("add", (("sub",),), scope=places[tower]))
+
+    def converters(
+        self,
+        block: Block,
+        module: str,
+        leaves: dict[str, str],
+        lists: str,
+        places: dict[str, str],
+        inner: dict[str, str],
+    ) -> list[Rule]:
+        """Write a block's converter: once for all towers, or scoped to some of them."""
+        now = [self.path(module, leaf, leaves) for leaf in block.sources]
+        new = [self.path(module, leaf, {}) for leaf in block.targets]
+        if self.chance.random() < 0.3:  # the layer's index as a capture of its own, which comes out again
+            now, new = ([(lists, "*", *path) for path in paths] for paths in (now, new))
+        rule = Rule("convert", tuple(now), tuple(new), block.steps, spelling=self.spelling())
+        if self.chance.random() < 0.4:
+            return [rule]
+        chosen = self.chance.sample(sorted(places), self.chance.randint(1, len(places)))
+        nested = {place for place in places.values() for other in places.values() if place.startswith(other + ".")}
+        if nested:
+            return [rule]
+        return [
+            Rule("convert", rule.sources, rule.targets, rule.steps, places[tower], spelling=rule.spelling)
+            for tower in chosen
+        ]
+
+    def path(self, module: str, leaf: str, leaves: dict[str, str]) -> Segments:
+        return (module, *(leaves.get(part, part) for part in leaf.split(".")))
+
+
+def draw_layout(seed: int, features: int = 3) -> Layout:
+    """Draw a layout whose rules fit it; the same seed gives the same one."""
+    return _Draw(random.Random(seed)).layout(features)
+
+
+@st.composite
+def layouts(draw: st.DrawFn, features: int = 4) -> Layout:
+    """Layouts with their rules; a smaller example has fewer features."""
+    return draw_layout(draw(st.integers(0, 2**32 - 1)), draw(st.integers(0, features)))
+
+
+# ---- random rules over a few words, which need not fit anything ----
+
+WORDS = ("a", "b", "c", "ab", "d")
+
+
+def draw_rules(chance: random.Random, count: int, scopes: Sequence[str] = ("", "", "a", "a.b", "d")) -> list[Rule]:
+    """Draw rules that run into each other, in an order that matters."""
+    rules: dict[Any, Rule] = {}
+    for _ in range(count):
+        kind = chance.choice(("rename", "rename", "rename", "group", "add", "remove", "convert"))
+        scope = chance.choice(scopes)
+        sources = tuple(_words(chance) for _ in range(2 if kind == "group" else 1))
+        if len(set(sources)) < len(sources):
+            continue
+        targets = tuple(_words(chance) for _ in sources)
+        if kind in ("add", "remove"):
+            rule = Rule(kind, (sources[0][:1],), scope=scope)
+        elif kind == "convert":
+            rule = Rule(kind, sources, targets, (("Transpose", (0, 1)),), scope)
+        else:
+            rule = Rule(kind, sources, targets, scope=scope, anchored=chance.random() < 0.3)
+        rules[rule] = rule
+    return list(rules)
+
+
+def _words(chance: random.Random) -> Segments:
+    return tuple(chance.choice(WORDS) for _ in range(chance.choice((1, 1, 2))))
+
+
+def draw_keys(chance: random.Random, count: int) -> Tensors:
+    """Draw keys over the same words, with indices between them."""
+    keys = dict.fromkeys(
+        ".".join(chance.choice((*WORDS, *WORDS, "0", "12")) for _ in range(chance.randint(1, 4))) for _ in range(count)
+    )
+    return {key: Bits("I64", np.arange(6, dtype=np.uint64).reshape(2, 3) + np.uint64(10 * n)) for n, key in enumerate(keys)}
+
+
+# ---- files by hand ----
+
+
+def write_checkpoint(directory: Path, values: Mapping[str, Bits], chance: random.Random, shards: int = 1) -> None:
+    """Write safetensors files byte by byte, in orders, paddings and texts that no library would choose."""
+    directory.mkdir()
+    keys = list(values)
+    chance.shuffle(keys)
+    if shards == 1:
+        write_safetensors(directory / "model.safetensors", {key: values[key] for key in keys}, chance)
+    else:
+        _write_shards(directory, values, keys, chance, shards)
+    if chance.random() < 0.3:
+        (directory / "config.json").write_bytes(b'{"model_type" : "drawn"}\n')
+
+
+def _write_shards(directory: Path, values: Mapping[str, Bits], keys: list[str], chance: random.Random, shards: int) -> None:
+    count = min(shards, len(keys))
+    cuts = sorted(chance.sample(range(1, len(keys)), count - 1))
+    weight_map = {}
+    for number, (start, stop) in enumerate(itertools.pairwise((0, *cuts, len(keys))), 1):
+        name = f"model-{number:05d}-of-{count:05d}.safetensors"
+        write_safetensors(directory / name, {key: values[key] for key in keys[start:stop]}, chance)
+        weight_map |= dict.fromkeys(keys[start:stop], name)
+    entries = list(weight_map.items())
+    chance.shuffle(entries)
+    index: dict[str, Any] = {"metadata": {"total_size": sum(len(bits.tobytes()) for bits in values.values())}}
+    index = index | {"weight_map": dict(entries)} if chance.random() < 0.5 else {"weight_map": dict(entries)} | index
+    text = json.dumps(index, indent=chance.choice((None, 1, 2, 4, "\t"))) + chance.choice(("", "\n"))
+    (directory / "model.safetensors.index.json").write_text(text)
+
+
+def write_safetensors(path: Path, values: Mapping[str, Bits], chance: random.Random) -> None:
+    """Write one file: data in the order of `values`, header entries in another one, any padding."""
+    entries: list[tuple[str, Any]] = []
+    offset = 0
+    for key, bits in values.items():
+        stop = offset + len(bits.tobytes())
+        fields = [("dtype", bits.dtype), ("shape", list(bits.shape)), ("data_offsets", [offset, stop])]
+        chance.shuffle(fields)
+        entries.append((key, dict(fields)))
+        offset = stop
+    chance.shuffle(entries)
+    if chance.random() < 0.7:
+        metadata = chance.choice(({"format": "pt"}, {"b": "2", "a": "\u00e9"}, {}))
+        entries.insert(chance.randint(0, len(entries)), ("__metadata__", metadata))
+    separators = chance.choice(((",", ":"), (", ", ": ")))
+    head = json.dumps(dict(entries), separators=separators, ensure_ascii=chance.random() < 0.5).encode()
+    head += b" " * chance.choice((0, 0, 1, 3, 8))
+    path.write_bytes(len(head).to_bytes(8, "little") + head + b"".join(bits.tobytes() for bits in values.values()))
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """Return the content of every file below a directory, but the receipt."""
+    found = {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    found.pop("weighbridge.json", None)
+    return found

@@ -1,0 +1,177 @@
+"""Models as targets and sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import weighbridge as wb
+from weighbridge.modules import module_header
+
+RENAME = [wb.WeightRenaming("dense", "linear"), wb.WeightRenaming("gamma", "weight")]
+
+
+class Small(torch.nn.Module):
+    """A model with parameters, a persistent buffer, another one, and a tied head."""
+
+    def __init__(self, *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 2, dtype=dtype)
+        self.norm = torch.nn.LayerNorm(2, bias=False, dtype=dtype)
+        self.register_buffer("steps", torch.zeros(4, dtype=torch.int64))
+        self.register_buffer("cache", torch.ones(5), persistent=False)
+
+
+def checkpoint(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    return {
+        "dense.weight": torch.arange(6.0).reshape(2, 3).to(dtype),
+        "dense.bias": torch.tensor([8.0, 9.0]).to(dtype),
+        "norm.gamma": torch.tensor([0.25, 0.5]).to(dtype),
+        "steps": torch.tensor([4, 3, 2, 1]),
+    }
+
+
+def assert_loaded(model: Small, state: dict[str, torch.Tensor]) -> None:
+    assert torch.equal(model.linear.weight, state["dense.weight"])
+    assert torch.equal(model.linear.bias, state["dense.bias"])
+    assert torch.equal(model.norm.weight, state["norm.gamma"])
+    assert torch.equal(model.steps, state["steps"])
+
+
+def test_header_of_a_model_has_parameters_and_persistent_buffers() -> None:
+    assert list(module_header(Small())) == ["steps", "linear.weight", "linear.bias", "norm.weight"]
+
+
+def test_load_into_a_real_model_keeps_its_parameters() -> None:
+    model, state = Small(), checkpoint()
+    weight, pointer = model.linear.weight, model.linear.weight.data_ptr()
+    wb.load(model, state, RENAME)
+    assert_loaded(model, state)
+    assert model.linear.weight is weight
+    assert model.linear.weight.data_ptr() == pointer
+
+
+def test_load_into_a_meta_model_gives_it_values(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = Small()
+    state = checkpoint()
+    save_file(state, tmp_path / "model.safetensors")
+    wb.load(model, tmp_path, RENAME)
+    assert_loaded(model, state)
+    assert isinstance(model.linear.weight, torch.nn.Parameter)
+    assert model.linear.weight.requires_grad
+    assert model.cache.is_meta, "what no checkpoint holds is the model's own affair"
+
+
+def test_load_keeps_the_files_dtype_unless_asked() -> None:
+    state = checkpoint(torch.bfloat16)
+    kept, cast = Small(), Small()
+    wb.load(kept, state, RENAME)
+    wb.load(cast, state, RENAME, dtype="target")
+    assert kept.linear.weight.dtype == torch.bfloat16
+    assert cast.linear.weight.dtype == torch.float32
+    assert_loaded(kept, state)
+    assert torch.equal(cast.linear.weight, state["dense.weight"].float())
+
+
+def test_save_goes_back_through_the_recorded_plan(tmp_path: Path) -> None:
+    """A fine-tuned model is saved with its own values, in the layout and file that it came from."""
+    source = tmp_path / "source"
+    source.mkdir()
+    save_file(checkpoint(), source / "model.safetensors", metadata={"format": "pt", "made": "here"})
+    (source / "config.json").write_text("{}")
+    model = Small()
+    wb.load(model, source, RENAME)
+    wb.save(model, tmp_path / "same")
+    assert (tmp_path / "same/model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    assert (tmp_path / "same/config.json").read_text() == "{}"
+    with torch.no_grad():
+        model.linear.weight += 1
+    wb.save(model, tmp_path / "tuned")
+    tuned = load_file(tmp_path / "tuned/model.safetensors")
+    assert torch.equal(tuned["dense.weight"], checkpoint()["dense.weight"] + 1)
+    assert torch.equal(tuned["norm.gamma"], checkpoint()["norm.gamma"])
+
+
+def test_save_of_a_model_from_scratch_needs_a_mapping(tmp_path: Path) -> None:
+    model = Small()
+    with pytest.raises(wb.RegistryError) as caught:
+        wb.save(model, tmp_path / "out")
+    assert caught.value.code == "mapping-not-found"
+    wb.save(model, tmp_path / "out", [wb.WeightRenaming("dense", "linear")])
+    assert "dense.weight" in load_file(tmp_path / "out/model.safetensors")
+
+
+def test_initialised_parameters_are_saved_too(tmp_path: Path) -> None:
+    """A head that was not in the checkpoint is declared, keeps its values, and is in what is saved."""
+    state = checkpoint()
+    del state["dense.bias"]
+    model = Small()
+    bias = model.linear.bias.detach().clone()
+    report = wb.load(model, state, RENAME, initialise=["linear.bias"])
+    assert report.fates()["target"] == {"filled": 3, "initialised": 1}
+    assert torch.equal(model.linear.bias, bias)
+    wb.save(model, tmp_path / "out")
+    saved = load_file(tmp_path / "out/model.safetensors")
+    assert torch.equal(saved["linear.bias"], bias)
+    assert torch.equal(saved["dense.weight"], state["dense.weight"])
+
+
+def test_initialised_parameter_without_values_is_an_error() -> None:
+    state = checkpoint()
+    del state["dense.bias"]
+    with torch.device("meta"):
+        model = Small()
+    with pytest.raises(wb.PlanError) as caught:
+        wb.load(model, state, RENAME, initialise=["linear.bias"])
+    assert caught.value.code == "model-mismatch"
+    assert model.linear.weight.is_meta
+
+
+def test_missing_and_left_over_tensors_are_named_and_nothing_is_loaded() -> None:
+    state = checkpoint()
+    del state["dense.bias"]
+    state["extra.weight"] = torch.ones(2)
+    model = Small()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.load(model, state, RENAME)
+    assert [(problem.code, problem.where) for problem in caught.value.problems] == [
+        ("target-missing", "linear.bias"),
+        ("source-unplaced", "extra.weight"),
+    ]
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_partial_load_reports_what_it_left() -> None:
+    state = {"dense.weight": checkpoint()["dense.weight"], "extra.weight": torch.ones(2)}
+    model = Small()
+    report = wb.load(model, state, RENAME, partial=True)
+    assert report.fates() == {
+        "source": {"moved": 1, "carried": 1},
+        "target": {"filled": 2, "initialised": 3},
+    }
+    assert torch.equal(model.linear.weight, state["dense.weight"])
+
+
+def test_partial_load_of_nothing_is_an_error() -> None:
+    with pytest.raises(wb.PlanError) as caught:
+        wb.load(Small(), {"extra.weight": torch.ones(2)}, RENAME, partial=True)
+    assert "target-missing" in caught.value.codes
+
+
+def test_plan_for_another_model_is_refused() -> None:
+    plan = wb.plan(checkpoint(), RENAME, target=Small())
+    with pytest.raises(wb.PlanError) as caught:
+        plan.load_into(torch.nn.Linear(3, 2))
+    assert caught.value.code == "model-mismatch"
+
+
+def test_registry_finds_the_mapping_by_class_name() -> None:
+    wb.register("Small", RENAME, overwrite=True)
+    model = Small()
+    wb.load(model, checkpoint())
+    assert_loaded(model, checkpoint())
