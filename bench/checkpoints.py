@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import weighbridge as wb
+from bench.inventories import Moe, moe
 
 INDEX: Final = "model.safetensors.index.json"
 _BLOCK_BYTES: Final = 2**24
@@ -41,15 +42,16 @@ class Pattern:
             yield self._doubled[start : start + min(_BLOCK_BYTES, size_bytes - position)]
 
 
-def write_checkpoint(directory: Path, header: wb.Header, shard_bytes: int, *, sparse: bool = False) -> None:
+def write_checkpoint(directory: Path, sizes: Moe, shard_bytes: int, *, sparse: bool = False) -> None:
     """Write a sharded checkpoint with its index and a `config.json`.
 
     Args:
         directory: Directory to make.
-        header: The tensors; they are numbered, and laid out, in this order.
+        sizes: The model's sizes; its tensors are numbered, and laid out, in the order of the layers.
         shard_bytes: Most bytes of tensors in one file.
         sparse: Write the headers alone, and leave the rest of each file a hole.
     """
+    header = moe(sizes)
     directory.mkdir(parents=True)
     shards = _split(header, shard_bytes)
     pattern = None if sparse else Pattern()
@@ -61,7 +63,7 @@ def write_checkpoint(directory: Path, header: wb.Header, shard_bytes: int, *, sp
         _write_shard(directory / name, {key: header[key] for key in keys}, numbers, pattern)
     index = {"metadata": {"total_size": header.size_bytes}, "weight_map": places}
     (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    (directory / "config.json").write_text('{"model_type": "qwen3_moe"}\n', encoding="utf-8")
+    (directory / "config.json").write_text(json.dumps(sizes.config(), indent=2) + "\n", encoding="utf-8")
 
 
 def _split(header: wb.Header, shard_bytes: int) -> list[list[str]]:

@@ -15,7 +15,7 @@ The published index has 91,991 keys: these, and 1,564 of layer 61, which predict
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import weighbridge as wb
 
@@ -55,6 +55,27 @@ class Moe(NamedTuple):
     key_dim: int = 512
     head_dim: int = 128
     vocabulary: int = 5000
+
+    def config(self) -> dict[str, Any]:
+        """Return the model's `config.json`."""
+        return {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "model_type": "qwen3_moe",
+            "dtype": "bfloat16",
+            "decoder_sparse_step": 1,
+            "head_dim": self.head_dim,
+            "hidden_size": self.hidden,
+            "intermediate_size": 2 * self.hidden,
+            "mlp_only_layers": [],
+            "moe_intermediate_size": self.expert_intermediate,
+            "num_attention_heads": self.query_dim // self.head_dim,
+            "num_experts": self.experts,
+            "num_experts_per_tok": min(2, self.experts),
+            "num_hidden_layers": self.layers,
+            "num_key_value_heads": self.key_dim // self.head_dim,
+            "tie_word_embeddings": False,
+            "vocab_size": self.vocabulary,
+        }
 
 
 def deepseek(sizes: DeepSeek, *, fused: bool = False) -> wb.Header:

@@ -293,9 +293,7 @@ def _walk(rules: Sequence[Rule], key: str) -> tuple[str, int | None]:
     return name, None
 
 
-def _collect(
-    rules: Sequence[Rule], uses: dict[Any, Use], number: int, name: str, key: str, expected: Expected
-) -> None:
+def _collect(rules: Sequence[Rule], uses: dict[Any, Use], number: int, name: str, key: str, expected: Expected) -> None:
     rule = rules[number]
     ((lane, where),) = claims(rule, name)
     indices = list(where.indices)
@@ -414,7 +412,9 @@ class _Draw:
         """Make a tensor with values that no other one has (as far as its width allows)."""
         width = WIDTHS[dtype]
         count = int(np.prod(shape, dtype=int))
-        values = (np.arange(self.counter, self.counter + count, dtype=np.uint64)) % np.uint64(256**width - 1 if width < 8 else 2**63)
+        values = (np.arange(self.counter, self.counter + count, dtype=np.uint64)) % np.uint64(
+            256**width - 1 if width < 8 else 2**63
+        )
         self.counter += count
         return Bits(dtype, values.astype(f"uint{8 * width}").reshape(shape))
 
@@ -427,12 +427,16 @@ class _Draw:
         match chance.choice(("fuse", "cut", "chunk", "stack", "stack pair", "unstack", "turn", "permute", "many")):
             case "fuse":
                 shapes = ((a, b), (c, b), (c, b))
-                return Block("attn", ("q.weight", "k.weight", "v.weight"), ("qkv.weight",), (("Concatenate", (0,)),), shapes)
+                return Block(
+                    "attn", ("q.weight", "k.weight", "v.weight"), ("qkv.weight",), (("Concatenate", (0,)),), shapes
+                )
             case "cut":
                 steps = (("Split", (1, (a, c, b))),)
                 return Block("attn", ("qkv.weight",), ("q.weight", "k.weight", "v.weight"), steps, ((2, a + b + c),))
             case "chunk":
-                return Block("mlp", ("gate_up.weight",), ("gate.weight", "up.weight"), (("Chunk", (0,)),), ((2 * a, b),))
+                return Block(
+                    "mlp", ("gate_up.weight",), ("gate.weight", "up.weight"), (("Chunk", (0,)),), ((2 * a, b),)
+                )
             case "stack":
                 steps = (("MergeModulelist", (chance.choice((0, 1)),)),)
                 return Block("experts", ("*.down.weight",), ("down",), steps, ((a, b),), chance.choice((1, 2, 3)))
@@ -471,7 +475,15 @@ class _Draw:
 
     def extras(self, tower: str) -> None:
         """Add what no converter touches: norms, and names that look like others."""
-        names = ("norm.gamma", "norm0.w", "norm1.w", "layers.0.attn.q_norm.weight", "layers.0.attn_b.q", "mtp.fc", "scale")
+        names = (
+            "norm.gamma",
+            "norm0.w",
+            "norm1.w",
+            "layers.0.attn.q_norm.weight",
+            "layers.0.attn_b.q",
+            "mtp.fc",
+            "scale",
+        )
         for name in self.chance.sample(names, self.chance.randint(0, 3)):
             shape = self.chance.choice(((3,), (2, 1), (), (0, 2)))
             self.tensors[f"{tower}.{name}"] = self.bits(shape, self.chance.choice(tuple(WIDTHS)))
@@ -606,7 +618,9 @@ def draw_keys(chance: random.Random, count: int) -> Tensors:
     keys = dict.fromkeys(
         ".".join(chance.choice((*WORDS, *WORDS, "0", "12")) for _ in range(chance.randint(1, 4))) for _ in range(count)
     )
-    return {key: Bits("I64", np.arange(6, dtype=np.uint64).reshape(2, 3) + np.uint64(10 * n)) for n, key in enumerate(keys)}
+    return {
+        key: Bits("I64", np.arange(6, dtype=np.uint64).reshape(2, 3) + np.uint64(10 * n)) for n, key in enumerate(keys)
+    }
 
 
 # ---- files by hand ----
@@ -625,7 +639,9 @@ def write_checkpoint(directory: Path, values: Mapping[str, Bits], chance: random
         (directory / "config.json").write_bytes(b'{"model_type" : "drawn"}\n')
 
 
-def _write_shards(directory: Path, values: Mapping[str, Bits], keys: list[str], chance: random.Random, shards: int) -> None:
+def _write_shards(
+    directory: Path, values: Mapping[str, Bits], keys: list[str], chance: random.Random, shards: int
+) -> None:
     count = min(shards, len(keys))
     cuts = sorted(chance.sample(range(1, len(keys)), count - 1))
     weight_map = {}

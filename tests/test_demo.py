@@ -168,7 +168,7 @@ def test_fact_fails_where_something_differs(demo, bert_change, moe_change) -> No
 
 
 def test_acts_print_plain_text_where_there_is_no_terminal(bert: Played, moe: Played) -> None:
-    """No boxes and no control characters; the last digits of no line are cut."""
+    """No boxes, no control characters, and no ellipsis where something was cut."""
     for act in (bert, moe):
         assert act.printed.isascii()
         assert "\x1b" not in act.printed
@@ -176,8 +176,9 @@ def test_acts_print_plain_text_where_there_is_no_terminal(bert: Played, moe: Pla
 
 def test_import_runs_nothing() -> None:
     """Importing the demo prints nothing and loads neither torch nor transformers."""
-    script = "import sys, demo; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", script], cwd=EXAMPLES, check=True, capture_output=True, text=True)
+    find = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})"
+    script = f"{find}; import demo; print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("[]\n", "")
 
 

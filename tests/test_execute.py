@@ -123,7 +123,9 @@ def test_cast_is_fused_and_rounds_as_torch_does() -> None:
     with pytest.raises(wb.PlanError) as caught:
         plan.inverse()
     assert caught.value.code == "inverse-lossy"
-    assert torch.equal(plan.inverse(lossy=True, source=plan.state_dict()).state_dict()["w"], state["w"].bfloat16().float())
+    assert torch.equal(
+        plan.inverse(lossy=True, source=plan.state_dict()).state_dict()["w"], state["w"].bfloat16().float()
+    )
 
 
 def test_widening_cast_is_exact_both_ways() -> None:
@@ -188,7 +190,7 @@ def write_raw(path: Path, key: str, spec: TensorSpec, raw: bytes) -> None:
 
 
 def test_temporaries_are_filled_first_and_inverted_last() -> None:
-    """A program with a temporary: x is transposed into a temporary, which is reshaped and transposed into the target."""
+    """x is transposed into a temporary, which is reshaped and transposed into the target."""
     spec = TensorSpec("F32", (4, 6))
     middle = Output("F32", Layout.of(0, (4, 6)).transpose(0, 1))
     last = Output("F32", Layout.of(1, (6, 4)).reshape((3, 8)).transpose(0, 1))

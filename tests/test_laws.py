@@ -141,7 +141,9 @@ def test_damage_is_named_exactly(seed, damage):
     problems = _account(damaged, wanted)
     assume(not any(code in ("rule-overlap", "group-duplicate") for code, _ in damaged.problems))
     if not problems:
-        same(wb.plan(tensors_of(layout.tensors), layout.mapping, header_of(wanted), layout="mapped").state_dict(), wanted)
+        same(
+            wb.plan(tensors_of(layout.tensors), layout.mapping, header_of(wanted), layout="mapped").state_dict(), wanted
+        )
         return
     with pytest.raises(wb.PlanError) as caught:
         wb.plan(header_of(layout.tensors), layout.mapping, header_of(wanted), layout="mapped")
@@ -408,7 +410,9 @@ def test_shards_mean_nothing(layout, seed):
         for name, shards in (("one", 1), ("many", chance.choice((2, 3, 4)))):
             write_checkpoint(place / name, layout.tensors, chance, shards)
             opened = wb.open(place / name)
-            plans.append(wb.plan(opened.header.specs | {}, layout.mapping) if False else wb.plan(opened, layout.mapping))
+            plans.append(
+                wb.plan(opened.header.specs | {}, layout.mapping) if False else wb.plan(opened, layout.mapping)
+            )
         assert plans[0].steps == plans[1].steps
         outputs = [_read_files(plan.write(place / f"out {number}")) for number, plan in enumerate(plans)]
         for found in outputs:

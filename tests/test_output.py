@@ -26,7 +26,9 @@ MAPPING = Mapping(
 
 def state() -> dict[str, torch.Tensor]:
     """Return a few tensors of different values, shapes and dtypes."""
-    made = {f"layers.{i}.{name}": torch.randn(rows, 24) for i in range(3) for name, rows in (("q", 16), ("k", 8), ("v", 8))}
+    made = {
+        f"layers.{i}.{name}": torch.randn(rows, 24) for i in range(3) for name, rows in (("q", 16), ("k", 8), ("v", 8))
+    }
     made["old.ids"] = torch.arange(77, dtype=torch.int32)
     made["old.half"] = torch.randn(33, dtype=torch.bfloat16)
     made["extra"] = torch.randn(5, 3)

@@ -483,7 +483,16 @@ def test_extras_are_what_belongs_to_the_model(tmp_path):
     save_sharded(tmp_path)
     for name in ("config.json", "tokenizer.model", "merges.txt"):
         (tmp_path / name).write_text(name)
-    for name in ("pytorch_model.bin", "a.gguf", "b.h5", "training_args.bin", RECEIPT_NAME, ".gitattributes", "x.pt"):
+    for name in (
+        "pytorch_model.bin",
+        "a.gguf",
+        "b.h5",
+        "training_args.bin",
+        RECEIPT_NAME,
+        ".gitattributes",
+        "x.pt",
+        "tf_model.h5.index.json",
+    ):
         (tmp_path / name).write_text(name)
     (tmp_path / "original").mkdir()
     (tmp_path / "away.txt").symlink_to("/etc/hostname")

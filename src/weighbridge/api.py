@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from weighbridge.files import FileSet
 from weighbridge.mapping import Mapping, MappingLike
 from weighbridge.plan import Plan
-from weighbridge.planning import Options, compile_plan
+from weighbridge.options import Options
+from weighbridge.planning import compile_plan
 from weighbridge.registry import default_registry
 from weighbridge.specs import Header
 from weighbridge.storage import open_checkpoint
@@ -62,7 +63,7 @@ def plan(checkpoint: Place, mapping: MappingLike | str = (), target: Place = Non
         mapping: A mapping, a list of transforms, or a registered name.
         target: What is wanted: a model (on the meta device is fine), a `Header`, a checkpoint or a path; None to take
             whatever the mapping gives.
-        options: See `weighbridge.planning.Options`: `partial`, `drop`, `carry`, `initialise`, `dtype`, `layout`,
+        options: See `weighbridge.options.Options`: `partial`, `drop`, `carry`, `initialise`, `dtype`, `layout`,
             `base_prefix`, `config`.
 
     Returns:

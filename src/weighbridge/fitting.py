@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from weighbridge.errors import PlanError, WeighbridgeError
 from weighbridge.joining import Joiner, collect_groups
 from weighbridge.keys import collapse, families, nearest
 from weighbridge.mapping import Mapping
+from weighbridge.options import Options
 from weighbridge.pattern import Pattern
 from weighbridge.plan import Fated, Plan, Step
 from weighbridge.program import Program
 from weighbridge.readings import Reading
 from weighbridge.specs import DTYPES, Header, TensorSpec, dtype_named
 from weighbridge.tracing import Traced, prepare, spell, trace_keys
-
-if TYPE_CHECKING:
-    from weighbridge.planning import Options
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Group:
     rule: int
     outputs: tuple[str, ...]
     lanes: list[dict[int, str]]
-    fired: tuple[int, ...] = ()
+    fired: set[int] = field(default_factory=set)
     fault: bool = False
 
 
@@ -78,9 +78,8 @@ def _collect_family(
         group = known.get(outer)
         if group is None:
             outputs = tuple(spell(output, indices) for output in hit.outputs)
-            group = groups.setdefault(
-                (hit.rule, outputs), Group(hit.rule, outputs, [{} for _ in range(lane_count)], fired)
-            )
+            group = groups.setdefault((hit.rule, outputs), Group(hit.rule, outputs, [{} for _ in range(lane_count)]))
+            group.fired.update(fired)
             known[outer] = group
         place = 0 if not hit.place else int(hit.place) if slot is None else indices[slot]
         lane = group.lanes[hit.lane]
@@ -150,7 +149,7 @@ class Joiner:
         if any(output not in names for output in group.outputs):
             return None
         finals = tuple(names[output][0] for output in group.outputs)
-        fired = tuple(dict.fromkeys(number for output in group.outputs for number in names[output][1]))
+        fired = {number for output in group.outputs for number in names[output][1]}
         shapes = tuple((self._shape(final),) for final in finals)
         program = self._program(rule, group, shapes)
         return self._step(group, finals, program, fired)
@@ -165,7 +164,7 @@ class Joiner:
         names = finish_names(self.rules, numbered, rule.number + 1, self.problems)
         if any(name not in names for name in numbered):
             return None
-        fired = tuple(dict.fromkeys(number for name in numbered for number in names[name][1]))
+        fired = {number for name in numbered for number in names[name][1]}
         return self._step(group, tuple(names[name][0] for name in numbered), program, fired)
 
     def _wanted_names(self, rule: Rule, group: Group) -> list[list[str]]:
@@ -184,9 +183,9 @@ class Joiner:
             lanes.append(lane)
         return lanes
 
-    def _step(self, group: Group, targets: tuple[str, ...], program: Program, fired: tuple[int, ...]) -> Step:
+    def _step(self, group: Group, targets: tuple[str, ...], program: Program, fired: set[int]) -> Step:
         fate = "computed" if program.casts else "moved"
-        return Step(_sources(group), targets, program, fate, (*group.fired, *fired))
+        return Step(_sources(group), targets, program, fate, tuple(sorted(group.fired | fired)))
 
     def _shape(self, key: str) -> Shape | None:
         spec = self.target.specs.get(key) if self.target is not None else None

@@ -164,9 +164,11 @@ class Plan:
     @cached_property
     def lossy_reasons(self) -> tuple[str, ...]:
         """What of the source cannot be had back; empty for an exact plan."""
-        dropped = Counter(f"dropped by {fated.by}" for fated in self.dropped)
+        dropped = Counter(f"dropped: {fated.by}" for fated in self.dropped)
         casts = Counter(step.program.lossy_reason for step in self.steps if not step.program.is_exact)
-        return tuple(f"{count} tensors {reason}" for reason, count in [*dropped.items(), *casts.items()])
+        return tuple(
+            f"{count:,} tensor{'s' * (count != 1)} {reason}" for reason, count in [*dropped.items(), *casts.items()]
+        )
 
     @property
     def is_exact(self) -> bool:

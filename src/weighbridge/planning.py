@@ -9,44 +9,17 @@ returned has been proven: every program writes each element once, and every tens
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from weighbridge.errors import PlanError, WeighbridgeError
 from weighbridge.files import FileSet
 from weighbridge.fitting import Draft, draft_reading
 from weighbridge.mapping import Carry, Drop, Initialise, Mapping, MappingLike, as_mapping, exception_rules
+from weighbridge.options import MODES, Options
 from weighbridge.plan import Plan
 from weighbridge.readings import Reading, possible_readings
 from weighbridge.specs import Header
-
-MODES = ("auto", "mapped", "as is")
-"""Ways to choose the reading of a checkpoint's layout."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a caller declares beside the mapping.
-
-    Args:
-        partial: Accept targets that nothing fills and sources without a place; at least one target must be filled.
-        drop: `Drop` rules, or patterns.
-        carry: `Carry` rules, or patterns.
-        initialise: `Initialise` rules, or patterns.
-        dtype: Dtype that floating targets are cast to; ``"target"`` for the target's own, None to keep the source's.
-        layout: ``"auto"`` to find the reading that fits, ``"mapped"`` or ``"as is"`` to declare it.
-        base_prefix: See `Mapping.base_prefix`, which it overrides.
-        config: The model's configuration (a mapping, or an object with attributes), for operations that read it.
-    """
-
-    partial: bool = False
-    drop: Any = ()
-    carry: Any = ()
-    initialise: Any = ()
-    dtype: str | None = None
-    layout: str = "auto"
-    base_prefix: str = ""
-    config: Any = None
 
 
 def compile_plan(

@@ -17,7 +17,7 @@ from weighbridge.tracing import Rules, match_rule, prepare, write_name
 from weighbridge.transforms import describe
 
 SHOWN_LINES = 40
-"""Lines of steps that a printed report shows unless all are asked for."""
+"""Lines of steps, or of copies, that a printed report or explanation shows."""
 
 
 def format_bytes(size_bytes: int) -> str:
@@ -107,7 +107,7 @@ class Report:
         for word, fated in (("dropped", self.plan.dropped), ("initialised", self.plan.initialised)):
             for by in dict.fromkeys(entry.by for entry in fated):
                 for line in collapse([entry.key for entry in fated if entry.by == by]):
-                    yield f"{line}   {word} by {by}"
+                    yield f"{line}   {word}: {by}"
         for entry in self.plan.tied_targets:
             yield f"{entry.key}   tied to {entry.by}"
 
@@ -206,8 +206,9 @@ class Explanation:
         for tried in self.tried:
             yield f"  {tried.rule}"
             yield f"      {tried.outcome}" + (f": {tried.before} -> {', '.join(tried.after)}" if tried.after else "")
-        for copy in self.copies:
-            yield f"  {copy}"
+        yield from (f"  {copy}" for copy in self.copies[:SHOWN_LINES])
+        if len(self.copies) > SHOWN_LINES:
+            yield f"  … and {len(self.copies) - SHOWN_LINES:,} more copies"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -237,7 +238,7 @@ def explain(plan: Plan, key: str) -> Explanation:
     sides = tuple(side for side, known in fates.items() if key in known)
     numbers = dict.fromkeys(fates[side][key].step for side in sides)
     steps = [plan.steps[number] for number in numbers if number is not None]
-    near = () if sides else tuple(dict.fromkeys([*nearest(key, plan.source), *nearest(key, plan.target)]))
+    near = () if sides else tuple(nearest(key, list(dict.fromkeys([*plan.source, *plan.target])), 5))
     traced = key if "source" in sides or not steps else steps[0].sources[0]
     return Explanation(
         key,

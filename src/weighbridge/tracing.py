@@ -138,20 +138,20 @@ def _trace_family(
     """Trace a template; None if its members behave differently after all, so that each must be traced alone."""
     try:
         return trace_name(rules, name, start, converters=converters, literal=False)
-    except _Fragile:
+    except _FragileError:
         return None
     except WeighbridgeError as problem:
         return problem
 
 
-class _Fragile(Exception):
+class _FragileError(Exception):
     """A rewritten template no longer stands for all of its keys."""
 
 
 def _check_template(*names: str) -> None:
     """Refuse a template whose indices were moved, or touch other digits: later rules could tell its keys apart."""
     if not all(name.isascii() or (_SHIFTED.isdisjoint(name) and is_sound(name)) for name in names):
-        raise _Fragile
+        raise _FragileError
 
 
 def trace_name(rules: Rules, name: str, start: int = 0, *, converters: bool = True, literal: bool = True) -> Trace:

@@ -364,7 +364,7 @@ def describe(transform: Transform) -> str:
         sides = (", ".join(side) for side in (transform.source_patterns, transform.target_patterns))
         text = f"{type(transform).__name__}({' -> '.join(sides)})"
     if isinstance(transform, WeightConverter):
-        text += f" by {', '.join(map(repr, transform.operations))}"
+        text += f" by {', '.join(map(str, transform.operations))}"
     return text + (f" in {transform.scope}" if transform.scope else "")
 
 

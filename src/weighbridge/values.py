@@ -211,6 +211,12 @@ class Arguments:
                     got=repr(value),
                 )
 
+    def __str__(self) -> str:
+        """Write the operation without the arguments that are not set."""
+        form = {name: value for name, value in self.to_dict().items() if name != "operation"}
+        arguments = (f"{name}={value!r}" for name, value in form.items() if value not in (None, False, {}))
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form of an operation: its name and its arguments."""
         arguments = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]

@@ -39,6 +39,7 @@ from weighbridge.errors import DestinationError, PlanError
 from weighbridge.plan import DEFAULT_BUDGET_BYTES, Plan
 from weighbridge.receipt import read_receipt
 from weighbridge.render import Explanation, format_bytes
+from weighbridge.storage import check_destination
 
 # Typer brings its own copy of click or needs the real one, by its version: this is the right class in both.
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -179,6 +180,7 @@ def convert(
     Example: weighbridge convert model/ converted/ qwen3_moe
     """
     with reporting(output):
+        check_destination(destination, [source])
         sizes = {
             "max_shard_size": None if max_shard_size == "none" else size_option("--max-shard-size", max_shard_size),
             "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
@@ -196,6 +198,7 @@ def revert(source: SourceArgument, destination: DestinationArgument, output: Out
     Example: weighbridge revert converted/ back/
     """
     with reporting(output):
+        check_destination(destination, [source])
         checkpoint = api.open(source)
         back = read_receipt(Path(source).expanduser()).plan.inverse(checkpoint)
         _write(output, back, destination, "reverting", {})

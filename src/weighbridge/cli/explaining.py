@@ -9,7 +9,7 @@ from weighbridge.fitting import draft_reading
 from weighbridge.keys import nearest
 from weighbridge.mapping import Mapping
 from weighbridge.plan import Plan
-from weighbridge.planning import Options
+from weighbridge.options import Options
 from weighbridge.readings import Reading
 from weighbridge.render import Explanation, Tried, explain, try_rules
 from weighbridge.specs import Header

@@ -151,5 +151,4 @@ def find_extras(directory: Path) -> tuple[tuple[Extra, ...], tuple[str, ...]]:
 
 
 def _is_weights(name: str) -> bool:
-    weights = (SAFETENSORS_SUFFIX, *TORCH_SUFFIXES)
-    return name.endswith((*weights, *_OTHER_WEIGHTS, *(suffix + INDEX_SUFFIX for suffix in weights)))
+    return name.endswith((SAFETENSORS_SUFFIX, *TORCH_SUFFIXES, *_OTHER_WEIGHTS, INDEX_SUFFIX))

@@ -29,7 +29,7 @@ def resolve_inside(directory: Path, name: str) -> Path:
     if target.is_relative_to(real_directory):
         return target
     blobs = hub_blobs(real_directory)
-    if blobs is not None and target.parent == blobs:
+    if blobs is not None and target.parent == Path(os.path.realpath(blobs)):
         return target
     expected, got = "a file in the checkpoint's directory", f"a link to {target}"
     hint = "put the file itself there, or open the place where it is"

@@ -1,0 +1,137 @@
+"""Print figures as a table, and write them with everything behind them as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench.measure import Figure, Run
+
+COLUMNS = ("measured", "median", "min", "max", "runs", "ratio", "limit", "")
+PACKAGES = ("weighbridge", "torch", "safetensors", "transformers", "rich", "typer")
+
+
+def table_rows(figures: Iterable[Figure]) -> list[tuple[str, ...]]:
+    """Return one row of texts for each figure, under `COLUMNS`."""
+    return [_row(figure) for figure in figures]
+
+
+def _row(figure: Figure) -> tuple[str, ...]:
+    values = (figure.median, min(figure.values), max(figure.values))
+    ratio = "" if figure.ratio is None else f"{figure.ratio:.2f} × {figure.beside}"
+    limits = [] if figure.limit is None else [f"{figure.limit:g} {figure.unit}"]
+    limits += [] if figure.ratio_limit is None else [f"{figure.ratio_limit:g} ×"]
+    verdict = ("ok" if figure.is_within else "OVER") if limits else ""
+    texts = (_format(value, figure.unit) for value in values)
+    return figure.name, *texts, str(len(figure.values)), ratio, ", ".join(limits), verdict
+
+
+def _format(value: float, unit: str) -> str:
+    return f"{value:.2f} {unit}" if unit == "s" else f"{value:.0f} {unit}"
+
+
+def plain_table(rows: Sequence[Sequence[str]]) -> str:
+    """Set rows in columns of equal width."""
+    lines = [COLUMNS, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def print_table(figures: Iterable[Figure]) -> None:
+    """Print figures, with rich where it is installed."""
+    rows = table_rows(figures)
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        print(plain_table(rows))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if 1 <= number <= 4 else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row, style="red" if row[-1] == "OVER" else None)
+    console = Console()
+    # Cells are never cut, even where the terminal is narrow or there is none.
+    console.print(table, width=max(console.width, console.measure(table).maximum), crop=False, soft_wrap=True)
+
+
+def machine(work: Path) -> dict[str, Any]:
+    """Describe the machine: processor, cores, memory, system, and the file system of the working directory."""
+    return {
+        "processor": _first_match("/proc/cpuinfo", r"^model name\s*: (.+)$") or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+        "file_system": file_system(work),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def _first_match(path: str, pattern: str) -> str:
+    try:
+        found = re.search(pattern, Path(path).read_text(), re.MULTILINE)
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
+def file_system(place: Path) -> str:
+    """Name the kind of file system that a directory lies on; empty where the system does not tell."""
+    try:
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    except OSError:
+        return ""
+    around = [mount for mount in mounts if place.resolve().is_relative_to(mount[1])]
+    return max(around, key=lambda mount: len(mount[1]))[2] if around else ""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that take part."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def heading(facts: dict[str, Any], found: dict[str, str]) -> str:
+    """Return the lines above the table."""
+    memory = f"{facts['memory_bytes'] / 2**30:.0f} GiB"
+    described = f"{facts['processor']}, {facts['cores']} cores, {memory}, {facts['system']}, {facts['file_system']}"
+    return f"{described}, load {facts['load']}\n" + ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def results_json(facts: dict[str, Any], figures: Iterable[Figure], runs: Iterable[Run], failed: dict[str, str]) -> str:
+    """Return everything that was measured: the machine, versions, figures with each value, and each process."""
+    listed = [_figure_form(figure) for figure in figures]
+    processes = [run._asdict() | {"output": run.output[-1000:]} for run in runs]
+    form = {"machine": facts, "versions": versions(), "figures": listed, "failed": failed, "processes": processes}
+    return json.dumps(form, indent=1) + "\n"
+
+
+def _figure_form(figure: Figure) -> dict[str, Any]:
+    return {
+        "name": figure.name,
+        "unit": figure.unit,
+        "values": figure.values,
+        "median": figure.median,
+        "min": min(figure.values),
+        "max": max(figure.values),
+        "limit": figure.limit,
+        "beside": figure.beside,
+        "ratios": figure.ratios,
+        "ratio": figure.ratio,
+        "ratio_limit": figure.ratio_limit,
+        "is_within": figure.is_within,
+    }

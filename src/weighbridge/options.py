@@ -1,0 +1,36 @@
+"""What a caller declares beside the mapping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from weighbridge.mapping import Rules
+
+MODES: Final = ("auto", "mapped", "as is")
+"""Ways to choose the reading of a checkpoint's layout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a caller declares beside the mapping.
+
+    Args:
+        partial: Accept targets that nothing fills and sources without a place; at least one target must be filled.
+        drop: `Drop` rules, or patterns.
+        carry: `Carry` rules, or patterns.
+        initialise: `Initialise` rules, or patterns.
+        dtype: Dtype that floating targets are cast to; ``"target"`` for the target's own, None to keep the source's.
+        layout: ``"auto"`` to find the reading that fits, ``"mapped"`` or ``"as is"`` to declare it.
+        base_prefix: See `Mapping.base_prefix`, which it overrides.
+        config: The model's configuration (a mapping, or an object with attributes), for operations that read it.
+    """
+
+    partial: bool = False
+    drop: Rules = ()
+    carry: Rules = ()
+    initialise: Rules = ()
+    dtype: str | None = None
+    layout: str = "auto"
+    base_prefix: str = ""
+    config: Any = None
