@@ -56,7 +56,7 @@ def write_checkpoint(directory: Path, sizes: Moe, shard_bytes: int, *, sparse: b
     shards = _split(header, shard_bytes)
     pattern = None if sparse else Pattern()
     numbers = {key: number for number, key in enumerate(header)}
-    places = {}
+    places: dict[str, str] = {}
     for position, keys in enumerate(shards, 1):
         name = f"model-{position:05}-of-{len(shards):05}.safetensors"
         places |= dict.fromkeys(keys, name)

@@ -140,7 +140,7 @@ def run_python(*arguments: str | Path) -> Run:
 
 
 def child_environment() -> dict[str, str]:
-    """Return the environment of measured processes: this one, with bytecode caches as any installed package has them."""
+    """Return the environment of measured processes: this one, with bytecode caches as an installed package has them."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 

@@ -11,10 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import weighbridge as wb
 from bench.measure import Figure, Run
 
 COLUMNS = ("measured", "median", "min", "max", "runs", "ratio", "limit", "")
-PACKAGES = ("weighbridge", "torch", "safetensors", "transformers", "rich", "typer")
+PACKAGES = ("torch", "safetensors", "transformers", "rich", "typer")
 
 
 def table_rows(figures: Iterable[Figure]) -> list[tuple[str, ...]]:
@@ -48,20 +49,20 @@ def plain_table(rows: Sequence[Sequence[str]]) -> str:
 def print_table(figures: Iterable[Figure]) -> None:
     """Print figures, with rich where it is installed."""
     rows = table_rows(figures)
+    plain = plain_table(rows)
     try:
         from rich.console import Console
         from rich.table import Table
     except ImportError:
-        print(plain_table(rows))
+        print(plain)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(COLUMNS):
         table.add_column(column, justify="right" if 1 <= number <= 4 else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row, style="red" if row[-1] == "OVER" else None)
-    console = Console()
-    # Cells are never cut, even where the terminal is narrow or there is none.
-    console.print(table, width=max(console.width, console.measure(table).maximum), crop=False, soft_wrap=True)
+    # Wide enough that no cell is cut, even where the terminal is narrow or there is none.
+    Console(width=max(len(line) for line in plain.splitlines()) + 2 * len(COLUMNS)).print(table)
 
 
 def machine(work: Path) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def file_system(place: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that take part."""
-    found = {"python": platform.python_version()}
+    found = {"weighbridge": wb.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
@@ -109,7 +110,10 @@ def heading(facts: dict[str, Any], found: dict[str, str]) -> str:
     """Return the lines above the table."""
     memory = f"{facts['memory_bytes'] / 2**30:.0f} GiB"
     described = f"{facts['processor']}, {facts['cores']} cores, {memory}, {facts['system']}, {facts['file_system']}"
-    return f"{described}, load {facts['load']}\n" + ", ".join(f"{name} {version}" for name, version in found.items())
+    lines = [described, ", ".join(f"{name} {version}" for name, version in found.items())]
+    if facts["load"] > facts["cores"] / 4:
+        lines.append(f"The machine was busy at the start (load {facts['load']}): times are longer than they would be.")
+    return "\n".join(lines)
 
 
 def results_json(facts: dict[str, Any], figures: Iterable[Figure], runs: Iterable[Run], failed: dict[str, str]) -> str:

@@ -45,8 +45,8 @@ class Bench:
 
     work: Path
     say: Callable[[str], None] = print
-    moe: Moe = Moe()
-    deepseek: DeepSeek = DeepSeek()
+    moe: Moe = field(default_factory=Moe)
+    deepseek: DeepSeek = field(default_factory=DeepSeek)
     runs: list[Run] = field(default_factory=list)
 
     def python(self, *arguments: str | Path) -> Run:
@@ -216,3 +216,6 @@ ROWS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = MappingProxyType(
     }
 )
 """The rows by name, in the order they run."""
+
+DEFAULT_ROWS: Final = ("plan", "import", "inspect", "convert")
+"""Rows that run unless others are named: all that keep within a few minutes."""

@@ -15,12 +15,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.measure import Figure, RunFailedError
 from bench.report import heading, machine, print_table, results_json, versions
-from bench.rows import ROWS, Bench
+from bench.rows import DEFAULT_ROWS, ROWS, Bench
 
 
 def read_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure speed and memory.")
-    parser.add_argument("rows", nargs="*", metavar="NAME", help="rows to run: " + ", ".join(ROWS) + " (default: all)")
+    listed = f"rows to run, of {', '.join(ROWS)}; by default {', '.join(DEFAULT_ROWS)}"
+    parser.add_argument("rows", nargs="*", metavar="NAME", help=listed)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run to FILE")
     parser.add_argument("--work", type=Path, metavar="DIRECTORY", help="where to put 10 GB for a while (default: temp)")
     found = parser.parse_args(arguments)
@@ -48,7 +49,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="weighbridge-bench-", dir=chosen.work) as work:
         facts = machine(Path(work))
         bench = Bench(Path(work), say=lambda line: print(line, file=sys.stderr, flush=True))
-        figures, failed = run_rows(chosen.rows or list(ROWS), bench)
+        figures, failed = run_rows(chosen.rows or list(DEFAULT_ROWS), bench)
     print(heading(facts, versions()) + "\n")
     print_table(figures)
     for name, reason in failed.items():

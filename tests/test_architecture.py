@@ -55,6 +55,7 @@ ORDER = (
     "receipt",
     "verification",
     "execute",
+    "running",
     "output",
     "modules",
     "api",
@@ -67,7 +68,7 @@ ORDER = (
 SHORTCUTS = {
     ("plan", "render"),
     ("plan", "modules"),
-    ("plan", "execute"),
+    ("plan", "running"),
     ("plan", "output"),
 }
 """Arrows against the order, in functions or under TYPE_CHECKING only: methods of a value that call a later stage."""

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 import weighbridge
 from weighbridge import Mapping, Plan, WeightRenaming
+from weighbridge.cli.app import app
 from weighbridge.cli.inspection import collapsed_rows, count_keys, single_rows
 from weighbridge.cli.mapping_argument import load_mapping
 from weighbridge.cli.output import EXIT_CODES, error_text, exit_code, visible
@@ -39,6 +40,7 @@ from weighbridge.specs import Header, TensorSpec
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = str(Path(weighbridge.__file__).parents[1])
+PAGE = (ROOT / "docs" / "command.md").read_text("utf-8")
 COMMANDS = ("inspect", "plan", "explain", "convert", "revert", "verify")
 
 MAPPINGS = """
@@ -108,6 +110,13 @@ def _read_all(descriptor: int) -> Iterator[bytes]:
         yield part
 
 
+def documented(command: str) -> set[str]:
+    """The members of a command's JSON document, as the page lists them."""
+    row = re.search(rf"^\| `{command}`(?:, `revert`)? \| (.*?)(?: \(each .*)? \|$", PAGE, re.MULTILINE)
+    assert row is not None
+    return set(re.findall("`([a-z_]+)`", row[1]))
+
+
 def tensors() -> dict[str, np.ndarray]:
     values = np.arange(55, dtype=np.float32)
     made = {"embed.weight": values.reshape(11, 5)}
@@ -144,6 +153,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ran = run(folder, "convert", "model", "out", "maps.py:FUSED", "--json")
     assert ran.status == 0, ran.err
     assert ran.form["destination"] == "out"
+    assert set(ran.form) == (documented("plan") | {"destination", "files"}) - {"steps"}
     assert ran.form["files"] == ["config.json", "model.safetensors", "weighbridge.json"]
     assert (ran.form["source_tensors"], ran.form["target_tensors"], ran.form["exact"]) == (10, 7, True)
     return folder
@@ -166,6 +176,7 @@ def test_inspect_prints_plain_lines(converted: Path) -> None:
 
 def test_inspect_gives_json(converted: Path) -> None:
     form = run(converted, "inspect", "out", "--json").form
+    assert set(form) == documented("inspect")
     assert (form["format"], form["tensors"], form["parameters"], form["size_bytes"]) == ("safetensors", 7, 220, 850)
     assert form["dtypes"]["F16"] == {"tensors": 3, "parameters": 15, "size_bytes": 30}
     assert form["files"] == [
@@ -183,6 +194,7 @@ def test_inspect_full_has_a_row_for_each_tensor(converted: Path) -> None:
 
 def test_inspect_key_finds_the_bytes(converted: Path) -> None:
     form = run(converted, "inspect", "model", "--key", "layers.2.q.weight", "--json").form
+    assert set(form) == documented("inspect --key")
     assert (form["dtype"], form["shape"], form["numel"], form["size_bytes"]) == ("F32", [6, 5], 30, 120)
     raw = Path(form["file"]).read_bytes()[form["offset"] : form["offset"] + form["size_bytes"]]
     assert raw == tensors()["layers.2.q.weight"].tobytes()
@@ -254,6 +266,7 @@ def test_plan_prints_the_report(converted: Path) -> None:
 def test_plan_gives_json_and_a_file(there: Path) -> None:
     ran = run(there, "plan", "model", "maps.py:FUSED", "--drop", "embed.{any:**}", "--out", "plan.json", "--json")
     plan = Plan.from_json((there / "plan.json").read_text())
+    assert set(ran.form) == documented("plan")
     assert ran.form["hash"] == plan.hash
     assert ran.form["fates"]["source"] == {"moved": 9, "dropped": 1}
     again = run(there, "plan", "model", "maps.py:FUSED", "--out", "plan.json", "--json")
@@ -284,6 +297,7 @@ def test_explain_shows_rules_and_copies(converted: Path) -> None:
 def test_explain_of_a_missing_key_names_the_nearest(converted: Path) -> None:
     ran = run(converted, "explain", "model", "maps.py:FUSED", "layers.1.norm.gama", "--json")
     assert ran.status == 0
+    assert set(ran.form) == documented("explain")
     assert ran.form["sides"] == []
     assert ran.form["nearest"][0] == "layers.1.norm.gamma"
 
@@ -356,9 +370,17 @@ def test_verify_says_what_differs_and_where(there: Path) -> None:
     assert "layers.1.q.weight F32 [6, 5]: 1 of 30 elements differ, first at [4, 3]" in ran.out.splitlines()
     assert "layers.2.k.weight: F32 [4, 5] against F64 [4, 5]" in ran.out.splitlines()
     assert "only in the first:  embed.weight" in ran.out.splitlines()
-    form = run(there, "verify", "model", "other.safetensors", "--json").form
-    assert form["only_second"] == ["more"]
-    assert [found["key"] for found in form["differences"]] == ["layers.1.q.weight", "layers.2.k.weight"]
+
+
+def test_verify_gives_json(there: Path) -> None:
+    changed = tensors()
+    changed["layers.2.k.weight"] = changed["layers.2.k.weight"].astype(np.float64)
+    changed["more"] = changed.pop("embed.weight")
+    save_file(changed, there / "other.safetensors")
+    ran = run(there, "verify", "model", "other.safetensors", "--json", "--quiet")
+    assert (ran.status, set(ran.form)) == (1, documented("verify"))
+    assert (ran.form["only_first"], ran.form["only_second"]) == (["embed.weight"], ["more"])
+    assert [found["key"] for found in ran.form["differences"]] == ["layers.2.k.weight"]
 
 
 # errors
@@ -560,10 +582,9 @@ def test_terminal_gets_a_table_and_a_progress_bar(there: Path) -> None:
 
 
 def test_no_color_makes_a_terminal_plain(there: Path) -> None:
-    ran = run_on_terminal(there, "convert", "model", "out", "maps.py:FUSED", NO_COLOR="1")
-    assert ran.status == 0
-    assert "\x1b" not in ran.out
-    assert ran.out.splitlines()[0].startswith("wrote     out: 7 tensors")
+    ran = run_on_terminal(there, "inspect", "model", NO_COLOR="1")
+    assert (ran.status, "\x1b" in ran.out) == (0, False)
+    assert ran.out.replace("\r\n", "\n") == run(there, "inspect", "model").out
 
 
 def test_reader_that_goes_away_sees_no_traceback(there: Path) -> None:
@@ -572,6 +593,20 @@ def test_reader_that_goes_away_sees_no_traceback(there: Path) -> None:
     command = f"{shlex.quote(sys.executable)} -m weighbridge inspect many.safetensors --full | head -n 1"
     ran = subprocess.run(command, shell=True, cwd=there, env=environment(), capture_output=True, text=True, check=True)
     assert (ran.stdout, ran.stderr) == ("place     many.safetensors\n", "")
+
+
+def test_output_without_a_place_is_an_error(converted: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full, which this system lacks")
+    command = [sys.executable, "-m", "weighbridge", "inspect", "model"]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            command, cwd=converted, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ran.returncode, ran.stderr.splitlines()[0]) == (
+        5,
+        "write-failed: the output cannot be printed @ <stdout>",
+    )
 
 
 STOPPING = """
@@ -609,15 +644,15 @@ def test_help_lists_commands_and_statuses(tmp_path: Path) -> None:
     assert run(tmp_path, "--version").out.startswith("weighbridge ")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_a_command_has_an_example(tmp_path: Path, command: str) -> None:
-    ran = run(tmp_path, command, "--help")
+def test_help_of_each_command_has_an_example(tmp_path: Path) -> None:
+    texts = {command.callback.__name__: command.callback.__doc__ for command in app.registered_commands}
+    assert list(texts) == list(COMMANDS)
+    for name, text in texts.items():
+        assert f"Example: weighbridge {name} " in text
+    ran = run(tmp_path, "convert", "--help", COLUMNS="120")
     assert ran.status == 0
-    assert f"Example: weighbridge {command} " in ran.out
-    assert "--json" in ran.out
-
-
-PAGE = (ROOT / "docs" / "command.md").read_text("utf-8")
+    for option in ("--json", "--quiet", "--target", "--drop", "--reverse", "--max-shard-size", "--memory"):
+        assert f" {option} " in ran.out
 
 
 def test_page_lists_the_commands_and_statuses() -> None:
@@ -634,5 +669,8 @@ def test_page_shows_what_the_command_prints(tmp_path: Path, monkeypatch: pytest.
     for block in re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
         for shown in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             line, _, expected = shown.partition("\n")
-            ran = run(tmp_path, *shlex.split(line)[1:])
-            assert ran.out + ran.err == expected, line
+            command = [sys.executable, "-m", *shlex.split(line)]
+            printed = subprocess.run(
+                command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            )
+            assert printed.stdout == expected, line

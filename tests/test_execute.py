@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
-from weighbridge.execute import allocate, check_ties
+from weighbridge.execute import allocate
 from weighbridge.layout import Layout
 from weighbridge.mapping import Mapping
 from weighbridge.plan import Plan, Step
 from weighbridge.program import Output, Program
+from weighbridge.running import check_ties
 from weighbridge.specs import TensorSpec
 from weighbridge.storage import open_checkpoint
 

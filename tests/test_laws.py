@@ -12,7 +12,7 @@ import random
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -111,8 +111,10 @@ def _add(layout: Layout, chance: random.Random) -> None:
 
 
 def _add_expert(layout: Layout, chance: random.Random) -> None:
-    for key in [key for key in layout.tensors if re.search(r"\.experts\.0\.", key)]:
-        layout.tensors[key.replace(".experts.0.", f".experts.{chance.choice((3, 40))}.")] = layout.tensors[key]
+    """Add an expert after the last one, or far behind it."""
+    for key in [key for key in layout.tensors if ".experts.0." in key]:
+        count = sum(key.replace(".experts.0.", f".experts.{i}.") in layout.tensors for i in range(12))
+        layout.tensors[key.replace(".experts.0.", f".experts.{chance.choice((count, 40))}.")] = layout.tensors[key]
 
 
 def _bend(layout: Layout, chance: random.Random) -> None:
@@ -133,7 +135,10 @@ DAMAGES = (_lose, _lose, _add, _double)
 @laws
 @given(seeds, st.sampled_from(DAMAGES))
 def test_damage_is_named_exactly(seed, damage):
-    """What is missing, left over or there twice is an error that names it, and nothing else is one."""
+    """What is missing, left over or there twice is an error that names it, and nothing else is one.
+
+    The order of the keys means nothing to the complaints either.
+    """
     layout, chance = draw_layout(seed, seed % 4), random.Random(seed)
     wanted = layout.expected.targets
     damage(layout, chance)
@@ -145,9 +150,15 @@ def test_damage_is_named_exactly(seed, damage):
             wb.plan(tensors_of(layout.tensors), layout.mapping, header_of(wanted), layout="mapped").state_dict(), wanted
         )
         return
-    with pytest.raises(wb.PlanError) as caught:
-        wb.plan(header_of(layout.tensors), layout.mapping, header_of(wanted), layout="mapped")
-    assert faults(caught.value) == problems
+    shuffled = list(layout.tensors)
+    chance.shuffle(shuffled)
+    texts = set()
+    for keys in (layout.tensors, shuffled):
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(header_of({k: layout.tensors[k] for k in keys}), layout.mapping, header_of(wanted), layout="mapped")
+        assert faults(caught.value) == problems
+        texts.add(str(caught.value))
+    assert len(texts) == 1
 
 
 def _account(damaged: Expected, wanted: dict[str, Bits]) -> set[tuple[str, str]]:
@@ -160,7 +171,7 @@ def _account(damaged: Expected, wanted: dict[str, Bits]) -> set[tuple[str, str]]
             problems |= {("source-unplaced", key) for key in sources}
         else:
             problems |= {("source-unplaced", key) for key in strange}
-    for key, bits in damaged.targets.items():
+    for key, bits in damaged.written:
         if key in wanted and bits.shape != wanted[key].shape:
             problems.add(("spec-mismatch", key))
     return problems
@@ -216,15 +227,6 @@ def _touched(copy) -> Iterator[tuple[int, int]]:
         yield source, copy.target_start + sum(at * loop.target_stride for at, loop in steps)
 
 
-@laws
-@given(layouts(features=3), st.sampled_from((8, 16, 24, 1000)))
-def test_files_hold_every_element_whatever_the_budget(layout, budget):
-    """Windows of a few elements, and of none too many, come to the same bytes."""
-    with workplace() as place, poisoned():
-        out = wb.plan(tensors_of(layout.tensors), layout.mapping).write(place / "out", memory_budget=budget)
-        same(_read_files(out), layout.expected.targets)
-
-
 def _read_files(directory: Path) -> dict[str, torch.Tensor]:
     """Read safetensors files by hand."""
     found = {}
@@ -246,32 +248,34 @@ def _read_files(directory: Path) -> dict[str, torch.Tensor]:
 
 
 @laws
-@given(layouts(features=3), seeds, st.sampled_from((1, 1, 2, 3)))
-def test_the_way_back_gives_the_very_same_files(layout, seed, shards):
-    """Header order, header text, padding, metadata, shard boundaries and index text included."""
-    with workplace() as place:
-        write_checkpoint(place / "in", layout.tensors, random.Random(seed), shards)
+@given(layouts(features=2), seeds)
+def test_the_way_back_gives_the_very_same_files(layout, seed):
+    """Header order, header text, padding, metadata, shard boundaries and index text included.
+
+    By the plan itself, or by one that went through JSON; by its inverse, or by nothing but the receipt. Memory is
+    poisoned, and buffers hold a few elements or all.
+    """
+    chance = random.Random(seed)
+    with workplace() as place, poisoned():
+        write_checkpoint(place / "in", layout.tensors, chance, chance.choice((1, 1, 2, 3)))
         plan = wb.plan(place / "in", layout.mapping)
-        plan.write(place / "out", max_shard_size=random.Random(seed).choice((None, 16, 200)))
+        plan = plan if chance.random() < 0.5 else _through_json(plan)
+        budget, shard = chance.choice((8, 16, 24, 1000)), chance.choice((None, 16, 200))
+        plan.write(place / "out", place / "in", memory_budget=budget, max_shard_size=shard)
         same(_read_files(place / "out"), layout.expected.targets)
-        plan.inverse().write(place / "back")
+        if chance.random() < 0.5:
+            plan.inverse().write(place / "back", memory_budget=budget)
+        else:
+            wb.revert(place / "out", place / "back")
         assert files_of(place / "back") == files_of(place / "in")
 
 
-@laws
-@given(layouts(features=2), seeds, st.sampled_from((1, 2)))
-def test_the_way_back_is_in_the_receipt(layout, seed, shards):
-    """A plan that went through JSON, and a directory that has nothing but its receipt, give the same files."""
-    with workplace() as place:
-        write_checkpoint(place / "in", layout.tensors, random.Random(seed), shards)
-        plan = wb.plan(place / "in", layout.mapping)
-        read = wb.Plan.from_json(plan.to_json())
-        assert read == plan
-        assert read.hash == plan.hash
-        assert read.to_json() == plan.to_json()
-        read.write(place / "out", source=place / "in")
-        wb.revert(place / "out", place / "back")
-        assert files_of(place / "back") == files_of(place / "in")
+def _through_json(plan: wb.Plan) -> wb.Plan:
+    read = wb.Plan.from_json(plan.to_json())
+    assert read == plan
+    assert read.hash == plan.hash
+    assert read.to_json() == plan.to_json()
+    return read
 
 
 # ---- 4. the inverse is recorded, never guessed ----
@@ -292,15 +296,22 @@ def test_the_inverse_of_the_inverse_is_the_plan(layout):
 def test_a_derived_inverse_comes_back_or_is_refused(layout):
     """Without a plan, the mapping's inverse is used; every key that it gives must come back to where it was."""
     targets = layout.expected.targets
-    try:
-        back = wb.plan(tensors_of(targets), layout.mapping.inverse()).state_dict()
-    except wb.PlanError as refused:
-        assert refused.code in ("inverse-unproven", "plan-failed")
+    back = _outcome(targets, layout.mapping.inverse())
+    if isinstance(back, wb.PlanError):
+        assert back.code in ("inverse-unproven", "plan-failed")
         return
+    back = back.state_dict()
     produced = {key: _bits_like(tensor, targets) for key, tensor in back.items()}
     again = evaluate(layout.rules, produced)
     assert not again.problems
     same(tensors_of(again.targets), targets)
+
+
+def _outcome(values: dict[str, Bits], rules: wb.Mapping) -> wb.Plan | wb.PlanError:
+    try:
+        return wb.plan(tensors_of(values), rules)
+    except wb.PlanError as failed:
+        return failed
 
 
 def _bits_like(tensor: torch.Tensor, targets: dict[str, Bits]) -> Bits:
@@ -315,28 +326,21 @@ def _bits_like(tensor: torch.Tensor, targets: dict[str, Bits]) -> Bits:
 @laws
 @given(seeds, st.integers(0, 6), st.integers(1, 6))
 def test_rules_run_in_list_order(seed, rule_count, key_count):
-    """Rules that run into each other: the same names, and the same complaints, as an interpreter of single keys."""
+    """Rules that run into each other: the same names, and the same complaints, as an interpreter of single keys.
+
+    The recorded way back gives the keys that were there, whatever the rules did to them.
+    """
     chance = random.Random(seed)
     rules, tensors = draw_rules(chance, rule_count), draw_keys(chance, key_count)
     expected = evaluate(rules, tensors)
-    try:
-        plan = wb.plan(tensors_of(tensors), mapping(rules))
-    except wb.PlanError as failed:
-        assert {(problem.code, problem.where) for problem in failed.problems} == expected.problems
+    plan = _outcome(tensors, mapping(rules))
+    if isinstance(plan, wb.PlanError):
+        assert {(problem.code, problem.where) for problem in plan.problems} == expected.problems
         return
     assert not expected.problems
-    same(plan.state_dict(), expected.targets)
-
-
-@laws
-@given(seeds, st.integers(0, 5))
-def test_the_inverse_runs_the_reversed_list(seed, rule_count):
-    """Going back through the plan gives the keys that were there, whatever the rules did to them on the way."""
-    chance = random.Random(seed)
-    rules, tensors = draw_rules(chance, rule_count), draw_keys(chance, 4)
-    assume(not evaluate(rules, tensors).problems)
-    plan = wb.plan(tensors_of(tensors), mapping(rules))
-    same(plan.inverse(plan.state_dict()).state_dict(), tensors)
+    made = plan.state_dict()
+    same(made, expected.targets)
+    same(plan.inverse(made).state_dict(), tensors)
 
 
 # ---- 6. a scope is a mount ----
@@ -358,11 +362,11 @@ def test_a_mounted_mapping_does_below_what_it_does_alone(seed, rule_count, path)
 
 
 @laws
-@given(layouts(), st.sampled_from(("p", "model", "old_prefix.x")))
+@given(layouts(features=2), st.sampled_from(("p", "model", "old_prefix.x")))
 def test_a_mounted_layout_is_the_layout_under_the_mount(layout, path):
     """The same for layouts with converters, with an unmounted twin beside."""
     below = {f"{path}.{key}": bits for key, bits in layout.tensors.items()}
-    twin = {f"{path}_b.{key}": bits for key, bits in layout.tensors.items()}
+    twin = {f"{path}_b.{key}": bits for key, bits in list(layout.tensors.items())[:4]}
     result = wb.plan(tensors_of(below | twin), layout.mapping.scoped(path)).state_dict()
     same(result, {f"{path}.{key}": bits for key, bits in layout.expected.targets.items()} | twin)
 
@@ -384,39 +388,19 @@ def test_the_order_of_keys_means_nothing(layout, seed):
 
 
 @laws
-@given(seeds, st.sampled_from(DAMAGES))
-def test_the_order_of_keys_means_nothing_to_the_complaints(seed, damage):
-    layout, chance = draw_layout(seed, seed % 4), random.Random(seed)
-    wanted = layout.expected.targets
-    damage(layout, chance)
-    keys = list(layout.tensors)
-    chance.shuffle(keys)
-    texts = []
-    for tensors in (layout.tensors, {key: layout.tensors[key] for key in keys}):
-        try:
-            texts.append(wb.plan(header_of(tensors), layout.mapping, header_of(wanted)).hash)
-        except wb.PlanError as failed:
-            texts.append(str(failed))
-    assert texts[0] == texts[1]
-
-
-@laws
 @given(layouts(features=2), seeds)
 def test_shards_mean_nothing(layout, seed):
     """Tensors dealt out to other shards, in another order, come to the same plan and to the same bytes."""
     chance = random.Random(seed)
     with workplace() as place:
-        plans = []
-        for name, shards in (("one", 1), ("many", chance.choice((2, 3, 4)))):
-            write_checkpoint(place / name, layout.tensors, chance, shards)
-            opened = wb.open(place / name)
-            plans.append(
-                wb.plan(opened.header.specs | {}, layout.mapping) if False else wb.plan(opened, layout.mapping)
-            )
-        assert plans[0].steps == plans[1].steps
-        outputs = [_read_files(plan.write(place / f"out {number}")) for number, plan in enumerate(plans)]
-        for found in outputs:
-            same(found, layout.expected.targets)
+        write_checkpoint(place / "one", layout.tensors, chance, 1)
+        write_checkpoint(place / "many", layout.tensors, chance, chance.choice((2, 3, 4)))
+        one, many = (wb.plan(place / name, layout.mapping) for name in ("one", "many"))
+        assert one.steps == many.steps
+        assert set(one.source_fates()) == set(many.source_fates())
+        if one.metadata == many.metadata:
+            assert one.hash == many.hash
+        same(many.state_dict(), layout.expected.targets)
 
 
 # ---- 10. nothing half-done ----
@@ -450,10 +434,6 @@ def scenario() -> list[Rule]:
     ]
 
 
-def _words(keys: Iterable[str]) -> list[str]:
-    return sorted(keys)
-
-
 def test_a_root_rename_and_a_scoped_converter_chain_in_both_directions():
     rules = scenario()
     tensors = {
@@ -463,10 +443,11 @@ def test_a_root_rename_and_a_scoped_converter_chain_in_both_directions():
     }
     plan = wb.plan(tensors_of(tensors), mapping(rules))
     untouched = [f"model.other.layers.0.attn.{letter}_proj.weight" for letter in "qkv"]
-    assert _words(plan.target) == _words([*untouched, "model.vlm.layers.0.attn.qkv_proj.weight"])
+    assert sorted(plan.target) == sorted([*untouched, "model.vlm.layers.0.attn.qkv_proj.weight"])
     same(plan.state_dict(), evaluate(rules, tensors).targets)
+    made = plan.state_dict()
     same(plan.inverse().state_dict(), tensors)
-    derived = wb.plan(plan.state_dict(), mapping(rules).inverse())
+    derived = wb.plan(made, mapping(rules).inverse())
     same(derived.state_dict(), tensors)
     assert [type(rule).__name__ for rule in mapping(rules).inverse()] == ["WeightConverter", "WeightRenaming"]
     assert mapping(rules).inverse().transforms[0].scope == "model.vlm"

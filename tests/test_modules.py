@@ -175,3 +175,19 @@ def test_registry_finds_the_mapping_by_class_name() -> None:
     model = Small()
     wb.load(model, checkpoint())
     assert_loaded(model, checkpoint())
+
+
+def test_carried_tensors_come_back_from_the_original(tmp_path: Path) -> None:
+    """A model has no place for a carried tensor; what is saved has it all the same, and is the very same file."""
+    source = tmp_path / "source"
+    source.mkdir()
+    save_file({**checkpoint(), "mtp.proj.weight": torch.arange(6.0)}, source / "model.safetensors")
+    model = Small()
+    report = wb.load(model, source, RENAME, carry=["mtp"])
+    assert report.fates()["source"] == {"moved": 4, "carried": 1}
+    wb.save(model, tmp_path / "out")
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    (source / "model.safetensors").write_bytes(b"gone")
+    with pytest.raises(wb.CheckpointError) as caught:
+        wb.save(model, tmp_path / "again")
+    assert caught.value.code == "source-changed"

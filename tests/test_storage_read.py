@@ -462,9 +462,26 @@ def test_shards_without_an_index_are_read(tmp_path):
 
 
 def test_files_that_share_no_key_are_one_checkpoint(tmp_path):
-    save(tmp_path / "model.safetensors", make_state("a"))
+    save(tmp_path / "main.safetensors", make_state("a"))
     save(tmp_path / "mtp.safetensors", make_state("b"))
     assert set(open_checkpoint(tmp_path).header) == {"a", "b"}
+
+
+@pytest.mark.parametrize("other", ["model.fp16.safetensors", "adapter-00001-of-00002.safetensors"])
+def test_well_known_name_is_taken_and_others_are_noted(tmp_path, other):
+    save(tmp_path / "model.safetensors", make_state("a"))
+    save(tmp_path / other, make_state("a", "b"))
+    checkpoint = open_checkpoint(tmp_path)
+    assert set(checkpoint.header) == {"a"}
+    assert any(other in note for note in checkpoint.notes)
+
+
+def test_well_known_torch_name_is_taken_and_others_are_noted(tmp_path):
+    torch.save(make_state("a"), tmp_path / "pytorch_model.bin")
+    torch.save(make_state("b"), tmp_path / "other.bin")
+    checkpoint = open_checkpoint(tmp_path)
+    assert set(checkpoint.header) == {"a"}
+    assert any("other.bin" in note for note in checkpoint.notes)
 
 
 def test_shards_in_a_sub_directory_are_read(tmp_path):
@@ -494,11 +511,14 @@ def test_extras_are_what_belongs_to_the_model(tmp_path):
         "tf_model.h5.index.json",
     ):
         (tmp_path / name).write_text(name)
-    (tmp_path / "original").mkdir()
+    for name in ("original/params.json", "original/consolidated.pth", "1_Pooling/config.json", "1_Pooling/.hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
     (tmp_path / "away.txt").symlink_to("/etc/hostname")
     save(tmp_path / "model-00003-of-00003.safetensors", make_state("stale"))
     checkpoint = open_checkpoint(tmp_path)
-    assert [extra.name for extra in checkpoint.extras] == ["config.json", "merges.txt", "tokenizer.model"]
+    names = ["1_Pooling/config.json", "config.json", "merges.txt", "tokenizer.model"]
+    assert [extra.name for extra in checkpoint.extras] == names
     assert "stale" not in checkpoint.header
     notes = " ".join(checkpoint.notes)
     assert all(name in notes for name in ("model-00003-of-00003.safetensors", "original", "away.txt"))
@@ -631,10 +651,10 @@ def test_huge_index_is_not_read(tmp_path):
         (["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"], "index-mismatch"),
         (["model-00001-of-00001.safetensors", "other-00001-of-00001.safetensors"], "checkpoint-ambiguous"),
         (["model-00001-of-00001.safetensors", "model.safetensors"], "checkpoint-ambiguous"),
-        (["model.safetensors", "model.fp16.safetensors"], "checkpoint-ambiguous"),
+        (["one.safetensors", "two.safetensors"], "checkpoint-ambiguous"),
         (["model.safetensors.index.json", "other.safetensors.index.json"], "checkpoint-ambiguous"),
         (["model.safetensors.index.json", "model.safetensors"], "checkpoint-ambiguous"),
-        (["pytorch_model.bin", "other.bin"], "checkpoint-ambiguous"),
+        (["one.bin", "two.bin"], "checkpoint-ambiguous"),
         (["a.pt", "b.pth"], "checkpoint-ambiguous"),
         (["pytorch_model-00001-of-00002.bin"], "index-mismatch"),
     ],

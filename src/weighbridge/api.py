@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weighbridge.files import FileSet
 from weighbridge.mapping import Mapping, MappingLike
-from weighbridge.plan import Plan
 from weighbridge.options import Options
+from weighbridge.plan import DEFAULT_BUDGET_BYTES, Plan
 from weighbridge.planning import compile_plan
 from weighbridge.registry import default_registry
 from weighbridge.specs import Header
@@ -85,17 +85,10 @@ def plan(checkpoint: Place, mapping: MappingLike | str = (), target: Place = Non
     if options.get("config") is None:
         options["config"] = _config_of(source, target)
     compiled = compile_plan(
-        source.header, found, _target_header(target), files=_files_of(source), options=Options(**options)
+        source.header, found, _target_header(target), files=source.files, options=Options(**options)
     )
     compiled.binding.source = source
     return compiled
-
-
-def _files_of(source: Checkpoint) -> FileSet | None:
-    if not source.images:
-        return None
-    name, text = source.index or ("", b"")
-    return FileSet(source.images, name, text)
 
 
 def _target_header(target: Place) -> Header | None:
@@ -187,6 +180,8 @@ def convert(
     target: Place = None,
     reverse: bool = False,
     max_shard_size: int | str | None = "5GB",
+    memory_budget: int = DEFAULT_BUDGET_BYTES,
+    progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Path:
     """Convert a checkpoint into a new directory.
@@ -198,6 +193,8 @@ def convert(
         target: Layout to reach, as for `plan`.
         reverse: Use the inverse of the mapping; each key is proven to come back.
         max_shard_size: Largest size of a shard, in bytes or as text such as ``"5GB"``; None for a single file.
+        memory_budget: Size of the buffers that are held at a time, in bytes.
+        progress: Called with the bytes written so far and the bytes in all.
         options: As for `plan`.
 
     Returns:
@@ -210,15 +207,17 @@ def convert(
     found = default_registry.find(mapping) if isinstance(mapping, str) else mapping
     if reverse:
         found = (found if isinstance(found, Mapping) else Mapping(found)).inverse()
-    return plan(source, found, target, **options).write(destination, max_shard_size=max_shard_size)
+    made = plan(source, found, target, **options)
+    return made.write(destination, max_shard_size=max_shard_size, memory_budget=memory_budget, progress=progress)
 
 
-def revert(source: str | Path, destination: str | Path) -> Path:
+def revert(source: str | Path, destination: str | Path, **options: Any) -> Path:
     """Undo a conversion by the receipt in its output: the files it came from, byte for byte.
 
     Args:
         source: A directory that `convert`, `Plan.write` or `save` made.
         destination: Directory to make.
+        options: As for `Plan.write`: `memory_budget`, `progress`.
 
     Returns:
         The directory.
@@ -232,7 +231,7 @@ def revert(source: str | Path, destination: str | Path) -> Path:
 
     checkpoint = open(Path(source))
     receipt = read_receipt(Path(source))
-    return receipt.plan.inverse(checkpoint).write(destination)
+    return receipt.plan.inverse(checkpoint).write(destination, **options)
 
 
 def verify(first: Place, second: Place) -> Verification:

@@ -44,6 +44,11 @@ class Draft:
         """Whether nothing is wrong."""
         return not self.faults and (self.partial or not (self.missing or self.unplaced))
 
+    @property
+    def movement(self) -> list[tuple[tuple[str, ...], tuple[str, ...], Program]]:
+        """What the plan moves where, whichever rules say so."""
+        return [(step.sources, step.targets, step.program) for step in self.plan.steps]
+
     def covers_more(self, other: Draft) -> bool:
         """Whether this draft leaves strictly less open than another one, on both sides."""
         mine = {("missing", key) for key in self.missing} | {("unplaced", key) for key in self.unplaced}
@@ -159,9 +164,18 @@ class _Fitting:
                 kept.append(step)
                 continue
             unplaced += step.sources
-            kept += [_carry(key, self.source.specs[key]) for key in step.sources]
+            if self.options.partial:
+                kept += self._carry_unplaced(step)
         self.steps = kept
         return tuple(sorted(unplaced))
+
+    def _carry_unplaced(self, step: Step) -> list[Step]:
+        """Carry the sources of a step without a place, unless the mapping and the target use their names for others."""
+        assert self.target is not None
+        for key in step.sources:
+            if key in self.target.specs:
+                self.problems.append(self._no_such_target(step.targets[0], step))
+        return [_carry(key, self.source.specs[key]) for key in step.sources if key not in self.target.specs]
 
     def _find_collisions(self) -> None:
         owner: dict[str, Step] = {}
@@ -217,7 +231,7 @@ class _Fitting:
 
     def _no_such_target(self, key: str, step: Step) -> PlanError:
         assert self.target is not None
-        near = ", ".join(nearest(key, self.target))
+        near = ", ".join(nearest(key, sorted(self.target)))
         return PlanError(
             "source-unplaced",
             "the target has no tensor of this name",
@@ -298,13 +312,13 @@ class _Fitting:
 
 
 def _missing(line: str, source: Header) -> PlanError:
-    near = nearest(line, source)
+    near = nearest(line, sorted(source))
     got = f"nearest sources: {', '.join(near)}" if near else ""
     return PlanError("target-missing", "nothing fills this target", where=line, got=got)
 
 
 def _unplaced(line: str, target: Header) -> PlanError:
-    near = nearest(line, target)
+    near = nearest(line, sorted(target))
     got = f"nearest targets: {', '.join(near)}" if near else ""
     return PlanError("source-unplaced", "a source has no place in the target", where=line, got=got)
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from weighbridge.errors import PlanError, WeighbridgeError
-from weighbridge.execute import Slots, allocate, bind, check_ties, fill
+from weighbridge.execute import Slots, allocate, fill
 from weighbridge.render import Report
+from weighbridge.running import bind, check_ties
 from weighbridge.specs import Header, TensorSpec
 from weighbridge.storage.torch_tensors import spec_of, torch_layout
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weighbridge.copies import Copy
 from weighbridge.errors import PlanError
-from weighbridge.execute import Slots, allocate, bind, fill, is_direct
+from weighbridge.execute import Slots, allocate, fill, is_direct
 from weighbridge.files import FileImage
 from weighbridge.layout import windows
-from weighbridge.plan import DEFAULT_BUDGET_BYTES, Made, Plan
+from weighbridge.plan import DEFAULT_BUDGET_BYTES, Plan
 from weighbridge.program import Output
 from weighbridge.receipt import receipt_text
+from weighbridge.running import bind, find_origin
 from weighbridge.specs import DTYPES, TensorSpec
 from weighbridge.storage import IndexText, build_image, copy_extras, plan_shards, staged_directory
 from weighbridge.storage.protocol import Extent
@@ -49,8 +50,8 @@ def write(
     """Write a plan's targets.
 
     The inverse of a plan that was made from safetensors files writes these very files again: names, header text, order
-    and index. Other plans write new files under the hub's names. Files beside the weights are carried along, and a
-    receipt records the plan.
+    and index. Other plans write new files under the hub's names, and a receipt that records the plan. Files beside
+    the weights are carried along.
 
     Args:
         plan: The plan.
@@ -71,9 +72,9 @@ def write(
     """
     checkpoint = bind(plan, source)
     files = lay_out(plan, max_shard_size)
-    receipt = receipt_text(plan, checkpoint)
+    receipt = b"" if plan.target_files is not None else receipt_text(plan, checkpoint)
     total = sum(image.size_bytes for image in files.images)
-    origin = find_origin(plan, checkpoint)
+    origin = (None if checkpoint.extras else find_origin(plan)) or checkpoint
     places = [place for place in (checkpoint.where, origin.where) if Path(place).exists()]
     with staged_directory(destination, sources=places, needed_bytes=total + len(receipt)) as output:
         run = _Run(plan, checkpoint, memory_budget, progress, plan.target.size_bytes)
@@ -84,18 +85,11 @@ def write(
         checkpoint.check_unchanged()
         if files.shard_index is not None:
             output.add_index(files.shard_index)
-        output.add_receipt(receipt)
+        if receipt:
+            output.add_receipt(receipt)
     made = Path(destination)
     plan.binding.produced = lambda: made
     return made
-
-
-def find_origin(plan: Plan, checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint whose other files go with an output: a model has none, but what it was loaded from has."""
-    bound = plan.binding.source
-    while isinstance(bound, Made):
-        bound = bound.plan.binding.source
-    return checkpoint if checkpoint.extras or bound is None else bound
 
 
 def lay_out(plan: Plan, max_shard_size: int | str | None) -> Files:
@@ -133,15 +127,17 @@ class _Run:
 
     def fill_file(self, writer: FileWriter, image: FileImage) -> None:
         """Write every tensor of one file at its place."""
-        for key, offset, size_bytes in image.tensors:
+        for key, offset, _ in image.tensors:
             target = self.twins.get(key, key)
             number = self.plan.step_of_target[target]
             step = self.plan.steps[number]
             output = step.program.targets[step.targets.index(target)]
             self._fill_tensor(writer, offset, output, self._slots(number))
-            self.done_bytes += size_bytes
-            if self.progress is not None:
-                self.progress(self.done_bytes, self.total_bytes)
+
+    def _advance(self, size_bytes: int) -> None:
+        self.done_bytes += size_bytes
+        if self.progress is not None:
+            self.progress(self.done_bytes, self.total_bytes)
 
     def _slots(self, number: int) -> Slots:
         """Return what a step reads; temporaries are kept as long as the step's targets follow each other."""
@@ -179,8 +175,10 @@ class _Run:
         itemsize = DTYPES[spec.dtype].bits // 8
         extent = self.checkpoint.extent(slots.step.sources[copy.source])
         assert extent is not None
+        size_bytes = copy.numel * itemsize
         start = extent.offset + copy.source_start * itemsize
-        writer.copy_range(Extent(extent.path, start, copy.numel * itemsize), offset + copy.target_start * itemsize)
+        writer.copy_range(Extent(extent.path, start, size_bytes), offset + copy.target_start * itemsize)
+        self._advance(size_bytes)
 
     def _copy_packed(self, writer: FileWriter, offset: int, spec: TensorSpec, slots: Slots) -> None:
         """Move the bytes of a tensor whose elements are smaller than a byte."""
@@ -189,6 +187,7 @@ class _Run:
             part = memoryview(window)[: spec.size_bytes - start]
             slots.checkpoint.read(slots.step.sources[0], start, part)
             writer.write(offset + start, part)
+            self._advance(len(part))
 
     def _copy_windows(self, writer: FileWriter, offset: int, output: Output, slots: Slots) -> None:
         """Build a tensor window by window in one buffer, and write each window."""
@@ -203,3 +202,4 @@ class _Run:
             fill(part, window, slots, output.dtype)
             writer.write(offset + position * itemsize, bytes_of(part))
             position += window.numel
+            self._advance(window.numel * itemsize)

@@ -333,14 +333,14 @@ class Plan:
         return load_into(self, model, source)
 
     def state_dict(self, source: Any = None) -> dict[str, torch.Tensor]:
-        """Return all targets as a state dict; see `weighbridge.execute.state_dict`."""
-        from weighbridge.execute import state_dict
+        """Return all targets as a state dict; see `weighbridge.running.state_dict`."""
+        from weighbridge.running import state_dict
 
         return state_dict(self, source)
 
     def stream(self, source: Any = None) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the targets one at a time, as (key, tensor); see `weighbridge.execute.stream`."""
-        from weighbridge.execute import stream
+        """Yield the targets one at a time, as (key, tensor); see `weighbridge.running.stream`."""
+        from weighbridge.running import stream
 
         return stream(self, source)
 

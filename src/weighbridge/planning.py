@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from shlex import quote
 from typing import Any
 
 from weighbridge.errors import PlanError, WeighbridgeError
@@ -54,7 +55,7 @@ def compile_plan(
     """
     options = options or Options()
     if options.layout not in MODES:
-        raise PlanError("plan-failed", "unknown layout mode", expected=", ".join(MODES), got=options.layout)
+        raise PlanError("usage", "unknown layout mode", expected=", ".join(MODES), got=options.layout)
     declared = _declare(as_mapping(mapping), options)
     readings = possible_readings(declared, source, target, options.layout)
     drafts = [draft_reading(reading, source, target, options) for reading in readings]
@@ -81,7 +82,7 @@ def _choose(drafts: list[Draft], source: Header, target: Header | None, options:
     """Take the one reading that fits; readings that come to the same steps are one."""
     fitting: list[Draft] = []
     for draft in drafts:
-        if draft.fits and all(draft.plan.steps != other.plan.steps for other in fitting):
+        if draft.fits and all(draft.movement != other.movement for other in fitting):
             fitting.append(draft)
     if options.partial:
         fitting = [draft for draft in fitting if not any(other.covers_more(draft) for other in fitting)]
@@ -126,7 +127,7 @@ def _fault_line(draft: Draft) -> str:
 
 def _hint(draft: Draft) -> str:
     if draft.missing and draft.unplaced:
-        return f"weighbridge explain {draft.missing[0]} shows every rule and the nearest names"
+        return f"weighbridge explain SOURCE MAPPING {quote(draft.missing[0])} shows every rule and the nearest names"
     if draft.unplaced:
         return "declare what may be left over: carry=[...] or drop=[...], or partial=True"
     if draft.missing:

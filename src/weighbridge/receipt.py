@@ -48,10 +48,13 @@ def receipt_text(plan: Plan, checkpoint: Checkpoint) -> bytes:
 def read_receipt(directory: Path) -> Receipt:
     """Read the receipt of an output, and prove its plan again.
 
+    Args:
+        directory: The output, or one of the files in it.
+
     Raises:
         CheckpointError: `receipt-invalid`.
     """
-    path = directory if directory.is_file() else directory / RECEIPT_NAME
+    path = directory / RECEIPT_NAME if directory.is_dir() else directory.parent / RECEIPT_NAME
     try:
         form = json.loads(path.read_bytes())
         found = form["format"], form["version"]
@@ -69,5 +72,5 @@ def read_receipt(directory: Path) -> Receipt:
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as problem:
         if isinstance(problem, CheckpointError):
             raise
-        got = problem.headline if isinstance(problem, WeighbridgeError) else repr(problem)
+        got = problem.headline if isinstance(problem, WeighbridgeError) else f"{type(problem).__name__}: {problem}"[:200]
         raise CheckpointError("receipt-invalid", "this is no receipt", where=str(path), got=got) from None

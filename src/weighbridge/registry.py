@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Final
 
 from weighbridge.errors import RegistryError
@@ -122,6 +121,8 @@ class Registry:
         return _entry_point_names() if self.use_entry_points else frozenset()
 
     def _load(self, name: str) -> Mapping:
+        from importlib.metadata import entry_points
+
         found = list(entry_points(group=ENTRY_POINT_GROUP, name=name))
         if len(found) > 1:
             owners = ", ".join(str(point.value) for point in found)
@@ -144,6 +145,8 @@ class Registry:
 @cache
 def _entry_point_names() -> frozenset[str]:
     """Names that installed packages ship; read once, since that opens a file for each package."""
+    from importlib.metadata import entry_points  # it loads an e-mail parser, which is slow
+
     return frozenset(entry_points(group=ENTRY_POINT_GROUP).names)
 
 

@@ -127,7 +127,7 @@ class Report:
             "steps": [
                 {
                     "targets": collapse([key for step in alike for key in step.targets]),
-                    "sources": collapse([key for step in alike for key in step.sources]),
+                    "sources": _in_order(alike),
                     "fate": alike[0].fate,
                     "rules": [number + 1 for number in alike[0].rules],
                     "specs": sorted({str(output.spec) for output in alike[0].program.targets}),
@@ -151,13 +151,22 @@ def _group_lines(plan: Plan, alike: list[Step]) -> Iterator[str]:
     targets = collapse([key for step in alike for key in step.targets])
     specs = ", ".join(dict.fromkeys(str(output.spec) for output in program.targets))
     yield f"{', '.join(targets)}   {specs}"
-    sources = collapse([key for step in alike for key in step.sources])
+    sources = _in_order(alike)
     rules = ", ".join(f"rule {number + 1}" for number in alike[0].rules)
     if sources != targets or program.casts:
         casts = "".join(f"  {a} cast to {b}" for a, b in program.casts)
         yield f"  <- {', '.join(sources)}   {rules}{casts}"
     if program.temporaries:
         yield f"     through {len(program.temporaries)} temporaries of {format_bytes(program.temporary_bytes)}"
+
+
+def _in_order(alike: list[Step]) -> list[str]:
+    """Collapse the sources of like steps, those of one name together, in the order in which the steps read them."""
+    by_name: dict[tuple[str, ...], list[str]] = {}
+    for step in alike:
+        for key in step.sources:
+            by_name.setdefault(tuple(part for part in key.split(".") if not part.isdigit()), []).append(key)
+    return [line for keys in by_name.values() for line in collapse(keys)]
 
 
 class Tried(NamedTuple):

@@ -69,7 +69,7 @@ class Verification:
     def lines(self, limit: int = 40) -> Iterator[str]:
         """Yield the result as text; of the tensors that differ, at most `limit`."""
         word = "equal" if self.equal else "different"
-        yield f"{word}: {self.compared:,} tensors, {self.compared_bytes:,} bytes compared"
+        yield f"{word}: {self.compared:,} tensor{'s' * (self.compared != 1)}, {self.compared_bytes:,} bytes compared"
         yield from (f"only in the first:  {line}" for line in collapse(self.only_first))
         yield from (f"only in the second: {line}" for line in collapse(self.only_second))
         yield from (str(difference) for difference in self.differences[:limit])

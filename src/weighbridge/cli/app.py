@@ -142,7 +142,7 @@ def explain(
 
     Example: weighbridge explain model/ qwen3_moe model.layers.0.mlp.experts.gate_up_proj
     """
-    with reporting(output):
+    with reporting(output, full=full):
         found = options.mapping(mapping)
         checkpoint = api.open(source)
         try:
@@ -155,8 +155,9 @@ def explain(
 
 def _explain_failure(output: Output, problem: PlanError, answer: Explanation, full: bool) -> NoReturn:
     output.fail(problem, full=full, beside={"explanation": answer.to_dict()})
-    if not output.as_json:
-        output.give(answer.to_dict, ["", *str(answer).split("\n")])
+    if not (output.as_json or output.quiet):
+        print_lines([""], error=True)
+        output.give(answer.to_dict, str(answer).split("\n"))
     raise typer.Exit(exit_code(problem))
 
 
@@ -200,7 +201,8 @@ def revert(source: SourceArgument, destination: DestinationArgument, output: Out
     with reporting(output):
         check_destination(destination, [source])
         checkpoint = api.open(source)
-        back = read_receipt(Path(source).expanduser()).plan.inverse(checkpoint)
+        place = Path(source).expanduser()
+        back = read_receipt(place.parent if place.is_file() else place).plan.inverse(checkpoint)
         _write(output, back, destination, "reverting", {})
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination))
 

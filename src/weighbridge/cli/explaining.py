@@ -8,8 +8,8 @@ from weighbridge.errors import WeighbridgeError
 from weighbridge.fitting import draft_reading
 from weighbridge.keys import nearest
 from weighbridge.mapping import Mapping
-from weighbridge.plan import Plan
 from weighbridge.options import Options
+from weighbridge.plan import Plan
 from weighbridge.readings import Reading
 from weighbridge.render import Explanation, Tried, explain, try_rules
 from weighbridge.specs import Header

@@ -47,7 +47,7 @@ def _pattern_option(flag: str, what: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """What a plan is made from beside the source and the mapping; see `weighbridge.planning.Options`."""
+    """What a plan is made from beside the source and the mapping; see `weighbridge.options.Options`."""
 
     target: Annotated[
         str | None,

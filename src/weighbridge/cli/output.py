@@ -87,9 +87,11 @@ def exit_code(problem: WeighbridgeError) -> int:
     return next((code for kind, code in _CODES_BY_KIND if isinstance(problem, kind)), NO_FIT)
 
 
-def is_terminal(stream: IO[str]) -> bool:
-    """Tell whether colours and tables are welcome on a stream."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def is_terminal(stream: IO[str] | None) -> bool:
+    """Tell whether colours and tables are welcome on a stream; there is none where a shell has closed it."""
+    return (
+        stream is not None and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
 
 
 def visible(line: str) -> str:
@@ -190,8 +192,10 @@ class Output:
 
 def print_lines(lines: Iterable[str], *, error: bool = False) -> None:
     """Print lines and flush them; end the command if nobody reads on."""
-    stream = sys.stderr if error else sys.stdout
-    with _pipe():
+    stream: IO[str] | None = sys.stderr if error else sys.stdout
+    if stream is None:
+        return
+    with _writing(stream):
         for line in lines:
             stream.write(line + "\n")
         stream.flush()
@@ -202,7 +206,7 @@ def _print_pretty(parts: Iterable[RenderableType]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, markup=False, emoji=False)
-    with _pipe():
+    with _writing(sys.stdout):
         for part in parts:
             # a line is left to the terminal to wrap, so that a key can be copied whole
             console.print(part, soft_wrap=not isinstance(part, Table))
@@ -219,14 +223,19 @@ def _coloured(lines: Iterable[str]) -> Iterator[RenderableType]:
 
 
 @contextmanager
-def _pipe() -> Iterator[None]:
+def _writing(stream: IO[str]) -> Iterator[None]:
+    """End the command if nobody reads on, or if what is printed has no place."""
     try:
         yield
-    except BrokenPipeError:
+    except OSError as problem:
         # the interpreter flushes once more as it ends: give it a stream that takes everything
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        raise typer.Exit(BROKEN_PIPE) from None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if isinstance(problem, BrokenPipeError):
+            raise typer.Exit(BROKEN_PIPE) from None
+        if stream is sys.stderr:
+            return  # the status must speak for itself
+        got = problem.strerror or str(problem)
+        raise DestinationError("write-failed", "the output cannot be printed", where=stream.name, got=got) from None
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 In this order, and never in sub-directories:
 
 1. one `*.safetensors.index.json`, and the files it names;
-2. the complete set `*-00001-of-0000N.safetensors`;
-3. one `*.safetensors`, or several that share no key;
-4. the same with `*.bin.index.json` and `*.bin`, or one torch file `*.bin`, `*.pt`, `*.pth`.
+2. `model.safetensors`, whatever else lies beside it;
+3. the complete set `*-00001-of-0000N.safetensors`;
+4. one `*.safetensors`, or several that share no key;
+5. the same with `*.bin.index.json`, `pytorch_model.bin` and `*.bin`, or one torch file `*.bin`, `*.pt`, `*.pth`.
 
-Where two readings are possible the answer is an error, not a guess.
+Where two readings are possible the answer is an error, not a guess. Weights that lie beside a checkpoint which is chosen
+by its name or its index are named in the notes.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from weighbridge.storage.shard_index import INDEX_SUFFIX
 
 SAFETENSORS_SUFFIX: Final = ".safetensors"
 TORCH_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt")
+_WHOLE: Final = ("model.safetensors", "pytorch_model.bin")
+"""Names by which the hub's libraries look for a checkpoint of one file, whatever else lies beside it."""
 _OTHER_WEIGHTS: Final = (".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".onnx_data", ".tflite", ".ot", ".npz", ".npy")
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})(?P<suffix>\.[a-z]+)")
 _TRAINING_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states).*")
@@ -71,7 +75,8 @@ def find_weights(directory: Path) -> Found:
         if indexes:
             return _follow_index(indexes, files, is_torch, str(directory))
         if files:
-            return Found(_choose(files, is_torch, str(directory)), None, is_torch, ())
+            chosen = _choose(files, is_torch, str(directory))
+            return Found(chosen, None, is_torch, note_unused(directory, chosen, is_torch))
     expected = f"*{SAFETENSORS_SUFFIX}, *{SAFETENSORS_SUFFIX}{INDEX_SUFFIX}, or a torch file"
     got = join_keys(names) or "an empty directory"
     hint = "open the directory that holds the weights; sub-directories are not searched"
@@ -91,6 +96,9 @@ def _follow_index(indexes: Sequence[str], files: Sequence[str], is_torch: bool, 
 def _choose(files: Sequence[str], is_torch: bool, where: str) -> tuple[str, ...]:
     """Choose among the weight files of one format, where no index says which ones belong together."""
     shards = {name: match for name in files if (match := _SHARD.fullmatch(name))}
+    whole = [name for name in files if name in _WHOLE]
+    if whole and not any(match["stem"] + match["suffix"] in whole for match in shards.values()):
+        return tuple(whole)
     if not shards:
         if is_torch and len(files) > 1:
             raise _ambiguous(files, where)
@@ -118,17 +126,17 @@ def _ambiguous(names: Iterable[str], where: str) -> CheckpointError:
 
 
 def note_unused(directory: Path, used: Iterable[str], is_torch: bool) -> tuple[str, ...]:
-    """Name the weight files of the same format that an index does not list."""
+    """Name the weight files of the same format that are not part of the checkpoint."""
     suffixes = TORCH_SUFFIXES if is_torch else (SAFETENSORS_SUFFIX,)
     others = {name for name in list_names(directory) if name.endswith(suffixes)}.difference(used)
-    return (f"not in the index, left aside: {join_keys(others)}",) if others else ()
+    return (f"other weights, left aside: {join_keys(others)}",) if others else ()
 
 
 def find_extras(directory: Path) -> tuple[tuple[Extra, ...], tuple[str, ...]]:
     """Find the files that belong to the model beside its weights, and note what stays behind.
 
-    Weights of any format, training state, indexes, receipts and hidden files are not carried along; sub-directories and
-    links out of the directory are noted.
+    Weights of any format, training state, indexes, receipts and hidden files are not carried along. Links out of the
+    directory are noted, and so are sub-directories that hold weights: they are models of their own.
 
     Raises:
         CheckpointError: `checkpoint-not-found`, `read-failed`.
@@ -138,16 +146,31 @@ def find_extras(directory: Path) -> tuple[tuple[Extra, ...], tuple[str, ...]]:
     for name in list_names(directory):
         if _is_weights(name) or name == RECEIPT_NAME:
             continue
-        try:
-            path = resolve_inside(directory, name)
-        except CheckpointError:
+        inside = _files_below(directory, name)
+        if inside is None or any(_is_weights(extra.name) for extra in inside):
             left.append(name)
-            continue
-        if path.is_file():
-            extras.append(Extra(name, path))
         else:
-            left.append(name)
+            extras += inside
     return tuple(extras), ((f"not carried along: {join_keys(left)}",) if left else ())
+
+
+def _files_below(directory: Path, name: str) -> list[Extra] | None:
+    """List a file, or the files of a sub-directory; None for what does not lie in the directory."""
+    try:
+        path = resolve_inside(directory, name)
+    except CheckpointError:
+        return None
+    if path.is_file():
+        return [Extra(name, path)]
+    if not path.is_dir() or (directory / name).is_symlink():
+        return None
+    found: list[Extra] = []
+    for inner in list_names(path):
+        below = _files_below(directory, f"{name}/{inner}")
+        if below is None:
+            return None
+        found += below
+    return found
 
 
 def _is_weights(name: str) -> bool:

@@ -100,6 +100,7 @@ def _open_directory(directory: Path) -> Checkpoint:
     if found.index_name:
         return _open_index(directory, found.index_name, str(directory))
     extras, notes = find_extras(directory)
+    notes = (*found.notes, *notes)
     if not found.is_torch:
         return open_safetensors_set(directory, found.names, extras=extras, notes=notes)
     from weighbridge.storage.torch_files import open_torch_set

@@ -25,6 +25,7 @@ from weighbridge.storage.json_text import (
     shorten,
     shorten_number,
     unique_object,
+    without_collection,
 )
 from weighbridge.storage.regular_files import SourceFile, open_regular, read_prefix, reporting_read_errors
 
@@ -115,8 +116,13 @@ def parse_head(head: bytes, file_size_bytes: int, where: str) -> Head:
     stop = LENGTH_BYTES + check_length(head[:LENGTH_BYTES], file_size_bytes, where)
     if len(head) < stop:
         raise CheckpointError("file-truncated", "the file ends within its header", where=where)
+    with without_collection():
+        return _parse_text(head[LENGTH_BYTES:stop], stop, file_size_bytes, where)
+
+
+def _parse_text(text: bytes, data_start: int, file_size_bytes: int, where: str) -> Head:
     try:
-        table = _parse_table(head[LENGTH_BYTES:stop])
+        table = _parse_table(text)
         metadata = _take_metadata(table)
         check_characters(table)
     except JsonError as problem:
@@ -124,7 +130,7 @@ def parse_head(head: bytes, file_size_bytes: int, where: str) -> Head:
         raise CheckpointError(code, "the header is not valid", where=where, got=str(problem)) from None
     entries = _check_entries(table, where)
     specs = {key: entry[0] for key, entry in entries.items()}
-    return Head(specs, metadata, _place_tensors(entries, stop, file_size_bytes, where))
+    return Head(specs, metadata, _place_tensors(entries, data_start, file_size_bytes, where))
 
 
 def _parse_table(text: bytes) -> dict[str, Any]:
