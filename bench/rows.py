@@ -29,6 +29,7 @@ SPARSE: Final = Moe(expert_intermediate=608)
 """Sizes of 4.0 GB, of which only the headers are on the disk."""
 COMMAND: Final = "from weighbridge.cli import main; raise SystemExit(main())"
 """What the installed `weighbridge` script does."""
+COPY: Final = 'cp -r "$0" "$1"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,28 +133,46 @@ def measure_inspect(bench: Bench, rounds: int = 11) -> list[Figure]:
 
 
 def measure_convert(bench: Bench, rounds: int = 3) -> list[Figure]:
-    """Convert a checkpoint, go back, and copy it, in turn; every file that comes back is compared by its SHA-256."""
+    """Convert a checkpoint, go back, and copy it, in turn; every file that comes back is compared by its SHA-256.
+
+    Each measured run comes right after an output of the same size was removed. On a virtual machine, pages that the
+    guest touches for the first time cost several times what pages cost that it just gave up.
+    """
     source, fused, back, copy = (bench.work / name for name in ("moe", "fused", "back", "copy"))
     expected = _moe_checkpoint(bench, source)
     bench.say(f"convert: there, back, and `cp -r`, in turn, {rounds} rounds after a warm-up")
     runs: dict[str, list[Run]] = {"convert": [], "revert": [], "copy": [], "synced": []}
     for number in range(rounds + 1):
-        taken = {"convert": bench.child("convert", source, fused)}
+        taken = {}
+        for name, script in (("copy", COPY), ("synced", COPY + " && sync")):
+            _warm(source)
+            taken[name] = bench.keep(run_process(["sh", "-c", script, source, copy]))
+            discard(copy)
+        _warm(source)
+        taken["convert"] = bench.child("convert", source, fused)
         if number == 0:
             _check(wrong_tensors(source, fused, bench.moe.experts), "converted wrongly")
-        taken["copy"] = bench.keep(run_process(["cp", "-r", source, copy]))
+        run_process(["sh", "-c", COPY, source, copy])
         discard(copy)
+        _warm(fused)
         taken["revert"] = bench.child("revert", fused, back)
         found = file_hashes(back)
         _check((name for name in expected if found.get(name) != expected[name]), "not the same after going back")
         discard(back)
         discard(fused)
-        taken["synced"] = bench.keep(run_process(["sh", "-c", 'cp -r "$0" "$1" && sync', source, copy]))
-        discard(copy)
-        if number > 0:
-            for name, run in taken.items():
-                runs[name].append(run)
+        for name, run in taken.items() if number else ():
+            runs[name].append(run)
     return _convert_figures(runs)
+
+
+def _warm(directory: Path) -> None:
+    """Let earlier writes finish and read the files once, so that each run starts with what it reads in memory."""
+    os.sync()
+    buffer = bytearray(2**20)
+    for path in directory.iterdir():
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
 
 
 def _convert_figures(runs: Mapping[str, list[Run]]) -> list[Figure]:

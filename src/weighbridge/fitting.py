@@ -79,6 +79,7 @@ class _Fitting:
         self.options = options
         self.problems: list[WeighbridgeError] = []
         self.steps: list[Step] = []
+        self.tied_groups = frozenset(target.ties.values()) if target is not None else frozenset()
 
     def draft(self) -> Draft:
         live, dropped, carried = self._split_declared()
@@ -272,7 +273,8 @@ class _Fitting:
 
     def _tie(self, step: Step, first: dict[str, str]) -> Step:
         assert self.target is not None
-        twins = [first[self.target.ties.get(key, key)] != key for key in step.targets if key in self.target.ties]
+        groups = ((key, self.target.ties.get(key, key)) for key in step.targets)
+        twins = [first[group] != key for key, group in groups if group in self.tied_groups]
         later = bool(twins) and all(twins) and len(step.targets) == 1
         return Step(step.sources, step.targets, step.program, "tied", step.rules) if later else step
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping as MappingOf
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from weighbridge.errors import MappingError
 from weighbridge.ops import operation_from_dict
@@ -73,6 +73,22 @@ class Initialise:
         Pattern.parse(self.pattern)
 
 
+class Part(NamedTuple):
+    """A sub-model that follows a mapping of its own: where it hangs, and how a configuration alone says what it is.
+
+    Args:
+        path: Dotted path of the sub-model below the model that the mapping is for.
+        config: Name of its configuration within the model's (such as ``"vision_config"``); empty where it shares the
+            model's own.
+        classes: Pairs of a `model_type` and the class that a sub-model of that type has in this place, where that
+            class has a mapping of its own.
+    """
+
+    path: str
+    config: str = ""
+    classes: tuple[tuple[str, str], ...] = ()
+
+
 ExceptionRule = Drop | Carry | Initialise
 
 Rules = str | ExceptionRule | Iterable[str | ExceptionRule]
@@ -91,6 +107,9 @@ class Mapping:
         initialise: `Initialise` rules, or patterns.
         base_prefix: The prefix that the keys of a head model have and those of its base model lack (such as
             ``"model"``); a checkpoint of either kind then fits a target of the other.
+        parts: Sub-models with mappings of their own, for those who have a configuration and no model.
+        claims: Class names and model types that this mapping also speaks for: what is registered for them is not
+            mounted on sub-models of this one.
         forward: The mapping that this one is the inverse of; set by `inverse`.
 
     Raises:
@@ -110,6 +129,8 @@ class Mapping:
     carry: tuple[Carry, ...]
     initialise: tuple[Initialise, ...]
     base_prefix: str
+    parts: tuple[Part, ...]
+    claims: tuple[str, ...]
     forward: Mapping | None
 
     def __init__(
@@ -121,6 +142,8 @@ class Mapping:
         carry: Rules = (),
         initialise: Rules = (),
         base_prefix: str = "",
+        parts: Iterable[Part] = (),
+        claims: Iterable[str] = (),
         forward: Mapping | None = None,
     ) -> None:
         listed = tuple(transforms)
@@ -132,6 +155,8 @@ class Mapping:
             "carry": exception_rules(Carry, carry),
             "initialise": exception_rules(Initialise, initialise),
             "base_prefix": base_prefix,
+            "parts": tuple(parts),
+            "claims": tuple(claims),
             "forward": forward,
         }
         for field_name, value in values.items():
@@ -154,8 +179,12 @@ class Mapping:
         return tuple(transform for transform in self.transforms if isinstance(transform, WeightConverter))
 
     def scoped(self, prefix: str) -> Mapping:
-        """Mount every transform under the sub-module at `prefix`."""
-        return replace(self, transforms=tuple(scoped(transform, prefix) for transform in self.transforms))
+        """Mount every transform, and every part, under the sub-module at `prefix`."""
+        return replace(
+            self,
+            transforms=tuple(scoped(transform, prefix) for transform in self.transforms),
+            parts=tuple(part._replace(path=f"{prefix}.{part.path}" if prefix else part.path) for part in self.parts),
+        )
 
     def inverse(self) -> Mapping:
         """Return the mapping back: the list reversed, each transform inverted.
@@ -188,6 +217,10 @@ class Mapping:
                 form[field_name] = [{"pattern": rule.pattern, "why": rule.why} for rule in rules]
         if self.base_prefix:
             form["base_prefix"] = self.base_prefix
+        if self.parts:
+            form["parts"] = [[part.path, part.config, dict(part.classes)] for part in self.parts]
+        if self.claims:
+            form["claims"] = list(self.claims)
         return form | ({"forward": self.forward.to_dict()} if self.forward is not None else {})
 
     @staticmethod
@@ -206,10 +239,12 @@ class Mapping:
                 [transform_from_dict(transform) for transform in form["transforms"]],
                 name=form.get("name", ""),
                 base_prefix=form.get("base_prefix", ""),
+                parts=[Part(path, config, tuple(classes.items())) for path, config, classes in form.get("parts", ())],
+                claims=form.get("claims", ()),
                 forward=Mapping.from_dict(form["forward"]) if "forward" in form else None,
                 **rules,
             )
-        except (KeyError, TypeError, AttributeError) as problem:
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise MappingError("mapping-invalid", "this is no mapping", got=repr(problem)) from None
 
 

@@ -72,5 +72,6 @@ def read_receipt(directory: Path) -> Receipt:
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as problem:
         if isinstance(problem, CheckpointError):
             raise
-        got = problem.headline if isinstance(problem, WeighbridgeError) else f"{type(problem).__name__}: {problem}"[:200]
+        plain = f"{type(problem).__name__}: {problem}"[:200]
+        got = problem.headline if isinstance(problem, WeighbridgeError) else plain
         raise CheckpointError("receipt-invalid", "this is no receipt", where=str(path), got=got) from None

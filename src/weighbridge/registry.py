@@ -29,8 +29,8 @@ class Registry:
 
     Examples:
         >>> registry = Registry(use_entry_points=False)
-        >>> registry.register("llava", [])
-        Mapping(transforms=(), name='llava', drop=(), carry=(), initialise=(), base_prefix='', forward=None)
+        >>> len(registry.register("llava", []))
+        0
         >>> registry.find("LlavaModel", "llava").name
         'llava'
     """

@@ -27,12 +27,23 @@ from weighbridge.pattern import Pattern, check_rewrite, invert, is_one_way
 Patterns = str | Iterable[str]
 Pair = tuple[Pattern, Pattern]
 
+_NOT_PLAIN: Final = frozenset("\\^$*+?()[]{}|")
+"""Characters with a meaning in patterns; a path is no pattern."""
+
 
 def _texts(patterns: Patterns) -> tuple[str, ...]:
-    texts = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    listed: object = patterns
+    texts = (patterns,) if isinstance(patterns, str) else tuple(patterns) if isinstance(listed, Iterable) else (listed,)
     if any(type(text) is not str for text in texts):
-        raise MappingError("mapping-invalid", "a pattern is a text", got=repr(texts))
+        raise MappingError("mapping-invalid", "a pattern is a text", got=repr(patterns))
     return texts
+
+
+def _check_path(name: str, path: object) -> None:
+    """Refuse what is no dotted path: a scope or a prefix is taken as it stands, and would silently match nothing."""
+    if not isinstance(path, str) or not all(path.split(".")) or _NOT_PLAIN.intersection(path):
+        example = "a path such as model.vision_tower"
+        raise MappingError("mapping-invalid", f"{name} is no dotted path", expected=example, got=repr(path))
 
 
 def _mount(scope: str, inner: str) -> str:
@@ -53,6 +64,8 @@ def _set_sides(transform: Transform, sources: Patterns, targets: Patterns, scope
             raise MappingError("mapping-invalid", f"{name} needs at least one pattern, none empty", got=repr(texts))
     if len(set(sides["source_patterns"])) != len(sides["source_patterns"]):
         raise MappingError("mapping-invalid", "a source pattern stands twice", got=repr(sides["source_patterns"]))
+    if scope != "":
+        _check_path("scope", scope)
     _set(transform, **sides, scope=scope)
 
 
@@ -182,12 +195,16 @@ class PrefixChange:
 
     def __post_init__(self) -> None:
         prefixes = [prefix for prefix in (self.prefix_to_add, self.prefix_to_remove) if prefix is not None]
-        if len(prefixes) != 1 or not prefixes[0].strip("."):
+        if len(prefixes) != 1:
             raise MappingError(
                 "mapping-invalid",
                 "a prefix change either adds one prefix or removes one",
                 got=f"prefix_to_add={self.prefix_to_add!r}, prefix_to_remove={self.prefix_to_remove!r}",
             )
+        _check_path("the prefix", prefixes[0])
+        for name in ("model_prefix", "scope"):
+            if getattr(self, name) not in (None, ""):
+                _check_path(name, getattr(self, name))
 
     @property
     def source_patterns(self) -> tuple[str, ...]:
@@ -250,6 +267,8 @@ class WeightConverter:
         scope: str = "",
     ) -> None:
         _set_sides(self, source_patterns, target_patterns, scope)
+        if not isinstance(operations, Iterable):
+            raise MappingError("mapping-invalid", "operations come as a list", got=repr(operations))
         _set(self, operations=tuple(operations))
         if not self.operations:
             raise MappingError("mapping-invalid", "a converter needs at least one operation")

@@ -8,8 +8,8 @@ In this order, and never in sub-directories:
 4. one `*.safetensors`, or several that share no key;
 5. the same with `*.bin.index.json`, `pytorch_model.bin` and `*.bin`, or one torch file `*.bin`, `*.pt`, `*.pth`.
 
-Where two readings are possible the answer is an error, not a guess. Weights that lie beside a checkpoint which is chosen
-by its name or its index are named in the notes.
+Where two readings are possible the answer is an error, not a guess. Weights that lie beside a checkpoint chosen by its
+name or by an index are named in the notes.
 """
 
 from __future__ import annotations
