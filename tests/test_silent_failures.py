@@ -7,6 +7,7 @@ one of them must end in the right values or in an error with a name.
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_the_recorded_way_back_does_not_prefix_twice():
 
 @pytest.mark.xfail(
     strict=True,
-    reason="encoder.encoder.layers goes forward to encoder.layers again, so that the proof by going there and back holds",
+    reason="encoder.encoder.layers goes forward to encoder.layers again: going there and back proves nothing here",
 )
 def test_a_guessed_way_back_from_a_key_that_never_moved_is_refused():
     rule = wb.Mapping([wb.WeightRenaming("encoder.layers", "layers")])
@@ -120,9 +121,10 @@ def test_a_guessed_way_back_from_a_key_that_never_moved_is_refused():
         wb.plan({"encoder.layers.0.w": numbers(2)}, rule.inverse())
 
 
-def test_an_anchored_guess_from_a_key_that_never_moved_goes_back_alone():
+def test_an_anchored_guess_from_a_key_that_never_moved_is_refused():
     rule = wb.Mapping([wb.WeightRenaming("^encoder.layers", "layers")])
-    assert list(wb.plan({"encoder.layers.0.w": numbers(2)}, rule.inverse()).target) == ["encoder.layers.0.w"]
+    with pytest.raises(wb.PlanError, match="inverse-unproven"):
+        wb.plan({"encoder.layers.0.w": numbers(2)}, rule.inverse())
 
 
 def test_a_sibling_whose_name_begins_alike_keeps_its_scope():
@@ -241,7 +243,9 @@ def test_a_partial_load_names_what_it_leaves_open():
     assert (fates["b"].name, fates["b"].by) == ("initialised", "partial=True")
     assert fates["a"].name == "filled"
     assert dict(plan.source_fates())["stray"].name == "carried"
-    assert "b   initialised by partial=True" in str(plan.report)
+    (line,) = [line for line in str(plan.report).splitlines() if line.startswith("b ")]
+    assert "initialised" in line
+    assert "partial=True" in line
     assert "target-missing" in codes({"stray": numbers(1)}, [], target, partial=True)
 
 
@@ -294,7 +298,7 @@ def test_a_checkpoint_that_fits_two_layouts_must_say_which():
     "damage", ["a ghost in the index", "a tensor that the index lacks", "a shard that is not there"]
 )
 def test_an_index_that_disagrees_with_its_shards_is_refused(tmp_path, damage):
-    chance = __import__("random").Random(0)
+    chance = random.Random(0)
     values = {key: Bits("F32", np.arange(2, dtype=np.uint32) + n) for n, key in enumerate("ab")}
     names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     for key, name in names.items():

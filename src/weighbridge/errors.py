@@ -84,6 +84,9 @@ CODES: Final[dict[str, str]] = {
     "destination-no-room": "the destination has too little free space",
     "write-failed": "writing a file failed",
     "model-mismatch": "a model is not the one that a plan was made for",
+    # other libraries
+    "integration-version": "another library is not of a version that weighbridge understands",
+    "integration-unsupported": "weighbridge does not do this for another library's models",
     # verification
     "verify-failed": "two checkpoints differ",
     # commands

@@ -2,6 +2,7 @@
 
 Each copy goes straight to its final place. Runs that are contiguous on both sides and keep their dtype are read from
 the file into that place; all others are strided copies by torch between two views, with a cast where dtypes differ.
+torch is imported when the first tensor is made: a conversion that only moves runs of bytes does without it.
 """
 
 from __future__ import annotations
@@ -9,20 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import torch
-
 from weighbridge.copies import Copy
 from weighbridge.layout import Layout
 from weighbridge.plan import Step
 from weighbridge.specs import DTYPES, TensorSpec
-from weighbridge.storage.torch_tensors import bytes_of, torch_layout
 
 if TYPE_CHECKING:
+    import torch
+
     from weighbridge.storage.protocol import Checkpoint
 
 
 def allocate(spec: TensorSpec) -> torch.Tensor:
     """Allocate a CPU tensor of a spec, without setting its values; raw bytes for dtypes that torch does not have."""
+    import torch
+
+    from weighbridge.storage.torch_tensors import torch_layout
+
     layout = torch_layout(spec)
     if layout is None:
         return torch.empty(spec.size_bytes, dtype=torch.uint8)
@@ -67,6 +71,8 @@ def fill(buffer: torch.Tensor, layout: Layout, slots: Slots, dtype: str) -> None
         slots: What they read.
         dtype: Dtype code of the value.
     """
+    from weighbridge.storage.torch_tensors import bytes_of
+
     if not layout.copies:
         return
     if DTYPES[dtype].kind == "packed":
@@ -91,6 +97,8 @@ def is_direct(copy: Copy, slots: Slots, dtype: str) -> bool:
 
 
 def _read_whole(buffer: torch.Tensor, slots: Slots) -> None:
+    from weighbridge.storage.torch_tensors import bytes_of
+
     slots.checkpoint.read(slots.step.sources[0], 0, bytes_of(buffer))
 
 

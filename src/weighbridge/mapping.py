@@ -146,6 +146,8 @@ class Mapping:
         claims: Iterable[str] = (),
         forward: Mapping | None = None,
     ) -> None:
+        if not isinstance(transforms, Iterable):
+            raise MappingError("mapping-invalid", "transforms come as a list", got=repr(transforms))
         listed = tuple(transforms)
         _check_transforms(listed)
         values = {
@@ -184,6 +186,7 @@ class Mapping:
             self,
             transforms=tuple(scoped(transform, prefix) for transform in self.transforms),
             parts=tuple(part._replace(path=f"{prefix}.{part.path}" if prefix else part.path) for part in self.parts),
+            forward=self.forward.scoped(prefix) if self.forward is not None else None,
         )
 
     def inverse(self) -> Mapping:

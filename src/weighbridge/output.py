@@ -18,7 +18,6 @@ from weighbridge.running import bind, find_origin
 from weighbridge.specs import DTYPES, TensorSpec
 from weighbridge.storage import IndexText, build_image, copy_extras, plan_shards, staged_directory
 from weighbridge.storage.protocol import Extent
-from weighbridge.storage.torch_tensors import bytes_of
 
 if TYPE_CHECKING:
     from weighbridge.storage.file_writer import FileWriter
@@ -191,6 +190,8 @@ class _Run:
 
     def _copy_windows(self, writer: FileWriter, offset: int, output: Output, slots: Slots) -> None:
         """Build a tensor window by window in one buffer, and write each window."""
+        from weighbridge.storage.torch_tensors import bytes_of
+
         itemsize = DTYPES[output.dtype].bits // 8
         window_numel = min(output.spec.numel, self.budget // itemsize)
         if window_numel < 1:

@@ -2,19 +2,26 @@
 
 A registry is an instance; the default one is only the one that `weighbridge.register` fills. No mapping and the
 identity mapping are different answers: the first is an error here, the second is `Mapping(())`.
+
+A mapping comes from one of three places, and the first that has a name wins: what was registered, what installed
+packages ship as entry points, and what providers load when it is asked for. The first two were put there by somebody
+who meant this very name; a provider (our own families, another library's table) only knows what a name usually means.
 """
 
 from __future__ import annotations
 
 import difflib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Final
 
 from weighbridge.errors import RegistryError
 from weighbridge.mapping import Mapping, MappingLike, as_mapping
+
+Provider = Callable[[str], MappingLike]
+"""Loads the mapping of one of the names that it was offered under."""
 
 ENTRY_POINT_GROUP: Final = "weighbridge.mappings"
 """Group of the entry points by which other packages ship mappings: each names a `Mapping`, or a function giving one."""
@@ -38,7 +45,10 @@ class Registry:
     use_entry_points: bool = True
     _mappings: dict[str, Mapping] = field(default_factory=dict, repr=False)
     _aliases: dict[str, str] = field(default_factory=dict, repr=False)
+    _providers: dict[str, Provider] = field(default_factory=dict, repr=False)
+    _provided: dict[str, Mapping] = field(default_factory=dict, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _changes: int = field(default=0, repr=False)
 
     def register(self, name: str, mapping: MappingLike, *, overwrite: bool = False) -> Mapping:
         """Put a mapping under a class name or a `model_type`.
@@ -60,6 +70,7 @@ class Registry:
             self._refuse_taken(name, overwrite)
             self._aliases.pop(name, None)
             self._mappings[name] = value
+            self._changes += 1
         return value
 
     def alias(self, name: str, of: str, *, overwrite: bool = False) -> None:
@@ -76,6 +87,41 @@ class Registry:
                 raise RegistryError("mapping-exists", "an alias cannot stand for itself", where=name)
             self._mappings.pop(name, None)
             self._aliases[name] = self._aliases.get(of, of)
+            self._changes += 1
+
+    def provide(self, names: Iterable[str], load: Provider) -> None:
+        """Offer built-in mappings, each loaded when it is first asked for.
+
+        What is registered under the same name goes first, and so does what another provider offered before.
+
+        Args:
+            names: Class names and model types.
+            load: Called with one of the names; returns its mapping.
+
+        Examples:
+            >>> registry = Registry(use_entry_points=False)
+            >>> registry.provide(["llava"], lambda name: Mapping((), name="from a file"))
+            >>> registry.find("llava").name, registry.is_built_in("llava")
+            ('from a file', True)
+        """
+        with self._lock:
+            for name in names:
+                self._providers.setdefault(name, load)
+            self._changes += 1
+
+    def get(self, name: str) -> Mapping | None:
+        """Return the mapping under a name, or None."""
+        return self._lookup(name)
+
+    def is_built_in(self, name: str) -> bool:
+        """Tell whether a name is only known from a provider: nobody registered it, and no package ships it."""
+        with self._lock:
+            return name in self._providers and not self._is_meant(name)
+
+    @property
+    def changes(self) -> int:
+        """How often the registry was changed; a result that was computed from it holds while this stays the same."""
+        return self._changes
 
     def find(self, *names: str) -> Mapping:
         """Return the mapping of the first name that has one; give the class name before the `model_type`.
@@ -93,16 +139,21 @@ class Registry:
         return isinstance(name, str) and self._lookup(name) is not None
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over all names, aliases and entry points included, in alphabetical order."""
-        return iter(sorted({*self._mappings, *self._aliases, *self._entry_points()}))
+        """Iterate over all names in alphabetical order: aliases, entry points and provided ones included."""
+        return iter(sorted({*self._mappings, *self._aliases, *self._entry_points(), *self._providers}))
 
     def copy(self) -> Registry:
         """Return a registry that starts with the same content and changes on its own."""
         with self._lock:
-            return Registry(self.use_entry_points, dict(self._mappings), dict(self._aliases))
+            made = Registry(self.use_entry_points, dict(self._mappings), dict(self._aliases))
+            made._providers, made._provided = dict(self._providers), dict(self._provided)
+            return made
+
+    def _is_meant(self, name: str) -> bool:
+        return name in self._mappings or name in self._aliases or name in self._entry_points()
 
     def _refuse_taken(self, name: str, overwrite: bool) -> None:
-        if not overwrite and (name in self._mappings or name in self._aliases or name in self._entry_points()):
+        if not overwrite and (self._is_meant(name) or name in self._providers):
             raise RegistryError(
                 "mapping-exists",
                 "a mapping is already registered under this name",
@@ -113,9 +164,18 @@ class Registry:
     def _lookup(self, name: str) -> Mapping | None:
         with self._lock:
             name = self._aliases.get(name, name)
-            if name not in self._mappings and name in self._entry_points():
+            if name in self._mappings:
+                return self._mappings[name]
+            if name in self._entry_points():
                 self._mappings[name] = self._load(name)
-            return self._mappings.get(name)
+                return self._mappings[name]
+            return self._lookup_provided(name)
+
+    def _lookup_provided(self, name: str) -> Mapping | None:
+        if name not in self._provided and name in self._providers:
+            mapping = as_mapping(self._providers[name](name))
+            self._provided[name] = mapping if mapping.name else replace(mapping, name=name)
+        return self._provided.get(name)
 
     def _entry_points(self) -> frozenset[str]:
         return _entry_point_names() if self.use_entry_points else frozenset()

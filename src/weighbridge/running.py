@@ -6,16 +6,15 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from weighbridge.errors import CheckpointError, PlanError, WeighbridgeError
 from weighbridge.execute import run_step
 from weighbridge.plan import Made, Plan, Step
 from weighbridge.specs import Header, TensorSpec
 from weighbridge.storage import open_checkpoint
-from weighbridge.storage.torch_tensors import bytes_of
 
 if TYPE_CHECKING:
+    import torch
+
     from weighbridge.storage.protocol import Checkpoint, Extent
 
 
@@ -122,7 +121,7 @@ def stream(plan: Plan, source: Any = None) -> Iterator[tuple[str, torch.Tensor]]
             yield from ((twin, tensor) for twin in twins.get(key, ()))
 
 
-class StateDict(dict[str, torch.Tensor]):
+class StateDict(dict[str, "torch.Tensor"]):
     """A state dict that a plan made; a plain `dict` that can be referred to weakly."""
 
     __slots__ = ("__weakref__",)
@@ -237,6 +236,8 @@ class PlannedCheckpoint:
 
     def read(self, key: str, start_byte: int, buffer: memoryview) -> None:
         """Fill a buffer with the bytes of a target."""
+        from weighbridge.storage.torch_tensors import bytes_of
+
         raw = bytes_of(self.tensor(key))
         buffer[:] = raw[start_byte : start_byte + len(buffer)]
 
@@ -273,6 +274,8 @@ def _twin(plan: Plan, step: Step, ties: dict[str, str]) -> Step | None:
 
 
 def _same_values(step: Step, twin: Step, checkpoint: Checkpoint) -> bool:
+    from weighbridge.storage.torch_tensors import bytes_of
+
     first = next(iter(run_step(step, checkpoint)))[1]
     second = next(iter(run_step(twin, checkpoint)))[1]
     return first.dtype == second.dtype and bytes(bytes_of(first)) == bytes(bytes_of(second))

@@ -32,9 +32,9 @@ _NOT_PLAIN: Final = frozenset("\\^$*+?()[]{}|")
 
 
 def _texts(patterns: Patterns) -> tuple[str, ...]:
-    listed: object = patterns
-    texts = (patterns,) if isinstance(patterns, str) else tuple(patterns) if isinstance(listed, Iterable) else (listed,)
-    if any(type(text) is not str for text in texts):
+    given: object = patterns
+    texts = (patterns,) if isinstance(patterns, str) else tuple(patterns) if isinstance(given, Iterable) else ()
+    if not all(type(text) is str for text in texts) or not isinstance(given, Iterable):
         raise MappingError("mapping-invalid", "a pattern is a text", got=repr(patterns))
     return texts
 

@@ -64,7 +64,7 @@ MAPPINGS: Final = {
         [renames(_MASK_HEAD)], name="ConditionalDetrForSegmentation", parts=[Part("conditional_detr")]
     ),
     "deformable_detr": Mapping(
-        [renames(_BACKBONE | below(_LAYER, _LAYER, _MLP)), renames(below("decoder.layers.{i}", "decoder.layers.{i}", _SELF_OUTPUT))],
+        [renames(_BACKBONE | below(_LAYER, _LAYER, _MLP | _SELF_OUTPUT))],
         name="deformable_detr",
         base_prefix="model",
     ),

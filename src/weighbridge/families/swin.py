@@ -32,7 +32,7 @@ MAPPINGS: Final = {
         [renames(below("blocks.{i}", "blocks.{i}", _BLOCK))], name="swin", carry=[_INDEX], base_prefix="swin"
     ),
     "SwinBackbone": Mapping(
-        [WeightRenaming("^{top:embeddings|encoder}", "swin.{top}")],
+        [WeightRenaming("^{part:embeddings|encoder}", "swin.{part}")],
         name="SwinBackbone",
         initialise=[Initialise("swin.layernorm.{kind}", "a backbone's last norm is never used")],
         parts=[Part("swin")],

@@ -1,0 +1,37 @@
+"""Language models whose published layout is the runtime's: bert, gpt2, and the many of Llama's pattern.
+
+BERT's oldest files call the layer norms' parameters gamma and beta.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from weighbridge.families.building import renames
+from weighbridge.mapping import Mapping
+
+_NORMS: Final = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+_LLAMA: Final = (
+    "cohere",
+    "cohere2",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "granite",
+    "llama",
+    "mistral",
+    "olmo",
+    "olmo2",
+    "persimmon",
+    "phi",
+    "qwen2",
+    "qwen3",
+    "starcoder2",
+)
+
+MAPPINGS: Final = {
+    **{name: Mapping(name=name, base_prefix="model") for name in _LLAMA},
+    "bert": Mapping([renames(_NORMS)], name="bert", base_prefix="bert"),
+    "gpt2": Mapping(name="gpt2", base_prefix="transformer"),
+}

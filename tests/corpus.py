@@ -1,0 +1,187 @@
+"""The corpus of checkpoints that an older version of a real library wrote: reading a case, and judging it.
+
+A case is judged by facts that stand in its files, never by its name: see `judge`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping as MappingOf
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import weighbridge as wb
+from conftest import CORPUS, ROOT
+from weighbridge import families
+from weighbridge.registry import Registry
+from weighbridge.resolve import resolve_config
+from weighbridge.specs import Header, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+SUBSET: Final = ROOT / "tests" / "data" / "corpus"
+PLACE: Final = CORPUS if CORPUS.is_dir() else SUBSET
+"""Where the cases lie: the whole corpus beside the project, else the part of it that is kept with the tests."""
+
+TOLERANCE: Final = 1e-4
+"""Greatest difference of an output, relative to the greatest reference value (or to 1)."""
+
+_DTYPES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32", "bool": "BOOL"}
+
+
+def built_in() -> Registry:
+    """Return a registry with the built-in families and nothing else."""
+    registry = Registry(use_entry_points=False)
+    registry.provide(families.MODULES, families.load)
+    return registry
+
+
+REGISTRY: Final = built_in()
+
+
+def case_names(place: Path = PLACE) -> list[str]:
+    """Names of the cases, in alphabetical order."""
+    return sorted(path.name for path in (place / "cases").glob("*") if path.is_dir())
+
+
+@dataclass(frozen=True)
+class Case:
+    """One checkpoint of the corpus, with what is known of it."""
+
+    path: Path
+
+    @staticmethod
+    def named(name: str, place: Path = PLACE) -> Case:
+        return Case(place / "cases" / name)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        return content
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        return self._read("case.json")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return self._read("config.json")
+
+    @cached_property
+    def expected(self) -> dict[str, Any]:
+        return self._read("expected.json")
+
+    @property
+    def has_place(self) -> bool:
+        """Whether the runtime model has a place for every weight: a load that is not clean computes something else."""
+        peer = self.facts["peer"]
+        return bool(peer["loads_clean"] or peer["forward_equal"])
+
+    @property
+    def computes_the_same(self) -> bool:
+        """Whether the runtime class computes what the older one did; one was mended in between."""
+        return bool(self.facts["peer"]["forward_equal"])
+
+    def mapping(self) -> wb.Mapping:
+        """Return the mapping that the configuration alone resolves to."""
+        return resolve_config({**self.config, "architectures": [self.facts["class"]]}, REGISTRY)
+
+    def target(self) -> Header:
+        """Return the runtime layout that is expected, as a header."""
+        specs = {
+            key: TensorSpec(_DTYPES[dtype.removeprefix("torch.")], tuple(shape))
+            for key, (shape, dtype, _) in self.expected["state_dict"].items()
+        }
+        ties: dict[str, str] = {}
+        for group in self.expected.get("ties", ()):
+            present = next(key for key in group if key in specs)
+            for key in group:
+                specs.setdefault(key, specs[present])
+                ties[key] = present
+        return Header(specs, ties=ties)
+
+    def files(self) -> dict[str, bytes]:
+        """Return the checkpoint's own files, by name."""
+        return {path.name: path.read_bytes() for path in sorted(self.path.glob("model*.safetensors*"))}
+
+
+def wrong_values(case: Case, found: MappingOf[str, torch.Tensor]) -> list[str]:
+    """List the keys whose bytes are not those expected; those that no checkpoint holds aside."""
+    from weighbridge.storage.torch_tensors import bytes_of
+
+    new = set(case.expected.get("not_from_checkpoint", ()))
+    wanted = {key: digest for key, (_, _, digest) in case.expected["state_dict"].items() if key not in new}
+    return [
+        key
+        for key, digest in wanted.items()
+        if key not in found or hashlib.sha256(bytes_of(found[key])).hexdigest() != digest
+    ]
+
+
+def build_model(class_name: str, path: Path, *, own_config: bool = False) -> torch.nn.Module:
+    """Make a model of a class by a directory's configuration, with new weights.
+
+    Args:
+        class_name: A class of the transformers library.
+        path: Directory with a `config.json`.
+        own_config: Read it as the class's own configuration, whatever model type it names.
+    """
+    import transformers
+
+    kind = getattr(transformers, class_name)
+    reader = kind.config_class if own_config else transformers.AutoConfig
+    model: torch.nn.Module = kind(reader.from_pretrained(path, attn_implementation="eager"))
+    return model.eval()
+
+
+def untie_unlike(model: torch.nn.Module, case: Case) -> None:
+    """Give parameters that the class ties, but whose values differ in the case's checkpoint, storages of their own.
+
+    The library does the same when it loads: a tie that the checkpoint contradicts is none.
+    """
+    import torch
+
+    held = {key for group in case.expected.get("ties", ()) for key in group}
+    seen: set[int] = set()
+    for key, value in list(model.named_parameters(remove_duplicate=False)):
+        path, _, name = key.rpartition(".")
+        if id(value) in seen and key not in held and key in case.expected["state_dict"]:
+            setattr(model.get_submodule(path), name, torch.nn.Parameter(value.detach().clone()))
+        seen.add(id(value))
+
+
+def worst_output(case: Case, model: torch.nn.Module) -> float:
+    """Run a model on a case's inputs; return the greatest difference, where `TOLERANCE` is the greatest allowed."""
+    import torch
+    from safetensors.torch import load_file
+
+    inputs = load_file(case.path / "inputs.safetensors")
+    extra = case.path / "inputs_b_extra.safetensors"
+    if extra.is_file():
+        inputs |= load_file(extra)
+    with torch.no_grad():
+        given = dict(_flat(model(**inputs, **case.facts.get("forward_kwargs", {}))))
+    wanted = load_file(case.path / "outputs.safetensors")
+    unlike = set(case.facts["peer"]["not_comparable"])
+    return max(_difference(given[name], value) for name, value in wanted.items() if name not in unlike)
+
+
+def _flat(outputs: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor of a model's output by its dotted name."""
+    import torch
+
+    for name, value in outputs.items():
+        if isinstance(value, torch.Tensor):
+            yield prefix + name, value
+        elif hasattr(value, "items"):
+            yield from _flat(value, f"{prefix}{name}.")
+
+
+def _difference(given: torch.Tensor, wanted: torch.Tensor) -> float:
+    if given.shape != wanted.shape:
+        return float("inf")
+    scale = max(1.0, wanted.abs().max().item())
+    return (given.float() - wanted).abs().max().item() / scale

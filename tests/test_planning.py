@@ -1,0 +1,237 @@
+"""Compiling a mapping: readings, exceptions, inverses without a plan, and what a plan says of itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import weighbridge as wb
+
+
+def header(**shapes: tuple[int, ...]) -> wb.Header:
+    """Specs by key; `__` stands for a dot."""
+    return wb.Header({key.replace("__", "."): wb.TensorSpec("F32", shape) for key, shape in shapes.items()})
+
+
+def problems_of(*arguments, **options) -> list[tuple[str, str]]:
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(*arguments, **options)
+    assert caught.value.code == "plan-failed"
+    return sorted((problem.code, problem.where) for problem in caught.value.problems)
+
+
+# ---- readings ----
+
+
+def test_a_checkpoint_that_is_already_in_the_targets_layout_is_read_as_it_is():
+    rules = [wb.WeightRenaming("^gamma", "scale.gamma")]
+    source = header(gamma=(2,), other=(3,))
+    assert wb.plan(source, rules, header(scale__gamma=(2,), other=(3,))).reading == "mapped"
+    assert wb.plan(source, rules, source).reading == "as is"
+    assert problems_of(source, rules, source, layout="mapped") == [
+        ("source-unplaced", "gamma"),
+        ("target-missing", "gamma"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "reading"),
+    [
+        (header(norm=(2,)), header(model__norm=(2,)), "added"),
+        (header(model__norm=(2,)), header(norm=(2,)), "removed"),
+        (header(model__norm=(2,)), header(model__norm=(2,)), "mapped"),
+        (header(norm=(2,)), header(norm=(2,)), "mapped"),
+    ],
+)
+def test_a_base_prefix_is_decided_once_on_the_whole_key_set(source, target, reading):
+    plan = wb.plan(source, wb.Mapping([], base_prefix="model"), target)
+    assert reading in plan.reading
+    assert list(plan.target) == list(target)
+
+
+def test_a_prefix_that_some_keys_have_is_no_reading():
+    """Half of the keys fit with the prefix and half without: no reading fits all of them, and that is an error."""
+    source = header(norm=(2,), model__head=(3,))
+    target = header(model__norm=(2,), head=(3,))
+    assert problems_of(source, wb.Mapping([], base_prefix="model"), target)
+
+
+def test_readings_that_come_to_the_same_steps_are_one():
+    rules = [wb.WeightRenaming("absent", "present")]
+    assert wb.plan(header(a=(2,)), rules, header(a=(2,))).reading == "mapped"
+
+
+def test_an_unknown_layout_mode_is_refused():
+    with pytest.raises(wb.WeighbridgeError):
+        wb.plan(header(a=(2,)), [], layout="guess")
+
+
+# ---- exceptions ----
+
+
+def test_dropped_sources_need_a_rule():
+    source, target = header(a=(2,), inv_freq=(3,)), header(a=(2,))
+    assert problems_of(source, [], target) == [("source-unplaced", "inv_freq")]
+    plan = wb.plan(source, [], target, drop="inv_freq")
+    assert [fated.key for fated in plan.dropped] == ["inv_freq"]
+    assert not plan.is_exact
+    assert plan.lossy_reasons
+
+
+def test_carried_sources_pass_every_rule():
+    source = header(a=(2,), b__a=(3,))
+    plan = wb.plan(source, [wb.WeightRenaming("a", "c")], header(c=(2,)), carry="b.a")
+    assert sorted(plan.target) == ["b.a", "c"]
+    assert dict(plan.source_fates())["b.a"].name == "carried"
+    assert plan.is_exact
+
+
+def test_a_key_that_is_both_dropped_and_carried_is_refused():
+    assert ("rule-overlap", "a") in problems_of(header(a=(2,)), [], drop="a", carry="a")
+
+
+def test_initialised_targets_need_a_rule():
+    source, target = header(a=(2,)), header(a=(2,), head=(3,), head__bias=(1,))
+    assert problems_of(source, [], target) == [("target-missing", "head"), ("target-missing", "head.bias")]
+    plan = wb.plan(source, [], target, initialise=[wb.Initialise("^head", "a new head")])
+    assert {fated.key: fated.by for fated in plan.initialised} == {"head": "a new head", "head.bias": "a new head"}
+    assert plan.is_exact
+
+
+@pytest.mark.xfail(strict=True, reason="the code rule-unused exists, and nothing raises it")
+@pytest.mark.parametrize("kind", ["drop", "carry", "initialise"])
+def test_an_exception_that_names_no_tensor_is_refused(kind):
+    with pytest.raises(wb.PlanError, match="rule-unused"):
+        wb.plan(header(a=(2,)), [], header(a=(2,)), **{kind: "no_such_tensor"})
+
+
+def test_all_problems_come_in_one_report():
+    source = header(a=(2,), stray=(1,), x__0__w=(2,), x__2__w=(2,))
+    target = header(a=(3,), lost=(4,), x=(3, 2))
+    found = problems_of(source, [wb.WeightConverter("x.*.w", "x", [wb.MergeModulelist(0)])], target)
+    assert {code for code, _ in found} >= {"group-incomplete", "source-unplaced", "spec-mismatch", "target-missing"}
+    assert ("source-unplaced", "stray") in found
+    assert any(code == "target-missing" and "lost" in where for code, where in found)
+    assert ("spec-mismatch", "a") in found
+
+
+def test_families_of_problems_take_a_line_each():
+    target = wb.Header({f"layers.{i}.{name}": wb.TensorSpec("F32", (2,)) for i in range(40) for name in ("up", "down")})
+    assert problems_of(header(a=(2,)), [], target) == [
+        ("source-unplaced", "a"),
+        ("target-missing", "layers.{0..39}.{down,up}"),
+    ]
+
+
+# ---- dtypes ----
+
+
+def test_a_cast_is_computed_and_an_exact_one_goes_back():
+    source = {"a": torch.tensor([1.0, 2.5]).bfloat16(), "n": torch.arange(3)}
+    plan = wb.plan(source, [], dtype="float32")
+    fates = dict(plan.source_fates())
+    assert plan.target["a"].dtype == "F32"
+    assert plan.target["n"].dtype == "I64"
+    assert (fates["a"].name, fates["n"].name) == ("computed", "carried")
+    assert plan.is_exact
+    assert wb.verify(plan.inverse().state_dict(), source)
+
+
+def test_a_narrowing_cast_is_lossy():
+    plan = wb.plan({"a": torch.tensor([1.0, 1.00001])}, [], dtype="bfloat16")
+    assert not plan.is_exact
+    with pytest.raises(wb.PlanError, match="inverse-lossy"):
+        plan.inverse()
+    assert list(plan.inverse(lossy=True).target) == ["a"]
+
+
+# ---- inverses without a plan ----
+
+
+def test_a_derived_inverse_is_proven_key_by_key():
+    rules = wb.Mapping([wb.WeightRenaming("^old", "new"), wb.WeightRenaming("gamma", "weight")], name="m")
+    back = wb.plan({"new.norm.weight": torch.zeros(2)}, rules.inverse())
+    assert list(back.target) == ["old.norm.gamma"]
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan({"old.norm.weight": torch.zeros(2)}, rules.inverse())
+    assert caught.value.code == "inverse-unproven"
+    assert [problem.where for problem in caught.value.problems] == ["old.norm.gamma"]
+
+
+def test_a_derived_inverse_takes_the_stack_apart():
+    experts = wb.Mapping([wb.WeightConverter("e.*.w", "e.w", [wb.MergeModulelist(0)])])
+    stacked = torch.arange(6.0).reshape(3, 2)
+    found = wb.plan({"e.w": stacked}, experts.inverse()).state_dict()
+    assert {key: value.tolist() for key, value in found.items()} == {f"e.{i}.w": stacked[i].tolist() for i in range(3)}
+
+
+def test_the_recorded_inverse_knows_sizes_that_the_derived_one_does_not():
+    """q, k and v of different sizes: equal parts would fit nothing that was ever there."""
+    fuse = wb.Mapping([wb.WeightConverter(["q", "k", "v"], "qkv", [wb.Concatenate(0)])])
+    source = {"q": torch.zeros(4, 2), "k": torch.ones(1, 2), "v": torch.full((1, 2), 2.0)}
+    plan = wb.plan(source, fuse)
+    assert wb.verify(plan.inverse().state_dict(), source)
+    with pytest.raises(wb.PlanError, match="split-unequal"):
+        wb.plan({"qkv": torch.zeros(7, 2)}, fuse.inverse())
+
+
+# ---- a plan as a value ----
+
+
+def test_a_plan_that_was_changed_is_not_read():
+    plan = wb.plan(header(a=(2, 3)), [wb.WeightConverter("a", "b", [wb.Transpose(0, 1)])])
+    form = json.loads(plan.to_json())
+    form["steps"][0][2] = ["c"]
+    with pytest.raises(wb.PlanError) as caught:
+        wb.Plan.from_json(json.dumps(form))
+    assert caught.value.code == "plan-format"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"format": "weighbridge-plan", "version": 99}', "\x00"])
+def test_what_is_no_plan_is_refused(text):
+    with pytest.raises(wb.PlanError) as caught:
+        wb.Plan.from_json(text)
+    assert caught.value.code == "plan-format"
+
+
+def test_a_plan_without_data_cannot_run_and_says_so():
+    plan = wb.Plan.from_json(wb.plan(header(a=(2,))).to_json())
+    with pytest.raises(wb.PlanError, match="source-unbound"):
+        plan.state_dict()
+
+
+def test_a_plan_does_not_run_on_another_source():
+    plan = wb.plan({"a": torch.zeros(2), "b": torch.zeros(3)}, [wb.WeightRenaming("b", "c")])
+    for other in ({"a": torch.zeros(3)}, {"a": torch.zeros(2).double()}, {"a": torch.zeros(2)}):
+        with pytest.raises(wb.CheckpointError, match="source-changed"):
+            plan.state_dict(other)
+    again = plan.state_dict({"a": torch.ones(2), "b": torch.ones(3), "extra": torch.zeros(1)})
+    assert {key: value.tolist() for key, value in again.items()} == {"a": [1, 1], "c": [1, 1, 1]}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a carried tensor that a given source lacks is taken from the plan's first source"
+)
+def test_a_plan_does_not_mix_two_sources():
+    plan = wb.plan({"a": torch.zeros(2), "b": torch.zeros(3)}, [wb.WeightRenaming("b", "c")])
+    with pytest.raises(wb.CheckpointError, match="source-changed"):
+        plan.state_dict({"b": torch.ones(3)})
+
+
+def test_equal_plans_have_equal_hashes_and_others_do_not():
+    rename = [wb.WeightRenaming("a", "b")]
+    first, second = wb.plan(header(a=(2,), c=(3,)), rename), wb.plan(header(c=(3,), a=(2,)), rename)
+    assert first == second
+    assert first.hash == second.hash
+    assert first.hash != wb.plan(header(a=(2,), c=(4,)), rename).hash
+    assert first.hash != wb.plan(header(a=(2,), c=(3,)), []).hash
+
+
+def test_explain_shows_every_rule_in_order():
+    rules = [wb.WeightRenaming("a", "b"), wb.WeightRenaming("x", "y", scope="tower"), wb.WeightRenaming("b", "c")]
+    said = wb.plan(header(a__w=(2,)), rules).explain("a.w")
+    assert [tried.outcome for tried in said.tried] == ["fired", "outside scope tower", "fired"]
+    assert said.targets == ("c.w",)
+    assert json.loads(json.dumps(said.to_dict()))["key"] == "a.w"
