@@ -19,11 +19,11 @@ DOCS := $(VENV)/.stamp-docs-$(INPUTS)
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --maxprocesses=8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test golden lint format types docs bench clean
+.PHONY: help demo test golden lint lint-table format types docs bench clean
 .NOTPARALLEL:
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
 
 demo: $(DEMO)  ## convert a real checkpoint there and back, and show what happened to every byte
 	@$(PY) examples/demo.py
@@ -37,6 +37,9 @@ golden: $(TEST)  ## write the golden files anew, to be reviewed as a diff
 lint: $(LINT)  ## check style and formatting
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+
+lint-table: $(TEST)  ## check the installed transformers' table, and write docs/transformers-table.md anew
+	@$(PY) docs/lint_table.py > build-table.tmp && mv build-table.tmp docs/transformers-table.md
 
 format: $(LINT)  ## format the code, and mend what can be mended
 	@$(PY) -m ruff check --fix-only -q .

@@ -49,6 +49,7 @@ ORDER = (
     "readings",
     "options",
     "fitting",
+    "inverting",
     "planning",
     "render",
     "storage",

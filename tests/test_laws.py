@@ -298,16 +298,24 @@ def test_the_inverse_of_the_inverse_is_the_plan(layout):
 
 @laws
 @given(layouts())
-def test_a_derived_inverse_comes_back_or_is_refused(layout):
-    """Without a plan, the mapping's inverse is used; every key that it gives must come back to where it was."""
+def test_a_derived_inverse_is_right_or_refused(layout):
+    """Without a plan, the mapping's inverse is used.
+
+    It brings back exactly what was there; only the sizes of parts that were joined are not in a mapping, so that a
+    layout with unequal ones may be refused, but whatever is accepted comes to the same tensors on the way forward.
+    """
     targets = layout.expected.targets
-    back = _outcome(targets, layout.mapping.inverse())
-    if isinstance(back, wb.PlanError):
-        assert back.code in ("inverse-unproven", "plan-failed")
+    joins = any(name == "Concatenate" for rule in layout.rules for name, _ in rule.steps)
+    plan = _outcome(targets, layout.mapping.inverse())
+    if isinstance(plan, wb.PlanError):
+        assert joins
+        assert plan.codes == ("split-unequal",)
         return
-    back = back.state_dict()
-    produced = {key: _bits_like(tensor, targets) for key, tensor in back.items()}
-    again = evaluate(layout.rules, produced)
+    back = plan.state_dict()
+    assert set(back) == set(layout.tensors)
+    if not joins:
+        same(back, layout.tensors)
+    again = evaluate(layout.rules, {key: _bits_of(tensor) for key, tensor in back.items()})
     assert not again.problems
     same(tensors_of(again.targets), targets)
 
@@ -319,7 +327,7 @@ def _outcome(values: dict[str, Bits], rules: wb.Mapping) -> wb.Plan | wb.PlanErr
         return failed
 
 
-def _bits_like(tensor: torch.Tensor, targets: dict[str, Bits]) -> Bits:
+def _bits_of(tensor: torch.Tensor) -> Bits:
     code = next(code for code, dtype in TORCH.items() if dtype == tensor.dtype)
     width = f"<u{tensor.element_size()}"
     return Bits(code, np.frombuffer(raw(tensor), width).reshape(tuple(tensor.shape)))

@@ -100,7 +100,6 @@ def test_initialised_targets_need_a_rule():
     assert plan.is_exact
 
 
-@pytest.mark.xfail(strict=True, reason="the code rule-unused exists, and nothing raises it")
 @pytest.mark.parametrize("kind", ["drop", "carry", "initialise"])
 def test_an_exception_that_names_no_tensor_is_refused(kind):
     with pytest.raises(wb.PlanError, match="rule-unused"):
@@ -121,7 +120,8 @@ def test_families_of_problems_take_a_line_each():
     target = wb.Header({f"layers.{i}.{name}": wb.TensorSpec("F32", (2,)) for i in range(40) for name in ("up", "down")})
     assert problems_of(header(a=(2,)), [], target) == [
         ("source-unplaced", "a"),
-        ("target-missing", "layers.{0..39}.{down,up}"),
+        ("target-missing", "layers.{0..39}.down"),
+        ("target-missing", "layers.{0..39}.up"),
     ]
 
 
@@ -211,9 +211,6 @@ def test_a_plan_does_not_run_on_another_source():
     assert {key: value.tolist() for key, value in again.items()} == {"a": [1, 1], "c": [1, 1, 1]}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a carried tensor that a given source lacks is taken from the plan's first source"
-)
 def test_a_plan_does_not_mix_two_sources():
     plan = wb.plan({"a": torch.zeros(2), "b": torch.zeros(3)}, [wb.WeightRenaming("b", "c")])
     with pytest.raises(wb.CheckpointError, match="source-changed"):

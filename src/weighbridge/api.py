@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,7 +170,10 @@ def save(model: torch.nn.Module, out: str | Path, mapping: MappingLike | str | N
     named = _mapping_for(model, mapping)
     found = default_registry.find(named) if isinstance(named, str) else named
     whole = found if isinstance(found, Mapping) else Mapping(found)
-    return plan(model, whole.inverse()).write(out, **options)
+    derived = plan(model, whole.inverse())
+    for note in derived.notes:
+        logging.getLogger("weighbridge").warning("%s", note)
+    return derived.write(out, **options)
 
 
 def convert(

@@ -113,6 +113,8 @@ class Arity:
             what = "the targets have an index `*` that no operation makes"
         elif self.splits and not count_stars(self.targets):
             what = "an operation makes an index that the targets do not have"
+        elif self._surplus != self.merges - self.splits:
+            what = "an index `*` that the operations use up still stands in the targets"
         else:
             return
         raise MappingError("mapping-invalid", what)

@@ -53,6 +53,7 @@ CODES: Final[dict[str, str]] = {
     "spec-mismatch": "a tensor's shape is not the target's",
     "dtype-mismatch": "tensors of different dtypes cannot become one tensor",
     "layout-ambiguous": "a checkpoint can be read in more than one layout",
+    "rule-unused": "a declared exception names no tensor",
     "inverse-lossy": "the exact inverse of a plan was asked for, and part of it is lost",
     "inverse-unproven": "a key of an inverted mapping does not come back to itself",
     "source-unbound": "a plan does not know where to read",

@@ -8,7 +8,7 @@ from typing import Any
 
 from weighbridge.errors import PlanError, WeighbridgeError
 from weighbridge.joining import Joiner, collect_groups
-from weighbridge.keys import collapse, families, nearest
+from weighbridge.keys import collapse_by_name, families, nearest
 from weighbridge.mapping import Mapping
 from weighbridge.options import Options
 from weighbridge.pattern import Pattern
@@ -17,6 +17,7 @@ from weighbridge.program import Program
 from weighbridge.readings import Reading
 from weighbridge.specs import DTYPES, Header, TensorSpec, dtype_named
 from weighbridge.tracing import Traced, prepare, spell, trace_keys
+from weighbridge.transforms import WeightConverter, strip_scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,9 @@ class Draft:
         """List everything that is wrong; missing and left-over tensors collapsed by their indices."""
         if self.partial:
             return list(self.faults)
-        missing = [_missing(line, source) for line in collapse(self.missing)]
-        return [*self.faults, *missing, *(_unplaced(line, target or Header({})) for line in collapse(self.unplaced))]
+        missing = [_missing(line, source) for line in collapse_by_name(self.missing)]
+        unplaced = [_unplaced(line, target or Header({})) for line in collapse_by_name(self.unplaced)]
+        return [*self.faults, *missing, *unplaced]
 
 
 def draft_reading(reading: Reading, source: Header, target: Header | None, options: Options) -> Draft:
@@ -79,6 +81,7 @@ class _Fitting:
         self.options = options
         self.problems: list[WeighbridgeError] = []
         self.steps: list[Step] = []
+        self.blamed: set[str] = set()
         self.tied_groups = frozenset(target.ties.values()) if target is not None else frozenset()
 
     def draft(self) -> Draft:
@@ -136,7 +139,7 @@ class _Fitting:
     def _claim(self, rules: Sequence[Any]) -> dict[str, str]:
         claimed: dict[str, str] = {}
         for rule in rules:
-            found = matching(rule.pattern, self.source)
+            found = matching(rule.pattern, self.source, rule.scope)
             claimed |= dict.fromkeys(found, rule.why or f'"{rule.pattern}"')
         return claimed
 
@@ -150,6 +153,7 @@ class _Fitting:
                 self.steps += _renamed(traced, self.source)
         joiner = Joiner(rules, self.source, self.target, self.options.config, self.problems)
         self.steps += joiner.join(collect_groups(rules, hits, self.problems).values())
+        self.blamed = joiner.blamed
 
     # ---- targets ----
 
@@ -245,14 +249,14 @@ class _Fitting:
         """Say that shapes differ; where only the number of joined tensors does, name those in excess or lacking."""
         differing = [axis for axis, pair in enumerate(zip(shape, wanted.shape, strict=False)) if pair[0] != pair[1]]
         count = len(step.sources)
-        merged = len(shape) == len(wanted.shape) and len(differing) == 1 and count > 1
+        merged = len(shape) == len(wanted.shape) and len(differing) == 1 and self._merges(step)
         per_lane = merged and count % shape[differing[0]] == 0
         code, what = "spec-mismatch", "a tensor's shape is not the target's"
         if per_lane and shape[differing[0]] < wanted.shape[differing[0]]:
             code, what = "group-incomplete", "a group of tensors lacks members"
         elif per_lane:
             code, what = "group-extra", "a group has more members than the target has room for"
-        named = f"{list(shape)} from " + ", ".join(collapse(step.sources)[:4])
+        named = f"{list(shape)} from " + ", ".join(collapse_by_name(step.sources)[:4])
         if per_lane:
             axis = differing[0]
             low, high = sorted((shape[axis], wanted.shape[axis]))
@@ -260,6 +264,11 @@ class _Fitting:
             named += f"\n{'missing' if code == 'group-incomplete' else 'too many'}: {span}"
         because = _rules(self.mapping, step).strip()
         return PlanError(code, what, where=key, expected=str(list(wanted.shape)), got=named, because=because)
+
+    def _merges(self, step: Step) -> bool:
+        """Tell whether a step joins tensors by the index in their keys."""
+        fired = (self.mapping.transforms[number] for number in step.rules)
+        return any(isinstance(transform, WeightConverter) and transform.arity.merges for transform in fired)
 
     def _tie_steps(self) -> None:
         """Mark a step that fills a target whose twin is filled as well: its bytes must be equal, not written again."""
@@ -295,14 +304,14 @@ class _Fitting:
                 tied.append(Fated(key, self.target[key], twin))
             elif key in named or self.options.partial:
                 initialised.append(Fated(key, self.target[key], named.get(key, "partial=True")))
-            if twin is None and key not in named:
+            if twin is None and key not in named and key not in self.blamed:
                 missing.append(key)
         return tuple(sorted(tied)), tuple(sorted(initialised)), tuple(sorted(missing))
 
     def _named_initialised(self, keys: list[str]) -> dict[str, str]:
         found: dict[str, str] = {}
         for rule in self.mapping.initialise:
-            found |= dict.fromkeys(matching(rule.pattern, keys), rule.why or f'"{rule.pattern}"')
+            found |= dict.fromkeys(matching(rule.pattern, keys, rule.scope), rule.why or f'"{rule.pattern}"')
         return found
 
     def _refuse_empty(self) -> None:
@@ -325,8 +334,11 @@ def _unplaced(line: str, target: Header) -> PlanError:
     return PlanError("source-unplaced", "a source has no place in the target", where=line, got=got)
 
 
-def matching(pattern: str, keys: Iterable[str]) -> list[str]:
-    """Return the keys that a pattern matches."""
+def matching(pattern: str, keys: Iterable[str], scope: str = "") -> list[str]:
+    """Return the keys that a pattern matches below a scope."""
+    if scope:
+        inside = {inner: key for key in keys if (inner := strip_scope(scope, key)) is not None}
+        return [inside[inner] for inner in matching(pattern, inside)]
     parsed = Pattern.parse(pattern)
     if not parsed.collapsible:
         return [key for key in keys if parsed.match(key, literal=True) is not None]

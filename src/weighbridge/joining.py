@@ -113,7 +113,8 @@ class Joiner:
         source: Specs of the sources.
         target: Specs of the wanted targets, where they are known.
         config: The model's configuration, for operations that read it.
-        dtype: Dtype to cast floating targets to; None keeps what is there.
+        problems: What goes wrong is added to it.
+        blamed: Names of the targets that are missing because of a problem that is reported already.
     """
 
     rules: Rules
@@ -121,6 +122,7 @@ class Joiner:
     target: Header | None
     config: Any
     problems: list[WeighbridgeError]
+    blamed: set[str] = field(default_factory=set)
     _programs: dict[Any, Program] = field(default_factory=dict)
 
     def join(self, groups: Iterable[Group]) -> list[Step]:
@@ -129,6 +131,8 @@ class Joiner:
         for group in groups:
             if not group.fault and self._is_complete(group):
                 by_rule.setdefault(group.rule, []).append(group)
+            else:
+                self._blame_targets(group)
         return [step for number in sorted(by_rule) for step in self._join_rule(number, by_rule[number])]
 
     def _join_rule(self, number: int, groups: list[Group]) -> list[Step]:
@@ -141,6 +145,7 @@ class Joiner:
                 step = self._split_step(rule, group) if rule.splits else self._fixed_step(rule, group, names)
             except WeighbridgeError as problem:
                 self.problems.append(self._blame(problem, group))
+                self._blame_targets(group)
             else:
                 steps += [step] if step is not None else []
         return steps
@@ -245,6 +250,14 @@ class Joiner:
             because=self.rules.mapping.rule_name(group.rule),
             hint="check that all shards of the checkpoint are present",
         )
+
+    def _blame_targets(self, group: Group) -> None:
+        """Note which targets a faulty group would have filled, as far as its names say."""
+        rule = self.rules.rules[group.rule]
+        if rule.splits:
+            self.blamed.update(name for lane in self._wanted_names(rule, group) for name in lane)
+        else:
+            self.blamed.update(name for name, _ in finish_names(self.rules, group.outputs, group.rule + 1, []).values())
 
     def _blame(self, problem: WeighbridgeError, group: Group) -> WeighbridgeError:
         name = self.rules.mapping.rule_name(group.rule)

@@ -246,6 +246,19 @@ def collapse(keys: Iterable[str]) -> list[str]:
     return sorted((".".join(line) for line in _merge_words(lines)), key=_display_order)
 
 
+def collapse_by_name(keys: Iterable[str]) -> list[str]:
+    """Write a set of keys in few lines, a name at a time, in the order in which the names come.
+
+    Examples:
+        >>> collapse_by_name(["h.0.up", "h.0.down", "h.1.up", "h.1.down"])
+        ['h.{0,1}.up', 'h.{0,1}.down']
+    """
+    by_name: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    for key in keys:
+        by_name[tuple(part for part in key.split(".") if not part.isdigit())].append(key)
+    return [line for alike in by_name.values() for line in collapse(alike)]
+
+
 def _escape(segment: str) -> str:
     return _SPECIAL.sub(r"\\\1", segment) if _SPECIAL.search(segment) else segment
 

@@ -32,10 +32,12 @@ class Drop:
     Args:
         pattern: Key pattern, matched against the checkpoint's own keys.
         why: The rule's name in reports; the pattern by default.
+        scope: Path of the sub-module whose keys this rule sees; empty for all keys.
     """
 
     pattern: str
     why: str = ""
+    scope: str = ""
 
     def __post_init__(self) -> None:
         Pattern.parse(self.pattern)
@@ -48,10 +50,12 @@ class Carry:
     Args:
         pattern: Key pattern, matched against the checkpoint's own keys.
         why: The rule's name in reports; the pattern by default.
+        scope: Path of the sub-module whose keys this rule sees; empty for all keys.
     """
 
     pattern: str
     why: str = ""
+    scope: str = ""
 
     def __post_init__(self) -> None:
         Pattern.parse(self.pattern)
@@ -64,10 +68,12 @@ class Initialise:
     Args:
         pattern: Key pattern, matched against the target's keys.
         why: The rule's name in reports; the pattern by default.
+        scope: Path of the sub-module whose keys this rule sees; empty for all keys.
     """
 
     pattern: str
     why: str = ""
+    scope: str = ""
 
     def __post_init__(self) -> None:
         Pattern.parse(self.pattern)
@@ -110,6 +116,8 @@ class Mapping:
         parts: Sub-models with mappings of their own, for those who have a configuration and no model.
         claims: Class names and model types that this mapping also speaks for: what is registered for them is not
             mounted on sub-models of this one.
+        legacy: Those of the transforms that only old files need: the inverse leaves them out, so that a model which
+            did not come from such a file is not saved as one.
         forward: The mapping that this one is the inverse of; set by `inverse`.
 
     Raises:
@@ -131,6 +139,7 @@ class Mapping:
     base_prefix: str
     parts: tuple[Part, ...]
     claims: tuple[str, ...]
+    legacy: tuple[Transform, ...]
     forward: Mapping | None
 
     def __init__(
@@ -144,6 +153,7 @@ class Mapping:
         base_prefix: str = "",
         parts: Iterable[Part] = (),
         claims: Iterable[str] = (),
+        legacy: Iterable[Transform] = (),
         forward: Mapping | None = None,
     ) -> None:
         if not isinstance(transforms, Iterable):
@@ -159,6 +169,7 @@ class Mapping:
             "base_prefix": base_prefix,
             "parts": tuple(parts),
             "claims": tuple(claims),
+            "legacy": tuple(legacy),
             "forward": forward,
         }
         for field_name, value in values.items():
@@ -186,6 +197,10 @@ class Mapping:
             self,
             transforms=tuple(scoped(transform, prefix) for transform in self.transforms),
             parts=tuple(part._replace(path=f"{prefix}.{part.path}" if prefix else part.path) for part in self.parts),
+            legacy=tuple(scoped(transform, prefix) for transform in self.legacy),
+            drop=tuple(mounted(rule, prefix) for rule in self.drop),
+            carry=tuple(mounted(rule, prefix) for rule in self.carry),
+            initialise=tuple(mounted(rule, prefix) for rule in self.initialise),
             forward=self.forward.scoped(prefix) if self.forward is not None else None,
         )
 
@@ -201,7 +216,8 @@ class Mapping:
         """
         if self.forward is not None:
             return self.forward
-        transforms = tuple(transform.inverse() for transform in reversed(self.transforms))
+        kept = (transform for transform in reversed(self.transforms) if transform not in self.legacy)
+        transforms = tuple(transform.inverse() for transform in kept)
         name = f"inverse of {self.name}" if self.name else ""
         return Mapping(transforms, name=name, carry=self.carry, base_prefix=self.base_prefix, forward=self)
 
@@ -217,13 +233,15 @@ class Mapping:
         for field_name in ("drop", "carry", "initialise"):
             rules = getattr(self, field_name)
             if rules:
-                form[field_name] = [{"pattern": rule.pattern, "why": rule.why} for rule in rules]
+                form[field_name] = [{"pattern": rule.pattern, "why": rule.why, "scope": rule.scope} for rule in rules]
         if self.base_prefix:
             form["base_prefix"] = self.base_prefix
         if self.parts:
             form["parts"] = [[part.path, part.config, dict(part.classes)] for part in self.parts]
         if self.claims:
             form["claims"] = list(self.claims)
+        if self.legacy:
+            form["legacy"] = [transform_to_dict(transform) for transform in self.legacy]
         return form | ({"forward": self.forward.to_dict()} if self.forward is not None else {})
 
     @staticmethod
@@ -244,11 +262,17 @@ class Mapping:
                 base_prefix=form.get("base_prefix", ""),
                 parts=[Part(path, config, tuple(classes.items())) for path, config, classes in form.get("parts", ())],
                 claims=form.get("claims", ()),
+                legacy=[transform_from_dict(transform) for transform in form.get("legacy", ())],
                 forward=Mapping.from_dict(form["forward"]) if "forward" in form else None,
                 **rules,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise MappingError("mapping-invalid", "this is no mapping", got=repr(problem)) from None
+
+
+def mounted(rule: Any, prefix: str) -> Any:
+    """Mount a declared exception under a path; a scope that it already has lies below."""
+    return replace(rule, scope=".".join(part for part in (prefix, rule.scope) if part))
 
 
 MappingLike = Mapping | Iterable[Transform]

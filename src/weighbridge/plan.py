@@ -100,7 +100,9 @@ class Plan:
         tied_targets: Targets that share the storage of a filled one; `by` is that target's key.
         reading: Which reading of the checkpoint's layout fits: ``mapped``, ``as is``, with or without a prefix.
         metadata: Free text pairs for the header of new files.
-        source_files: How the source lies in files; the inverse writes exactly these.
+        notes: What the plan takes for granted, one sentence each.
+        source_files: How the source lies in files; the inverse writes exactly these. Like the next one, no part of
+            the plan's value: another sharding of the same tensors gives an equal plan.
         target_files: The files to write, where they are to be the very same as earlier ones.
     """
 
@@ -112,8 +114,9 @@ class Plan:
     tied_targets: tuple[Fated, ...] = ()
     reading: str = "mapped"
     metadata: MappingOf[str, str] = field(default_factory=dict)
-    source_files: FileSet | None = field(default=None, repr=False)
-    target_files: FileSet | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
+    source_files: FileSet | None = field(default=None, repr=False, compare=False)
+    target_files: FileSet | None = field(default=None, repr=False, compare=False)
     binding: Binding = field(default_factory=Binding, repr=False, compare=False)
 
     # ---- what the plan says ----
@@ -264,6 +267,7 @@ class Plan:
             "mapping": self.mapping.to_dict(),
             "reading": self.reading,
             "metadata": dict(self.metadata),
+            "notes": list(self.notes),
             "programs": [program_to_dict(program) for program in self.programs],
             "steps": [
                 [numbers[id(step.program)], list(step.sources), list(step.targets), step.fate, list(step.rules)]
@@ -386,4 +390,5 @@ def _plan_from_form(form: MappingOf[str, Any]) -> Plan:
         for number, sources, targets, fate, rules in form["steps"]
     )
     mapping = Mapping.from_dict(form["mapping"])
-    return Plan(mapping, steps, reading=form["reading"], metadata=form["metadata"], **fated, **files)
+    told = {"reading": form["reading"], "metadata": form["metadata"], "notes": tuple(form["notes"])}
+    return Plan(mapping, steps, **told, **fated, **files)

@@ -8,18 +8,19 @@ returned has been proven: every program writes each element once, and every tens
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from shlex import quote
 from typing import Any
 
-from weighbridge.errors import PlanError, WeighbridgeError
+from weighbridge.errors import PlanError
 from weighbridge.files import FileSet
-from weighbridge.fitting import Draft, draft_reading
+from weighbridge.fitting import Draft, draft_reading, matching
+from weighbridge.inverting import assumptions, prove_inverse
+from weighbridge.keys import nearest
 from weighbridge.mapping import Carry, Drop, Initialise, Mapping, MappingLike, as_mapping, exception_rules
 from weighbridge.options import MODES, Options
 from weighbridge.plan import Plan
-from weighbridge.readings import Reading, possible_readings
+from weighbridge.readings import possible_readings
 from weighbridge.specs import Header
 
 
@@ -44,7 +45,7 @@ def compile_plan(
         A proven plan.
 
     Raises:
-        PlanError: `plan-failed` with every problem found, `layout-ambiguous`, `inverse-unproven`.
+        PlanError: `plan-failed` with every problem found, `layout-ambiguous`, `inverse-unproven`, `rule-unused`.
 
     Examples:
         >>> from weighbridge.specs import TensorSpec
@@ -56,6 +57,7 @@ def compile_plan(
     options = options or Options()
     if options.layout not in MODES:
         raise PlanError("usage", "unknown layout mode", expected=", ".join(MODES), got=options.layout)
+    _refuse_unused(options, source, target)
     declared = _declare(as_mapping(mapping), options)
     readings = possible_readings(declared, source, target, options.layout)
     drafts = [draft_reading(reading, source, target, options) for reading in readings]
@@ -63,8 +65,24 @@ def compile_plan(
     plan = replace(chosen.plan, source_files=files)
     plan.check()
     if declared.forward is not None and chosen.reading.is_mapped:
-        _prove_inverse(plan, declared, options)
+        prove_inverse(plan, declared.forward, options)
+        plan = replace(plan, notes=tuple(assumptions(plan)) if target is None else ())
     return plan
+
+
+def _refuse_unused(options: Options, source: Header, target: Header | None) -> None:
+    """Refuse a caller's exception that names no tensor; a mapping's own may be meant for other checkpoints."""
+    sides: list[tuple[type[Any], Any, Header | None]] = [
+        (Drop, options.drop, source),
+        (Carry, options.carry, source),
+        (Initialise, options.initialise, target),
+    ]
+    for kind, rules, header in sides:
+        for rule in exception_rules(kind, rules):
+            if header is not None and not matching(rule.pattern, header, rule.scope):
+                near = ", ".join(nearest(rule.pattern, sorted(header)))
+                what = f"this {kind.__name__.lower()} rule names no tensor"
+                raise PlanError("rule-unused", what, where=rule.pattern, got=f"nearest: {near}" if near else "")
 
 
 def _declare(mapping: Mapping, options: Options) -> Mapping:
@@ -107,14 +125,14 @@ def _describe(draft: Draft) -> str:
 
 def _none_fits(drafts: list[Draft], source: Header, target: Header | None) -> PlanError:
     """Report the nearest reading's problems in full, and the others in a line each."""
-    nearest = min(drafts, key=lambda draft: len(draft.missing) + len(draft.unplaced))
+    best = min(drafts, key=lambda draft: len(draft.missing) + len(draft.unplaced))
     tried = [f"{draft.reading.name}: {_fault_line(draft)}" for draft in drafts]
     return PlanError(
         "plan-failed",
-        f'the mapping "{nearest.plan.mapping.name}" does not fit' if nearest.plan.mapping.name else "nothing fits",
+        f'the mapping "{best.plan.mapping.name}" does not fit' if best.plan.mapping.name else "nothing fits",
         got="\n".join(tried),
-        hint=_hint(nearest),
-        problems=nearest.problems(source, target),
+        hint=_hint(best),
+        problems=best.problems(source, target),
     )
 
 
@@ -133,68 +151,3 @@ def _hint(draft: Draft) -> str:
     if draft.missing:
         return "declare what may be missing: initialise=[...], or partial=True"
     return ""
-
-
-def _prove_inverse(plan: Plan, mapping: Mapping, options: Options) -> None:
-    """Accept what a derived inverse produced only if the forward mapping turns exactly that into exactly the source."""
-    assert mapping.forward is not None
-    reading = Reading("mapped", mapping.forward, is_mapped=True)
-    produced = Header({key: plan.target[key] for step in plan.steps for key in step.targets})
-    back = draft_reading(reading, produced, None, replace(options, dtype=None, partial=False))
-    wanted = {(frozenset(step.targets), frozenset(step.sources)) for step in plan.steps}
-    found = {(frozenset(step.sources), frozenset(step.targets)) for step in back.plan.steps}
-    problems = [*back.faults, *_differences(plan, back.plan, wanted, found)]
-    if problems:
-        raise PlanError(
-            "inverse-unproven",
-            "the inverse of the mapping gives names that the mapping does not bring back",
-            hint="go back through the inverse of the plan that made the source: plan.inverse(), or weighbridge revert",
-            problems=problems,
-        )
-
-
-def _differences(plan: Plan, back: Plan, wanted: set[Any], found: set[Any]) -> Iterable[WeighbridgeError]:
-    for step in plan.steps:
-        if (frozenset(step.targets), frozenset(step.sources)) in found:
-            same = back.steps[back.step_of_source[step.targets[0]]]
-            if _same_movement(step.program.inverse(lossy=True), step, same.program, same):
-                continue
-        names = plan.mapping.transforms
-        rules = [plan.mapping.rule_name(number) for number in step.rules if number < len(names)]
-        number = back.step_of_source.get(step.targets[0])
-        came = ", ".join(back.steps[number].targets[:3]) if number is not None else "nothing"
-        yield PlanError(
-            "inverse-unproven",
-            "this key does not come back",
-            where=step.targets[0],
-            expected=", ".join(step.sources[:3]),
-            got=came,
-            because="\n".join(rules),
-        )
-
-
-def _same_movement(inverse: Any, step: Any, forward: Any, other: Any) -> bool:
-    """Compare two programs whose keys may stand in another order."""
-    if step.targets == other.sources and step.sources == other.targets:
-        return bool(inverse == forward)
-    slots = [step.targets.index(key) for key in other.sources]
-    order = [step.sources.index(key) for key in other.targets]
-    renumbered = _renumber(inverse, slots, order)
-    return bool(renumbered == forward)
-
-
-def _renumber(program: Any, slots: list[int], order: list[int]) -> Any:
-    """Give a program's sources and targets another order; one with temporaries keeps its own."""
-    place = {slot: number for number, slot in enumerate(slots)}
-
-    def moved(output: Any) -> Any:
-        copies = tuple(copy._replace(source=place.get(copy.source, copy.source)) for copy in output.layout.copies)
-        return output._replace(layout=replace(output.layout, copies=tuple(sorted(copies, key=_start))))
-
-    targets = tuple(moved(program.targets[number]) for number in order)
-    return replace(program, sources=tuple(program.sources[slot] for slot in slots), targets=targets)
-
-
-def _start(copy: Any) -> int:
-    start: int = copy.target_start
-    return start

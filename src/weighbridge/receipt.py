@@ -42,7 +42,7 @@ def receipt_text(plan: Plan, checkpoint: Checkpoint) -> bytes:
         "source": {"where": checkpoint.where, "files": checkpoint.fingerprint()},
         "plan": plan.to_dict(),
     }
-    return json.dumps(form, ensure_ascii=False, indent=1, default=str).encode("utf-8", "surrogatepass") + b"\n"
+    return json.dumps(form, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def read_receipt(directory: Path) -> Receipt:

@@ -149,6 +149,11 @@ class Registry:
             made._providers, made._provided = dict(self._providers), dict(self._provided)
             return made
 
+    def registered(self) -> Registry:
+        """Return a registry of only what was registered or is shipped by packages, nothing that is built in."""
+        with self._lock:
+            return Registry(self.use_entry_points, dict(self._mappings), dict(self._aliases))
+
     def _is_meant(self, name: str) -> bool:
         return name in self._mappings or name in self._aliases or name in self._entry_points()
 

@@ -10,7 +10,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from weighbridge.copies import Copy
-from weighbridge.keys import collapse, natural_key, nearest
+from weighbridge.keys import collapse, collapse_by_name, natural_key, nearest
 from weighbridge.plan import DEFAULT_BUDGET_BYTES, Fate, Plan, Step
 from weighbridge.specs import Shape
 from weighbridge.tracing import Rules, match_rule, prepare, write_name
@@ -87,6 +87,7 @@ class Report:
         for side, fates in self.fates().items():
             counts = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
             yield f"{side + 's':<9} {counts or 'none'}"
+        yield from (f"note      {note}" for note in plan.notes)
         yield f"hash      {plan.hash[:16]}"
         yield ""
         yield from self._step_lines(None if full else SHOWN_LINES)
@@ -122,12 +123,13 @@ class Report:
             "target_tensors": len(plan.target),
             "exact": plan.is_exact,
             "lossy_reasons": list(plan.lossy_reasons),
+            "notes": list(plan.notes),
             "fates": self.fates(),
             **spent._asdict(),
             "steps": [
                 {
                     "targets": collapse([key for step in alike for key in step.targets]),
-                    "sources": _in_order(alike),
+                    "sources": collapse_by_name(key for step in alike for key in step.sources),
                     "fate": alike[0].fate,
                     "rules": [number + 1 for number in alike[0].rules],
                     "specs": sorted({str(output.spec) for output in alike[0].program.targets}),
@@ -151,22 +153,13 @@ def _group_lines(plan: Plan, alike: list[Step]) -> Iterator[str]:
     targets = collapse([key for step in alike for key in step.targets])
     specs = ", ".join(dict.fromkeys(str(output.spec) for output in program.targets))
     yield f"{', '.join(targets)}   {specs}"
-    sources = _in_order(alike)
+    sources = collapse_by_name(key for step in alike for key in step.sources)
     rules = ", ".join(f"rule {number + 1}" for number in alike[0].rules)
     if sources != targets or program.casts:
         casts = "".join(f"  {a} cast to {b}" for a, b in program.casts)
         yield f"  <- {', '.join(sources)}   {rules}{casts}"
     if program.temporaries:
         yield f"     through {len(program.temporaries)} temporaries of {format_bytes(program.temporary_bytes)}"
-
-
-def _in_order(alike: list[Step]) -> list[str]:
-    """Collapse the sources of like steps, those of one name together, in the order in which the steps read them."""
-    by_name: dict[tuple[str, ...], list[str]] = {}
-    for step in alike:
-        for key in step.sources:
-            by_name.setdefault(tuple(part for part in key.split(".") if not part.isdigit()), []).append(key)
-    return [line for keys in by_name.values() for line in collapse(keys)]
 
 
 class Tried(NamedTuple):

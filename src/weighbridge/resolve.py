@@ -115,10 +115,10 @@ def resolve_config(config: Any, registry: Registry = default_registry) -> Mappin
         >>> resolve_config({"model_type": "plain"}, registry).name
         'plain'
     """
-    architectures = _entry(config, "architectures") or ()
-    mounts = tuple(_mounts_of_config(config, str(next(iter(architectures), "")), "", _Claims(), registry))
-    prefix = mounts[0].mapping.base_prefix if mounts and not mounts[0].path else ""
-    return compose(mounts, str(next(iter(architectures), "") or _model_type(config)), prefix)
+    architecture = str(next(iter(_entry(config, "architectures") or ()), ""))
+    mounts = tuple(_mounts_of_config(config, architecture, "", _Claims(), registry))
+    prefix = mounts[0].mapping.base_prefix if mounts else ""
+    return compose(mounts, architecture or _model_type(config), prefix)
 
 
 def _mounts_of_config(config: Any, name: str, path: str, claims: _Claims, registry: Registry) -> Iterator[Mount]:
@@ -166,10 +166,9 @@ def compose(mounts: Iterable[Mount], name: str, prefix: str) -> Mapping:
         name=listed[0].mapping.name if len(listed) == 1 else name,
         drop=dict.fromkeys(rule for mount in listed for rule in mount.mapping.drop),
         carry=dict.fromkeys(rule for mount in listed for rule in mount.mapping.carry),
-        initialise=dict.fromkeys(
-            _mounted(rule, mount.path) for mount in listed for rule in mount.mapping.initialise
-        ),
+        initialise=dict.fromkeys(_mounted(rule, mount.path) for mount in listed for rule in mount.mapping.initialise),
         base_prefix=prefix,
+        legacy=dict.fromkeys(rule for mount in listed for rule in mount.mapping.scoped(mount.path).legacy),
     )
 
 

@@ -35,7 +35,9 @@ def bind(plan: Plan, source: Any = None) -> Checkpoint:
             "this plan does not know where to read",
             hint="give the source: plan.write(out, source=...), with a path, a state dict or a model",
         )
-    checkpoint = _complete(plan, open_checkpoint(bound), origin)
+    checkpoint = open_checkpoint(bound)
+    if isinstance(plan.binding.source, Made):
+        checkpoint = _complete(plan, checkpoint, origin)
     check_source(plan, checkpoint)
     return checkpoint
 

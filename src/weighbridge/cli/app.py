@@ -16,6 +16,7 @@ from weighbridge import api
 from weighbridge._version import __version__
 from weighbridge.cli.explaining import explain_unfit
 from weighbridge.cli.inspection import Inspection, describe_tensor, tensor_lines
+from weighbridge.cli.linting import LintSubject
 from weighbridge.cli.options import (
     DestinationArgument,
     FullOption,
@@ -244,6 +245,42 @@ def verify(
         limit = {"limit": len(result.differences)} if full else {}
         output.give(result.to_dict, result.lines(**limit))
         if not result:
+            raise typer.Exit(DIFFERENT)
+
+
+@app.command()
+@spread
+def lint(
+    output: Output,
+    mapping: Annotated[
+        str | None, typer.Argument(metavar="MAPPING", help="A registered name, path.py:NAME, or path.json.")
+    ] = None,
+    registered: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Check what is registered under a name.")
+    ] = None,
+    transformers: Annotated[
+        bool, typer.Option("--transformers", help="Check the table of the installed transformers.")
+    ] = False,
+    header: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="A checkpoint with the keys that the mapping is for.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="A checkpoint in the layout that it leads to.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="CODE", help="Leave these findings out; may be given again.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Let a warning end with status 1, too.")] = False,
+) -> None:
+    """Check a mapping for rules that never match, overlap, collide or do not come back; nothing is converted.
+
+    Example: weighbridge lint qwen3_moe --header model/
+    """
+    with reporting(output):
+        subject = LintSubject(mapping, registered, transformers, header, target)
+        entries = subject.check(ignore or ())
+        output.give(lambda: subject.form(entries), subject.lines(entries))
+        if any(entry.report.findings if strict else entry.report.errors for entry in entries):
             raise typer.Exit(DIFFERENT)
 
 

@@ -40,8 +40,8 @@ BROKEN_PIPE: Final = 141
 TERMINATED: Final = 143
 
 EXIT_CODES: Final[dict[int, str]] = {
-    DONE: "done; for verify: equal",
-    DIFFERENT: "verify found a difference",
+    DONE: "done; for verify: equal; for lint: no error",
+    DIFFERENT: "verify found a difference, or lint an error",
     WRONG_USAGE: "wrong usage, or there is no such mapping",
     NO_FIT: "the mapping does not fit, or has no inverse",
     BAD_SOURCE: "a source is missing, damaged or unsafe",

@@ -108,9 +108,7 @@ _MODULES: Final[MappingOf[str, tuple[str, ...]]] = {
         "voxtral",
         "VoxtralModel",
     ),
-    "mimi": (
-        "mimi",
-    ),
+    "mimi": ("mimi",),
     "plain": (
         "cohere",
         "cohere2",
@@ -140,9 +138,7 @@ _MODULES: Final[MappingOf[str, tuple[str, ...]]] = {
         "qwen3_vl_moe",
         "qwen3_vl_moe_text",
     ),
-    "segformer": (
-        "segformer",
-    ),
+    "segformer": ("segformer",),
     "swin": (
         "swin",
         "SwinBackbone",
@@ -162,6 +158,8 @@ _MODULES: Final[MappingOf[str, tuple[str, ...]]] = {
     ),
     "wrapped": (
         "shieldgemma2",
+        "ShieldGemma2ForImageClassification",
+        "Gemma3ForConditionalGeneration",
         "colpali",
         "colqwen2",
     ),

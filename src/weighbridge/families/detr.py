@@ -4,6 +4,8 @@ The runtime moved the feed-forward layers of every block into an `mlp` and calls
 holds the backbone without a wrapper. `...ForSegmentation` is a class of its own: it holds a whole object detector under
 the family's name, and only there the mask head's numbered layers become named ones.
 
+conditional_detr gives its decoder's projections to the attentions that use them; its encoder has the plain names.
+
 table-transformer's layout did not change. maskformer's decoder is a DETR decoder, mounted where it hangs.
 """
 
@@ -58,7 +60,9 @@ MAPPINGS: Final = {
     "detr": Mapping([_DETR], name="detr", base_prefix="model"),
     "DetrForSegmentation": Mapping([renames(_MASK_HEAD)], name="DetrForSegmentation", parts=[Part("detr")]),
     "conditional_detr": Mapping(
-        [_DETR, renames(below(_LAYER, _LAYER, _CONDITIONAL))], name="conditional_detr", base_prefix="model"
+        [_DETR, renames(below("decoder.layers.{i}", "decoder.layers.{i}", _CONDITIONAL))],
+        name="conditional_detr",
+        base_prefix="model",
     ),
     "ConditionalDetrForSegmentation": Mapping(
         [renames(_MASK_HEAD)], name="ConditionalDetrForSegmentation", parts=[Part("conditional_detr")]

@@ -20,9 +20,7 @@ _NAMES: Final = {
 _BLOCKS: Final = (
     renames(below("encoder.layer.{i}", "encoder.layer.{i}", _NAMES)),
     *(
-        WeightConverter(
-            f"mlp.weights_in.{kind}", [f"mlp.gate_proj.{kind}", f"mlp.up_proj.{kind}"], [Chunk(dim=0)]
-        )
+        WeightConverter(f"mlp.weights_in.{kind}", [f"mlp.gate_proj.{kind}", f"mlp.up_proj.{kind}"], [Chunk(dim=0)])
         for kind in ("weight", "bias")
     ),
 )

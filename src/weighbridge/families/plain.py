@@ -1,6 +1,7 @@
 """Language models whose published layout is the runtime's: bert, gpt2, and the many of Llama's pattern.
 
-BERT's oldest files call the layer norms' parameters gamma and beta.
+BERT's oldest files call the layer norms' parameters gamma and beta. They are read, and go back as they came; a new
+model is never saved that way.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Final
 from weighbridge.families.building import renames
 from weighbridge.mapping import Mapping
 
-_NORMS: Final = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+_NORMS: Final = renames({"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"})
 
 _LLAMA: Final = (
     "cohere",
@@ -32,6 +33,6 @@ _LLAMA: Final = (
 
 MAPPINGS: Final = {
     **{name: Mapping(name=name, base_prefix="model") for name in _LLAMA},
-    "bert": Mapping([renames(_NORMS)], name="bert", base_prefix="bert"),
+    "bert": Mapping([_NORMS], name="bert", base_prefix="bert", legacy=[_NORMS]),
     "gpt2": Mapping(name="gpt2", base_prefix="transformer"),
 }

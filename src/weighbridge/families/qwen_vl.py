@@ -35,7 +35,9 @@ def _head(name: str, base: str, *towers: str) -> Mapping:
 
 
 def _base(name: str) -> Mapping:
-    return Mapping([WeightRenaming(f"^model.{{part:{_TEXT}}}", "language_model.{part}")], name=name, base_prefix="model")
+    return Mapping(
+        [WeightRenaming(f"^model.{{part:{_TEXT}}}", "language_model.{part}")], name=name, base_prefix="model"
+    )
 
 
 _EXPERTS: Final = tuple(

@@ -1,0 +1,206 @@
+"""Load, save and resolve the models of the transformers library.
+
+    from weighbridge.integrations import transformers as wbt
+
+    model = wbt.from_pretrained(AutoModelForCausalLM, "path")
+    wbt.save_pretrained(model, "out")
+
+`from_pretrained` gives the model that the library's own call gives, through a plan: a weight that would be left random,
+or a tensor that would be left over, is an error before anything is read. `save_pretrained` goes back through the same
+plan. `registry` is the installed library's table of mappings, and `resolve` the mapping of one model.
+
+Mappings are looked up in this order: what was registered here, what was registered with the library's own function, the
+families that come with weighbridge, the library's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from weighbridge.errors import RegistryError
+from weighbridge.integrations.transformers_table import LEGACY, UNDERSTOOD, in_order, registry
+from weighbridge.mapping import Mapping, MappingLike, Rules
+from weighbridge.options import Options
+from weighbridge.registry import Registry, default_registry
+from weighbridge.resolve import Mount, base_prefix, class_name, compose, find_mounts, unwrap
+from weighbridge.transforms import Transform
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["UNDERSTOOD", "from_pretrained", "registry", "resolve", "save_pretrained"]
+
+_REFUSED: Final = (
+    "device_map",
+    "distributed_config",
+    "gguf_file",
+    "ignore_mismatched_sizes",
+    "key_mapping",
+    "output_loading_info",
+    "quantization_config",
+    "state_dict",
+    "tp_plan",
+    "tp_size",
+    "variant",
+)
+"""Arguments of the library's call that a plan has no part for."""
+
+_DOWNLOAD: Final = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+
+
+def resolve(model_or_config: Any, *, legacy: bool = True) -> Mapping:
+    """Return the mapping of a model's checkpoints, by our families and the installed library's table.
+
+    Args:
+        model_or_config: A model, which may be on the meta device, or one of the library's configurations; for a
+            configuration, the model is made on the meta device.
+        legacy: Include the library's rules for very old checkpoints.
+
+    Returns:
+        One ordered mapping. Families come as they are; of the library's own entries all renames run before all
+        converters, as they do there.
+
+    Raises:
+        RegistryError: `integration-version`.
+    """
+    model = unwrap(model_or_config if hasattr(model_or_config, "named_modules") else _model_of(model_or_config))
+    table = registry()
+    mounts = find_mounts(model, default_registry.registered(), table.registered(), default_registry, table)
+    rules = list(dict.fromkeys(_in_library_order(mounts, table, legacy=legacy)))
+    composed = compose(mounts, class_name(model), base_prefix(model))
+    return Mapping(
+        rules,
+        name=composed.name,
+        drop=composed.drop,
+        carry=composed.carry,
+        initialise=composed.initialise,
+        base_prefix=composed.base_prefix,
+    )
+
+
+def _in_library_order(mounts: tuple[Mount, ...], table: Registry, *, legacy: bool) -> Iterator[Transform]:
+    """Yield all rules; the converters of the library's entries wait until every rename has run."""
+    waiting: list[Transform] = []
+    for mount in mounts:
+        mounted = mount.mapping.scoped(mount.path)
+        is_theirs = mount.registry is table
+        yield from mounted.renames if is_theirs else mounted.transforms
+        waiting += mounted.converters if is_theirs else ()
+    if legacy and LEGACY in table:
+        yield from in_order(list(table.find(LEGACY)))
+    yield from waiting
+
+
+def _model_of(config: Any) -> Any:
+    """Make the model that a configuration names, on the meta device."""
+    import torch
+    import transformers
+
+    names = getattr(config, "architectures", None) or ()
+    kind = next((found for name in names if (found := getattr(transformers, name, None)) is not None), None)
+    with torch.device("meta"):
+        return transformers.AutoModel.from_config(config) if kind is None else kind(config)
+
+
+def from_pretrained(
+    model_class: Any,
+    path: str | Path,
+    *,
+    config: Any = None,
+    dtype: Any = None,
+    device: Any = None,
+    partial: bool = False,
+    initialise: Rules = (),
+    drop: Rules = (),
+    carry: Rules = (),
+    mapping: MappingLike | None = None,
+    **arguments: Any,
+) -> Any:
+    """Load a model as the library's `from_pretrained` does, through a plan that was proven first.
+
+    The library makes the model, initialises what is missing, ties, and reads generation settings; the weights come from
+    the plan. Afterwards every weight is proven to hold the bytes that were loaded. The model remembers its plan:
+    `weighbridge.modules.loaded_plan(model).report` says what became of each tensor.
+
+    Args:
+        model_class: A model class of the library, or one of its `Auto` classes.
+        path: Directory of the checkpoint, or a name on the hub.
+        config: As in the library.
+        dtype: As in the library: a torch dtype, or "auto" (the default) for the configuration's or the checkpoint's.
+        device: Where to move the model in the end; None to leave it on the CPU.
+        partial: Accept weights that nothing fills, which are left random, and tensors without a place.
+        initialise: Weights that may be missing; the library initialises them.
+        drop: Tensors of the checkpoint that are left out.
+        carry: Tensors of the checkpoint that have no place in the model and are written back on saving.
+        mapping: The mapping; by default what `resolve` finds.
+        arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        PlanError: `plan-failed` with every problem, `layout-ambiguous`, `model-mismatch`.
+        RegistryError: `integration-unsupported` for an argument or a kind of checkpoint that has no plan,
+            `integration-version`.
+        CheckpointError: As `weighbridge.open`.
+    """
+    from weighbridge.integrations.transformers_loading import Load, converted_by
+    from weighbridge.storage import open_checkpoint
+
+    _refuse([name for name in _REFUSED if arguments.get(name)])
+    options = Options(partial=partial, initialise=initialise, drop=drop, carry=carry)
+    checkpoint = open_checkpoint(_local(path, arguments))
+    load = Load(checkpoint, mapping, resolve, options)
+    with converted_by(load.fill):
+        model = model_class.from_pretrained(path, config=config, dtype=dtype, **arguments)
+    load.finish(model)
+    return model if device is None else model.to(device)
+
+
+def _refuse(names: list[str]) -> None:
+    if names:
+        raise RegistryError(
+            "integration-unsupported",
+            "a load through a plan does not take these arguments",
+            got=", ".join(names),
+            hint="device= places the model, mapping= renames, partial= and initialise= allow what is missing",
+        )
+
+
+def _local(path: str | Path, arguments: dict[str, Any]) -> Path:
+    """Return the directory of a checkpoint; one from the hub is fetched first, weights and settings only."""
+    root = Path(path)
+    if not root.exists():
+        from huggingface_hub import snapshot_download
+
+        wanted = {name: arguments[name] for name in _DOWNLOAD if arguments.get(name) is not None}
+        root = Path(snapshot_download(str(path), allow_patterns=["*.safetensors", "*.json", "*.model"], **wanted))
+    return root / arguments["subfolder"] if arguments.get("subfolder") else root
+
+
+def save_pretrained(model: torch.nn.Module, out: str | Path, **options: Any) -> Path:
+    """Save a model in the layout that its weights came in, with its configuration as the library writes it.
+
+    A model that came through a plan goes back through that plan. Any other model goes back through the inverse of its
+    mapping, and each key is proven to come back.
+
+    Args:
+        model: A model of the library; wrappers are looked through.
+        out: Directory to make; it must not exist, or be empty.
+        options: As for `Plan.write`, such as `max_shard_size`.
+
+    Returns:
+        The directory.
+
+    Raises:
+        PlanError: `inverse-unproven`, `inverse-lossy`.
+        DestinationError: As `Plan.write`.
+    """
+    from weighbridge.integrations.transformers_saving import plan_back, save_settings
+
+    inner = unwrap(model)
+    made = plan_back(inner, resolve(inner, legacy=False)).write(out, **options)
+    save_settings(inner, made)
+    return made

@@ -1,0 +1,329 @@
+"""Take the place of transformers' own weight conversion, for one load, and prove what its finishing touches left.
+
+The library makes the model, converts and sets the weights, and then initialises, ties and finishes. Its conversion is
+one function, called with the model (on the meta device still), the checkpoint's tensors and the conversion rules. Here
+that function is given what a plan writes, under the model's own names, and no rules. All else stays the library's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import torch
+
+from weighbridge.errors import PlanError, RegistryError
+from weighbridge.execute import run_step
+from weighbridge.integrations.transformers_table import library_module, library_name
+from weighbridge.mapping import Carry, Initialise, MappingLike, exception_rules
+from weighbridge.modules import _loaded, module_header, tensor_places
+from weighbridge.options import Options
+from weighbridge.plan import Plan, Step
+from weighbridge.planning import compile_plan
+from weighbridge.running import check_ties
+from weighbridge.specs import Header
+from weighbridge.storage.protocol import Checkpoint
+from weighbridge.storage.torch_tensors import bytes_of
+
+_LOG: Final = logging.getLogger("weighbridge")
+
+
+class Pending:
+    """One tensor of a plan, made when the library takes it, as it takes a slice of a file.
+
+    Args:
+        step: The step that writes it.
+        key: Which of the step's targets it is.
+        checkpoint: What the step reads.
+    """
+
+    def __init__(self, step: Step, key: str, checkpoint: Checkpoint) -> None:
+        self.step = step
+        self.key = key
+        self.checkpoint = checkpoint
+        self.given: tuple[int, int, torch.dtype] | None = None
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        made = self.make()
+        self.given = made.data_ptr(), made._version, made.dtype
+        return made[index]
+
+    def make(self) -> torch.Tensor:
+        """Run the step for this target alone."""
+        number = self.step.targets.index(self.key)
+        output = self.step.program.targets[number]
+        alone = replace(self.step, targets=(self.key,), program=replace(self.step.program, targets=(output,)))
+        return next(run_step(alone, self.checkpoint))[1]
+
+    def is_untouched(self, tensor: torch.Tensor) -> bool:
+        """Tell whether a tensor is the memory that was given out, and was not written to since."""
+        return self.given == (tensor.data_ptr(), tensor._version, tensor.dtype)
+
+
+@dataclass(slots=True)
+class Load:
+    """One load through the library.
+
+    Args:
+        checkpoint: What to read.
+        mapping: The mapping, or None to ask `find_mapping` once the model is there.
+        find_mapping: Gives the mapping of a model.
+        options: What the caller declares.
+    """
+
+    checkpoint: Checkpoint
+    mapping: MappingLike | None
+    find_mapping: Callable[[Any], MappingLike]
+    options: Options
+    tensors: dict[str, Pending] = field(default_factory=dict)
+    plan: Plan | None = None
+
+    def fill(self, model: Any) -> dict[str, Pending]:
+        """Plan the load for the library's model, and return what the plan writes.
+
+        Raises:
+            PlanError: `plan-failed`, `layout-ambiguous`.
+            RegistryError: `integration-unsupported` for a class that loads more models than one.
+        """
+        if self.plan is not None:
+            raise RegistryError("integration-unsupported", "this class loads several models", got=type(model).__name__)
+        header = _header_of(model)
+        self.plan = self._compile(model, header)
+        untied = self._differing(self.plan, header)
+        if untied:
+            header = Header(header.specs, header.metadata, {k: v for k, v in header.ties.items() if k not in untied})
+            self.plan = self._compile(model, header)
+        for step in self.plan.steps:
+            if step.fate in ("moved", "computed"):
+                self.tensors |= {key: Pending(step, key, self.checkpoint) for key in step.targets if key in header}
+        return self.tensors
+
+    def finish(self, model: Any) -> Plan:
+        """Prove the loaded weights, and let the model remember its plan."""
+        if self.plan is None:
+            raise RegistryError(
+                "integration-version", "this transformers loads models in a way that weighbridge does not know"
+            )
+        _prove(model, self.tensors)
+        plan = self._in_dtypes_of(model, self.plan)
+        plan.binding.source = self.checkpoint
+        plan.binding.produced = weakref.ref(model)
+        _loaded[model] = plan
+        return plan
+
+    def _differing(self, plan: Plan, header: Header) -> set[str]:
+        """Return the weights that the class declares tied, and that the checkpoint holds with values of their own.
+
+        The library leaves these untied, whatever the configuration says; a tie is a matter of values.
+        """
+        try:
+            check_ties(plan, self.checkpoint, dict(header.ties))
+        except PlanError as problem:
+            return {str(found.where) for found in problem.problems}
+        return set()
+
+    def _compile(self, model: Any, header: Header) -> Plan:
+        """Plan strictly; if that fails, once more with the exceptions that the library's class declares itself."""
+        self.mapping = self.mapping if self.mapping is not None else self.find_mapping(model)
+        self.options = replace(self.options, config=model.config)
+        try:
+            return self._plan(header, self.options)
+        except PlanError:
+            declared = None if self.options.partial else self._declared(model, header)
+            if declared is None:
+                raise
+        self.options = declared
+        return self._plan(header, declared)
+
+    def _plan(self, header: Header, options: Options) -> Plan:
+        assert self.mapping is not None
+        source = self.checkpoint
+        return compile_plan(source.header, self.mapping, header, files=source.files, options=options)
+
+    def _declared(self, model: Any, header: Header) -> Options | None:
+        """Add what the library's class says may be left over, and which buffers may be missing."""
+        try:
+            plan = self._plan(header, replace(self.options, partial=True))
+        except PlanError:
+            return None
+        left = [key for step in plan.steps if step.fate == "carried" for key in step.sources if key not in header]
+        buffers = {name for name, _ in model.named_buffers()}
+        absent = [fated.key for fated in plan.initialised if fated.key in buffers]
+        carry = _excused(left, _expected_left_over(model), model, list(self.checkpoint.header))
+        initialise = _excused(absent, _patterns(model, "_keys_to_ignore_on_load_missing"), model, list(header))
+        if not carry and not initialise:
+            return None
+        return replace(
+            self.options,
+            carry=[*exception_rules(Carry, self.options.carry), *(Carry(*rule) for rule in carry)],
+            initialise=[*exception_rules(Initialise, self.options.initialise), *(Initialise(*r) for r in initialise)],
+        )
+
+    def _in_dtypes_of(self, model: Any, plan: Plan) -> Plan:
+        """Plan again with the dtypes that the library gave the parameters, so that the plan says what happened."""
+        made = module_header(model)
+        if all(made.specs.get(key, spec).dtype == spec.dtype for key, spec in plan.target.items()):
+            return plan
+        return self._plan(made, replace(self.options, dtype="target"))
+
+
+def _header_of(model: Any) -> Header:
+    """Return the specs of a model that the library has not tied yet, with the ties that it will make."""
+    header = module_header(model)
+    pairs = getattr(model, "all_tied_weights_keys", None) or {}
+    ties = dict(header.ties)
+    for target, source in pairs.items():
+        if target in header and source in header:
+            owner = ties.get(source, source)
+            ties[source] = ties[target] = owner
+    return Header(header.specs, header.metadata, ties)
+
+
+# ---- what the library's classes excuse ----
+
+
+def _patterns(model: Any, name: str) -> dict[str, str]:
+    """Return a class's own list of excused keys: each pattern with what to call the rule."""
+    return {pattern: f"{type(model).__name__}.{name}: {pattern}" for pattern in getattr(model, name, None) or ()}
+
+
+def _expected_left_over(model: Any) -> dict[str, str]:
+    """Return the patterns of the keys that the library leaves aside in silence; two of them hold for every class."""
+    patterns = _patterns(model, "_keys_to_ignore_on_load_unexpected")
+    buffers = [name for name, _ in model.named_buffers()]
+    for ending, pattern in (("rotary_emb.inv_freq", r"rotary_emb\.inv_freq"), ("position_ids", r"(^|\.)position_ids$")):
+        if any(name.endswith(ending) for name in buffers):
+            patterns[pattern] = f"{ending} is computed by the model"
+    return patterns
+
+
+def _excused(keys: list[str], patterns: dict[str, str], model: Any, among: list[str]) -> list[tuple[str, str]]:
+    """Return a rule for each of the keys that a pattern of the library excuses, with the reason."""
+    prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
+    found: dict[str, str] = {}
+    for key in keys:
+        for pattern, why in patterns.items():
+            if any(re.search(pattern, name) for name in (key, prefix + key, key.removeprefix(prefix))):
+                found.setdefault(key, why)
+    return list(dict.fromkeys((_rule_for(key, found, among), why) for key, why in found.items()))
+
+
+def _rule_for(key: str, excused: dict[str, str], among: list[str]) -> str:
+    """Write a pattern for a key: for all that differ in the last index, if those are excused as well."""
+    head, index, tail = re.fullmatch(r"(?:(.*\.)?(\d+)(?=\.|$))?(.*)", key).groups()  # type: ignore[union-attr]
+    if index is not None:
+        alike = re.compile(rf"{re.escape(head or '')}\d+{re.escape(tail)}")
+        if all(other in excused for other in among if alike.fullmatch(other)):
+            return f"^{_literal(head or '')}*{_literal(tail)}$"
+    return f"^{_literal(key)}$"
+
+
+def _literal(text: str) -> str:
+    return re.sub(r"([^\w.])", r"\\\1", text)
+
+
+# ---- the way into the library ----
+
+_FUNCTION: Final = "convert_and_load_state_dict_in_model"
+
+_filling: ContextVar[Callable[[Any], dict[str, Pending]] | None] = ContextVar("weighbridge_filling", default=None)
+_lock = threading.Lock()
+_users = 0
+_original: Any = None
+
+
+@contextmanager
+def converted_by(fill: Callable[[Any], dict[str, Pending]]) -> Iterator[None]:
+    """Let `fill` take the place of the library's conversion in this thread; other threads' loads are not touched.
+
+    Args:
+        fill: Called with the library's model, on the meta device; returns the tensors to set, by the model's names.
+
+    Raises:
+        RegistryError: `integration-version`.
+    """
+    module = library_module("modeling_utils")
+    _install(module)
+    token = _filling.set(fill)
+    try:
+        yield
+    finally:
+        _filling.reset(token)
+        _remove(module)
+
+
+def _install(module: Any) -> None:
+    global _users, _original
+    with _lock:
+        if _users == 0:
+            _original = library_name(module, _FUNCTION)
+            setattr(module, _FUNCTION, _convert)
+        _users += 1
+
+
+def _remove(module: Any) -> None:
+    global _users
+    with _lock:
+        _users -= 1
+        if _users == 0:
+            setattr(module, _FUNCTION, _original)
+
+
+def _convert(model: Any, state_dict: Any, load_config: Any, disk_offload_index: Any = None) -> Any:
+    """Stand where the library's conversion stands."""
+    fill = _filling.get()
+    if fill is None:
+        return _original(model, state_dict, load_config, disk_offload_index)
+    if load_config.hf_quantizer is not None:
+        raise RegistryError(
+            "integration-unsupported", "quantised checkpoints are not loaded through a plan", got=type(model).__name__
+        )
+    found = _original(model, fill(model), replace(load_config, weight_mapping=[]), disk_offload_index)
+    _remember_rules(model, load_config.weight_mapping or [], sorted(state_dict))
+    return found
+
+
+def _remember_rules(model: Any, rules: list[Any], keys: list[str]) -> None:
+    """Leave on the model the rules that fit its checkpoint, so that the library's own save does what it always does."""
+    converting = library_module("core_model_loading")
+    rename, converter = library_name(converting, "rename_source_key"), library_name(converting, "WeightConverter")
+    renames = [rule for rule in rules if not isinstance(rule, converter)]
+    converters = [rule for rule in rules if isinstance(rule, converter)]
+    for key in keys:
+        rename(key, renames, converters)
+    model._weight_conversions = [rule for rule in rules if rule.was_used()]
+
+
+# ---- after the library's finishing touches ----
+
+
+def _prove(model: Any, tensors: dict[str, Pending]) -> None:
+    """Prove that every loaded weight holds the bytes that were given to the library; write them again where not.
+
+    In the library's own classes, memory that was given out and never written to through torch is proof. Everything
+    else, such as a weight that was cast or a class that may write past torch's bookkeeping, is compared byte by byte.
+
+    Raises:
+        PlanError: `model-mismatch` for a weight that is gone, or has another shape.
+    """
+    places = tensor_places(model)
+    is_custom = model.is_custom_code()
+    for key, pending in tensors.items():
+        tensor = places[key].tensor if key in places else None
+        if tensor is not None and pending.is_untouched(tensor) and not is_custom:
+            continue
+        made = pending.make()
+        if tensor is None or tensor.is_meta or tensor.shape != made.shape:
+            got = "nothing" if tensor is None else f"{list(tensor.shape)} on {tensor.device}"
+            raise PlanError("model-mismatch", "a loaded weight is gone", where=key, expected=str(made.shape), got=got)
+        wanted = made.to(tensor.dtype)
+        if bytes_of(tensor.detach().cpu().contiguous()) != bytes_of(wanted):
+            _LOG.warning("%s was changed after it was loaded; its bytes were put back", key)
+            tensor.data.copy_(wanted)
