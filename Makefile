@@ -39,7 +39,8 @@ lint: $(LINT)  ## check style and formatting
 	@$(PY) -m ruff format --check .
 
 lint-table: $(TEST)  ## check the installed transformers' table, and write docs/transformers-table.md anew
-	@$(PY) docs/lint_table.py > build-table.tmp && mv build-table.tmp docs/transformers-table.md
+	@mkdir -p build
+	@$(PY) docs/lint_table.py > build/transformers-table.md && mv build/transformers-table.md docs/
 
 format: $(LINT)  ## format the code, and mend what can be mended
 	@$(PY) -m ruff check --fix-only -q .

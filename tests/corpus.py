@@ -140,6 +140,66 @@ def wrong_values(case: Case, found: MappingOf[str, torch.Tensor]) -> list[str]:
     ]
 
 
+def damaged_case(name: str) -> Case:
+    """Return a damaged or unusual checkpoint; it has no expectations of its own."""
+    return Case(PLACE / "negative" / name)
+
+
+def damaged_names() -> list[str]:
+    """Names of the damaged and unusual checkpoints."""
+    return sorted(path.name for path in (PLACE / "negative").iterdir() if path.is_dir())
+
+
+def misplaced_values(case: Case, found: MappingOf[str, torch.Tensor]) -> list[str]:
+    """List the keys of another class's model whose bytes are those of none of the case's tensors of a like name.
+
+    The names of two classes of one family differ in front only.
+    """
+    from weighbridge.storage.torch_tensors import bytes_of
+
+    wanted = {key: digest for key, (_, _, digest) in case.expected["state_dict"].items()}
+    for group in case.expected.get("ties", ()):
+        wanted |= dict.fromkeys(group, next(wanted[key] for key in group if key in wanted))
+    wrong = []
+    for key, value in found.items():
+        alike = {digest for other, digest in wanted.items() if _alike(key, other)}
+        if hashlib.sha256(bytes_of(value)).hexdigest() not in alike:
+            wrong.append(key)
+    return wrong
+
+
+def _alike(first: str, second: str) -> bool:
+    """Whether one name is the end of the other, the first part of either left aside."""
+    ends = [f".{name.partition('.')[2]}" if name.count(".") > 1 else f".{name}" for name in (first, second)]
+    return f".{first}".endswith(ends[1]) or f".{second}".endswith(ends[0])
+
+
+@dataclass(frozen=True)
+class CrossLoad:
+    """A load of one class's checkpoint into another class, with what another library makes of it."""
+
+    source: str
+    target_class: str
+    loaded: int
+    avoidably_missing: int
+
+
+def cross_loads() -> list[CrossLoad]:
+    """Return the cross-class loads of the cases that are there."""
+    listed = json.loads((PLACE / "cross.json").read_text(encoding="utf-8"))
+    present = set(case_names())
+    return [
+        CrossLoad(
+            entry["source"],
+            entry["target_class"],
+            entry["peer"]["loaded_with_source_bytes"],
+            entry["peer"]["avoidably_missing"],
+        )
+        for entry in listed
+        if entry["source"] in present
+    ]
+
+
 def build_model(class_name: str, path: Path, *, own_config: bool = False) -> torch.nn.Module:
     """Make a model of a class by a directory's configuration, with new weights.
 

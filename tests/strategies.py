@@ -304,7 +304,7 @@ def _collect(rules: Sequence[Rule], uses: dict[Any, Use], number: int, name: str
     outputs = tuple(write(rule, name, target, where, free) for target in rule.targets)
     use = uses.setdefault((number, outputs), Use(number, outputs, [{} for _ in rule.sources]))
     if place in use.lanes[lane]:
-        expected.problems.add(("group-duplicate", outputs[0]))
+        expected.problems.add(("group-duplicate", _name_of(rules, use)))
     use.lanes[lane][place] = key
 
 
@@ -314,7 +314,7 @@ def _convert(
     rule = rules[use.rule]
     count = max((max(lane) for lane in use.lanes if lane), default=0) + 1
     if any(set(lane) != set(range(count)) for lane in use.lanes):
-        expected.problems.add(("group-incomplete", use.outputs[0]))
+        expected.problems.add(("group-incomplete", _name_of(rules, use)))
         return
     sources = tuple(lane[i] for lane in use.lanes for i in range(count))
     dtype = tensors[sources[0]].dtype
@@ -333,6 +333,12 @@ def _convert(
             written.append((final, Bits(dtype, np.ascontiguousarray(array))))
     expected.touched |= set(sources)
     yield sources, written
+
+
+def _name_of(rules: Sequence[Rule], use: Use) -> str:
+    """Name a use of a converter by its first target, under its last name where it has one."""
+    first = use.outputs[0]
+    return first if rules[use.rule].splits else _finish(rules[use.rule + 1 :], first)
 
 
 def _finish(later: Iterable[Rule], name: str) -> str:

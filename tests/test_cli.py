@@ -41,7 +41,7 @@ from weighbridge.specs import Header, TensorSpec
 ROOT = Path(__file__).parents[1]
 PACKAGES = str(Path(weighbridge.__file__).parents[1])
 PAGE = (ROOT / "docs" / "command.md").read_text("utf-8")
-COMMANDS = ("inspect", "plan", "explain", "convert", "revert", "verify")
+COMMANDS = ("inspect", "plan", "explain", "convert", "revert", "verify", "lint")
 
 MAPPINGS = """
 from weighbridge import Concatenate, Mapping, WeightConverter, WeightRenaming

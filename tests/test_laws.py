@@ -164,7 +164,8 @@ def test_damage_is_named_exactly(seed, damage):
 def _account(damaged: Expected, wanted: dict[str, Bits]) -> set[tuple[str, str]]:
     """List what the damaged layout must be blamed for: broken groups, and what is missing and left over."""
     problems = set(damaged.problems)
-    problems |= {("target-missing", key) for key in wanted if key not in damaged.targets}
+    broken = {key for code, key in problems if code == "group-incomplete"}
+    problems |= {("target-missing", key) for key in wanted if key not in damaged.targets and key not in broken}
     for sources, targets in damaged.provenance.items():
         strange = [key for key in targets if key not in wanted]
         if len(strange) == len(targets):
@@ -307,6 +308,10 @@ def test_a_derived_inverse_is_right_or_refused(layout):
     targets = layout.expected.targets
     joins = any(name == "Concatenate" for rule in layout.rules for name, _ in rule.steps)
     plan = _outcome(targets, layout.mapping.inverse())
+    if isinstance(plan, wb.PlanError) and plan.code == "inverse-unproven":
+        # A rule that matches what it writes: by its names alone, the source could be in the original layout already.
+        assert "could be in the original layout" in str(plan)
+        plan = _outcome(targets, layout.mapping.inverse(), layout="mapped")
     if isinstance(plan, wb.PlanError):
         assert joins
         assert plan.codes == ("split-unequal",)
@@ -320,9 +325,9 @@ def test_a_derived_inverse_is_right_or_refused(layout):
     same(tensors_of(again.targets), targets)
 
 
-def _outcome(values: dict[str, Bits], rules: wb.Mapping) -> wb.Plan | wb.PlanError:
+def _outcome(values: dict[str, Bits], rules: wb.Mapping, layout: str = "auto") -> wb.Plan | wb.PlanError:
     try:
-        return wb.plan(tensors_of(values), rules)
+        return wb.plan(tensors_of(values), rules, layout=layout)
     except wb.PlanError as failed:
         return failed
 

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weighbridge.families import MODULES as FAMILIES, load as load_family
 from weighbridge.mapping import Mapping, MappingLike
 from weighbridge.options import Options
 from weighbridge.plan import DEFAULT_BUDGET_BYTES, Plan
 from weighbridge.planning import compile_plan
 from weighbridge.registry import default_registry
+from weighbridge.resolve import resolve as resolve_model, unwrap
 from weighbridge.specs import Header
 from weighbridge.storage import open_checkpoint
 
@@ -25,6 +27,21 @@ if TYPE_CHECKING:
 
 Place = Any
 """A path, an opened checkpoint, a dict of tensors, a model or a `Header`."""
+
+
+default_registry.provide(FAMILIES, load_family)
+
+
+def resolve(model: torch.nn.Module) -> Mapping:
+    """Return the mapping of a model's checkpoints, from what is registered and the families that come along.
+
+    Args:
+        model: The model; it may be on the meta device, and wrapped.
+
+    Returns:
+        One ordered mapping: the model's own transforms, then those of the models inside it, each under its path.
+    """
+    return resolve_model(model)
 
 
 def open(place: Place) -> Checkpoint:
@@ -132,14 +149,12 @@ def load(model: torch.nn.Module, place: Place, mapping: MappingLike | str | None
     Raises:
         PlanError, RegistryError, CheckpointError: As `plan`; the model is unchanged then.
     """
-    return plan(place, _mapping_for(model, mapping), target=model, **options).load_into(model)
+    inner = unwrap(model)
+    return plan(place, _mapping_for(inner, mapping), target=inner, **options).load_into(inner)
 
 
 def _mapping_for(model: torch.nn.Module, mapping: MappingLike | str | None) -> MappingLike | str:
-    if mapping is not None:
-        return mapping
-    names = type(model).__name__, getattr(getattr(model, "config", None), "model_type", None)
-    return default_registry.find(*(name for name in names if name))
+    return mapping if mapping is not None else resolve_model(model, required=True)
 
 
 def save(model: torch.nn.Module, out: str | Path, mapping: MappingLike | str | None = None, **options: Any) -> Path:
@@ -164,13 +179,14 @@ def save(model: torch.nn.Module, out: str | Path, mapping: MappingLike | str | N
     """
     from weighbridge.modules import loaded_plan
 
-    recorded = loaded_plan(model)
+    inner = unwrap(model)
+    recorded = loaded_plan(inner)
     if recorded is not None and mapping is None:
-        return recorded.inverse(model, keep_initialised=True).write(out, **options)
-    named = _mapping_for(model, mapping)
+        return recorded.inverse(inner, keep_initialised=True).write(out, **options)
+    named = _mapping_for(inner, mapping)
     found = default_registry.find(named) if isinstance(named, str) else named
     whole = found if isinstance(found, Mapping) else Mapping(found)
-    derived = plan(model, whole.inverse())
+    derived = plan(inner, whole.inverse())
     for note in derived.notes:
         logging.getLogger("weighbridge").warning("%s", note)
     return derived.write(out, **options)

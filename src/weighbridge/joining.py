@@ -98,7 +98,7 @@ def _duplicate(rules: Rules, group: Group, first: str, second: str) -> PlanError
     return PlanError(
         "group-duplicate",
         "two sources claim one place in a group",
-        where=group.outputs[0].replace(FREE, "*"),
+        where=_name_of(rules, group),
         got="\n".join(sorted((first, second))),
         because=rules.mapping.rule_name(group.rule),
     )
@@ -244,7 +244,7 @@ class Joiner:
         return PlanError(
             "group-incomplete",
             "a group of tensors lacks members",
-            where=group.outputs[0].replace(FREE, "*"),
+            where=_name_of(self.rules, group),
             expected=f"{wanted} sources for each of {', '.join(source.text for source, _ in rule.pairs)}",
             got="\n".join(got),
             because=self.rules.mapping.rule_name(group.rule),
@@ -263,8 +263,14 @@ class Joiner:
         name = self.rules.mapping.rule_name(group.rule)
         because = f"{problem.because}\n{name}" if problem.because else name
         form = {**problem.to_dict(), "because": because}
-        form.setdefault("where", group.outputs[0].replace(FREE, "*"))
+        form.setdefault("where", _name_of(self.rules, group))
         return type(problem)(**form)
+
+
+def _name_of(rules: Rules, group: Group) -> str:
+    """Name a group by its first target, under its last name; an index that the operations make is written `*`."""
+    first = group.outputs[0]
+    return first.replace(FREE, "*") if FREE in first else finish_names(rules, [first], group.rule + 1, [])[first][0]
 
 
 def _sources(group: Group) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ class Registry:
         with self._lock:
             self._refuse_taken(name, overwrite)
             if self._lookup(of) is None:
-                raise self._not_found((of,))
+                raise self.not_found(of)
             if self._aliases.get(of, of) == name:
                 raise RegistryError("mapping-exists", "an alias cannot stand for itself", where=name)
             self._mappings.pop(name, None)
@@ -133,7 +133,7 @@ class Registry:
             found = self._lookup(name)
             if found is not None:
                 return found
-        raise self._not_found(names)
+        raise self.not_found(*names)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._lookup(name) is not None
@@ -196,12 +196,13 @@ class Registry:
         mapping = as_mapping(value() if callable(value) else value)
         return mapping if mapping.name else replace(mapping, name=name)
 
-    def _not_found(self, names: tuple[str, ...]) -> RegistryError:
+    def not_found(self, *names: str) -> RegistryError:
+        """Make the error for a model that nothing is registered for, with the names that are nearest."""
         near = [near for name in names for near in difflib.get_close_matches(name, list(self), 3)]
         return RegistryError(
             "mapping-not-found",
             "no mapping is registered under this name",
-            where=" or ".join(names),
+            where=" or ".join(filter(None, names)),
             got="nearest: " + ", ".join(near) if near else f"{len(list(self))} registered names, none alike",
             hint="weighbridge.register(name, transforms), or give a mapping file as path.py:NAME",
         )

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping as MappingOf
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from weighbridge.mapping import Initialise, Mapping
+from weighbridge.mapping import Mapping
 from weighbridge.registry import Registry, default_registry
 
 if TYPE_CHECKING:
@@ -65,17 +65,21 @@ class Known(NamedTuple):
     is_custom: bool
 
 
-def resolve(model: torch.nn.Module, registry: Registry = default_registry) -> Mapping:
+def resolve(model: torch.nn.Module, registry: Registry = default_registry, *, required: bool = False) -> Mapping:
     """Return the mapping of a model's checkpoints.
 
     Args:
         model: The model; it may be on the meta device, and wrapped.
         registry: Where mappings are looked up.
+        required: Whether it is an error that nothing is registered for the model, nor for any model inside it.
 
     Returns:
         One mapping: the model's own transforms first, then those of its sub-models in the order of the module tree,
         each under the path of its sub-model. It has no transforms if nothing is registered for any of them. The
         answer is kept for the model until the registry changes.
+
+    Raises:
+        RegistryError: `mapping-not-found`.
 
     Examples:
         >>> import torch
@@ -89,12 +93,24 @@ def resolve(model: torch.nn.Module, registry: Registry = default_registry) -> Ma
     """
     inner = unwrap(model)
     known = _resolved.setdefault(inner, weakref.WeakKeyDictionary())
-    if registry not in known or known[registry][0] != registry.changes:
-        known[registry] = registry.changes, compose(find_mounts(inner, registry), class_name(inner), base_prefix(inner))
-    return known[registry][1]
+    if registry not in known or known[registry].changes != registry.changes:
+        mounts = find_mounts(inner, registry)
+        mapping = compose(mounts, class_name(inner), base_prefix(inner))
+        known[registry] = _Answer(registry.changes, mapping, is_known=bool(mounts))
+    if required and not known[registry].is_known:
+        raise registry.not_found(class_name(inner), _model_type(getattr(inner, "config", None)))
+    return known[registry].mapping
 
 
-_Answers = weakref.WeakKeyDictionary[Registry, tuple[int, Mapping]]
+class _Answer(NamedTuple):
+    """What was found for a model, and how often the registry had been changed then."""
+
+    changes: int
+    mapping: Mapping
+    is_known: bool
+
+
+_Answers = weakref.WeakKeyDictionary[Registry, _Answer]
 _resolved: weakref.WeakKeyDictionary[torch.nn.Module, _Answers] = weakref.WeakKeyDictionary()
 
 
@@ -160,24 +176,16 @@ def compose(mounts: Iterable[Mount], name: str, prefix: str) -> Mapping:
         name: What to call the result where it comes from several mappings or none.
         prefix: The base prefix of the result.
     """
-    listed = list(mounts)
+    listed = [mount.mapping.scoped(mount.path) for mount in mounts]
     return Mapping(
-        dict.fromkeys(rule for mount in listed for rule in mount.mapping.scoped(mount.path)),
-        name=listed[0].mapping.name if len(listed) == 1 else name,
-        drop=dict.fromkeys(rule for mount in listed for rule in mount.mapping.drop),
-        carry=dict.fromkeys(rule for mount in listed for rule in mount.mapping.carry),
-        initialise=dict.fromkeys(_mounted(rule, mount.path) for mount in listed for rule in mount.mapping.initialise),
+        dict.fromkeys(rule for mapping in listed for rule in mapping.transforms),
+        name=listed[0].name if len(listed) == 1 else name,
+        drop=dict.fromkeys(rule for mapping in listed for rule in mapping.drop),
+        carry=dict.fromkeys(rule for mapping in listed for rule in mapping.carry),
+        initialise=dict.fromkeys(rule for mapping in listed for rule in mapping.initialise),
         base_prefix=prefix,
-        legacy=dict.fromkeys(rule for mount in listed for rule in mount.mapping.scoped(mount.path).legacy),
+        legacy=dict.fromkeys(rule for mapping in listed for rule in mapping.legacy),
     )
-
-
-def _mounted(rule: Initialise, path: str) -> Initialise:
-    """Restrict a sub-model's rule to the sub-model's own keys."""
-    if not path:
-        return rule
-    below = rule.pattern.removeprefix("^") if rule.pattern.startswith("^") else rf"(?:.+\.)?{rule.pattern}"
-    return Initialise(rf"^{path}.{below}", rule.why or f'"{rule.pattern}" in {path}')
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ families that come with weighbridge, the library's table.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,17 +51,16 @@ _REFUSED: Final = (
 _DOWNLOAD: Final = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 
-def resolve(model_or_config: Any, *, legacy: bool = True) -> Mapping:
+def resolve(model_or_config: Any) -> Mapping:
     """Return the mapping of a model's checkpoints, by our families and the installed library's table.
 
     Args:
         model_or_config: A model, which may be on the meta device, or one of the library's configurations; for a
             configuration, the model is made on the meta device.
-        legacy: Include the library's rules for very old checkpoints.
 
     Returns:
         One ordered mapping. Families come as they are; of the library's own entries all renames run before all
-        converters, as they do there.
+        converters, as they do there. Its rules for very old checkpoints run as well, and are no part of the inverse.
 
     Raises:
         RegistryError: `integration-version`.
@@ -68,19 +68,13 @@ def resolve(model_or_config: Any, *, legacy: bool = True) -> Mapping:
     model = unwrap(model_or_config if hasattr(model_or_config, "named_modules") else _model_of(model_or_config))
     table = registry()
     mounts = find_mounts(model, default_registry.registered(), table.registered(), default_registry, table)
-    rules = list(dict.fromkeys(_in_library_order(mounts, table, legacy=legacy)))
     composed = compose(mounts, class_name(model), base_prefix(model))
-    return Mapping(
-        rules,
-        name=composed.name,
-        drop=composed.drop,
-        carry=composed.carry,
-        initialise=composed.initialise,
-        base_prefix=composed.base_prefix,
-    )
+    legacy = [rule for rule in table.find(LEGACY) if rule not in composed.transforms] if LEGACY in table else []
+    rules = dict.fromkeys(_in_library_order(mounts, legacy, table))
+    return replace(composed, transforms=tuple(rules), legacy=(*composed.legacy, *legacy))
 
 
-def _in_library_order(mounts: tuple[Mount, ...], table: Registry, *, legacy: bool) -> Iterator[Transform]:
+def _in_library_order(mounts: tuple[Mount, ...], legacy: list[Transform], table: Registry) -> Iterator[Transform]:
     """Yield all rules; the converters of the library's entries wait until every rename has run."""
     waiting: list[Transform] = []
     for mount in mounts:
@@ -88,8 +82,7 @@ def _in_library_order(mounts: tuple[Mount, ...], table: Registry, *, legacy: boo
         is_theirs = mount.registry is table
         yield from mounted.renames if is_theirs else mounted.transforms
         waiting += mounted.converters if is_theirs else ()
-    if legacy and LEGACY in table:
-        yield from in_order(list(table.find(LEGACY)))
+    yield from in_order(legacy)
     yield from waiting
 
 
@@ -201,6 +194,6 @@ def save_pretrained(model: torch.nn.Module, out: str | Path, **options: Any) -> 
     from weighbridge.integrations.transformers_saving import plan_back, save_settings
 
     inner = unwrap(model)
-    made = plan_back(inner, resolve(inner, legacy=False)).write(out, **options)
+    made = plan_back(inner, resolve(inner)).write(out, **options)
     save_settings(inner, made)
     return made

@@ -101,7 +101,7 @@ class Load:
             header = Header(header.specs, header.metadata, {k: v for k, v in header.ties.items() if k not in untied})
             self.plan = self._compile(model, header)
         for step in self.plan.steps:
-            if step.fate in ("moved", "computed"):
+            if step.fate != "carried":
                 self.tensors |= {key: Pending(step, key, self.checkpoint) for key in step.targets if key in header}
         return self.tensors
 

@@ -248,6 +248,8 @@ def check_round_trip(subject: Subject, trip: Trip, *, from_target: bool) -> Find
     if from_target:
         words = "the inverse gives this target a key that the mapping does not bring back"
     ends = ", ".join(trip.ends) or "an error: two rules claim it"
+    if trip.start in trip.ends:
+        ends += ", but not through the same converter"
     return subject.find(
         "round-trip",
         "error" if from_target else subject.when_real,

@@ -177,11 +177,12 @@ def _overlaps(subject: Subject, problems: list[WeighbridgeError], keys: set[str]
 
 
 def _lint_way_back(subject: Subject, settled: list[Settled]) -> Iterator[Finding]:
-    """Find keys that come back from their last names under another name."""
+    """Find keys that come back from their last names under another name, or not through the same converter."""
     numbers, back = _way_back(subject)
     one_way = set(range(len(subject.mapping))) - set(numbers)
     sent = [one for one in settled if one.is_first and one_way.isdisjoint(one.fired)]
-    for trip in _trips(sent, back):
+    undone = {number: at for at, number in enumerate(numbers)}
+    for trip in _trips(sent, back, undone):
         fired = (*trip.fired, *(numbers[number] for number in _fired(back, trip.middle)))
         yield check_round_trip(subject, replace(trip, fired=fired), from_target=False)
 
@@ -194,7 +195,7 @@ def _lint_target(subject: Subject, target: Header) -> Iterator[Finding]:
             yield subject.find("never", "warning", (), words)
     numbers, back = _way_back(subject)
     sent = [one for one in settle(back, target, []) if one.is_first]
-    for trip in _trips(sent, subject.rules):
+    for trip in _trips(sent, subject.rules, dict(enumerate(numbers))):
         fired = (*(numbers[number] for number in trip.fired), *_fired(subject.rules, trip.middle))
         yield check_round_trip(subject, replace(trip, fired=fired), from_target=True)
 
@@ -210,14 +211,22 @@ def _way_back(subject: Subject) -> tuple[list[int], Rules]:
     return list(inverted.values()), prepare(Mapping(inverted, name=subject.mapping.name))
 
 
-def _trips(sent: list[Settled], rules: Rules) -> Iterator[Trip]:
-    """Send last names back by other rules; yield those which do not lead to where they came from."""
-    ends = {one.key: one.names for one in settle(rules, dict.fromkeys(name for one in sent for name in one.names), [])}
+def _trips(sent: list[Settled], rules: Rules, undone: dict[int, int]) -> Iterator[Trip]:
+    """Send last names back by other rules; yield those which do not lead to where they came from.
+
+    Args:
+        sent: Names that were sent, with what they became.
+        rules: The rules that lead back.
+        undone: For each converter that may have fired, the number of the one that undoes it.
+    """
+    ends = {one.key: one for one in settle(rules, dict.fromkeys(name for one in sent for name in one.names), [])}
     for one in sent:
         for name in one.names:
-            found = ends.get(name, ())
-            if one.key not in found:
-                yield Trip(one.key, name, found, one.fired)
+            found = ends.get(name)
+            names = found.names if found is not None else ()
+            same = found is not None and found.converter == undone.get(one.converter, -1)
+            if one.key not in names or not same:
+                yield Trip(one.key, name, names, one.fired)
 
 
 def _fired(rules: Rules, name: str) -> list[int]:
