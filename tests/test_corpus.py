@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.rope_scaling. is deprecated:FutureWarning"),  # the library, on its own files
 ]
 
-MOST_LINES = 60
+MOST_LINES = 80
 """An error is to be read by a person: never a line for each of hundreds of keys."""
 
 
@@ -116,7 +116,7 @@ def test_checkpoint_of_another_class_loads_all_that_fits(load: CrossLoad) -> Non
     assert len(filled) >= load.loaded
     assert not left_over or len(filled) >= load.loaded + load.avoidably_missing
     values = plan.state_dict()
-    assert misplaced_values(case, {key: values[key] for key in filled if key in values}) == []
+    assert misplaced_values(case, {key: values[key] for key in filled & plan.step_of_target.keys()}) == []
 
 
 @pytest.mark.parametrize("load", cross_loads(), ids=lambda load: f"{load.source}-{load.target_class}")
@@ -136,12 +136,12 @@ def test_checkpoint_of_another_class_is_refused_in_short(load: CrossLoad) -> Non
 
 
 DAMAGED = {
-    "detr_missing_fc1": (("target-missing",), "model.encoder.layers.0.mlp.fc1.{bias,weight}"),
+    "detr_missing_fc1": (("target-missing",), "model.encoder.layers.0.mlp.fc1."),
     "llama_missing_layer_tensor": (("target-missing",), "model.layers.1.mlp.up_proj.weight"),
     "llava_extra_key": (("source-unplaced",), "language_model.model.layers.0.self_attn.rotary_emb.inv_freq"),
     "llava_extra_unknown_key": (("source-unplaced",), "some.unknown.key"),
     "mixtral_extra_expert": (("group-extra",), "too many: 4"),
-    "mixtral_missing_all_experts_of_layer": (("target-missing",), "model.layers.1.mlp.experts.{down_proj,gate_up_proj}"),
+    "mixtral_missing_all_experts_of_layer": (("target-missing",), "model.layers.1.mlp.experts."),
     "mixtral_missing_one_expert_w3": (("group-incomplete",), "mlp.experts.*.w3.weight  missing: 3"),
     "mixtral_missing_whole_last_expert": (("group-incomplete",), "missing: 3"),
     "mixtral_wrong_shape_one_expert": (("shape-mismatch",), "model.layers.1.mlp.experts.gate_up_proj"),

@@ -171,17 +171,21 @@ def find_mounts(model: torch.nn.Module, *registries: Registry) -> tuple[Mount, .
 def compose(mounts: Iterable[Mount], name: str, prefix: str) -> Mapping:
     """Join mounted mappings into one; a rule that stands in two of them for the same scope runs once.
 
+    What a sub-model's mapping drops or carries is named as it stands in the file, where the sub-model may lie elsewhere
+    than in the model, so these rules hold for the whole file: a key with a place that one of them takes is missing then.
+
     Args:
         mounts: Mappings and their places, in the order in which they run.
         name: What to call the result where it comes from several mappings or none.
         prefix: The base prefix of the result.
     """
-    listed = [mount.mapping.scoped(mount.path) for mount in mounts]
+    found = list(mounts)
+    listed = [mount.mapping.scoped(mount.path) for mount in found]
     return Mapping(
         dict.fromkeys(rule for mapping in listed for rule in mapping.transforms),
         name=listed[0].name if len(listed) == 1 else name,
-        drop=dict.fromkeys(rule for mapping in listed for rule in mapping.drop),
-        carry=dict.fromkeys(rule for mapping in listed for rule in mapping.carry),
+        drop=dict.fromkeys(rule for mount in found for rule in mount.mapping.drop),
+        carry=dict.fromkeys(rule for mount in found for rule in mount.mapping.carry),
         initialise=dict.fromkeys(rule for mapping in listed for rule in mapping.initialise),
         base_prefix=prefix,
         legacy=dict.fromkeys(rule for mapping in listed for rule in mapping.legacy),
@@ -190,30 +194,36 @@ def compose(mounts: Iterable[Mount], name: str, prefix: str) -> Mapping:
 
 @dataclass(slots=True)
 class _Claims:
-    """Which identifiers are spoken for, and below which paths."""
+    """Which identifiers are spoken for: below which paths, and by the mappings of which registries."""
 
-    paths: dict[str, list[str]] = field(default_factory=dict)
+    places: dict[str, list[tuple[str, Registry]]] = field(default_factory=dict)
 
     def add(self, mount: Mount, known: Known) -> None:
         """Note a mapping that was found: for its class always, for its type only if that is how it was found."""
-        names = {known.class_name, mount.name, *mount.mapping.claims} - {""}
-        for name in names:
-            self.paths.setdefault(name, []).append(mount.path)
+        for name in {known.class_name, mount.name, *mount.mapping.claims} - {""}:
+            self.places.setdefault(name, []).append((mount.path, mount.registry))
 
-    def cover(self, name: str, path: str) -> bool:
-        return any(not above or path.startswith(f"{above}.") for above in self.paths.get(name, ()))
+    def owners(self, name: str, path: str) -> list[Registry]:
+        """Return the registries whose mappings speak for an identifier at a path."""
+        found = self.places.get(name, ())
+        return [registry for above, registry in found if not above or path.startswith(f"{above}.")]
 
 
 def _find(known: Known, path: str, claims: _Claims, registries: Iterable[Registry]) -> Mount | None:
-    """Look a sub-model up by its class name, then by its type, unless a model around it speaks for them."""
-    if claims.cover(known.class_name, path):
+    """Look a sub-model up by its class name, then by its type, unless a model around it speaks for them.
+
+    What a registry says of a type, it says instead of all later registries: their class names are not asked for then.
+    """
+    if claims.owners(known.class_name, path):
         return None
-    names = [known.class_name] + ([] if claims.cover(known.model_type, path) else [known.model_type])
+    owners = claims.owners(known.model_type, path)
     for registry in registries:
-        for name in filter(None, names):
+        for name in filter(None, (known.class_name, "" if owners else known.model_type)):
             mapping = None if known.is_custom and registry.is_built_in(name) else registry.get(name)
             if mapping is not None:
                 return Mount(path, name, mapping, registry)
+        if registry in owners:
+            return None
     return None
 
 

@@ -222,10 +222,11 @@ def _written_form(made: Plan, destination: str) -> dict[str, Any]:
 def _written_lines(made: Plan, destination: str) -> Iterator[str]:
     written = made.report.to_dict()["written_bytes"]
     yield f"wrote     {destination}: {len(made.target):,} tensors, {format_bytes(written)}"
-    way = (
-        f"weighbridge revert {quote(destination)} BACK" if made.is_exact else "lossy: " + "; ".join(made.lossy_reasons)
-    )
-    yield f"way back  {way}"
+    yield from (f"note      {note}" for note in made.notes)
+    if not made.is_exact:
+        yield f"way back  lossy: {'; '.join(made.lossy_reasons)}"
+    elif made.target_files is None:
+        yield f"way back  weighbridge revert {quote(destination)} BACK"
 
 
 @app.command()

@@ -67,11 +67,20 @@ def resolve(model_or_config: Any) -> Mapping:
     """
     model = unwrap(model_or_config if hasattr(model_or_config, "named_modules") else _model_of(model_or_config))
     table = registry()
-    mounts = find_mounts(model, default_registry.registered(), table.registered(), default_registry, table)
+    mounts = find_mounts(model, _registered_there(table), default_registry, table)
     composed = compose(mounts, class_name(model), base_prefix(model))
     legacy = [rule for rule in table.find(LEGACY) if rule not in composed.transforms] if LEGACY in table else []
     rules = dict.fromkeys(_in_library_order(mounts, legacy, table))
     return replace(composed, transforms=tuple(rules), legacy=(*composed.legacy, *legacy))
+
+
+def _registered_there(table: Registry) -> Registry:
+    """Return what was registered with the library's own function, and not here as well."""
+    here, made = default_registry.registered(), Registry(use_entry_points=False)
+    for name in table.registered():
+        if name not in here:
+            made.register(name, table.find(name))
+    return made
 
 
 def _in_library_order(mounts: tuple[Mount, ...], legacy: list[Transform], table: Registry) -> Iterator[Transform]:

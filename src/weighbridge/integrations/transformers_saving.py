@@ -1,4 +1,4 @@
-"""The way back from one of transformers' models to a published layout: the plan, its dtypes, and the settings beside."""
+"""The way back from one of transformers' models to a published layout: its plan, the dtypes, the settings beside."""
 
 from __future__ import annotations
 
@@ -33,7 +33,16 @@ def plan_back(model: Any, mapping: Mapping) -> Plan:
     recorded = loaded_plan(model)
     if recorded is None:
         return _derived(model, mapping)
-    return in_dtypes(recorded, module_header(model)).inverse(model, keep_initialised=True)
+    return _back(in_dtypes(recorded, module_header(model)), model, mapping)
+
+
+def _back(plan: Plan, model: Any, mapping: Mapping) -> Plan:
+    """Invert a plan; weights that the mapping itself says no file has stay out, those that the caller added go in."""
+    absent = {rule.why or f'"{rule.pattern}"' for rule in mapping.initialise}
+    new = tuple(fated for fated in plan.initialised if fated.by not in absent)
+    left = tuple(fated._replace(by=f"not in the file: {fated.by}") for fated in plan.initialised if fated.by in absent)
+    back = replace(plan, initialised=new).inverse(model, keep_initialised=True)
+    return replace(back, dropped=back.dropped + left)
 
 
 def _derived(model: Any, mapping: Mapping) -> Plan:
