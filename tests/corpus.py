@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping as MappingOf
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 SUBSET: Final = ROOT / "tests" / "data" / "corpus"
-PLACE: Final = CORPUS if CORPUS.is_dir() else SUBSET
+PLACE: Final = CORPUS if CORPUS.is_dir() and not os.environ.get("WEIGHBRIDGE_CORPUS_SUBSET") else SUBSET
 """Where the cases lie: the whole corpus beside the project, else the part of it that is kept with the tests."""
 
 TOLERANCE: Final = 1e-4

@@ -32,7 +32,7 @@ from weighbridge.groupings import (
     Split,
     SplitModulelist,
 )
-from weighbridge.mapping import Carry, Drop, Initialise, Mapping
+from weighbridge.mapping import Carry, Drop, Initialise, Mapping, Refuse
 from weighbridge.movements import (
     Conv3dToLinear,
     Interleave,
@@ -76,6 +76,7 @@ __all__ = [
     "PlanError",
     "PrefixChange",
     "Rearrange",
+    "Refuse",
     "Registry",
     "RegistryError",
     "Reshape",

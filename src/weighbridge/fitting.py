@@ -91,7 +91,7 @@ class _Fitting:
         self._trace(live)
         self.steps += [_carry(key, self.source.specs[key]) for key in carried]
         declared = set(carried)
-        unplaced = self._place(declared)
+        unplaced = self._refuse(self._place(declared))
         self._find_collisions()
         self.steps = [step if step.sources[0] in declared else self._cast(step) for step in self.steps]
         self._check_specs()
@@ -173,6 +173,23 @@ class _Fitting:
                 kept += self._carry_unplaced(step)
         self.steps = kept
         return tuple(sorted(unplaced))
+
+    def _refuse(self, unplaced: tuple[str, ...]) -> tuple[str, ...]:
+        """Report the sources that the mapping refuses to leave over, in a partial load too; return the others."""
+        left = unplaced
+        for rule in self.mapping.refuse:
+            found = set(matching(rule.pattern, left, rule.scope))
+            left = tuple(key for key in left if key not in found)
+            self.problems += [
+                PlanError(
+                    "source-unplaced",
+                    "the model has no place for this tensor, and computes something else without it",
+                    where=line,
+                    because=rule.why or f'"{rule.pattern}"',
+                )
+                for line in collapse_by_name(found)
+            ]
+        return left
 
     def _carry_unplaced(self, step: Step) -> list[Step]:
         """Carry the sources of a step without a place, unless the mapping and the target use their names for others."""

@@ -79,6 +79,26 @@ class Initialise:
         Pattern.parse(self.pattern)
 
 
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Refuse a load in which a source tensor whose key matches `pattern` has no place, a declared partial one too.
+
+    For tensors that a model cannot do without: carried beside it, they would leave it computing something else.
+
+    Args:
+        pattern: Key pattern, matched against the checkpoint's own keys.
+        why: The reason, for the error.
+        scope: Path of the sub-module whose keys this rule sees; empty for all keys.
+    """
+
+    pattern: str
+    why: str = ""
+    scope: str = ""
+
+    def __post_init__(self) -> None:
+        Pattern.parse(self.pattern)
+
+
 class Part(NamedTuple):
     """A sub-model that follows a mapping of its own: where it hangs, and how a configuration alone says what it is.
 
@@ -95,7 +115,7 @@ class Part(NamedTuple):
     classes: tuple[tuple[str, str], ...] = ()
 
 
-ExceptionRule = Drop | Carry | Initialise
+ExceptionRule = Drop | Carry | Initialise | Refuse
 
 Rules = str | ExceptionRule | Iterable[str | ExceptionRule]
 """Declared exceptions: rules, or patterns that become rules; one or several."""
@@ -111,6 +131,7 @@ class Mapping:
         drop: `Drop` rules, or patterns.
         carry: `Carry` rules, or patterns.
         initialise: `Initialise` rules, or patterns.
+        refuse: `Refuse` rules, or patterns.
         base_prefix: The prefix that the keys of a head model have and those of its base model lack (such as
             ``"model"``); a checkpoint of either kind then fits a target of the other.
         parts: Sub-models with mappings of their own, for those who have a configuration and no model.
@@ -136,6 +157,7 @@ class Mapping:
     drop: tuple[Drop, ...]
     carry: tuple[Carry, ...]
     initialise: tuple[Initialise, ...]
+    refuse: tuple[Refuse, ...]
     base_prefix: str
     parts: tuple[Part, ...]
     claims: tuple[str, ...]
@@ -150,6 +172,7 @@ class Mapping:
         drop: Rules = (),
         carry: Rules = (),
         initialise: Rules = (),
+        refuse: Rules = (),
         base_prefix: str = "",
         parts: Iterable[Part] = (),
         claims: Iterable[str] = (),
@@ -166,6 +189,7 @@ class Mapping:
             "drop": exception_rules(Drop, drop),
             "carry": exception_rules(Carry, carry),
             "initialise": exception_rules(Initialise, initialise),
+            "refuse": exception_rules(Refuse, refuse),
             "base_prefix": base_prefix,
             "parts": tuple(parts),
             "claims": tuple(claims),
@@ -201,6 +225,7 @@ class Mapping:
             drop=tuple(mounted(rule, prefix) for rule in self.drop),
             carry=tuple(mounted(rule, prefix) for rule in self.carry),
             initialise=tuple(mounted(rule, prefix) for rule in self.initialise),
+            refuse=tuple(mounted(rule, prefix) for rule in self.refuse),
             forward=self.forward.scoped(prefix) if self.forward is not None else None,
         )
 
@@ -230,7 +255,7 @@ class Mapping:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form of the mapping."""
         form: dict[str, Any] = {"name": self.name, "transforms": [transform_to_dict(t) for t in self.transforms]}
-        for field_name in ("drop", "carry", "initialise"):
+        for field_name in _RULE_KINDS:
             rules = getattr(self, field_name)
             if rules:
                 form[field_name] = [{"pattern": rule.pattern, "why": rule.why, "scope": rule.scope} for rule in rules]
@@ -254,7 +279,7 @@ class Mapping:
         try:
             rules = {
                 field_name: [kind(**rule) for rule in form.get(field_name, ())]
-                for kind, field_name in ((Drop, "drop"), (Carry, "carry"), (Initialise, "initialise"))
+                for field_name, kind in _RULE_KINDS.items()
             }
             return Mapping(
                 [transform_from_dict(transform) for transform in form["transforms"]],
@@ -274,6 +299,13 @@ def mounted(rule: Any, prefix: str) -> Any:
     """Mount a declared exception under a path; a scope that it already has lies below."""
     return replace(rule, scope=".".join(part for part in (prefix, rule.scope) if part))
 
+
+_RULE_KINDS: Final[MappingOf[str, type[Any]]] = {
+    "drop": Drop,
+    "carry": Carry,
+    "initialise": Initialise,
+    "refuse": Refuse,
+}
 
 MappingLike = Mapping | Iterable[Transform]
 

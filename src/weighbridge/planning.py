@@ -20,7 +20,7 @@ from weighbridge.keys import nearest
 from weighbridge.mapping import Carry, Drop, Initialise, Mapping, MappingLike, as_mapping, exception_rules
 from weighbridge.options import MODES, Options
 from weighbridge.plan import Plan
-from weighbridge.readings import possible_readings
+from weighbridge.readings import nested_readings, possible_readings
 from weighbridge.specs import Header
 
 
@@ -61,6 +61,9 @@ def compile_plan(
     declared = _declare(as_mapping(mapping), options)
     readings = possible_readings(declared, source, target, options.layout)
     drafts = [draft_reading(reading, source, target, options) for reading in readings]
+    if target is not None and options.layout == "auto" and not any(draft.fits for draft in drafts):
+        nested = (draft_reading(each, source, target, options) for each in nested_readings(declared, source, target))
+        drafts += [draft for draft in nested if not draft.faults and not any(_is_as_near(d, draft) for d in drafts)]
     chosen = _choose(drafts, source, target, options)
     plan = replace(chosen.plan, source_files=files)
     plan.check()
@@ -83,6 +86,11 @@ def _refuse_unused(options: Options, source: Header, target: Header | None) -> N
                 near = ", ".join(nearest(rule.pattern, sorted(header)))
                 what = f"this {kind.__name__.lower()} rule names no tensor"
                 raise PlanError("rule-unused", what, where=rule.pattern, got=f"nearest: {near}" if near else "")
+
+
+def _is_as_near(draft: Draft, other: Draft) -> bool:
+    """Whether a draft leaves no more tensors open than another one."""
+    return len(draft.missing) + len(draft.unplaced) <= len(other.missing) + len(other.unplaced)
 
 
 def _declare(mapping: Mapping, options: Options) -> Mapping:

@@ -6,8 +6,11 @@ set; planning keeps the only one that fits.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Final
 
 from weighbridge.mapping import Mapping
 from weighbridge.specs import Header
@@ -64,3 +67,31 @@ def _prefixed(readings: list[Reading], prefix: str, source: Header) -> Iterator[
             transforms = (change, *reading.mapping.transforms)
             mapping = replace(reading.mapping, transforms=transforms, forward=None)
             yield Reading(f"{reading.name}, {words}", mapping, reading.is_mapped)
+
+
+MOST_PATHS: Final = 16
+"""How many paths of either side are tried, the largest sub-trees first."""
+
+
+def nested_readings(mapping: Mapping, source: Header, target: Header) -> Iterator[Reading]:
+    """Yield the mapped reading under every path of a sub-model: of the target, put in front, or of the source, removed.
+
+    A checkpoint may be that of one part of the model, or of a model that holds this one. These are only tried where
+    no nearer reading fits.
+    """
+    added = ((f"with {path}. added", PrefixChange(prefix_to_add=path)) for path in _paths(target))
+    removed = ((f"with {path}. removed", PrefixChange(prefix_to_remove=path)) for path in _paths(source))
+    for words, change in (*added, *removed):
+        if change not in mapping.transforms:
+            changed = replace(mapping, transforms=(change, *mapping.transforms), forward=None)
+            yield Reading(f"mapped, {words}", changed, is_mapped=True)
+
+
+def _paths(header: Header) -> list[str]:
+    """List the paths of sub-models, those with most tensors first: up to the first index in a key, three deep."""
+    counts: Counter[str] = Counter()
+    for key in header:
+        parts = list(takewhile(lambda part: not part.isdigit(), key.split(".")[:-1]))
+        counts.update(".".join(parts[:depth]) for depth in range(1, min(len(parts), 3) + 1))
+    ranked = sorted((-count, path) for path, count in counts.items())
+    return [path for _, path in ranked[:MOST_PATHS]]

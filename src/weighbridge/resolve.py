@@ -187,6 +187,7 @@ def compose(mounts: Iterable[Mount], name: str, prefix: str) -> Mapping:
         drop=dict.fromkeys(rule for mount in found for rule in mount.mapping.drop),
         carry=dict.fromkeys(rule for mount in found for rule in mount.mapping.carry),
         initialise=dict.fromkeys(rule for mapping in listed for rule in mapping.initialise),
+        refuse=dict.fromkeys(rule for mount in found for rule in mount.mapping.refuse),
         base_prefix=prefix,
         legacy=dict.fromkeys(rule for mapping in listed for rule in mapping.legacy),
     )

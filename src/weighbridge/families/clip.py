@@ -37,6 +37,9 @@ MAPPINGS: Final = {
     "siglip": _pair("siglip", "siglip"),
     "siglip_vision_model": _tower("siglip_vision_model", "vision_model"),
     "siglip_text_model": _tower("siglip_text_model", "text_model"),
+    "siglip2": _pair("siglip2", "siglip2"),
+    "siglip2_vision_model": _tower("siglip2_vision_model", "vision_model"),
+    "siglip2_text_model": _tower("siglip2_text_model", "text_model"),
     "clipseg": _pair("clipseg", "clip"),
     "clipseg_vision_model": _tower("clipseg_vision_model", "vision_model"),
     "clipseg_text_model": _tower("clipseg_text_model", "text_model"),
@@ -53,7 +56,7 @@ MAPPINGS: Final = {
         name="altclip",
         base_prefix="altclip",
         claims=("altclip_vision_model",),
-        parts=[Part("text_model", "text_config", (("altclip_text_model", "AltCLIPTextModel"),))],
+        parts=[Part("text_model", "text_config")],
     ),
     "altclip_vision_model": _tower("altclip_vision_model", "vision_model"),
     "altclip_text_model": Mapping(

@@ -1,10 +1,13 @@
-"""DETR and its kin: detr, conditional_detr, deformable_detr, rt_detr, rt_detr_v2, d_fine, table-transformer, maskformer.
+"""DETR and its kin: conditional_detr, deformable_detr, rt_detr, rt_detr_v2, d_fine, table-transformer, maskformer.
 
 The runtime moved the feed-forward layers of every block into an `mlp` and calls the attention's output `o_proj`, and
 holds the backbone without a wrapper. `...ForSegmentation` is a class of its own: it holds a whole object detector under
 the family's name, and only there the mask head's numbered layers become named ones.
 
 conditional_detr gives its decoder's projections to the attentions that use them; its encoder has the plain names.
+
+deformable_detr with box refinement is published with every tied tensor under all of its names, and goes back so; the
+library writes one of them.
 
 table-transformer's layout did not change. maskformer's decoder is a DETR decoder, mounted where it hangs.
 """

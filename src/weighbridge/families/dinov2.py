@@ -7,7 +7,7 @@ from typing import Final
 from weighbridge.families.building import below, renames
 from weighbridge.groupings import Chunk
 from weighbridge.mapping import Mapping
-from weighbridge.transforms import WeightConverter
+from weighbridge.transforms import Transform, WeightConverter
 
 _NAMES: Final = {
     "attention.attention.query": "attention.q_proj",
@@ -17,7 +17,7 @@ _NAMES: Final = {
     "mlp.weights_out": "mlp.down_proj",
 }
 
-_BLOCKS: Final = (
+_BLOCKS: Final[tuple[Transform, ...]] = (
     renames(below("encoder.layer.{i}", "encoder.layer.{i}", _NAMES)),
     *(
         WeightConverter(f"mlp.weights_in.{kind}", [f"mlp.gate_proj.{kind}", f"mlp.up_proj.{kind}"], [Chunk(dim=0)])

@@ -11,10 +11,11 @@ a checkpoint is refused before anything is loaded; the library's own loader drop
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from weighbridge.families.building import renames, stacked_experts
-from weighbridge.mapping import Mapping
+from weighbridge.mapping import Mapping, Refuse
 from weighbridge.transforms import Transform
 
 _STACKED: Final = stacked_experts("mlp.experts", "gate_proj", "up_proj", "down_proj")
@@ -38,6 +39,11 @@ _ARIA: Final = renames(
 )
 
 
+_NO_BIASES: Final = Refuse(
+    "mlp.experts.{expert}.{projection}.bias", "stacked experts have no biases: the model cannot compute with use_bias"
+)
+
+
 def _language_model(name: str, *transforms: Transform) -> Mapping:
     return Mapping(transforms, name=name, base_prefix="model")
 
@@ -48,7 +54,7 @@ MAPPINGS: Final = {
         for name in ("qwen2_moe", "qwen3_moe", "qwen3_next", "deepseek_v2", "deepseek_v3", "dots1", "olmoe")
     },
     **{name: _language_model(name, *_MIXTRAL) for name in ("mixtral", "minimax", "minimax_m2")},
-    "ernie4_5_moe": _language_model("ernie4_5_moe", *_ERNIE),
+    "ernie4_5_moe": replace(_language_model("ernie4_5_moe", *_ERNIE), refuse=(_NO_BIASES,)),
     "granitemoe": _language_model("granitemoe", _GRANITE),
     "aria_text": _language_model("aria_text", _ARIA),
     "jetmoe": _language_model("jetmoe"),

@@ -1,4 +1,4 @@
-"""Mimi: the published encoder and decoder are spread over the top level; the runtime gathers each half in one module."""
+"""Mimi: the published encoder and decoder are spread over the top level; the runtime has one module for each half."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SegFormer: three parallel lists of the published encoder (patches, blocks, norms) become stages that hold all three."""
+"""SegFormer: three parallel lists of the published encoder (patches, blocks, norms) become stages that hold them."""
 
 from __future__ import annotations
 

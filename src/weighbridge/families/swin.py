@@ -3,8 +3,8 @@
 Published Swin files hold the window's index tables (`relative_position_index`), which the runtime computes anew. They
 have no place in the model, so they are carried, and a save writes them back. The library's own entry loses them.
 
-As a backbone the published encoder lies one level higher than in the runtime, whose backbone is a whole Swin with a last
-layer norm. No published file has values for that norm, and the backbone never uses its output: it is initialised.
+As a backbone the published encoder lies one level higher than in the runtime, whose backbone is a whole Swin with a
+last layer norm. No published file has values for that norm, and the backbone never uses its output: it is initialised.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
 """Vision transformers of the ViT pattern: vit, deit, audio-spectrogram-transformer, vivit, vit_msn.
 
-The published blocks lie under `encoder.layer`, with the attention's projections two levels deep; the runtime has a plain
-list of layers with q/k/v/o projections and an MLP. Base and head classes differ by the base's name in front only.
+The published blocks lie under `encoder.layer`, with the attention's projections two levels deep; the runtime has a
+plain list of layers with q/k/v/o projections and an MLP. Base and head classes differ by the base's name in front only.
+
+deit's head for masked image modelling computes something else than it did in 4.57, whose class was wrong; the weights
+are the same.
 """
 
 from __future__ import annotations

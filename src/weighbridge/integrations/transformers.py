@@ -26,7 +26,7 @@ from weighbridge.mapping import Mapping, MappingLike, Rules
 from weighbridge.options import Options
 from weighbridge.registry import Registry, default_registry
 from weighbridge.resolve import Mount, base_prefix, class_name, compose, find_mounts, unwrap
-from weighbridge.transforms import Transform
+from weighbridge.transforms import Transform, WeightRenaming
 
 if TYPE_CHECKING:
     import torch
@@ -70,8 +70,31 @@ def resolve(model_or_config: Any) -> Mapping:
     mounts = find_mounts(model, _registered_there(table), default_registry, table)
     composed = compose(mounts, class_name(model), base_prefix(model))
     legacy = [rule for rule in table.find(LEGACY) if rule not in composed.transforms] if LEGACY in table else []
-    rules = dict.fromkeys(_in_library_order(mounts, legacy, table))
+    prefix = _head_prefix(model, mounts, table)
+    rules = dict.fromkeys(_in_library_order(_also_below(prefix, mounts, table), legacy, table))
+    if prefix:
+        legacy.append(WeightRenaming(f"^{prefix}.{{rest:**}}", "{rest}"))
+        rules[legacy[-1]] = None
     return replace(composed, transforms=tuple(rules), legacy=(*composed.legacy, *legacy))
+
+
+def _head_prefix(model: Any, mounts: tuple[Mount, ...], table: Registry) -> str:
+    """Return the prefix that the library's rules may put before a base model's keys, as if it were in its head model.
+
+    Many entries are written for the head classes of a model type, and the library takes the prefix off afterwards where
+    the model turns out to be the base model.
+    """
+    prefix = base_prefix(model)
+    is_theirs = bool(mounts) and not mounts[0].path and mounts[0].registry is table
+    return prefix if is_theirs and prefix not in dict(model.named_children()) else ""
+
+
+def _also_below(prefix: str, mounts: tuple[Mount, ...], table: Registry) -> tuple[Mount, ...]:
+    """Mount the library's entries for sub-models below the prefix too, where its rules for the head put the keys."""
+    if not prefix:
+        return mounts
+    twice = ((mount._replace(path=f"{prefix}.{mount.path}"), mount) for mount in mounts if mount.path)
+    return (mounts[0], *(one for pair in twice for one in (pair if pair[1].registry is table else pair[1:])))
 
 
 def _registered_there(table: Registry) -> Registry:

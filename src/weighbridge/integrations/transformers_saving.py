@@ -51,9 +51,9 @@ def _derived(model: Any, mapping: Mapping) -> Plan:
     A change of prefix has no part in it: nobody knows whether the checkpoint that was never there had the prefix. Of
     tied weights one is written, as the library does.
     """
-    kept = [rule for rule in mapping.transforms if not isinstance(rule, PrefixChange)]
+    kept = tuple(rule for rule in mapping.transforms if not isinstance(rule, PrefixChange))
     tied = [Drop(f"^{key}$", "tied") for key in getattr(model, "all_tied_weights_keys", None) or ()]
-    back = Mapping(kept, name=mapping.name, base_prefix=mapping.base_prefix).inverse()
+    back = replace(mapping, transforms=kept, carry=()).inverse()
     checkpoint = open_checkpoint(model)
     plan = compile_plan(checkpoint.header, back, options=Options(drop=tied, config=model.config))
     plan.binding.source = checkpoint

@@ -5,7 +5,7 @@ layout. Here each list becomes a `Mapping` that does the same:
 
     order       the library runs all renames of a list before its converters, and so does the imported mapping
     boundaries  its patterns are searched anywhere in a key and must only end with a word; ours match whole segments. A
-                pattern that ends inside a segment says so here, with a capture for the rest
+                pattern that begins or ends inside a segment of real keys says so here, with a capture for the rest
     dots        an unescaped dot is any character there, and a dot here
     the way     back is recorded by a plan, never taken from the library's own reverse
 
@@ -14,6 +14,7 @@ Whatever cannot be expressed is an error that names it; for the version named by
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping as MappingOf
 from importlib import import_module
 from typing import Any, Final
@@ -135,9 +136,16 @@ def import_transform(rule: Any) -> Transform:
     return _TRANSFORMS[kind](rule)
 
 
+_INSIDE: Final = ("(convolution|sconv)", r"attn\.in_proj_")
+"""Starts of the library's patterns that match inside a segment of real names (`k_sconv`, `self_attn`)."""
+
+
 def _sides(rule: Any) -> tuple[list[str], list[str]]:
-    """Return the patterns of a rule, with an explicit rest where a source ends inside a segment."""
+    """Return the patterns of a rule, with an explicit rest where a source begins or ends inside a segment."""
     sources, targets = list(rule.source_patterns), list(rule.target_patterns)
+    if any(source.startswith(_INSIDE) for source in sources):
+        sources = [rf"(\w*){source}" for source in sources]
+        targets = [r"\1" + re.sub(r"\\(\d)", lambda found: f"\\{int(found[1]) + 1}", text) for text in targets]
     if any(source.endswith("_") for source in sources):
         sources, targets = ([f"{text}{{rest}}" for text in side] for side in (sources, targets))
     return sources, targets
