@@ -172,7 +172,7 @@ def compose(mounts: Iterable[Mount], name: str, prefix: str) -> Mapping:
     """Join mounted mappings into one; a rule that stands in two of them for the same scope runs once.
 
     What a sub-model's mapping drops or carries is named as it stands in the file, where the sub-model may lie elsewhere
-    than in the model, so these rules hold for the whole file: a key with a place that one of them takes is missing then.
+    than in the model, so these rules hold for the whole file: a key with a place that one of them takes is missing.
 
     Args:
         mounts: Mappings and their places, in the order in which they run.
