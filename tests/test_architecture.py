@@ -59,6 +59,7 @@ ORDER = (
     "running",
     "output",
     "modules",
+    "saving",
     "families",
     "resolve",
     "integrations",

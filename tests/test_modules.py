@@ -191,3 +191,29 @@ def test_carried_tensors_come_back_from_the_original(tmp_path: Path) -> None:
     with pytest.raises(wb.CheckpointError) as caught:
         wb.save(model, tmp_path / "again")
     assert caught.value.code == "source-changed"
+
+
+@pytest.mark.parametrize("when", ["on loading", "later"])
+def test_a_model_that_was_cast_is_saved_in_the_dtype_it_has(tmp_path: Path, when: str) -> None:
+    """What a wider model has learnt since is not rounded away in silence."""
+    model = Small()
+    wb.load(model, checkpoint(torch.bfloat16), RENAME, dtype="target" if when == "on loading" else None)
+    model.float()
+    with torch.no_grad():
+        model.linear.weight += 1e-4
+    saved = load_file(wb.save(model, tmp_path / "out") / "model.safetensors")
+    assert torch.equal(saved["dense.weight"], model.linear.weight)
+    assert saved["steps"].dtype == torch.int64
+
+
+def test_what_no_file_has_stays_out_of_a_save(tmp_path: Path) -> None:
+    state = checkpoint()
+    del state["dense.bias"]
+    source = tmp_path / "source"
+    source.mkdir()
+    save_file(state, source / "model.safetensors")
+    model = Small()
+    mapping = wb.Mapping(RENAME, initialise=[wb.Initialise("linear.bias", "never published", saved=False)])
+    wb.load(model, source, mapping)
+    wb.save(model, tmp_path / "out")
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()

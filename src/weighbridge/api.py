@@ -160,8 +160,9 @@ def _mapping_for(model: torch.nn.Module, mapping: MappingLike | str | None) -> M
 def save(model: torch.nn.Module, out: str | Path, mapping: MappingLike | str | None = None, **options: Any) -> Path:
     """Save a model in the layout that its weights came in.
 
-    A model that was loaded through a plan goes back through that plan's inverse, parameters that were initialised
-    included under their own names. Any other model needs a mapping, whose inverse is used and proven key by key.
+    A model that was loaded through a plan goes back through that plan's inverse, in the dtypes that it has now;
+    parameters that were initialised go in under their own names. Any other model needs a mapping, whose inverse is
+    used and proven key by key.
 
     Args:
         model: The model to save.
@@ -173,16 +174,16 @@ def save(model: torch.nn.Module, out: str | Path, mapping: MappingLike | str | N
         The directory.
 
     Raises:
-        PlanError: `inverse-unproven`, `inverse-lossy`.
+        PlanError: `inverse-unproven`, `inverse-lossy`, `dtype-mismatch`.
         RegistryError: `mapping-not-found`.
         DestinationError: As `Plan.write`.
     """
-    from weighbridge.modules import loaded_plan
+    from weighbridge.saving import recorded_way_back
 
     inner = unwrap(model)
-    recorded = loaded_plan(inner)
-    if recorded is not None and mapping is None:
-        return recorded.inverse(inner, keep_initialised=True).write(out, **options)
+    recorded = recorded_way_back(inner) if mapping is None else None
+    if recorded is not None:
+        return recorded.write(out, **options)
     named = _mapping_for(inner, mapping)
     found = default_registry.find(named) if isinstance(named, str) else named
     whole = found if isinstance(found, Mapping) else Mapping(found)

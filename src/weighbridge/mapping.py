@@ -7,7 +7,7 @@ that nothing fills. Each has a name, which the plan's report repeats; nothing is
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping as MappingOf
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from weighbridge.errors import MappingError
@@ -69,11 +69,13 @@ class Initialise:
         pattern: Key pattern, matched against the target's keys.
         why: The rule's name in reports; the pattern by default.
         scope: Path of the sub-module whose keys this rule sees; empty for all keys.
+        saved: Whether a model that is saved writes these tensors; False for those that no published file has.
     """
 
     pattern: str
     why: str = ""
     scope: str = ""
+    saved: bool = True
 
     def __post_init__(self) -> None:
         Pattern.parse(self.pattern)
@@ -258,7 +260,7 @@ class Mapping:
         for field_name in _RULE_KINDS:
             rules = getattr(self, field_name)
             if rules:
-                form[field_name] = [{"pattern": rule.pattern, "why": rule.why, "scope": rule.scope} for rule in rules]
+                form[field_name] = [asdict(rule) for rule in rules]
         if self.base_prefix:
             form["base_prefix"] = self.base_prefix
         if self.parts:

@@ -34,7 +34,7 @@ MAPPINGS: Final = {
     "SwinBackbone": Mapping(
         [WeightRenaming("^{part:embeddings|encoder}", "swin.{part}")],
         name="SwinBackbone",
-        initialise=[Initialise("swin.layernorm.{kind}", "a backbone's last norm is never used")],
+        initialise=[Initialise("swin.layernorm.{kind}", "a backbone's last norm is never used", saved=False)],
         parts=[Part("swin")],
     ),
     "mask2former": Mapping(
