@@ -48,6 +48,7 @@ ORDER = (
     "joining",
     "readings",
     "options",
+    "problems",
     "fitting",
     "inverting",
     "planning",

@@ -31,6 +31,7 @@ class Draft:
         missing: Targets that nothing fills and no rule excuses.
         unplaced: Sources without a place.
         partial: Whether missing and left-over tensors are accepted.
+        reach: Number of targets that the reading fills, or would fill but for a fault.
     """
 
     reading: Reading
@@ -39,6 +40,7 @@ class Draft:
     missing: tuple[str, ...]
     unplaced: tuple[str, ...]
     partial: bool
+    reach: int = 0
 
     @property
     def fits(self) -> bool:
@@ -108,7 +110,11 @@ class _Fitting:
             reading=self.reading.name,
             metadata=dict(self.source.metadata),
         )
-        return Draft(self.reading, plan, tuple(self.problems), missing, unplaced, self.options.partial)
+        reach = len({key for key in self._written() | self.blamed if self.target is None or key in self.target.specs})
+        return Draft(self.reading, plan, tuple(self.problems), missing, unplaced, self.options.partial, reach)
+
+    def _written(self) -> set[str]:
+        return {key for step in self.steps for key in step.targets}
 
     def _is_hopeless(self, live: list[str]) -> bool:
         """Tell by the names alone that a reading without rules cannot fit, before any step is made."""
@@ -151,8 +157,10 @@ class _Fitting:
                 hits.append(traced)
             else:
                 self.steps += _renamed(traced, self.source)
-        joiner = Joiner(rules, self.source, self.target, self.options.config, self.problems)
+        partial = self.options.partial and self.target is not None
+        joiner = Joiner(rules, self.source, self.target, self.options.config, self.problems, partial)
         self.steps += joiner.join(collect_groups(rules, hits, self.problems).values())
+        self.steps += [_carry(key, self.source.specs[key]) for key in joiner.left]
         self.blamed = joiner.blamed
 
     # ---- targets ----
@@ -208,7 +216,8 @@ class _Fitting:
                 owner[key] = step
 
     def _collision(self, key: str, first: Step, second: Step) -> PlanError:
-        lines = sorted(f"{', '.join(step.sources[:2])}{_rules(self.mapping, step)}" for step in (first, second))
+        both = ((", ".join(step.sources[:2]), _rules(self.mapping, step)) for step in (first, second))
+        lines = sorted(f"{sources}\n  {rules}" if rules else sources for sources, rules in both)
         return PlanError(
             "target-collision",
             "two sources land on one target",
@@ -259,7 +268,7 @@ class _Fitting:
             "the target has no tensor of this name",
             where=key,
             got=f"written from {', '.join(step.sources[:3])}" + (f"\nnearest: {near}" if near else ""),
-            because=_rules(self.mapping, step).strip(),
+            because=_rules(self.mapping, step),
         )
 
     def _misfit(self, key: str, step: Step, shape: tuple[int, ...], wanted: TensorSpec) -> PlanError:
@@ -273,14 +282,19 @@ class _Fitting:
             code, what = "group-incomplete", "a group of tensors lacks members"
         elif per_lane:
             code, what = "group-extra", "a group has more members than the target has room for"
-        named = f"{list(shape)} from " + ", ".join(collapse_by_name(step.sources)[:4])
+        named = f"{list(shape)} from " + self._sources_with_shapes(step)
         if per_lane:
             axis = differing[0]
             low, high = sorted((shape[axis], wanted.shape[axis]))
             span = f"{low}" if high - low == 1 else f"{low}..{high - 1}"
             named += f"\n{'missing' if code == 'group-incomplete' else 'too many'}: {span}"
-        because = _rules(self.mapping, step).strip()
+        because = _rules(self.mapping, step)
         return PlanError(code, what, where=key, expected=str(list(wanted.shape)), got=named, because=because)
+
+    def _sources_with_shapes(self, step: Step) -> str:
+        if len(step.sources) > 4:
+            return ", ".join(collapse_by_name(step.sources)[:4])
+        return ", ".join(f"{key} {list(self.source[key].shape)}" for key in step.sources)
 
     def _merges(self, step: Step) -> bool:
         """Tell whether a step joins tensors by the index in their keys."""
@@ -308,7 +322,7 @@ class _Fitting:
         """Give every target that no step writes its fate, or call it missing."""
         if self.target is None:
             return (), (), ()
-        written = {key for step in self.steps for key in step.targets}
+        written = self._written()
         shared: dict[str, str] = {}
         for key in sorted(written):
             shared.setdefault(self.target.ties.get(key, key), key)
@@ -321,7 +335,7 @@ class _Fitting:
                 tied.append(Fated(key, self.target[key], twin))
             elif key in named or self.options.partial:
                 initialised.append(Fated(key, self.target[key], named.get(key, "partial=True")))
-            if twin is None and key not in named and key not in self.blamed:
+            if twin is None and key not in named and (self.options.partial or key not in self.blamed):
                 missing.append(key)
         return tuple(sorted(tied)), tuple(sorted(initialised)), tuple(sorted(missing))
 
@@ -381,4 +395,4 @@ def _carry_step(step: Step) -> Step:
 
 
 def _rules(mapping: Mapping, step: Step) -> str:
-    return "".join(f"\n  {mapping.rule_name(number)}" for number in step.rules)
+    return "\n".join(mapping.rule_name(number) for number in step.rules)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from weighbridge.errors import PlanError, WeighbridgeError
-from weighbridge.keys import index_of, index_set
+from weighbridge.keys import index_of, index_set, nearest
 from weighbridge.layout import Layout
 from weighbridge.ops import lower
 from weighbridge.plan import Step
@@ -114,6 +114,8 @@ class Joiner:
         target: Specs of the wanted targets, where they are known.
         config: The model's configuration, for operations that read it.
         problems: What goes wrong is added to it.
+        partial: Whether a group that lacks members is left out, instead of an error.
+        left: Sources of the groups that were left out.
         blamed: Names of the targets that are missing because of a problem that is reported already.
     """
 
@@ -122,6 +124,8 @@ class Joiner:
     target: Header | None
     config: Any
     problems: list[WeighbridgeError]
+    partial: bool = False
+    left: list[str] = field(default_factory=list)
     blamed: set[str] = field(default_factory=set)
     _programs: dict[Any, Program] = field(default_factory=dict)
 
@@ -229,7 +233,9 @@ class Joiner:
             for lane, present in enumerate(group.lanes)
             if (missing := wanted - present.keys())
         ]
-        if faults:
+        if faults and self.partial:
+            self.left.extend(_sources(group))
+        elif faults:
             self.problems.append(self._incomplete(rule, group, faults, len(wanted)))
         return not faults
 
@@ -241,15 +247,27 @@ class Joiner:
         for text, missing in faults:
             index = f"  missing: {index_set(missing).strip('{}')}" if rule.merges else "  missing"
             got.append(f"{wanted - len(missing)} of {wanted}  {text}{index}")
+            if len(missing) == wanted:
+                got.append(f"    nearest keys: {', '.join(nearest(self._wanted_key(group, text), sorted(self.source)))}")
         return PlanError(
             "group-incomplete",
             "a group of tensors lacks members",
             where=_name_of(self.rules, group),
-            expected=f"{wanted} sources for each of {', '.join(source.text for source, _ in rule.pairs)}",
+            expected=f"{wanted} source{'s' * (wanted != 1)} for each of {', '.join(s.text for s, _ in rule.pairs)}",
             got="\n".join(got),
             because=self.rules.mapping.rule_name(group.rule),
-            hint="check that all shards of the checkpoint are present",
+            hint="check the pattern, and that all shards of the checkpoint are present; or declare the load partial",
         )
+
+    def _wanted_key(self, group: Group, text: str) -> str:
+        """Guess the key that a pattern should have matched, from one that another pattern of the group did."""
+        rule = self.rules.rules[group.rule]
+        for lane, present in enumerate(group.lanes):
+            other = rule.pairs[lane][0].text
+            for key in present.values():
+                if other in key:
+                    return key.replace(other, text)
+        return text
 
     def _blame_targets(self, group: Group) -> None:
         """Note which targets a faulty group would have filled, as far as its names say."""

@@ -20,6 +20,7 @@ from weighbridge.keys import nearest
 from weighbridge.mapping import Carry, Drop, Initialise, Mapping, MappingLike, as_mapping, exception_rules
 from weighbridge.options import MODES, Options
 from weighbridge.plan import Plan
+from weighbridge.problems import merge_alike
 from weighbridge.readings import nested_readings, possible_readings
 from weighbridge.specs import Header
 
@@ -67,10 +68,13 @@ def compile_plan(
     chosen = _choose(drafts, source, target, options)
     plan = replace(chosen.plan, source_files=files)
     plan.check()
+    notes = []
     if declared.forward is not None and chosen.reading.is_mapped:
         prove_inverse(plan, declared.forward, options)
-        plan = replace(plan, notes=tuple(assumptions(plan)) if target is None else ())
-    return plan
+        notes += assumptions(plan) if target is None else ()
+    if declared.transforms and chosen.reading.is_mapped and not any(step.rules for step in plan.steps):
+        notes.append("no rule of the mapping fired on any tensor")
+    return replace(plan, notes=tuple(notes))
 
 
 def _refuse_unused(options: Options, source: Header, target: Header | None) -> None:
@@ -90,7 +94,7 @@ def _refuse_unused(options: Options, source: Header, target: Header | None) -> N
 
 def _is_as_near(draft: Draft, other: Draft) -> bool:
     """Whether a draft leaves no more tensors open than another one."""
-    return len(draft.missing) + len(draft.unplaced) <= len(other.missing) + len(other.unplaced)
+    return _openness(draft) <= _openness(other)
 
 
 def _declare(mapping: Mapping, options: Options) -> Mapping:
@@ -112,6 +116,10 @@ def _choose(drafts: list[Draft], source: Header, target: Header | None, options:
             fitting.append(draft)
     if options.partial:
         fitting = [draft for draft in fitting if not any(other.covers_more(draft) for other in fitting)]
+        furthest = max(drafts, key=lambda draft: draft.reach)
+        if not furthest.fits and all(draft.reach < furthest.reach for draft in fitting):
+            # What is wrong with the right reading is no reason to take another one.
+            raise _none_fits([furthest], source, target)
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
@@ -133,15 +141,21 @@ def _describe(draft: Draft) -> str:
 
 def _none_fits(drafts: list[Draft], source: Header, target: Header | None) -> PlanError:
     """Report the nearest reading's problems in full, and the others in a line each."""
-    best = min(drafts, key=lambda draft: len(draft.missing) + len(draft.unplaced))
-    tried = [f"{draft.reading.name}: {_fault_line(draft)}" for draft in drafts]
+    best = min(drafts, key=_openness)
+    others = sorted((draft for draft in drafts if draft is not best), key=_openness)
+    tried = [f"{draft.reading.name}: {_fault_line(draft)}" for draft in (best, *others[:2])]
+    tried += [f"and {len(others) - 2} more readings that fit less"] if len(others) > 2 else []
     return PlanError(
         "plan-failed",
         f'the mapping "{best.plan.mapping.name}" does not fit' if best.plan.mapping.name else "nothing fits",
         got="\n".join(tried),
         hint=_hint(best),
-        problems=best.problems(source, target),
+        problems=merge_alike(best.problems(source, target)),
     )
+
+
+def _openness(draft: Draft) -> int:
+    return len(draft.missing) + len(draft.unplaced)
 
 
 def _fault_line(draft: Draft) -> str:
@@ -155,7 +169,7 @@ def _hint(draft: Draft) -> str:
     if draft.missing and draft.unplaced:
         return f"weighbridge explain SOURCE MAPPING {quote(draft.missing[0])} shows every rule and the nearest names"
     if draft.unplaced:
-        return "declare what may be left over: carry=[...] or drop=[...], or partial=True"
+        return "declare what may be left over: carry=[...] or drop=[...], or partial=True (--carry, --drop, --partial)"
     if draft.missing:
-        return "declare what may be missing: initialise=[...], or partial=True"
+        return "declare what may be missing: initialise=[...], or partial=True (--initialise, --partial)"
     return ""

@@ -68,13 +68,18 @@ class Verification:
 
     def lines(self, limit: int = 40) -> Iterator[str]:
         """Yield the result as text; of the tensors that differ, at most `limit`."""
-        word = "equal" if self.equal else "different"
-        yield f"{word}: {self.compared:,} tensor{'s' * (self.compared != 1)}, {self.compared_bytes:,} bytes compared"
+        compared = f"{self.compared:,} tensor{'s' * (self.compared != 1)}, {self.compared_bytes:,} bytes compared"
+        yield f"equal: {compared}" if self.equal else f"different: {self._counts()} ({compared})"
         yield from (f"only in the first:  {line}" for line in collapse(self.only_first))
         yield from (f"only in the second: {line}" for line in collapse(self.only_second))
         yield from (str(difference) for difference in self.differences[:limit])
         if len(self.differences) > limit:
             yield f"… and {len(self.differences) - limit} more tensors that differ"
+
+    def _counts(self) -> str:
+        counts = (len(self.differences), "differ"), (len(self.only_first), "only in the first")
+        named = [f"{count:,} {word}" for count, word in (*counts, (len(self.only_second), "only in the second")) if count]
+        return ", ".join(named)
 
     def require_equal(self) -> None:
         """Raise if anything differs.
