@@ -27,6 +27,7 @@ ORDER = (
     "_version",
     "errors",
     "specs",
+    "forms",
     "keys",
     "pattern",
     "copies",
@@ -54,6 +55,7 @@ ORDER = (
     "planning",
     "render",
     "storage",
+    "proof",
     "receipt",
     "verification",
     "execute",
@@ -73,6 +75,8 @@ ORDER = (
 """Modules and sub-packages in the order of data flow. Each imports only what stands above it (and its own package)."""
 
 SHORTCUTS = {
+    ("files", "storage"),
+    ("plan", "proof"),
     ("plan", "render"),
     ("plan", "modules"),
     ("plan", "running"),

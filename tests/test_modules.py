@@ -217,3 +217,158 @@ def test_what_no_file_has_stays_out_of_a_save(tmp_path: Path) -> None:
     wb.load(model, source, mapping)
     wb.save(model, tmp_path / "out")
     assert (tmp_path / "out/model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+
+
+class Pair(torch.nn.Module):
+    """Two weights of one shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = torch.nn.Linear(3, 3, bias=False)
+        self.b = torch.nn.Linear(3, 3, bias=False)
+
+
+def pair(start: float = 0) -> dict[str, torch.Tensor]:
+    return {
+        "a.weight": torch.arange(9.0).reshape(3, 3) + start,
+        "b.weight": torch.arange(9.0).reshape(3, 3) + start + 50,
+    }
+
+
+def test_a_model_can_be_loaded_from_its_own_tensors() -> None:
+    """Nothing is overwritten before it was read."""
+    model = Pair()
+    wb.load(model, pair(), [])
+    swap = [wb.GroupWeightRename(["^a", "^b"], ["b", "a"])]
+    wb.load(model, model.state_dict(), swap, layout="mapped")
+    assert torch.equal(model.a.weight, pair()["b.weight"])
+    assert torch.equal(model.b.weight, pair()["a.weight"])
+
+
+def test_two_parameters_of_one_memory_are_tied() -> None:
+    model = Pair()
+    model.b.weight = torch.nn.Parameter(model.a.weight.data)
+    with pytest.raises(wb.PlanError) as caught:
+        wb.load(model, pair(), [])
+    assert caught.value.codes == ("tie-differs",)
+    same = {key: pair()["a.weight"] for key in pair()}
+    wb.load(model, same, [])
+    assert torch.equal(model.b.weight, same["a.weight"])
+
+
+def test_parameters_that_share_a_part_of_their_memory_are_refused() -> None:
+    model, whole = Pair(), torch.zeros(5, 3)
+    model.a.weight = torch.nn.Parameter(whole[:3])
+    model.b.weight = torch.nn.Parameter(whole[2:5])
+    with pytest.raises(wb.PlanError, match="share part of their memory"):
+        wb.load(model, pair(), [])
+    assert not whole.any()
+
+
+def test_what_a_model_gained_since_loading_is_saved_too(tmp_path: Path) -> None:
+    model = Pair()
+    wb.load(model, pair(), [])
+    model.c = torch.nn.Linear(2, 2, bias=False)
+    saved = load_file(wb.save(model, tmp_path / "out") / "model.safetensors")
+    assert saved.keys() == {"a.weight", "b.weight", "c.weight"}
+    assert torch.equal(saved["c.weight"], model.c.weight)
+
+
+def test_a_tie_that_was_broken_since_loading_is_not_lost_in_silence(tmp_path: Path) -> None:
+    model = Pair()
+    model.b.weight = model.a.weight
+    wb.load(model, {"a.weight": pair()["a.weight"]}, [])
+    model.b.weight = torch.nn.Parameter(model.a.weight.detach().clone())
+    wb.save(model, tmp_path / "same")
+    with torch.no_grad():
+        model.b.weight += 1
+    with pytest.raises(wb.PlanError) as caught:
+        wb.save(model, tmp_path / "out")
+    assert caught.value.code == "tie-differs"
+
+
+def test_an_initialised_weight_never_takes_a_loaded_ones_name(tmp_path: Path) -> None:
+    """The source's b became the model's a; the model's own b cannot be saved as b beside it."""
+    model = Pair()
+    state = {"b.weight": pair()["b.weight"]}
+    plan = wb.plan(state, [wb.WeightRenaming("^b", "a")], target=model, initialise="b.weight", layout="mapped")
+    plan.load_into(model)
+    with pytest.raises(wb.PlanError) as caught:
+        wb.save(model, tmp_path / "out")
+    assert caught.value.codes == ("target-collision",)
+
+
+def test_carried_tensors_come_from_what_was_read(tmp_path: Path) -> None:
+    """One plan, two checkpoints: each model is saved with the carried tensors of its own."""
+    first, second = pair() | {"z": torch.zeros(2)}, pair(7) | {"z": torch.ones(2)}
+    models = Pair(), Pair()
+    plan = wb.plan(first, [], target=models[0], carry="z")
+    plan.load_into(models[0])
+    plan.load_into(models[1], second)
+    for number, (model, state) in enumerate(zip(models, (first, second), strict=True)):
+        saved = load_file(wb.save(model, tmp_path / str(number)) / "model.safetensors")
+        assert all(torch.equal(saved[key], state[key]) for key in state)
+
+
+def test_ties_are_compared_target_by_target() -> None:
+    """A cut tensor fills one tied and one plain weight; only what fills the same weight is compared."""
+    half = pair()["a.weight"]
+    cut = [wb.WeightConverter("f.weight", ["x.weight", "y.weight"], [wb.Chunk(0)])]
+
+    class Three(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x, self.y, self.z = (torch.nn.Linear(3, 3, bias=False) for _ in range(3))
+            self.z.weight = self.y.weight
+
+    state = {"f.weight": torch.cat([half + 9, half]), "z.weight": half.clone()}
+    model = Three()
+    wb.load(model, state, cut)
+    assert torch.equal(model.z.weight, half)
+    with pytest.raises(wb.PlanError) as caught:
+        wb.load(Three(), state | {"z.weight": half + 1}, cut)
+    assert caught.value.codes == ("tie-differs",)
+
+
+@pytest.mark.parametrize("bad", ["meta", "integers", "expanded"])
+def test_what_torch_would_refuse_half_way_is_refused_before(bad: str) -> None:
+    model, state = Pair(), pair()
+    if bad == "meta":
+        state["b.weight"] = torch.empty(3, 3, device="meta")
+    elif bad == "integers":
+        state["b.weight"] = torch.ones(3, 3, dtype=torch.int64)
+    else:
+        model.b.weight = torch.nn.Parameter(torch.zeros(1, 3).expand(3, 3))
+    before = model.a.weight.detach().clone()
+    with pytest.raises(wb.WeighbridgeError):
+        wb.load(model, state, [])
+    assert torch.equal(model.a.weight, before)
+
+
+def test_dropped_tensors_need_a_word_on_saving(tmp_path: Path) -> None:
+    model = Pair()
+    wb.load(model, pair() | {"z": torch.ones(1)}, [], drop="z")
+    with pytest.raises(wb.PlanError) as caught:
+        wb.save(model, tmp_path / "out")
+    assert caught.value.code == "inverse-lossy"
+    assert load_file(wb.save(model, tmp_path / "out", lossy=True) / "model.safetensors").keys() == pair().keys()
+
+
+def test_a_model_is_saved_when_its_directory_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    save_file(pair(), source / "model.safetensors")
+    (source / "config.json").write_text("{}")
+    model = Pair()
+    wb.load(model, source, [])
+    for path in source.iterdir():
+        path.unlink()
+    wb.save(model, tmp_path / "out")
+    assert "config.json" in caplog.text
+
+
+def test_buffers_without_values_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    with torch.device("meta"):
+        model = Small()
+    wb.load(model, checkpoint(), RENAME)
+    assert "cache" in caplog.text

@@ -231,3 +231,38 @@ def test_verify_reaches_across_windows(tmp_path: Path) -> None:
     two = {"a": one["a"].clone()}
     two["a"][2_000_001] = 1
     assert wb.verify(one, two).differences[0].first == (2_000_001,)
+
+
+def test_reverse_conversion_takes_sizes_from_the_receipt(tmp_path: Path) -> None:
+    """Grouped heads: q has 16 rows, k and v 8; the mapping alone could only cut in three equal parts."""
+    source = make_source(tmp_path / "source", state())
+    wb.convert(source, tmp_path / "out", MAPPING)
+    wb.convert(tmp_path / "out", tmp_path / "back", MAPPING, reverse=True)
+    assert wb.verify(source, tmp_path / "back")
+
+
+def test_tensor_added_to_an_output_is_not_lost_by_a_revert(tmp_path: Path) -> None:
+    wb.convert(make_source(tmp_path / "source", state()), tmp_path / "out", MAPPING)
+    path = tmp_path / "out/model.safetensors"
+    save_file(load_file(path) | {"new": torch.ones(2)}, path)
+    with pytest.raises(wb.CheckpointError) as caught:
+        wb.revert(tmp_path / "out", tmp_path / "back")
+    assert caught.value.code == "source-changed"
+    assert "new" in caught.value.where
+
+
+def test_revert_without_what_was_dropped(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", state())
+    wb.convert(source, tmp_path / "out", MAPPING, drop=["extra"])
+    wb.revert(tmp_path / "out", tmp_path / "back", lossy=True)
+    assert wb.open(tmp_path / "back").header.keys() == state().keys() - {"extra"}
+    assert not wb.verify(source, tmp_path / "back").differences
+
+
+def test_inverse_finds_its_output_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = wb.plan(state(), MAPPING)
+    plan.write("out")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert plan.inverse().state_dict().keys() == state().keys()

@@ -543,7 +543,7 @@ def test_extras_are_copied(tmp_path):
     (source / "config.json").chmod(0o4500)
     target = tmp_path / "target"
     target.mkdir()
-    copy_extras(open_checkpoint(source), target)
+    copy_extras(open_checkpoint(source).extras, target)
     assert visible(target) == ["config.json", "data.txt", "empty.txt", "link.json"]
     assert all((target / name).read_bytes() == (source / name).read_bytes() for name in visible(target))
     assert not (target / "link.json").is_symlink()
@@ -560,4 +560,4 @@ def test_extra_that_changed_is_an_error(tmp_path, change):
     if change == "pipe":
         os.mkfifo(tmp_path / "config.json")
     (tmp_path / "out").mkdir()
-    assert code_of(copy_extras, checkpoint, tmp_path / "out") in ("read-failed", "checkpoint-not-found")
+    assert code_of(copy_extras, checkpoint.extras, tmp_path / "out") in ("read-failed", "checkpoint-not-found")

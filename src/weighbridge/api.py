@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weighbridge.errors import CheckpointError
 from weighbridge.families import MODULES as FAMILIES, load as load_family
 from weighbridge.mapping import Mapping, MappingLike
 from weighbridge.options import Options
@@ -157,7 +159,14 @@ def _mapping_for(model: torch.nn.Module, mapping: MappingLike | str | None) -> M
     return mapping if mapping is not None else resolve_model(model, required=True)
 
 
-def save(model: torch.nn.Module, out: str | Path, mapping: MappingLike | str | None = None, **options: Any) -> Path:
+def save(
+    model: torch.nn.Module,
+    out: str | Path,
+    mapping: MappingLike | str | None = None,
+    *,
+    lossy: bool = False,
+    **options: Any,
+) -> Path:
     """Save a model in the layout that its weights came in.
 
     A model that was loaded through a plan goes back through that plan's inverse, in the dtypes that it has now;
@@ -168,6 +177,7 @@ def save(model: torch.nn.Module, out: str | Path, mapping: MappingLike | str | N
         model: The model to save.
         out: Directory to make.
         mapping: For a model that was not loaded through a plan: what would have been used to load it.
+        lossy: Accept that what a rule dropped on loading is not saved either.
         options: As for `Plan.write`.
 
     Returns:
@@ -181,7 +191,7 @@ def save(model: torch.nn.Module, out: str | Path, mapping: MappingLike | str | N
     from weighbridge.saving import recorded_way_back
 
     inner = unwrap(model)
-    recorded = recorded_way_back(inner) if mapping is None else None
+    recorded = recorded_way_back(inner, lossy=lossy) if mapping is None else None
     if recorded is not None:
         return recorded.write(out, **options)
     named = _mapping_for(inner, mapping)
@@ -227,17 +237,32 @@ def convert(
     """
     found = default_registry.find(mapping) if isinstance(mapping, str) else mapping
     if reverse:
-        found = (found if isinstance(found, Mapping) else Mapping(found)).inverse()
+        whole = found if isinstance(found, Mapping) else Mapping(found)
+        found, target = whole.inverse(), _recorded_layout(source, whole) if target is None else target
     made = plan(source, found, target, **options)
     return made.write(destination, max_shard_size=max_shard_size, memory_budget=memory_budget, progress=progress)
 
 
-def revert(source: str | Path, destination: str | Path, **options: Any) -> Path:
+def _recorded_layout(source: Place, mapping: Mapping) -> Header | None:
+    """Return the layout that a directory was converted from by this very mapping, if its receipt says so."""
+    from weighbridge.receipt import read_receipt
+
+    if not isinstance(source, str | Path):
+        return None
+    try:
+        recorded = read_receipt(Path(source)).plan
+    except CheckpointError:
+        return None
+    return recorded.source if recorded.mapping == mapping and recorded.is_exact else None
+
+
+def revert(source: str | Path, destination: str | Path, *, lossy: bool = False, **options: Any) -> Path:
     """Undo a conversion by the receipt in its output: the files it came from, byte for byte.
 
     Args:
         source: A directory that `convert`, `Plan.write` or `save` made.
         destination: Directory to make.
+        lossy: Go back without what a rule dropped, and with rounded values where a cast was narrow.
         options: As for `Plan.write`: `memory_budget`, `progress`.
 
     Returns:
@@ -248,11 +273,22 @@ def revert(source: str | Path, destination: str | Path, **options: Any) -> Path:
         PlanError: `inverse-lossy`.
         DestinationError: As `convert`.
     """
+    return plan_revert(source, lossy=lossy).write(destination, **options)
+
+
+def plan_revert(source: str | Path, *, lossy: bool = False) -> Plan:
+    """Return the plan that undoes the conversion that an output's receipt records.
+
+    Raises:
+        CheckpointError: `receipt-invalid`.
+        PlanError: `inverse-lossy`.
+    """
     from weighbridge.receipt import read_receipt
 
     checkpoint = open(Path(source))
-    receipt = read_receipt(Path(source))
-    return receipt.plan.inverse(checkpoint).write(destination, **options)
+    back = read_receipt(Path(source)).plan.inverse(checkpoint, lossy=lossy)
+    # What the model alone was to initialise is in no file, so a file does not lose it.
+    return replace(back, dropped=tuple(fated for fated in back.dropped if fated.key in checkpoint.header))
 
 
 def verify(first: Place, second: Place) -> Verification:

@@ -41,6 +41,7 @@ class Slots:
         self.step = step
         self.checkpoint = checkpoint
         self.temporaries: list[torch.Tensor] = []
+        self._flat: dict[int, torch.Tensor] = {}
         for output in step.program.temporaries:
             tensor = allocate(output.spec)
             fill(tensor.view(-1), output.layout, self, output.dtype)
@@ -59,7 +60,9 @@ class Slots:
         key = self.key(slot)
         if key is None:
             return self.temporaries[slot - len(self.step.sources)]
-        return self.checkpoint.tensor(key).detach().contiguous().view(-1)
+        if slot not in self._flat:
+            self._flat[slot] = self.checkpoint.tensor(key).detach().to("cpu").contiguous().view(-1)
+        return self._flat[slot]
 
 
 def fill(buffer: torch.Tensor, layout: Layout, slots: Slots, dtype: str) -> None:
@@ -78,22 +81,21 @@ def fill(buffer: torch.Tensor, layout: Layout, slots: Slots, dtype: str) -> None
     if DTYPES[dtype].kind == "packed":
         _read_whole(buffer, slots)
         return
-    flats: dict[int, torch.Tensor] = {}
     raw = bytes_of(buffer)
     for copy in layout.copies:
         if is_direct(copy, slots, dtype):
             _read_run(raw, copy, slots, buffer.element_size())
             continue
-        if copy.source not in flats:
-            flats[copy.source] = slots.flat(copy.source)
-        _copy_strided(buffer, flats[copy.source], copy)
+        _copy_strided(buffer, slots.flat(copy.source), copy)
 
 
 def is_direct(copy: Copy, slots: Slots, dtype: str) -> bool:
-    """Tell whether a copy is one run of bytes that can be read from the source as it is."""
+    """Tell whether a copy is one run of bytes that can be read from a file as it is."""
     key = slots.key(copy.source)
     plain = not copy.loops or (len(copy.loops) == 1 and copy.loops[0][1:] == (1, 1))
-    return plain and key is not None and slots.dtype(copy.source) == dtype
+    if not plain or key is None or slots.dtype(copy.source) != dtype:
+        return False
+    return slots.checkpoint.extent(key) is not None
 
 
 def _read_whole(buffer: torch.Tensor, slots: Slots) -> None:
@@ -116,6 +118,14 @@ def _copy_strided(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> Non
         sizes, [loop.source_stride for loop in copy.loops], source.storage_offset() + copy.source_start
     )
     target.copy_(origin)
+
+
+def run_target(step: Step, number: int, checkpoint: Checkpoint) -> torch.Tensor:
+    """Return one target of a step, by its number, in memory of its own."""
+    slots, output = Slots(step, checkpoint), step.program.targets[number]
+    tensor = allocate(output.spec)
+    fill(tensor.view(-1), output.layout, slots, output.dtype)
+    return tensor
 
 
 def run_step(step: Step, checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:

@@ -6,11 +6,21 @@ bytes. An image keeps the head and each tensor's place: with the tensors' bytes 
 
 from __future__ import annotations
 
-import base64
-import zlib
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from weighbridge.errors import PlanError
+from weighbridge.forms import deflate, inflate, items, number, text
+
+MAX_HEAD_BYTES: Final = 100_000_000 + 8
+"""Largest head of one file: the format's limit on a header, and the eight length bytes."""
+
+MAX_INDEX_BYTES: Final = 100_000_000
+MAX_ALL_HEADS_BYTES: Final = 5 * MAX_HEAD_BYTES
+"""Limit for the heads of all files together when a recorded form is read."""
 
 
 class Placed(NamedTuple):
@@ -41,15 +51,28 @@ class FileImage(NamedTuple):
         return {
             "name": self.name,
             "size_bytes": self.size_bytes,
-            "head": base64.b64encode(zlib.compress(self.head, 6)).decode(),
+            "head": deflate(self.head),
             "tensors": [list(placed) for placed in self.tensors],
         }
 
     @staticmethod
-    def from_dict(form: Mapping[str, Any]) -> FileImage:
-        """Read the JSON form."""
-        head = zlib.decompress(base64.b64decode(form["head"]))
-        return FileImage(form["name"], form["size_bytes"], head, tuple(Placed(*placed) for placed in form["tensors"]))
+    def from_dict(form: Mapping[str, Any], limit_bytes: int = MAX_HEAD_BYTES) -> FileImage:
+        """Read the JSON form; `proof.check_files` must still vouch for it.
+
+        Args:
+            form: What `to_dict` gave.
+            limit_bytes: Largest head to accept.
+
+        Raises:
+            PlanError: `plan-format`.
+        """
+        places = [items(placed, 3) for placed in items(form["tensors"])]
+        return FileImage(
+            text(form["name"]),
+            number(form["size_bytes"]),
+            inflate(form["head"], min(limit_bytes, MAX_HEAD_BYTES)),
+            tuple([Placed(text(key), number(offset), number(size)) for key, offset, size in places]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +99,46 @@ class FileSet:
         form: dict[str, Any] = {"images": [image.to_dict() for image in self.images]}
         if self.index_name:
             form["index_name"] = self.index_name
-            form["index_text"] = base64.b64encode(zlib.compress(self.index_text, 6)).decode()
+            form["index_text"] = deflate(self.index_text)
         return form
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that is recorded, in a form that does not depend on how it was deflated."""
+        images = [[*image[:2], hashlib.sha256(image.head).hexdigest(), image.tensors] for image in self.images]
+        index = [self.index_name, hashlib.sha256(self.index_text).hexdigest()]
+        return hashlib.sha256(json.dumps([images, index]).encode()).hexdigest()
 
     @staticmethod
     def from_dict(form: Mapping[str, Any]) -> FileSet:
-        """Read the JSON form."""
-        images = tuple(FileImage.from_dict(image) for image in form["images"])
-        if "index_name" not in form:
-            return FileSet(images)
-        return FileSet(images, form["index_name"], zlib.decompress(base64.b64decode(form["index_text"])))
+        """Read the JSON form. Its names lead nowhere but into the directory that the files are written to.
+
+        Raises:
+            PlanError: `plan-format`.
+            CheckpointError: `path-unsafe`.
+        """
+        images: list[FileImage] = []
+        left_bytes = MAX_ALL_HEADS_BYTES
+        for image in items(form["images"]):
+            images.append(FileImage.from_dict(image, left_bytes))
+            left_bytes -= len(images[-1].head)
+        files = FileSet(tuple(images))
+        if "index_name" in form:
+            files = FileSet(files.images, text(form["index_name"]), inflate(form["index_text"], MAX_INDEX_BYTES))
+        files.check_names()
+        return files
+
+    def check_names(self) -> None:
+        """Refuse names that leave the directory, stand twice, or belong to the receipt.
+
+        Raises:
+            PlanError: `plan-format`.
+            CheckpointError: `path-unsafe`.
+        """
+        from weighbridge.storage.paths import check_new_name
+
+        names = [image.name for image in self.images] + [self.index_name] * bool(self.index_name or self.index_text)
+        for name in names:
+            check_new_name(name, "recorded files")
+        if len(set(names)) != len(names):
+            raise PlanError("plan-format", "two recorded files have one name")

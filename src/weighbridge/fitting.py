@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from weighbridge.errors import PlanError, WeighbridgeError
 from weighbridge.joining import Joiner, collect_groups
-from weighbridge.keys import collapse_by_name, families, nearest
+from weighbridge.keys import collapse_by_name, nearest
 from weighbridge.mapping import Mapping
 from weighbridge.options import Options
-from weighbridge.pattern import Pattern
 from weighbridge.plan import Fated, Plan, Step
 from weighbridge.program import Program
-from weighbridge.readings import Reading
+from weighbridge.readings import Reading, matching as matching
 from weighbridge.specs import DTYPES, Header, TensorSpec, dtype_named
 from weighbridge.tracing import Traced, prepare, spell, trace_keys
-from weighbridge.transforms import WeightConverter, strip_scope
+from weighbridge.transforms import WeightConverter
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,7 @@ class _Fitting:
     def _claim(self, rules: Sequence[Any]) -> dict[str, str]:
         claimed: dict[str, str] = {}
         for rule in rules:
-            found = matching(rule.pattern, self.source, rule.scope)
+            found = self.reading.named_by(rule, self.source.specs)
             claimed |= dict.fromkeys(found, rule.why or f'"{rule.pattern}"')
         return claimed
 
@@ -186,7 +185,7 @@ class _Fitting:
         """Report the sources that the mapping refuses to leave over, in a partial load too; return the others."""
         left = unplaced
         for rule in self.mapping.refuse:
-            found = set(matching(rule.pattern, left, rule.scope))
+            found = set(self.reading.named_by(rule, left))
             left = tuple(key for key in left if key not in found)
             self.problems += [
                 PlanError(
@@ -363,19 +362,6 @@ def _unplaced(line: str, target: Header) -> PlanError:
     near = nearest(line, sorted(target))
     got = f"nearest targets: {', '.join(near)}" if near else ""
     return PlanError("source-unplaced", "a source has no place in the target", where=line, got=got)
-
-
-def matching(pattern: str, keys: Iterable[str], scope: str = "") -> list[str]:
-    """Return the keys that a pattern matches below a scope."""
-    if scope:
-        inside = {inner: key for key in keys if (inner := strip_scope(scope, key)) is not None}
-        return [inside[inner] for inner in matching(pattern, inside)]
-    parsed = Pattern.parse(pattern)
-    if not parsed.collapsible:
-        return [key for key in keys if parsed.match(key, literal=True) is not None]
-    found = families(keys, parsed.literal_indices)
-    alike = [key for name, members in found.templates.items() if parsed.match(name) is not None for key, _ in members]
-    return alike + [key for key in found.literal if parsed.match(key, literal=True) is not None]
 
 
 def _renamed(traced: Traced, source: Header) -> Iterator[Step]:

@@ -248,7 +248,9 @@ class Joiner:
             index = f"  missing: {index_set(missing).strip('{}')}" if rule.merges else "  missing"
             got.append(f"{wanted - len(missing)} of {wanted}  {text}{index}")
             if len(missing) == wanted:
-                got.append(f"    nearest keys: {', '.join(nearest(self._wanted_key(group, text), sorted(self.source)))}")
+                got.append(
+                    f"    nearest keys: {', '.join(nearest(self._wanted_key(group, text), sorted(self.source)))}"
+                )
         return PlanError(
             "group-incomplete",
             "a group of tensors lacks members",

@@ -39,6 +39,9 @@ _TOUCHING: Final = re.compile(f"[0-9][\ue000-\ue7ff]|[{RESERVED}][0-9]|[{RESERVE
 _SPECIAL: Final = re.compile(r"([\\{},])")
 _FIRST_NUMBER: Final = re.compile(r"\{([0-9]+)[^}]*\}")
 
+WRAPPERS: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Names that wrappers give to the module inside, and nobody else does."""
+
 Member = tuple[str, tuple[int, ...]]
 """A key and the indices that its template leaves out, by slot."""
 
@@ -52,6 +55,16 @@ class Families(NamedTuple):
 
     templates: dict[str, list[Member]]
     literal: list[str]
+
+
+def layout_path(path: str) -> str:
+    """Leave out of a path, or a key, the names that wrappers give to the module inside.
+
+    Examples:
+        >>> layout_path("layers.3._orig_mod.mlp")
+        'layers.3.mlp'
+    """
+    return ".".join(part for part in path.split(".") if part not in WRAPPERS)
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,8 +17,8 @@ from weighbridge.program import Output
 from weighbridge.receipt import receipt_text
 from weighbridge.running import bind, find_origin
 from weighbridge.specs import DTYPES, TensorSpec
-from weighbridge.storage import IndexText, build_image, copy_extras, plan_shards, staged_directory
-from weighbridge.storage.protocol import Extent
+from weighbridge.storage import IndexText, build_image, copy_extras, parse_size, plan_shards, staged_directory
+from weighbridge.storage.protocol import Extent, Extra
 
 if TYPE_CHECKING:
     from weighbridge.storage.file_writer import FileWriter
@@ -43,7 +44,7 @@ def write(
     source: Any = None,
     *,
     max_shard_size: int | str | None = "5GB",
-    memory_budget: int = DEFAULT_BUDGET_BYTES,
+    memory_budget: int | str = DEFAULT_BUDGET_BYTES,
     progress: Progress | None = None,
 ) -> Path:
     """Write a plan's targets.
@@ -57,7 +58,7 @@ def write(
         destination: Directory to make; it must not exist, or be empty.
         source: What to read, if not what the plan was made on.
         max_shard_size: Largest size of a new shard, in bytes or as text such as ``"5GB"``; None for a single file.
-        memory_budget: Size of the buffers that are held at a time, in bytes.
+        memory_budget: Size of the buffers that are held at a time, in bytes or as text such as ``"200MB"``.
         progress: Called after each piece with the bytes written so far and the bytes in all.
 
     Returns:
@@ -76,19 +77,28 @@ def write(
     origin = (None if checkpoint.extras else find_origin(plan)) or checkpoint
     places = [place for place in (checkpoint.where, origin.where) if Path(place).exists()]
     with staged_directory(destination, sources=places, needed_bytes=total + len(receipt)) as output:
-        run = _Run(plan, checkpoint, memory_budget, progress, plan.target.size_bytes)
+        run = _Run(plan, checkpoint, parse_size(memory_budget), progress, plan.target.size_bytes)
         for image in files.images:
             with output.create(image) as writer:
                 run.fill_file(writer, image)
-        copy_extras(origin, output.path)
+        copy_extras(_extras(origin, is_read=origin is checkpoint), output.path)
         checkpoint.check_unchanged()
         if files.shard_index is not None:
             output.add_index(files.shard_index)
         if receipt:
             output.add_receipt(receipt)
-    made = Path(destination)
+    made = Path(destination).absolute()
     plan.binding.produced = lambda: made
     return made
+
+
+def _extras(origin: Checkpoint, *, is_read: bool) -> tuple[Extra, ...]:
+    """Return the files to carry along; those beside a model's original weights that are gone by now are left out."""
+    there = tuple(extra for extra in origin.extras if is_read or extra.path.is_file())
+    gone = [extra.name for extra in origin.extras if extra not in there]
+    if gone:
+        logging.getLogger("weighbridge").warning("not there any more, so not written: %s", ", ".join(gone))
+    return there
 
 
 def lay_out(plan: Plan, max_shard_size: int | str | None) -> Files:

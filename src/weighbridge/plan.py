@@ -23,10 +23,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from weighbridge.errors import PlanError, WeighbridgeError
+from weighbridge.errors import PlanError
 from weighbridge.files import FileSet
 from weighbridge.mapping import Mapping
-from weighbridge.program import Program, program_from_dict, program_to_dict
+from weighbridge.program import Program, program_to_dict
 from weighbridge.specs import Header, TensorSpec
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Binding:
 
     source: Any = None
     produced: Any = None
+    read: Any = None
 
 
 @dataclass(frozen=True)
@@ -184,23 +185,26 @@ class Plan:
         text = json.dumps(self._form(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def files_hash(self) -> str:
+        """SHA-256 of how source and target lie in files, which is no part of `hash`."""
+        digests = [files.digest if files is not None else "" for files in (self.source_files, self.target_files)]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
     def check(self) -> None:
-        """Prove every program, and that every tensor has exactly one fate.
+        """Prove every program, that each fits its step, and that every tensor has exactly one fate.
 
         Raises:
             PlanError: `plan-failed` with every problem found.
         """
-        problems: list[WeighbridgeError] = []
-        for program in self.programs:
-            try:
-                program.prove()
-            except WeighbridgeError as problem:
-                problems.append(problem)
-        for side, fates in (("source", self.source_fates()), ("target", self.target_fates())):
-            twice = [key for key, count in Counter(key for key, _ in fates).items() if count > 1]
-            problems += [PlanError("target-collision", f"a {side} has two fates", where=key) for key in twice]
+        from weighbridge.proof import find_problems
+
+        problems = find_problems(self)
         if problems:
             raise PlanError("plan-failed", "the plan does not hold", problems=problems)
+
+    def __hash__(self) -> int:
+        return int(self.hash[:16], 16)
 
     # ---- the way back ----
 
@@ -222,13 +226,13 @@ class Plan:
                 "inverse-lossy",
                 "this plan has no exact inverse",
                 got="\n".join(self.lossy_reasons),
-                hint="pass lossy=True to go back without what is lost",
+                hint="pass lossy=True (revert --lossy) to go back without what is lost",
             )
         back = [_step_back(step, lossy=lossy) for step in self.steps]
         new = self.initialised if keep_initialised else ()
         back += [Step((f.key,), (f.key,), Program.identity(f.spec), "carried") for f in new]
         left = () if keep_initialised else self.initialised
-        return replace(
+        made = replace(
             self,
             steps=tuple(sorted(back, key=lambda step: step.targets)),
             dropped=tuple(Fated(f.key, f.spec, f"initialised by {f.by}, not in the source") for f in left),
@@ -239,6 +243,8 @@ class Plan:
             target_files=self.source_files if self.is_exact and not new else None,
             binding=Binding(source=Made(self, source)),
         )
+        made.check()
+        return made
 
     # ---- JSON ----
 
@@ -252,14 +258,14 @@ class Plan:
         for name in ("source_files", "target_files"):
             files: FileSet | None = getattr(self, name)
             form[name] = files.to_dict() if files is not None else None
-        return {**form, "hash": self.hash}
+        return {**form, "hash": self.hash, "files_hash": self.files_hash}
 
     def _form(self) -> dict[str, Any]:
         by_value = {program: number for number, program in enumerate(self.programs)}
         numbers = {id(step.program): by_value[step.program] for step in _first_uses(self.steps)}
         fated = {
             name: [[f.key, f.spec.dtype, list(f.spec.shape), f.by] for f in getattr(self, name)]
-            for name in _FATED_FIELDS
+            for name in FATED_FIELDS
         }
         return {
             "format": PLAN_FORMAT,
@@ -291,29 +297,16 @@ class Plan:
 
     @staticmethod
     def from_dict(form: Any) -> Plan:
-        """Read the form that `to_dict` gives, and prove the plan again.
+        """Read the form that `to_dict` gives, and prove the plan and its record of files again.
 
         Raises:
             PlanError: `plan-format`, `plan-failed`.
+            MappingError: `mapping-invalid`.
+            CheckpointError: `path-unsafe`.
         """
-        try:
-            found = f"{form['format']} {form['version']}"
-            if found != f"{PLAN_FORMAT} {PLAN_VERSION}":
-                raise PlanError(
-                    "plan-format",
-                    "this is no plan of a known version",
-                    expected=f"{PLAN_FORMAT} {PLAN_VERSION}",
-                    got=found,
-                )
-            plan, wanted = _plan_from_form(form), form["hash"]
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as problem:
-            if isinstance(problem, WeighbridgeError):
-                raise
-            raise PlanError("plan-format", "this is no plan", got=repr(problem)) from None
-        plan.check()
-        if plan.hash != wanted:
-            raise PlanError("plan-format", "the plan is not what its hash says", expected=str(wanted), got=plan.hash)
-        return plan
+        from weighbridge.proof import read_plan
+
+        return read_plan(form)
 
     # ---- what can be asked of it, and done with it ----
 
@@ -362,7 +355,7 @@ class Made(NamedTuple):
     source: Any
 
 
-_FATED_FIELDS: Final = ("dropped", "initialised", "tied_sources", "tied_targets")
+FATED_FIELDS: Final = ("dropped", "initialised", "tied_sources", "tied_targets")
 
 
 def _first_uses(steps: tuple[Step, ...]) -> Iterator[Step]:
@@ -373,22 +366,3 @@ def _first_uses(steps: tuple[Step, ...]) -> Iterator[Step]:
 def _step_back(step: Step, *, lossy: bool) -> Step:
     fate = "moved" if step.fate == "tied" else step.fate
     return Step(step.targets, step.sources, step.program.inverse(lossy=lossy), fate, step.rules)
-
-
-def _plan_from_form(form: MappingOf[str, Any]) -> Plan:
-    programs = [program_from_dict(program) for program in form["programs"]]
-    fated: dict[str, Any] = {
-        name: tuple(Fated(key, TensorSpec(dtype, tuple(shape)), by) for key, dtype, shape, by in form[name])
-        for name in _FATED_FIELDS
-    }
-    files: dict[str, Any] = {
-        name: FileSet.from_dict(form[name]) if form.get(name) is not None else None
-        for name in ("source_files", "target_files")
-    }
-    steps = tuple(
-        Step(tuple(sources), tuple(targets), programs[number], fate, tuple(rules))
-        for number, sources, targets, fate, rules in form["steps"]
-    )
-    mapping = Mapping.from_dict(form["mapping"])
-    told = {"reading": form["reading"], "metadata": form["metadata"], "notes": tuple(form["notes"])}
-    return Plan(mapping, steps, **told, **fated, **files)

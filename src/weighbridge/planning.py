@@ -68,7 +68,7 @@ def compile_plan(
     chosen = _choose(drafts, source, target, options)
     plan = replace(chosen.plan, source_files=files)
     plan.check()
-    notes = []
+    notes: list[str] = []
     if declared.forward is not None and chosen.reading.is_mapped:
         prove_inverse(plan, declared.forward, options)
         notes += assumptions(plan) if target is None else ()

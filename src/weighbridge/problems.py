@@ -1,4 +1,4 @@
-"""Put problems together that differ in indices only, so that a report has a block for each kind and not for each layer."""
+"""Put problems together that differ in indices only: a report has a block for each kind, not for each layer."""
 
 from __future__ import annotations
 

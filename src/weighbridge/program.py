@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from weighbridge.copies import Copy, Loop, swapped
 from weighbridge.coverage import Coverage, coverage
 from weighbridge.errors import PlanError
+from weighbridge.forms import items, number, numbers, text
 from weighbridge.layout import Layout, invert, prove
 from weighbridge.specs import DTYPES, TensorSpec, widens_exactly
 
@@ -113,8 +114,8 @@ class Program:
             PlanError: `dtype-mismatch` for a dtype that packs elements below a byte and is not moved whole.
         """
         numels = [spec.numel for spec in self.slots]
-        for number, output in enumerate(self.outputs):
-            readable = len(self.sources) + min(number, len(self.temporaries))
+        for place, output in enumerate(self.outputs):
+            readable = len(self.sources) + min(place, len(self.temporaries))
             prove(output.layout, numels[:readable])
             self._refuse_packed(output)
 
@@ -195,15 +196,43 @@ def _output_form(output: Output) -> list[Any]:
 
 
 def program_from_dict(form: Mapping[str, Any]) -> Program:
-    """Read the JSON form of a program; `Program.prove` must still vouch for it."""
+    """Read the JSON form of a program; `Program.prove` must still vouch for it.
 
-    def output(entry: list[Any]) -> Output:
-        dtype, shape, copies = entry
-        read = tuple(Copy(s, a, b, tuple(Loop(*loop) for loop in loops)) for s, a, b, loops in copies)
-        return Output(dtype, Layout(tuple(shape), read))
-
+    Raises:
+        PlanError: `plan-format`.
+    """
+    specs = [items(entry, 2) for entry in items(form["sources"])]
     return Program(
-        tuple(TensorSpec(dtype, tuple(shape)) for dtype, shape in form["sources"]),
-        tuple(output(entry) for entry in form["temporaries"]),
-        tuple(output(entry) for entry in form["targets"]),
+        tuple(spec_from_form(dtype, shape) for dtype, shape in specs),
+        tuple(_output_from_form(entry) for entry in items(form["temporaries"])),
+        tuple(_output_from_form(entry) for entry in items(form["targets"])),
     )
+
+
+def spec_from_form(dtype: object, shape: object) -> TensorSpec:
+    """Read a spec of a JSON form.
+
+    Raises:
+        PlanError: `plan-format`.
+
+    Examples:
+        >>> spec_from_form("F32", [2, 3])
+        TensorSpec(dtype='F32', shape=(2, 3))
+    """
+    spec = TensorSpec(text(dtype), numbers(shape))
+    if spec.dtype not in DTYPES:
+        raise PlanError("plan-format", "this is no dtype", got=repr(spec.dtype)[:120])
+    number(spec.numel * DTYPES[spec.dtype].bits)
+    return spec
+
+
+def _output_from_form(entry: object) -> Output:
+    dtype, shape, copies = items(entry, 3)
+    spec = spec_from_form(dtype, shape)
+    return Output(spec.dtype, Layout(spec.shape, tuple([_copy_from_form(copy) for copy in items(copies)])))
+
+
+def _copy_from_form(entry: object) -> Copy:
+    source, source_start, target_start, loops = items(entry, 4)
+    read = [numbers(items(loop, 3)) for loop in items(loops)]
+    return Copy(number(source), number(source_start), number(target_start), tuple([Loop(*loop) for loop in read]))

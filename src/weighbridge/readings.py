@@ -1,20 +1,25 @@
 """The layouts that a checkpoint could be in: mapped, already the target's, with or without the base model's prefix.
 
 Whether keys carry a prefix cannot be known key by key. Here each possibility is one candidate mapping for the whole key
-set; planning keeps the only one that fits.
+set; planning keeps the only one that fits. A key set is read under a prefix as a whole: a prefix is put before keys
+none of which has it, and taken from keys that all have it. Only beside a base model may other keys stand, those of a
+head, and they are not read as the base model's.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Final
+from typing import Any, Final
 
+from weighbridge.keys import families
 from weighbridge.mapping import Mapping
+from weighbridge.pattern import Pattern
 from weighbridge.specs import Header
-from weighbridge.transforms import PrefixChange
+from weighbridge.tracing import FREE, Rules, Traced, finish_names, prepare, spell, trace_keys
+from weighbridge.transforms import PrefixChange, strip_scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,48 +30,143 @@ class Reading:
         name: What reports call it.
         mapping: The mapping to run under this reading.
         is_mapped: Whether the caller's mapping is part of it.
+        change: The prefix change that this reading puts before all other transforms, if it does.
     """
 
     name: str
     mapping: Mapping
     is_mapped: bool
+    change: PrefixChange | None = None
+
+    def named_by(self, rule: Any, keys: Collection[str]) -> list[str]:
+        """Return the keys that an exception rule names, by their own names or by those that this reading gives them.
+
+        Args:
+            rule: A `Drop`, `Carry` or `Refuse` rule.
+            keys: Names of the checkpoint.
+
+        Examples:
+            >>> from weighbridge.mapping import Drop
+            >>> added = PrefixChange(prefix_to_add="tower")
+            >>> reading = Reading("with tower. added", Mapping([added]), is_mapped=True, change=added)
+            >>> reading.named_by(Drop("^table", scope="tower"), ["table", "weight"])
+            ['table']
+        """
+        found = matching(rule.pattern, keys, rule.scope)
+        if self.change is None:
+            return found
+        renamed = {name: key for key in keys if (name := _renamed(self.change, key)) != key}
+        return [*found, *(renamed[name] for name in matching(rule.pattern, renamed, rule.scope))]
+
+    def live(self, source: Header) -> list[str]:
+        """Return the keys that no drop or carry rule takes out."""
+        rules = (*self.mapping.drop, *self.mapping.carry)
+        taken = {key for rule in rules for key in self.named_by(rule, source.specs)}
+        return [key for key in source if key not in taken]
+
+
+def matching(pattern: str, keys: Iterable[str], scope: str = "") -> list[str]:
+    """Return the keys that a pattern matches below a scope."""
+    if scope:
+        inside = {inner: key for key in keys if (inner := strip_scope(scope, key)) is not None}
+        return [inside[inner] for inner in matching(pattern, inside)]
+    parsed = Pattern.parse(pattern)
+    if not parsed.collapsible:
+        return [key for key in keys if parsed.match(key, literal=True) is not None]
+    found = families(keys, parsed.literal_indices)
+    alike = [key for name, members in found.templates.items() if parsed.match(name) is not None for key, _ in members]
+    return alike + [key for key in found.literal if parsed.match(key, literal=True) is not None]
 
 
 def possible_readings(mapping: Mapping, source: Header, target: Header | None, mode: str) -> list[Reading]:
     """List the readings to compile, the mapped one first; those that cannot fit by their names alone are left out.
 
-    Without a target there is nothing to compare with, and the mapped reading is the only one.
+    Without a target there is nothing to compare with: the reading is the plain one if the caller says so, else the
+    mapped one.
     """
     mapped = Reading("mapped", mapping, is_mapped=True)
     plain = Reading("as is", replace(mapping, transforms=(), forward=None), is_mapped=False)
-    if target is None or mode == "mapped":
-        first = [mapped]
-    elif mode == "as is":
+    if mode == "as is":
         first = [plain]
+    elif target is None or mode == "mapped":
+        first = [mapped]
     else:
         first = [mapped, *([plain] if mapping.transforms and _shares_names(source, target) else [])]
-    return [*first, *(_prefixed(first, mapping.base_prefix, source) if target is not None else ())]
+    return first if target is None else [*first, *_prefixed(first, mapping.base_prefix, source, target)]
 
 
 def _shares_names(source: Header, target: Header) -> bool:
     return not target.specs.keys().isdisjoint(source.specs)
 
 
-def _prefixed(readings: list[Reading], prefix: str, source: Header) -> Iterator[Reading]:
-    """Yield each reading with the base prefix added, and with it removed, where either would change a key."""
+def _prefixed(readings: list[Reading], prefix: str, source: Header, target: Header) -> Iterator[Reading]:
+    """Yield each reading with the base prefix added, and with it removed, where the keys as a whole allow it."""
     if not prefix:
         return
-    having = sum(key.startswith(prefix + ".") for key in source)
-    changes = []
-    if having < len(source):
-        changes.append((f"with {prefix}. added", PrefixChange(prefix_to_add=prefix)))
-    if having:
-        changes.append((f"with {prefix}. removed", PrefixChange(prefix_to_remove=prefix)))
     for reading in readings:
-        for words, change in changes:
-            transforms = (change, *reading.mapping.transforms)
-            mapping = replace(reading.mapping, transforms=transforms, forward=None)
-            yield Reading(f"{reading.name}, {words}", mapping, reading.is_mapped)
+        added = _changed(reading, PrefixChange(prefix_to_add=prefix))
+        if added is not None and _is_whole(added, source):
+            yield added
+        removed = _changed(reading, PrefixChange(prefix_to_remove=prefix))
+        if removed is not None and _is_apart(removed, source, target):
+            yield removed
+
+
+def _changed(reading: Reading, change: PrefixChange) -> Reading | None:
+    """Return a reading with a prefix change in front; None where that change is one of its mapping's own."""
+    if change in reading.mapping.transforms:
+        return None
+    words = f"with {change.prefix_to_add}. added"
+    if change.prefix_to_add is None:
+        words = f"with {change.prefix_to_remove}. removed"
+    mapping = replace(reading.mapping, transforms=(change, *reading.mapping.transforms), forward=None)
+    return Reading(f"{reading.name}, {words}", mapping, reading.is_mapped, change)
+
+
+def _renamed(change: PrefixChange, key: str) -> str:
+    """Return a key as a reading's prefix change gives it: that change has no scope and no path before the prefix."""
+    if change.prefix_to_add is None:
+        return key.removeprefix(f"{change.prefix_to_remove}.")
+    return key if key.startswith(f"{change.prefix_to_add}.") else f"{change.prefix_to_add}.{key}"
+
+
+def _unchanged(reading: Reading, source: Header) -> list[str]:
+    """Return the keys that a reading's prefix change leaves alone; those that a rule takes out do not count."""
+    assert reading.change is not None
+    kept = {key for key in source if _renamed(reading.change, key) == key}
+    return [key for key in reading.live(source) if key in kept] if kept else []
+
+
+def _is_whole(reading: Reading, source: Header) -> bool:
+    """Whether a reading's prefix change holds for every key."""
+    return bool(source.specs) and not _unchanged(reading, source)
+
+
+def _is_apart(reading: Reading, source: Header, target: Header) -> bool:
+    """Whether some keys have the prefix, and those that lack it have no place: a head's, beside a base model's."""
+    outside = _unchanged(reading, source)
+    return len(outside) < len(reading.live(source)) and not (outside and _lands(reading.mapping, outside, target))
+
+
+def _lands(mapping: Mapping, keys: list[str], target: Header) -> bool:
+    """Whether a mapping gives one of the keys the name of a target."""
+    rules = prepare(mapping)
+    names = {name for traced in trace_keys(rules, keys, []) for name in _last_names(rules, traced)}
+    return any(_is_name_of(name, target) for name in names)
+
+
+def _last_names(rules: Rules, traced: Traced) -> Iterable[str]:
+    trace, members = traced
+    if trace.hit is None:
+        return [spell(trace.name, indices) if trace.fired else key for key, indices in members]
+    written = [spell(name, indices) for name in trace.hit.outputs for _, indices in members]
+    return [name for name, _ in finish_names(rules, written, trace.hit.rule + 1, []).values()]
+
+
+def _is_name_of(name: str, target: Header) -> bool:
+    """Whether a name is a target's; the index that a converter makes may be any."""
+    before, free, after = name.partition(FREE)
+    return any(key.startswith(before) and key.endswith(after) for key in target) if free else name in target.specs
 
 
 MOST_PATHS: Final = 16
@@ -77,14 +177,15 @@ def nested_readings(mapping: Mapping, source: Header, target: Header) -> Iterato
     """Yield the mapped reading under every path of a sub-model: of the target, put in front, or of the source, removed.
 
     A checkpoint may be that of one part of the model, or of a model that holds this one. These are only tried where
-    no nearer reading fits.
+    no nearer reading fits, and only where every key is under that path, or none is.
     """
-    added = ((f"with {path}. added", PrefixChange(prefix_to_add=path)) for path in _paths(target))
-    removed = ((f"with {path}. removed", PrefixChange(prefix_to_remove=path)) for path in _paths(source))
-    for words, change in (*added, *removed):
-        if change not in mapping.transforms:
-            changed = replace(mapping, transforms=(change, *mapping.transforms), forward=None)
-            yield Reading(f"mapped, {words}", changed, is_mapped=True)
+    mapped = Reading("mapped", mapping, is_mapped=True)
+    added = (PrefixChange(prefix_to_add=path) for path in _paths(target))
+    removed = (PrefixChange(prefix_to_remove=path) for path in _paths(source))
+    for change in (*added, *removed):
+        reading = _changed(mapped, change)
+        if reading is not None and _is_whole(reading, source):
+            yield reading
 
 
 def _paths(header: Header) -> list[str]:

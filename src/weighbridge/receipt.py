@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from weighbridge._version import __version__
 from weighbridge.errors import CheckpointError, WeighbridgeError
+from weighbridge.forms import table, text
 from weighbridge.plan import Plan
 from weighbridge.storage.protocol import RECEIPT_NAME, Checkpoint
 
@@ -52,7 +53,7 @@ def read_receipt(directory: Path) -> Receipt:
         directory: The output, or one of the files in it.
 
     Raises:
-        CheckpointError: `receipt-invalid`.
+        CheckpointError: `receipt-invalid`, `path-unsafe`.
     """
     path = directory / RECEIPT_NAME if directory.is_dir() else directory.parent / RECEIPT_NAME
     try:
@@ -61,7 +62,10 @@ def read_receipt(directory: Path) -> Receipt:
         if found != (RECEIPT_FORMAT, RECEIPT_VERSION):
             what = "this is no receipt of a known version"
             raise CheckpointError("receipt-invalid", what, where=str(path), got=repr(found))
-        return Receipt(Plan.from_dict(form["plan"]), form["source"], form["weighbridge"])
+        receipt = Receipt(Plan.from_dict(form["plan"]), table(form["source"]), text(form["weighbridge"]))
+        if (form["plan_hash"], form["mapping"]) != (receipt.plan.hash, receipt.plan.mapping.name):
+            raise CheckpointError("receipt-invalid", "the receipt belongs to another plan", where=str(path))
+        return receipt
     except FileNotFoundError:
         raise CheckpointError(
             "receipt-invalid",
@@ -69,7 +73,7 @@ def read_receipt(directory: Path) -> Receipt:
             where=str(path),
             hint="give the mapping: weighbridge convert --reverse SOURCE DESTINATION MAPPING",
         ) from None
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as problem:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, WeighbridgeError) as problem:
         if isinstance(problem, CheckpointError):
             raise
         plain = f"{type(problem).__name__}: {problem}"[:200]

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping as MappingOf
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from weighbridge.keys import WRAPPERS, layout_path
 from weighbridge.mapping import Mapping
 from weighbridge.registry import Registry, default_registry
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 LIBRARY: Final = "transformers"
 """The package whose classes the built-in mappings are made for."""
-
-_INNER_NAMES: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Names that wrappers give to the module inside, and nobody else does."""
 
 _DISTRIBUTED: Final = "torch.distributed"
 
@@ -76,7 +74,7 @@ def resolve(model: torch.nn.Module, registry: Registry = default_registry, *, re
     Returns:
         One mapping: the model's own transforms first, then those of its sub-models in the order of the module tree,
         each under the path of its sub-model. It has no transforms if nothing is registered for any of them. The
-        answer is kept for the model until the registry changes.
+        answer is kept until the registry changes, or a model in the tree or its `model_type` does.
 
     Raises:
         RegistryError: `mapping-not-found`.
@@ -93,19 +91,28 @@ def resolve(model: torch.nn.Module, registry: Registry = default_registry, *, re
     """
     inner = unwrap(model)
     known = _resolved.setdefault(inner, weakref.WeakKeyDictionary())
-    if registry not in known or known[registry].changes != registry.changes:
-        mounts = find_mounts(inner, registry)
-        mapping = compose(mounts, class_name(inner), base_prefix(inner))
-        known[registry] = _Answer(registry.changes, mapping, is_known=bool(mounts))
+    asked = _Question(tuple(_submodels(inner)), base_prefix(inner), registry.changes)
+    if registry not in known or known[registry].asked != asked:
+        mounts = _mounts_of(asked.submodels, (registry,))
+        mapping = compose(mounts, class_name(inner), asked.prefix)
+        known[registry] = _Answer(asked, mapping, is_known=bool(mounts))
     if required and not known[registry].is_known:
         raise registry.not_found(class_name(inner), _model_type(getattr(inner, "config", None)))
     return known[registry].mapping
 
 
-class _Answer(NamedTuple):
-    """What was found for a model, and how often the registry had been changed then."""
+class _Question(NamedTuple):
+    """What an answer depends on: the models in a tree by path, the base prefix, and the changes to the registry."""
 
+    submodels: tuple[tuple[str, Known], ...]
+    prefix: str
     changes: int
+
+
+class _Answer(NamedTuple):
+    """What was found for a model, and for which state of it and of the registry."""
+
+    asked: _Question
     mapping: Mapping
     is_known: bool
 
@@ -159,8 +166,12 @@ def find_mounts(model: torch.nn.Module, *registries: Registry) -> tuple[Mount, .
         model: The model.
         registries: Where to look; an earlier registry goes before a later one, whichever name it knows.
     """
+    return _mounts_of(_submodels(unwrap(model)), registries)
+
+
+def _mounts_of(submodels: Iterable[tuple[str, Known]], registries: Iterable[Registry]) -> tuple[Mount, ...]:
     claims, found = _Claims(), []
-    for path, known in _submodels(unwrap(model)):
+    for path, known in submodels:
         mount = _find(known, path, claims, registries)
         if mount is not None:
             claims.add(mount, known)
@@ -254,16 +265,6 @@ def base_prefix(model: torch.nn.Module) -> str:
     return prefix if isinstance(prefix, str) else ""
 
 
-def layout_path(path: str) -> str:
-    """Leave the names of wrappers out of a module's path.
-
-    Examples:
-        >>> layout_path("layers.3._orig_mod.mlp")
-        'layers.3.mlp'
-    """
-    return ".".join(part for part in path.split(".") if part not in _INNER_NAMES)
-
-
 def layout_class(module: torch.nn.Module) -> type[Any]:
     """Return the class that says how a module's tensors are called.
 
@@ -298,7 +299,7 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
 def _inside(module: torch.nn.Module) -> torch.nn.Module | None:
     """Return the module that a wrapper holds; None for anything else."""
     children: MappingOf[str, Any] = module._modules
-    named = next((children[name] for name in _INNER_NAMES if name in children), None)
+    named = next((children[name] for name in WRAPPERS if name in children), None)
     if named is not None:
         return named  # type: ignore[no-any-return]
     kinds = {kind.__name__ for kind in type(module).__mro__}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from weighbridge.errors import CheckpointError, PlanError, WeighbridgeError
-from weighbridge.execute import run_step
+from weighbridge.execute import run_step, run_target
+from weighbridge.keys import collapse
 from weighbridge.plan import Made, Plan, Step
 from weighbridge.specs import Header, TensorSpec
 from weighbridge.storage import open_checkpoint
@@ -39,14 +40,16 @@ def bind(plan: Plan, source: Any = None) -> Checkpoint:
     if isinstance(plan.binding.source, Made):
         checkpoint = _complete(plan, checkpoint, origin)
     check_source(plan, checkpoint)
+    check_standing_ties(plan, checkpoint)
+    plan.binding.read = checkpoint
     return checkpoint
 
 
 def find_origin(plan: Plan) -> Checkpoint | None:
     """Return the checkpoint at the start of a chain of inverses; None where it is not known."""
-    bound = plan.binding.source
+    bound: Any = plan.binding.source
     while isinstance(bound, Made):
-        bound = bound.plan.binding.source
+        bound = bound.plan.binding.read or bound.plan.binding.source
     return None if bound is None else open_checkpoint(bound)
 
 
@@ -76,7 +79,7 @@ def _made(made: Made) -> Any:
 
 
 def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
-    """Compare a source's specs with those that a plan was made for; dtypes included, extra tensors not.
+    """Compare a source's tensors with those that a plan was made for: names, dtypes and shapes, none left out.
 
     Raises:
         CheckpointError: `source-changed`.
@@ -91,6 +94,14 @@ def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
                 expected=str(spec),
                 got=str(found) if found is not None else "no such tensor",
             )
+    extra = [key for key in checkpoint.header if key not in plan.source]
+    if extra:
+        raise CheckpointError(
+            "source-changed",
+            "the source has tensors that the plan does not know",
+            where=f"{checkpoint.where}: {', '.join(collapse(extra)[:4])}",
+            hint="plan anew, so that they are accounted for",
+        )
     checkpoint.check_unchanged()
 
 
@@ -106,8 +117,8 @@ def stream(plan: Plan, source: Any = None) -> Iterator[tuple[str, torch.Tensor]]
         source: What to read, if not what the plan was made on: a path, a state dict, a model.
 
     Yields:
-        Key and tensor, on the CPU, in the order of the plan's steps; tied targets come last, as views of their twins'
-        values read again.
+        Key and tensor, on the CPU, in the order of the plan's steps; a tied target comes right after its twin, as the
+        same tensor.
 
     Raises:
         PlanError: `source-unbound`.
@@ -245,39 +256,67 @@ class PlannedCheckpoint:
 
 
 def check_ties(plan: Plan, checkpoint: Checkpoint, ties: dict[str, str]) -> None:
-    """Compare the sources that fill targets of one storage; they must hold the same bytes.
+    """Compare all that fills targets of one storage; it must be the same bytes.
+
+    Args:
+        plan: The plan.
+        checkpoint: What it reads.
+        ties: For each key that shares its storage, the key that stands for all of them.
 
     Raises:
-        PlanError: `tie-differs`, with every pair that differs.
+        PlanError: `plan-failed`, with a `tie-differs` for every target that differs.
     """
-    problems: list[WeighbridgeError] = []
+    writers: dict[str, list[tuple[Step, int]]] = {}
     for step in plan.steps:
-        if step.fate != "tied":
-            continue
-        twin = _twin(plan, step, ties)
-        if twin is not None and not _same_values(step, twin, checkpoint):
-            problems.append(
-                PlanError(
-                    "tie-differs",
-                    "these tensors share one parameter of the model, and differ",
-                    where=step.targets[0],
-                    got=f"{', '.join(step.sources)} against {', '.join(twin.sources)}",
-                    hint="drop one of them, or untie the model",
-                )
-            )
+        for number, key in enumerate(step.targets):
+            if key in ties or key in ties.values():
+                writers.setdefault(ties.get(key, key), []).append((step, number))
+    problems: list[WeighbridgeError] = []
+    for first, *others in writers.values():
+        value = run_target(*first, checkpoint) if others else None
+        problems += [
+            _differs(other, first) for other in others if not same_bytes(value, run_target(*other, checkpoint))
+        ]
     if problems:
         raise PlanError("plan-failed", "tied tensors differ", problems=problems)
 
 
-def _twin(plan: Plan, step: Step, ties: dict[str, str]) -> Step | None:
-    group = ties.get(step.targets[0], step.targets[0])
-    others: Sequence[Step] = [other for other in plan.steps if other.fate != "tied"]
-    return next((o for o in others if any(ties.get(key, key) == group for key in o.targets)), None)
+def _differs(one: tuple[Step, int], other: tuple[Step, int]) -> PlanError:
+    return PlanError(
+        "tie-differs",
+        "these tensors share one parameter of the model, and differ",
+        where=one[0].targets[one[1]],
+        got=f"{', '.join(one[0].sources[:3])} against {', '.join(other[0].sources[:3])}",
+        hint="drop one of them, or untie the model",
+    )
 
 
-def _same_values(step: Step, twin: Step, checkpoint: Checkpoint) -> bool:
-    from weighbridge.storage.torch_tensors import bytes_of
+def same_bytes(one: torch.Tensor | None, other: torch.Tensor) -> bool:
+    """Tell whether two dense CPU tensors have the same dtype, shape and bytes."""
+    import torch
 
-    first = next(iter(run_step(step, checkpoint)))[1]
-    second = next(iter(run_step(twin, checkpoint)))[1]
-    return first.dtype == second.dtype and bytes(bytes_of(first)) == bytes(bytes_of(second))
+    if one is None or one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+
+
+def check_standing_ties(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Check that what a plan leaves unread because it is tied still holds what its twin holds.
+
+    Raises:
+        PlanError: `tie-differs`.
+    """
+    ties = checkpoint.header.ties
+    for fated in plan.tied_sources:
+        key, twin = fated.key, fated.by
+        if key not in checkpoint.header or ties.get(key, key) == ties.get(twin, twin):
+            continue
+        values = [checkpoint.tensor(name).detach().to("cpu").contiguous() for name in (key, twin)]
+        if not same_bytes(*values):
+            raise PlanError(
+                "tie-differs",
+                "these tensors were one when they were loaded, and differ now",
+                where=key,
+                got=f"{twin} holds something else",
+                hint="the original layout has no place for both: tie them again, or save with another mapping",
+            )

@@ -15,28 +15,34 @@ if TYPE_CHECKING:
     import torch
 
 
-def recorded_way_back(model: torch.nn.Module) -> Plan | None:
+def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> Plan | None:
     """Return the plan that takes a model's weights back to where they came from; None if it came through no plan.
 
     Weights that were initialised, a new head for example, go in under their own names, unless the rule that declares
-    them says that no file has them.
+    them says that no file has them; so do tensors that the model has gained since it was loaded.
 
     Args:
         model: The model, without wrappers.
+        lossy: Accept that part of the source is lost: what a rule dropped, for example.
 
     Raises:
         PlanError: `inverse-lossy`, `dtype-mismatch`.
     """
     plan = loaded_plan(model)
-    return None if plan is None else _back(in_dtypes(plan, module_header(model)), model)
+    if plan is None:
+        return None
+    header = module_header(model)
+    return _back(in_dtypes(plan, header), model, header, lossy=lossy)
 
 
-def _back(plan: Plan, model: torch.nn.Module) -> Plan:
+def _back(plan: Plan, model: torch.nn.Module, header: Header, *, lossy: bool) -> Plan:
     """Invert a plan; initialised weights go in under their own names, unless their rule says that no file has them."""
     absent = {rule.why or f'"{rule.pattern}"' for rule in plan.mapping.initialise if not rule.saved}
     new = tuple(fated for fated in plan.initialised if fated.by not in absent)
     left = tuple(fated._replace(by=f"not in the file: {fated.by}") for fated in plan.initialised if fated.by in absent)
-    back = replace(plan, initialised=new).inverse(model, keep_initialised=True)
+    known = dict(plan.target_fates())
+    gained = tuple(Fated(key, spec, "new since loading") for key, spec in header.items() if key not in known)
+    back = replace(plan, initialised=new + gained).inverse(model, lossy=lossy, keep_initialised=True)
     return replace(back, dropped=back.dropped + left)
 
 

@@ -78,7 +78,9 @@ class Verification:
 
     def _counts(self) -> str:
         counts = (len(self.differences), "differ"), (len(self.only_first), "only in the first")
-        named = [f"{count:,} {word}" for count, word in (*counts, (len(self.only_second), "only in the second")) if count]
+        named = [
+            f"{count:,} {word}" for count, word in (*counts, (len(self.only_second), "only in the second")) if count
+        ]
         return ", ".join(named)
 
     def require_equal(self) -> None:

@@ -38,7 +38,6 @@ from weighbridge.cli.output import (
 from weighbridge.cli.progress import progress_bar
 from weighbridge.errors import DestinationError, PlanError
 from weighbridge.plan import DEFAULT_BUDGET_BYTES, Plan
-from weighbridge.receipt import read_receipt
 from weighbridge.render import Explanation, format_bytes
 from weighbridge.storage import check_destination
 
@@ -194,16 +193,19 @@ def convert(
 
 @app.command()
 @spread
-def revert(source: SourceArgument, destination: DestinationArgument, output: Output) -> None:
+def revert(
+    source: SourceArgument,
+    destination: DestinationArgument,
+    output: Output,
+    lossy: Annotated[bool, typer.Option("--lossy", help="Go back without what was dropped or rounded.")] = False,
+) -> None:
     """Undo a conversion by the receipt that it left: the files it came from, byte for byte.
 
     Example: weighbridge revert converted/ back/
     """
     with reporting(output):
         check_destination(destination, [source])
-        checkpoint = api.open(source)
-        place = Path(source).expanduser()
-        back = read_receipt(place.parent if place.is_file() else place).plan.inverse(checkpoint)
+        back = api.plan_revert(Path(source).expanduser(), lossy=lossy)
         _write(output, back, destination, "reverting", {})
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination))
 
@@ -223,6 +225,8 @@ def _written_lines(made: Plan, destination: str) -> Iterator[str]:
     written = made.report.to_dict()["written_bytes"]
     yield f"wrote     {destination}: {len(made.target):,} tensors, {format_bytes(written)}"
     yield from (f"note      {note}" for note in made.notes)
+    if made.initialised:
+        yield f"note      {len(made.initialised):,} targets have no values: {made.initialised[0].by}"
     if not made.is_exact:
         yield f"way back  lossy: {'; '.join(made.lossy_reasons)}"
     elif made.target_files is None:

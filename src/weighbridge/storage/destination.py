@@ -19,7 +19,8 @@ from pathlib import Path
 from weighbridge.errors import DestinationError
 from weighbridge.files import FileImage
 from weighbridge.storage.file_writer import FileWriter, reporting_write_errors, sync_directory, write_file
-from weighbridge.storage.protocol import RECEIPT_NAME, Checkpoint, Extent, IndexText
+from weighbridge.storage.paths import check_new_name
+from weighbridge.storage.protocol import RECEIPT_NAME, Extent, Extra, IndexText
 from weighbridge.storage.regular_files import open_regular
 
 
@@ -40,12 +41,18 @@ class OutputDirectory:
         """Create a weight file from its image; the caller fills in the tensors and closes it.
 
         Raises:
+            CheckpointError: `path-unsafe`.
             DestinationError: `destination-no-room`, `write-failed`.
         """
         return FileWriter.of_image(self.path, image)
 
     def add_index(self, index: IndexText) -> None:
-        """Keep the index, to be written after all other files but the receipt."""
+        """Keep the index, to be written after all other files but the receipt.
+
+        Raises:
+            CheckpointError: `path-unsafe`.
+        """
+        check_new_name(index.name, str(self.destination))
         self._last[index.name] = index.text
 
     def add_receipt(self, content: bytes) -> None:
@@ -185,14 +192,14 @@ def _publish(staging: Path, target: Path) -> None:
     sync_directory(target.parent)
 
 
-def copy_extras(checkpoint: Checkpoint, directory: Path) -> None:
+def copy_extras(extras: Iterable[Extra], directory: Path) -> None:
     """Copy the files beside the weights; links arrive as files, with the ordinary mode of a new file.
 
     Raises:
         DestinationError: `destination-no-room`, `write-failed`.
         CheckpointError: `checkpoint-not-found`, `read-failed`, `source-changed`.
     """
-    for extra in checkpoint.extras:
+    for extra in extras:
         descriptor, stamp = open_regular(extra.path)
         os.close(descriptor)
         image = FileImage(extra.name, stamp.size_bytes, b"", ())

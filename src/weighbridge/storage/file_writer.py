@@ -16,6 +16,7 @@ from typing import Final, Self
 
 from weighbridge.errors import CheckpointError, DestinationError
 from weighbridge.files import FileImage
+from weighbridge.storage.paths import check_new_name
 from weighbridge.storage.protocol import Extent
 from weighbridge.storage.regular_files import OpenFiles, fill_from, reporting_read_errors
 
@@ -84,8 +85,10 @@ class FileWriter:
         """Create the file of an image, without its tensors' bytes.
 
         Raises:
+            CheckpointError: `path-unsafe`.
             DestinationError: `destination-no-room`, `write-failed`.
         """
+        check_new_name(image.name, str(directory))
         path = directory / image.name
         with reporting_write_errors(str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)

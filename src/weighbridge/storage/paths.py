@@ -13,6 +13,7 @@ from pathlib import Path
 
 from weighbridge.errors import CheckpointError
 from weighbridge.storage.json_text import shorten
+from weighbridge.storage.protocol import RECEIPT_NAME
 from weighbridge.storage.regular_files import reporting_read_errors
 
 
@@ -55,6 +56,18 @@ def check_name(name: str, where: str) -> None:
         raise CheckpointError(
             "path-unsafe", "a name leaves the directory", where=where, expected=expected, got=shorten(name)
         )
+
+
+def check_new_name(name: str, where: str) -> None:
+    """Refuse a name that a new file of a checkpoint may not have: an unsafe one, and the receipt's.
+
+    Raises:
+        CheckpointError: `path-unsafe`.
+    """
+    check_name(name, where)
+    if name == RECEIPT_NAME:
+        what = "this name belongs to the receipt"
+        raise CheckpointError("path-unsafe", what, where=where, expected="another name", got=shorten(name))
 
 
 def hub_blobs(real_directory: Path) -> Path | None:
