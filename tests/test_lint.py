@@ -545,3 +545,15 @@ def test_table_page_is_what_the_linter_finds() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert "\n".join(module.page()) + "\n" == (ROOT / "docs" / "transformers-table.md").read_text("utf-8")
+
+
+def test_a_pattern_of_a_converter_that_matches_no_key_is_found():
+    """A typo in one of three patterns, which the other two hide."""
+    fuse = wb.WeightConverter(["attn.q", "attn.k_porj", "attn.v"], "attn.qkv", [wb.Concatenate(0)])
+    header = wb.Header({f"h.{i}.attn.{name}.weight": wb.TensorSpec("F32", (2,)) for i in range(3) for name in "qkv"})
+    found = lint(wb.Mapping([fuse]), header=header)
+    assert [finding.words for finding in found.findings if finding.code == "never"] == [
+        "attn.k_porj matches no key of the header"
+    ]
+    right = wb.WeightConverter(["attn.q", "attn.k", "attn.v"], "attn.qkv", [wb.Concatenate(0)])
+    assert "never" not in lint(wb.Mapping([right]), header=header).counts()

@@ -234,3 +234,31 @@ def test_explain_shows_every_rule_in_order():
     assert [tried.outcome for tried in said.tried] == ["fired", "outside scope tower", "fired"]
     assert said.targets == ("c.w",)
     assert json.loads(json.dumps(said.to_dict()))["key"] == "a.w"
+
+
+def test_options_of_another_kind_are_named():
+    for options in ({"dtype": "float3"}, {"drop": 5}, {"layout": "upside down"}):
+        with pytest.raises(wb.WeighbridgeError):
+            wb.plan({"a": torch.zeros(2)}, [], **options)
+    assert wb.plan({"a": torch.zeros(2)}, [], dtype=torch.float16).target["a"].dtype == "F16"
+
+
+def test_a_mapping_that_does_nothing_says_so():
+    plan = wb.plan(header(a=(2,)), [wb.WeightRenaming("x", "y")])
+    assert plan.notes == ("no rule of the mapping fired on any tensor",)
+
+
+def test_a_partial_load_stays_with_the_reading_that_reaches_furthest():
+    """One expert is missing; the tensors that are named alike in both layouts are no reason to take nothing else."""
+    experts = wb.WeightConverter("experts.*.w", "experts.w", [wb.MergeModulelist(0)])
+    source = header(norm=(2,), experts__0__w=(3, 4), experts__2__w=(3, 4), head__old=(5,))
+    target = header(norm=(2,), experts__w=(3, 3, 4), head__new=(5,))
+    plan = wb.plan(source, [experts, wb.WeightRenaming("head.old", "head.new")], target, partial=True)
+    assert plan.reading == "mapped"
+    assert dict(plan.source_fates())["experts.0.w"].name == "carried"
+    assert [fated.key for fated in plan.initialised] == ["experts.w"]
+    assert plan.step_of_target.keys() >= {"norm", "head.new"}
+    bent = header(norm=(2,), experts__0__w=(3, 4), experts__1__w=(3, 5), head__old=(5,))
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(bent, [experts, wb.WeightRenaming("head.old", "head.new")], target, partial=True)
+    assert caught.value.codes == ("shape-mismatch",)

@@ -318,7 +318,7 @@ def exception_rules(kind: type[Any], rules: Any) -> tuple[Any, ...]:
     Raises:
         MappingError: `mapping-invalid`.
     """
-    listed = (rules,) if isinstance(rules, str | kind) else tuple(rules)
+    listed = (rules,) if isinstance(rules, str | kind) or not isinstance(rules, Iterable) else tuple(rules)
     wrong = [rule for rule in listed if not isinstance(rule, str | kind)]
     if wrong:
         raise MappingError("mapping-invalid", f"expected patterns or {kind.__name__} rules", got=repr(wrong))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from weighbridge.mapping import Rules
+from weighbridge.specs import dtype_named
 
 MODES: Final = ("auto", "mapped", "as is")
 """Ways to choose the reading of a checkpoint's layout."""
@@ -20,7 +21,8 @@ class Options:
         drop: `Drop` rules, or patterns.
         carry: `Carry` rules, or patterns.
         initialise: `Initialise` rules, or patterns.
-        dtype: Dtype that floating targets are cast to; ``"target"`` for the target's own, None to keep the source's.
+        dtype: Dtype that floating targets are cast to, by its name or torch's own; ``"target"`` for the target's, None
+            to keep the source's.
         layout: ``"auto"`` to find the reading that fits, ``"mapped"`` or ``"as is"`` to declare it.
         base_prefix: See `Mapping.base_prefix`, which it overrides.
         config: The model's configuration (a mapping, or an object with attributes), for operations that read it.
@@ -30,7 +32,11 @@ class Options:
     drop: Rules = ()
     carry: Rules = ()
     initialise: Rules = ()
-    dtype: str | None = None
+    dtype: Any = None
     layout: str = "auto"
     base_prefix: str = ""
     config: Any = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in (None, "target"):
+            object.__setattr__(self, "dtype", dtype_named(str(self.dtype)).code)

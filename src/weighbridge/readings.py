@@ -1,9 +1,8 @@
 """The layouts that a checkpoint could be in: mapped, already the target's, with or without the base model's prefix.
 
 Whether keys carry a prefix cannot be known key by key. Here each possibility is one candidate mapping for the whole key
-set; planning keeps the only one that fits. A key set is read under a prefix as a whole: a prefix is put before keys
-none of which has it, and taken from keys that all have it. Only beside a base model may other keys stand, those of a
-head, and they are not read as the base model's.
+set; planning keeps the only one that fits. A prefix is added to all keys, none of which has it, or taken from those that
+have it; the others are then those of other parts of a larger model, such as a head, and never fill a tensor.
 """
 
 from __future__ import annotations
@@ -104,12 +103,10 @@ def _prefixed(readings: list[Reading], prefix: str, source: Header, target: Head
     if not prefix:
         return
     for reading in readings:
-        added = _changed(reading, PrefixChange(prefix_to_add=prefix))
-        if added is not None and _is_whole(added, source):
-            yield added
-        removed = _changed(reading, PrefixChange(prefix_to_remove=prefix))
-        if removed is not None and _is_apart(removed, source, target):
-            yield removed
+        for change in (PrefixChange(prefix_to_add=prefix), PrefixChange(prefix_to_remove=prefix)):
+            changed = _changed(reading, change)
+            if changed is not None and _is_possible(changed, source, target):
+                yield changed
 
 
 def _changed(reading: Reading, change: PrefixChange) -> Reading | None:
@@ -130,22 +127,20 @@ def _renamed(change: PrefixChange, key: str) -> str:
     return key if key.startswith(f"{change.prefix_to_add}.") else f"{change.prefix_to_add}.{key}"
 
 
-def _unchanged(reading: Reading, source: Header) -> list[str]:
-    """Return the keys that a reading's prefix change leaves alone; those that a rule takes out do not count."""
+def _is_possible(reading: Reading, source: Header, target: Header) -> bool:
+    """Whether a prefix change suits the keys as a whole; those that a drop or carry rule takes out do not count.
+
+    A prefix is added to all keys or to none. Where one is removed, what lacks it belongs to other parts of a model
+    (a head, beside the base model) and has no place: if it had, two models would be mixed.
+    """
     assert reading.change is not None
-    kept = {key for key in source if _renamed(reading.change, key) == key}
-    return [key for key in reading.live(source) if key in kept] if kept else []
-
-
-def _is_whole(reading: Reading, source: Header) -> bool:
-    """Whether a reading's prefix change holds for every key."""
-    return bool(source.specs) and not _unchanged(reading, source)
-
-
-def _is_apart(reading: Reading, source: Header, target: Header) -> bool:
-    """Whether some keys have the prefix, and those that lack it have no place: a head's, beside a base model's."""
-    outside = _unchanged(reading, source)
-    return len(outside) < len(reading.live(source)) and not (outside and _lands(reading.mapping, outside, target))
+    unchanged = {key for key in source if _renamed(reading.change, key) == key}
+    if len(unchanged) == len(source.specs):
+        return False
+    outside = [key for key in reading.live(source) if key in unchanged] if unchanged else []
+    if reading.change.prefix_to_add is not None:
+        return not outside
+    return not outside or not _lands(reading.mapping, outside, target)
 
 
 def _lands(mapping: Mapping, keys: list[str], target: Header) -> bool:
@@ -177,14 +172,14 @@ def nested_readings(mapping: Mapping, source: Header, target: Header) -> Iterato
     """Yield the mapped reading under every path of a sub-model: of the target, put in front, or of the source, removed.
 
     A checkpoint may be that of one part of the model, or of a model that holds this one. These are only tried where
-    no nearer reading fits, and only where every key is under that path, or none is.
+    no nearer reading fits.
     """
     mapped = Reading("mapped", mapping, is_mapped=True)
     added = (PrefixChange(prefix_to_add=path) for path in _paths(target))
     removed = (PrefixChange(prefix_to_remove=path) for path in _paths(source))
     for change in (*added, *removed):
         reading = _changed(mapped, change)
-        if reading is not None and _is_whole(reading, source):
+        if reading is not None and _is_possible(reading, source, target):
             yield reading
 
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from weighbridge.errors import RegistryError
+from weighbridge.errors import CheckpointError, RegistryError
 from weighbridge.integrations.transformers_table import LEGACY, UNDERSTOOD, in_order, registry
 from weighbridge.mapping import Mapping, MappingLike, Rules
 from weighbridge.options import Options
@@ -197,6 +197,8 @@ def _refuse(names: list[str]) -> None:
 def _local(path: str | Path, arguments: dict[str, Any]) -> Path:
     """Return the directory of a checkpoint; one from the hub is fetched first, weights and settings only."""
     root = Path(path)
+    if not root.exists() and (root.is_absolute() or str(path).count("/") != 1 or str(path).startswith(".")):
+        raise CheckpointError("checkpoint-not-found", "there is no such directory", where=str(path))
     if not root.exists():
         from huggingface_hub import snapshot_download
 
@@ -205,7 +207,7 @@ def _local(path: str | Path, arguments: dict[str, Any]) -> Path:
     return root / arguments["subfolder"] if arguments.get("subfolder") else root
 
 
-def save_pretrained(model: torch.nn.Module, out: str | Path, **options: Any) -> Path:
+def save_pretrained(model: torch.nn.Module, out: str | Path, *, lossy: bool = False, **options: Any) -> Path:
     """Save a model in the layout that its weights came in, with its configuration as the library writes it.
 
     A model that came through a plan goes back through that plan. Any other model goes back through the inverse of its
@@ -214,6 +216,7 @@ def save_pretrained(model: torch.nn.Module, out: str | Path, **options: Any) -> 
     Args:
         model: A model of the library; wrappers are looked through.
         out: Directory to make; it must not exist, or be empty.
+        lossy: Accept that what a rule dropped on loading is not saved either.
         options: As for `Plan.write`, such as `max_shard_size`.
 
     Returns:
@@ -226,6 +229,6 @@ def save_pretrained(model: torch.nn.Module, out: str | Path, **options: Any) -> 
     from weighbridge.integrations.transformers_saving import plan_back, save_settings
 
     inner = unwrap(model)
-    made = plan_back(inner, resolve(inner)).write(out, **options)
+    made = plan_back(inner, resolve(inner), lossy=lossy).write(out, **options)
     save_settings(inner, made)
     return made

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weighbridge.mapping import Drop, Mapping
+from weighbridge.modules import module_header
 from weighbridge.options import Options
 from weighbridge.plan import Plan
 from weighbridge.planning import compile_plan
@@ -17,17 +18,18 @@ from weighbridge.storage import open_checkpoint
 from weighbridge.transforms import PrefixChange
 
 
-def plan_back(model: Any, mapping: Mapping) -> Plan:
+def plan_back(model: Any, mapping: Mapping, *, lossy: bool = False) -> Plan:
     """Return the plan that takes a model's weights back.
 
     Args:
         model: The model, without wrappers.
         mapping: For a model that was not loaded through a plan: the mapping that would have been used.
+        lossy: Accept that what a rule dropped on loading is not saved either.
 
     Raises:
         PlanError: `inverse-unproven`, `inverse-lossy`, `dtype-mismatch`.
     """
-    return recorded_way_back(model) or _derived(model, mapping)
+    return recorded_way_back(model, lossy=lossy) or _derived(model, mapping)
 
 
 def _derived(model: Any, mapping: Mapping) -> Plan:
@@ -37,7 +39,9 @@ def _derived(model: Any, mapping: Mapping) -> Plan:
     tied weights one is written, as the library does.
     """
     kept = tuple(rule for rule in mapping.transforms if not isinstance(rule, PrefixChange))
-    tied = [Drop(f"^{key}$", "tied") for key in getattr(model, "all_tied_weights_keys", None) or ()]
+    ties = module_header(model).ties
+    pairs = (getattr(model, "all_tied_weights_keys", None) or {}).items()
+    tied = [Drop(f"^{key}$", "tied") for key, twin in pairs if key in ties and ties.get(key) == ties.get(twin, twin)]
     back = replace(mapping, transforms=kept, carry=()).inverse()
     checkpoint = open_checkpoint(model)
     plan = compile_plan(checkpoint.header, back, options=Options(drop=tied, config=model.config))

@@ -288,9 +288,19 @@ def check_never(
         )
 
 
-def check_unused(subject: Subject, fired: set[int]) -> Iterator[Finding]:
-    """Find rules that fire on no key of a header."""
+def check_unused(subject: Subject, fired: set[int], lanes: set[tuple[int, int]]) -> Iterator[Finding]:
+    """Find rules that fire on no key of a header, and patterns of a converter that match none.
+
+    Args:
+        subject: The mapping.
+        fired: Numbers of the rules that fired.
+        lanes: Rule and pattern, by number, of everything that matched a real key.
+    """
     for number, transform in enumerate(subject.mapping):
+        what = "converter" if isinstance(transform, WeightConverter) else "rename"
         if number not in fired:
-            what = "converter" if isinstance(transform, WeightConverter) else "rename"
             yield subject.find("never", "warning", [number], f"this {what} matches no key of the header")
+        elif isinstance(transform, WeightConverter):
+            for lane, text in enumerate(transform.source_patterns):
+                if (number, lane) not in lanes:
+                    yield subject.find("never", "warning", [number], f"{text} matches no key of the header")

@@ -130,8 +130,9 @@ def _lint_real(subject: Subject, header: Header) -> tuple[int, list[Finding]]:
     found += _overlaps(subject, problems, set(live), any(walked.clash for walked in walks))
     stay = [Settled(key, (key,), ()) for key in carried]
     found += check_collisions(subject, collisions([*settled, *stay]))
-    clashing = {firing.rule.number for walked in walks for firing in (*walked.firings, *walked.clash)}
-    found += check_unused(subject, clashing | {number for one in settled for number in one.fired})
+    lanes = {(f.rule.number, f.lane) for walked in walks for f in (*walked.firings, *walked.clash)}
+    fired = {number for number, _ in lanes} | {number for one in settled for number in one.fired}
+    found += check_unused(subject, fired, lanes)
     found += _lint_way_back(subject, settled)
     return len(header), found
 
