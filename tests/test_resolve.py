@@ -284,3 +284,33 @@ def test_distributed_wrappers_resolve_as_the_model_inside(one_process):
     assert type(sharded).__name__ == "FSDPComposite"
     assert layout_class(sharded) is Wrapper
     assert resolve(sharded, made) == rules
+
+
+def test_a_changed_tree_or_type_is_resolved_anew():
+    """And an unchanged one is not: the answer is the same object."""
+    known = registry(tower=NORMS, toy=OTHER)
+    model = Wrapper(t=Tower())
+    first = resolve(model, known)
+    assert resolve(model, known) is first
+    model.t = ToyModel()
+    assert resolve(model, known).transforms == (wb.WeightRenaming("^beta", "bias", scope="t"),)
+    model.t.config.model_type = "tower"
+    assert resolve(model, known).transforms == first.transforms
+
+
+def test_a_compiled_model_inside_a_model_has_the_keys_of_the_model():
+    """Its tensors are named, and set, as if it were not compiled, and its rules are mounted there."""
+    from weighbridge.modules import module_header, module_tensors
+
+    class Inner(Tower):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(2))
+
+    made = wb.Registry(use_entry_points=False)
+    made.register("Inner", NORMS)
+    model = Wrapper(t=Inner())
+    model.t = torch.compile(model.t, backend="eager")
+    assert list(module_header(model)) == list(module_tensors(model)) == ["t.weight"]
+    wb.load(model, {"t.gamma": torch.tensor([3.0, 5.0])}, resolve(model, made))
+    assert model.t._orig_mod.weight.tolist() == [3.0, 5.0]

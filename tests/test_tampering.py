@@ -331,6 +331,37 @@ def test_damaged_form_without_hashes_gives_an_error_of_this_package(form: dict[s
         assert not read.is_exact or read.inverse().target.specs == read.source.specs
 
 
+@pytest.fixture(scope="module")
+def output(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted checkpoint whose receipt a test may change."""
+    return wb.convert(source, tmp_path_factory.mktemp("output") / "out", MAPPING)
+
+
+@pytest.fixture(scope="module")
+def receipt_form(output: Path) -> dict[str, Any]:
+    """The receipt of `output` as it was written."""
+    return json.loads((output / "weighbridge.json").read_text())
+
+
+@settings(max_examples=500, deadline=None)
+@given(data=st.data())
+def test_damaged_receipt_gives_a_checkpoint_error(
+    output: Path, receipt_form: dict[str, Any], data: st.DataObject
+) -> None:
+    """Only what a receipt merely tells, such as where its source lay, may differ and still be read."""
+    outer = [path for path in places_of(receipt_form) if path[:1] != ("plan",)]
+    path = data.draw(st.sampled_from(outer) | st.sampled_from(places_of(receipt_form)))
+    value = data.draw(st.sampled_from([value for value in ODD if value != 10**5000]))
+    (output / "weighbridge.json").write_text(json.dumps(replaced(receipt_form, path, value)))
+    try:
+        receipt = read_receipt(output)
+    except wb.CheckpointError as problem:
+        codes = {problem.code}
+        assert codes <= {"receipt-invalid", "path-unsafe"}
+    else:
+        assert receipt.plan.to_dict() == receipt_form["plan"]
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [

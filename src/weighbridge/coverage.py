@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
+from math import prod
 
 from weighbridge.copies import MAX_PIECES, Copy, Loop, align, simplify
 from weighbridge.errors import LayoutError
@@ -207,8 +208,8 @@ def _rows(pieces: Iterable[Copy], length: int, budget: _Budget) -> Iterator[tupl
         row, offset = divmod(piece.target_start, length)
         inside = Copy(0, 0, offset, tuple([loop for loop in piece.loops if loop.target_stride != length]))
         *others, longest = sorted([1, *(loop.size for loop in piece.loops if loop.target_stride == length)])
+        budget.spend(prod(others))  # before `product` makes lists of them
         for shifts in product(*map(range, others)):
-            budget.spend(1)
             yield row + sum(shifts), row + sum(shifts) + longest, inside
 
 

@@ -1,8 +1,8 @@
 """The layouts that a checkpoint could be in: mapped, already the target's, with or without the base model's prefix.
 
 Whether keys carry a prefix cannot be known key by key. Here each possibility is one candidate mapping for the whole key
-set; planning keeps the only one that fits. A prefix is added to all keys, none of which has it, or taken from those that
-have it; the others are then those of other parts of a larger model, such as a head, and never fill a tensor.
+set; planning keeps the only one that fits. A prefix is added to all keys, none of which has it, or taken from those
+that have it; the others are then those of other parts of a larger model, such as a head, and never fill a tensor.
 """
 
 from __future__ import annotations
