@@ -26,7 +26,7 @@ from corpus import (
 )
 
 import weighbridge as wb
-from weighbridge.fitting import matching
+from weighbridge.readings import matching
 from weighbridge.resolve import resolve
 
 pytestmark = [

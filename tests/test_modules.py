@@ -372,3 +372,11 @@ def test_buffers_without_values_are_named(caplog: pytest.LogCaptureFixture) -> N
         model = Small()
     wb.load(model, checkpoint(), RENAME)
     assert "cache" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_compiled_part_is_saved_under_its_own_name(tmp_path: Path) -> None:
+    model = Pair()
+    model.a = torch.compile(model.a)
+    wb.load(model, pair(), [])
+    assert load_file(wb.save(model, tmp_path / "out") / "model.safetensors").keys() == pair().keys()

@@ -13,7 +13,7 @@ from weighbridge.mapping import Mapping
 from weighbridge.options import Options
 from weighbridge.plan import Fated, Plan, Step
 from weighbridge.program import Program
-from weighbridge.readings import Reading, matching as matching
+from weighbridge.readings import Reading, matching
 from weighbridge.specs import DTYPES, Header, TensorSpec, dtype_named
 from weighbridge.tracing import Traced, prepare, spell, trace_keys
 from weighbridge.transforms import WeightConverter

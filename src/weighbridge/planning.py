@@ -14,14 +14,14 @@ from typing import Any
 
 from weighbridge.errors import PlanError
 from weighbridge.files import FileSet
-from weighbridge.fitting import Draft, draft_reading, matching
+from weighbridge.fitting import Draft, draft_reading
 from weighbridge.inverting import assumptions, prove_inverse
 from weighbridge.keys import nearest
 from weighbridge.mapping import Carry, Drop, Initialise, Mapping, MappingLike, as_mapping, exception_rules
 from weighbridge.options import MODES, Options
 from weighbridge.plan import Plan
 from weighbridge.problems import merge_alike
-from weighbridge.readings import nested_readings, possible_readings
+from weighbridge.readings import matching, nested_readings, possible_readings
 from weighbridge.specs import Header
 
 
@@ -64,7 +64,8 @@ def compile_plan(
     drafts = [draft_reading(reading, source, target, options) for reading in readings]
     if target is not None and options.layout == "auto" and not any(draft.fits for draft in drafts):
         nested = (draft_reading(each, source, target, options) for each in nested_readings(declared, source, target))
-        drafts += [draft for draft in nested if not draft.faults and not any(_is_as_near(d, draft) for d in drafts)]
+        near = [draft for draft in nested if not any(_is_as_near(d, draft) for d in drafts)]
+        drafts += [draft for draft in near if options.partial or not draft.faults]
     chosen = _choose(drafts, source, target, options)
     plan = replace(chosen.plan, source_files=files)
     plan.check()

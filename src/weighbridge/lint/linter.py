@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Final
 
 from weighbridge.errors import WeighbridgeError
-from weighbridge.fitting import matching
 from weighbridge.keys import families, natural_key
 from weighbridge.lint.checks import (
     WALK_CHECKS,
@@ -24,6 +23,7 @@ from weighbridge.lint.settling import Settled, collisions, settle
 from weighbridge.lint.walking import Walk, walk
 from weighbridge.lint.witnesses import Witness, witnesses
 from weighbridge.mapping import Mapping, MappingLike, as_mapping
+from weighbridge.readings import matching
 from weighbridge.specs import Header
 from weighbridge.tracing import Rule, Rules, prepare
 from weighbridge.transforms import Transform, WeightConverter, one_way_reason

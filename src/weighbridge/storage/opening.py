@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard, cast
 
 from weighbridge.errors import CheckpointError
+from weighbridge.keys import layout_path
 from weighbridge.specs import Header
 from weighbridge.storage.directory import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, find_extras, find_weights, note_unused
 from weighbridge.storage.inventory import open_inventory
@@ -56,7 +57,8 @@ def open_checkpoint(place: Place) -> Checkpoint:
         return hold_tensors(cast("Mapping[str, torch.Tensor]", place))
     state_dict = getattr(place, "state_dict", None)
     if callable(state_dict):
-        return hold_tensors(state_dict(), where=f"a {type(place).__name__}")
+        tensors = {layout_path(key): tensor for key, tensor in state_dict().items()}
+        return hold_tensors(tensors, where=f"a {type(place).__name__}")
     got = type(place).__name__
     expected = "a path, a dict of tensors, a model, a header or a checkpoint"
     raise CheckpointError("checkpoint-not-found", "this cannot be opened", expected=expected, got=got)
