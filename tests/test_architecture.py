@@ -26,6 +26,7 @@ PACKAGE = ROOT / "src" / "weighbridge"
 ORDER = (
     "_version",
     "errors",
+    "collecting",
     "specs",
     "forms",
     "keys",

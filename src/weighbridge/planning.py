@@ -12,6 +12,7 @@ from dataclasses import replace
 from shlex import quote
 from typing import Any
 
+from weighbridge.collecting import without_collection
 from weighbridge.errors import PlanError
 from weighbridge.files import FileSet
 from weighbridge.fitting import Draft, draft_reading
@@ -25,6 +26,7 @@ from weighbridge.readings import matching, nested_readings, possible_readings
 from weighbridge.specs import Header
 
 
+@without_collection()
 def compile_plan(
     source: Header,
     mapping: MappingLike,

@@ -6,10 +6,8 @@ The standard library's parser keeps the last of two equal names and accepts `NaN
 
 from __future__ import annotations
 
-import gc
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn
 
 _KINDS: Final = {
@@ -31,22 +29,6 @@ class JsonError(ValueError):
     def __init__(self, cause: str, *, duplicate: bool = False) -> None:
         super().__init__(cause)
         self.duplicate = duplicate
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Keep the garbage collector from running while many small values are made.
-
-    Each of its passes walks through all that a header has made so far, which adds half to the time of a large one;
-    there are no cycles to be found. Another thread that does the same at the same time leaves the collector on.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def unique_object(pairs: Pairs) -> dict[str, Any]:

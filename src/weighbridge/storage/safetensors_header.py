@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from weighbridge.collecting import without_collection
 from weighbridge.errors import CheckpointError
 from weighbridge.files import Placed
 from weighbridge.specs import DTYPES, TensorSpec
@@ -25,7 +26,6 @@ from weighbridge.storage.json_text import (
     shorten,
     shorten_number,
     unique_object,
-    without_collection,
 )
 from weighbridge.storage.regular_files import SourceFile, open_regular, read_prefix, reporting_read_errors
 
