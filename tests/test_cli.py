@@ -612,6 +612,9 @@ def test_output_without_a_place_is_an_error(converted: Path) -> None:
 STOPPING = """
 import os, signal, sys
 
+# A shell starts what it runs in the background with this one ignored, and that is inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def hook(event, arguments, sent=[]):
     name = str(arguments[0]) if event == "open" else ""
     if ".weighbridge-" in name and name.endswith(".safetensors") and not sent:
