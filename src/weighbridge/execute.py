@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from weighbridge.copies import Copy
 from weighbridge.layout import Layout
 from weighbridge.plan import Step
+from weighbridge.program import Output
 from weighbridge.specs import DTYPES, TensorSpec
 
 if TYPE_CHECKING:
@@ -43,9 +44,7 @@ class Slots:
         self.temporaries: list[torch.Tensor] = []
         self._flat: dict[int, torch.Tensor] = {}
         for output in step.program.temporaries:
-            tensor = allocate(output.spec)
-            fill(tensor.view(-1), output.layout, self, output.dtype)
-            self.temporaries.append(tensor.view(-1))
+            self.temporaries.append(make(output, self).view(-1))
 
     def key(self, slot: int) -> str | None:
         """Return the source key of a slot; None for a temporary."""
@@ -122,7 +121,11 @@ def _copy_strided(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> Non
 
 def run_target(step: Step, number: int, checkpoint: Checkpoint) -> torch.Tensor:
     """Return one target of a step, by its number, in memory of its own."""
-    slots, output = Slots(step, checkpoint), step.program.targets[number]
+    return make(step.program.targets[number], Slots(step, checkpoint))
+
+
+def make(output: Output, slots: Slots) -> torch.Tensor:
+    """Return what a step writes as one output, in memory of its own."""
     tensor = allocate(output.spec)
     fill(tensor.view(-1), output.layout, slots, output.dtype)
     return tensor
@@ -132,6 +135,4 @@ def run_step(step: Step, checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Te
     """Yield the targets of one step, each in memory of its own."""
     slots = Slots(step, checkpoint)
     for key, output in zip(step.targets, step.program.targets, strict=True):
-        tensor = allocate(output.spec)
-        fill(tensor.view(-1), output.layout, slots, output.dtype)
-        yield key, tensor
+        yield key, make(output, slots)

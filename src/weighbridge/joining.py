@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping as MappingOf, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from weighbridge.errors import PlanError, WeighbridgeError
 from weighbridge.keys import index_of, index_set, nearest
@@ -38,13 +38,6 @@ class Group:
     lanes: list[dict[int, str]]
     fired: set[int] = field(default_factory=set)
     fault: bool = False
-
-
-class Named(NamedTuple):
-    """A group's outputs under their last names, and the renames that ran over them."""
-
-    targets: tuple[tuple[str, ...], ...]
-    fired: tuple[int, ...]
 
 
 def collect_groups(
@@ -128,6 +121,8 @@ class Joiner:
     left: list[str] = field(default_factory=list)
     blamed: set[str] = field(default_factory=set)
     _programs: dict[Any, Program] = field(default_factory=dict)
+    _by_layer: dict[str, list[str]] = field(default_factory=dict)
+    _nearest: dict[str, list[str]] = field(default_factory=dict)
 
     def join(self, groups: Iterable[Group]) -> list[Step]:
         """Lower all groups; what cannot be lowered is added to `problems`."""
@@ -248,9 +243,7 @@ class Joiner:
             index = f"  missing: {index_set(missing).strip('{}')}" if rule.merges else "  missing"
             got.append(f"{wanted - len(missing)} of {wanted}  {text}{index}")
             if len(missing) == wanted:
-                got.append(
-                    f"    nearest keys: {', '.join(nearest(self._wanted_key(group, text), sorted(self.source)))}"
-                )
+                got.append(f"    nearest keys: {', '.join(self._near(self._wanted_key(group, text)))}")
         return PlanError(
             "group-incomplete",
             "a group of tensors lacks members",
@@ -260,6 +253,19 @@ class Joiner:
             because=self.rules.mapping.rule_name(group.rule),
             hint="check the pattern, and that all shards of the checkpoint are present; or declare the load partial",
         )
+
+    def _near(self, wanted: str) -> list[str]:
+        """Find the nearest keys once for each wanted one, among those of its layer where it has one."""
+        if not self._by_layer:
+            for key in sorted(self.source):
+                self._by_layer.setdefault(_first_index(key), []).append(key)
+        if wanted not in self._nearest:
+            self._nearest[wanted] = nearest(wanted, self._of_layer(wanted))
+        return self._nearest[wanted]
+
+    def _of_layer(self, wanted: str) -> list[str]:
+        layer = _first_index(wanted)
+        return (self._by_layer.get(layer) if layer else None) or sorted(self.source)
 
     def _wanted_key(self, group: Group, text: str) -> str:
         """Guess the key that a pattern should have matched, from one that another pattern of the group did."""
@@ -291,6 +297,10 @@ def _name_of(rules: Rules, group: Group) -> str:
     """Name a group by its first target, under its last name; an index that the operations make is written `*`."""
     first = group.outputs[0]
     return first.replace(FREE, "*") if FREE in first else finish_names(rules, [first], group.rule + 1, [])[first][0]
+
+
+def _first_index(key: str) -> str:
+    return next((part for part in key.split(".") if part.isdigit()), "")
 
 
 def _sources(group: Group) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from weighbridge.errors import CheckpointError, PlanError, WeighbridgeError
-from weighbridge.execute import Slots, allocate, fill, run_step
+from weighbridge.execute import Slots, fill, make, run_step
 from weighbridge.keys import collapse, layout_path
 from weighbridge.plan import Binding, Plan, Step
 from weighbridge.render import Report
@@ -269,9 +269,7 @@ def _set(places: Places, output: Output, slots: Slots) -> None:
     if current.device.type == "cpu" and current.dtype == torch_dtype(output.dtype) and current.is_contiguous():
         fill(current.detach().view(-1), output.layout, slots, output.dtype)
         return
-    made = allocate(output.spec)
-    fill(made.view(-1), output.layout, slots, output.dtype)
-    _put(places, made)
+    _put(places, make(output, slots))
 
 
 def _put(places: Places, made: torch.Tensor) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from weighbridge.copies import Copy
 from weighbridge.keys import collapse, collapse_by_name, natural_key, nearest
 from weighbridge.plan import DEFAULT_BUDGET_BYTES, Fate, Plan, Step
-from weighbridge.specs import Shape
+from weighbridge.specs import Shape, coordinates
 from weighbridge.tracing import Rules, match_rule, prepare, write_name
 from weighbridge.transforms import describe
 
@@ -316,8 +316,8 @@ def region(copy: Copy, shape: Shape, *, of_target: bool) -> str:
     """
     start = copy.target_start if of_target else copy.source_start
     strides = [(loop.size, loop.target_stride if of_target else loop.source_stride) for loop in copy.loops]
-    low = _coordinates(start, shape)
-    high = _coordinates(start + sum((size - 1) * stride for size, stride in strides), shape)
+    low = coordinates(start, shape)
+    high = coordinates(start + sum((size - 1) * stride for size, stride in strides), shape)
     extents = [b - a + 1 for a, b in zip(low, high, strict=True)]
     ascending = all(outer[1] >= inner[1] for outer, inner in pairwise(strides))
     if min(extents, default=1) > 0 and prod(extents) == prod(size for size, _ in strides):
@@ -325,14 +325,6 @@ def region(copy: Copy, shape: Shape, *, of_target: bool) -> str:
         return f"[{', '.join(axes)}]" + ("" if ascending else " re-ordered")
     loops = " ".join(f"{size}x{stride}" for size, stride in strides)
     return f"{{from {start}: {loops}}}"
-
-
-def _coordinates(flat: int, shape: Shape) -> list[int]:
-    found = []
-    for size in reversed(shape):
-        flat, place = divmod(flat, size or 1)
-        found.append(place)
-    return found[::-1]
 
 
 def _interval(start: int, size: int, whole: int) -> str:

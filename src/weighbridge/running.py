@@ -27,7 +27,6 @@ def bind(plan: Plan, source: Any = None) -> Checkpoint:
         CheckpointError: `source-changed` when the source does not have the tensors that the plan was made for.
     """
     bound = source if source is not None else plan.binding.source
-    origin = find_origin(plan)
     if isinstance(bound, Made):
         bound = _made(bound)
     if bound is None:
@@ -38,7 +37,7 @@ def bind(plan: Plan, source: Any = None) -> Checkpoint:
         )
     checkpoint = open_checkpoint(bound)
     if isinstance(plan.binding.source, Made):
-        checkpoint = _complete(plan, checkpoint, origin)
+        checkpoint = _complete(plan, checkpoint)
     check_source(plan, checkpoint)
     check_standing_ties(plan, checkpoint)
     plan.binding.read = checkpoint
@@ -53,12 +52,13 @@ def find_origin(plan: Plan) -> Checkpoint | None:
     return None if bound is None else open_checkpoint(bound)
 
 
-def _complete(plan: Plan, checkpoint: Checkpoint, origin: Checkpoint | None) -> Checkpoint:
+def _complete(plan: Plan, checkpoint: Checkpoint) -> Checkpoint:
     """Add the carried tensors that a model has no place for, from the checkpoint that it was loaded from."""
     absent = [
         key for step in plan.steps if step.fate == "carried" for key in step.sources if key not in checkpoint.header
     ]
-    if not absent or origin is None or any(key not in origin.header for key in absent):
+    origin = find_origin(plan) if absent else None
+    if origin is None or any(key not in origin.header for key in absent):
         return checkpoint
     return LayeredCheckpoint(checkpoint, origin, frozenset(absent))
 
@@ -266,10 +266,11 @@ def check_ties(plan: Plan, checkpoint: Checkpoint, ties: dict[str, str]) -> None
     Raises:
         PlanError: `plan-failed`, with a `tie-differs` for every target that differs.
     """
+    groups = set(ties.values())
     writers: dict[str, list[tuple[Step, int]]] = {}
     for step in plan.steps:
         for number, key in enumerate(step.targets):
-            if key in ties or key in ties.values():
+            if key in ties or key in groups:
                 writers.setdefault(ties.get(key, key), []).append((step, number))
     problems: list[WeighbridgeError] = []
     for first, *others in writers.values():

@@ -18,6 +18,20 @@ Shape = tuple[int, ...]
 """Sizes of a tensor's axes, in elements."""
 
 
+def coordinates(flat: int, shape: Shape) -> tuple[int, ...]:
+    """Turn a flat row-major index into one for each axis.
+
+    Examples:
+        >>> coordinates(7, (2, 5))
+        (1, 2)
+    """
+    found = []
+    for size in reversed(shape):
+        flat, place = divmod(flat, size or 1)
+        found.append(place)
+    return tuple(reversed(found))
+
+
 class DType(NamedTuple):
     """One dtype of the safetensors format.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.errors import VerifyError
 from weighbridge.keys import collapse
-from weighbridge.specs import TensorSpec
+from weighbridge.specs import TensorSpec, coordinates
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -160,7 +160,7 @@ def _compare_tensor(first: Checkpoint, second: Checkpoint, key: str, spec: Tenso
             at = at if at is not None else position // itemsize + places[0]
             count += len(places)
         position += size
-    return None if at is None else Difference(key, spec, spec, _coordinates(at, spec.shape), count)
+    return None if at is None else Difference(key, spec, spec, coordinates(at, spec.shape), count)
 
 
 def _differing(one: memoryview, two: memoryview, itemsize: int) -> Any:
@@ -169,11 +169,3 @@ def _differing(one: memoryview, two: memoryview, itemsize: int) -> Any:
 
     sides = [torch.frombuffer(side, dtype=torch.uint8).view(-1, itemsize) for side in (one, two)]
     return (sides[0] != sides[1]).any(dim=1).nonzero().view(-1).tolist()
-
-
-def _coordinates(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    found = []
-    for size in reversed(shape):
-        flat, place = divmod(flat, size)
-        found.append(place)
-    return tuple(reversed(found))

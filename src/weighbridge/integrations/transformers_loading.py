@@ -20,7 +20,7 @@ from typing import Any, Final
 import torch
 
 from weighbridge.errors import PlanError, RegistryError
-from weighbridge.execute import run_step
+from weighbridge.execute import run_target
 from weighbridge.integrations.transformers_table import library_module, library_name
 from weighbridge.mapping import Carry, Initialise, MappingLike, exception_rules
 from weighbridge.modules import _loaded, module_header, tensor_places
@@ -57,10 +57,7 @@ class Pending:
 
     def make(self) -> torch.Tensor:
         """Run the step for this target alone."""
-        number = self.step.targets.index(self.key)
-        output = self.step.program.targets[number]
-        alone = replace(self.step, targets=(self.key,), program=replace(self.step.program, targets=(output,)))
-        return next(run_step(alone, self.checkpoint))[1]
+        return run_target(self.step, self.step.targets.index(self.key), self.checkpoint)
 
     def is_untouched(self, tensor: torch.Tensor) -> bool:
         """Tell whether a tensor is the memory that was given out, and was not written to since."""
