@@ -16,7 +16,7 @@ from conftest import corpus_cases
 import weighbridge as wb
 from weighbridge.integrations import transformers as wbt
 from weighbridge.integrations.transformers_table import import_operation, import_transform, registry
-from weighbridge.modules import loaded_plan
+from weighbridge.loading import loaded_plan
 from weighbridge.registry import Registry
 from weighbridge.resolve import find_mounts, resolve
 from weighbridge.storage.torch_tensors import bytes_of

@@ -1,19 +1,23 @@
 """The engine: run a step's copies, from where the source's bytes lie to where the target's bytes belong.
 
 Each copy goes straight to its final place. Runs that are contiguous on both sides and keep their dtype are read from
-the file into that place; all others are strided copies by torch between two views, with a cast where dtypes differ.
-torch is imported when the first tensor is made: a conversion that only moves runs of bytes does without it.
+the file into that place; all others go through a small buffer that holds a section of the source, from which they are
+copied by strides, with a cast where dtypes differ. torch is imported when the first tensor is made: a conversion that
+only moves runs of bytes does without it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from weighbridge.copies import Copy
 from weighbridge.layout import Layout
 from weighbridge.plan import Step
 from weighbridge.program import Output
+from weighbridge.sections import reach, sections
 from weighbridge.specs import DTYPES, TensorSpec
 
 if TYPE_CHECKING:
@@ -22,17 +26,28 @@ if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
 
 
-def allocate(spec: TensorSpec) -> torch.Tensor:
-    """Allocate a CPU tensor of a spec, without setting its values; raw bytes for dtypes that torch does not have."""
+SECTION_BYTES: Final = 2**20
+"""Size of the buffer that holds a section of a source: it stays in the cache of a core."""
+
+SPARSE: Final = 8
+"""A section that uses less than one in so many of the bytes it spans is copied from the mapped file instead."""
+
+HUGE_BYTES: Final = 4 * 2**20
+"""Tensors of at least this size are backed with huge pages, where the kernel offers them."""
+
+
+def allocate(spec: TensorSpec, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Allocate a tensor of a spec, without setting its values; raw bytes for dtypes that torch does not have."""
     import torch
 
+    from weighbridge.storage.scatter import advise_huge
     from weighbridge.storage.torch_tensors import torch_layout
 
-    layout = torch_layout(spec)
-    if layout is None:
-        return torch.empty(spec.size_bytes, dtype=torch.uint8)
-    dtype, shape = layout
-    return torch.empty(shape, dtype=dtype)
+    dtype, shape = torch_layout(spec) or (torch.uint8, (spec.size_bytes,))
+    tensor = torch.empty(shape, dtype=dtype, device=device)
+    if tensor.device.type == "cpu" and spec.size_bytes >= HUGE_BYTES:
+        advise_huge(tensor.data_ptr(), spec.size_bytes)
+    return tensor
 
 
 class Slots:
@@ -43,6 +58,7 @@ class Slots:
         self.checkpoint = checkpoint
         self.temporaries: list[torch.Tensor] = []
         self._flat: dict[int, torch.Tensor] = {}
+        self._lock = threading.Lock()
         for output in step.program.temporaries:
             self.temporaries.append(make(output, self).view(-1))
 
@@ -59,9 +75,19 @@ class Slots:
         key = self.key(slot)
         if key is None:
             return self.temporaries[slot - len(self.step.sources)]
-        if slot not in self._flat:
-            self._flat[slot] = self.checkpoint.tensor(key).detach().to("cpu").contiguous().view(-1)
-        return self._flat[slot]
+        with self._lock:
+            if slot not in self._flat:
+                self._flat[slot] = _dense(self.checkpoint.tensor(key))
+            return self._flat[slot]
+
+    def is_in_file(self, slot: int) -> bool:
+        """Tell whether a slot's elements lie in a file, each on whole bytes."""
+        key = self.key(slot)
+        return key is not None and self.checkpoint.extent(key) is not None
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous().view(-1)
 
 
 def fill(buffer: torch.Tensor, layout: Layout, slots: Slots, dtype: str) -> None:
@@ -80,21 +106,32 @@ def fill(buffer: torch.Tensor, layout: Layout, slots: Slots, dtype: str) -> None
     if DTYPES[dtype].kind == "packed":
         _read_whole(buffer, slots)
         return
-    raw = bytes_of(buffer)
     for copy in layout.copies:
         if is_direct(copy, slots, dtype):
-            _read_run(raw, copy, slots, buffer.element_size())
-            continue
-        _copy_strided(buffer, slots.flat(copy.source), copy)
+            _read_run(bytes_of(buffer), copy, slots, buffer.element_size())
+        elif slots.is_in_file(copy.source):
+            copy_from_file(buffer, copy, slots)
+        else:
+            copy_strided(buffer, slots.flat(copy.source), copy)
 
 
 def is_direct(copy: Copy, slots: Slots, dtype: str) -> bool:
     """Tell whether a copy is one run of bytes that can be read from a file as it is."""
     key = slots.key(copy.source)
-    plain = not copy.loops or (len(copy.loops) == 1 and copy.loops[0][1:] == (1, 1))
-    if not plain or key is None or slots.dtype(copy.source) != dtype:
+    if not is_run(copy) or key is None or slots.dtype(copy.source) != dtype:
         return False
     return slots.checkpoint.extent(key) is not None
+
+
+def is_run(copy: Copy) -> bool:
+    """Tell whether a copy moves consecutive elements to consecutive places.
+
+    Examples:
+        >>> from weighbridge.copies import Loop
+        >>> is_run(Copy(0, 4, 8, (Loop(6, 1, 1),))), is_run(Copy(0, 0, 0, (Loop(6, 1, 2),)))
+        (True, False)
+    """
+    return not copy.loops or (len(copy.loops) == 1 and copy.loops[0][1:] == (1, 1))
 
 
 def _read_whole(buffer: torch.Tensor, slots: Slots) -> None:
@@ -108,15 +145,107 @@ def _read_run(raw: memoryview, copy: Copy, slots: Slots, itemsize: int) -> None:
     slots.checkpoint.read(slots.step.sources[copy.source], copy.source_start * itemsize, raw[start : start + size])
 
 
-def _copy_strided(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
+def copy_from_file(buffer: torch.Tensor, copy: Copy, slots: Slots) -> None:
+    """Run one copy of a source that lies in a file, section by section.
+
+    Args:
+        buffer: The flat value that the copy writes to.
+        copy: The copy.
+        slots: What it reads.
+    """
+    from weighbridge.storage.torch_tensors import bytes_of, dtype_of
+
+    dtype = dtype_of(slots.dtype(copy.source))
+    key = slots.step.sources[copy.source]
+    most = SECTION_BYTES // dtype.itemsize
+    for section in sections(copy, most, most):
+        numel = reach(section)
+        if numel > SPARSE * section.numel:
+            copy_strided(buffer, slots.flat(copy.source), section)
+            continue
+        raw = _scratch("section")[: numel * dtype.itemsize]
+        slots.checkpoint.read(key, section.source_start * dtype.itemsize, bytes_of(raw))
+        copy_strided(buffer, raw.view(dtype), section._replace(source_start=0))
+
+
+_kept = threading.local()
+
+
+def _scratch(name: str) -> torch.Tensor:
+    """Return this thread's buffer of `SECTION_BYTES` for a purpose."""
+    import torch
+
+    found: torch.Tensor | None = getattr(_kept, name, None)
+    if found is None:
+        found = torch.empty(SECTION_BYTES, dtype=torch.uint8)
+        setattr(_kept, name, found)
+    return found
+
+
+# ---- copies between two flat tensors on one device ----
+
+GRAIN: Final = 2**15 - 1
+"""torch spreads an operation on more elements over threads of its own; here the callers are the threads."""
+
+
+def copy_strided(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
+    """Copy between two flat tensors by strides, with a cast where their dtypes differ; in this thread alone.
+
+    Args:
+        buffer: What is written; one axis.
+        source: What is read; one axis, on the same device.
+        copy: The copy, in elements of both.
+    """
+    if buffer.device.type != "cpu":
+        _copy_part(buffer, source, copy)
+        return
+    if buffer.dtype == source.dtype and is_run(copy):
+        _move(buffer, source, copy)
+        return
+    most = SECTION_BYTES // max(buffer.element_size(), source.element_size())
+    for section in sections(copy, source.numel(), most):
+        if buffer.dtype == source.dtype and _is_transposed(section):
+            _copy_transposed(buffer, source, section)
+            continue
+        for part in sections(section, source.numel(), GRAIN):
+            _copy_part(buffer, source, part)
+
+
+def _move(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
+    itemsize = buffer.element_size()
+    start, origin = (t.data_ptr() + n * itemsize for t, n in ((buffer, copy.target_start), (source, copy.source_start)))
+    ctypes.memmove(start, origin, copy.numel * itemsize)
+
+
+def _copy_part(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
     sizes = [loop.size for loop in copy.loops]
-    target = buffer.as_strided(
-        sizes, [loop.target_stride for loop in copy.loops], buffer.storage_offset() + copy.target_start
-    )
-    origin = source.as_strided(
-        sizes, [loop.source_stride for loop in copy.loops], source.storage_offset() + copy.source_start
-    )
-    target.copy_(origin)
+    write = [loop.target_stride for loop in copy.loops]
+    read = [loop.source_stride for loop in copy.loops]
+    target = buffer.as_strided(sizes, write, buffer.storage_offset() + copy.target_start)
+    target.copy_(source.as_strided(sizes, read, source.storage_offset() + copy.source_start))
+
+
+def _is_transposed(copy: Copy) -> bool:
+    """Tell whether a copy reads whole rows, one after the other, and writes them as columns."""
+    if len(copy.loops) != 2:
+        return False
+    column, row = copy.loops
+    return row[1] == column.size and column[1] == row[2] == 1 and copy.numel >= 60 * 60
+
+
+def _copy_transposed(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
+    """Transpose a section in a dense buffer, which torch does in blocks, and copy its rows to their places."""
+    (columns, _, stride), (rows, _, _) = copy.loops
+    origin = source.as_strided((columns, rows), (1, columns), source.storage_offset() + copy.source_start)
+    target = buffer.as_strided((columns, rows), (stride, 1), buffer.storage_offset() + copy.target_start)
+    if stride == rows:
+        target.copy_(origin)
+        return
+    dense = _scratch("transposed")[: copy.numel * buffer.element_size()].view(buffer.dtype).view(columns, rows)
+    dense.copy_(origin)
+    step = max(1, GRAIN // rows)
+    for start in range(0, columns, step):
+        target[start : start + step].copy_(dense[start : start + step])
 
 
 def run_target(step: Step, number: int, checkpoint: Checkpoint) -> torch.Tensor:

@@ -323,23 +323,23 @@ class Plan:
 
         return explain(self, key)
 
-    def load_into(self, model: torch.nn.Module, source: Any = None) -> Report:
-        """Put the targets into a model's parameters and persistent buffers; see `weighbridge.modules.load_into`."""
-        from weighbridge.modules import load_into
+    def load_into(self, model: torch.nn.Module, source: Any = None, **options: Any) -> Report:
+        """Put the targets into a model's parameters and persistent buffers; see `weighbridge.loading.load_into`."""
+        from weighbridge.loading import load_into
 
-        return load_into(self, model, source)
+        return load_into(self, model, source, **options)
 
-    def state_dict(self, source: Any = None) -> dict[str, torch.Tensor]:
+    def state_dict(self, source: Any = None, **options: Any) -> dict[str, torch.Tensor]:
         """Return all targets as a state dict; see `weighbridge.running.state_dict`."""
         from weighbridge.running import state_dict
 
-        return state_dict(self, source)
+        return state_dict(self, source, **options)
 
-    def stream(self, source: Any = None) -> Iterator[tuple[str, torch.Tensor]]:
+    def stream(self, source: Any = None, **options: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the targets one at a time, as (key, tensor); see `weighbridge.running.stream`."""
         from weighbridge.running import stream
 
-        return stream(self, source)
+        return stream(self, source, **options)
 
     def write(self, destination: str | Path, source: Any = None, **options: Any) -> Path:
         """Write the targets as safetensors files into a new directory; see `weighbridge.output.write`."""

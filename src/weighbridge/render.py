@@ -15,6 +15,7 @@ from weighbridge.plan import DEFAULT_BUDGET_BYTES, Fate, Plan, Step
 from weighbridge.specs import Shape, coordinates
 from weighbridge.tracing import Rules, match_rule, prepare, write_name
 from weighbridge.transforms import describe
+from weighbridge.workers import MAX_WORKERS
 
 SHOWN_LINES = 40
 """Lines of steps, or of copies, that a printed report or explanation shows."""
@@ -59,7 +60,9 @@ def cost(plan: Plan, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> Cost:
         copies += program.copies
         temporary = max(temporary, program.temporary_bytes)
         largest = max(largest, *sizes, 0)
-    return Cost(read, written, copies, temporary, temporary + min(budget_bytes, largest))
+    # Each worker builds a window of its own.
+    windows = (MAX_WORKERS + 1) * largest
+    return Cost(read, written, copies, temporary, temporary + min(budget_bytes, windows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.errors import CheckpointError, PlanError, WeighbridgeError
 from weighbridge.execute import run_step, run_target
+from weighbridge.gather import Wanted, batches, prepare
 from weighbridge.keys import collapse
 from weighbridge.plan import Made, Plan, Step
 from weighbridge.specs import Header, TensorSpec
 from weighbridge.storage import open_checkpoint
+from weighbridge.storage.protocol import FileReader
+from weighbridge.workers import Counter, Progress
 
 if TYPE_CHECKING:
     import torch
 
-    from weighbridge.storage.protocol import Checkpoint, Extent
+    from weighbridge.storage.protocol import Checkpoint, Extent, Mapped
 
 
 def bind(plan: Plan, source: Any = None) -> Checkpoint:
@@ -109,29 +112,83 @@ def _absent_by_right(plan: Plan, key: str, found: TensorSpec | None) -> bool:
     return found is None and (key not in plan.step_of_source)
 
 
-def stream(plan: Plan, source: Any = None) -> Iterator[tuple[str, torch.Tensor]]:
+STREAM_BYTES: Final = 256 * 2**20
+"""How much a stream reads ahead at most, in bytes; a step with larger targets is made alone."""
+
+
+def stream(
+    plan: Plan, source: Any = None, *, copy: bool = False, device: Any = "cpu"
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield a plan's targets one at a time.
+
+    A tensor that a safetensors file holds as it is wanted is not copied, but mapped: its pages are read when they are
+    used, and writing to it changes memory alone. It shows what the file holds at that time: whoever writes into the
+    file, or cuts it short, changes the tensor, or ends the process. Replacing the file by another one is harmless.
 
     Args:
         plan: The plan.
         source: What to read, if not what the plan was made on: a path, a state dict, a model.
+        copy: Give every tensor memory of its own, read before it is given out.
+        device: Where to make the tensors: a torch device, or its name.
 
     Yields:
-        Key and tensor, on the CPU, in the order of the plan's steps; a tied target comes right after its twin, as the
-        same tensor.
+        Key and tensor, in the order of the plan's steps; a tied target comes right after its twin, as the
+        same tensor. Up to `STREAM_BYTES` are made ahead.
 
     Raises:
         PlanError: `source-unbound`.
         CheckpointError: `source-changed` and the codes of reading.
     """
     checkpoint = bind(plan, source)
+    return _stream(plan, checkpoint, copy=copy, device=device, ahead_bytes=STREAM_BYTES)
+
+
+def _stream(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    *,
+    copy: bool,
+    device: Any,
+    ahead_bytes: int,
+    progress: Progress | None = None,
+) -> Iterator[tuple[str, torch.Tensor]]:
     twins: dict[str, list[str]] = {}
     for fated in plan.tied_targets:
         twins.setdefault(fated.by, []).append(fated.key)
-    for step in plan.steps:
-        for key, tensor in run_step(step, checkpoint):
+    mapped = mapped_files(checkpoint, copy=copy or str(device) != "cpu")
+    counter = Counter(sum(output.spec.size_bytes for step in plan.steps for output in step.program.targets), progress)
+    for steps in batches(plan.steps, ahead_bytes):
+        made: list[tuple[str, torch.Tensor]] = []
+        wanted: list[Wanted] = []
+        for step in steps:
+            for number, key in enumerate(step.targets):
+                tensor, want = prepare(step, number, mapped, device)
+                made.append((key, tensor))
+                if want is None:
+                    counter.add(step.program.targets[number].spec.size_bytes)
+                else:
+                    wanted.append(want)
+        if wanted:
+            from weighbridge.devices import fill_tensors
+
+            fill_tensors(wanted, checkpoint, counter)
+        wanted.clear()
+        for key, tensor in _taken(made):
             yield key, tensor
             yield from ((twin, tensor) for twin in twins.get(key, ()))
+    checkpoint.check_unchanged()
+
+
+def _taken(made: list[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield what was made, and hold it no longer."""
+    made.reverse()
+    while made:
+        yield made.pop()
+
+
+def mapped_files(checkpoint: Checkpoint, *, copy: bool) -> Mapped | None:
+    """Return maps of a checkpoint's files for one run; None where everything is to be copied, or there are no files."""
+    return checkpoint.mapped() if isinstance(checkpoint, FileReader) and not copy else None
 
 
 class StateDict(dict[str, "torch.Tensor"]):
@@ -140,20 +197,27 @@ class StateDict(dict[str, "torch.Tensor"]):
     __slots__ = ("__weakref__",)
 
 
-def state_dict(plan: Plan, source: Any = None) -> dict[str, torch.Tensor]:
+def state_dict(
+    plan: Plan, source: Any = None, *, copy: bool = False, device: Any = "cpu", progress: Progress | None = None
+) -> dict[str, torch.Tensor]:
     """Return all of a plan's targets.
 
     Args:
         plan: The plan.
         source: What to read, if not what the plan was made on.
+        copy: Give every tensor memory of its own; see `stream` for what is mapped otherwise.
+        device: Where to make the tensors: a torch device, or its name.
+        progress: Called with the bytes read so far and the bytes to be read, by one thread at a time.
 
     Returns:
-        Tensors on the CPU by key; tied targets share their storage.
+        Tensors by key; tied targets share their storage.
 
     Raises:
         As `stream`.
     """
-    made = StateDict(stream(plan, source))
+    checkpoint = bind(plan, source)
+    whole = plan.target.size_bytes
+    made = StateDict(_stream(plan, checkpoint, copy=copy, device=device, ahead_bytes=whole, progress=progress))
     plan.binding.produced = weakref.ref(made)
     return made
 
@@ -215,6 +279,8 @@ class PlannedCheckpoint:
     extras = ()
     notes = ()
 
+    is_serial = True
+
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.checkpoint = bind(plan)
@@ -243,9 +309,10 @@ class PlannedCheckpoint:
         number = self.plan.step_of_target.get(twin)
         if number is None:
             raise CheckpointError("tensor-not-found", "the plan makes no such tensor", where=key)
-        if self._last is None or self._last[0] != number:
-            self._last = number, dict(run_step(self.plan.steps[number], self.checkpoint))
-        return self._last[1][twin]
+        last = self._last
+        if last is None or last[0] != number:
+            last = self._last = number, dict(run_step(self.plan.steps[number], self.checkpoint))
+        return last[1][twin]
 
     def read(self, key: str, start_byte: int, buffer: memoryview) -> None:
         """Fill a buffer with the bytes of a target."""

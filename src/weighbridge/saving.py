@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from weighbridge.errors import PlanError
-from weighbridge.modules import loaded_plan, module_header
+from weighbridge.loading import loaded_plan
+from weighbridge.modules import module_header
 from weighbridge.plan import Fated, Plan, Step
 from weighbridge.program import Output, Program
 from weighbridge.specs import Header, TensorSpec

@@ -141,13 +141,14 @@ def from_pretrained(
     drop: Rules = (),
     carry: Rules = (),
     mapping: MappingLike | None = None,
+    copy: bool = False,
     **arguments: Any,
 ) -> Any:
     """Load a model as the library's `from_pretrained` does, through a plan that was proven first.
 
     The library makes the model, initialises what is missing, ties, and reads generation settings; the weights come from
     the plan. Afterwards every weight is proven to hold the bytes that were loaded. The model remembers its plan:
-    `weighbridge.modules.loaded_plan(model).report` says what became of each tensor.
+    `weighbridge.loading.loaded_plan(model).report` says what became of each tensor.
 
     Args:
         model_class: A model class of the library, or one of its `Auto` classes.
@@ -160,6 +161,8 @@ def from_pretrained(
         drop: Tensors of the checkpoint that are left out.
         carry: Tensors of the checkpoint that have no place in the model and are written back on saving.
         mapping: The mapping; by default what `resolve` finds.
+        copy: Give every weight memory of its own; otherwise one that a file holds as it is wanted is mapped, as
+            the library does it. See `Plan.stream` for what that means when somebody writes into the file.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration.
 
     Returns:
@@ -177,7 +180,7 @@ def from_pretrained(
     _refuse([name for name in _REFUSED if arguments.get(name)])
     options = Options(partial=partial, initialise=initialise, drop=drop, carry=carry)
     checkpoint = open_checkpoint(_local(path, arguments))
-    load = Load(checkpoint, mapping, resolve, options)
+    load = Load(checkpoint, mapping, resolve, options, copy)
     with converted_by(load.fill):
         model = model_class.from_pretrained(path, config=config, dtype=dtype, **arguments)
     load.finish(model)

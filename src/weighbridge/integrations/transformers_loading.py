@@ -19,17 +19,19 @@ from typing import Any, Final
 
 import torch
 
+from weighbridge.devices import fill_tensors
 from weighbridge.errors import PlanError, RegistryError
-from weighbridge.execute import run_target
+from weighbridge.gather import prepare
 from weighbridge.integrations.transformers_table import library_module, library_name
+from weighbridge.loading import remember
 from weighbridge.mapping import Carry, Initialise, MappingLike, exception_rules
-from weighbridge.modules import _loaded, module_header, tensor_places
+from weighbridge.modules import module_header, tensor_places
 from weighbridge.options import Options
 from weighbridge.plan import Plan, Step
 from weighbridge.planning import compile_plan
-from weighbridge.running import check_ties
+from weighbridge.running import check_ties, mapped_files
 from weighbridge.specs import Header
-from weighbridge.storage.protocol import Checkpoint
+from weighbridge.storage.protocol import Checkpoint, Mapped
 from weighbridge.storage.torch_tensors import bytes_of
 
 _LOG: Final = logging.getLogger("weighbridge")
@@ -42,22 +44,30 @@ class Pending:
         step: The step that writes it.
         key: Which of the step's targets it is.
         checkpoint: What the step reads.
+        mapped: Maps of its files, for a tensor that moves as it is; None to copy all.
     """
 
-    def __init__(self, step: Step, key: str, checkpoint: Checkpoint) -> None:
+    def __init__(self, step: Step, key: str, checkpoint: Checkpoint, mapped: Mapped | None = None) -> None:
         self.step = step
         self.key = key
         self.checkpoint = checkpoint
+        self.mapped = mapped
         self.given: tuple[int, int, torch.dtype] | None = None
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        made = self.make()
+        made = self._make(self.mapped)
         self.given = made.data_ptr(), made._version, made.dtype
         return made[index]
 
     def make(self) -> torch.Tensor:
-        """Run the step for this target alone."""
-        return run_target(self.step, self.step.targets.index(self.key), self.checkpoint)
+        """Run the step for this target alone, in memory of its own: what was given out may have been written to."""
+        return self._make(None)
+
+    def _make(self, mapped: Mapped | None) -> torch.Tensor:
+        made, want = prepare(self.step, self.step.targets.index(self.key), mapped)
+        if want is not None:
+            fill_tensors([want], self.checkpoint)
+        return made
 
     def is_untouched(self, tensor: torch.Tensor) -> bool:
         """Tell whether a tensor is the memory that was given out, and was not written to since."""
@@ -73,12 +83,14 @@ class Load:
         mapping: The mapping, or None to ask `find_mapping` once the model is there.
         find_mapping: Gives the mapping of a model.
         options: What the caller declares.
+        copy: Give every tensor memory of its own; otherwise one that a file holds as it is wanted is mapped.
     """
 
     checkpoint: Checkpoint
     mapping: MappingLike | None
     find_mapping: Callable[[Any], MappingLike]
     options: Options
+    copy: bool = False
     tensors: dict[str, Pending] = field(default_factory=dict)
     plan: Plan | None = None
 
@@ -97,9 +109,11 @@ class Load:
         if untied:
             header = Header(header.specs, header.metadata, {k: v for k, v in header.ties.items() if k not in untied})
             self.plan = self._compile(model, header)
+        mapped = mapped_files(self.checkpoint, copy=self.copy)
         for step in self.plan.steps:
             if step.fate != "carried":
-                self.tensors |= {key: Pending(step, key, self.checkpoint) for key in step.targets if key in header}
+                found = (Pending(step, key, self.checkpoint, mapped) for key in step.targets if key in header)
+                self.tensors |= {pending.key: pending for pending in found}
         return self.tensors
 
     def finish(self, model: Any) -> Plan:
@@ -109,10 +123,11 @@ class Load:
                 "integration-version", "this transformers loads models in a way that weighbridge does not know"
             )
         _prove(model, self.tensors)
+        self.checkpoint.check_unchanged()
         plan = self._in_dtypes_of(model, self.plan)
         plan.binding.source = self.checkpoint
         plan.binding.produced = weakref.ref(model)
-        _loaded[model] = plan
+        remember(model, plan)
         return plan
 
     def _differing(self, plan: Plan, header: Header) -> set[str]:

@@ -6,14 +6,17 @@ they were, and gives out one tensor at a time: as a tensor, as bytes, or as the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from weighbridge.files import FileImage, FileSet
 from weighbridge.specs import Header
 
 if TYPE_CHECKING:
     import torch
+
+    from weighbridge.storage.scatter import Span
 
 RECEIPT_NAME = "weighbridge.json"
 """Name of the receipt that stands beside every output; it describes one output and is never carried along."""
@@ -113,4 +116,32 @@ class Checkpoint(Protocol):
         Raises:
             CheckpointError: `tensor-not-found`, `tensor-bounds`, `data-missing`, `source-changed`, `file-truncated`,
                 `read-failed`.
+        """
+
+
+@runtime_checkable
+class FileReader(Protocol):
+    """What a checkpoint can do, beyond `Checkpoint`, whose tensors all lie in files as they are: each has an extent."""
+
+    def scatter(self, key: str, start_byte: int, spans: Sequence[Span]) -> None:
+        """Fill pieces of memory, one after the other, with the file's bytes from byte `start_byte` of a tensor on.
+
+        They may go on into the tensors that follow in the file.
+
+        Raises:
+            CheckpointError: `tensor-not-found`, `source-changed`, `file-truncated`, `read-failed`.
+        """
+
+    def mapped(self) -> Mapped:
+        """Return a view of the files for one run: memory that is shared with nobody else, and written to by copy."""
+
+
+class Mapped(Protocol):
+    """Files that are mapped copy-on-write: nothing written to a tensor of it reaches a file, or another map."""
+
+    def tensor(self, key: str) -> torch.Tensor | None:
+        """Return a tensor that lies in the map, or None where the file does not align it.
+
+        Raises:
+            CheckpointError: `source-changed`, `read-failed`.
         """

@@ -11,15 +11,18 @@ from __future__ import annotations
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.errors import CheckpointError
 from weighbridge.storage.protocol import FileFingerprint
+
+if TYPE_CHECKING:
+    from weighbridge.storage.scatter import Span
 
 HEAD_SAMPLE_BYTES: Final = 65536
 """How much of a file that has no header of its own counts as its head."""
@@ -265,10 +268,26 @@ class OpenFiles:
         held = self.hold(path)
         with reporting_read_errors(str(path)):
             count = fill_from(held.number, buffer, offset)
-        if count == buffer.nbytes:
+        self._check_count(path, offset, buffer.nbytes, count)
+
+    def scatter(self, path: Path, offset: int, spans: Sequence[Span]) -> None:
+        """Fill pieces of memory, one after the other, from the file's bytes at `offset`.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        from weighbridge.storage.scatter import scatter
+
+        held = self.hold(path)
+        with reporting_read_errors(str(path)):
+            count = scatter(held.number, offset, spans)
+        self._check_count(path, offset, sum([span.size_bytes for span in spans]), count)
+
+    def _check_count(self, path: Path, offset: int, wanted: int, count: int) -> None:
+        if count == wanted:
             return
         self.hold_unchanged(path)
-        expected, got = f"{buffer.nbytes:,} bytes from byte {offset:,} on", f"{count:,} bytes"
+        expected, got = f"{wanted:,} bytes from byte {offset:,} on", f"{count:,} bytes"
         raise CheckpointError("file-truncated", "the file ends too early", where=str(path), expected=expected, got=got)
 
     def close(self) -> None:

@@ -31,6 +31,8 @@ from weighbridge.storage.shard_index import WeightMap, check_shards
 if TYPE_CHECKING:
     import torch
 
+    from weighbridge.storage.scatter import Span
+
 _Place = tuple[Path, Placed]
 """A file and a tensor's place in it."""
 
@@ -106,13 +108,9 @@ class SafetensorsCheckpoint:
         return tensor_over(buffer, offset, self.header[key])
 
     def _map(self, path: Path) -> mmap.mmap:
-        from weighbridge.storage.torch_tensors import map_file
-
         mapped = self.maps.get(path)
         if mapped is None:
-            held = self.open_files.hold_unchanged(path)
-            with reporting_read_errors(str(path)):
-                mapped = self.maps[path] = map_file(held.number, held.stamp.size_bytes)
+            mapped = self.maps[path] = _map_file(self.open_files, path)
         return mapped
 
     def read(self, key: str, start_byte: int, buffer: memoryview) -> None:
@@ -124,6 +122,57 @@ class SafetensorsCheckpoint:
         path, offset, size_bytes = self.extent(key)
         check_range(key, size_bytes, start_byte, buffer.nbytes, self.where)
         self.open_files.read(path, offset + start_byte, buffer)
+
+    def scatter(self, key: str, start_byte: int, spans: Sequence[Span]) -> None:
+        """Fill pieces of memory with the file's bytes from `start_byte` of a tensor on.
+
+        Raises:
+            CheckpointError: `tensor-not-found`, `source-changed`, `file-truncated`, `read-failed`.
+        """
+        path, offset, _ = self.extent(key)
+        self.open_files.scatter(path, offset + start_byte, spans)
+
+    def mapped(self) -> FileMaps:
+        """Return maps of the files that nobody else shares."""
+        return FileMaps(self)
+
+
+class FileMaps:
+    """Private maps of a checkpoint's files, made when a tensor of a file is first asked for.
+
+    Args:
+        checkpoint: The checkpoint.
+    """
+
+    def __init__(self, checkpoint: SafetensorsCheckpoint) -> None:
+        self.checkpoint = checkpoint
+        self._maps: dict[Path, mmap.mmap] = {}
+
+    def tensor(self, key: str) -> torch.Tensor | None:
+        """Return a tensor over a map of its file; None where the file does not align it.
+
+        Raises:
+            CheckpointError: `tensor-not-found`, `source-changed`, `read-failed`.
+        """
+        from weighbridge.storage.torch_tensors import is_aligned, tensor_over
+
+        path, offset, size_bytes = self.checkpoint.extent(key)
+        spec = self.checkpoint.header[key]
+        if not is_aligned(offset, spec):
+            return None
+        if size_bytes == 0:
+            return tensor_over(bytearray(), 0, spec)
+        if path not in self._maps:
+            self._maps[path] = _map_file(self.checkpoint.open_files, path)
+        return tensor_over(self._maps[path], offset, spec)
+
+
+def _map_file(open_files: OpenFiles, path: Path) -> mmap.mmap:
+    from weighbridge.storage.torch_tensors import map_file
+
+    held = open_files.hold_unchanged(path)
+    with reporting_read_errors(str(path)):
+        return map_file(held.number, held.stamp.size_bytes)
 
 
 def open_safetensors_file(path: Path) -> SafetensorsCheckpoint:

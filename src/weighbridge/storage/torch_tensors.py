@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -40,6 +40,18 @@ def torch_layout(spec: TensorSpec) -> tuple[torch.dtype, Shape] | None:
 
 
 @cache
+def dtype_of(code: str) -> torch.dtype:
+    """Return torch's dtype for a safetensors code; uint8 for those that torch does not have.
+
+    Examples:
+        >>> dtype_of("BF16"), dtype_of("F6_E2M3")
+        (torch.bfloat16, torch.uint8)
+    """
+    layout = torch_layout(TensorSpec(code, (2,)))
+    return torch.uint8 if layout is None else layout[0]
+
+
+@cache
 def _code_of(dtype: torch.dtype) -> str:
     return dtype_named(str(dtype)).code
 
@@ -57,8 +69,12 @@ def spec_of(tensor: torch.Tensor) -> TensorSpec:
     if tensor.layout != torch.strided or tensor.is_quantized:
         got = f"{tensor.layout}, {tensor.dtype}"
         raise CheckpointError("dtype-unknown", "this is no dense tensor", expected="a strided tensor", got=got)
-    code = _code_of(tensor.dtype)
-    shape = tuple(tensor.shape)
+    return _spec_of(tensor.dtype, tuple(tensor.shape))
+
+
+@lru_cache(maxsize=4096)
+def _spec_of(dtype: torch.dtype, shape: Shape) -> TensorSpec:
+    code = _code_of(dtype)
     if code != "F4":
         return TensorSpec(code, shape)
     if not shape:
@@ -87,13 +103,24 @@ def tensor_over(buffer: mmap.mmap | bytearray | memoryview, offset: int, spec: T
     if spec.size_bytes == 0:
         dtype, shape = layout or (torch.uint8, (0,))
         return torch.empty(shape, dtype=dtype)
-    flat = torch.frombuffer(buffer, dtype=torch.uint8, count=spec.size_bytes, offset=offset)
     if layout is None:
-        return flat
+        return torch.frombuffer(buffer, dtype=torch.uint8, count=spec.size_bytes, offset=offset)
     dtype, shape = layout
-    if offset % dtype.itemsize:
-        flat = flat.clone()
-    return flat.view(dtype).reshape(shape)
+    if offset % dtype.itemsize == 0:
+        return torch.frombuffer(buffer, dtype=dtype, count=spec.size_bytes // dtype.itemsize, offset=offset).view(shape)
+    flat = torch.frombuffer(buffer, dtype=torch.uint8, count=spec.size_bytes, offset=offset)
+    return flat.clone().view(dtype).reshape(shape)
+
+
+def is_aligned(offset: int, spec: TensorSpec) -> bool:
+    """Tell whether `tensor_over` gives a view of what lies at `offset`, and not a copy.
+
+    Examples:
+        >>> is_aligned(6, TensorSpec("F16", (2,))), is_aligned(6, TensorSpec("F32", (2,)))
+        (True, False)
+    """
+    layout = torch_layout(spec)
+    return layout is None or offset % layout[0].itemsize == 0
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -1,0 +1,246 @@
+"""Fill tensors that lie on an accelerator: each byte is read once into pinned memory, and moved to the device once.
+
+A worker owns a lane: two pinned buffers that take turns, and a stream of its own. While one buffer is on its way to the
+device, the other one is being read into. Whatever is not one run of bytes is arranged on the device, from a staging
+buffer there, so that neither side ever holds a tensor twice. Small tensors that follow each other in a file travel
+together.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from weighbridge.copies import Copy
+from weighbridge.execute import Slots, copy_strided, make
+from weighbridge.gather import Parts, Wanted, gather, is_serial, split_copies
+from weighbridge.sections import reach, sections
+from weighbridge.specs import DTYPES
+from weighbridge.storage.protocol import FileReader
+from weighbridge.storage.torch_tensors import bytes_of, dtype_of
+from weighbridge.workers import Counter, Task, count_workers, run_all
+
+if TYPE_CHECKING:
+    from weighbridge.storage.protocol import Checkpoint
+
+STAGE_BYTES: Final = 16 * 2**20
+"""Size of each pinned buffer, and of each staging buffer on the device."""
+
+DEPTH: Final = 2
+"""Buffers of a lane."""
+
+
+def fill_tensors(wanted: Sequence[Wanted], checkpoint: Checkpoint, counter: Counter | None = None) -> None:
+    """Fill dense tensors, wherever they lie.
+
+    Args:
+        wanted: The tensors; their memory must not overlap, nor be read from.
+        checkpoint: What the steps read.
+        counter: Told of each piece of work that is done.
+
+    Raises:
+        CheckpointError: The codes of reading; part of the tensors may have been filled by then.
+    """
+    elsewhere = [want for want in wanted if not want.tensor.is_cpu]
+    gather(wanted if not elsewhere else [want for want in wanted if want.tensor.is_cpu], checkpoint, counter)
+    for device in sorted({want.tensor.device for want in elsewhere}, key=str):
+        gather_staged([want for want in elsewhere if want.tensor.device == device], checkpoint, device, counter)
+
+
+def gather_staged(
+    wanted: Sequence[Wanted], checkpoint: Checkpoint, device: torch.device, counter: Counter | None = None
+) -> None:
+    """Fill tensors of one device through buffers; the CPU is a device like any other here.
+
+    Args:
+        wanted: The tensors.
+        checkpoint: What the steps read.
+        device: Where the tensors lie.
+        counter: Told of each piece of work that is done.
+
+    Raises:
+        CheckpointError: The codes of reading.
+    """
+    lanes = _Lanes(device)
+    work = _Work(checkpoint, lanes, counter)
+    try:
+        run_all(work.tasks(wanted), 1 if is_serial(checkpoint) else count_workers())
+    finally:
+        lanes.finish()
+
+
+class _Lane:
+    """What one worker moves bytes with."""
+
+    def __init__(self, device: torch.device) -> None:
+        is_cuda = device.type == "cuda"
+        self.device = device
+        self.stream: Any = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
+        self.buffers = [torch.empty(STAGE_BYTES, dtype=torch.uint8, pin_memory=is_cuda) for _ in range(DEPTH)]
+        self.stages = [torch.empty(STAGE_BYTES, dtype=torch.uint8, device=device) for _ in range(DEPTH)]
+        events = (torch.cuda.Event() if is_cuda else None for _ in range(DEPTH))  # type: ignore[no-untyped-call]
+        self.events: list[Any] = list(events)
+        self.turn = 0
+
+    def send(self, size_bytes: int, read: Callable[[memoryview], None], place: Callable[[torch.Tensor], None]) -> None:
+        """Read bytes, move them to the device, and let `place` arrange them there; returns before that is done.
+
+        Args:
+            size_bytes: How many bytes, at most `STAGE_BYTES`.
+            read: Fills a buffer with them.
+            place: Called with the bytes on the device, one axis of uint8.
+        """
+        self.turn = (self.turn + 1) % DEPTH
+        buffer, stage, event = self.buffers[self.turn], self.stages[self.turn], self.events[self.turn]
+        if event is not None:
+            event.synchronize()
+        read(bytes_of(buffer)[:size_bytes])
+        with torch.no_grad(), torch.cuda.stream(self.stream):
+            stage[:size_bytes].copy_(buffer[:size_bytes], non_blocking=True)
+            place(stage[:size_bytes])
+            if event is not None:
+                event.record(self.stream)
+
+    def finish(self) -> None:
+        """Wait until everything has arrived."""
+        if self.stream is not None:
+            self.stream.synchronize()
+
+
+class _Lanes:
+    """A lane for each thread that asks for one."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._made: list[_Lane] = []
+        self._kept = threading.local()
+        if device.type == "cuda":
+            # Memory that is given out now may still be in use by what was queued before.
+            torch.cuda.current_stream(device).synchronize()
+
+    def own(self) -> _Lane:
+        lane: _Lane | None = getattr(self._kept, "lane", None)
+        if lane is None:
+            lane = self._kept.lane = _Lane(self.device)
+            self._made.append(lane)
+        return lane
+
+    def finish(self) -> None:
+        for lane in self._made:
+            lane.finish()
+
+
+class _Chunk:
+    """Consecutive bytes of a file that travel together: where they begin, and what becomes of each part."""
+
+    def __init__(self, key: str, start_byte: int, place: tuple[Any, int]) -> None:
+        self.key = key
+        self.start_byte = start_byte
+        self.place = place
+        self.size_bytes = 0
+        self.parts: list[tuple[int, int, torch.Tensor, int]] = []
+
+    def add(self, size_bytes: int, target: torch.Tensor, target_start: int) -> None:
+        self.parts.append((self.size_bytes, size_bytes, target, target_start))
+        self.size_bytes += size_bytes
+
+    def arrange(self, stage: torch.Tensor) -> None:
+        for start, size_bytes, target, target_start in self.parts:
+            target[target_start : target_start + size_bytes].copy_(stage[start : start + size_bytes])
+
+
+class _Work:
+    """The work on the tensors of one device."""
+
+    def __init__(self, checkpoint: Checkpoint, lanes: _Lanes, counter: Counter | None) -> None:
+        self.checkpoint = checkpoint
+        self.lanes = lanes
+        self.counter = counter
+        self._split: dict[tuple[int, int], Parts] = {}
+
+    def tasks(self, wanted: Sequence[Wanted]) -> Iterator[Task]:
+        """Yield what there is to do: runs of bytes in the order of the files, then everything else."""
+        in_files = isinstance(self.checkpoint, FileReader)
+        easy = [want for want in wanted if in_files and not want.step.program.temporaries]
+        for chunk in self._chunks(easy):
+            yield partial(self._send_chunk, chunk)
+        for want in easy:
+            for copy in self._parts(want).others:
+                yield partial(self._send_strided, want, copy)
+        for want in wanted:
+            if not in_files or want.step.program.temporaries:
+                yield partial(self._send_whole, want)
+
+    def _count(self, size_bytes: int) -> None:
+        if self.counter is not None:
+            self.counter.add(size_bytes)
+
+    def _parts(self, want: Wanted) -> Parts:
+        name = id(want.step.program), want.number
+        if name not in self._split:
+            self._split[name] = split_copies(want.output, want.step, in_files=True)
+        return self._split[name]
+
+    def _chunks(self, wanted: Sequence[Wanted]) -> Iterator[_Chunk]:
+        """Join runs that follow each other in a file, and cut long ones."""
+        runs: list[tuple[Any, int, int, torch.Tensor, int, str, int]] = []
+        for want in wanted:
+            raw = want.tensor.view(-1).view(torch.uint8)
+            for slot, start, target_start, size_bytes in self._parts(want).runs:
+                key = want.step.sources[slot]
+                extent = self.checkpoint.extent(key)
+                assert extent is not None
+                for done in range(0, size_bytes, STAGE_BYTES):
+                    size = min(STAGE_BYTES, size_bytes - done)
+                    at = start + done
+                    runs.append((extent.path, extent.offset + at, size, raw, target_start + done, key, at))
+        chunk: _Chunk | None = None
+        for path, offset, size, raw, target_start, key, at in sorted(runs, key=lambda run: run[:2]):
+            full = chunk is None or chunk.size_bytes + size > STAGE_BYTES
+            if chunk is None or full or (path, offset) != (chunk.place[0], chunk.place[1] + chunk.size_bytes):
+                if chunk is not None:
+                    yield chunk
+                chunk = _Chunk(key, at, (path, offset))
+            chunk.add(size, raw, target_start)
+        if chunk is not None:
+            yield chunk
+
+    def _send_chunk(self, chunk: _Chunk) -> None:
+        read = partial(_read_on, self.checkpoint, chunk)
+        self.lanes.own().send(chunk.size_bytes, read, chunk.arrange)
+        self._count(chunk.size_bytes)
+
+    def _send_strided(self, want: Wanted, copy: Copy) -> None:
+        """Send the interval of the source that each section spans, and copy by strides on the device."""
+        code = want.step.program.sources[copy.source].dtype
+        dtype = dtype_of(code)
+        key = want.step.sources[copy.source]
+        flat = want.tensor.view(-1)
+        most = STAGE_BYTES // dtype.itemsize
+        for section in sections(copy, most, most):
+
+            def place(stage: torch.Tensor, section: Copy = section) -> None:
+                copy_strided(flat, stage.view(dtype), section._replace(source_start=0))
+
+            read = partial(self.checkpoint.read, key, section.source_start * dtype.itemsize)
+            self.lanes.own().send(reach(section) * dtype.itemsize, read, place)
+            self._count(section.numel * max(1, DTYPES[want.output.dtype].bits // 8))
+
+    def _send_whole(self, want: Wanted) -> None:
+        """Make a tensor on the CPU first: its source is no file, or it needs temporaries."""
+        made = make(want.output, Slots(want.step, self.checkpoint))
+        with torch.no_grad():
+            want.tensor.copy_(made)
+        self._count(want.output.spec.size_bytes)
+
+
+def _read_on(checkpoint: Checkpoint, chunk: _Chunk, buffer: memoryview) -> None:
+    from weighbridge.storage.scatter import Span
+
+    assert isinstance(checkpoint, FileReader)
+    address = torch.frombuffer(buffer, dtype=torch.uint8).data_ptr()
+    checkpoint.scatter(chunk.key, chunk.start_byte, [Span(address, len(buffer))])

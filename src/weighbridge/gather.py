@@ -1,0 +1,289 @@
+"""Fill many tensors at once: reads in the order of the files, several at a time, each byte straight to its place.
+
+What is contiguous on both sides becomes pieces of a file and of memory. Pieces that follow each other in a file are
+read by one call, whichever tensors they belong to; long ones are cut, so that every worker has its share. All other
+copies run beside them in parts, in the order of what they read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from weighbridge.copies import Copy
+from weighbridge.execute import SECTION_BYTES, Slots, allocate, copy_from_file, copy_strided, fill, is_run
+from weighbridge.plan import Step
+from weighbridge.program import Output
+from weighbridge.sections import sections
+from weighbridge.specs import DTYPES
+from weighbridge.storage.protocol import FileReader
+from weighbridge.storage.scatter import MAX_SPANS, Span
+from weighbridge.workers import Counter, Task, count_workers, run_all
+
+if TYPE_CHECKING:
+    import torch
+
+    from weighbridge.storage.protocol import Checkpoint, Mapped
+
+BATCH_BYTES: Final = 16 * 2**20
+"""How much one call reads at most; also the most that a long tensor is cut into."""
+
+
+class Wanted(NamedTuple):
+    """One tensor to fill: output `number` of a step, and where its elements go, dense and on the CPU."""
+
+    step: Step
+    number: int
+    tensor: torch.Tensor
+
+    @property
+    def output(self) -> Output:
+        """What the step writes there."""
+        return self.step.program.targets[self.number]
+
+
+class Piece(NamedTuple):
+    """Consecutive bytes of a file, and the memory that they belong to."""
+
+    path: Path
+    offset: int
+    size_bytes: int
+    address: int
+    key: str
+    start_byte: int
+
+
+class Job(NamedTuple):
+    """Work in the order of what it reads: a file and a place in it, how much it fills, and what to do."""
+
+    path: str
+    offset: int
+    size_bytes: int
+    task: Task
+
+
+def gather(wanted: Sequence[Wanted], checkpoint: Checkpoint, counter: Counter | None = None) -> None:
+    """Fill tensors that lie dense on the CPU.
+
+    Args:
+        wanted: The tensors; their memory must not overlap, nor be read from.
+        checkpoint: What the steps read.
+        counter: Told of each piece of work that is done.
+
+    Raises:
+        CheckpointError: The codes of reading; part of the tensors may have been filled by then.
+    """
+    import torch
+
+    jobs = sorted(_jobs(wanted, checkpoint), key=lambda job: job[:2])
+    total = sum([job.size_bytes for job in jobs])
+
+    def run(job: Job) -> None:
+        with torch.no_grad():
+            job.task()
+        if counter is not None:
+            counter.add(job.size_bytes)
+
+    most = 1 if is_serial(checkpoint) else max(1, total // (4 * SECTION_BYTES))
+    run_all((partial(run, job) for job in jobs), count_workers(most))
+
+
+def prepare(
+    step: Step, number: int, mapped: Mapped | None, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, Wanted | None]:
+    """Return the tensor that will hold one output of a step, and what is left to be done for it.
+
+    A tensor that moves as it is needs no copy: it is the map of its file.
+
+    Args:
+        step: The step.
+        number: Which of its targets.
+        mapped: The map to take it from; None to have memory of its own.
+        device: Where to allocate it otherwise.
+    """
+    from weighbridge.storage.torch_tensors import torch_layout
+
+    output = step.program.targets[number]
+    if mapped is not None and step.program.is_identity:
+        found = mapped.tensor(step.sources[0])
+        if found is not None:
+            layout = torch_layout(output.spec)
+            return (found if layout is None else found.view(layout[1])), None
+    made = allocate(output.spec, device)
+    return made, Wanted(step, number, made)
+
+
+# ---- what is to be done ----
+
+
+def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
+    pieces: list[Piece] = []
+    parts: dict[tuple[int, int], Parts] = {}
+    staged: dict[int, list[Wanted]] = {}
+    in_parts = isinstance(checkpoint, FileReader)
+    for want in wanted:
+        step, number, tensor = want
+        if step.program.temporaries or not (in_parts or _is_dense(step, checkpoint)):
+            staged.setdefault(id(step), []).append(want)
+            continue
+        split = parts.get((id(step.program), number))
+        if split is None:
+            split = parts[id(step.program), number] = split_copies(want.output, step, in_files=in_parts)
+        pieces += _pieces(split.runs, step, tensor, checkpoint)
+        for copy in split.others:
+            yield from _strided_jobs(want, copy, checkpoint)
+    yield from (_staged_job(group, checkpoint) for group in staged.values())
+    if pieces:
+        assert isinstance(checkpoint, FileReader)
+        yield from _reading_jobs(pieces, checkpoint)
+
+
+class Run(NamedTuple):
+    """One run of bytes: a source's slot, where it begins in source and target, and its length."""
+
+    slot: int
+    source_start: int
+    target_start: int
+    size_bytes: int
+
+
+class Parts(NamedTuple):
+    """An output's copies: those that are runs of bytes of a file, and the others."""
+
+    runs: tuple[Run, ...]
+    others: tuple[Copy, ...]
+
+
+def split_copies(output: Output, step: Step, *, in_files: bool) -> Parts:
+    """Sort an output's copies; a dtype below a byte is moved whole."""
+    if not in_files:
+        return Parts((), output.layout.copies)
+    if DTYPES[output.dtype].kind == "packed" and output.layout.copies:
+        return Parts((Run(0, 0, 0, output.spec.size_bytes),), ())
+    runs, others = [], []
+    itemsize = DTYPES[output.dtype].bits // 8
+    for copy in output.layout.copies:
+        same = step.program.sources[copy.source].dtype == output.dtype
+        if same and is_run(copy):
+            starts = copy.source_start * itemsize, copy.target_start * itemsize
+            runs.append(Run(copy.source, *starts, copy.numel * itemsize))
+        else:
+            others.append(copy)
+    return Parts(tuple(runs), tuple(others))
+
+
+def is_serial(checkpoint: Checkpoint) -> bool:
+    """Tell whether a source makes its tensors as it goes, so that threads would get into each other's way."""
+    return bool(getattr(checkpoint, "is_serial", False))
+
+
+def _is_dense(step: Step, checkpoint: Checkpoint) -> bool:
+    """Tell whether all that a step reads lies dense in memory, so that parts of it cost nothing to take."""
+    if not hasattr(checkpoint, "tensors"):
+        return False
+    return all(map(is_plain, map(checkpoint.tensor, step.sources)))
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor's elements lie in the CPU's memory one after the other, as they are."""
+    return tensor.device.type == "cpu" and tensor.is_contiguous() and not (tensor.is_neg() or tensor.is_conj())
+
+
+def _pieces(runs: Sequence[Run], step: Step, tensor: torch.Tensor, checkpoint: Checkpoint) -> Iterator[Piece]:
+    if not runs:
+        return
+    address = tensor.data_ptr()
+    for slot, source_start, target_start, size_bytes in runs:
+        key = step.sources[slot]
+        extent = checkpoint.extent(key)
+        assert extent is not None
+        if size_bytes <= BATCH_BYTES:
+            place = extent.offset + source_start
+            yield Piece(extent.path, place, size_bytes, address + target_start, key, source_start)
+            continue
+        for done in range(0, size_bytes, BATCH_BYTES):
+            size = min(BATCH_BYTES, size_bytes - done)
+            start = source_start + done
+            yield Piece(extent.path, extent.offset + start, size, address + target_start + done, key, start)
+
+
+def _reading_jobs(pieces: list[Piece], reader: FileReader) -> Iterator[Job]:
+    """Join pieces that follow each other in a file."""
+    pieces.sort(key=lambda piece: piece[:2])
+    batch: list[Piece] = []
+    size_bytes = stop = 0
+    for piece in pieces:
+        path, offset, length = piece[:3]
+        if batch and not (
+            offset == stop
+            and (path is batch[0].path or path == batch[0].path)
+            and size_bytes + length <= BATCH_BYTES
+            and len(batch) < MAX_SPANS
+        ):
+            yield _reading_job(batch, size_bytes, reader)
+            batch, size_bytes = [], 0
+        batch.append(piece)
+        size_bytes += length
+        stop = offset + length
+    yield _reading_job(batch, size_bytes, reader)
+
+
+def _reading_job(batch: Sequence[Piece], size_bytes: int, reader: FileReader) -> Job:
+    first = batch[0]
+    spans = [Span(piece.address, piece.size_bytes) for piece in batch]
+    return Job(str(first.path), first.offset, size_bytes, partial(reader.scatter, first.key, first.start_byte, spans))
+
+
+def _strided_jobs(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[Job]:
+    """Cut a copy into parts that workers share."""
+    slots = Slots(want.step, checkpoint)
+    key = want.step.sources[copy.source]
+    extent = checkpoint.extent(key)
+    flat = want.tensor.view(-1)
+    itemsize = max(1, DTYPES[want.output.dtype].bits // 8)
+    if DTYPES[want.output.dtype].kind == "packed":
+        yield Job("", 0, want.output.spec.size_bytes, partial(fill, flat, want.output.layout, slots, want.output.dtype))
+        return
+    read_size = max(1, DTYPES[slots.dtype(copy.source)].bits // 8)
+    for part in sections(copy, want.step.program.sources[copy.source].numel, BATCH_BYTES // itemsize):
+        task = partial(copy_from_file, flat, part, slots) if extent else partial(_from_memory, flat, part, slots)
+        place = (str(extent.path), extent.offset + part.source_start * read_size) if extent else ("", 0)
+        yield Job(*place, part.numel * itemsize, task)
+
+
+def _from_memory(flat: torch.Tensor, copy: Copy, slots: Slots) -> None:
+    copy_strided(flat, slots.flat(copy.source), copy)
+
+
+def _staged_job(group: Sequence[Wanted], checkpoint: Checkpoint) -> Job:
+    """Run one step that needs temporaries, for all of its tensors that are wanted."""
+    step = group[0].step
+    extent = checkpoint.extent(step.sources[0])
+    place = (str(extent.path), extent.offset) if extent else ("", 0)
+
+    def task() -> None:
+        slots = Slots(step, checkpoint)
+        for want in group:
+            fill(want.tensor.view(-1), want.output.layout, slots, want.output.dtype)
+
+    return Job(*place, sum(want.output.spec.size_bytes for want in group), task)
+
+
+def batches(wanted: Iterable[Step], most_bytes: int) -> Iterator[list[Step]]:
+    """Group steps, in order, so that the targets of a group hold at most `most_bytes`, or it is a single step."""
+    filled = number = 0
+
+    def numbered() -> Iterator[tuple[int, Step]]:
+        nonlocal filled, number
+        for step in wanted:
+            size_bytes = sum([output.spec.size_bytes for output in step.program.targets])
+            if filled and filled + size_bytes > most_bytes:
+                number, filled = number + 1, 0
+            filled += size_bytes
+            yield number, step
+
+    for _, group in groupby(numbered(), key=lambda pair: pair[0]):
+        yield [step for _, step in group]

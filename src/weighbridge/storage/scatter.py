@@ -1,0 +1,137 @@
+"""Read one interval of a file into many places of memory, by one call of the kernel for a thousand of them.
+
+Python's own `os.preadv` takes buffer objects, and to make one for each of fifty thousand small tensors takes longer
+than to read them. So the system's `preadv` is called with addresses. Whoever gives an address keeps its memory alive.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+from array import array
+from collections.abc import Sequence
+from itertools import chain
+from typing import Final, NamedTuple
+
+MAX_SPANS: Final = 1024
+"""How many places one call takes: IOV_MAX of Linux and macOS."""
+
+_UNIT: Final = ctypes.sizeof(ctypes.c_size_t)
+
+
+class Span(NamedTuple):
+    """A piece of memory: the address of its first byte, and its length in bytes."""
+
+    address: int
+    size_bytes: int
+
+
+def _find_preadv() -> ctypes._FuncPointer:
+    library = ctypes.CDLL(None, use_errno=True)
+    # The name with 64-bit offsets, where the C library has one for them.
+    function = getattr(library, "preadv64", None) or library.preadv
+    function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
+    function.restype = ctypes.c_ssize_t
+    return function
+
+
+_preadv = _find_preadv()
+
+
+def scatter(descriptor: int, offset: int, spans: Sequence[Span]) -> int:
+    """Fill pieces of memory with consecutive bytes of a file.
+
+    Args:
+        descriptor: The file.
+        offset: Where to begin in it, in bytes.
+        spans: The pieces, in the order of their bytes in the file.
+
+    Returns:
+        How many bytes there were: all that was asked for, or fewer where the file ends.
+
+    Raises:
+        OSError: As the system says.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryFile() as file:
+        ...     _ = file.write(b"abcdefg"), file.flush()
+        ...     one, two = ctypes.create_string_buffer(2), ctypes.create_string_buffer(3)
+        ...     spans = [Span(ctypes.addressof(one), 2), Span(ctypes.addressof(two), 3)]
+        ...     scatter(file.fileno(), 1, spans), one.raw, two.raw
+        (5, b'bc', b'def')
+    """
+    done = 0
+    for first in range(0, len(spans), MAX_SPANS):
+        group = spans[first : first + MAX_SPANS]
+        wanted = sum([span.size_bytes for span in group])
+        got = _fill_group(descriptor, offset + done, group, wanted)
+        done += got
+        if got < wanted:
+            break
+    return done
+
+
+def _fill_group(descriptor: int, offset: int, group: Sequence[Span], wanted: int) -> int:
+    done = 0
+    while done < wanted:
+        count = _call(descriptor, offset + done, _rest(group, done) if done else group)
+        if count == 0:
+            break
+        done += count
+    return done
+
+
+def _call(descriptor: int, offset: int, group: Sequence[Span]) -> int:
+    vector = array("Q" if _UNIT == 8 else "L", chain.from_iterable(group))
+    while True:
+        count = _preadv(descriptor, vector.buffer_info()[0], len(group), offset)
+        if count >= 0:
+            return int(count)
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+
+
+def _rest(group: Sequence[Span], done: int) -> list[Span]:
+    """Return what is left of pieces whose first `done` bytes are filled."""
+    left = []
+    for address, size_bytes in group:
+        if done < size_bytes:
+            left.append(Span(address + done, size_bytes - done))
+        done = max(0, done - size_bytes)
+    return left
+
+
+_MADV_HUGEPAGE: Final = 14
+_HUGE_BYTES: Final = 2 * 2**20
+
+
+def advise_huge(address: int, size_bytes: int) -> None:
+    """Ask the kernel to back fresh memory with huge pages, where it offers them; else do nothing.
+
+    The first touch of a page costs a fault and the zeroing of it; a huge page costs one fault for 512 small ones.
+
+    Args:
+        address: Where the memory begins.
+        size_bytes: Its length; only whole huge pages within it are asked for.
+    """
+    start = -(-address // _HUGE_BYTES) * _HUGE_BYTES
+    stop = (address + size_bytes) // _HUGE_BYTES * _HUGE_BYTES
+    if stop > start and _madvise is not None:
+        # Advice that is refused changes nothing but speed.
+        _madvise(start, stop - start, _MADV_HUGEPAGE)
+
+
+def _find_madvise() -> ctypes._FuncPointer | None:
+    if sys.platform != "linux":
+        return None
+    function = ctypes.CDLL(None).madvise
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    function.restype = ctypes.c_int
+    return function
+
+
+_madvise = _find_madvise()

@@ -1,0 +1,121 @@
+"""Run many small pieces of work in several threads; all that is heavy in them lets other threads run."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import Final
+
+Task = Callable[[], None]
+
+MAX_WORKERS: Final = 8
+"""More threads than this do not read or copy faster than memory and disk allow."""
+
+
+def count_workers(most: int = MAX_WORKERS) -> int:
+    """Return how many threads to use: one for each core that this process may run on, within limits."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, most, MAX_WORKERS))
+
+
+def run_all(tasks: Iterable[Task], workers: int) -> None:
+    """Run tasks, begun in their order, as many at a time as there are workers; the calling thread is one of them.
+
+    The first exception stops all that has not begun, and is raised when the others have ended; so is an interrupt.
+
+    Args:
+        tasks: The tasks; drawn one at a time, never by two threads at once.
+        workers: How many threads take part, at least 1.
+
+    Examples:
+        >>> done: list[int] = []
+        >>> run_all([lambda: done.append(1), lambda: done.append(2)], 1)
+        >>> done
+        [1, 2]
+    """
+    crew = _Crew(tasks)
+    threads = [threading.Thread(target=crew.work, name="weighbridge", daemon=True) for _ in range(workers - 1)]
+    try:
+        for thread in threads:
+            thread.start()
+        crew.work()
+    except BaseException as problem:
+        crew.stop(problem)
+    finally:
+        _join(threads, crew)
+    if crew.problem is not None:
+        raise crew.problem
+
+
+def _join(threads: list[threading.Thread], crew: _Crew) -> None:
+    """Wait for all threads, interrupts or not: what they write to is not given up before."""
+    for thread in threads:
+        while thread.ident is not None and thread.is_alive():
+            try:
+                thread.join()
+            except BaseException as problem:
+                crew.stop(problem)
+
+
+class _Crew:
+    """Threads that share one queue of tasks."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self.problem: BaseException | None = None
+        self._tasks = iter(tasks)
+        self._lock = threading.Lock()
+
+    def stop(self, problem: BaseException) -> None:
+        """Let no further task begin; the first problem is kept."""
+        with self._lock:
+            if self.problem is None:
+                self.problem = problem
+
+    def work(self) -> None:
+        """Run tasks until there is none, or one has failed."""
+        while True:
+            try:
+                task = self._draw()
+                if task is None:
+                    return
+                task()
+            except BaseException as problem:
+                self.stop(problem)
+                return
+
+    def _draw(self) -> Task | None:
+        with self._lock:
+            return None if self.problem is not None else next(self._tasks, None)
+
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done so far and the bytes in all."""
+
+
+class Counter:
+    """Count bytes that several threads have done, and tell whoever wants to know, one thread at a time.
+
+    Args:
+        total_bytes: The bytes in all.
+        progress: Who wants to know.
+
+    Examples:
+        >>> counter = Counter(7, print)
+        >>> counter.add(3)
+        3 7
+    """
+
+    def __init__(self, total_bytes: int, progress: Progress | None) -> None:
+        self.total_bytes = total_bytes
+        self.done_bytes = 0
+        self.progress = progress
+        self._lock = threading.Lock()
+
+    def add(self, size_bytes: int) -> None:
+        """Add bytes that are done."""
+        if self.progress is None or size_bytes == 0:
+            return
+        with self._lock:
+            self.done_bytes += size_bytes
+            self.progress(self.done_bytes, self.total_bytes)

@@ -1,0 +1,375 @@
+"""The engine fills many tensors at once as it fills one: by parts, in threads, through buffers, from files or memory.
+
+The twin is `execute.make`, which runs one output's copies in a row, and numpy's own idea of the values.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from safetensors.torch import save_file
+
+import weighbridge as wb
+from weighbridge import devices, execute, filling, gather as gathering
+from weighbridge.copies import Copy, Loop
+from weighbridge.devices import fill_tensors, gather_staged
+from weighbridge.execute import Slots, copy_strided, make
+from weighbridge.gather import Wanted, batches, gather
+from weighbridge.sections import reach, sections
+from weighbridge.storage.scatter import MAX_SPANS, Span, scatter
+from weighbridge.workers import Counter, run_all
+
+EXPERTS = [
+    wb.WeightConverter(
+        ["e.*.gate.weight", "e.*.up.weight"], "e.gate_up", [wb.MergeModulelist(dim=0), wb.Concatenate(dim=1)]
+    ),
+    wb.WeightConverter("e.*.down.weight", "e.down", [wb.Transpose(0, 1), wb.MergeModulelist(dim=0)]),
+    wb.WeightConverter("qkv.weight", ["q.weight", "k.weight"], [wb.Chunk(dim=0)]),
+]
+
+
+def values(seed: int = 0) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    found = {"norm.weight": torch.randn(7, generator=draw), "qkv.weight": torch.randn(6, 5, generator=draw)}
+    for expert in range(5):
+        for name, shape in (("gate", (9, 70)), ("up", (9, 70)), ("down", (70, 90))):
+            found[f"e.{expert}.{name}.weight"] = torch.randn(shape, generator=draw).to(torch.bfloat16)
+    found["long.weight"] = torch.arange(40_000, dtype=torch.int32).view(200, 200)
+    found["empty.weight"] = torch.empty(0, 3)
+    return found
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every limit of the engine so small that tiny tensors are cut, batched and staged."""
+    monkeypatch.setattr(gathering, "BATCH_BYTES", 1024)
+    monkeypatch.setattr(gathering, "MAX_SPANS", 3)
+    monkeypatch.setattr(gathering, "SECTION_BYTES", 64)
+    monkeypatch.setattr(execute, "SECTION_BYTES", 8192)
+    monkeypatch.setattr(execute, "GRAIN", 100)
+    monkeypatch.setattr(devices, "STAGE_BYTES", 2048)
+    monkeypatch.setattr(filling, "PIECE_BYTES", 512)
+    monkeypatch.setattr(filling, "RUN_BYTES", 64)
+    monkeypatch.setattr(filling, "WINDOW_BYTES", 1024)
+    monkeypatch.setattr(execute._kept, "section", None, raising=False)
+    monkeypatch.setattr(execute._kept, "transposed", None, raising=False)
+
+
+def saved(path: Path) -> Path:
+    save_file(values(), path / "model.safetensors", metadata={"format": "pt"})
+    return path / "model.safetensors"
+
+
+def wanted_of(plan: wb.Plan) -> tuple[dict[str, torch.Tensor], list[Wanted]]:
+    """Zeroed memory for all targets of a plan, and what is to be filled."""
+    made: dict[str, torch.Tensor] = {}
+    listed = []
+    for step in plan.steps:
+        for number, key in enumerate(step.targets):
+            tensor = execute.allocate(step.program.targets[number].spec)
+            tensor.zero_()
+            made[key] = tensor
+            listed.append(Wanted(step, number, tensor))
+    return made, listed
+
+
+def twin_of(plan: wb.Plan, source: object) -> dict[str, torch.Tensor]:
+    checkpoint = wb.open(source)
+    return {
+        key: make(step.program.targets[number], Slots(step, checkpoint))
+        for step in plan.steps
+        for number, key in enumerate(step.targets)
+    }
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+# Whole plans
+
+
+@pytest.mark.parametrize("dtype", [None, "F32", "BF16"])
+@pytest.mark.parametrize("kind", ["file", "memory", "strided memory"])
+def test_many_tensors_are_filled_as_one_is(kind: str, dtype: str | None, tmp_path: Path, small_limits: None) -> None:
+    source: object = saved(tmp_path) if kind == "file" else values()
+    if kind == "strided memory":
+        source = {key: t.t().contiguous().t() if t.ndim == 2 else t for key, t in values().items()}
+    plan = wb.plan(source, EXPERTS, dtype=dtype)
+    made, listed = wanted_of(plan)
+    gather(listed, wb.open(source))
+    expected = twin_of(wb.plan(values(), EXPERTS, dtype=dtype), values())
+    assert same(made, expected)
+    assert torch.equal(made["e.down"][3], values()["e.3.down.weight"].t().to(made["e.down"].dtype))
+
+
+@pytest.mark.parametrize("dtype", [None, "F32"])
+def test_staged_filling_gives_the_same(dtype: str | None, tmp_path: Path, small_limits: None) -> None:
+    """The path of accelerators, with the CPU as the device."""
+    path = saved(tmp_path)
+    plan = wb.plan(path, EXPERTS, dtype=dtype)
+    made, listed = wanted_of(plan)
+    told: list[tuple[int, int]] = []
+    counter = Counter(plan.target.size_bytes, lambda done, total: told.append((done, total)))
+    gather_staged(listed, wb.open(path), torch.device("cpu"), counter)
+    assert same(made, twin_of(plan, path))
+    assert told[-1] == (plan.target.size_bytes, plan.target.size_bytes)
+
+
+def test_staged_filling_takes_any_source(small_limits: None) -> None:
+    plan = wb.plan(values(), EXPERTS)
+    made, listed = wanted_of(plan)
+    gather_staged(listed, wb.open(values()), torch.device("cpu"))
+    assert same(made, twin_of(plan, values()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [None, "F16"])
+def test_tensors_are_made_on_a_gpu(dtype: str | None, tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    plan = wb.plan(path, EXPERTS, dtype=dtype)
+    made = plan.state_dict(device="cuda")
+    assert {tensor.device.type for tensor in made.values()} == {"cuda"}
+    assert same({key: tensor.cpu() for key, tensor in made.items()}, twin_of(plan, path))
+    assert same(plan.inverse(made).state_dict(copy=True), values()) or dtype is not None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_model_on_a_gpu_is_loaded_in_place(tmp_path: Path) -> None:
+    save_file({"weight": torch.randn(30, 20), "bias": torch.randn(30)}, tmp_path / "model.safetensors")
+    model = torch.nn.Linear(20, 30, device="cuda")
+    before = model.weight.data_ptr()
+    wb.load(model, tmp_path / "model.safetensors", [])
+    assert model.weight.data_ptr() == before
+    assert same(
+        {key: tensor.cpu() for key, tensor in model.state_dict().items()},
+        wb.plan(tmp_path / "model.safetensors").state_dict(copy=True),
+    )
+
+
+@pytest.mark.parametrize("budget", [70_000, 200_000, "1MB"])
+def test_files_hold_what_memory_does(budget: int | str, tmp_path: Path, small_limits: None) -> None:
+    path = saved(tmp_path)
+    plan = wb.plan(path, EXPERTS)
+    told: list[int] = []
+    plan.write(
+        tmp_path / "out", memory_budget=budget, max_shard_size=30_000, progress=lambda done, _: told.append(done)
+    )
+    assert wb.verify(tmp_path / "out", plan.state_dict())
+    assert told == sorted(told)
+    assert told[-1] == plan.target.size_bytes
+    wb.revert(tmp_path / "out", tmp_path / "back", memory_budget=budget)
+    assert (tmp_path / "back" / "model.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_moves_that_follow_each_other_are_one(tmp_path: Path) -> None:
+    """A rename of a whole file is a handful of kernel copies, however many tensors it has."""
+    save_file({f"w{number:03}": torch.full((5,), float(number)) for number in range(300)}, tmp_path / "m.safetensors")
+    checkpoint = wb.open(tmp_path / "m.safetensors")
+    plan = wb.plan(checkpoint, [wb.WeightRenaming("w", "v")])
+    calls: list[int] = []
+
+    class Sink:
+        def copy_range(self, extent: object, offset: int) -> None:
+            calls.append(offset)
+
+        def close(self) -> None:
+            calls.append(-1)
+
+    from weighbridge.output import lay_out
+
+    filling.fill_files(
+        plan,
+        checkpoint,
+        lay_out(plan, None).images,
+        lambda _: Sink(),  # type: ignore[arg-type,return-value]
+        budget_bytes=10**6,
+        counter=Counter(0, None),
+    )
+    assert len(calls) == 2
+    assert calls[-1] == -1
+
+
+# Maps
+
+
+def test_whole_tensors_are_mapped_and_writing_stays_in_memory(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    before = path.read_bytes()
+    checkpoint = wb.open(path)
+    one, two = wb.plan(checkpoint, EXPERTS).state_dict(), wb.plan(checkpoint, EXPERTS).state_dict()
+    one["long.weight"].zero_()
+    assert torch.equal(two["long.weight"], values()["long.weight"])
+    assert torch.equal(wb.plan(checkpoint, EXPERTS).state_dict()["long.weight"], values()["long.weight"])
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_copy_leaves_no_map_behind(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+
+    def is_mapped() -> bool:
+        return str(path) in Path("/proc/self/maps").read_text()
+
+    copied = wb.plan(path, EXPERTS).state_dict(copy=True)
+    assert not is_mapped()
+    mapped = wb.plan(path, EXPERTS).state_dict()
+    assert is_mapped()
+    assert same(copied, mapped)
+    path.unlink()
+    assert same(copied, mapped)
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_model_on_meta_is_mapped_or_copied(copy: bool, tmp_path: Path) -> None:
+    save_file({"weight": torch.randn(3, 2), "bias": torch.randn(3)}, tmp_path / "model.safetensors")
+    model = torch.nn.Linear(2, 3, device="meta")
+    told: list[tuple[int, int]] = []
+    wb.load(model, tmp_path / "model.safetensors", [], copy=copy, progress=lambda *pair: told.append(pair))
+    assert torch.equal(model.weight, wb.plan(tmp_path / "model.safetensors").state_dict()["weight"])
+    assert told[-1] == (36, 36)
+
+
+def test_file_that_changes_while_it_is_loaded_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    model = torch.nn.ParameterDict({"norm": torch.nn.Parameter(torch.empty(7, device="meta"))})
+    plan = wb.plan(path, [wb.WeightRenaming("norm.weight", "norm")], target=model, partial=True)
+    with pytest.raises(wb.CheckpointError) as caught:
+        plan.load_into(model, copy=True, progress=lambda *_: path.write_bytes(path.read_bytes()))
+    assert caught.value.code == "source-changed"
+
+
+# Parts of the engine
+
+
+@st.composite
+def strided_copies(draw: st.DrawFn) -> Copy:
+    sizes = draw(st.lists(st.integers(1, 6), max_size=4))
+    order = draw(st.permutations(range(len(sizes))))
+    read, write = [0] * len(sizes), [0] * len(sizes)
+    for strides, axes in ((read, list(range(len(sizes)))), (write, order)):
+        step = draw(st.integers(1, 3))
+        for axis in axes:
+            strides[axis] = step
+            step *= sizes[axis] + draw(st.integers(0, 2))
+    loops = tuple(Loop(*loop) for loop in zip(sizes, read, write, strict=True) if loop[0] > 1)
+    return Copy(0, draw(st.integers(0, 5)), draw(st.integers(0, 5)), loops)
+
+
+@given(copy=strided_copies(), longest=st.integers(1, 40), numel=st.integers(1, 40))
+@settings(max_examples=500)
+def test_sections_do_what_the_copy_does(copy: Copy, longest: int, numel: int) -> None:
+    def pairs(one: Copy) -> list[tuple[int, int]]:
+        found = [(one.source_start, one.target_start)]
+        for size, read, write in one.loops:
+            found = [(a + read * k, b + write * k) for a, b in found for k in range(size)]
+        return found
+
+    parts = list(sections(copy, longest, numel))
+    assert sorted(pair for part in parts for pair in pairs(part)) == sorted(pairs(copy))
+    for part in parts:
+        assert part.numel == 1 or (reach(part) <= longest and part.numel <= numel)
+
+
+@given(copy=strided_copies(), casts=st.booleans())
+@settings(max_examples=300)
+def test_strided_copies_are_those_of_plain_indexing(copy: Copy, casts: bool) -> None:
+    size = 6 * 8**4
+    source = torch.arange(size, dtype=torch.int32)
+    target = torch.zeros(size, dtype=torch.int64 if casts else torch.int32)
+    copy_strided(target, source, copy)
+    places = [(copy.source_start, copy.target_start)]
+    for count, read, write in copy.loops:
+        places = [(a + read * k, b + write * k) for a, b in places for k in range(count)]
+    expected = torch.zeros_like(target)
+    for read_at, write_at in places:
+        expected[write_at] = read_at
+    assert torch.equal(target, expected)
+
+
+@pytest.mark.parametrize("rows", [60, 61, 700])
+@pytest.mark.parametrize("columns", [60, 333])
+@pytest.mark.parametrize("room", [0, 5])
+def test_large_transposes_are_exact(rows: int, columns: int, room: int) -> None:
+    source = torch.arange(rows * columns, dtype=torch.int32)
+    target = torch.full((columns, rows + room), -1, dtype=torch.int32)
+    copy_strided(target.view(-1), source, Copy(0, 0, 0, (Loop(columns, 1, rows + room), Loop(rows, columns, 1))))
+    assert torch.equal(target[:, :rows], source.view(rows, columns).t())
+    assert (target[:, rows:] == -1).all()
+
+
+def test_scatter_fills_more_places_than_one_call_takes(tmp_path: Path) -> None:
+    path = tmp_path / "bytes"
+    path.write_bytes(bytes(range(251)) * 40)
+    memory = torch.zeros(2 * (MAX_SPANS + 70), dtype=torch.uint8)
+    spans = [Span(memory.data_ptr() + 2 * number, 1 + number % 2) for number in range(MAX_SPANS + 70)]
+    with path.open("rb") as file:
+        total = sum(span.size_bytes for span in spans)
+        assert scatter(file.fileno(), 3, spans) == total
+        assert scatter(file.fileno(), 251 * 40 - 5, spans) == 5
+        with pytest.raises(OSError, match="Bad address"):
+            scatter(file.fileno(), 0, [Span(0, 10)])
+    content = path.read_bytes()
+    memory.zero_()
+    with path.open("rb") as file:
+        scatter(file.fileno(), 3, spans)
+    position = 3
+    for number, span in enumerate(spans):
+        place = 2 * number
+        assert memory[place : place + span.size_bytes].tolist() == list(content[position : position + span.size_bytes])
+        position += span.size_bytes
+
+
+def test_batches_keep_order_and_size() -> None:
+    plan = wb.plan({f"w{number}": torch.zeros(number) for number in range(1, 9)})
+    groups = list(batches(plan.steps, 30))
+    assert [step for group in groups for step in group] == list(plan.steps)
+    for group in groups:
+        assert len(group) == 1 or sum(step.program.targets[0].spec.size_bytes for step in group) <= 30
+
+
+# Workers
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_all_tasks_run_once(workers: int) -> None:
+    done: list[int] = []
+    run_all((lambda n=n: done.append(n) for n in range(200)), workers)  # type: ignore[misc]
+    assert sorted(done) == list(range(200))
+
+
+@pytest.mark.parametrize("problem", [ValueError, KeyboardInterrupt, SystemExit])
+def test_first_failure_stops_the_others_and_is_raised(problem: type[BaseException]) -> None:
+    begun: list[int] = []
+
+    def task(number: int) -> Callable[[], None]:
+        def run() -> None:
+            begun.append(number)
+            if number == 5:
+                raise problem("here")
+
+        return run
+
+    threads = threading.active_count()
+    with pytest.raises(problem, match="here"):
+        run_all(map(task, range(10**6)), 3)
+    assert len(begun) < 10**6
+    assert threading.active_count() == threads
+
+
+def test_failing_list_of_tasks_is_raised() -> None:
+    def tasks():
+        yield lambda: None
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        run_all(tasks(), 2)
+
+
+def test_filling_nothing_is_nothing() -> None:
+    fill_tensors([], wb.open({}))
