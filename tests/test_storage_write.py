@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import threading
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
@@ -33,6 +34,7 @@ from weighbridge.storage import (
     staged_directory,
 )
 from weighbridge.storage.torch_tensors import bytes_of, spec_of, torch_layout
+from weighbridge.storage.unfinished import RECORD_NAME
 
 TORCH_CODES = sorted(code for code, dtype in DTYPES.items() if dtype.torch_name)
 
@@ -254,13 +256,22 @@ def test_range_is_copied(tmp_path, monkeypatch, fallback, start, size):
     if fallback in ("kernel copy", "all"):
         monkeypatch.setattr(os, "copy_file_range", refuse)
     monkeypatch.setattr(file_writer, "COPY_BUFFER_BYTES", 999)
+    monkeypatch.setattr(file_writer, "can_share_blocks", lambda *_: True)
+    monkeypatch.setattr(file_writer, "HURRY_BYTES", 500)
     with FileWriter(tmp_path / "a", b"head", size + 4) as writer:
         writer.copy_range(Extent(tmp_path / "source", start, size), 4)
     assert (tmp_path / "a").read_bytes() == b"head" + content[start : start + size]
 
 
+@pytest.fixture
+def sharing(monkeypatch):
+    """Let the kernel copy even where the file system shares no blocks."""
+    monkeypatch.setattr(file_writer, "can_share_blocks", lambda *_: True)
+    monkeypatch.setattr(file_writer, "BLOCK_BYTES", 1)
+
+
 @pytest.mark.parametrize("answer", [0, 7])
-def test_kernel_that_copies_less_is_helped(tmp_path, monkeypatch, answer):
+def test_kernel_that_copies_less_is_helped(tmp_path, monkeypatch, sharing, answer):
     content = os.urandom(5000)
     (tmp_path / "source").write_bytes(content)
     real = os.copy_file_range
@@ -268,6 +279,27 @@ def test_kernel_that_copies_less_is_helped(tmp_path, monkeypatch, answer):
     with FileWriter(tmp_path / "a", b"", 5000) as writer:
         writer.copy_range(Extent(tmp_path / "source", 0, 5000), 0)
     assert (tmp_path / "a").read_bytes() == content
+
+
+def test_asking_for_shared_blocks_does_no_harm(tmp_path):
+    """Whatever the file system answers, the bytes are those of a plain copy, and the source keeps its own."""
+    content = os.urandom(50_000)
+    (tmp_path / "source").write_bytes(content)
+    with FileWriter(tmp_path / "a", b"head", 50_004) as writer:
+        writer.copy_range(Extent(tmp_path / "source", 20_000, 30_000), 20_004)
+        writer.copy_range(Extent(tmp_path / "source", 0, 20_000), 4)
+    assert (tmp_path / "a").read_bytes() == b"head" + content
+    assert (tmp_path / "source").read_bytes() == content
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_disk_is_waited_for_if_that_is_wanted(tmp_path, monkeypatch, sync):
+    forced = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (forced.append(descriptor), real(descriptor)))
+    with FileWriter(tmp_path / "a", b"head", 4, sync=sync):
+        pass
+    assert bool(forced) == sync
 
 
 def test_copy_from_a_short_source_is_an_error(tmp_path):
@@ -308,7 +340,7 @@ def test_full_disk_is_told_from_other_failures(tmp_path, monkeypatch, name, numb
         assert code_of(write) == "write-failed"
 
 
-def test_full_disk_during_a_kernel_copy_is_an_error(tmp_path, monkeypatch):
+def test_full_disk_during_a_kernel_copy_is_an_error(tmp_path, monkeypatch, sharing):
     def fail(*_):
         raise OSError(errno.ENOSPC, "full")
 
@@ -356,7 +388,7 @@ def test_index_is_late_and_receipt_is_last(tmp_path, monkeypatch):
         output.add_receipt(b"receipt")
         output.add_index(IndexText("model.safetensors.index.json", b"index"))
         output.create(build_image("a.safetensors", {})).close()
-    assert order == ["a.safetensors", "model.safetensors.index.json", RECEIPT_NAME]
+    assert order == [RECORD_NAME, "a.safetensors", "model.safetensors.index.json", RECEIPT_NAME]
     assert (tmp_path / "out" / RECEIPT_NAME).read_bytes() == b"receipt"
 
 
@@ -370,7 +402,8 @@ def test_everything_is_forced_to_the_disk_before_the_rename(tmp_path, monkeypatc
     with staged_directory(tmp_path / "out") as output:
         output.create(build_image("a.safetensors", {})).close()
         hidden = output.path.name
-    assert events == ["a.safetensors", hidden, "rename", tmp_path.name]
+    start, end = [RECORD_NAME, hidden], [hidden, "a.safetensors", "rename", tmp_path.name]
+    assert events == [*start, "a.safetensors", *end]
 
 
 def test_empty_directory_is_used(tmp_path):
@@ -542,8 +575,7 @@ def test_extras_are_copied(tmp_path):
     (source / "link.json").symlink_to("config.json")
     (source / "config.json").chmod(0o4500)
     target = tmp_path / "target"
-    target.mkdir()
-    copy_extras(open_checkpoint(source).extras, target)
+    copy_extras(open_checkpoint(source).extras, partial(FileWriter.of_image, target))
     assert visible(target) == ["config.json", "data.txt", "empty.txt", "link.json"]
     assert all((target / name).read_bytes() == (source / name).read_bytes() for name in visible(target))
     assert not (target / "link.json").is_symlink()
@@ -559,5 +591,5 @@ def test_extra_that_changed_is_an_error(tmp_path, change):
     (tmp_path / "config.json").unlink()
     if change == "pipe":
         os.mkfifo(tmp_path / "config.json")
-    (tmp_path / "out").mkdir()
-    assert code_of(copy_extras, checkpoint.extras, tmp_path / "out") in ("read-failed", "checkpoint-not-found")
+    create = partial(FileWriter.of_image, tmp_path / "out")
+    assert code_of(copy_extras, checkpoint.extras, create) in ("read-failed", "checkpoint-not-found")

@@ -9,9 +9,11 @@ from weighbridge.files import FileImage
 from weighbridge.storage.destination import OutputDirectory, check_destination, copy_extras, staged_directory
 from weighbridge.storage.file_writer import FileWriter
 from weighbridge.storage.inventory import write_inventory
+from weighbridge.storage.mending import MendingWriter, Sink
 from weighbridge.storage.opening import Place, open_checkpoint
 from weighbridge.storage.protocol import RECEIPT_NAME, Checkpoint, Extent, Extra, FileFingerprint, IndexText
 from weighbridge.storage.safetensors_write import ShardPlan, build_image, index_text, parse_size, plan_shards
+from weighbridge.storage.unfinished import Work
 
 __all__ = [
     "RECEIPT_NAME",
@@ -22,9 +24,12 @@ __all__ = [
     "FileImage",
     "FileWriter",
     "IndexText",
+    "MendingWriter",
     "OutputDirectory",
     "Place",
     "ShardPlan",
+    "Sink",
+    "Work",
     "build_image",
     "check_destination",
     "copy_extras",

@@ -2,6 +2,9 @@
 
 All writes are positional (`pwrite`). The file's whole size is set aside when it is created, so that a full disk is
 known before the first tensor is read. Bytes that move unchanged from file to file are copied by the kernel, if it can.
+
+A file can be written with its first bytes held back: a safetensors file whose eight length bytes are zero is refused by
+every reader. `seal` puts them in when all that belongs to the output is on the disk.
 """
 
 from __future__ import annotations
@@ -16,17 +19,20 @@ from typing import Final, Self
 
 from weighbridge.errors import CheckpointError, DestinationError
 from weighbridge.files import FileImage
+from weighbridge.storage.kernel import BLOCK_BYTES, can_share_blocks, start_writing
 from weighbridge.storage.paths import check_new_name
 from weighbridge.storage.protocol import Extent
 from weighbridge.storage.regular_files import OpenFiles, fill_from, reporting_read_errors
+from weighbridge.storage.safetensors_header import LENGTH_BYTES
 
-COPY_BUFFER_BYTES: Final = 8 * 2**20
+SEAL_BYTES: Final = LENGTH_BYTES
+"""How many of a file's first bytes are held back until it is sealed."""
+
+COPY_BUFFER_BYTES: Final = 2**18
+HURRY_BYTES: Final = 64 * 2**20
+"""So much is written before the disk is asked to begin with it."""
 _KERNEL_COPY_BYTES: Final = 2**30
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_UNSUPPORTED: Final = (
-    *(errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ETXTBSY, errno.EPERM),
-    *(errno.EOVERFLOW, errno.ENODEV),
-)
 
 
 @contextmanager
@@ -44,8 +50,40 @@ def reporting_write_errors(where: str) -> Iterator[None]:
         raise DestinationError(code, "the file cannot be written", where=where, got=got) from error
 
 
+def read_pieces(
+    sources: OpenFiles, extent: Extent, done_bytes: int, piece_bytes: int
+) -> Iterator[tuple[int, memoryview]]:
+    """Read what is left of an extent, piece by piece in one buffer.
+
+    Args:
+        sources: Opens the file.
+        extent: What to read.
+        done_bytes: How many of its bytes are not wanted any more.
+        piece_bytes: Size of the buffer.
+
+    Yields:
+        Each piece's position in the extent, and its bytes, which are overwritten by the next piece.
+
+    Raises:
+        CheckpointError: `source-changed` if the file is shorter than the extent, `checkpoint-not-found`, `read-failed`.
+    """
+    held = sources.hold(extent.path)
+    buffer = memoryview(bytearray(min(piece_bytes, extent.size_bytes - done_bytes)))
+    while done_bytes < extent.size_bytes:
+        piece = buffer[: extent.size_bytes - done_bytes]
+        with reporting_read_errors(str(extent.path)):
+            count = fill_from(held.number, piece, extent.offset + done_bytes)
+        if count < len(piece):
+            got = f"it ends {extent.size_bytes - done_bytes - count:,} bytes too early"
+            raise CheckpointError("source-changed", "the file is not what was opened", where=str(extent.path), got=got)
+        yield done_bytes, piece
+        done_bytes += count
+
+
 class FileWriter:
-    """A new file of a fixed size that is being filled; use it as a context manager, or close it.
+    """A file of a fixed size that is being filled; use it as a context manager, or close it.
+
+    `write` and `copy_range` may be called from any number of threads at once, as long as their places do not overlap.
 
     Examples:
         >>> import tempfile
@@ -56,26 +94,44 @@ class FileWriter:
         b'headabc'
     """
 
-    def __init__(self, path: Path, head: bytes, size_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        head: bytes,
+        size_bytes: int,
+        *,
+        held_bytes: int = 0,
+        is_there: bool = False,
+        sync: bool = True,
+    ) -> None:
         """Create the file, set its size aside and write its head.
 
         Args:
             path: Where; nothing may be there yet.
             head: The first bytes.
             size_bytes: Size of the whole file, head included.
+            held_bytes: How many bytes of the head stay zero, for `seal` to write.
+            is_there: Write over the file that is there; what it holds elsewhere is left as it is.
+            sync: Have the disk take the bytes while they come, and wait for it when the file is closed.
 
         Raises:
             DestinationError: `destination-no-room`, `write-failed`.
         """
         self.path = path
         self.size_bytes = size_bytes
+        self.sync = sync
+        self._fresh_bytes = 0
+        self._shares_blocks: bool | None = None
         self._sources = OpenFiles({})
+        how = os.O_NOFOLLOW if is_there else os.O_CREAT | os.O_EXCL
         with reporting_write_errors(str(path)):
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            self._descriptor = os.open(path, os.O_WRONLY | how | os.O_CLOEXEC, 0o666)
         try:
             with reporting_write_errors(str(path)):
+                if is_there:
+                    os.ftruncate(self._descriptor, size_bytes)
                 _set_size(self._descriptor, size_bytes)
-            self.write(0, head)
+            self.write(0, bytes(len(head[:held_bytes])) + head[held_bytes:])
         except BaseException:
             self.abandon()
             raise
@@ -105,9 +161,13 @@ class FileWriter:
             done = 0
             while done < len(view):
                 done += os.pwrite(self._descriptor, view[done:], offset + done)
+        self._hurry(done)
 
     def copy_range(self, extent: Extent, offset: int) -> None:
-        """Copy bytes of another file to `offset`, through the kernel or a buffer of `COPY_BUFFER_BYTES`.
+        """Copy bytes of another file to `offset`.
+
+        Where the file system lets two files share blocks, the kernel does it, and no byte need move. Elsewhere a buffer
+        of `COPY_BUFFER_BYTES`, which stays in a core's cache, is faster than the kernel's own copy from page to page.
 
         Raises:
             DestinationError: `destination-no-room`, `write-failed`.
@@ -115,47 +175,52 @@ class FileWriter:
         """
         with reporting_write_errors(str(self.path)):
             self._check_inside(offset, extent.size_bytes)
-        source = self._sources.hold(extent.path).number
-        done = self._copy_in_kernel(source, extent, offset)
-        buffer = memoryview(bytearray(min(COPY_BUFFER_BYTES, extent.size_bytes - done)))
-        while done < extent.size_bytes:
-            piece = buffer[: extent.size_bytes - done]
-            with reporting_read_errors(str(extent.path)):
-                count = fill_from(source, piece, extent.offset + done)
-            if count < len(piece):
-                got = f"it ends {extent.size_bytes - done - count:,} bytes too early"
-                raise CheckpointError(
-                    "source-changed", "the file is not what was opened", where=str(extent.path), got=got
-                )
-            self.write(offset + done, piece)
-            done += count
+        done = self._copy_in_kernel(extent, offset)
+        if done < extent.size_bytes:
+            for position, piece in read_pieces(self._sources, extent, done, COPY_BUFFER_BYTES):
+                self.write(offset + position, piece)
 
-    def _copy_in_kernel(self, source: int, extent: Extent, offset: int) -> int:
+    def _copy_in_kernel(self, extent: Extent, offset: int) -> int:
         """Copy as much as the kernel can between these two files; return how many bytes that was."""
-        if not hasattr(os, "copy_file_range"):
+        if extent.size_bytes < 2 * BLOCK_BYTES or self._shares_blocks is False or not hasattr(os, "copy_file_range"):
             return 0
+        source = self._sources.hold(extent.path)
+        if self._shares_blocks is None:
+            self._shares_blocks = can_share_blocks(source.number, self._descriptor, offset)
+            if not self._shares_blocks:
+                return 0
         done = 0
         while done < extent.size_bytes:
             size_bytes = min(extent.size_bytes - done, _KERNEL_COPY_BYTES)
             try:
-                count = os.copy_file_range(source, self._descriptor, size_bytes, extent.offset + done, offset + done)
+                count = os.copy_file_range(
+                    source.number, self._descriptor, size_bytes, extent.offset + done, offset + done
+                )
             except OSError as error:
-                if error.errno in _UNSUPPORTED:
-                    break
+                if error.errno not in _NO_ROOM:
+                    break  # it cannot do this, or one of the files fails: the buffer finds out which
                 with reporting_write_errors(str(self.path)):
                     raise
             # Some file systems answer 0 instead of an error; the buffer finds out whether the source ends here.
             if count == 0:
                 break
             done += count
+        self._hurry(done)
         return done
+
+    def _hurry(self, size_bytes: int) -> None:
+        """Have the disk begin with what was written, instead of leaving it all to the end; nothing waits here."""
+        self._fresh_bytes += size_bytes  # a count that two threads spoil costs nothing but a late beginning
+        if self.sync and self._fresh_bytes >= HURRY_BYTES:
+            self._fresh_bytes = 0
+            start_writing(self._descriptor)
 
     def _check_inside(self, offset: int, length_bytes: int) -> None:
         if offset < 0 or offset + length_bytes > self.size_bytes:
             raise OSError(errno.EFAULT, f"bytes [{offset}, {offset + length_bytes}) lie outside the file")
 
     def close(self) -> None:
-        """Force the bytes to the disk and close the file.
+        """Force the bytes to the disk, if that is wanted, and close the file.
 
         Raises:
             DestinationError: `destination-no-room`, `write-failed`.
@@ -164,7 +229,8 @@ class FileWriter:
             return
         try:
             with reporting_write_errors(str(self.path)):
-                os.fsync(self._descriptor)
+                if self.sync:
+                    os.fsync(self._descriptor)
         finally:
             self.abandon()
 
@@ -207,6 +273,36 @@ def write_file(path: Path, content: bytes) -> None:
     """
     with FileWriter(path, content, len(content)):
         pass
+
+
+def seal(path: Path, first_bytes: bytes, *, sync: bool = True) -> None:
+    """Write the first bytes of a finished file, and force them to the disk, if that is wanted.
+
+    Raises:
+        DestinationError: `destination-no-room`, `write-failed`.
+    """
+    with reporting_write_errors(str(path)):
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.pwrite(descriptor, first_bytes, 0)
+            if sync:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def unseal(path: Path) -> None:
+    """Set the bytes that `seal` writes to zero again; a file that is shorter is left as it is.
+
+    Raises:
+        DestinationError: `write-failed`.
+    """
+    with reporting_write_errors(str(path)):
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.pwrite(descriptor, bytes(min(SEAL_BYTES, os.fstat(descriptor).st_size)), 0)
+        finally:
+            os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

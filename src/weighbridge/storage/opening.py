@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeGuard, cast
 
 from weighbridge.errors import CheckpointError
 from weighbridge.keys import layout_path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 Place: TypeAlias = "str | os.PathLike[str] | Header | Checkpoint | Mapping[str, torch.Tensor]"
 """Whatever can be opened."""
 
+_LOG: Final = logging.getLogger(__name__)
+
 
 def open_checkpoint(place: Place) -> Checkpoint:
     """Open a checkpoint: read its headers, check them, and read no tensor data.
@@ -48,7 +51,7 @@ def open_checkpoint(place: Place) -> Checkpoint:
         24
     """
     if isinstance(place, (str, os.PathLike)):
-        return _open_path(_expand(place))
+        return _logged(_open_path(_expand(place)))
     if _is_opened(place):
         return place
     if isinstance(place, Header):
@@ -62,6 +65,13 @@ def open_checkpoint(place: Place) -> Checkpoint:
     got = type(place).__name__
     expected = "a path, a dict of tensors, a model, a header or a checkpoint"
     raise CheckpointError("checkpoint-not-found", "this cannot be opened", expected=expected, got=got)
+
+
+def _logged(checkpoint: Checkpoint) -> Checkpoint:
+    _LOG.info("opened %s: %s", checkpoint.where, checkpoint.header)
+    for note in checkpoint.notes:
+        _LOG.info("%s", note)
+    return checkpoint
 
 
 def _is_opened(place: object) -> TypeGuard[Checkpoint]:
