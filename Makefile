@@ -56,8 +56,9 @@ docs: $(DOCS)  ## build the documentation into build/docs
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs -q build --strict --site-dir build/docs
 	@echo "the documentation is in build/docs/index.html"
 
-bench: $(TEST)  ## measure speed and memory
-	@$(PY) bench/run.py
+bench: $(TEST)  ## measure speed and memory; ROWS=load-moe,save chooses, PICTURE=FILE.svg says where the bars go
+	@mkdir -p build
+	@$(PY) bench/run.py --rows "$(ROWS)" --json build/benchmark.json --picture $(or $(PICTURE),build/benchmark.svg)
 
 clean:  ## remove everything that the other commands made
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import weighbridge as wb
-from bench.inventories import Moe, moe
+from bench.inventories import Sizes, header_of
 
 INDEX: Final = "model.safetensors.index.json"
 _BLOCK_BYTES: Final = 2**24
@@ -42,7 +42,7 @@ class Pattern:
             yield self._doubled[start : start + min(_BLOCK_BYTES, size_bytes - position)]
 
 
-def write_checkpoint(directory: Path, sizes: Moe, shard_bytes: int, *, sparse: bool = False) -> None:
+def write_checkpoint(directory: Path, sizes: Sizes, shard_bytes: int, *, sparse: bool = False) -> None:
     """Write a sharded checkpoint with its index and a `config.json`.
 
     Args:
@@ -51,7 +51,7 @@ def write_checkpoint(directory: Path, sizes: Moe, shard_bytes: int, *, sparse: b
         shard_bytes: Most bytes of tensors in one file.
         sparse: Write the headers alone, and leave the rest of each file a hole.
     """
-    header = moe(sizes)
+    header = header_of(sizes)
     directory.mkdir(parents=True)
     shards = _split(header, shard_bytes)
     pattern = None if sparse else Pattern()
@@ -64,6 +64,12 @@ def write_checkpoint(directory: Path, sizes: Moe, shard_bytes: int, *, sparse: b
     index = {"metadata": {"total_size": header.size_bytes}, "weight_map": places}
     (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     (directory / "config.json").write_text(json.dumps(sizes.config(), indent=2) + "\n", encoding="utf-8")
+
+
+def write_file(path: Path, header: wb.Header) -> None:
+    """Write one file with a header's tensors, in a directory of its own, which is made."""
+    path.parent.mkdir(parents=True)
+    _write_shard(path, header.specs, {key: number for number, key in enumerate(header)}, Pattern())
 
 
 def _split(header: wb.Header, shard_bytes: int) -> list[list[str]]:
@@ -161,6 +167,14 @@ def wrong_tensors(source: Path, fused: Path, experts: int) -> list[str]:
             wrong.append(key)
         left.difference_update(parts)
     return wrong + sorted(left)
+
+
+def differing_tensors(first: Path, second: Path) -> list[str]:
+    """Compare two directories of safetensors files; return keys whose bytes differ, and keys of one side only."""
+    before, after = Tensors(first), Tensors(second)
+    wrong = set(before) ^ set(after)
+    wrong |= {key for key in set(before) & set(after) if before.digest([key]) != after.digest([key])}
+    return sorted(wrong)
 
 
 def _parts(key: str, experts: int) -> list[str]:

@@ -16,6 +16,7 @@ F8_E4M3, 3,918,786,560 of BF16 and 41,555,600 of F32.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import weighbridge as wb
@@ -79,6 +80,47 @@ class Moe(NamedTuple):
         }
 
 
+class Dense(NamedTuple):
+    """Sizes of a Llama-like model; the defaults give 183 tensors of 2.1 GB."""
+
+    layers: int = 20
+    hidden: int = 2048
+    intermediate: int = 5632
+    heads: int = 16
+    vocabulary: int = 8000
+
+    def config(self) -> dict[str, Any]:
+        """Return the model's `config.json`."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "dtype": "bfloat16",
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_attention_heads": self.heads,
+            "num_hidden_layers": self.layers,
+            "num_key_value_heads": self.heads,
+            "tie_word_embeddings": False,
+            "vocab_size": self.vocabulary,
+        }
+
+
+class Small(NamedTuple):
+    """Numbers of small tensors; the defaults give 50,000 of 4 KiB."""
+
+    layers: int = 500
+    tensors: int = 100
+    numel: int = 1024
+
+
+Sizes = Moe | Dense
+
+
+def header_of(sizes: Sizes) -> wb.Header:
+    """Return the header of a model's checkpoint, as it is published."""
+    return moe(sizes) if isinstance(sizes, Moe) else dense(sizes)
+
+
 def deepseek(sizes: DeepSeek, *, fused: bool = False) -> wb.Header:
     """Return the header of a DeepSeek-V3 model.
 
@@ -130,6 +172,41 @@ def _header(entries: list[Entry]) -> wb.Header:
     specs = {key: wb.TensorSpec(dtype, shape) for key, dtype, shape in entries}
     assert len(specs) == len(entries), "a key stands twice"
     return wb.Header(specs, {"format": "pt"})
+
+
+def dense(sizes: Dense) -> wb.Header:
+    """Return the header of a Llama-like model, in BF16; its checkpoint and its model have the same keys."""
+    hidden, inner = sizes.hidden, sizes.intermediate
+    linear = {f"self_attn.{name}_proj": (hidden, hidden) for name in "qkvo"}
+    linear |= {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
+    norms = {"input_layernorm": (hidden,), "post_attention_layernorm": (hidden,)}
+    layer = {**linear, **norms}
+    entries: list[Entry] = [("model.embed_tokens.weight", "BF16", (sizes.vocabulary, hidden))]
+    entries += [
+        (f"model.layers.{number}.{name}.weight", "BF16", shape)
+        for number in range(sizes.layers)
+        for name, shape in layer.items()
+    ]
+    entries.append(("model.norm.weight", "BF16", (hidden,)))
+    entries.append(("lm_head.weight", "BF16", (sizes.vocabulary, hidden)))
+    return _header(entries)
+
+
+def small(sizes: Small) -> wb.Header:
+    """Return the header of many small tensors, in F32."""
+    names = ((layer, number) for layer in range(sizes.layers) for number in range(sizes.tensors))
+    return _header([(f"layers.{layer}.w{number}", "F32", (sizes.numel,)) for layer, number in names])
+
+
+def huge(rows: int) -> wb.Header:
+    """Return the header of one matrix in BF16, of `rows` rows and half as many columns."""
+    return _header([("weight", "BF16", (rows, rows // 2))])
+
+
+def transposed_mapping() -> wb.Mapping:
+    """Return the mapping that fuses the experts and transposes every expert's matrix."""
+    turned = [replace(rule, operations=(*rule.operations, wb.Transpose(1, 2))) for rule in _fusing("weight", "")]
+    return wb.Mapping(turned, name="moe_transposed")
 
 
 def _fusing(suffix: str, target_suffix: str) -> list[wb.WeightConverter]:

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,33 @@ PACKAGES = ("torch", "safetensors", "transformers", "rich", "typer")
 
 
 def table_rows(figures: Iterable[Figure]) -> list[tuple[str, ...]]:
-    """Return one row of texts for each figure, under `COLUMNS`."""
-    return [_row(figure) for figure in figures]
+    """Return rows of texts under `COLUMNS`: one for each figure, and one more for each further comparison."""
+    return [row for figure in figures for row in _rows(figure)]
 
 
-def _row(figure: Figure) -> tuple[str, ...]:
+def _rows(figure: Figure) -> Iterator[tuple[str, ...]]:
     values = (figure.median, min(figure.values), max(figure.values))
-    ratio = "" if figure.ratio is None else f"{figure.ratio:.2f} × {figure.beside}"
-    limits = [] if figure.limit is None else [f"{figure.limit:g} {figure.unit}"]
-    limits += [] if figure.ratio_limit is None else [f"{figure.ratio_limit:g} ×"]
-    verdict = ("ok" if figure.is_within else "OVER") if limits else ""
-    texts = (_format(value, figure.unit) for value in values)
-    return figure.name, *texts, str(len(figure.values)), ratio, ", ".join(limits), verdict
+    texts = [figure.name, *(format_value(value, figure.unit) for value in values), str(len(figure.values))]
+    limit = "" if figure.limit is None else f"{figure.limit:g} {figure.unit}"
+    verdicts = [("", limit, _verdict(figure.limit, figure.is_within_limit))] if limit or not figure.comparisons else []
+    for compared in figure.comparisons:
+        bound = "" if compared.limit is None else f"{compared.limit:g} ×"
+        verdicts.append(
+            (f"{compared.ratio:.2f} × {compared.other}", bound, _verdict(compared.limit, compared.is_within))
+        )
+    for verdict in verdicts:
+        yield (*texts, *verdict)
+        texts = [""] * len(texts)
 
 
-def _format(value: float, unit: str) -> str:
+def _verdict(limit: float | None, is_within: bool) -> str:
+    if limit is None:
+        return ""
+    return "ok" if is_within else "OVER"
+
+
+def format_value(value: float, unit: str) -> str:
+    """Write a value with its unit."""
     return f"{value:.2f} {unit}" if unit == "s" else f"{value:.0f} {unit}"
 
 
@@ -126,6 +138,7 @@ def results_json(facts: dict[str, Any], figures: Iterable[Figure], runs: Iterabl
 
 def _figure_form(figure: Figure) -> dict[str, Any]:
     return {
+        "row": figure.row,
         "name": figure.name,
         "unit": figure.unit,
         "values": figure.values,
@@ -133,9 +146,10 @@ def _figure_form(figure: Figure) -> dict[str, Any]:
         "min": min(figure.values),
         "max": max(figure.values),
         "limit": figure.limit,
-        "beside": figure.beside,
-        "ratios": figure.ratios,
-        "ratio": figure.ratio,
-        "ratio_limit": figure.ratio_limit,
+        "comparisons": [
+            compared._asdict() | {"ratio": compared.ratio, "is_within": compared.is_within}
+            for compared in figure.comparisons
+        ],
+        "is_ours": figure.is_ours,
         "is_within": figure.is_within,
     }

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
+import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -19,21 +24,29 @@ import weighbridge as wb
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.checkpoints import Pattern, file_hashes, write_checkpoint, wrong_tensors
-from bench.inventories import DeepSeek, Moe, deepseek, deepseek_mapping, moe, moe_mapping
-from bench.measure import Figure, RunFailedError, anonymous_bytes, divide, run_process, run_python
-from bench.report import COLUMNS, heading, machine, plain_table, results_json, table_rows, versions
-from bench.rows import (
-    DEFAULT_ROWS,
-    ROWS,
-    SPARSE,
-    Bench,
-    double,
-    measure_convert,
-    measure_import,
-    measure_inspect,
-    measure_plan,
+from bench.checkpoints import Pattern, differing_tensors, file_hashes, write_checkpoint, write_file, wrong_tensors
+from bench.clock import anonymous_bytes
+from bench.inventories import (
+    DeepSeek,
+    Dense,
+    Moe,
+    Small,
+    deepseek,
+    deepseek_mapping,
+    dense,
+    huge,
+    moe,
+    moe_mapping,
+    small,
+    transposed_mapping,
 )
+from bench.measure import ROOT, Comparison, Figure, Run, RunFailedError, divide, run_process, run_python
+from bench.picture import picture
+from bench.report import COLUMNS, heading, machine, plain_table, results_json, table_rows, versions
+from bench.rounds import Bench, Side, memory, take_turns
+from bench.rows import DEFAULT_ROWS, OPT_IN, ROWS, SPARSE, double, measure_import, measure_inspect, measure_plan
+from bench.rows_files import measure_convert, measure_convert_large, measure_revert, measure_save
+from bench.rows_load import measure_huge, measure_load_dense, measure_load_moe, measure_small, measure_transposed
 from bench.run import read_arguments, run_rows
 
 # Experts are whole blocks wide, as in the real model: the scales of a fused weight are then the fused scales.
@@ -55,6 +68,9 @@ TINY_DEEPSEEK = DeepSeek(
 TINY_MOE = Moe(
     layers=2, experts=3, hidden=10, expert_intermediate=7, query_dim=12, key_dim=8, head_dim=4, vocabulary=31
 )
+
+TINY_DENSE = Dense(layers=2, hidden=16, intermediate=24, heads=2, vocabulary=31)
+TINY_SMALL = Small(layers=3, tensors=4, numel=6)
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 
@@ -85,6 +101,14 @@ def test_moe_has_the_size_it_says() -> None:
     assert 4.0e9 < moe(SPARSE).size_bytes < 4.1e9
 
 
+def test_other_sizes_are_what_they_say() -> None:
+    assert len(dense(Dense())) == 183
+    assert 2.1e9 < dense(Dense()).size_bytes < 2.2e9
+    assert len(small(Small())) == 50_000
+    assert {spec.size_bytes for spec in small(Small()).values()} == {4096}
+    assert huge(2**16).size_bytes == 2**32
+
+
 def test_scales_cover_their_weights() -> None:
     header = deepseek(TINY_DEEPSEEK)
     scales = [key for key in header if key.endswith("_scale_inv")]
@@ -98,6 +122,13 @@ def test_fused_moe_is_what_the_mapping_gives() -> None:
     plan = wb.plan(moe(TINY_MOE), moe_mapping())
     assert plan.is_exact
     assert plan.target.specs == moe(TINY_MOE, fused=True).specs
+
+
+def test_transposed_mapping_turns_the_experts() -> None:
+    plain, turned = (wb.plan(moe(TINY_MOE), mapping()).target for mapping in (moe_mapping, transposed_mapping))
+    for key, spec in plain.items():
+        experts, rows, columns = spec.shape if ".experts." in key else (0, 0, 0)
+        assert turned[key].shape == ((experts, columns, rows) if experts else spec.shape)
 
 
 def test_fused_deepseek_is_what_the_mapping_gives() -> None:
@@ -170,6 +201,17 @@ def test_comparison_sees_a_wrong_value_and_a_missing_tensor(fused: Path) -> None
     assert sorted(wrong_tensors(fused / "moe", fused / "fused", TINY_MOE.experts)) == wrong
 
 
+def test_direct_comparison_sees_one_bit_and_one_key(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_file(tmp_path / name / "model.safetensors", small(TINY_SMALL))
+    assert differing_tensors(tmp_path / "first", tmp_path / "second") == []
+    tensors = load_file(tmp_path / "second" / "model.safetensors")
+    tensors["layers.1.w2"].view(torch.uint8)[5] ^= 1
+    tensors["astray"] = torch.zeros(1)
+    save_file(tensors, tmp_path / "second" / "model.safetensors")
+    assert differing_tensors(tmp_path / "first", tmp_path / "second") == ["astray", "layers.1.w2"]
+
+
 def test_hashes_see_one_bit(fused: Path) -> None:
     before = file_hashes(fused / "moe")
     name = next(name for name in before if name.endswith(".safetensors"))
@@ -200,6 +242,64 @@ def test_memory_is_told_for_living_processes_only() -> None:
     assert anonymous_bytes(2**22 + 1) is None
 
 
+TIMED = r"""
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from bench.clock import run_timed
+
+held = []
+
+
+def work():
+    held.append(bytearray(10_000_000))
+    held[0][::4096] = b"x" * len(held[0][::4096])
+    return sum(held[0])
+
+
+before = bytearray(b"x") * 20_000_000
+run_timed(work, work, touch_bytes=int(sys.argv[2]))
+after = bytearray(b"x") * 100_000_000
+print(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1] if sys.platform == "linux" else 0)
+print([1.0, 2.0])
+"""
+
+
+@needs_proc
+def test_memory_counts_while_the_clock_runs() -> None:
+    """Neither 200 MB that are touched before it starts, nor 100 MB after it stops; the 20 MB that are held do."""
+    run = run_python("-c", TIMED, ROOT, "200000000")
+    assert run.peak_anonymous_bytes is not None
+    assert run.extra_bytes is not None
+    assert run.baseline_bytes is not None
+    assert 20_000_000 < run.baseline_bytes < run.peak_anonymous_bytes < 100_000_000
+    assert 19_000_000 < run.extra_bytes < 40_000_000
+    assert int(run.output.splitlines()[-2]) * 1024 > 200_000_000
+    assert run.seconds == [1.0, 2.0]
+
+
+def test_clock_prints_the_seconds_to_the_end_of_each_part() -> None:
+    first, second = json.loads(run_python("-c", TIMED, ROOT, "0").output.splitlines()[0])
+    assert 0 < first < second
+
+
+def test_process_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    """The grandchild holds the other end of a pipe, and would for ever."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    endless = "exec 3>$0; echo >&3; while :; do sleep 1; done"
+    script = f"import subprocess, sys; subprocess.run(['sh', '-c', {endless!r}, sys.argv[1]])"
+    heard = []
+    listener = threading.Thread(target=lambda: heard.append(pipe.read_text()))
+    listener.start()
+    with pytest.raises(RunFailedError, match="exit status -9"):
+        run_process([sys.executable, "-c", script, pipe], max_run_s=2.0)
+    listener.join()
+    assert heard == ["\n"]
+
+
 def test_failing_process_shows_its_output() -> None:
     with pytest.raises(RunFailedError, match=r"exit status 3\nthe reason"):
         run_python("-c", "print('the reason'); raise SystemExit(3)")
@@ -213,12 +313,24 @@ def test_endless_process_is_ended() -> None:
 # Figures
 
 
+def run_of(peak_bytes: int | None, baseline_bytes: int | None) -> Run:
+    return Run(("command",), 1.0, 1.0, peak_bytes, baseline_bytes, 0, 1, "[0.5, 0.75]\n")
+
+
 def test_figure_holds_medians_and_peaks_against_limits() -> None:
     assert Figure("time", "s", (1.0, 9.0, 2.0), limit=2.0).is_within
     assert not Figure("time", "s", (1.0, 9.0, 2.1), limit=2.0).is_within
     assert not Figure("memory", "MB", (1.0, 9.0, 2.0), limit=8.0).is_within
-    assert not Figure("growth", "s", (4.0,), ratios=(2.3,), ratio_limit=2.2).is_within
-    assert Figure("growth", "s", (4.0,), ratios=(9.0, 2.1, 2.0), ratio_limit=2.2).is_within
+    slow, fast = Comparison("a", (9.0, 2.3, 2.3), 2.2), Comparison("b", (9.0, 2.1, 2.0), 2.2)
+    assert not Figure("growth", "s", (4.0,), comparisons=(fast, slow)).is_within
+    assert Figure("growth", "s", (4.0,), comparisons=(fast, slow._replace(limit=None))).is_within
+
+
+def test_memory_is_the_peak_and_what_came_on_top() -> None:
+    peak, extra = memory("side", [run_of(5_000_000, 2_000_000)], limit_mb=4.0, extra_mb=3.0)
+    assert (peak.values, extra.values) == ((5.0,), (3.0,))
+    assert (peak.is_within, extra.is_within) == (False, True)
+    assert memory("side", [run_of(None, None)]) == []
 
 
 def test_ratio_is_taken_in_each_round() -> None:
@@ -227,18 +339,40 @@ def test_ratio_is_taken_in_each_round() -> None:
         divide((1.0,), (1.0, 2.0))
 
 
-def test_table_shows_values_ratio_and_limit() -> None:
-    figure = Figure("b", "s", (1.0, 3.0, 2.0), limit=1.5, beside="a", ratios=(2.0, 2.0, 4.0))
-    row = table_rows([figure])[0]
-    assert row == ("b", "2.00 s", "1.00 s", "3.00 s", "3", "2.00 × a", "1.5 s", "OVER")
-    assert plain_table([row]).splitlines()[0].split() == [column for column in COLUMNS if column]
+FIGURES = (
+    Figure("a", "s", (1.0, 1.0, 0.5), is_ours=False, row="first"),
+    Figure(
+        "b",
+        "s",
+        (1.0, 3.0, 2.0),
+        1.5,
+        (Comparison("a", (2.0, 2.0, 4.0)), Comparison("c", (1.0,) * 3, 1.2)),
+        row="first",
+    ),
+    Figure("memory & more", "MB", (7.0,), row="second"),
+)
+
+
+def test_table_shows_each_limit_and_ratio_in_a_line_of_its_own() -> None:
+    rows = table_rows(FIGURES)
+    assert rows[1] == ("b", "2.00 s", "1.00 s", "3.00 s", "3", "", "1.5 s", "OVER")
+    assert rows[2] == ("", "", "", "", "", "2.00 × a", "", "")
+    assert rows[3] == ("", "", "", "", "", "1.00 × c", "1.2 ×", "ok")
+    assert [row[0] for row in rows] == ["a", "b", "", "", "memory & more"]
+    assert plain_table(rows).splitlines()[0].split() == [column for column in COLUMNS if column]
 
 
 def test_json_holds_every_run(tmp_path: Path) -> None:
-    figure = Figure("b", "s", (1.0, 3.0, 2.0))
     run = run_python("-c", "print('said')")
-    form = json.loads(results_json(machine(tmp_path), [figure], [run], {"row": "why"}))
-    assert form["figures"][0]["values"] == [1.0, 3.0, 2.0]
+    form = json.loads(results_json(machine(tmp_path), FIGURES, [run], {"row": "why"}))
+    assert form["figures"][1]["values"] == [1.0, 3.0, 2.0]
+    assert form["figures"][1]["comparisons"][1] == {
+        "other": "c",
+        "ratios": [1.0, 1.0, 1.0],
+        "limit": 1.2,
+        "ratio": 1.0,
+        "is_within": True,
+    }
     assert form["processes"][0]["output"] == "said\n"
     assert form["failed"] == {"row": "why"}
     assert form["machine"]["memory_bytes"] > 0
@@ -248,20 +382,87 @@ def test_heading_tells_versions(tmp_path: Path) -> None:
     assert f"weighbridge {wb.__version__}" in heading(machine(tmp_path), versions())
 
 
+def elements(root: ElementTree.Element, kind: str) -> list[ElementTree.Element]:
+    return [element for element in root.iter() if element.get("class") == kind]
+
+
+def test_picture_has_a_bar_for_each_figure() -> None:
+    root = ElementTree.fromstring(picture(FIGURES, ["a machine", "weighbridge 1"]))
+    assert [bar.get("width") for bar in elements(root, "other")] == ["90.0"]
+    assert [bar.get("width") for bar in elements(root, "ours")] == ["180.0", "270.0"]
+    assert [name.text for name in elements(root, "name")] == [figure.name for figure in FIGURES]
+    assert [row.text for row in elements(root, "row")] == ["first", "second"]
+    assert len(elements(root, "span")) == 3
+    assert [text.text for text in elements(root, "over")] == ["2.00 s 2.00 × (limit 1.50 s)"]
+    assert "prefers-color-scheme: dark" in "".join(root.itertext())
+
+
+def test_picture_draws_the_limit_of_a_ratio() -> None:
+    other = Figure("a", "s", (2.0,), row="r")
+    ours = Figure("b", "s", (4.0,), comparisons=(Comparison("a", (2.0,), 1.5),), row="r")
+    root = ElementTree.fromstring(picture([other, ours], []))
+    (tick,) = elements(root, "limit")
+    assert float(tick.get("x1", "0")) - float(elements(root, "ours")[0].get("x", "0")) == 270.0 * 3 / 4
+
+
+def test_picture_of_nothing_is_a_picture() -> None:
+    assert elements(ElementTree.fromstring(picture([], [])), "ours") == []
+
+
 # Rows
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path, say=lambda line: None, moe=TINY_MOE, deepseek=TINY_DEEPSEEK)
+    return Bench(
+        tmp_path,
+        say=lambda line: None,
+        moe=TINY_MOE,
+        dense=TINY_DENSE,
+        deepseek=TINY_DEEPSEEK,
+        small=TINY_SMALL,
+        huge_rows=64,
+        layers_factor=2,
+        touch_extra_bytes=2**20,
+        shard_bytes=3000,
+        warm_ups=0,
+    )
+
+
+def names_of(figures: list[Figure]) -> set[str]:
+    return {figure.name for figure in figures if figure.unit != "MB"}
+
+
+def left(bench: Bench) -> list[str]:
+    return sorted(path.name for path in bench.work.iterdir())
+
+
+def test_sides_take_turns(bench: Bench) -> None:
+    """Each begins a round, the first round does not count here, and outputs go."""
+    bench = replace(bench, warm_ups=1)
+    source, out = bench.checkpoint("moe", TINY_MOE), bench.work / "out"
+    sides = [
+        Side("a", "copy", (source, out, "0"), 0, source, out),
+        Side("b", "read", (source,), 0, source),
+        Side("c", "convert", (source, out), 0, source, out, lambda: None),
+    ]
+    runs = take_turns(bench, sides, rounds=2)
+    assert [run.command[3] for run in bench.runs] == [
+        *("copy", "read", "convert"),
+        *("read", "convert", "copy"),
+        *("convert", "copy", "read"),
+    ]
+    assert {name: len(taken) for name, taken in runs.items()} == {"a": 2, "b": 2, "c": 2}
+    assert left(bench) == ["moe"]
 
 
 def test_plan_row_measures_each_case(bench: Bench) -> None:
     figures = measure_plan(bench, rounds=1, warm=2)
     keys = len(deepseek(bench.deepseek))
-    assert [len(figure.values) for figure in figures] == [1, 1, 2, 2] * 2
-    assert {figure.beside for figure in figures} == {""} | {
-        f"plan {keys:,} keys{ending}" for ending in (", first", ", again", ", target, first", ", target, again")
+    assert [len(figure.values) for figure in figures] == [1, 2] + [1, 1, 2, 2] * 2
+    assert {compared.other for figure in figures for compared in figure.comparisons} == {
+        *(f"plan {keys:,} keys{ending}" for ending in (", first", ", again", ", target, first", ", target, again")),
+        *(f"group {keys:,} keys by transformers, {when}" for when in ("first", "again")),
     }
 
 
@@ -276,25 +477,93 @@ def test_inspect_row_runs_the_command(bench: Bench) -> None:
     assert "3,219" in bench.runs[-1].output
 
 
-def test_convert_row_goes_there_and_back(bench: Bench) -> None:
-    """One warm-up round and one that counts, each of four processes; nothing but the source is left."""
-    figures = {figure.name: figure for figure in measure_convert(bench, rounds=1)}
-    assert len(bench.runs) == 8
-    assert {"cp -r", "cp -r, then sync", "convert", "revert"} <= figures.keys()
-    assert all(len(figure.values) == 1 for figure in figures.values())
-    assert [path.name for path in bench.work.iterdir()] == ["moe"]
+def test_load_rows_compare_values_and_time_every_side(bench: Bench) -> None:
+    figures = measure_load_moe(bench, rounds=1)
+    expected = {"bare read by two threads", "from_pretrained of transformers", "wbt.from_pretrained"}
+    assert names_of(figures) == expected | {"wb.load into a meta model"}
+    assert len(bench.runs) == 1 + 4
+    plain = measure_load_dense(bench, rounds=1)
+    loads = {"from_pretrained of transformers", "wbt.from_pretrained", "wb.load into a meta model"}
+    assert names_of(plain) == loads | {f"{name}, then read" for name in loads}
+
+
+def test_transposed_row_runs_both_kinds(bench: Bench) -> None:
+    figures = measure_transposed(bench, rounds=1)
+    assert names_of(figures) == {"state_dict of plain experts", "state_dict of transposed experts"}
+
+
+def test_small_row_loads_live_and_meta_modules(bench: Bench) -> None:
+    figures = measure_small(bench, rounds=1)
+    ways = ("wb.load", "load_file, load_state_dict")
+    assert names_of(figures) == {f"{way} into a {kind} module" for way in ways for kind in ("live", "meta")}
+
+
+def test_huge_row_loads_and_converts(bench: Bench) -> None:
+    figures = measure_huge(bench, rounds=1)
+    assert {"wb, loaded and copied", "wb.convert, renamed", "wb.convert, transposed"} < names_of(figures)
+    assert [run.command[3] for run in bench.runs][-4:] == ["convert_huge", "compare_huge"] * 2
+
+
+def test_convert_row_compares_every_output(bench: Bench) -> None:
+    figures = measure_convert(bench, rounds=1)
+    peer = "from_pretrained, save_pretrained"
+    assert names_of(figures) == {"cp -r", "cp -r, then sync", "wb.convert", peer}
+    assert len(bench.runs) == 4
+    assert left(bench) == ["moe"]
+
+
+def test_large_conversion_has_more_layers(bench: Bench) -> None:
+    measure_convert_large(bench)
+    assert len(wb.open(bench.work / "large").header) > 1.5 * len(moe(TINY_MOE))
+    bench.clear()
+    assert left(bench) == []
+
+
+def test_revert_row_gives_the_files_back(bench: Bench) -> None:
+    figures = measure_revert(bench, rounds=1)
+    assert names_of(figures) == {"cp -r of the fused", "wb.revert"}
+    assert left(bench) == ["fused", "moe"]
+
+
+def test_save_row_writes_the_same_bytes_on_every_side(bench: Bench) -> None:
+    figures = measure_save(bench, rounds=1)
+    plain = {f"the same bytes, written {how}" for how in ("plainly", "and forced to disk")}
+    assert names_of(figures) == plain | {"wb.save", "save_pretrained of transformers"}
+
+
+def test_row_without_room_says_so(bench: Bench) -> None:
+    with pytest.raises(RunFailedError, match=r"GB free, 1000000000\.0 GB are needed; --work"):
+        bench.need_room(10**18)
 
 
 def test_failed_row_is_told_and_others_run(bench: Bench) -> None:
     write_checkpoint(bench.work / "moe", TINY_MOE, 3000)
     next((bench.work / "moe").glob("*.safetensors")).write_bytes(b"short")
-    figures, failed = run_rows(["convert"], bench)
-    assert figures == []
+    figures, failed = run_rows(["convert", "import"], bench)
+    assert {figure.row for figure in figures} == {"import"}
     assert "file-truncated" in failed["convert"]
+    assert left(bench) == ["moe"]
 
 
-def test_arguments_name_rows() -> None:
-    assert read_arguments(["plan", "load"]).rows == ["plan", "load"]
-    assert set(DEFAULT_ROWS) < set(ROWS)
-    with pytest.raises(SystemExit):
-        read_arguments(["nothing"])
+def test_arguments_name_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert read_arguments(["plan", "--rows", "save,huge"]).names == ["plan", "save", "huge"]
+    assert read_arguments([]).names == list(DEFAULT_ROWS)
+    assert {*DEFAULT_ROWS, *OPT_IN} == set(ROWS)
+    for wrong in (["nothing"], ["--json", str(tmp_path / "no" / "x.json")]):
+        with pytest.raises(SystemExit):
+            read_arguments(wrong)
+    assert "there is no such directory" in capsys.readouterr().err
+
+
+def test_interrupted_bench_leaves_nothing(tmp_path: Path) -> None:
+    """It is stopped as soon as its checkpoint is being written."""
+    command = [sys.executable, ROOT / "bench" / "run.py", "inspect", "--work", tmp_path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        assert process.stderr is not None
+        assert b"inspect:" in process.stderr.readline()
+        assert list(tmp_path.iterdir()) != []
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert b"interrupted" in said
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,103 @@
+"""What measured processes do with names and headers alone: compile a plan, or group keys as transformers does."""
+
+from __future__ import annotations
+
+import json
+import time
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import weighbridge as wb
+from bench.clock import run_timed
+from bench.inventories import DeepSeek, deepseek, deepseek_mapping
+
+if TYPE_CHECKING:
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+
+def plan(touch_bytes: int, sizes_json: str, has_target: str, repeats: str) -> None:
+    """Compile a plan; several times in one process, each timed."""
+    sizes = DeepSeek(*json.loads(sizes_json))
+    source, fused, mapping = deepseek(sizes), deepseek(sizes, fused=True), deepseek_mapping()
+    target = fused if has_target == "1" else None
+    seconds: list[float] = []
+    held: list[wb.Plan] = []
+
+    def work() -> None:
+        start = time.perf_counter()
+        made = wb.plan(source, mapping, target)
+        seconds.append(time.perf_counter() - start)
+        held[:] = [made]
+
+    run_timed(*[work] * int(repeats), touch_bytes=touch_bytes)
+    (made,) = held
+    if not (made.is_exact and made.source.specs == source.specs and made.target.specs == fused.specs):
+        raise SystemExit("the plan is not the one that was expected")
+    print(json.dumps(seconds))
+
+
+def group(touch_bytes: int, sizes_json: str, repeats: str) -> None:
+    """Rename and group the keys with the rules of transformers, and nothing else that it does while it loads."""
+    import torch
+
+    sizes = DeepSeek(*json.loads(sizes_json))
+    source, fused = deepseek(sizes), deepseek(sizes, fused=True)
+    # Its tables hold tensors of the model; which dtype and shape plays no part in grouping.
+    wanted = dict.fromkeys(fused, torch.empty(1, device="meta"))
+    seconds: list[float] = []
+    held: list[dict[str, Any]] = []
+    fusing_converters()  # imports the library
+
+    def work() -> None:
+        converters = fusing_converters()
+        start = time.perf_counter()
+        found = group_keys(list(source), converters, wanted)
+        seconds.append(time.perf_counter() - start)
+        held[:] = [found]
+
+    run_timed(*[work] * int(repeats), touch_bytes=touch_bytes)
+    (found,) = held
+    collected = sum(len(tensors) for rule in found.values() for tensors in rule.collected_tensors.values())
+    if found.keys() != fused.keys() or collected != len(source):
+        raise SystemExit(f"{len(found)} targets from {collected} keys, not {len(fused)} from {len(source)}")
+    print(json.dumps(seconds))
+
+
+def fusing_converters() -> list[WeightConverter]:
+    """Return the rules of `deepseek_mapping` as transformers writes them."""
+    from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter
+
+    rules = []
+    for suffix, ending in (("weight", ""), ("weight_scale_inv", "_scale_inv")):
+        halves = [f"mlp.experts.*.{name}_proj.{suffix}$" for name in ("gate", "up")]
+        fusing = [MergeModulelist(dim=0), Concatenate(dim=1)]
+        rules.append(WeightConverter(halves, f"mlp.experts.gate_up_proj{ending}", fusing))
+        down = f"mlp.experts.*.down_proj.{suffix}$"
+        rules.append(WeightConverter(down, f"mlp.experts.down_proj{ending}", [MergeModulelist(dim=0)]))
+    return rules
+
+
+def group_keys(
+    keys: list[str], converters: list[WeightConverter], wanted: dict[str, Any]
+) -> dict[str, WeightRenaming | WeightConverter]:
+    """Do what the first loop of transformers' `convert_and_load_state_dict_in_model` does with each key.
+
+    Left out are dtypes, devices and the reading of the tensors.
+    """
+    from transformers.core_model_loading import WeightRenaming, dot_natural_key, rename_source_key
+
+    by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
+    found: dict[str, WeightRenaming | WeightConverter] = {}
+    for key in sorted(keys, key=dot_natural_key):
+        renamed, pattern = rename_source_key(key, [], converters, "model", wanted)
+        if renamed not in wanted and key in wanted:
+            renamed, pattern = rename_source_key(key, [], [], "model", wanted)
+        if renamed not in wanted:
+            raise SystemExit(f"{key} has no place")
+        if pattern is not None:
+            rule = found.setdefault(renamed, deepcopy(by_pattern[pattern]))
+        else:
+            rule = found.setdefault(renamed, WeightRenaming(key, renamed))
+            pattern = key
+        rule.add_tensor(renamed, key, pattern, None)
+    return found
