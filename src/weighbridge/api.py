@@ -6,10 +6,11 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from weighbridge.errors import CheckpointError
+from weighbridge.errors import CheckpointError, WeighbridgeError
 from weighbridge.families import MODULES as FAMILIES, load as load_family
 from weighbridge.mapping import Mapping, MappingLike
 from weighbridge.options import Options
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 Place = Any
 """A path, an opened checkpoint, a dict of tensors, a model or a `Header`."""
 
+
+_LOG: Final = logging.getLogger(__name__)
 
 default_registry.provide(FAMILIES, load_family)
 
@@ -135,7 +138,16 @@ def _config_of(source: Checkpoint, target: Place) -> Any:
         return None
 
 
-def load(model: torch.nn.Module, place: Place, mapping: MappingLike | str | None = None, **options: Any) -> Report:
+def load(
+    model: torch.nn.Module,
+    place: Place,
+    mapping: MappingLike | str | None = None,
+    *,
+    copy: bool = False,
+    device: Any = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Report:
     """Load a checkpoint into a model.
 
     Args:
@@ -143,6 +155,10 @@ def load(model: torch.nn.Module, place: Place, mapping: MappingLike | str | None
         place: What to read.
         mapping: A mapping, a list of transforms, or a registered name; by default the one that is registered for the
             model's class name or its `config.model_type`.
+        copy: Give every tensor memory of its own; otherwise a meta tensor that a safetensors file holds as it is
+            wanted is mapped, see `Plan.stream`.
+        device: Where to make tensors that are on the meta device now.
+        progress: Called with the bytes loaded so far and the bytes in all.
         options: As for `plan`.
 
     Returns:
@@ -152,11 +168,16 @@ def load(model: torch.nn.Module, place: Place, mapping: MappingLike | str | None
         PlanError, RegistryError, CheckpointError: As `plan`; the model is unchanged then.
     """
     inner = unwrap(model)
-    return plan(place, _mapping_for(inner, mapping), target=inner, **options).load_into(inner)
+    made = plan(place, _mapping_for(inner, mapping), target=inner, **options)
+    return made.load_into(inner, copy=copy, device=device, progress=progress)
 
 
 def _mapping_for(model: torch.nn.Module, mapping: MappingLike | str | None) -> MappingLike | str:
-    return mapping if mapping is not None else resolve_model(model, required=True)
+    if mapping is not None:
+        return mapping
+    found = resolve_model(model, required=True)
+    _LOG.debug("resolved the mapping of a %s: %d transforms", type(model).__name__, len(found.transforms))
+    return found
 
 
 def save(
@@ -199,7 +220,7 @@ def save(
     whole = found if isinstance(found, Mapping) else Mapping(found)
     derived = plan(inner, whole.inverse())
     for note in derived.notes:
-        logging.getLogger("weighbridge").warning("%s", note)
+        _LOG.warning("%s", note)
     return derived.write(out, **options)
 
 
@@ -212,6 +233,9 @@ def convert(
     reverse: bool = False,
     max_shard_size: int | str | None = "5GB",
     memory_budget: int = DEFAULT_BUDGET_BYTES,
+    digests: bool = False,
+    resume: bool = False,
+    sync: bool = True,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Path:
@@ -225,6 +249,10 @@ def convert(
         reverse: Use the inverse of the mapping; each key is proven to come back.
         max_shard_size: Largest size of a shard, in bytes or as text such as ``"5GB"``; None for a single file.
         memory_budget: Size of the buffers that are held at a time, in bytes.
+        digests: Record the SHA-256 of every new tensor in the receipt, so that `verify` can check the output by itself.
+        resume: Go on with what an earlier run of the same arguments left unfinished; if this one is stopped, leave
+            what it has written for the next. Every byte is compared with what it must be.
+        sync: Wait until the disk holds everything before the directory appears; see `Plan.write`.
         progress: Called with the bytes written so far and the bytes in all.
         options: As for `plan`.
 
@@ -233,14 +261,23 @@ def convert(
 
     Raises:
         PlanError, RegistryError, CheckpointError: As `plan`.
-        DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `write-failed`.
+        DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
+            `destination-unfinished`, `resume-mismatch`, `write-failed`.
     """
     found = default_registry.find(mapping) if isinstance(mapping, str) else mapping
     if reverse:
         whole = found if isinstance(found, Mapping) else Mapping(found)
         found, target = whole.inverse(), _recorded_layout(source, whole) if target is None else target
     made = plan(source, found, target, **options)
-    return made.write(destination, max_shard_size=max_shard_size, memory_budget=memory_budget, progress=progress)
+    return made.write(
+        destination,
+        max_shard_size=max_shard_size,
+        memory_budget=memory_budget,
+        digests=digests,
+        resume=resume,
+        sync=sync,
+        progress=progress,
+    )
 
 
 def _recorded_layout(source: Place, mapping: Mapping) -> Header | None:
@@ -263,7 +300,7 @@ def revert(source: str | Path, destination: str | Path, *, lossy: bool = False, 
         source: A directory that `convert`, `Plan.write` or `save` made.
         destination: Directory to make.
         lossy: Go back without what a rule dropped, and with rounded values where a cast was narrow.
-        options: As for `Plan.write`: `memory_budget`, `progress`.
+        options: As for `Plan.write`: `memory_budget`, `resume`, `sync`, `progress`.
 
     Returns:
         The directory.
@@ -291,19 +328,30 @@ def plan_revert(source: str | Path, *, lossy: bool = False) -> Plan:
     return replace(back, dropped=tuple(fated for fated in back.dropped if fated.key in checkpoint.header))
 
 
-def verify(first: Place, second: Place) -> Verification:
-    """Compare two checkpoints exactly, tensor by tensor, in bounded memory.
+_ITS_RECEIPT: Final = object()
+"""Stands for the other side where there is none; None is more likely a slip than a wish."""
+
+
+def verify(first: Place, second: Place = _ITS_RECEIPT) -> Verification:
+    """Compare two checkpoints exactly, tensor by tensor, in bounded memory; or an output with its own receipt.
 
     Args:
-        first: A path, an opened checkpoint, a dict of tensors or a model.
+        first: A path, an opened checkpoint, a dict of tensors or a model. Alone, a directory that was written with
+            ``digests=True``: every tensor's spec and SHA-256, and the files' headers, must be what its receipt says.
         second: As `first`.
 
     Returns:
         What differs, and where; true if nothing does.
 
     Raises:
-        CheckpointError: As `open`.
+        CheckpointError: As `open`; alone also `receipt-invalid`, `digests-missing`.
+        WeighbridgeError: `usage` if what stands alone is no path.
     """
-    from weighbridge.verification import compare
+    from weighbridge.verification import check_output, compare
 
-    return compare(open(first), open(second))
+    if second is not _ITS_RECEIPT:
+        return compare(open(first), open(second))
+    if not isinstance(first, str | PathLike):
+        what, got = "only a directory has a receipt that it can be compared with", f"a {type(first).__name__}"
+        raise WeighbridgeError("usage", what, got=got, hint="give two checkpoints to compare with each other")
+    return check_output(first)

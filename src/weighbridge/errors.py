@@ -78,11 +78,15 @@ CODES: Final[dict[str, str]] = {
     "data-missing": "a header alone holds no tensor data",
     "source-changed": "a source is not what it was when the plan was made",
     "receipt-invalid": "an output's receipt is missing or cannot be read",
+    "digests-missing": "an output's receipt holds no digests to compare with",
     "read-failed": "reading a file failed",
     # destinations
     "destination-exists": "the destination is already there",
     "destination-unsafe": "the destination is the source, or lies inside it",
     "destination-no-room": "the destination has too little free space",
+    "destination-busy": "another run is writing to the destination",
+    "destination-unfinished": "an earlier run into the destination was stopped before its end",
+    "resume-mismatch": "an unfinished output is not of the run that would go on with it",
     "write-failed": "writing a file failed",
     "model-mismatch": "a model is not the one that a plan was made for",
     # other libraries

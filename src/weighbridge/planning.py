@@ -8,9 +8,11 @@ returned has been proven: every program writes each element once, and every tens
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from dataclasses import replace
 from shlex import quote
-from typing import Any
+from typing import Any, Final
 
 from weighbridge.collecting import without_collection
 from weighbridge.errors import PlanError
@@ -24,6 +26,9 @@ from weighbridge.plan import Plan
 from weighbridge.problems import merge_alike
 from weighbridge.readings import matching, nested_readings, possible_readings
 from weighbridge.specs import Header
+from weighbridge.transforms import describe
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 @without_collection()
@@ -77,7 +82,23 @@ def compile_plan(
         notes += assumptions(plan) if target is None else ()
     if declared.transforms and chosen.reading.is_mapped and not any(step.rules for step in plan.steps):
         notes.append("no rule of the mapping fired on any tensor")
+    _log(plan)
     return replace(plan, notes=tuple(notes))
+
+
+def _log(plan: Plan) -> None:
+    """Say in one line what came of planning; for debugging, also how often each rule fired."""
+    if not _LOG.isEnabledFor(logging.INFO):
+        return
+    sizes = f"{len(plan.source):,} -> {len(plan.target):,} tensors"
+    way_back = "exact" if plan.is_exact else f"lossy: {'; '.join(plan.lossy_reasons)}"
+    _LOG.info('planned "%s": %s, reading: %s, %s', plan.mapping.name, sizes, plan.reading, way_back)
+    if _LOG.isEnabledFor(logging.DEBUG):
+        uses = Counter(rule for step in plan.steps for rule in step.rules)
+        for number, transform in enumerate(plan.mapping.transforms):
+            _LOG.debug(
+                "rule %d fired in %s of %d steps: %s", number + 1, uses[number], len(plan.steps), describe(transform)
+            )
 
 
 def _refuse_unused(options: Options, source: Header, target: Header | None) -> None:

@@ -175,3 +175,6 @@ class Header(Mapping[str, TensorSpec]):
     def size_bytes(self) -> int:
         """Sum of all tensors' bytes; tied ones are counted as often as they are named."""
         return sum(spec.size_bytes for spec in self.specs.values())
+
+    def __str__(self) -> str:
+        return f"{len(self):,} tensor{'s' * (len(self) != 1)}, {self.size_bytes:,} bytes"

@@ -21,7 +21,9 @@ from weighbridge.cli.options import (
     DestinationArgument,
     FullOption,
     MappingArgument,
+    NoSyncOption,
     PlanOptions,
+    ResumeOption,
     SourceArgument,
     size_option,
     spread,
@@ -175,6 +177,11 @@ def convert(
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Size of the buffers held at a time, such as 256MB.")
     ] = None,
+    digests: Annotated[
+        bool, typer.Option("--digests", help="Record the SHA-256 of every tensor, for: weighbridge verify DESTINATION")
+    ] = False,
+    resume: ResumeOption = False,
+    no_sync: NoSyncOption = False,
 ) -> None:
     """Convert a checkpoint into a new directory, which appears whole or not at all.
 
@@ -182,12 +189,15 @@ def convert(
     """
     with reporting(output):
         check_destination(destination, [source])
-        sizes = {
+        choices = {
+            "digests": digests,
+            "resume": resume,
+            "sync": not no_sync,
             "max_shard_size": None if max_shard_size == "none" else size_option("--max-shard-size", max_shard_size),
             "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
         }
         made = options.make_plan(source, options.mapping(mapping))
-        _write(output, made, destination, "converting", sizes)
+        _write(output, made, destination, "converting", choices)
         output.give(lambda: _written_form(made, destination), _written_lines(made, destination))
 
 
@@ -198,6 +208,8 @@ def revert(
     destination: DestinationArgument,
     output: Output,
     lossy: Annotated[bool, typer.Option("--lossy", help="Go back without what was dropped or rounded.")] = False,
+    resume: ResumeOption = False,
+    no_sync: NoSyncOption = False,
 ) -> None:
     """Undo a conversion by the receipt that it left: the files it came from, byte for byte.
 
@@ -206,7 +218,7 @@ def revert(
     with reporting(output):
         check_destination(destination, [source])
         back = api.plan_revert(Path(source).expanduser(), lossy=lossy)
-        _write(output, back, destination, "reverting", {})
+        _write(output, back, destination, "reverting", {"resume": resume, "sync": not no_sync})
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination))
 
 
@@ -237,18 +249,21 @@ def _written_lines(made: Plan, destination: str) -> Iterator[str]:
 @spread
 def verify(
     first: Annotated[str, typer.Argument(metavar="A", help="One checkpoint.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The other one; files and shards may differ.")],
     output: Output,
+    second: Annotated[
+        str | None, typer.Argument(metavar="B", help="The other one; without it, A's own receipt.")
+    ] = None,
     full: FullOption = False,
 ) -> None:
     """Compare two checkpoints exactly, tensor by tensor; the exit status is 1 if they differ.
 
+    A single one is compared with its own receipt, if it was converted with --digests.
+
     Example: weighbridge verify model/ back/
     """
     with reporting(output):
-        result = api.verify(first, second)
-        limit = {"limit": len(result.differences)} if full else {}
-        output.give(result.to_dict, result.lines(**limit))
+        result = api.verify(first) if second is None else api.verify(first, second)
+        output.give(result.to_dict, result.lines(limit=None if full else 40))
         if not result:
             raise typer.Exit(DIFFERENT)
 

@@ -7,6 +7,7 @@ environment with NO_COLOR, gets plain lines, in which nothing is cut or wrapped.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -46,10 +47,10 @@ EXIT_CODES: Final[dict[int, str]] = {
     NO_FIT: "the mapping does not fit, or has no inverse",
     BAD_SOURCE: "a source is missing, damaged or unsafe",
     BAD_DESTINATION: "the destination cannot be written",
-    HUNG_UP: "the terminal went away; nothing is left behind",
-    INTERRUPTED: "interrupted; nothing is left behind",
+    HUNG_UP: "the terminal went away; nothing is left behind, but by --resume",
+    INTERRUPTED: "interrupted; nothing is left behind, but by --resume",
     BROKEN_PIPE: "the reader of the output went away",
-    TERMINATED: "terminated; nothing is left behind",
+    TERMINATED: "terminated; nothing is left behind, but by --resume",
 }
 """Each status that the command ends with, and what it means."""
 
@@ -129,10 +130,14 @@ class Output:
     Args:
         as_json: Print JSON; it is printed even if `quiet`.
         quiet: Print nothing but errors.
+        verbose: Report on stderr what is being done: each stage, or, if this is 2, what each rule did as well.
     """
 
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, errors included.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say on stderr what is being done; -vv says more.")
+    ] = 0
 
     @property
     def is_pretty(self) -> bool:
@@ -142,7 +147,14 @@ class Output:
     @property
     def shows_progress(self) -> bool:
         """Whether stderr takes a progress bar."""
-        return not self.as_json and not self.quiet and is_terminal(sys.stderr)
+        return not (self.as_json or self.quiet or self.verbose) and is_terminal(sys.stderr)
+
+    @property
+    def log_level(self) -> int:
+        """The level from which on a log record is shown."""
+        if self.verbose:
+            return logging.INFO if self.verbose == 1 else logging.DEBUG
+        return logging.ERROR if self.quiet else logging.WARNING
 
     def give(
         self,
@@ -182,12 +194,13 @@ class Output:
             text = typer.style(problem.code, fg="red", bold=True) + text.removeprefix(problem.code)
         print_lines([text], error=True)
 
-    def stopped(self, word: str) -> None:
-        """Say that the command was stopped from outside."""
+    def stopped(self, word: str, problem: BaseException) -> None:
+        """Say that the command was stopped from outside, and what that left behind."""
+        left = "; ".join(getattr(problem, "__notes__", ["nothing is left behind"]))
         if self.as_json:
-            print_lines([json.dumps({"error": {"code": word, "what": f"{word}; nothing is left behind"}})])
+            print_lines([json.dumps({"error": {"code": word, "what": f"{word}; {left}"}})])
         else:
-            print_lines([f"{word}; nothing is left behind"], error=True)
+            print_lines([visible(f"{word}; {left}")], error=True)
 
 
 def print_lines(lines: Iterable[str], *, error: bool = False) -> None:
@@ -242,13 +255,41 @@ def _writing(stream: IO[str]) -> Iterator[None]:
 def reporting(output: Output, *, full: bool = False) -> Iterator[None]:
     """Turn what goes wrong into printed text and the command's status."""
     try:
-        yield
+        with _logging(output.log_level):
+            yield
     except WeighbridgeError as problem:
         output.fail(problem, full=full)
         raise typer.Exit(exit_code(problem)) from None
-    except KeyboardInterrupt:
-        output.stopped("interrupted")
+    except KeyboardInterrupt as problem:
+        output.stopped("interrupted", problem)
         raise typer.Exit(INTERRUPTED) from None
-    except SystemExit:
-        output.stopped("terminated")
+    except SystemExit as problem:
+        output.stopped("terminated", problem)
         raise
+
+
+class _LogLines(logging.Handler):
+    """Print log records to stderr: the seconds since the start, and the text."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record; a warning without a time, as it is news and not a step."""
+        text = record.getMessage()
+        if record.levelno < logging.WARNING:
+            text = f"{record.relativeCreated / 1000:8.3f} s  {text}"
+        print_lines([visible(text)], error=True)
+
+
+@contextmanager
+def _logging(level: int) -> Iterator[None]:
+    """Show what the library logs, from a level on."""
+    logger = logging.getLogger("weighbridge")
+    handler, before = _LogLines(), (logger.level, logger.propagate)
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
