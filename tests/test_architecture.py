@@ -43,6 +43,7 @@ ORDER = (
     "transforms",
     "mapping",
     "registry",
+    "mapping_files",
     "files",
     "program",
     "plan",
@@ -54,21 +55,31 @@ ORDER = (
     "fitting",
     "inverting",
     "planning",
+    "diagrams",
+    "membership",
     "render",
+    "report_page",
+    "restricting",
     "storage",
     "proof",
     "receipt",
     "verification",
     "execute",
     "running",
+    "differences",
+    "contents",
+    "comparing",
     "output",
     "modules",
     "saving",
     "families",
     "resolve",
+    "detection",
     "integrations",
     "lint",
+    "inference",
     "api",
+    "testing",
     "__init__",
     "cli",
     "__main__",
@@ -76,16 +87,20 @@ ORDER = (
 """Modules and sub-packages in the order of data flow. Each imports only what stands above it (and its own package)."""
 
 SHORTCUTS = {
+    ("mapping", "mapping_files"),
     ("files", "storage"),
     ("plan", "proof"),
     ("plan", "render"),
+    ("plan", "report_page"),
+    ("render", "report_page"),
+    ("plan", "restricting"),
     ("plan", "modules"),
     ("plan", "running"),
     ("plan", "output"),
 }
 """Arrows against the order, in functions or under TYPE_CHECKING only: methods of a value that call a later stage."""
 
-HEAVY = {"torch", "numpy", "transformers", "rich", "typer"}
+HEAVY = {"torch", "numpy", "transformers", "rich", "typer", "yaml", "pydantic"}
 """Packages that `import weighbridge` must not load."""
 
 MAX_MODULE_LINES = 400

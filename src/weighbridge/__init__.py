@@ -3,6 +3,9 @@
 from weighbridge._version import __version__
 from weighbridge.api import (
     convert,
+    detect,
+    diff,
+    infer,
     load,
     open,
     plan,
@@ -33,6 +36,7 @@ from weighbridge.groupings import (
     SplitModulelist,
 )
 from weighbridge.mapping import Carry, Drop, Initialise, Mapping, Refuse
+from weighbridge.mapping_files import load_mapping
 from weighbridge.movements import (
     Conv3dToLinear,
     Interleave,
@@ -91,7 +95,11 @@ __all__ = [
     "__version__",
     "convert",
     "default_registry",
+    "detect",
+    "diff",
+    "infer",
     "load",
+    "load_mapping",
     "open",
     "plan",
     "register",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weighbridge.errors import CheckpointError
 from weighbridge.families import MODULES as FAMILIES, load as load_family
 from weighbridge.mapping import Mapping, MappingLike
+from weighbridge.mapping_files import is_mapping_file, load_mapping
 from weighbridge.options import Options
 from weighbridge.plan import DEFAULT_BUDGET_BYTES, Plan
 from weighbridge.planning import compile_plan
@@ -23,12 +24,18 @@ from weighbridge.storage import open_checkpoint
 if TYPE_CHECKING:
     import torch
 
+    from weighbridge.detection import Detection
+    from weighbridge.differences import Diff
+    from weighbridge.inference import Inferred
     from weighbridge.render import Report
     from weighbridge.storage.protocol import Checkpoint
     from weighbridge.verification import Verification
 
 Place = Any
 """A path, an opened checkpoint, a dict of tensors, a model or a `Header`."""
+
+AnyMapping = MappingLike | str | Path
+"""A mapping, a list of transforms, a registered name, or the path of a mapping file."""
 
 
 default_registry.provide(FAMILIES, load_family)
@@ -75,12 +82,12 @@ def register(name: str, mapping: MappingLike, *, overwrite: bool = False) -> Map
     return default_registry.register(name, mapping, overwrite=overwrite)
 
 
-def plan(checkpoint: Place, mapping: MappingLike | str = (), target: Place = None, **options: Any) -> Plan:
+def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **options: Any) -> Plan:
     """Compile a mapping against a checkpoint's headers into a proven plan.
 
     Args:
         checkpoint: What to read: a path, an opened checkpoint, a dict of tensors, a model or a `Header`.
-        mapping: A mapping, a list of transforms, or a registered name.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file.
         target: What is wanted: a model (on the meta device is fine), a `Header`, a checkpoint or a path; None to take
             whatever the mapping gives.
         options: See `weighbridge.options.Options`: `partial`, `drop`, `carry`, `initialise`, `dtype`, `layout`,
@@ -101,14 +108,21 @@ def plan(checkpoint: Place, mapping: MappingLike | str = (), target: Place = Non
         ['norm.weight']
     """
     source = open(checkpoint)
-    found = default_registry.find(mapping) if isinstance(mapping, str) else mapping
+    found = _find_mapping(mapping)
     if options.get("config") is None:
-        options["config"] = _config_of(source, target)
+        options["config"] = config_of(source, target)
     compiled = compile_plan(
         source.header, found, _target_header(target), files=source.files, options=Options(**options)
     )
     compiled.binding.source = source
     return compiled
+
+
+def _find_mapping(mapping: AnyMapping) -> MappingLike:
+    """Return what is registered under a name, or what a mapping file holds; anything else is a mapping already."""
+    if isinstance(mapping, Path) or is_mapping_file(mapping):
+        return load_mapping(mapping)
+    return default_registry.find(mapping) if isinstance(mapping, str) else mapping
 
 
 def _target_header(target: Place) -> Header | None:
@@ -121,7 +135,7 @@ def _target_header(target: Place) -> Header | None:
     return open(target).header
 
 
-def _config_of(source: Checkpoint, target: Place) -> Any:
+def config_of(source: Checkpoint, target: Place) -> Any:
     """Find the model's configuration: the target model's own, or the `config.json` beside the checkpoint."""
     config = getattr(target, "config", None)
     if config is not None:
@@ -135,14 +149,14 @@ def _config_of(source: Checkpoint, target: Place) -> Any:
         return None
 
 
-def load(model: torch.nn.Module, place: Place, mapping: MappingLike | str | None = None, **options: Any) -> Report:
+def load(model: torch.nn.Module, place: Place, mapping: AnyMapping | None = None, **options: Any) -> Report:
     """Load a checkpoint into a model.
 
     Args:
         model: Its parameters and persistent buffers are set; it may be on the meta device.
         place: What to read.
-        mapping: A mapping, a list of transforms, or a registered name; by default the one that is registered for the
-            model's class name or its `config.model_type`.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; by default the one
+            that is registered for the model's class name or its `config.model_type`.
         options: As for `plan`.
 
     Returns:
@@ -155,14 +169,14 @@ def load(model: torch.nn.Module, place: Place, mapping: MappingLike | str | None
     return plan(place, _mapping_for(inner, mapping), target=inner, **options).load_into(inner)
 
 
-def _mapping_for(model: torch.nn.Module, mapping: MappingLike | str | None) -> MappingLike | str:
+def _mapping_for(model: torch.nn.Module, mapping: AnyMapping | None) -> AnyMapping:
     return mapping if mapping is not None else resolve_model(model, required=True)
 
 
 def save(
     model: torch.nn.Module,
     out: str | Path,
-    mapping: MappingLike | str | None = None,
+    mapping: AnyMapping | None = None,
     *,
     lossy: bool = False,
     **options: Any,
@@ -195,7 +209,7 @@ def save(
     if recorded is not None:
         return recorded.write(out, **options)
     named = _mapping_for(inner, mapping)
-    found = default_registry.find(named) if isinstance(named, str) else named
+    found = _find_mapping(named)
     whole = found if isinstance(found, Mapping) else Mapping(found)
     derived = plan(inner, whole.inverse())
     for note in derived.notes:
@@ -206,10 +220,11 @@ def save(
 def convert(
     source: Place,
     destination: str | Path,
-    mapping: MappingLike | str,
+    mapping: AnyMapping,
     *,
     target: Place = None,
     reverse: bool = False,
+    only: str | Iterable[str] | None = None,
     max_shard_size: int | str | None = "5GB",
     memory_budget: int = DEFAULT_BUDGET_BYTES,
     progress: Callable[[int, int], None] | None = None,
@@ -220,9 +235,10 @@ def convert(
     Args:
         source: What to read.
         destination: Directory to make; it must not exist, or be empty.
-        mapping: A mapping, a list of transforms, or a registered name.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file.
         target: Layout to reach, as for `plan`.
         reverse: Use the inverse of the mapping; each key is proven to come back.
+        only: Write only the targets that this selection names; see `Plan.restrict`. What they do not need is dropped.
         max_shard_size: Largest size of a shard, in bytes or as text such as ``"5GB"``; None for a single file.
         memory_budget: Size of the buffers that are held at a time, in bytes.
         progress: Called with the bytes written so far and the bytes in all.
@@ -235,11 +251,12 @@ def convert(
         PlanError, RegistryError, CheckpointError: As `plan`.
         DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `write-failed`.
     """
-    found = default_registry.find(mapping) if isinstance(mapping, str) else mapping
+    found = _find_mapping(mapping)
     if reverse:
         whole = found if isinstance(found, Mapping) else Mapping(found)
         found, target = whole.inverse(), _recorded_layout(source, whole) if target is None else target
     made = plan(source, found, target, **options)
+    made = made if only is None else made.restrict(only)
     return made.write(destination, max_shard_size=max_shard_size, memory_budget=memory_budget, progress=progress)
 
 
@@ -307,3 +324,76 @@ def verify(first: Place, second: Place) -> Verification:
     from weighbridge.verification import compare
 
     return compare(open(first), open(second))
+
+
+def diff(first: Place, second: Place, through: AnyMapping | None = None, **options: Any) -> Diff:
+    """Say how the tensors of two checkpoints are related: equal, cast, transposed, permuted, or different by how much.
+
+    Args:
+        first: A path, an opened checkpoint, a dict of tensors or a model.
+        second: As `first`.
+        through: A mapping, a list of transforms, a registered name, or the path of a mapping file: the first side is
+            what it makes of `first`, with `second` as the target. Nothing is written.
+        options: As for `plan`, with `through`.
+
+    Returns:
+        The relation of every tensor; true if all are equal.
+
+    Raises:
+        PlanError, RegistryError: As `plan`, with `through`.
+        CheckpointError: As `open`.
+    """
+    from weighbridge.comparing import compare_sides
+    from weighbridge.contents import Held, Planned
+
+    other = open(second)
+    if through is None:
+        return compare_sides(Held(open(first)), Held(other))
+    return compare_sides(Planned(plan(first, through, target=other.header, **options)), Held(other))
+
+
+def detect(place: Place, *, transformers: bool = False) -> Detection:
+    """Say which known family of models a checkpoint belongs to, in which layout its names stand, and why.
+
+    Args:
+        place: A path, an opened checkpoint, a dict of tensors, a model or a `Header`; only names are looked at, and the
+            `config.json` beside a checkpoint, if there is one.
+        transformers: Also judge by the rules of the installed transformers library's own table, which is slow to load.
+
+    Returns:
+        The families that come into question, the likeliest first; true if one is known. Families whose names agree
+        just as well are named as tied.
+
+    Raises:
+        CheckpointError: As `open`.
+        RegistryError: `integration-version`, with `transformers`.
+    """
+    from weighbridge.detection import detect as detect_family
+
+    source, meant = open(place), default_registry.registered()
+    others = {name: meant.find(name) for name in meant}
+    if transformers:
+        from weighbridge.integrations.transformers import registry
+
+        table = registry()
+        others = {name: table.find(name) for name in table} | others
+    return detect_family(source.header, getattr(place, "config", None) or config_of(source, None), others=others)
+
+
+def infer(first: Place, second: Place, name: str = "") -> Inferred:
+    """Infer the mapping between two checkpoints of one model in two layouts by their contents, run it, and compare.
+
+    Args:
+        first: What the mapping is to read: a path, an opened checkpoint, a dict of tensors or a model.
+        second: What it is to give, bit for bit: the same values in the other layout.
+        name: The mapping's name.
+
+    Returns:
+        The mapping, its plan, what stays unexplained, and notes on what the values left open.
+
+    Raises:
+        CheckpointError, PlanError: As `open`; `data-missing` without values, `target-missing` with none in common.
+    """
+    from weighbridge.inference import infer_mapping
+
+    return infer_mapping(open(first), open(second), name)
