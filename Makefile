@@ -19,7 +19,7 @@ DOCS := $(VENV)/.stamp-docs-$(INPUTS)
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --maxprocesses=8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test corpus golden lint lint-table format types docs bench clean
+.PHONY: help demo test corpus infer-table golden lint lint-table format types docs bench clean
 .NOTPARALLEL:
 
 help:  ## list the commands
@@ -33,6 +33,9 @@ test: $(TEST)  ## run the tests, the doctests, and the code blocks of the docs
 
 corpus: $(TEST)  ## print a table of every checkpoint of the corpus: values, outputs, and the way back
 	@OMP_NUM_THREADS=1 $(PY) tests/corpus_table.py
+
+infer-table: $(TEST)  ## print what is inferred for every checkpoint of the corpus from its two layouts alone
+	@OMP_NUM_THREADS=1 $(PY) tests/infer_table.py
 
 golden: $(TEST)  ## write the golden files anew, to be reviewed as a diff
 	@WEIGHBRIDGE_GOLDEN=1 $(PYTEST)

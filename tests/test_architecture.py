@@ -46,6 +46,7 @@ ORDER = (
     "transforms",
     "mapping",
     "registry",
+    "mapping_files",
     "files",
     "program",
     "plan",
@@ -57,7 +58,11 @@ ORDER = (
     "fitting",
     "inverting",
     "planning",
+    "diagrams",
+    "membership",
     "render",
+    "report_page",
+    "restricting",
     "storage",
     "proof",
     "digests",
@@ -67,6 +72,9 @@ ORDER = (
     "gather",
     "devices",
     "running",
+    "differences",
+    "contents",
+    "comparing",
     "filling",
     "output",
     "modules",
@@ -74,9 +82,13 @@ ORDER = (
     "saving",
     "families",
     "resolve",
+    "detection",
     "integrations",
     "lint",
+    "inference",
     "api",
+    "studies",
+    "testing",
     "__init__",
     "cli",
     "__main__",
@@ -84,16 +96,20 @@ ORDER = (
 """Modules and sub-packages in the order of data flow. Each imports only what stands above it (and its own package)."""
 
 SHORTCUTS = {
+    ("mapping", "mapping_files"),
     ("files", "storage"),
     ("plan", "proof"),
     ("plan", "render"),
     ("plan", "loading"),
+    ("plan", "report_page"),
+    ("render", "report_page"),
+    ("plan", "restricting"),
     ("plan", "running"),
     ("plan", "output"),
 }
 """Arrows against the order, in functions or under TYPE_CHECKING only: methods of a value that call a later stage."""
 
-HEAVY = {"torch", "numpy", "transformers", "rich", "typer"}
+HEAVY = {"torch", "numpy", "transformers", "rich", "typer", "yaml", "pydantic"}
 """Packages that `import weighbridge` must not load."""
 
 MAX_MODULE_LINES = 400

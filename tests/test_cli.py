@@ -41,7 +41,8 @@ from weighbridge.specs import Header, TensorSpec
 ROOT = Path(__file__).parents[1]
 PACKAGES = str(Path(weighbridge.__file__).parents[1])
 PAGE = (ROOT / "docs" / "command.md").read_text("utf-8")
-COMMANDS = ("inspect", "plan", "explain", "convert", "revert", "verify", "lint")
+COMMANDS = ("inspect", "detect", "plan", "explain", "convert", "revert", "verify", "diff", "infer", "new", "lint")
+GROUPS = ("mapping",)
 
 MAPPINGS = """
 from weighbridge import Concatenate, Mapping, WeightConverter, WeightRenaming
@@ -205,6 +206,18 @@ def test_inspect_key_names_the_nearest(converted: Path) -> None:
     assert ran.status == 4
     assert ran.err.startswith("tensor-not-found: ")
     assert "layers.2.q.weight" in ran.err
+
+
+def test_inspect_writes_an_inventory(converted: Path, tmp_path: Path) -> None:
+    """From the header alone the same plan is made as from the checkpoint; nothing is overwritten."""
+    file = tmp_path / "header.json.gz"
+    assert run(converted, "inspect", "model", "--inventory", str(file)).status == 0
+    assert weighbridge.open(file).header == weighbridge.open(converted / "model").header
+    before = file.read_bytes()
+    again = run(converted, "inspect", "model", "--inventory", str(file))
+    assert (again.status, again.err.split(":")[0]) == (5, "destination-exists")
+    assert file.read_bytes() == before
+    assert "usage: an inventory has another name" in run(converted, "inspect", "model", "--inventory", "x.txt").err
 
 
 def test_inspect_loads_nothing_heavy(converted: Path) -> None:
@@ -643,7 +656,7 @@ def test_help_lists_commands_and_statuses(tmp_path: Path) -> None:
     assert ran.status == 0
     for code, meaning in EXIT_CODES.items():
         assert re.search(rf"^ +{code}  {re.escape(meaning)}", ran.out, re.MULTILINE)
-    assert re.findall(r"^│ ([a-z]+) ", ran.out, re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^│ ([a-z]+) ", ran.out, re.MULTILINE) == [*COMMANDS, *GROUPS]
     assert run(tmp_path, "--version").out.startswith("weighbridge ")
 
 
@@ -659,7 +672,7 @@ def test_help_of_each_command_has_an_example(tmp_path: Path) -> None:
 
 
 def test_page_lists_the_commands_and_statuses() -> None:
-    assert re.findall(r"^\| `weighbridge ([a-z]+) ", PAGE, re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^\| `weighbridge ([a-z]+) ", PAGE, re.MULTILINE) == [*COMMANDS, *GROUPS]
     rows = re.findall(r"^\| (\d+) \| (.*) \|$", PAGE, re.MULTILINE)
     assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
 

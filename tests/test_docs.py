@@ -1,37 +1,50 @@
 """Every code block of the documentation runs.
 
 Blocks of one page share their names, in order, and run in an empty directory. A `python` block must run without an
-error; a `pycon` block (with `>>>`) must print what it says. A block under `<!-- no-run: reason -->` needs what
-a test has not, such as a large download; it must still compile.
+error; a `pycon` block (with `>>>`) must print what it says, and so must each command (after `$`) of a `console` block,
+where `...` stands for anything. A block with a `title="name"` is a file of that name. A block under
+`<!-- no-run: reason -->` needs what a test has not, such as a large download; it must still compile.
 """
 
 from __future__ import annotations
 
 import doctest
+import os
 import re
+import shlex
+import subprocess
+import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+import weighbridge
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OWN_TEST = {"docs/command.md": ("console",)}
+"""Kinds of blocks that a page's own test runs."""
 
 FENCE = re.compile(
-    r"^(?:<!-- no-run: (?P<reason>[^\n]+?) -->\n+)?(?P<indent>[ ]*)```(?P<kind>python|pycon)[^\n]*\n"
+    r"^(?:<!-- no-run: (?P<reason>[^\n]+?) -->\n+)?(?P<indent>[ ]*)"
+    r"```(?P<kind>python|pycon|console|\w+(?= title=))(?: title=\"(?P<title>[^\"\n]+)\")?[^\n]*\n"
     r"(?P<body>.*?)^(?P=indent)```[ ]*$",
     re.MULTILINE | re.DOTALL,
 )
 
 
 class Block(NamedTuple):
-    """One block of code: what it is, why it does not run (or nothing), its first line's number, its text."""
+    """One block of code: what it is, why it does not run (or nothing), its first line's number, its text, its file."""
 
     kind: str
     reason: str
     line: int
     text: str
+    title: str = ""
 
 
 def blocks(page: str) -> list[Block]:
@@ -41,12 +54,18 @@ def blocks(page: str) -> list[Block]:
         line = page.count("\n", 0, match.start("body")) + 1
         indent = len(match["indent"])
         text = "".join(row[indent:] or "\n" for row in match["body"].splitlines(keepends=True))
-        found.append(Block(match["kind"], match["reason"] or "", line, text))
+        found.append(Block(match["kind"], match["reason"] or "", line, text, match["title"] or ""))
     return found
 
 
 def run_block(block: Block, name: str, names: dict[str, object]) -> None:
     """Run one block; a failure shows the page and the line."""
+    if block.title:
+        Path(block.title).write_text(block.text, encoding="utf-8")
+        return
+    if block.kind == "console":
+        run_commands(block)
+        return
     if block.kind == "pycon":
         test = doctest.DocTestParser().get_doctest(block.text, names, name, name, block.line - 1)
         if not block.reason:
@@ -58,10 +77,52 @@ def run_block(block: Block, name: str, names: dict[str, object]) -> None:
         exec(code, names)
 
 
+def run_commands(block: Block) -> None:
+    """Run the commands of a block, `weighbridge` or `pytest`; each must print what stands below it."""
+    packages = str(Path(weighbridge.__file__).parents[1])
+    environment = {
+        **{name: text for name, text in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")},
+        "COLUMNS": "80",
+        "PYTHONPATH": packages,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_ADDOPTS": "-p _weighbridge_pytest -p no:cacheprovider",
+    }
+    for shown in [] if block.reason else re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+        line, _, expected = shown.partition("\n")
+        command = shlex.split(line)
+        assert command[0] in ("weighbridge", "pytest"), f"{command[0]} is none of the programs that a page may run"
+        printed = subprocess.run(
+            [sys.executable, "-m", *command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        ).stdout
+        is_same = doctest.OutputChecker().check_output(expected, printed, doctest.ELLIPSIS)
+        assert is_same, f"$ {line}\n{printed}\nand not\n{expected}"
+
+
+@contextmanager
+def own_modules() -> Iterator[None]:
+    """Forget the modules that were imported inside, so that another page can have files of the same names."""
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None) or ""
+            if Path(file).is_relative_to(Path.cwd()):
+                del sys.modules[name]
+
+
 def run_page(page: str, name: str) -> None:
     """Run the blocks of a page one after the other, with shared names."""
     names: dict[str, object] = {"__name__": "__docs__"}
     for block in blocks(page):
+        if block.kind in OWN_TEST.get(name, ()):
+            continue
         try:
             run_block(block, name, names)
         except Exception as problem:
@@ -71,7 +132,9 @@ def run_page(page: str, name: str) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run_page(path.read_text("utf-8"), str(path.relative_to(ROOT)))
+    monkeypatch.syspath_prepend(tmp_path)
+    with own_modules():
+        run_page(path.read_text("utf-8"), str(path.relative_to(ROOT)))
 
 
 @pytest.mark.parametrize(
@@ -82,6 +145,8 @@ def test_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "```pycon\n>>> 1 + 1\n3\n```",
         "- in a list\n\n    ```python\n    1 / 0\n    ```",
         "<!-- no-run: needs a download -->\n```python\nthis is no Python\n```",
+        "```console\n$ weighbridge --version\nweighbridge of yesterday\n```",
+        "```console\n$ rm -r .\n```",
     ],
 )
 def test_failing_block_fails(page: str) -> None:
@@ -104,8 +169,22 @@ def test_block_that_is_not_run_has_no_effect() -> None:
     run_page("<!-- no-run: needs a download -->\n\n```python\nraise ValueError\n```", "page.md")
 
 
+def test_block_with_a_title_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with own_modules():
+        run_page(
+            '```python title="made.py"\nx = 1\n```\n\n```python\nimport made\nassert made.x == 1\n```\n\n'
+            '```yaml title="made.yaml"\na: 1\n```\n\n```console\n$ weighbridge --version\nweighbridge ...\n```\n',
+            "page.md",
+        )
+    assert (tmp_path / "made.yaml").read_text("utf-8") == "a: 1\n"
+    assert "made" not in sys.modules
+
+
 def test_every_block_is_seen() -> None:
-    """No page opens a Python fence that the pattern passes over."""
+    """No page opens a fence of these kinds that the pattern passes over."""
+    opened = re.compile(r"^ *```(?:python|pycon|py|console|\w+ title=)", re.MULTILINE)
     for path in PAGES:
         page = path.read_text("utf-8")
-        assert len(re.findall(r"^ *```(?:python|pycon|py)\b", page, re.MULTILINE)) == len(blocks(page)), path.name
+        assert len(opened.findall(page)) == len(blocks(page)), path.name

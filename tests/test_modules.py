@@ -245,6 +245,18 @@ def test_a_model_can_be_loaded_from_its_own_tensors() -> None:
     assert torch.equal(model.b.weight, pair()["a.weight"])
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_tied_parameters_take_the_dtype_of_a_checkpoint_that_has_one_of_them(device: str) -> None:
+    with torch.device(device):
+        model = Pair()
+        model.b.weight = model.a.weight
+    values = {key: tensor.bfloat16() for key, tensor in pair().items() if key != "b.weight"}
+    wb.load(model, values, [])
+    assert model.a.weight is model.b.weight
+    assert model.b.weight.dtype == torch.bfloat16
+    assert torch.equal(model.b.weight, values["a.weight"])
+
+
 def test_two_parameters_of_one_memory_are_tied() -> None:
     model = Pair()
     model.b.weight = torch.nn.Parameter(model.a.weight.data)

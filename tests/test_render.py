@@ -9,6 +9,7 @@ import pytest
 
 import weighbridge as wb
 from weighbridge.copies import Copy, Loop
+from weighbridge.diagrams import MAX_ROWS, WIDTH
 from weighbridge.render import cost, format_bytes, region
 
 Golden = Callable[[str, str], None]
@@ -53,12 +54,76 @@ def test_report_reads_as_reviewed(golden: Golden) -> None:
         ("target", "model.language_model.layers.1.mlp.experts.gate_up_proj"),
         ("source", "language_model.model.layers.1.mlp.experts.2.up_proj.weight"),
         ("split", "model.language_model.layers.0.attn.k_proj.weight"),
+        ("split-source", "language_model.model.layers.0.attn.in_proj.weight"),
         ("dropped", "language_model.model.layers.0.rotary_emb.inv_freq"),
         ("miss", "model.language_model.layers.1.mlp.experts.gate_up_projj"),
     ],
 )
 def test_explanation_reads_as_reviewed(golden: Golden, name: str, key: str) -> None:
     golden(f"example.explain.{name}.txt", str(wb.plan(header(), MAPPING).explain(key)) + "\n")
+
+
+BACK = {
+    "back": "language_model.model.layers.1.mlp.experts.2.up_proj.weight",
+    "back-source": "model.language_model.layers.1.mlp.experts.gate_up_proj",
+    "back-joined": "language_model.model.layers.0.attn.in_proj.weight",
+}
+
+
+@pytest.mark.parametrize("name", BACK)
+def test_explanation_of_the_way_back_reads_as_reviewed(golden: Golden, name: str) -> None:
+    """The inverse of the mapping, made on what the mapping gives; the recorded inverse says the same of the copies."""
+    plan = wb.plan(header(), MAPPING)
+    back = wb.plan(plan.target, MAPPING.inverse(), target=wb.plan(header(), MAPPING).inverse(lossy=True).target)
+    golden(f"example.explain.{name}.txt", str(back.explain(BACK[name])) + "\n")
+    assert plan.inverse(lossy=True).explain(BACK[name]).copies == back.explain(BACK[name]).copies
+
+
+def without(*keys: str) -> wb.Header:
+    return wb.Header({key: spec for key, spec in header().items() if key not in keys})
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("incomplete", "language_model.model.layers.1.mlp.experts.0.gate_proj.weight"),
+        ("incomplete-missing", "language_model.model.layers.1.mlp.experts.2.up_proj.weight"),
+        ("incomplete-target", "model.language_model.layers.1.mlp.experts.gate_up_proj"),
+    ],
+)
+def test_explanation_of_an_incomplete_group_reads_as_reviewed(golden: Golden, name: str, key: str) -> None:
+    held = without("language_model.model.layers.1.mlp.experts.2.up_proj.weight").specs
+    target = wb.plan(header(), MAPPING).target
+    plan = wb.plan(wb.Header(held), MAPPING, target, partial=True)
+    assert plan.explain(key).group
+    golden(f"example.explain.{name}.txt", str(plan.explain(key)) + "\n")
+
+
+def test_near_miss_reads_as_reviewed(golden: Golden) -> None:
+    """A name that is nearly the one that a rule wants is named beside that."""
+    key = "language_model.model.layers.1.mlp.experts.2.up_prj.weight"
+    plan = wb.plan(wb.Header({key: wb.TensorSpec("BF16", (5, 6))}), MAPPING)
+    golden("example.explain.near.txt", str(plan.explain(key)) + "\n")
+
+
+def test_long_grid_is_capped_and_keeps_what_was_asked_for() -> None:
+    count = 40
+    specs = {f"experts.{i}.w": wb.TensorSpec("F32", (3, 2)) for i in range(count)}
+    stack = wb.WeightConverter("experts.*.w", "experts.w", [wb.MergeModulelist(0)])
+    plan = wb.plan(wb.Header(specs), [stack])
+    drawn = plan.explain("experts.w").diagrams
+    assert len(drawn) <= MAX_ROWS + 5
+    assert any("33 more" in line for line in drawn)
+    drawn = plan.explain("experts.17.w").diagrams
+    assert any(line.split() == ["17", "│", "a", "│"] for line in drawn)
+    assert max(map(len, drawn)) <= WIDTH
+
+
+def test_interleaved_copies_are_not_drawn() -> None:
+    rope = wb.WeightConverter("w", "v", [wb.PermuteForRope(num_heads=2)])
+    explained = wb.plan(wb.Header({"w": wb.TensorSpec("F32", (8, 3))}), [rope]).explain("v")
+    assert explained.copies
+    assert explained.diagrams == ()
 
 
 def test_failure_reads_as_reviewed(golden: Golden) -> None:

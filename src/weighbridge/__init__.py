@@ -10,7 +10,6 @@ from weighbridge.api import (
     resolve,
     revert,
     save,
-    verify,
 )
 from weighbridge.errors import (
     CheckpointError,
@@ -33,6 +32,7 @@ from weighbridge.groupings import (
     SplitModulelist,
 )
 from weighbridge.mapping import Carry, Drop, Initialise, Mapping, Refuse
+from weighbridge.mapping_files import load_mapping
 from weighbridge.movements import (
     Conv3dToLinear,
     Interleave,
@@ -47,6 +47,7 @@ from weighbridge.ops import Cast
 from weighbridge.plan import Plan
 from weighbridge.registry import Registry, default_registry
 from weighbridge.specs import Header, TensorSpec
+from weighbridge.studies import detect, diff, infer, verify
 from weighbridge.transforms import GroupWeightRename, PrefixChange, WeightConverter, WeightRenaming
 
 __all__ = [
@@ -91,7 +92,11 @@ __all__ = [
     "__version__",
     "convert",
     "default_registry",
+    "detect",
+    "diff",
+    "infer",
     "load",
+    "load_mapping",
     "open",
     "plan",
     "register",

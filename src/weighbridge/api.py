@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from weighbridge.errors import CheckpointError, WeighbridgeError
+from weighbridge.errors import CheckpointError
 from weighbridge.families import MODULES as FAMILIES, load as load_family
 from weighbridge.mapping import Mapping, MappingLike
+from weighbridge.mapping_files import is_mapping_file, load_mapping
 from weighbridge.options import Options
 from weighbridge.plan import DEFAULT_BUDGET_BYTES, Plan
 from weighbridge.planning import compile_plan
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
     from weighbridge.render import Report
     from weighbridge.storage.protocol import Checkpoint
-    from weighbridge.verification import Verification
 
 Place = Any
 """A path, an opened checkpoint, a dict of tensors, a model or a `Header`."""
+
+AnyMapping = MappingLike | str | Path
+"""A mapping, a list of transforms, a registered name, or the path of a mapping file."""
 
 
 _LOG: Final = logging.getLogger(__name__)
@@ -78,12 +80,12 @@ def register(name: str, mapping: MappingLike, *, overwrite: bool = False) -> Map
     return default_registry.register(name, mapping, overwrite=overwrite)
 
 
-def plan(checkpoint: Place, mapping: MappingLike | str = (), target: Place = None, **options: Any) -> Plan:
+def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **options: Any) -> Plan:
     """Compile a mapping against a checkpoint's headers into a proven plan.
 
     Args:
         checkpoint: What to read: a path, an opened checkpoint, a dict of tensors, a model or a `Header`.
-        mapping: A mapping, a list of transforms, or a registered name.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file.
         target: What is wanted: a model (on the meta device is fine), a `Header`, a checkpoint or a path; None to take
             whatever the mapping gives.
         options: See `weighbridge.options.Options`: `partial`, `drop`, `carry`, `initialise`, `dtype`, `layout`,
@@ -104,14 +106,21 @@ def plan(checkpoint: Place, mapping: MappingLike | str = (), target: Place = Non
         ['norm.weight']
     """
     source = open(checkpoint)
-    found = default_registry.find(mapping) if isinstance(mapping, str) else mapping
+    found = _find_mapping(mapping)
     if options.get("config") is None:
-        options["config"] = _config_of(source, target)
+        options["config"] = config_of(source, target)
     compiled = compile_plan(
         source.header, found, _target_header(target), files=source.files, options=Options(**options)
     )
     compiled.binding.source = source
     return compiled
+
+
+def _find_mapping(mapping: AnyMapping) -> MappingLike:
+    """Return what is registered under a name, or what a mapping file holds; anything else is a mapping already."""
+    if isinstance(mapping, Path) or is_mapping_file(mapping):
+        return load_mapping(mapping)
+    return default_registry.find(mapping) if isinstance(mapping, str) else mapping
 
 
 def _target_header(target: Place) -> Header | None:
@@ -124,7 +133,7 @@ def _target_header(target: Place) -> Header | None:
     return open(target).header
 
 
-def _config_of(source: Checkpoint, target: Place) -> Any:
+def config_of(source: Checkpoint, target: Place) -> Any:
     """Find the model's configuration: the target model's own, or the `config.json` beside the checkpoint."""
     config = getattr(target, "config", None)
     if config is not None:
@@ -141,7 +150,7 @@ def _config_of(source: Checkpoint, target: Place) -> Any:
 def load(
     model: torch.nn.Module,
     place: Place,
-    mapping: MappingLike | str | None = None,
+    mapping: AnyMapping | None = None,
     *,
     copy: bool = False,
     device: Any = "cpu",
@@ -153,8 +162,8 @@ def load(
     Args:
         model: Its parameters and persistent buffers are set; it may be on the meta device.
         place: What to read.
-        mapping: A mapping, a list of transforms, or a registered name; by default the one that is registered for the
-            model's class name or its `config.model_type`.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; by default the one
+            that is registered for the model's class name or its `config.model_type`.
         copy: Give every tensor memory of its own; otherwise a meta tensor that a safetensors file holds as it is
             wanted is mapped, see `Plan.stream`.
         device: Where to make tensors that are on the meta device now.
@@ -172,7 +181,7 @@ def load(
     return made.load_into(inner, copy=copy, device=device, progress=progress)
 
 
-def _mapping_for(model: torch.nn.Module, mapping: MappingLike | str | None) -> MappingLike | str:
+def _mapping_for(model: torch.nn.Module, mapping: AnyMapping | None) -> AnyMapping:
     if mapping is not None:
         return mapping
     found = resolve_model(model, required=True)
@@ -183,7 +192,7 @@ def _mapping_for(model: torch.nn.Module, mapping: MappingLike | str | None) -> M
 def save(
     model: torch.nn.Module,
     out: str | Path,
-    mapping: MappingLike | str | None = None,
+    mapping: AnyMapping | None = None,
     *,
     lossy: bool = False,
     **options: Any,
@@ -216,7 +225,7 @@ def save(
     if recorded is not None:
         return recorded.write(out, **options)
     named = _mapping_for(inner, mapping)
-    found = default_registry.find(named) if isinstance(named, str) else named
+    found = _find_mapping(named)
     whole = found if isinstance(found, Mapping) else Mapping(found)
     derived = plan(inner, whole.inverse())
     for note in derived.notes:
@@ -227,10 +236,11 @@ def save(
 def convert(
     source: Place,
     destination: str | Path,
-    mapping: MappingLike | str,
+    mapping: AnyMapping,
     *,
     target: Place = None,
     reverse: bool = False,
+    only: str | Iterable[str] | None = None,
     max_shard_size: int | str | None = "5GB",
     memory_budget: int = DEFAULT_BUDGET_BYTES,
     digests: bool = False,
@@ -244,9 +254,10 @@ def convert(
     Args:
         source: What to read.
         destination: Directory to make; it must not exist, or be empty.
-        mapping: A mapping, a list of transforms, or a registered name.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file.
         target: Layout to reach, as for `plan`.
         reverse: Use the inverse of the mapping; each key is proven to come back.
+        only: Write only the targets that this selection names; see `Plan.restrict`. What they do not need is dropped.
         max_shard_size: Largest size of a shard, in bytes or as text such as ``"5GB"``; None for a single file.
         memory_budget: Size of the buffers that are held at a time, in bytes.
         digests: Record the SHA-256 of every new tensor in the receipt, so that `verify` can check the output by itself.
@@ -264,11 +275,12 @@ def convert(
         DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
             `destination-unfinished`, `resume-mismatch`, `write-failed`.
     """
-    found = default_registry.find(mapping) if isinstance(mapping, str) else mapping
+    found = _find_mapping(mapping)
     if reverse:
         whole = found if isinstance(found, Mapping) else Mapping(found)
         found, target = whole.inverse(), _recorded_layout(source, whole) if target is None else target
     made = plan(source, found, target, **options)
+    made = made if only is None else made.restrict(only)
     return made.write(
         destination,
         max_shard_size=max_shard_size,
@@ -326,32 +338,3 @@ def plan_revert(source: str | Path, *, lossy: bool = False) -> Plan:
     back = read_receipt(Path(source)).plan.inverse(checkpoint, lossy=lossy)
     # What the model alone was to initialise is in no file, so a file does not lose it.
     return replace(back, dropped=tuple(fated for fated in back.dropped if fated.key in checkpoint.header))
-
-
-_ITS_RECEIPT: Final = object()
-"""Stands for the other side where there is none; None is more likely a slip than a wish."""
-
-
-def verify(first: Place, second: Place = _ITS_RECEIPT) -> Verification:
-    """Compare two checkpoints exactly, tensor by tensor, in bounded memory; or an output with its own receipt.
-
-    Args:
-        first: A path, an opened checkpoint, a dict of tensors or a model. Alone, a directory that was written with
-            ``digests=True``: every tensor's spec and SHA-256, and the files' headers, must be what its receipt says.
-        second: As `first`.
-
-    Returns:
-        What differs, and where; true if nothing does.
-
-    Raises:
-        CheckpointError: As `open`; alone also `receipt-invalid`, `digests-missing`.
-        WeighbridgeError: `usage` if what stands alone is no path.
-    """
-    from weighbridge.verification import check_output, compare
-
-    if second is not _ITS_RECEIPT:
-        return compare(open(first), open(second))
-    if not isinstance(first, str | PathLike):
-        what, got = "only a directory has a receipt that it can be compared with", f"a {type(first).__name__}"
-        raise WeighbridgeError("usage", what, got=got, hint="give two checkpoints to compare with each other")
-    return check_output(first)

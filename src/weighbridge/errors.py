@@ -53,7 +53,7 @@ CODES: Final[dict[str, str]] = {
     "spec-mismatch": "a tensor's shape is not the target's",
     "dtype-mismatch": "tensors of different dtypes cannot become one tensor",
     "layout-ambiguous": "a checkpoint can be read in more than one layout",
-    "rule-unused": "a declared exception names no tensor",
+    "rule-unused": "a rule, or a declared exception, names no tensor",
     "inverse-lossy": "the exact inverse of a plan was asked for, and part of it is lost",
     "inverse-unproven": "a key of an inverted mapping does not come back to itself",
     "source-unbound": "a plan does not know where to read",
@@ -94,6 +94,7 @@ CODES: Final[dict[str, str]] = {
     "integration-unsupported": "weighbridge does not do this for another library's models",
     # verification
     "verify-failed": "two checkpoints differ",
+    "law-broken": "a mapping does not obey a law that was checked",
     # commands
     "usage": "a command's arguments do not fit together",
 }

@@ -321,7 +321,11 @@ class _Fitting:
         """Give every target that no step writes its fate, or call it missing."""
         if self.target is None:
             return (), (), ()
-        written = self._written()
+        written = {
+            key: output.dtype
+            for step in self.steps
+            for key, output in zip(step.targets, step.program.targets, strict=True)
+        }
         shared: dict[str, str] = {}
         for key in sorted(written):
             shared.setdefault(self.target.ties.get(key, key), key)
@@ -331,7 +335,7 @@ class _Fitting:
         for key in open_keys:
             twin = shared.get(self.target.ties.get(key, key))
             if twin is not None:
-                tied.append(Fated(key, self.target[key], twin))
+                tied.append(Fated(key, TensorSpec(written[twin], self.target[key].shape), twin))
             elif key in named or self.options.partial:
                 initialised.append(Fated(key, self.target[key], named.get(key, "partial=True")))
             if twin is None and key not in named and (self.options.partial or key not in self.blamed):

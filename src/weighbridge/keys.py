@@ -272,6 +272,18 @@ def collapse_by_name(keys: Iterable[str]) -> list[str]:
     return [line for alike in by_name.values() for line in collapse(alike)]
 
 
+def by_name(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Group keys that differ only in their indices, under a name with `*` for each index.
+
+    Examples:
+        >>> by_name(["layers.0.up", "layers.1.up", "norm"])
+        {'layers.*.up': ['layers.0.up', 'layers.1.up'], 'norm': ['norm']}
+    """
+    found = families(keys)
+    alike = {_PLACEHOLDER.sub("*", name): [key for key, _ in members] for name, members in found.templates.items()}
+    return alike | {key: [key] for key in found.literal}
+
+
 def _escape(segment: str) -> str:
     return _SPECIAL.sub(r"\\\1", segment) if _SPECIAL.search(segment) else segment
 

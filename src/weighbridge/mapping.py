@@ -296,6 +296,19 @@ class Mapping:
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise MappingError("mapping-invalid", "this is no mapping", got=repr(problem)) from None
 
+    def to_yaml(self) -> str:
+        """Return the mapping as the text of a mapping file; `load_mapping` reads such a file."""
+        from weighbridge.mapping_files import write_mapping
+
+        return write_mapping(self)
+
+    @staticmethod
+    def from_yaml(text: str) -> Mapping:
+        """Read the text of a mapping file; errors are those of `load_mapping`."""
+        from weighbridge.mapping_files import read_mapping
+
+        return read_mapping(text)
+
 
 def mounted(rule: Any, prefix: str) -> Any:
     """Mount a declared exception under a path; a scope that it already has lies below."""

@@ -66,7 +66,7 @@ def write(
         source: What to read, if not what the plan was made on.
         max_shard_size: Largest size of a new shard, in bytes or as text such as ``"5GB"``; None for a single file.
         memory_budget: Size of the buffers that are held at a time, in bytes or as text such as ``"200MB"``.
-        digests: Record in the receipt the SHA-256 of every tensor, read back from the new files; see `api.verify`.
+        digests: Record in the receipt the SHA-256 of every tensor, read back from the new files; see `studies.verify`.
         resume: Go on with an unfinished output, and leave one if this run does not end.
         sync: Wait until the disk holds everything before the directory appears. Without it the output is as safe as a
             copy by `cp`: a power failure soon afterwards may leave it there with parts missing.

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping as MappingOf
+from collections.abc import Iterable, Iterator, Mapping as MappingOf
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -317,11 +317,27 @@ class Plan:
 
         return Report(self)
 
+    def to_html(self) -> str:
+        """Return one self-contained page: both layouts side by side, every rule, every tensor; see `docs/report.md`."""
+        from weighbridge.report_page import plan_page
+
+        return plan_page(self)
+
+    def _repr_html_(self) -> str:
+        """Return the head of the report as a small table, for notebooks."""
+        return self.report._repr_html_()
+
     def explain(self, key: str) -> Explanation:
         """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss."""
         from weighbridge.render import explain
 
         return explain(self, key)
+
+    def restrict(self, only: str | Iterable[str]) -> Plan:
+        """Return the plan for part of the targets; see `weighbridge.restricting.restrict`."""
+        from weighbridge.restricting import restrict
+
+        return restrict(self, only)
 
     def load_into(self, model: torch.nn.Module, source: Any = None, **options: Any) -> Report:
         """Put the targets into a model's parameters and persistent buffers; see `weighbridge.loading.load_into`."""

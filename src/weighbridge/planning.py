@@ -66,7 +66,7 @@ def compile_plan(
     if options.layout not in MODES:
         raise PlanError("usage", "unknown layout mode", expected=", ".join(MODES), got=options.layout)
     _refuse_unused(options, source, target)
-    declared = _declare(as_mapping(mapping), options)
+    declared = declare(as_mapping(mapping), options)
     readings = possible_readings(declared, source, target, options.layout)
     drafts = [draft_reading(reading, source, target, options) for reading in readings]
     if target is not None and options.layout == "auto" and not any(draft.fits for draft in drafts):
@@ -121,7 +121,7 @@ def _is_as_near(draft: Draft, other: Draft) -> bool:
     return _openness(draft) <= _openness(other)
 
 
-def _declare(mapping: Mapping, options: Options) -> Mapping:
+def declare(mapping: Mapping, options: Options) -> Mapping:
     """Add the caller's exceptions to the mapping's own."""
     return replace(
         mapping,

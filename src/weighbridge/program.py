@@ -129,10 +129,13 @@ class Program:
     def inverse(self, *, lossy: bool = False) -> Program:
         """Return the program that gives the sources back from the targets; with `lossy`, casts may round.
 
+        A source that was read in part cannot be given back at all.
+
         Raises:
             PlanError: `inverse-lossy`.
         """
-        if not (self.is_exact or lossy):
+        unread = not all(read.exact for read in self.reads)
+        if unread or not (self.is_exact or lossy):
             raise PlanError("inverse-lossy", "this step cannot be undone", got=self.lossy_reason)
         return _inverse(self)
 

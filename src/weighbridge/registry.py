@@ -204,7 +204,7 @@ class Registry:
             "no mapping is registered under this name",
             where=" or ".join(filter(None, names)),
             got="nearest: " + ", ".join(near) if near else f"{len(list(self))} registered names, none alike",
-            hint="weighbridge.register(name, transforms), or give a mapping file as path.py:NAME",
+            hint="weighbridge.register(name, transforms), or give a mapping file, such as path.yaml",
         )
 
 

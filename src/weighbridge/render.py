@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from math import prod
 from typing import Any, NamedTuple
 
 from weighbridge.copies import Copy
+from weighbridge.diagrams import draw_step, region_of
 from weighbridge.keys import collapse, collapse_by_name, natural_key, nearest
+from weighbridge.membership import missing_members, near_miss
 from weighbridge.plan import DEFAULT_BUDGET_BYTES, Fate, Plan, Step
-from weighbridge.specs import Shape, coordinates
+from weighbridge.specs import Shape
 from weighbridge.tracing import Rules, match_rule, prepare, write_name
 from weighbridge.transforms import describe
 from weighbridge.workers import MAX_WORKERS
@@ -94,6 +94,12 @@ class Report:
         yield f"hash      {plan.hash[:16]}"
         yield ""
         yield from self._step_lines(None if full else SHOWN_LINES)
+
+    def _repr_html_(self) -> str:
+        """Return the head of the report as a small table, for notebooks."""
+        from weighbridge.report_page import summary_html
+
+        return summary_html(self)
 
     def fates(self) -> dict[str, dict[str, int]]:
         """Count the fates of both sides."""
@@ -185,6 +191,8 @@ class Explanation:
         tried: Every rule in order, for the key itself or, for a target, for its first source.
         copies: The strided copies that touch the key, in words.
         nearest: Existing names like it, for a key that the plan does not know.
+        group: The incomplete group that the key belongs to, and what is missing of it.
+        diagrams: The copies as pictures, in lines of text.
     """
 
     key: str
@@ -195,6 +203,8 @@ class Explanation:
     tried: tuple[Tried, ...]
     copies: tuple[str, ...]
     nearest: tuple[str, ...]
+    group: tuple[str, ...] = ()
+    diagrams: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -208,12 +218,16 @@ class Explanation:
         if self.sources:
             yield f"  from     {', '.join(collapse(self.sources))}"
             yield f"  to       {', '.join(collapse(self.targets))}"
+        yield from (f"  {'group' if number == 0 else '':<8} {line}" for number, line in enumerate(self.group))
         for tried in self.tried:
             yield f"  {tried.rule}"
             yield f"      {tried.outcome}" + (f": {tried.before} -> {', '.join(tried.after)}" if tried.after else "")
         yield from (f"  {copy}" for copy in self.copies[:SHOWN_LINES])
         if len(self.copies) > SHOWN_LINES:
             yield f"  … and {len(self.copies) - SHOWN_LINES:,} more copies"
+        if self.diagrams:
+            yield ""
+            yield from (f"  {line}" for line in self.diagrams)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -226,6 +240,8 @@ class Explanation:
             "rules": [tried._asdict() for tried in self.tried],
             "copies": list(self.copies),
             "nearest": list(self.nearest),
+            "group": list(self.group),
+            "diagrams": list(self.diagrams),
         }
 
 
@@ -254,7 +270,14 @@ def explain(plan: Plan, key: str) -> Explanation:
         tuple(try_rules(plan, traced)),
         tuple(line for step in steps for line in _copy_lines(step, key)),
         near,
+        missing_members(plan.mapping, plan.source, key) if _is_left_out(plan, steps) else (),
+        tuple(line for step in steps for line in draw_step(step, key)),
     )
+
+
+def _is_left_out(plan: Plan, steps: Iterable[Step]) -> bool:
+    """Whether a key may belong to a group that a partial plan leaves out: carried, filled by nothing, or unknown."""
+    return bool(plan.mapping.converters) and all(step.fate == "carried" for step in steps)
 
 
 def try_rules(plan: Plan, key: str) -> Iterator[Tried]:
@@ -269,7 +292,9 @@ def try_rules(plan: Plan, key: str) -> Iterator[Tried]:
         written = _write(rules, rule.number, name)
         if not written:
             outside = rule.scope and not name.startswith(rule.scope + ".")
-            yield Tried(label, f"outside scope {rule.scope}" if outside else "no match", name, ())
+            near = "" if outside else near_miss(rule, name)
+            unmatched = "no match" + (f": nearly, but {near}" if near else "")
+            yield Tried(label, f"outside scope {rule.scope}" if outside else unmatched, name, ())
             continue
         yield Tried(label, "fired", name, written)
         name, converted = written[0], converted or rule.converts
@@ -317,17 +342,13 @@ def region(copy: Copy, shape: Shape, *, of_target: bool) -> str:
         >>> region(both.copies[1], both.shape, of_target=True)
         '[2:6, :]'
     """
+    found = region_of(copy, shape, of_target=of_target)
+    if found is not None:
+        axes = (_interval(start, stop - start, whole) for (start, stop), whole in zip(found.spans, shape, strict=True))
+        return f"[{', '.join(axes)}]" + ("" if found.ascending else " re-ordered")
     start = copy.target_start if of_target else copy.source_start
     strides = [(loop.size, loop.target_stride if of_target else loop.source_stride) for loop in copy.loops]
-    low = coordinates(start, shape)
-    high = coordinates(start + sum((size - 1) * stride for size, stride in strides), shape)
-    extents = [b - a + 1 for a, b in zip(low, high, strict=True)]
-    ascending = all(outer[1] >= inner[1] for outer, inner in pairwise(strides))
-    if min(extents, default=1) > 0 and prod(extents) == prod(size for size, _ in strides):
-        axes = (_interval(a, n, whole) for a, n, whole in zip(low, extents, shape, strict=True))
-        return f"[{', '.join(axes)}]" + ("" if ascending else " re-ordered")
-    loops = " ".join(f"{size}x{stride}" for size, stride in strides)
-    return f"{{from {start}: {loops}}}"
+    return f"{{from {start}: {' '.join(f'{size}x{stride}' for size, stride in strides)}}}"
 
 
 def _interval(start: int, size: int, whole: int) -> str:

@@ -12,16 +12,21 @@ from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
-from weighbridge import api
+from weighbridge import api, studies
 from weighbridge._version import __version__
+from weighbridge.cli.detecting import detect
+from weighbridge.cli.diffing import diff
 from weighbridge.cli.explaining import explain_unfit
+from weighbridge.cli.inferring import infer, new
 from weighbridge.cli.inspection import Inspection, describe_tensor, tensor_lines
 from weighbridge.cli.linting import LintSubject
+from weighbridge.cli.mappings import app as mappings
 from weighbridge.cli.options import (
     DestinationArgument,
     FullOption,
     MappingArgument,
     NoSyncOption,
+    OnlyOption,
     PlanOptions,
     ResumeOption,
     SourceArgument,
@@ -36,12 +41,16 @@ from weighbridge.cli.output import (
     exit_code,
     print_lines,
     reporting,
+    write_new,
 )
+from weighbridge.cli.pages import plan_page
 from weighbridge.cli.progress import progress_bar
-from weighbridge.errors import DestinationError, PlanError
+from weighbridge.cli.tree import module_tree, tree_lines
+from weighbridge.errors import PlanError, WeighbridgeError
 from weighbridge.plan import DEFAULT_BUDGET_BYTES, Plan
 from weighbridge.render import Explanation, format_bytes
 from weighbridge.storage import check_destination
+from weighbridge.storage.inventory import write_inventory
 
 # Typer brings its own copy of click or needs the real one, by its version: this is the right class in both.
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -79,6 +88,13 @@ def inspect(
     output: Output,
     full: FullOption = False,
     key: Annotated[str | None, typer.Option(metavar="KEY", help="Describe this tensor alone.")] = None,
+    inventory: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the header alone into a new file, .json or .json.gz.")
+    ] = None,
+    stats: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Describe this tensor, and measure its values.")
+    ] = None,
+    tree: Annotated[bool, typer.Option("--tree", help="Print the tree of modules, like ones in one line.")] = False,
 ) -> None:
     """Say what a checkpoint holds: files, tensors, dtypes, and its keys with like ones in one line.
 
@@ -86,12 +102,23 @@ def inspect(
     """
     with reporting(output):
         checkpoint = api.open(place)
-        if key is not None:
-            form = describe_tensor(checkpoint, key)
+        if inventory is not None:
+            write_inventory(checkpoint.header, inventory.expanduser())
+        if sum([key is not None, stats is not None, tree]) > 1:
+            raise WeighbridgeError("usage", "give one of --key, --stats and --tree")
+        if tree:
+            branches = module_tree(checkpoint.header)
+            output.give(lambda: {"branches": [branch.to_dict() for branch in branches]}, tree_lines(branches))
+            return
+        if key is not None or stats is not None:
+            form = describe_tensor(checkpoint, stats or key or "", measured=stats is not None)
             output.give(lambda: form, tensor_lines(form))
             return
         found = Inspection(checkpoint, full)
         output.give(found.to_dict, found.lines(), found.pretty)
+
+
+app.command()(detect)
 
 
 @app.command()
@@ -103,29 +130,21 @@ def plan(
     output: Output,
     full: FullOption = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plan as JSON into a new file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page to look at into a new file, even without a plan.")
+    ] = None,
+    only: OnlyOption = None,
 ) -> None:
     """Compile a plan and print its report; no tensor is read, nothing is converted.
 
     Example: weighbridge plan model/ qwen3_moe --target other/model.safetensors
     """
     with reporting(output, full=full):
-        made = options.make_plan(source, options.mapping(mapping))
+        found = options.mapping(mapping)
+        made = options.make_plan(source, found, only) if html is None else plan_page(options, source, found, only, html)
         if out is not None:
-            _write_new(out, made.to_json())
+            write_new(out, made.to_json())
         output.give(made.report.to_dict, made.report.lines(full=full))
-
-
-def _write_new(path: Path, text: str) -> None:
-    try:
-        with path.expanduser().open("x", encoding="utf-8") as file:
-            file.write(text + "\n")
-    except FileExistsError:
-        hint = "remove it, or choose another name; nothing is ever overwritten"
-        raise DestinationError("destination-exists", "this file is already there", where=str(path), hint=hint) from None
-    except OSError as problem:
-        raise DestinationError(
-            "write-failed", "this file cannot be written", where=str(path), got=problem.strerror or str(problem)
-        ) from None
 
 
 @app.command()
@@ -177,6 +196,7 @@ def convert(
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Size of the buffers held at a time, such as 256MB.")
     ] = None,
+    only: OnlyOption = None,
     digests: Annotated[
         bool, typer.Option("--digests", help="Record the SHA-256 of every tensor, for: weighbridge verify DESTINATION")
     ] = False,
@@ -196,7 +216,7 @@ def convert(
             "max_shard_size": None if max_shard_size == "none" else size_option("--max-shard-size", max_shard_size),
             "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
         }
-        made = options.make_plan(source, options.mapping(mapping))
+        made = options.make_plan(source, options.mapping(mapping), only)
         _write(output, made, destination, "converting", choices)
         output.give(lambda: _written_form(made, destination), _written_lines(made, destination))
 
@@ -262,10 +282,16 @@ def verify(
     Example: weighbridge verify model/ back/
     """
     with reporting(output):
-        result = api.verify(first) if second is None else api.verify(first, second)
+        result = studies.verify(first) if second is None else studies.verify(first, second)
         output.give(result.to_dict, result.lines(limit=None if full else 40))
         if not result:
             raise typer.Exit(DIFFERENT)
+
+
+app.command()(diff)
+app.command()(infer)
+app.command()(new)
+app.add_typer(mappings, name="mapping")
 
 
 @app.command()
@@ -273,7 +299,7 @@ def verify(
 def lint(
     output: Output,
     mapping: Annotated[
-        str | None, typer.Argument(metavar="MAPPING", help="A registered name, path.py:NAME, or path.json.")
+        str | None, typer.Argument(metavar="MAPPING", help="A registered name, path.yaml, path.py:NAME, or path.json.")
     ] = None,
     registered: Annotated[
         str | None, typer.Option(metavar="NAME", help="Check what is registered under a name.")

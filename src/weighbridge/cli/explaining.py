@@ -8,6 +8,7 @@ from weighbridge.errors import WeighbridgeError
 from weighbridge.fitting import draft_reading
 from weighbridge.keys import nearest
 from weighbridge.mapping import Mapping
+from weighbridge.membership import missing_members
 from weighbridge.options import Options
 from weighbridge.plan import Plan
 from weighbridge.readings import Reading
@@ -41,6 +42,8 @@ def explain_unfit(mapping: Mapping, source: Header, target: Header | None, key: 
         found.tried,
         found.copies,
         tuple(dict.fromkeys(_near(key, found.targets, source, target, draft))),
+        missing_members(mapping, source, key),
+        found.diagrams,
     )
 
 

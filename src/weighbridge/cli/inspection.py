@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from weighbridge.api import config_of
+from weighbridge.cli.measuring import measure, statistics_lines
 from weighbridge.cli.output import visible
+from weighbridge.cli.quantised import quantisation_hints
+from weighbridge.detection import Detection, detect
 from weighbridge.keys import collapse, natural_key
 from weighbridge.render import format_bytes
 from weighbridge.specs import Header, TensorSpec
@@ -102,6 +106,21 @@ class Inspection:
         return [(str(file["name"]), int(file["size_bytes"])) for file in self.checkpoint.fingerprint()]
 
     @property
+    def config(self) -> Any:
+        """The content of its `config.json`, if there is one."""
+        return config_of(self.checkpoint, None)
+
+    @property
+    def family(self) -> Detection:
+        """The family that its names belong to; the rules are not tried for that."""
+        return detect(self.header, self.config, reasons=False)
+
+    @property
+    def quantisation(self) -> tuple[str, ...]:
+        """What says that its weights are quantised."""
+        return quantisation_hints(self.header, self.config)
+
+    @property
     def rows(self) -> list[Row]:
         """The table of keys."""
         return single_rows(self.header) if self.full else collapsed_rows(self.header)
@@ -125,11 +144,15 @@ class Inspection:
         dtypes = self.dtypes()
         yield "place", self.checkpoint.where
         yield "format", self._format_text()
+        family = self.family.summary()
+        if family:
+            yield "family", family
         yield "tensors", f"{len(self.header):,}"
         yield "params", f"{_total(dtypes, 'parameters'):,}"
         yield "bytes", format_bytes(_total(dtypes, "size_bytes"))
         for code, of in dtypes.items():
             yield "dtype", f"{code}: {of['tensors']:,} tensors, {format_bytes(of['size_bytes'])}"
+        yield from (("quantised", hint) for hint in self.quantisation)
         yield from self._tie_texts()
         yield from (("metadata", f"{name} = {text}") for name, text in self.header.metadata.items())
         yield from (("note", note) for note in self._notes())
@@ -157,41 +180,42 @@ class Inspection:
         """Yield the description as text; the keys stand last, so that none must be cut."""
         yield from (f"{label:<9} {text}" for label, text in self.summary())
         yield ""
+        yield from self._table_lines()
+
+    def _table_lines(self, *, titled: bool = False) -> Iterator[str]:
         table = [(f"{row.tensors:,}", str(row.spec), format_bytes(row.size_bytes), row.keys) for row in self.rows]
+        table = [("tensors", "dtype, shape", "bytes", "keys"), *table] if titled else table
         widths = [max((len(cells[column]) for cells in table), default=0) for column in range(3)]
         for count, spec, size, keys in table:
             yield f"{count:>{widths[0]}}  {spec:<{widths[1]}}  {size:>{widths[2]}}  {keys}"
 
     def pretty(self) -> Iterator[RenderableType]:
-        """Yield the description for a terminal."""
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
+        """Yield the description for a terminal: no line is cut, however narrow it is, so that keys can be copied."""
         from rich.text import Text
 
-        facts = Table.grid(padding=(0, 2))
         for label, text in self.summary():
-            facts.add_row(Text(label, style="bold"), Text(visible(text), overflow="fold"))
-        yield facts
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("tensors", justify="right", style="dim")
-        table.add_column("dtype", style="cyan")
-        table.add_column("shape")
-        table.add_column("bytes", justify="right")
-        table.add_column("keys", overflow="fold", ratio=1)
-        for row in self.rows:
-            shape = Text(str(list(row.spec.shape)))
-            size = format_bytes(row.size_bytes)
-            table.add_row(f"{row.tensors:,}", row.spec.dtype, shape, size, Text(visible(row.keys)))
-        yield table
+            yield Text.assemble((f"{label:<9} ", "bold"), visible(text))
+        yield Text()
+        for number, line in enumerate(self._table_lines(titled=True)):
+            if number == 0:
+                yield Text(line, style="bold")
+                yield Text("─" * len(line), style="dim")
+                continue
+            row = Text(visible(line))
+            row.highlight_regex(r"^ *[\d,]+", "dim")
+            row.highlight_regex(r"(?<=  )[A-Z]+\d*\w* \[[\d, ]*\]", "cyan")
+            yield row
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
-        dtypes, index = self.dtypes(), self.checkpoint.index
+        dtypes, index, family = self.dtypes(), self.checkpoint.index, self.family
         return {
             "place": self.checkpoint.where,
             "format": self.format,
             "files": [{"name": name, "size_bytes": size_bytes} for name, size_bytes in self.files],
             "index": index.name if index else None,
+            "family": {"name": family.name, "layout": family.layout, "tied": list(family.tied)} if family else None,
+            "quantisation": list(self.quantisation),
             "tensors": len(self.header),
             "parameters": _total(dtypes, "parameters"),
             "size_bytes": _total(dtypes, "size_bytes"),
@@ -215,17 +239,19 @@ def spec_form(spec: TensorSpec) -> dict[str, Any]:
     return {"dtype": spec.dtype, "shape": list(spec.shape)}
 
 
-def describe_tensor(checkpoint: Checkpoint, key: str) -> dict[str, Any]:
-    """Describe one tensor: its spec, and where its bytes lie.
+def describe_tensor(checkpoint: Checkpoint, key: str, *, measured: bool = False) -> dict[str, Any]:
+    """Describe one tensor: its spec, where its bytes lie, and if asked for what values it has.
 
     Raises:
-        CheckpointError: `tensor-not-found`.
+        CheckpointError: `tensor-not-found`, and to measure it the codes of reading.
+        WeighbridgeError: `usage` for values that cannot be measured.
     """
     extent = checkpoint.extent(key)
     spec = checkpoint.header[key]
     place = {"file": str(extent.path), "offset": extent.offset} if extent else {"file": None, "offset": None}
     tied = checkpoint.header.ties.get(key)
-    return {"key": key, **spec_form(spec), "numel": spec.numel, "size_bytes": spec.size_bytes, **place, "tied_to": tied}
+    form = {"key": key, **spec_form(spec), "numel": spec.numel, "size_bytes": spec.size_bytes, **place, "tied_to": tied}
+    return form | ({"statistics": measure(checkpoint, key).to_dict()} if measured else {})
 
 
 def tensor_lines(form: dict[str, Any]) -> Iterator[str]:
@@ -239,3 +265,5 @@ def tensor_lines(form: dict[str, Any]) -> Iterator[str]:
         yield f"offset    {form['offset']:,}"
     if form["tied_to"] is not None:
         yield f"tied to   {form['tied_to']}"
+    if "statistics" in form:
+        yield from statistics_lines(form["statistics"])

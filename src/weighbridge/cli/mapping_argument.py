@@ -1,9 +1,8 @@
-"""Read the argument MAPPING: a registered name, a Python file, or a mapping's JSON form."""
+"""Read the argument MAPPING: a registered name, a mapping file, a Python file, or a mapping's JSON form."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import traceback
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 from weighbridge.errors import MappingError, WeighbridgeError
 from weighbridge.mapping import Mapping, as_mapping
+from weighbridge.mapping_files import is_mapping_file, load_mapping as load_file
 from weighbridge.registry import default_registry
 
 
@@ -23,9 +23,9 @@ def load_mapping(text: str) -> Mapping:
     """Find the mapping that an argument names.
 
     Args:
-        text: A registered name; ``path.py:NAME``, where NAME is a `Mapping`, a list of transforms, or a function
-            without arguments that returns one of them; ``path.py``, if it holds just one `Mapping`; or ``path.json``,
-            a mapping's JSON form.
+        text: A registered name; ``path.yaml``, a mapping file; ``path.py:NAME``, where NAME is a `Mapping`, a list of
+            transforms, or a function without arguments that returns one of them; ``path.py``, if it holds just one
+            `Mapping`; or ``path.json``, a mapping's JSON form.
 
     Returns:
         The mapping; one without a name is called NAME.
@@ -33,6 +33,7 @@ def load_mapping(text: str) -> Mapping:
     Raises:
         RegistryError: `mapping-not-found`.
         MappingError: `mapping-file`, with the line of the file that is the cause; `mapping-invalid`.
+        WeighbridgeError: As `weighbridge.load_mapping`.
 
     Examples:
         >>> load_mapping("no/such/file.py:MAPPING")
@@ -46,8 +47,8 @@ def load_mapping(text: str) -> Mapping:
         return _from_python(Path(path), name)
     if text.endswith(".py"):
         return _from_python(Path(text), "")
-    if text.endswith(".json"):
-        return _from_json(Path(text))
+    if is_mapping_file(text):
+        return load_file(text)
     return default_registry.find(text)
 
 
@@ -58,17 +59,6 @@ def _read(path: Path) -> bytes:
         reason = getattr(problem, "strerror", None) or str(problem)
         got = f"{type(problem).__name__}: {reason}"
         raise MappingError("mapping-file", "this file cannot be read", where=str(path), got=got) from None
-
-
-def _from_json(path: Path) -> Mapping:
-    try:
-        form = json.loads(_read(path))
-    except (ValueError, RecursionError) as problem:
-        raise MappingError("mapping-file", "this file is no JSON", where=str(path), got=str(problem)) from None
-    if not isinstance(form, dict) or "transforms" not in form:
-        expected = 'an object with "transforms"'
-        raise MappingError("mapping-file", "this file holds no mapping", where=str(path), expected=expected)
-    return Mapping.from_dict(form)
 
 
 def _from_python(path: Path, name: str) -> Mapping:

@@ -16,16 +16,32 @@ from weighbridge.cli.mapping_argument import load_mapping
 from weighbridge.errors import WeighbridgeError
 from weighbridge.mapping import Mapping
 from weighbridge.plan import Plan
+from weighbridge.registry import default_registry
 from weighbridge.specs import dtype_named
 from weighbridge.storage import parse_size
 
 PANEL: Final = "Options of the plan"
 
+
+def mapping_names(incomplete: str) -> list[str]:
+    """Complete a mapping's name; a shell completes paths where no name fits."""
+    return [name for name in default_registry if name.startswith(incomplete)]
+
+
 SourceArgument = Annotated[
     str, typer.Argument(metavar="SOURCE", help="A directory, a safetensors or torch file, an index, or an inventory.")
 ]
 MappingArgument = Annotated[
-    str, typer.Argument(metavar="MAPPING", help="A registered name, path.py:NAME, or a mapping's path.json.")
+    str,
+    typer.Argument(
+        metavar="MAPPING",
+        help="A registered name, path.yaml, path.py:NAME, or path.json.",
+        autocompletion=mapping_names,
+    ),
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Only these targets, such as 'model.layers.{0..3}.**'; may be given again."),
 ]
 DestinationArgument = Annotated[
     str, typer.Argument(metavar="DESTINATION", help="The directory to make; nothing may be there yet.")
@@ -88,13 +104,14 @@ class PlanOptions:
         mapping = load_mapping(text)
         return mapping.inverse() if self.reverse else mapping
 
-    def make_plan(self, source: Any, mapping: Mapping) -> Plan:
-        """Compile the plan.
+    def make_plan(self, source: Any, mapping: Mapping, only: list[str] | None = None) -> Plan:
+        """Compile the plan, and restrict it to the targets that `only` names.
 
         Raises:
             WeighbridgeError: `usage`, and all that `weighbridge.plan` raises.
         """
-        return api.plan(source, mapping, target=self.target, **self.arguments())
+        made = api.plan(source, mapping, target=self.target, **self.arguments())
+        return made.restrict(only) if only else made
 
     def arguments(self) -> dict[str, Any]:
         """Return the options by the names that `weighbridge.plan` has for them.

@@ -13,10 +13,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from weighbridge.cli.wording import in_options
 from weighbridge.errors import (
     CheckpointError,
     DestinationError,
@@ -41,8 +43,8 @@ BROKEN_PIPE: Final = 141
 TERMINATED: Final = 143
 
 EXIT_CODES: Final[dict[int, str]] = {
-    DONE: "done; for verify: equal; for lint: no error",
-    DIFFERENT: "verify found a difference, or lint an error",
+    DONE: "done; for verify and diff: equal; for lint: no error",
+    DIFFERENT: "verify or diff found a difference, lint an error, infer a gap",
     WRONG_USAGE: "wrong usage, or there is no such mapping",
     NO_FIT: "the mapping does not fit, or has no inverse",
     BAD_SOURCE: "a source is missing, damaged or unsafe",
@@ -66,8 +68,9 @@ _COLOURS: Final = (
         "bold",
     ),
     (r"^  (?:from|to|nearest) ", "bold"),
-    (r"^equal(?=:)|^ +fired(?=:)", "green"),
-    (r"^different(?=:)|^ +failed", "red"),
+    (r"^equal(?=:)|^ +fired(?=:)|^equal(?=  )", "green"),
+    (r"^different(?=:|  )|^ +failed|^only in the (?:first|second)", "red"),
+    (r"^(?:cast|reshaped|transposed|permuted)(?=  )", "yellow"),
     (r" (?:BOOL|C64|B?F(?:\d\w*)|[IU]\d+)(?= \[)", "cyan"),
     (r"rule \d+(?: |$)|^ +<-|^ +(?:no match|outside scope .*|not tried.*)$", "dim"),
 )
@@ -110,6 +113,8 @@ def visible(line: str) -> str:
 def error_form(problem: WeighbridgeError) -> dict[str, Any]:
     """Return the JSON form of an error, with the single problems of a plan."""
     form: dict[str, Any] = dict(problem.to_dict())
+    if problem.hint:
+        form["hint"] = in_options(problem.hint)
     if isinstance(problem, PlanError) and problem.problems:
         form["problems"] = [error_form(single) for single in problem.problems]
     return form
@@ -189,7 +194,7 @@ class Output:
         if self.as_json:
             print_lines([json.dumps({"error": error_form(problem)} | (beside or {}))])
             return
-        text = "\n".join(map(visible, error_text(problem, full=full).split("\n")))
+        text = "\n".join(visible(in_options(line)) for line in error_text(problem, full=full).split("\n"))
         if is_terminal(sys.stderr):
             text = typer.style(problem.code, fg="red", bold=True) + text.removeprefix(problem.code)
         print_lines([text], error=True)
@@ -212,6 +217,24 @@ def print_lines(lines: Iterable[str], *, error: bool = False) -> None:
         for line in lines:
             stream.write(line + "\n")
         stream.flush()
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a text into a new file.
+
+    Raises:
+        DestinationError: `destination-exists`, `write-failed`.
+    """
+    try:
+        with path.expanduser().open("x", encoding="utf-8") as file:
+            file.write(text.removesuffix("\n") + "\n")
+    except FileExistsError:
+        hint = "remove it, or choose another name; nothing is ever overwritten"
+        raise DestinationError("destination-exists", "this file is already there", where=str(path), hint=hint) from None
+    except OSError as problem:
+        raise DestinationError(
+            "write-failed", "this file cannot be written", where=str(path), got=problem.strerror or str(problem)
+        ) from None
 
 
 def _print_pretty(parts: Iterable[RenderableType]) -> None:

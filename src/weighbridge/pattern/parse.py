@@ -41,6 +41,9 @@ from weighbridge.pattern.tree import (
 OFFSET_MAX: Final = 256
 """Largest offset of an index in a pattern, in either direction."""
 
+_MAX_DEPTH: Final = 50
+"""Groups inside groups; no key needs more than a few, and each is a step of recursion."""
+
 _BRACE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*|[0-9]+)(?:([+-][0-9]{1,9}))?(?::([^{}]*))?\}")
 _GROUP: Final = re.compile(r"\((?:\?(?P<mark>:|=|!|<=|<!))?")
 _LITERALS: Final = re.compile(r"(?:[^\\^$*+?()\[\]{}|]|\\[^A-Za-z0-9])+(?:\|(?:[^\\^$*+?()\[\]{}|]|\\[^A-Za-z0-9])+)*")
@@ -246,6 +249,8 @@ class _Parser:
         self.at = opening.end() if opening else start + 1
         guard = mark not in (None, ":")
         bound, number = len(self.bound), self.number_group(mark, start)
+        if self.depth == _MAX_DEPTH:
+            self.fail("groups are nested too deeply", start)
         self.depth += 1
         self.guards += guard
         body = self.pattern()

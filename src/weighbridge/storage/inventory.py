@@ -30,6 +30,7 @@ from weighbridge.storage.safetensors_header import read_spec
 FORMAT: Final = "weighbridge-inventory"
 VERSION: Final = 1
 MAX_INVENTORY_BYTES: Final = 400_000_000
+INVENTORY_SUFFIXES: Final = (".json", ".json.gz")
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
@@ -72,9 +73,14 @@ def write_inventory(header: Header, path: Path | str) -> None:
     """Write a header as an inventory, compressed if the name ends in `.gz`; the same header gives the same bytes.
 
     Raises:
-        DestinationError: `destination-exists`, `write-failed`.
+        DestinationError: `destination-exists`, `write-failed`; `usage` for a name that is not read as an inventory.
     """
     path = Path(path)
+    if not path.name.endswith(INVENTORY_SUFFIXES):
+        expected = " or ".join(INVENTORY_SUFFIXES)
+        raise DestinationError(
+            "usage", "an inventory has another name", where=str(path), expected=f"a name in {expected}"
+        )
     text = inventory_text(header).encode()
     if path.suffix == ".gz":
         packed = io.BytesIO()

@@ -1,0 +1,49 @@
+"""The command `diff`: how the tensors of two checkpoints are related, as they are or through a mapping."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from weighbridge import studies
+from weighbridge.cli.mapping_argument import load_mapping
+from weighbridge.cli.options import FullOption, mapping_names, spread
+from weighbridge.cli.output import DIFFERENT, Output, reporting
+from weighbridge.errors import WeighbridgeError
+
+
+@spread
+def diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="One checkpoint.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The other one; files and shards may differ.")],
+    output: Output,
+    through: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MAPPING",
+            help="Compare what this mapping makes of A; nothing is written.",
+            autocompletion=mapping_names,
+        ),
+    ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Use the inverse of the mapping.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Let the mapping leave tensors of either side out.")
+    ] = False,
+    full: FullOption = False,
+) -> None:
+    """Say how the tensors of two checkpoints are related, and by how much they differ; the status is 1 if they do.
+
+    Example: weighbridge diff published/ converted/ --through qwen3_moe
+    """
+    with reporting(output):
+        if through is None:
+            if reverse or partial:
+                raise WeighbridgeError("usage", "--reverse and --partial need --through MAPPING")
+            result = studies.diff(first, second)
+        else:
+            mapping = load_mapping(through)
+            result = studies.diff(first, second, mapping.inverse() if reverse else mapping, partial=partial)
+        output.give(lambda: result.to_dict(full=full), result.lines(full=full))
+        if not result:
+            raise typer.Exit(DIFFERENT)

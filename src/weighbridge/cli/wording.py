@@ -1,0 +1,32 @@
+"""Say what the library says in the words of the command: its arguments are the command's options."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_WORDS: Final = (
+    (r"pass lossy=True \(revert --lossy\)", "give --lossy to revert"),
+    (r"carry=\[\.\.\.\] or drop=\[\.\.\.\], or partial=True \((--carry), (--drop), (--partial)\)", r"\1 or \2, or \3"),
+    (r"initialise=\[\.\.\.\], or partial=True \(--initialise, --partial\)", "--initialise or --partial"),
+    (r'layout="mapped" or layout="as is"', '--layout mapped or --layout "as is"'),
+    (r'layout="(mapped|auto)"', r"--layout \1"),
+    (r'layout="as is"', '--layout "as is"'),
+    (r"\b(partial|lossy|resume|reverse)=True\b", r"--\1"),
+    (r"\b(drop|carry|initialise)=\[\.\.\.\]", r"--\1 PATTERN"),
+    (r"plan\.inverse\(\), or weighbridge revert", "weighbridge revert"),
+    (r"weighbridge\.register\(name, transforms\), or give a mapping file", "give a mapping file"),
+)
+"""What an error may say, as regular expressions, and what the command says instead."""
+
+
+def in_options(text: str) -> str:
+    """Replace the library's arguments in a text by the command's options.
+
+    Examples:
+        >>> in_options("declare the load partial: partial=True")
+        'declare the load partial: --partial'
+    """
+    for pattern, words in _WORDS:
+        text = re.sub(pattern, words, text)
+    return text

@@ -1,0 +1,225 @@
+// The panel beside the trees: the rules of the mapping, or everything about one tensor.
+
+const LISTED_KEYS = 6;
+const LISTED_COPIES = 40;
+const DRAWN_TARGETS = 4;
+
+const FATE_WORDS = {
+  moved: () => "Its bytes go into the target, re-ordered at most.",
+  computed: () => "Its values are cast on the way.",
+  carried: () => "It passes through under its own name.",
+  dropped: (by) => `It is left out: ${by}`,
+  unplaced: () => "It has no place in the target.",
+  filled: () => "Every element of it is written exactly once.",
+  initialised: (by) => `Nothing fills it, as declared: ${by}`,
+  missing: () => "Nothing fills it.",
+};
+const TIED_WORDS = {
+  source: (by) => `Its bytes must equal those of ${by}, which moves in its place.`,
+  target: (by) => `It shares its storage with ${by}.`,
+};
+
+const OUTCOME_WORDS = { f: "fired", n: "no match", o: "outside its scope", x: "not tried: a converter has fired" };
+
+class Inspector {
+  /** @param calls  choose(side, place), search(query), close() */
+  constructor(element, calls) {
+    this.element = element;
+    this.calls = calls;
+    this.showRules();
+  }
+
+  // ---- without a tensor ----
+
+  showRules() {
+    const parts = [make("h2", {}, "Rules ", make("span", {}, count(facts.rules.length)))];
+    if (facts.errors.length) parts.push(make("p", { class: "quiet" }, "There is no plan. This is what the rules come to as far as they fit."));
+    parts.push(facts.rules.length ? this.ruleList() : make("p", { class: "quiet" }, "The mapping has no rules."));
+    if (facts.exceptions.length) parts.push(make("h3", {}, "Declared exceptions"), this.exceptionList());
+    if (facts.notes.length) {
+      parts.push(make("h3", {}, "Notes"), make("ul", { class: "notes" }, ...facts.notes.map((note) => make("li", {}, visible(note)))));
+    }
+    parts.push(
+      make(
+        "p",
+        { class: "quiet help" },
+        "Select a tensor to see what becomes of it. ",
+        make("kbd", {}, "/"),
+        " search, arrows move, ",
+        make("kbd", {}, "Enter"),
+        " selects, ",
+        make("kbd", {}, "Esc"),
+        " steps back.",
+      ),
+    );
+    this.element.replaceChildren(...parts);
+  }
+
+  ruleList() {
+    const items = facts.rules.map((rule, number) => {
+      const show = { click: () => this.calls.search(`rule:${number + 1}`) };
+      const spent = `${count(rule.sources, "source")} → ${count(rule.targets, "target")} · ${formatBytes(rule.bytes)}`;
+      return make(
+        "li",
+        { class: rule.sources ? "" : "unused" },
+        make("span", { class: "number" }, String(number + 1)),
+        make("button", { type: "button", class: "link code", title: "Show what it moved", on: show }, visible(rule.text)),
+        make("p", {}, rule.sources ? spent : "did not fire"),
+      );
+    });
+    return make("ol", { class: "rules" }, ...items);
+  }
+
+  exceptionList() {
+    const items = facts.exceptions.map(([fate, by, tensors]) =>
+      make("li", {}, make("span", { class: `fate ${fate}` }, fate), ` ${count(tensors)}: `, make("code", {}, visible(by))),
+    );
+    return make("ul", { class: "notes" }, ...items);
+  }
+
+  // ---- one tensor ----
+
+  showTensor(side, place) {
+    const kind = side.kind(place);
+    const number = side.stepOf[place];
+    const step = number >= 0 ? stepAt(number) : null;
+    const words = kind.fate === "tied" ? TIED_WORDS[side.name] : FATE_WORDS[kind.fate];
+    const parts = [
+      make("button", { type: "button", class: "link close", "aria-label": "Back to the rules", on: { click: () => this.calls.close() } }, "rules"),
+      make("h2", {}, side.name === "source" ? "Source tensor" : "Target tensor"),
+      make("p", { class: "key" }, visible(side.keys[place])),
+      make("p", {}, make("span", { class: `fate ${kind.fate}` }, kind.fate), ` ${formatSpec(kind)} · ${formatBytes(kind.bytes)}`),
+      make("p", { class: "quiet" }, facts.errors.length ? "There is no plan. As far as the rules fit: " : "", visible(words(kind.by))),
+    ];
+    if (step) parts.push(...this.stepParts(side, place, step, kind));
+    this.element.replaceChildren(...parts);
+    this.element.scrollTop = 0;
+  }
+
+  stepParts(side, place, step, kind) {
+    const program = programAt(step.program);
+    const slots = this.slots(step, program);
+    const parts = [make("h3", {}, kind.rules.length > 1 ? "Rules" : "Rule"), ...this.ruleParts(kind.rules)];
+    for (const [from, to] of program.casts) parts.push(make("p", {}, `${from} is cast to ${to}.`));
+    const drawn = this.diagrams(side, place, step, program, slots);
+    if (drawn.length) parts.push(make("h3", {}, "What lands where"), ...drawn);
+    parts.push(make("h3", {}, "From ", make("span", {}, count(step.sources.length))), this.keyList(sides[0], step.sources, place, side));
+    parts.push(make("h3", {}, "To ", make("span", {}, count(step.targets.length))), this.keyList(sides[1], step.targets, place, side));
+    parts.push(this.copyList(side, place, step, program, slots));
+    if (step.trace >= 0) parts.push(this.traceList(facts.traces[step.trace]));
+    return parts;
+  }
+
+  /** Everything that a copy of a step can read: sources, then temporaries. */
+  slots(step, program) {
+    const sources = step.sources.map((place, slot) => ({ name: sides[0].keys[place], ...program.sources[slot] }));
+    const temporaries = program.temporaries.map(({ dtype, shape }, number) => ({ name: `temporary ${number}`, dtype, shape }));
+    return [...sources, ...temporaries];
+  }
+
+  ruleParts(rules) {
+    if (!rules.length) return [make("p", { class: "quiet" }, "No rule touches it.")];
+    return rules.map((rule) =>
+      make("p", { class: "rule" }, make("span", { class: "number" }, String(rule + 1)), make("code", {}, visible(facts.rules[rule].text))),
+    );
+  }
+
+  /** The outputs that have to do with a tensor, each with its name. */
+  outputs(side, place, step, program) {
+    const names = [...program.temporaries.map((_, number) => `temporary ${number}`), ...step.targets.map((target) => sides[1].keys[target])];
+    const all = [...program.temporaries, ...program.targets].map((output, number) => ({ output, name: names[number] }));
+    if (side.name === "target") {
+      const at = program.temporaries.length + step.targets.indexOf(place);
+      return all.filter((_, number) => number < program.temporaries.length || number === at);
+    }
+    const slot = step.sources.indexOf(place);
+    const direct = all.filter(({ output }) => output.copies.some((copy) => copy.source === slot));
+    return program.temporaries.length ? all : direct;
+  }
+
+  diagrams(side, place, step, program, slots) {
+    const asked = side.name === "source" ? step.sources.indexOf(place) : -1;
+    const outputs = this.outputs(side, place, step, program);
+    const first = outputs[0];
+    if (outputs.length === 1 && first.output.copies.length === 1 && !program.temporaries.length) {
+      const copy = first.output.copies[0];
+      const whole = slots[copy.source].shape;
+      if (copy.loops.length <= 1 && String(whole) === String(first.output.shape)) {
+        return [make("p", {}, "The whole tensor, element for element.")];
+      }
+    }
+    if (outputs.length > 1 && asked >= 0 && !program.temporaries.length) return this.divided(asked, outputs, slots);
+    const drawn = outputs.slice(0, DRAWN_TARGETS).map(({ output, name }) => drawDiagram(output, name, slots, asked));
+    if (outputs.length > DRAWN_TARGETS) drawn.push(make("p", { class: "quiet" }, `… and ${count(outputs.length - DRAWN_TARGETS, "more target")}`));
+    return drawn.filter(Boolean);
+  }
+
+  /** Draw a source that is divided among several targets: the same picture, the other way round. */
+  divided(asked, outputs, slots) {
+    const copies = outputs.flatMap(({ output }, number) =>
+      output.copies
+        .filter((copy) => copy.source === asked)
+        .map((copy) => ({
+          source: number,
+          sourceStart: copy.targetStart,
+          targetStart: copy.sourceStart,
+          loops: copy.loops.map(([size, read, write]) => [size, write, read]),
+        })),
+    );
+    const { name, dtype, shape } = slots[asked];
+    const parts = outputs.map(({ output, name: target }) => ({ name: target, dtype: output.dtype, shape: output.shape }));
+    const drawn = drawDiagram({ dtype, shape, copies }, name, parts, -1);
+    return drawn ? [drawn] : [];
+  }
+
+  keyList(side, places, asked, askedSide) {
+    const list = make("ul", { class: "keys" });
+    const item = (place) => {
+      const isAsked = side === askedSide && place === asked;
+      const button = make("button", { type: "button", class: "link code", "aria-current": isAsked || undefined, on: { click: () => this.calls.choose(side, place) } }, visible(side.keys[place]));
+      return make("li", {}, button);
+    };
+    list.append(...places.slice(0, LISTED_KEYS).map(item));
+    if (places.length > LISTED_KEYS) {
+      const showAll = () => list.replaceChildren(...places.map(item));
+      list.append(make("li", {}, make("button", { type: "button", class: "link", on: { click: showAll } }, `show all ${count(places.length)}`)));
+    }
+    return list;
+  }
+
+  copyList(side, place, step, program, slots) {
+    const asked = side.name === "source" ? step.sources.indexOf(place) : -1;
+    const lines = [];
+    for (const { output, name } of this.outputs(side, place, step, program)) {
+      for (const copy of output.copies) {
+        if (asked >= 0 && copy.source !== asked && copy.source < step.sources.length) continue;
+        const slot = slots[copy.source];
+        const cast = slot.dtype === output.dtype ? "" : `  cast ${slot.dtype} to ${output.dtype}`;
+        const to = regionText(copy.targetStart, targetLoops(copy), output.shape);
+        lines.push(`${name}${to} <- ${slot.name}${regionText(copy.sourceStart, sourceLoops(copy), slot.shape)}${cast}`);
+      }
+    }
+    const shown = lines.slice(0, LISTED_COPIES).map(visible);
+    if (lines.length > shown.length) shown.push(`… and ${count(lines.length - shown.length)} more copies`);
+    return make("details", {}, make("summary", {}, `Copies, in words (${count(lines.length)})`), make("pre", {}, shown.join("\n")));
+  }
+
+  /** Every rule that was tried; rules that did nothing are put together. */
+  traceList(trace) {
+    const items = [];
+    let fired = 0;
+    [...trace.outcomes].forEach((letter, number) => {
+      const rule = visible(facts.rules[number].text);
+      const outcome = make("span", { class: letter === "f" ? "fired" : "quiet" }, OUTCOME_WORDS[letter]);
+      const item = make("li", {}, make("span", { class: "number" }, String(number + 1)), make("code", {}, rule), make("br"), outcome);
+      if (letter === "f") {
+        const [before, ...after] = trace.names[fired++];
+        item.append(make("span", { class: "quiet" }, ` ${visible(before)} → ${after.map(visible).join(", ")}`));
+      }
+      items.push(item);
+    });
+    const title = `Rules tried (${count(items.length)})`;
+    const about = make("p", { class: "quiet" }, "On ", make("code", {}, visible(trace.key)), ", which stands for all that differ from it in indices only.");
+    return make("details", {}, make("summary", {}, title), about, make("ol", { class: "tried" }, ...items));
+  }
+}
