@@ -9,16 +9,19 @@ where `...` stands for anything. A block with a `title="name"` is a file of that
 from __future__ import annotations
 
 import doctest
+import importlib.util
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 
@@ -188,3 +191,18 @@ def test_every_block_is_seen() -> None:
     for path in PAGES:
         page = path.read_text("utf-8")
         assert len(opened.findall(page)) == len(blocks(page)), path.name
+
+
+def test_terminal_picture_is_what_the_command_prints() -> None:
+    """The committed picture is what its script makes of the command as it is now."""
+    script = ROOT / "docs" / "terminal_picture.py"
+    spec = importlib.util.spec_from_file_location("terminal_picture", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = module.picture()
+    assert made == (ROOT / "docs" / "terminal.svg").read_text("utf-8"), "run: python docs/terminal_picture.py"
+    assert len(made.encode()) < 60_000
+    assert tempfile.gettempdir() not in made
+    assert ElementTree.fromstring(made).tag.endswith("svg")
