@@ -11,13 +11,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from weighbridge.copies import Copy
 from weighbridge.execute import Slots, copy_strided, make
-from weighbridge.gather import Parts, Wanted, gather, is_serial, split_copies
+from weighbridge.gather import Parts, Wanted, gather, is_serial, modes_of_torch, settle, split_copies
 from weighbridge.sections import reach, sections
 from weighbridge.specs import DTYPES
 from weighbridge.storage.protocol import FileReader
@@ -65,10 +66,12 @@ def gather_staged(
     Raises:
         CheckpointError: The codes of reading.
     """
+    settle(checkpoint)
     lanes = _Lanes(device)
     work = _Work(checkpoint, lanes, counter)
+    modes = modes_of_torch()
     try:
-        run_all(work.tasks(wanted), 1 if is_serial(checkpoint) else count_workers())
+        run_all(map(modes, work.tasks(wanted)), 1 if is_serial(checkpoint) else count_workers())
     finally:
         lanes.finish()
 
@@ -80,8 +83,12 @@ class _Lane:
         is_cuda = device.type == "cuda"
         self.device = device
         self.stream: Any = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
-        self.buffers = [torch.empty(STAGE_BYTES, dtype=torch.uint8, pin_memory=is_cuda) for _ in range(DEPTH)]
-        self.stages = [torch.empty(STAGE_BYTES, dtype=torch.uint8, device=device) for _ in range(DEPTH)]
+        self.buffers = [
+            torch.empty(STAGE_BYTES, dtype=torch.uint8, device="cpu", pin_memory=is_cuda) for _ in range(DEPTH)
+        ]
+        # Allocated on the stream that uses them: a block of another one may still be in use there.
+        with torch.cuda.stream(self.stream):
+            self.stages = [torch.empty(STAGE_BYTES, dtype=torch.uint8, device=device) for _ in range(DEPTH)]
         events = (torch.cuda.Event() if is_cuda else None for _ in range(DEPTH))  # type: ignore[no-untyped-call]
         self.events: list[Any] = list(events)
         self.turn = 0
@@ -99,8 +106,8 @@ class _Lane:
         if event is not None:
             event.synchronize()
         read(bytes_of(buffer)[:size_bytes])
-        with torch.no_grad(), torch.cuda.stream(self.stream):
-            stage[:size_bytes].copy_(buffer[:size_bytes], non_blocking=True)
+        with torch.cuda.stream(self.stream):
+            stage[:size_bytes].copy_(buffer[:size_bytes], non_blocking=event is not None)
             place(stage[:size_bytes])
             if event is not None:
                 event.record(self.stream)
@@ -169,7 +176,8 @@ class _Work:
         for chunk in self._chunks(easy):
             yield partial(self._send_chunk, chunk)
         for want in easy:
-            for copy in self._parts(want).others:
+            parts = self._parts(want)
+            for copy in (*chain.from_iterable(parts.stitched), *parts.others):
                 yield partial(self._send_strided, want, copy)
         for want in wanted:
             if not in_files or want.step.program.temporaries:
@@ -233,8 +241,7 @@ class _Work:
     def _send_whole(self, want: Wanted) -> None:
         """Make a tensor on the CPU first: its source is no file, or it needs temporaries."""
         made = make(want.output, Slots(want.step, self.checkpoint))
-        with torch.no_grad():
-            want.tensor.copy_(made)
+        want.tensor.copy_(made)
         self._count(want.output.spec.size_bytes)
 
 

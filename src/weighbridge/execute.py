@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from weighbridge.copies import Copy
+from weighbridge.copies import Copy, Loop
 from weighbridge.layout import Layout
 from weighbridge.plan import Step
 from weighbridge.program import Output
@@ -127,7 +127,6 @@ def is_run(copy: Copy) -> bool:
     """Tell whether a copy moves consecutive elements to consecutive places.
 
     Examples:
-        >>> from weighbridge.copies import Loop
         >>> is_run(Copy(0, 4, 8, (Loop(6, 1, 1),))), is_run(Copy(0, 0, 0, (Loop(6, 1, 2),)))
         (True, False)
     """
@@ -168,16 +167,83 @@ def copy_from_file(buffer: torch.Tensor, copy: Copy, slots: Slots) -> None:
         copy_strided(buffer, raw.view(dtype), section._replace(source_start=0))
 
 
+def copy_stitched(buffer: torch.Tensor, copies: Sequence[Copy], slots: Slots) -> None:
+    """Run copies of `stitched` as one: their sources are laid one after the other, and transposed at once.
+
+    Args:
+        buffer: The flat value that the copies write to.
+        copies: The copies, in the order of their targets.
+        slots: What they read.
+    """
+    from weighbridge.storage.torch_tensors import bytes_of, dtype_of
+
+    dtype = dtype_of(slots.dtype(copies[0].source))
+    numel = sum(copy.numel for copy in copies)
+    raw = _scratch("stitched", numel * dtype.itemsize)[: numel * dtype.itemsize]
+    view, done = bytes_of(raw), 0
+    for copy in copies:
+        size_bytes = copy.numel * dtype.itemsize
+        key = slots.step.sources[copy.source]
+        slots.checkpoint.read(key, copy.source_start * dtype.itemsize, view[done : done + size_bytes])
+        done += size_bytes
+    columns, stride = copies[0].loops[0].size, copies[0].loops[0].target_stride
+    loops = Loop(columns, 1, stride), Loop(stride, columns, 1)
+    copy_strided(buffer, raw.view(dtype), Copy(0, 0, copies[0].target_start, loops))
+
+
+def stitched(copies: Sequence[Copy], most_numel: int) -> tuple[list[tuple[Copy, ...]], list[Copy]]:
+    """Find transposes whose columns lie side by side and fill whole rows of the target: each group is one transpose.
+
+    Args:
+        copies: Copies of one output, all of its dtype, each of a source of its own.
+        most_numel: The most elements of a group.
+
+    Returns:
+        The groups, and the copies that are in none.
+
+    Examples:
+        >>> halves = [Copy(k, 0, 3 * k, (Loop(5, 1, 6), Loop(3, 5, 1))) for k in range(2)]
+        >>> groups, left = stitched(halves, 100)
+        >>> len(groups), left
+        (1, [])
+    """
+    groups, left = [], []
+    open_group: list[Copy] = []
+    for copy in sorted(copies, key=lambda copy: copy.target_start):
+        if not _is_of_rows(copy):
+            left.append(copy)
+            continue
+        if open_group and not _continues(open_group[-1], copy):
+            left += open_group
+            open_group = []
+        open_group.append(copy)
+        rows = sum(one.loops[1].size for one in open_group)
+        if rows >= copy.loops[0].target_stride or rows * copy.loops[0].size > most_numel:
+            whole = rows == copy.loops[0].target_stride and rows * copy.loops[0].size <= most_numel
+            if whole and len(open_group) > 1:
+                groups.append(tuple(open_group))
+            else:
+                left += open_group
+            open_group = []
+    return groups, left + open_group
+
+
+def _continues(first: Copy, second: Copy) -> bool:
+    return first.loops[0] == second.loops[0] and first.target_start + first.loops[1].size == second.target_start
+
+
 _kept = threading.local()
 
 
-def _scratch(name: str) -> torch.Tensor:
-    """Return this thread's buffer of `SECTION_BYTES` for a purpose."""
+def _scratch(name: str, size_bytes: int = SECTION_BYTES) -> torch.Tensor:
+    """Return this thread's buffer for a purpose, of at least a size."""
     import torch
 
     found: torch.Tensor | None = getattr(_kept, name, None)
-    if found is None:
-        found = torch.empty(SECTION_BYTES, dtype=torch.uint8)
+    if found is None or found.numel() < size_bytes:
+        # Of any mode: it outlives the one that this was called in.
+        with torch.inference_mode(False):
+            found = torch.empty(size_bytes, dtype=torch.uint8, device="cpu")
         setattr(_kept, name, found)
     return found
 
@@ -196,11 +262,19 @@ def copy_strided(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None
         source: What is read; one axis, on the same device.
         copy: The copy, in elements of both.
     """
+    import torch
+
+    if buffer.dtype == source.dtype == torch.bool:
+        # As bytes: torch makes every byte but 0 a 1, which is no exact copy.
+        buffer, source = buffer.view(torch.uint8), source.view(torch.uint8)
     if buffer.device.type != "cpu":
         _copy_part(buffer, source, copy)
         return
     if buffer.dtype == source.dtype and is_run(copy):
         _move(buffer, source, copy)
+        return
+    if buffer.dtype == source.dtype and _is_transposed(copy) and copy.loops[0].target_stride == copy.loops[1].size:
+        _copy_transposed(buffer, source, copy)
         return
     most = SECTION_BYTES // max(buffer.element_size(), source.element_size())
     for section in sections(copy, source.numel(), most):
@@ -226,11 +300,16 @@ def _copy_part(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
 
 
 def _is_transposed(copy: Copy) -> bool:
+    """Tell whether a copy is a transpose that torch does in blocks."""
+    return _is_of_rows(copy) and copy.numel >= 60 * 60
+
+
+def _is_of_rows(copy: Copy) -> bool:
     """Tell whether a copy reads whole rows, one after the other, and writes them as columns."""
     if len(copy.loops) != 2:
         return False
     column, row = copy.loops
-    return row[1] == column.size and column[1] == row[2] == 1 and copy.numel >= 60 * 60
+    return row[1] == column.size and column[1] == row[2] == 1
 
 
 def _copy_transposed(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:

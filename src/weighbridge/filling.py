@@ -18,7 +18,7 @@ from weighbridge.copies import Copy, runs
 from weighbridge.errors import PlanError
 from weighbridge.execute import Slots, allocate, fill, is_run
 from weighbridge.files import FileImage
-from weighbridge.gather import is_plain, is_serial
+from weighbridge.gather import is_plain, is_serial, settle
 from weighbridge.layout import Layout, windows
 from weighbridge.plan import Plan, Step
 from weighbridge.program import Output
@@ -72,6 +72,7 @@ def fill_files(
         CheckpointError: The codes of reading.
         DestinationError: The codes of writing. Files that are open then are left to their owner, closed.
     """
+    settle(checkpoint)
     run = _Run(plan, checkpoint, create, budget_bytes, counter)
     try:
         run_all(run.tasks(images), run.workers)

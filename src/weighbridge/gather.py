@@ -7,14 +7,24 @@ copies run beside them in parts, in the order of what they read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.copies import Copy
-from weighbridge.execute import SECTION_BYTES, Slots, allocate, copy_from_file, copy_strided, fill, is_run
+from weighbridge.execute import (
+    SECTION_BYTES,
+    Slots,
+    allocate,
+    copy_from_file,
+    copy_stitched,
+    copy_strided,
+    fill,
+    is_run,
+    stitched,
+)
 from weighbridge.plan import Step
 from weighbridge.program import Output
 from weighbridge.sections import sections
@@ -27,6 +37,9 @@ if TYPE_CHECKING:
     import torch
 
     from weighbridge.storage.protocol import Checkpoint, Mapped
+
+STITCH_BYTES: Final = 8 * 2**20
+"""The most that is transposed at once."""
 
 BATCH_BYTES: Final = 16 * 2**20
 """How much one call reads at most; also the most that a long tensor is cut into."""
@@ -76,19 +89,52 @@ def gather(wanted: Sequence[Wanted], checkpoint: Checkpoint, counter: Counter | 
     Raises:
         CheckpointError: The codes of reading; part of the tensors may have been filled by then.
     """
-    import torch
-
+    settle(checkpoint)
+    modes = modes_of_torch()
     jobs = sorted(_jobs(wanted, checkpoint), key=lambda job: job[:2])
     total = sum([job.size_bytes for job in jobs])
 
     def run(job: Job) -> None:
-        with torch.no_grad():
-            job.task()
+        modes(job.task)()
         if counter is not None:
             counter.add(job.size_bytes)
 
     most = 1 if is_serial(checkpoint) else max(1, total // (4 * SECTION_BYTES))
     run_all((partial(run, job) for job in jobs), count_workers(most))
+
+
+def held_tensors(checkpoint: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in memory that a source, or a source behind it, reads from."""
+    yield from getattr(checkpoint, "tensors", {}).values()
+    for name in ("front", "behind", "checkpoint"):
+        inner = getattr(checkpoint, name, None)
+        if inner is not None:
+            yield from held_tensors(inner)
+
+
+def settle(checkpoint: Checkpoint) -> None:
+    """Wait for what is still being computed in a source's tensors: workers have streams of their own."""
+    found = {tensor.device for tensor in held_tensors(checkpoint) if tensor.is_cuda}
+    for device in found:
+        import torch
+
+        torch.cuda.current_stream(device).synchronize()
+
+
+def modes_of_torch() -> Callable[[Task], Task]:
+    """Return what makes a task run in other threads as it would here: in inference mode or not, without gradients."""
+    import torch
+
+    is_inference = torch.is_inference_mode_enabled()
+
+    def wrap(task: Task) -> Task:
+        def run() -> None:
+            with torch.inference_mode(is_inference), torch.no_grad():
+                task()
+
+        return run
+
+    return wrap
 
 
 def prepare(
@@ -133,6 +179,8 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
         if split is None:
             split = parts[id(step.program), number] = split_copies(want.output, step, in_files=in_parts)
         pieces += _pieces(split.runs, step, tensor, checkpoint)
+        for group in split.stitched:
+            yield _stitched_job(want, group, checkpoint)
         for copy in split.others:
             yield from _strided_jobs(want, copy, checkpoint)
     yield from (_staged_job(group, checkpoint) for group in staged.values())
@@ -151,19 +199,21 @@ class Run(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """An output's copies: those that are runs of bytes of a file, and the others."""
+    """An output's copies: those that are runs of bytes of a file, those that are stitched, and the others."""
 
     runs: tuple[Run, ...]
+    stitched: tuple[tuple[Copy, ...], ...]
     others: tuple[Copy, ...]
 
 
 def split_copies(output: Output, step: Step, *, in_files: bool) -> Parts:
     """Sort an output's copies; a dtype below a byte is moved whole."""
     if not in_files:
-        return Parts((), output.layout.copies)
+        return Parts((), (), output.layout.copies)
     if DTYPES[output.dtype].kind == "packed" and output.layout.copies:
-        return Parts((Run(0, 0, 0, output.spec.size_bytes),), ())
-    runs, others = [], []
+        return Parts((Run(0, 0, 0, output.spec.size_bytes),), (), ())
+    runs: list[Run] = []
+    others: list[Copy] = []
     itemsize = DTYPES[output.dtype].bits // 8
     for copy in output.layout.copies:
         same = step.program.sources[copy.source].dtype == output.dtype
@@ -172,7 +222,10 @@ def split_copies(output: Output, step: Step, *, in_files: bool) -> Parts:
             runs.append(Run(copy.source, *starts, copy.numel * itemsize))
         else:
             others.append(copy)
-    return Parts(tuple(runs), tuple(others))
+    alike = [copy for copy in others if step.program.sources[copy.source].dtype == output.dtype]
+    cast = [copy for copy in others if step.program.sources[copy.source].dtype != output.dtype]
+    groups, left = stitched(alike, STITCH_BYTES // itemsize)
+    return Parts(tuple(runs), tuple(groups), (*left, *cast))
 
 
 def is_serial(checkpoint: Checkpoint) -> bool:
@@ -252,6 +305,14 @@ def _strided_jobs(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[
         task = partial(copy_from_file, flat, part, slots) if extent else partial(_from_memory, flat, part, slots)
         place = (str(extent.path), extent.offset + part.source_start * read_size) if extent else ("", 0)
         yield Job(*place, part.numel * itemsize, task)
+
+
+def _stitched_job(want: Wanted, group: tuple[Copy, ...], checkpoint: Checkpoint) -> Job:
+    extent = checkpoint.extent(want.step.sources[group[0].source])
+    assert extent is not None
+    size_bytes = sum(copy.numel for copy in group) * want.tensor.element_size()
+    task = partial(copy_stitched, want.tensor.view(-1), group, Slots(want.step, checkpoint))
+    return Job(str(extent.path), extent.offset, size_bytes, task)
 
 
 def _from_memory(flat: torch.Tensor, copy: Copy, slots: Slots) -> None:

@@ -122,7 +122,8 @@ def _targets(step: Step, places: dict[str, Places]) -> list[_Target]:
         if place is not None:
             current = place.tensor
             fits = current.dtype == dtype_of(step.program.targets[number].dtype) and current.is_contiguous()
-            found.append(_Target(step, number, place, fits and not current.is_meta))
+            is_lazy = current.is_meta or current.is_conj() or current.is_neg()
+            found.append(_Target(step, number, place, fits and not is_lazy))
     return found
 
 
@@ -168,6 +169,10 @@ def _set(targets: list[_Target], checkpoint: Checkpoint, mapped: Mapped | None, 
         else:
             wanted.append(want)
     fill_tensors(wanted, checkpoint, counter)
+    for target in targets:
+        if target.is_in_place:
+            # What autograd keeps for a backward pass is of the old values: it must be able to notice.
+            torch.autograd.graph.increment_version(target.places.tensor)
     for places, made in new:
         _put(places, made)
 

@@ -8,14 +8,16 @@ are tied; a meta tensor has a spec and no values, and loading gives it both.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
 from weighbridge.collecting import without_collection
-from weighbridge.errors import CheckpointError, PlanError, WeighbridgeError
+from weighbridge.errors import PlanError, WeighbridgeError
+from weighbridge.gather import held_tensors
 from weighbridge.keys import collapse, layout_path
 from weighbridge.plan import Plan, Step
 from weighbridge.specs import DTYPES, Header, TensorSpec
@@ -110,23 +112,31 @@ def steps_into(plan: Plan, places: dict[str, Places]) -> Iterator[Step]:
 
 
 def shares_memory(checkpoint: Checkpoint, places: dict[str, Places]) -> bool:
-    """Tell whether a source holds tensors in storages that belong to the model."""
-    held = getattr(checkpoint, "tensors", None)
-    if not isinstance(held, Mapping):
-        return False
-    own = {place.tensor.untyped_storage().data_ptr() for place in places.values() if not place.tensor.is_meta}
-    return any(not t.is_meta and t.untyped_storage().data_ptr() in own for t in held.values())
+    """Tell whether a source holds tensors in memory that belongs to the model."""
+    own = sorted(_extent(place.tensor) for place in places.values() if not place.tensor.is_meta)
+    reached = list(accumulate((stop for _, stop in own), max))
+    for tensor in held_tensors(checkpoint):
+        if not tensor.is_meta:
+            start, stop = _extent(tensor)
+            before = bisect_left(own, (stop, 0))
+            if before and reached[before - 1] > start:
+                return True
+    return False
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
 def probe(plan: Plan, checkpoint: Checkpoint, places: dict[str, Places]) -> None:
     """Ask for tensors of a source in memory before anything is set: one on the meta device has no data."""
-    held = getattr(checkpoint, "tensors", None)
-    if not isinstance(held, Mapping):
+    if not any(tensor.is_meta for tensor in held_tensors(checkpoint)):
         return
     for step in steps_into(plan, places):
         for key in step.sources:
-            if held[key].is_meta:
-                raise CheckpointError("data-missing", "a meta tensor has no data", where=f"{checkpoint.where}: {key}")
+            if checkpoint.extent(key) is None:
+                checkpoint.tensor(key)
 
 
 def check_settable(plan: Plan, places: dict[str, Places]) -> None:

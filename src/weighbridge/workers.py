@@ -42,20 +42,21 @@ def run_all(tasks: Iterable[Task], workers: int) -> None:
         crew.work()
     except BaseException as problem:
         crew.stop(problem)
-    finally:
-        _join(threads, crew)
+    _join(threads, crew)
     if crew.problem is not None:
         raise crew.problem
 
 
 def _join(threads: list[threading.Thread], crew: _Crew) -> None:
-    """Wait for all threads, interrupts or not: what they write to is not given up before."""
-    for thread in threads:
-        while thread.ident is not None and thread.is_alive():
-            try:
-                thread.join()
-            except BaseException as problem:
-                crew.stop(problem)
+    """Wait for all threads, interrupts or not: what they write to must not be given up before they have ended."""
+    while True:
+        try:
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            return
+        except BaseException as problem:
+            crew.stop(problem)
 
 
 class _Crew:
@@ -66,27 +67,21 @@ class _Crew:
         self._tasks = iter(tasks)
         self._lock = threading.Lock()
 
-    def stop(self, problem: BaseException) -> None:
-        """Let no further task begin; the first problem is kept."""
-        with self._lock:
-            if self.problem is None:
-                self.problem = problem
-
     def work(self) -> None:
-        """Run tasks until there is none, or one has failed."""
-        while True:
+        """Run tasks until there is none, or one has failed; the first problem is kept."""
+        while self.problem is None:
             try:
-                task = self._draw()
+                with self._lock:
+                    task = next(self._tasks, None)
                 if task is None:
                     return
                 task()
             except BaseException as problem:
                 self.stop(problem)
-                return
 
-    def _draw(self) -> Task | None:
-        with self._lock:
-            return None if self.problem is not None else next(self._tasks, None)
+    def stop(self, problem: BaseException) -> None:
+        """Let no further task begin. No lock is taken: an interrupt may have come while this thread held it."""
+        self.problem = self.problem or problem
 
 
 Progress = Callable[[int, int], None]

@@ -56,7 +56,8 @@ class Pending:
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         made = self._make(self.mapped)
-        self.given = made.data_ptr(), made._version, made.dtype
+        # An inference tensor has no count of writes, and is compared in the end.
+        self.given = None if made.is_inference() else (made.data_ptr(), made._version, made.dtype)
         return made[index]
 
     def make(self) -> torch.Tensor:
@@ -71,6 +72,8 @@ class Pending:
 
     def is_untouched(self, tensor: torch.Tensor) -> bool:
         """Tell whether a tensor is the memory that was given out, and was not written to since."""
+        if self.given is None or tensor.is_inference():
+            return False
         return self.given == (tensor.data_ptr(), tensor._version, tensor.dtype)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from weighbridge.storage.scatter import Span
+    from weighbridge.storage.torch_tensors import FileMap
 
 _Place = tuple[Path, Placed]
 """A file and a tensor's place in it."""
@@ -61,7 +61,7 @@ class SafetensorsCheckpoint:
     opened: tuple[SourceFile, ...]
     places: Mapping[str, _Place]
     open_files: OpenFiles
-    maps: WeakValueDictionary[Path, mmap.mmap]
+    maps: WeakValueDictionary[Path, FileMap]
     index: IndexText | None = None
     extras: tuple[Extra, ...] = ()
     notes: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ class SafetensorsCheckpoint:
         buffer = self._map(path) if size_bytes else bytearray()
         return tensor_over(buffer, offset, self.header[key])
 
-    def _map(self, path: Path) -> mmap.mmap:
+    def _map(self, path: Path) -> FileMap:
         mapped = self.maps.get(path)
         if mapped is None:
             mapped = self.maps[path] = _map_file(self.open_files, path)
@@ -146,7 +146,7 @@ class FileMaps:
 
     def __init__(self, checkpoint: SafetensorsCheckpoint) -> None:
         self.checkpoint = checkpoint
-        self._maps: dict[Path, mmap.mmap] = {}
+        self._maps: dict[Path, FileMap] = {}
 
     def tensor(self, key: str) -> torch.Tensor | None:
         """Return a tensor over a map of its file; None where the file does not align it.
@@ -167,7 +167,7 @@ class FileMaps:
         return tensor_over(self._maps[path], offset, spec)
 
 
-def _map_file(open_files: OpenFiles, path: Path) -> mmap.mmap:
+def _map_file(open_files: OpenFiles, path: Path) -> FileMap:
     from weighbridge.storage.torch_tensors import map_file
 
     held = open_files.hold_unchanged(path)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import sys
 from functools import cache, lru_cache
+from typing import Any
 
 import torch
 
@@ -16,6 +18,11 @@ from weighbridge.errors import CheckpointError
 from weighbridge.specs import DTYPES, Shape, TensorSpec, dtype_named
 
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_LIBRARY = ctypes.CDLL(None, use_errno=True)
+_LIBRARY.mmap.restype = ctypes.c_void_p
+_LIBRARY.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+_LIBRARY.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def torch_layout(spec: TensorSpec) -> tuple[torch.dtype, Shape] | None:
@@ -82,16 +89,41 @@ def _spec_of(dtype: torch.dtype, shape: Shape) -> TensorSpec:
     return TensorSpec(code, (*shape[:-1], shape[-1] * 2))
 
 
-def map_file(descriptor: int, size_bytes: int) -> mmap.mmap:
+FileMap = ctypes.Array[ctypes.c_ubyte]
+"""The bytes of a mapped file; the map lives as long as somebody holds them."""
+
+
+class _Mapped:
+    """Memory that a file is mapped to, until this is given up."""
+
+    def __init__(self, address: int, size_bytes: int) -> None:
+        self.address = address
+        self.size_bytes = size_bytes
+
+    def __del__(self, unmap: Any = _LIBRARY.munmap) -> None:
+        unmap(self.address, self.size_bytes)
+
+
+def map_file(descriptor: int, size_bytes: int) -> FileMap:
     """Map a whole file so that nothing written to the map reaches the file; no memory is set aside for writing.
 
-    torch warns about read-only buffers, so the map is a private one that may be written to.
+    torch warns about read-only buffers, so the map is a private one that may be written to. Python's own maps hold a
+    descriptor each for as long as they live, and a process has only so many: a model of a thousand shards has more.
+
+    Raises:
+        OSError: As the system says.
     """
     flags = mmap.MAP_PRIVATE | _NO_RESERVE
-    return mmap.mmap(descriptor, size_bytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    address = _LIBRARY.mmap(None, size_bytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, descriptor, 0)
+    if address in (None, _MAP_FAILED):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    array = (ctypes.c_ubyte * size_bytes).from_address(address)
+    array.owner = _Mapped(address, size_bytes)  # type: ignore[attr-defined]
+    return array
 
 
-def tensor_over(buffer: mmap.mmap | bytearray | memoryview, offset: int, spec: TensorSpec) -> torch.Tensor:
+def tensor_over(buffer: FileMap | bytearray | memoryview, offset: int, spec: TensorSpec) -> torch.Tensor:
     """Return the tensor that lies in a buffer, without copying where its alignment allows that.
 
     Args:
@@ -102,7 +134,7 @@ def tensor_over(buffer: mmap.mmap | bytearray | memoryview, offset: int, spec: T
     layout = torch_layout(spec)
     if spec.size_bytes == 0:
         dtype, shape = layout or (torch.uint8, (0,))
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     if layout is None:
         return torch.frombuffer(buffer, dtype=torch.uint8, count=spec.size_bytes, offset=offset)
     dtype, shape = layout
