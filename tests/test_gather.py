@@ -5,6 +5,7 @@ The twin is `execute.make`, which runs one output's copies in a row, and numpy's
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -373,3 +374,152 @@ def test_failing_list_of_tasks_is_raised() -> None:
 
 def test_filling_nothing_is_nothing() -> None:
     fill_tensors([], wb.open({}))
+
+
+# What a strict reader found
+
+
+def test_lazily_conjugated_targets_get_the_values(tmp_path: Path) -> None:
+    """A view that torch conjugates or negates when it is read must not be filled with raw bytes."""
+    model = torch.nn.Module()
+    model.register_buffer("c", torch.zeros(4, 3, dtype=torch.complex64).conj())
+    model.register_buffer("n", torch._neg_view(torch.zeros(4, 3)))
+    held = {"c": torch.randn(4, 3, dtype=torch.complex64), "n": torch.randn(4, 3)}
+    save_file(held, tmp_path / "model.safetensors")
+    wb.load(model, tmp_path / "model.safetensors", [])
+    assert torch.equal(model.c.resolve_conj(), held["c"])
+    assert torch.equal(model.n.resolve_neg(), held["n"])
+
+
+def test_model_that_reads_itself_behind_a_carried_tensor(tmp_path: Path) -> None:
+    """The inverse reads the model and, for what it has no place for, the file; it then writes to what it reads."""
+    held = {"a": torch.randn(130, 130), "left": torch.randn(3)}
+    save_file(held, tmp_path / "model.safetensors")
+    model = torch.nn.Module()
+    model.a = torch.nn.Parameter(torch.zeros(130, 130))
+    turn = [wb.WeightConverter("a", "a", [wb.Transpose(0, 1)])]
+    plan = wb.plan(tmp_path / "model.safetensors", turn, target=model, carry="left", layout="mapped")
+    plan.load_into(model)
+    back = plan.inverse()
+    assert torch.equal(back.state_dict(copy=True)["a"], held["a"])
+    back.load_into(model)
+    assert torch.equal(model.a, held["a"])
+
+
+def test_memory_that_overlaps_by_a_part_is_not_read_while_it_is_written() -> None:
+    memory = torch.arange(70.0 * 70 + 70)
+    model = torch.nn.Module()
+    model.register_buffer("w", memory[: 70 * 70].view(70, 70))
+    source = {"w": torch.from_numpy(memory.numpy()[70:]).view(70, 70)}
+    expected = source["w"].t().clone()
+    wb.load(model, source, [wb.WeightConverter("w", "w", [wb.Transpose(0, 1)])], layout="mapped")
+    assert torch.equal(model.w, expected)
+
+
+def test_default_device_is_not_asked(tmp_path: Path) -> None:
+    """Buffers of the engine lie in memory, whatever device new tensors are made on by default."""
+    held = {"w": torch.randn(80, 90), "none": torch.empty(0, 2)}
+    save_file(held, tmp_path / "model.safetensors")
+    turn = [wb.WeightConverter("w", "w", [wb.Transpose(0, 1)])]
+    found: list[dict[str, torch.Tensor]] = []
+
+    def work() -> None:
+        with torch.device("meta"):
+            found.append(wb.plan(tmp_path / "model.safetensors", turn).state_dict(copy=True))
+        found.append(wb.plan(tmp_path / "model.safetensors", turn).state_dict(copy=True))
+
+    thread = threading.Thread(target=work)  # with no buffers from other tests
+    thread.start()
+    thread.join()
+    for made in found:
+        assert torch.equal(made["w"], held["w"].t())
+        assert made["none"].device.type == "cpu"
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (50, 7), (64, 2), (70, 80)])
+def test_bytes_of_a_bool_are_kept_whatever_they_are(shape: tuple[int, int], tmp_path: Path) -> None:
+    raw = (torch.arange(shape[0] * shape[1]) % 256).to(torch.uint8).view(shape)
+    save_file({"w": raw}, tmp_path / "plain.safetensors")
+    content = (tmp_path / "plain.safetensors").read_bytes().replace(b'"U8"', b'"BOOL"', 1)
+    length = int.from_bytes(content[:8], "little") + 2
+    (tmp_path / "model.safetensors").write_bytes(length.to_bytes(8, "little") + content[8:])
+    turn = [wb.WeightConverter("w", "w", [wb.Transpose(0, 1)])]
+    wb.convert(tmp_path / "model.safetensors", tmp_path / "out", turn)
+    wb.revert(tmp_path / "out", tmp_path / "back")
+    assert (tmp_path / "back" / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+    made = wb.plan(tmp_path / "model.safetensors", turn).state_dict(copy=True)["w"]
+    assert torch.equal(made.view(torch.uint8), raw.t())
+
+
+def test_inference_mode_holds_in_all_workers(tmp_path: Path) -> None:
+    held = {f"w{number}": torch.randn(1500, 1024) for number in range(4)}
+    save_file(held, tmp_path / "model.safetensors")
+    turn = [wb.WeightConverter("w{n}", "w{n}", [wb.Transpose(0, 1)])]
+    with torch.inference_mode():
+        made = wb.plan(tmp_path / "model.safetensors", turn).state_dict(copy=True)
+    outside = wb.plan(tmp_path / "model.safetensors", turn).state_dict(copy=True)
+    for key, tensor in held.items():
+        assert torch.equal(made[key], tensor.t())
+        assert torch.equal(outside[key], tensor.t())
+
+
+def test_interrupt_while_threads_are_awaited_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the workers write to belongs to the caller again only when they have ended."""
+    begun, release = threading.Event(), threading.Event()
+    ended: list[bool] = []
+
+    class Interrupted(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            if not release.is_set():
+                release.set()
+                raise KeyboardInterrupt
+            super().join(timeout)
+
+    def work() -> None:
+        if threading.current_thread() is threading.main_thread():
+            begun.wait()  # leave the other task to the other thread
+        else:
+            begun.set()
+            release.wait()
+            ended.append(True)
+
+    monkeypatch.setattr(threading, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_all([work, work], 2)
+    assert ended == [True]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_maps_hold_no_descriptors(tmp_path: Path) -> None:
+    weight_map = {}
+    for number in range(60):
+        name = f"model-{number:05}.safetensors"
+        save_file({f"w{number}": torch.full((3,), float(number))}, tmp_path / name)
+        weight_map[f"w{number}"] = name
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    made = wb.plan(tmp_path).state_dict()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 33
+    assert all(torch.equal(tensor, torch.full((3,), float(key[1:]))) for key, tensor in made.items())
+
+
+def test_autograd_notices_that_a_parameter_was_loaded(tmp_path: Path) -> None:
+    save_file({"weight": torch.randn(3, 2), "bias": torch.randn(3)}, tmp_path / "model.safetensors")
+    model = torch.nn.Linear(2, 3)
+    made = model(torch.randn(4, 2, requires_grad=True))
+    wb.load(model, tmp_path / "model.safetensors", [])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        made.sum().backward()
+
+
+@pytest.mark.parametrize("parts", [(64, 64), (30, 70, 28), (128,)])
+def test_columns_side_by_side_are_one_transpose(parts: tuple[int, ...], tmp_path: Path) -> None:
+    """q, k and v, or gate and up, stored transposed: what is stitched is what plain indexing gives."""
+    held = {f"w{number}": torch.randn(rows, 90) for number, rows in enumerate(parts)}
+    save_file(held, tmp_path / "model.safetensors")
+    names = sorted(held)
+    operations = [wb.Concatenate(dim=0, sizes=parts), wb.Transpose(0, 1)] if len(parts) > 1 else [wb.Transpose(0, 1)]
+    plan = wb.plan(tmp_path / "model.safetensors", [wb.WeightConverter(names, "all", operations)])
+    expected = torch.cat([held[name] for name in names]).t()
+    assert torch.equal(plan.state_dict(copy=True)["all"], expected)
+    assert plan.is_exact
