@@ -19,5 +19,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 def from_here(readme: str) -> str:
     """Rewrite the README's relative links: to pages and pictures as from here, to other files as plain text."""
     readme = re.sub(r"\]\(docs/", "](", readme)
-    other_file = r"(?<!!)\[([^\]]+)\]\((?!https?://|#)(?![^)]*\.md\b)[^)]*\)|\[([^\]]+)\]\((?:CHANGELOG|CONTRIBUTING)\.md\)"
+    other_file = (
+        r"(?<!!)\[([^\]]+)\]\((?!https?://|#)(?![^)]*\.md\b)[^)]*\)|\[([^\]]+)\]\((?:CHANGELOG|CONTRIBUTING)\.md\)"
+    )
     return re.sub(other_file, lambda link: link[1] or link[2], readme)
