@@ -34,7 +34,7 @@ class Bench:
         small: Numbers of small tensors.
         huge_rows: Rows of the huge matrix; it has their square in bytes.
         layers_factor: How many times as large the large checkpoint is.
-        touch_extra_bytes: Memory to touch before each clock, beyond twice what the run needs.
+        touch_extra_bytes: Memory to touch before each clock, beyond what the run needs.
         shard_bytes: Most bytes of tensors in one file.
         warm_ups: Rounds that do not count, before those that do.
         runs: Every measured process, in order; warm-ups included.
@@ -70,7 +70,7 @@ class Bench:
             needed_bytes: Memory that it will use; pages of files that it writes are memory, too.
             arguments: Its other arguments.
         """
-        touch_bytes = 2 * needed_bytes + self.touch_extra_bytes
+        touch_bytes = needed_bytes + self.touch_extra_bytes
         return self.python("-m", "bench.child", action, str(touch_bytes), *arguments)
 
     def need_room(self, size_bytes: int) -> None:
