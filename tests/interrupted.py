@@ -72,7 +72,9 @@ def say(line: str) -> None:
 def hear() -> str:
     """Read one line, and not a byte more: the next one may be for another process."""
     line = bytearray()
-    while (byte := os.read(0, 1)) not in (b"", b"\n"):
+    while (byte := os.read(0, 1)) != b"\n":
+        if not byte:
+            os._exit(0)  # whoever speaks is gone: nobody is left to wait for
         line += byte
     return line.decode()
 
