@@ -23,7 +23,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -232,7 +232,8 @@ class Child:
         self.nursery.send(self.word)
 
     def kill(self) -> Ended:
-        os.kill(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have come to its end meanwhile
+            os.kill(self.pid, signal.SIGKILL)
         return self.end()
 
     def end(self) -> Ended:
