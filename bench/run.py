@@ -1,4 +1,4 @@
-"""Measure speed and memory, and print a table.
+"""Measure speed and memory, and print a table for each row as soon as it is done.
 
     python bench/run.py [NAME...] [--json FILE] [--picture FILE.svg] [--work DIRECTORY]
 
@@ -12,9 +12,10 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -45,19 +46,51 @@ def read_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return found
 
 
-def run_rows(names: list[str], bench: Bench) -> tuple[list[Figure], dict[str, str]]:
-    """Run rows; return the figures, and the reason for each row that failed."""
-    figures: list[Figure] = []
-    failed = {}
-    for name in names:
+@dataclass(slots=True)
+class Results:
+    """What was measured so far, and the files that tell it: they are whole after each row.
+
+    Args:
+        facts: The machine.
+        json: Where every run goes, if anywhere.
+        picture: Where the bars go, if anywhere.
+        figures: The figures of all rows that are done.
+        failed: The reason for each row that failed.
+    """
+
+    facts: dict[str, Any]
+    json: Path | None
+    picture: Path | None
+    figures: list[Figure] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def add(self, row: str, bench: Bench) -> None:
+        """Run a row, print its figures, and write the files anew."""
         start = time.perf_counter()
+        print(f"\n{row}", flush=True)
         try:
-            figures += (replace(figure, row=name) for figure in ROWS[name](bench))
+            found = [replace(figure, row=row) for figure in ROWS[row](bench)]
         except RunFailedError as problem:
-            failed[name] = str(problem)
+            self.failed[row] = str(problem)
+            print(f"FAILED {problem}", flush=True)
+        else:
+            self.figures += found
+            print_table(found)
         bench.clear()
-        bench.say(f"  {name}: {time.perf_counter() - start:.0f} s")
-    return figures, failed
+        self.write(bench)
+        bench.say(f"  {row}: {time.perf_counter() - start:.0f} s")
+
+    def write(self, bench: Bench) -> None:
+        if self.json is not None:
+            self.json.write_text(results_json(self.facts, self.figures, bench.runs, self.failed), encoding="utf-8")
+        if self.picture is not None:
+            lines = heading(self.facts, versions()).splitlines()
+            self.picture.write_text(picture(self.figures, lines), encoding="utf-8")
+
+    @property
+    def is_within(self) -> bool:
+        """Whether no row failed, and no figure is over its limit."""
+        return not self.failed and all(figure.is_within for figure in self.figures)
 
 
 def stop(number: int, frame: FrameType | None) -> None:
@@ -70,24 +103,17 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, stop)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="weighbridge-bench-", dir=chosen.work and chosen.work.resolve()) as work:
-        facts = machine(Path(work))
         bench = Bench(Path(work), say=lambda line: print(line, file=sys.stderr, flush=True))
-        figures, failed = run_rows(chosen.names, bench)
-    lines = heading(facts, versions())
-    print(lines + "\n")
-    print_table(figures)
-    for name, reason in failed.items():
-        print(f"\nFAILED {name}: {reason}")
+        results = Results(machine(Path(work)), chosen.json, chosen.picture)
+        print(heading(results.facts, versions()), flush=True)
+        for row in chosen.names:
+            results.add(row, bench)
     print(f"\n{len(bench.runs)} processes in {time.perf_counter() - start:.0f} s")
-    if chosen.json is not None:
-        chosen.json.write_text(results_json(facts, figures, bench.runs, failed), encoding="utf-8")
-    if chosen.picture is not None:
-        chosen.picture.write_text(picture(figures, lines.splitlines()), encoding="utf-8")
-    return 1 if failed or not all(figure.is_within for figure in figures) else 0
+    return 0 if results.is_within else 1
 
 
 if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except KeyboardInterrupt:
-        raise SystemExit("interrupted; everything that was written is removed") from None
+        raise SystemExit("interrupted; the checkpoints that were made are removed") from None

@@ -98,11 +98,11 @@ def checksum(model: torch.nn.Module) -> int:
     return total
 
 
-def save(touch_bytes: int, source: str, destination: str) -> None:
-    """Save a model that came through a plan in the layout that it came from."""
+def save(touch_bytes: int, source: str, destination: str, forced: str) -> None:
+    """Save a model that came through a plan in the layout that it came from, forced to the disk or not."""
     set_up(source)
     model = load_meta(source)
-    run_timed(lambda: wb.save(model, destination), touch_bytes=touch_bytes)
+    run_timed(lambda: wb.save(model, destination, sync=forced == "1"), touch_bytes=touch_bytes)
 
 
 def save_theirs(touch_bytes: int, source: str, destination: str) -> None:

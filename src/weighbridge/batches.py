@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Final, TypeVar
+
+from weighbridge.workers import count_workers, run_all
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-THREADS: Final = min(8, max(2, os.cpu_count() or 1))
-"""How many threads work at a time."""
 
 WINDOW_BYTES: Final = 4 * 2**20
 """Size of the buffer that a thread reads tensors through, in bytes; a multiple of every whole element's size."""
@@ -20,9 +17,6 @@ WINDOW_BYTES: Final = 4 * 2**20
 BATCH_BYTES: Final = WINDOW_BYTES
 BATCH_ITEMS: Final = 256
 """A batch is full with so many bytes or tensors: a thread costs more than a small tensor does."""
-
-WAITING_BATCHES: Final = 32 * THREADS
-"""How many batches are under way or wait for those before them."""
 
 
 def windows_of(size_bytes: int) -> Iterator[tuple[int, int]]:
@@ -39,36 +33,37 @@ def windows_of(size_bytes: int) -> Iterator[tuple[int, int]]:
 
 def run_in_batches(
     work: Callable[[Item], Result], items: Sequence[Item], size_bytes: Callable[[Item], int]
-) -> Iterator[Result]:
-    """Yield what `work` gives for each item, in the order of the items, whatever the order in which it is done.
+) -> list[Result]:
+    """Return what `work` gives for each item, in the order of the items, whatever the order in which it is done.
 
-    The first exception, in that order, is raised; what has not begun by then is left undone.
+    After an exception nothing more is begun; of several, the one that comes first in the order of the items is raised.
 
     Args:
-        work: What to do with one item; called from `THREADS` threads at a time.
+        work: What to do with one item; called from `count_workers()` threads at a time.
         items: The items.
         size_bytes: How large an item is.
 
     Examples:
-        >>> list(run_in_batches(str.upper, ["a", "b"], len))
+        >>> run_in_batches(str.upper, ["a", "b"], len)
         ['A', 'B']
     """
+    batches = list(batches_of(items, size_bytes))
+    done: list[list[Result]] = [[] for _ in batches]
+    failed: dict[int, Exception] = {}
 
-    def run(batch: list[Item]) -> list[Result]:
-        return [work(item) for item in batch]
-
-    waiting: deque[Future[list[Result]]] = deque()
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="weighbridge") as pool:
+    def run(number: int) -> None:
         try:
-            for batch in batches_of(items, size_bytes):
-                waiting.append(pool.submit(run, batch))
-                if len(waiting) >= WAITING_BATCHES:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+            done[number] = [work(item) for item in batches[number]]
+        except Exception as problem:
+            failed[number] = problem
+            raise
+
+    try:
+        run_all((partial(run, number) for number in range(len(batches))), count_workers())
+    except Exception as problem:
+        first = failed[min(failed)] if failed else problem
+        raise first from None
+    return [result for batch in done for result in batch]
 
 
 def batches_of(items: Sequence[Item], size_bytes: Callable[[Item], int]) -> Iterator[list[Item]]:

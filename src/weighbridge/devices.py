@@ -18,7 +18,8 @@ import torch
 
 from weighbridge.copies import Copy
 from weighbridge.execute import Slots, copy_strided, make
-from weighbridge.gather import Parts, Wanted, gather, is_serial, modes_of_torch, settle, split_copies
+from weighbridge.gather import STITCH_BYTES, Wanted, gather, is_serial, modes_of_torch, settle
+from weighbridge.pieces import Parts, Piece, cut, join, split_copies
 from weighbridge.sections import reach, sections
 from weighbridge.specs import DTYPES
 from weighbridge.storage.protocol import FileReader
@@ -141,23 +142,20 @@ class _Lanes:
             lane.finish()
 
 
-class _Chunk:
-    """Consecutive bytes of a file that travel together: where they begin, and what becomes of each part."""
+_Chunk = Sequence[Piece[tuple[torch.Tensor, int]]]
+"""Consecutive bytes of a file that travel together, each piece to a place in a tensor's bytes."""
 
-    def __init__(self, key: str, start_byte: int, place: tuple[Any, int]) -> None:
-        self.key = key
-        self.start_byte = start_byte
-        self.place = place
-        self.size_bytes = 0
-        self.parts: list[tuple[int, int, torch.Tensor, int]] = []
 
-    def add(self, size_bytes: int, target: torch.Tensor, target_start: int) -> None:
-        self.parts.append((self.size_bytes, size_bytes, target, target_start))
-        self.size_bytes += size_bytes
+def _goal(raw: torch.Tensor, start: int) -> tuple[torch.Tensor, int]:
+    return raw, start
 
-    def arrange(self, stage: torch.Tensor) -> None:
-        for start, size_bytes, target, target_start in self.parts:
-            target[target_start : target_start + size_bytes].copy_(stage[start : start + size_bytes])
+
+def _arrange(chunk: _Chunk, stage: torch.Tensor) -> None:
+    start = 0
+    for piece in chunk:
+        target, target_start = piece.goal
+        target[target_start : target_start + piece.size_bytes].copy_(stage[start : start + piece.size_bytes])
+        start += piece.size_bytes
 
 
 class _Work:
@@ -190,37 +188,22 @@ class _Work:
     def _parts(self, want: Wanted) -> Parts:
         name = id(want.step.program), want.number
         if name not in self._split:
-            self._split[name] = split_copies(want.output, want.step, in_files=True)
+            self._split[name] = split_copies(want.output, want.step, in_files=True, stitch_bytes=STITCH_BYTES)
         return self._split[name]
 
     def _chunks(self, wanted: Sequence[Wanted]) -> Iterator[_Chunk]:
         """Join runs that follow each other in a file, and cut long ones."""
-        runs: list[tuple[Any, int, int, torch.Tensor, int, str, int]] = []
+        pieces: list[Piece[tuple[torch.Tensor, int]]] = []
         for want in wanted:
             raw = want.tensor.view(-1).view(torch.uint8)
-            for slot, start, target_start, size_bytes in self._parts(want).runs:
-                key = want.step.sources[slot]
-                extent = self.checkpoint.extent(key)
-                assert extent is not None
-                for done in range(0, size_bytes, STAGE_BYTES):
-                    size = min(STAGE_BYTES, size_bytes - done)
-                    at = start + done
-                    runs.append((extent.path, extent.offset + at, size, raw, target_start + done, key, at))
-        chunk: _Chunk | None = None
-        for path, offset, size, raw, target_start, key, at in sorted(runs, key=lambda run: run[:2]):
-            full = chunk is None or chunk.size_bytes + size > STAGE_BYTES
-            if chunk is None or full or (path, offset) != (chunk.place[0], chunk.place[1] + chunk.size_bytes):
-                if chunk is not None:
-                    yield chunk
-                chunk = _Chunk(key, at, (path, offset))
-            chunk.add(size, raw, target_start)
-        if chunk is not None:
-            yield chunk
+            pieces += cut(self._parts(want).runs, want.step, self.checkpoint, STAGE_BYTES, partial(_goal, raw))
+        return join(pieces, STAGE_BYTES, len(pieces))
 
     def _send_chunk(self, chunk: _Chunk) -> None:
-        read = partial(_read_on, self.checkpoint, chunk)
-        self.lanes.own().send(chunk.size_bytes, read, chunk.arrange)
-        self._count(chunk.size_bytes)
+        size_bytes = sum([piece.size_bytes for piece in chunk])
+        read = partial(_read_on, self.checkpoint, chunk[0])
+        self.lanes.own().send(size_bytes, read, partial(_arrange, chunk))
+        self._count(size_bytes)
 
     def _send_strided(self, want: Wanted, copy: Copy) -> None:
         """Send the interval of the source that each section spans, and copy by strides on the device."""
@@ -245,9 +228,10 @@ class _Work:
         self._count(want.output.spec.size_bytes)
 
 
-def _read_on(checkpoint: Checkpoint, chunk: _Chunk, buffer: memoryview) -> None:
+def _read_on(checkpoint: Checkpoint, first: Piece[Any], buffer: memoryview) -> None:
+    """Fill a buffer with what the files hold from a piece on."""
     from weighbridge.storage.scatter import Span
 
     assert isinstance(checkpoint, FileReader)
     address = torch.frombuffer(buffer, dtype=torch.uint8).data_ptr()
-    checkpoint.scatter(chunk.key, chunk.start_byte, [Span(address, len(buffer))])
+    checkpoint.scatter(first.key, first.start_byte, [Span(address, len(buffer))])

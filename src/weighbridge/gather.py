@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.copies import Copy
@@ -22,9 +21,8 @@ from weighbridge.execute import (
     copy_stitched,
     copy_strided,
     fill,
-    is_run,
-    stitched,
 )
+from weighbridge.pieces import Parts, Piece, cut, join, split_copies
 from weighbridge.plan import Step
 from weighbridge.program import Output
 from weighbridge.sections import sections
@@ -56,17 +54,6 @@ class Wanted(NamedTuple):
     def output(self) -> Output:
         """What the step writes there."""
         return self.step.program.targets[self.number]
-
-
-class Piece(NamedTuple):
-    """Consecutive bytes of a file, and the memory that they belong to."""
-
-    path: Path
-    offset: int
-    size_bytes: int
-    address: int
-    key: str
-    start_byte: int
 
 
 class Job(NamedTuple):
@@ -166,7 +153,7 @@ def prepare(
 
 
 def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
-    pieces: list[Piece] = []
+    pieces: list[Piece[int]] = []
     parts: dict[tuple[int, int], Parts] = {}
     staged: dict[int, list[Wanted]] = {}
     in_parts = isinstance(checkpoint, FileReader)
@@ -177,8 +164,11 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
             continue
         split = parts.get((id(step.program), number))
         if split is None:
-            split = parts[id(step.program), number] = split_copies(want.output, step, in_files=in_parts)
-        pieces += _pieces(split.runs, step, tensor, checkpoint)
+            split = parts[id(step.program), number] = split_copies(
+                want.output, step, in_files=in_parts, stitch_bytes=STITCH_BYTES
+            )
+        if split.runs:
+            pieces += cut(split.runs, step, checkpoint, BATCH_BYTES, tensor.data_ptr().__add__)
         for group in split.stitched:
             yield _stitched_job(want, group, checkpoint)
         for copy in split.others:
@@ -186,46 +176,8 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
     yield from (_staged_job(group, checkpoint) for group in staged.values())
     if pieces:
         assert isinstance(checkpoint, FileReader)
-        yield from _reading_jobs(pieces, checkpoint)
-
-
-class Run(NamedTuple):
-    """One run of bytes: a source's slot, where it begins in source and target, and its length."""
-
-    slot: int
-    source_start: int
-    target_start: int
-    size_bytes: int
-
-
-class Parts(NamedTuple):
-    """An output's copies: those that are runs of bytes of a file, those that are stitched, and the others."""
-
-    runs: tuple[Run, ...]
-    stitched: tuple[tuple[Copy, ...], ...]
-    others: tuple[Copy, ...]
-
-
-def split_copies(output: Output, step: Step, *, in_files: bool) -> Parts:
-    """Sort an output's copies; a dtype below a byte is moved whole."""
-    if not in_files:
-        return Parts((), (), output.layout.copies)
-    if DTYPES[output.dtype].kind == "packed" and output.layout.copies:
-        return Parts((Run(0, 0, 0, output.spec.size_bytes),), (), ())
-    runs: list[Run] = []
-    others: list[Copy] = []
-    itemsize = DTYPES[output.dtype].bits // 8
-    for copy in output.layout.copies:
-        same = step.program.sources[copy.source].dtype == output.dtype
-        if same and is_run(copy):
-            starts = copy.source_start * itemsize, copy.target_start * itemsize
-            runs.append(Run(copy.source, *starts, copy.numel * itemsize))
-        else:
-            others.append(copy)
-    alike = [copy for copy in others if step.program.sources[copy.source].dtype == output.dtype]
-    cast = [copy for copy in others if step.program.sources[copy.source].dtype != output.dtype]
-    groups, left = stitched(alike, STITCH_BYTES // itemsize)
-    return Parts(tuple(runs), tuple(groups), (*left, *cast))
+        for batch in join(pieces, BATCH_BYTES, MAX_SPANS):
+            yield _reading_job(batch, checkpoint)
 
 
 def is_serial(checkpoint: Checkpoint) -> bool:
@@ -245,48 +197,10 @@ def is_plain(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.is_contiguous() and not (tensor.is_neg() or tensor.is_conj())
 
 
-def _pieces(runs: Sequence[Run], step: Step, tensor: torch.Tensor, checkpoint: Checkpoint) -> Iterator[Piece]:
-    if not runs:
-        return
-    address = tensor.data_ptr()
-    for slot, source_start, target_start, size_bytes in runs:
-        key = step.sources[slot]
-        extent = checkpoint.extent(key)
-        assert extent is not None
-        if size_bytes <= BATCH_BYTES:
-            place = extent.offset + source_start
-            yield Piece(extent.path, place, size_bytes, address + target_start, key, source_start)
-            continue
-        for done in range(0, size_bytes, BATCH_BYTES):
-            size = min(BATCH_BYTES, size_bytes - done)
-            start = source_start + done
-            yield Piece(extent.path, extent.offset + start, size, address + target_start + done, key, start)
-
-
-def _reading_jobs(pieces: list[Piece], reader: FileReader) -> Iterator[Job]:
-    """Join pieces that follow each other in a file."""
-    pieces.sort(key=lambda piece: piece[:2])
-    batch: list[Piece] = []
-    size_bytes = stop = 0
-    for piece in pieces:
-        path, offset, length = piece[:3]
-        if batch and not (
-            offset == stop
-            and (path is batch[0].path or path == batch[0].path)
-            and size_bytes + length <= BATCH_BYTES
-            and len(batch) < MAX_SPANS
-        ):
-            yield _reading_job(batch, size_bytes, reader)
-            batch, size_bytes = [], 0
-        batch.append(piece)
-        size_bytes += length
-        stop = offset + length
-    yield _reading_job(batch, size_bytes, reader)
-
-
-def _reading_job(batch: Sequence[Piece], size_bytes: int, reader: FileReader) -> Job:
+def _reading_job(batch: Sequence[Piece[int]], reader: FileReader) -> Job:
     first = batch[0]
-    spans = [Span(piece.address, piece.size_bytes) for piece in batch]
+    spans = [Span(piece.goal, piece.size_bytes) for piece in batch]
+    size_bytes = sum([piece.size_bytes for piece in batch])
     return Job(str(first.path), first.offset, size_bytes, partial(reader.scatter, first.key, first.start_byte, spans))
 
 

@@ -11,7 +11,6 @@ import torch
 
 from weighbridge.collecting import without_collection
 from weighbridge.devices import fill_tensors
-from weighbridge.execute import run_step
 from weighbridge.gather import Wanted, batches, prepare
 from weighbridge.modules import (
     Places,
@@ -79,7 +78,7 @@ def load_into(
     probe(plan, checkpoint, places)
     with torch.no_grad():
         if shares_memory(checkpoint, places):
-            _set_all_at_once(plan, checkpoint, places)
+            _set_all_at_once(plan, checkpoint, places, progress)
         else:
             _set_in_batches(plan, checkpoint, places, copy=copy, device=device, progress=progress)
     checkpoint.check_unchanged()
@@ -177,11 +176,11 @@ def _set(targets: list[_Target], checkpoint: Checkpoint, mapped: Mapped | None, 
         _put(places, made)
 
 
-def _set_all_at_once(plan: Plan, checkpoint: Checkpoint, places: dict[str, Places]) -> None:
+def _set_all_at_once(plan: Plan, checkpoint: Checkpoint, places: dict[str, Places], progress: Progress | None) -> None:
     """Make all tensors before the first is set: what is read is the model's own memory."""
-    made = [item for step in steps_into(plan, places) for item in run_step(step, checkpoint) if item[0] in places]
-    for key, tensor in made:
-        _put(places[key], tensor)
+    found = [target for step in steps_into(plan, places) for target in _targets(step, places)]
+    counter = Counter(sum([target.size_bytes for target in found]), progress)
+    _set([target._replace(is_in_place=False) for target in found], checkpoint, None, "cpu", counter)
 
 
 def _put(places: Places, made: torch.Tensor) -> None:

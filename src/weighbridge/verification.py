@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from weighbridge.batches import THREADS, run_in_batches, windows_of
+from weighbridge.batches import run_in_batches, windows_of
 from weighbridge.digests import digest_files, digest_tensor
 from weighbridge.errors import CheckpointError, VerifyError
 from weighbridge.keys import collapse
@@ -17,6 +17,7 @@ from weighbridge.receipt import read_receipt
 from weighbridge.specs import DTYPES, TensorSpec, coordinates
 from weighbridge.storage import open_checkpoint
 from weighbridge.storage.shard_index import INDEX_SUFFIX
+from weighbridge.workers import count_workers
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -221,7 +222,7 @@ def _verify(
 ) -> Verification:
     """Collect what differs; `work` looks at a tensor whose spec is the same on both sides."""
     common = sorted(first.keys() & second.keys())
-    _LOG.info("comparing %s tensors, %d at a time", f"{len(common):,}", THREADS)
+    _LOG.info("comparing %s tensors, %d at a time", f"{len(common):,}", count_workers())
     found = {key: Difference(key, first[key], second[key]) for key in common if first[key] != second[key]}
     same = [key for key in common if key not in found]
     looked_at = run_in_batches(work, same, lambda key: first[key].size_bytes)
