@@ -26,11 +26,13 @@ PACKAGE = ROOT / "src" / "weighbridge"
 ORDER = (
     "_version",
     "errors",
+    "nearby",
     "collecting",
     "workers",
     "batches",
     "specs",
     "forms",
+    "spelling",
     "keys",
     "pattern",
     "copies",
@@ -47,10 +49,12 @@ ORDER = (
     "mapping",
     "registry",
     "mapping_files",
+    "finding",
     "files",
     "program",
     "plan",
     "tracing",
+    "origins",
     "joining",
     "readings",
     "options",
@@ -60,6 +64,7 @@ ORDER = (
     "planning",
     "diagrams",
     "membership",
+    "unused",
     "render",
     "report_page",
     "restricting",
@@ -77,6 +82,7 @@ ORDER = (
     "contents",
     "comparing",
     "filling",
+    "alongside",
     "output",
     "modules",
     "loading",
@@ -365,11 +371,11 @@ def table_rows(page: str) -> dict[str, tuple[str, ...]]:
 
 
 def test_every_code_is_in_the_docs() -> None:
-    """One row for each code, in the same order, with its meaning and something to do about it."""
+    """One row for each code, in the same order, with its meaning, its usual cause and something to do about it."""
     rows = table_rows((ROOT / "docs" / "errors.md").read_text("utf-8"))
     assert {code: cells[0] for code, cells in rows.items()} == CODES
     assert list(rows) == list(CODES)
-    assert [code for code, cells in rows.items() if len(cells) != 2 or not cells[1]] == []
+    assert [code for code, cells in rows.items() if len(cells) != 3 or not all(cells)] == []
 
 
 # Sizes

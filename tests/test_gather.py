@@ -523,3 +523,37 @@ def test_columns_side_by_side_are_one_transpose(parts: tuple[int, ...], tmp_path
     expected = torch.cat([held[name] for name in names]).t()
     assert torch.equal(plan.state_dict(copy=True)["all"], expected)
     assert plan.is_exact
+
+
+@pytest.mark.parametrize("parts", [(1,) * 40, (16, 8, 16), (3, 30, 7)])
+@pytest.mark.parametrize("dtype", [None, "F32"])
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_columns_that_become_tensors_read_their_matrix_once(
+    parts: tuple[int, ...], dtype: str | None, is_transposed: bool, tmp_path: Path
+) -> None:
+    """Many heads, or q, k and v of a Conv1D: what reads parts of the same rows shares a read."""
+    rows = 40_000
+    held = torch.randn(rows, sum(parts)).to(torch.bfloat16)
+    save_file({"all": held}, tmp_path / "model.safetensors")
+    names = [f"w{number:02}" for number in range(len(parts))]
+    operations = [wb.Concatenate(dim=1, sizes=parts).inverse()]
+    operations += [wb.Transpose(0, 1)] if is_transposed else []
+    source = wb.open(tmp_path)
+    plan = wb.plan(source, [wb.WeightConverter("all", names, operations)], dtype=dtype)
+    before = bytes_read()
+    made = plan.state_dict(copy=True)
+    assert bytes_read() - before < 1.1 * held.nbytes + 200_000
+    start = 0
+    for name, width in zip(names, parts, strict=True):
+        expected = held[:, start : start + width].to(torch.float32 if dtype else torch.bfloat16)
+        assert torch.equal(made[name], expected.t() if is_transposed else expected)
+        start += width
+
+
+def bytes_read() -> int:
+    """Return how many bytes this process has read by calls so far, as the kernel counts them."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        pytest.skip("the system does not count what a process reads")
+    return int(dict(line.split(": ") for line in lines)["rchar"])

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.batches import WINDOW_BYTES, run_in_batches, windows_of
@@ -104,19 +105,26 @@ def digest_files(images: Iterable[FileImage], index: IndexText | None) -> dict[s
     return found | ({index.name: sha256(index.text).hexdigest()} if index is not None else {})
 
 
-def digest_written(directory: Path, images: Iterable[FileImage], index: IndexText | None) -> Digests:
+def digest_written(
+    directory: Path,
+    images: Iterable[FileImage],
+    index: IndexText | None,
+    elsewhere: Mapping[str, Path] = MappingProxyType({}),
+) -> Digests:
     """Return the digests of files that have just been written; their tensors are read back, several at a time.
 
     Args:
         directory: Where the files are. Their heads need not be there yet.
         images: What was to be written.
         index: The shard index; it need not be there yet either.
+        elsewhere: Files that lie in another place, by name.
 
     Raises:
         CheckpointError: The codes of reading.
     """
     images = tuple(images)
-    places = [(directory / image.name, placed) for image in images for placed in image.tensors]
+    paths = {image.name: elsewhere.get(image.name, directory / image.name) for image in images}
+    places = [(paths[image.name], placed) for image in images for placed in image.tensors]
     files = OpenFiles({})
 
     def work(place: tuple[Path, Placed]) -> str:

@@ -17,20 +17,20 @@ from weighbridge.copies import Copy, Loop
 from weighbridge.layout import Layout
 from weighbridge.plan import Step
 from weighbridge.program import Output
-from weighbridge.sections import reach, sections
+from weighbridge.sections import packed, reach, sections
 from weighbridge.specs import DTYPES, TensorSpec
+from weighbridge.storage.protocol import FileReader
 
 if TYPE_CHECKING:
     import torch
 
     from weighbridge.storage.protocol import Checkpoint
 
-
 SECTION_BYTES: Final = 2**20
 """Size of the buffer that holds a section of a source: it stays in the cache of a core."""
 
-SPARSE: Final = 8
-"""A section that uses less than one in so many of the bytes it spans is copied from the mapped file instead."""
+FAR_BYTES: Final = 16 * 1024
+"""Pieces of a source that lie this far apart are read by a call each; to read what is between them takes longer."""
 
 HUGE_BYTES: Final = 4 * 2**20
 """Tensors of at least this size are backed with huge pages, where the kernel offers them."""
@@ -147,6 +147,8 @@ def _read_run(raw: memoryview, copy: Copy, slots: Slots, itemsize: int) -> None:
 def copy_from_file(buffer: torch.Tensor, copy: Copy, slots: Slots) -> None:
     """Run one copy of a source that lies in a file, section by section.
 
+    It is read, never mapped: a file that is cut short meanwhile is an error, and not the end of the process.
+
     Args:
         buffer: The flat value that the copy writes to.
         copy: The copy.
@@ -157,14 +159,45 @@ def copy_from_file(buffer: torch.Tensor, copy: Copy, slots: Slots) -> None:
     dtype = dtype_of(slots.dtype(copy.source))
     key = slots.step.sources[copy.source]
     most = SECTION_BYTES // dtype.itemsize
-    for section in sections(copy, most, most):
-        numel = reach(section)
-        if numel > SPARSE * section.numel:
-            copy_strided(buffer, slots.flat(copy.source), section)
-            continue
+    whole, pieces = packed(copy, FAR_BYTES // dtype.itemsize)
+    for section in sections(whole, most, most):
+        start, numel = section.source_start, reach(section)
         raw = _scratch("section")[: numel * dtype.itemsize]
-        slots.checkpoint.read(key, section.source_start * dtype.itemsize, bytes_of(raw))
+        places = [
+            (first * dtype.itemsize, count * dtype.itemsize) for first, count in pieces.between(start, start + numel)
+        ]
+        _read_places(slots.checkpoint, key, places, bytes_of(raw))
         copy_strided(buffer, raw.view(dtype), section._replace(source_start=0))
+
+
+def copy_side_by_side(parts: Sequence[tuple[torch.Tensor, Copy]], start: int, numel: int, slots: Slots) -> None:
+    """Read a section of a source once, for all copies that read from it.
+
+    Args:
+        parts: Each flat value that is written to, with its copy, whose source is the section.
+        start: The section's first element.
+        numel: Its length.
+        slots: What is read; all copies read from one slot.
+    """
+    from weighbridge.storage.torch_tensors import bytes_of, dtype_of
+
+    number = parts[0][1].source
+    dtype = dtype_of(slots.dtype(number))
+    raw = _scratch("section", numel * dtype.itemsize)[: numel * dtype.itemsize]
+    slots.checkpoint.read(slots.step.sources[number], start * dtype.itemsize, bytes_of(raw))
+    for buffer, copy in parts:
+        copy_strided(buffer, raw.view(dtype), copy)
+
+
+def _read_places(checkpoint: Checkpoint, key: str, places: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+    """Fill a buffer from places of a tensor, each a start and a size in bytes."""
+    if isinstance(checkpoint, FileReader):
+        checkpoint.collect(key, places, buffer)
+        return
+    done = 0
+    for start, size_bytes in places:
+        checkpoint.read(key, start, buffer[done : done + size_bytes])
+        done += size_bytes
 
 
 def copy_stitched(buffer: torch.Tensor, copies: Sequence[Copy], slots: Slots) -> None:
@@ -249,6 +282,7 @@ def _scratch(name: str, size_bytes: int = SECTION_BYTES) -> torch.Tensor:
 
 
 # ---- copies between two flat tensors on one device ----
+
 
 GRAIN: Final = 2**15 - 1
 """torch spreads an operation on more elements over threads of its own; here the callers are the threads."""

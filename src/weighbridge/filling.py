@@ -243,7 +243,11 @@ class _Run:
         is_scattered = any(runs(copy) * itemsize < SHORT_RUN_BYTES for copy in output.layout.copies)
         most = self.share_bytes if is_scattered else min(WINDOW_BYTES, self.share_bytes)
         if most < itemsize:
-            raise PlanError("budget-too-small", "the budget does not hold one element", got=f"{most} bytes")
+            expected, got = f"at least {itemsize} bytes", f"{most} byte{'s' * (most != 1)}"
+            hint = "raise memory_budget= (--memory)"
+            raise PlanError(
+                "budget-too-small", "the budget does not hold one element", expected=expected, got=got, hint=hint
+            )
         start = 0
         for window in windows(output.layout, max(1, most // itemsize)):
             yield start, window

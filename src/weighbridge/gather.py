@@ -18,6 +18,7 @@ from weighbridge.execute import (
     Slots,
     allocate,
     copy_from_file,
+    copy_side_by_side,
     copy_stitched,
     copy_strided,
     fill,
@@ -25,7 +26,7 @@ from weighbridge.execute import (
 from weighbridge.pieces import Parts, Piece, cut, join, split_copies
 from weighbridge.plan import Step
 from weighbridge.program import Output
-from weighbridge.sections import sections
+from weighbridge.sections import Rows, rows_of, sections
 from weighbridge.specs import DTYPES
 from weighbridge.storage.protocol import FileReader
 from weighbridge.storage.scatter import MAX_SPANS, Span
@@ -156,6 +157,7 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
     pieces: list[Piece[int]] = []
     parts: dict[tuple[int, int], Parts] = {}
     staged: dict[int, list[Wanted]] = {}
+    strided: dict[tuple[int, int], list[tuple[Wanted, Copy]]] = {}
     in_parts = isinstance(checkpoint, FileReader)
     for want in wanted:
         step, number, tensor = want
@@ -172,7 +174,9 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
         for group in split.stitched:
             yield _stitched_job(want, group, checkpoint)
         for copy in split.others:
-            yield from _strided_jobs(want, copy, checkpoint)
+            strided.setdefault((id(step), copy.source), []).append((want, copy))
+    for alike in strided.values():
+        yield from _strided_jobs(alike, checkpoint)
     yield from (_staged_job(group, checkpoint) for group in staged.values())
     if pieces:
         assert isinstance(checkpoint, FileReader)
@@ -204,7 +208,45 @@ def _reading_job(batch: Sequence[Piece[int]], reader: FileReader) -> Job:
     return Job(str(first.path), first.offset, size_bytes, partial(reader.scatter, first.key, first.start_byte, spans))
 
 
-def _strided_jobs(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[Job]:
+def _strided_jobs(alike: Sequence[tuple[Wanted, Copy]], checkpoint: Checkpoint) -> Iterator[Job]:
+    """Cut copies of one source into parts that workers share; where they read parts of the same rows, it is read once.
+
+    Columns of a matrix that become tensors of their own are such copies.
+    """
+    want, copy = alike[0]
+    code = want.step.program.sources[copy.source].dtype
+    is_whole = checkpoint.extent(want.step.sources[copy.source]) is None or DTYPES[code].kind == "packed"
+    rows = rows_of([copy for _, copy in alike]) if len(alike) > 1 and not is_whole else None
+    itemsize = max(1, DTYPES[code].bits // 8)
+    if rows is None or rows.stride * itemsize > SECTION_BYTES:
+        for want, copy in alike:
+            yield from _jobs_of_copy(want, copy, checkpoint)
+    else:
+        yield from _jobs_of_rows(alike, rows, itemsize, checkpoint)
+
+
+def _jobs_of_rows(
+    alike: Sequence[tuple[Wanted, Copy]], rows: Rows, itemsize: int, checkpoint: Checkpoint
+) -> Iterator[Job]:
+    want, copy = alike[0]
+    slots = Slots(want.step, checkpoint)
+    extent = checkpoint.extent(want.step.sources[copy.source])
+    assert extent is not None
+    flats = [want.tensor.view(-1) for want, _ in alike]
+    copies = [copy for _, copy in alike]
+    # A call for each copy of a section: with many copies, sections are longer.
+    most = min(SECTION_BYTES * max(1, len(alike) // 16), BATCH_BYTES // 2)
+    step = max(1, most // (rows.stride * itemsize))
+    for first in range(0, rows.number, step):
+        last = min(first + step, rows.number)
+        parts = list(zip(flats, rows.between(copies, first, last), strict=True))
+        start, numel = rows.start + first * rows.stride, (last - first - 1) * rows.stride + rows.reach
+        size_bytes = sum([flat.element_size() * part.numel for flat, part in parts])
+        task = partial(copy_side_by_side, parts, start, numel, slots)
+        yield Job(str(extent.path), extent.offset + start * itemsize, size_bytes, task)
+
+
+def _jobs_of_copy(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[Job]:
     """Cut a copy into parts that workers share."""
     slots = Slots(want.step, checkpoint)
     key = want.step.sources[copy.source]

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from weighbridge.alongside import check_link, find_twins, lay_out_alongside
 from weighbridge.digests import digest_written
 from weighbridge.files import FileImage
 from weighbridge.filling import fill_files
@@ -22,6 +23,7 @@ from weighbridge.storage import (
     plan_shards,
     staged_directory,
 )
+from weighbridge.storage.kernel import shares_with
 from weighbridge.storage.protocol import Extra
 from weighbridge.workers import Counter, Progress
 
@@ -48,6 +50,7 @@ def write(
     digests: bool = False,
     resume: bool = False,
     sync: bool = True,
+    link: str = "never",
     progress: Progress | None = None,
 ) -> Path:
     """Write a plan's targets.
@@ -70,6 +73,10 @@ def write(
         resume: Go on with an unfinished output, and leave one if this run does not end.
         sync: Wait until the disk holds everything before the directory appears. Without it the output is as safe as a
             copy by `cp`: a power failure soon afterwards may leave it there with parts missing.
+        link: What new files may have in common with those of a safetensors source. ``"share"`` lays them out as the
+            source's files (`max_shard_size` is not looked at) and lets them share the disk's blocks with these, where
+            the file system can do that. ``"hard"`` does the same, and a file that comes out as it was becomes a further
+            name of the source's: whoever changes the one in place changes the other. See `weighbridge.alongside`.
         progress: Called after each piece with the bytes written so far and the bytes in all.
 
     Returns:
@@ -82,31 +89,47 @@ def write(
             `destination-unfinished`, `resume-mismatch`, `write-failed`. Nothing is left behind but by `resume`.
             `usage` for digests where there will be no receipt.
     """
+    check_link(link)
     if digests:
         check_receipt_follows(plan)
     budget = parse_size(memory_budget)
     checkpoint = bind(plan, source)
-    files = lay_out(plan, max_shard_size)
+    files = lay_out(plan, max_shard_size, link)
     receipt = b"" if plan.target_files is not None else receipt_text(plan, checkpoint)
     total = sum(image.size_bytes for image in files.images)
     origin = (None if checkpoint.extras else find_origin(plan)) or checkpoint
     places = [place for place in (checkpoint.where, origin.where) if Path(place).exists()]
     extras = _extras(origin, is_read=origin is checkpoint)
-    work = _work(plan, checkpoint, files, extras)
-    room = total + len(receipt)
+    twins = find_twins(plan, files.images, checkpoint) if link == "hard" else {}
+    work = _work(plan, checkpoint, files, extras)._replace(links=twins)
+    share = link != "never" and _can_share(checkpoint, Path(destination), link)
+    # How much room shared blocks save is known when they are shared.
+    room = len(receipt) + (0 if share else sum(image.size_bytes for image in files.images if image.name not in twins))
     count = len(files.images)
     _LOG.info("writing %s: %s bytes in %d file%s", destination, f"{total:,}", count, "s" * (count != 1))
+    direct = bool(getattr(checkpoint, "direct", False))
     with staged_directory(
-        destination, sources=places, needed_bytes=room, work=work, resume=resume, sync=sync
+        destination,
+        sources=places,
+        needed_bytes=room,
+        work=work,
+        resume=resume,
+        sync=sync,
+        share=share,
+        direct=direct,
     ) as output:
         counter = Counter(plan.target.size_bytes, progress)
-        fill_files(plan, checkpoint, files.images, output.create, budget_bytes=budget, counter=counter)
+        linked = {name: path for name, path in twins.items() if output.link(name, path)}
+        own = [image for image in files.images if image.name not in linked]
+        fill_files(plan, checkpoint, own, output.create, budget_bytes=budget, counter=counter)
+        if linked:
+            counter.add(sum(image.size_bytes - len(image.head) for image in files.images if image.name in linked))
         copy_extras(extras, output.create)
         checkpoint.check_unchanged()
         if files.shard_index is not None:
             output.add_index(files.shard_index)
         if digests:
-            receipt = add_digests(receipt, digest_written(output.path, files.images, files.shard_index))
+            receipt = add_digests(receipt, digest_written(output.path, files.images, files.shard_index, linked))
         if receipt:
             output.add_receipt(receipt)
     made = Path(destination).absolute()
@@ -123,6 +146,17 @@ def _work(plan: Plan, checkpoint: Checkpoint, files: Files, extras: tuple[Extra,
     return Work(plan.hash, checkpoint.fingerprint(), files.images, others)
 
 
+def _can_share(checkpoint: Checkpoint, destination: Path, link: str) -> bool:
+    """Tell whether new files at the destination can share blocks with the source's, and say so if they cannot."""
+    folder = next(parent for parent in destination.absolute().parents if parent.is_dir())
+    paths = {extent.path for key in checkpoint.header if (extent := checkpoint.extent(key)) is not None}
+    found = bool(paths) and all(shares_with(path, folder) for path in paths)
+    if not found:
+        level = logging.WARNING if link == "share" else logging.INFO
+        _LOG.log(level, "%s and %s share no blocks of a disk: bytes are copied", checkpoint.where, folder)
+    return found
+
+
 def _extras(origin: Checkpoint, *, is_read: bool) -> tuple[Extra, ...]:
     """Return the files to carry along; those beside a model's original weights that are gone by now are left out."""
     there = tuple(extra for extra in origin.extras if is_read or extra.path.is_file())
@@ -132,8 +166,8 @@ def _extras(origin: Checkpoint, *, is_read: bool) -> tuple[Extra, ...]:
     return there
 
 
-def lay_out(plan: Plan, max_shard_size: int | str | None) -> Files:
-    """Decide which files hold which tensors, and where.
+def lay_out(plan: Plan, max_shard_size: int | str | None, link: str = "never") -> Files:
+    """Decide which files hold which tensors, and where: as recorded, as in the source's files, or by size.
 
     Raises:
         CheckpointError: `header-invalid`, `header-too-large`.
@@ -143,6 +177,9 @@ def lay_out(plan: Plan, max_shard_size: int | str | None) -> Files:
     if recorded is not None:
         index = IndexText(recorded.index_name, recorded.index_text) if recorded.index_name else None
         return Files(recorded.images, index)
+    if link != "never" and plan.source_files is not None:
+        made, spread = lay_out_alongside(plan, plan.source_files)
+        return Files(tuple(made), spread.index)
     specs = dict(sorted(plan.target.specs.items()))
     shards = plan_shards(specs, max_shard_size)
     metadata = dict(plan.metadata) or {"format": "pt"}

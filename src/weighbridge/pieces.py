@@ -1,4 +1,4 @@
-"""Runs of bytes that move from files as they are: sorted by file, joined where they follow each other, cut where long."""
+"""Runs of bytes that move from files as they are: sorted, joined where they follow each other, cut where long."""
 
 from __future__ import annotations
 

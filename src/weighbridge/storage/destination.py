@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from weighbridge.errors import CheckpointError, DestinationError, PlanError, WeighbridgeError
 from weighbridge.files import FileImage
@@ -30,6 +30,7 @@ from weighbridge.storage.file_writer import (
     reporting_write_errors,
     seal,
     sync_directory,
+    sync_file,
     unseal,
     write_file,
 )
@@ -37,7 +38,9 @@ from weighbridge.storage.mending import MendingWriter, Sink
 from weighbridge.storage.paths import check_new_name
 from weighbridge.storage.protocol import RECEIPT_NAME, Extent, Extra, IndexText
 from weighbridge.storage.regular_files import FileStamp, check_stamp, open_regular
-from weighbridge.storage.unfinished import RECORD_NAME, Work, allocated_bytes, check_left, is_worthless
+from weighbridge.storage.unfinished import PROBE_SUFFIX, RECORD_NAME, Work, allocated_bytes, check_left, is_worthless
+
+_LOG: Final = logging.getLogger(__name__)
 
 _CURABLE: Final = {"read-failed", "checkpoint-not-found", "budget-too-small"}
 """Problems with a source or a plan that can pass without a change of either."""
@@ -51,13 +54,26 @@ class OutputDirectory:
         destination: Where it will stand.
         left: Names of the files that an earlier run left there.
         sync: Force everything to the disk before the directory appears.
+        share: Share blocks with the files that ranges are copied from.
+        direct: Read these files past the page cache.
     """
 
-    def __init__(self, path: Path, destination: Path, left: Iterable[str] = (), *, sync: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        destination: Path,
+        left: Iterable[str] = (),
+        *,
+        sync: bool = True,
+        share: bool = False,
+        direct: bool = False,
+    ) -> None:
         self.path = path
         self.destination = destination
         self.sync = sync
+        self._how: dict[str, Any] = {"held_bytes": SEAL_BYTES, "sync": sync, "share": share, "direct": direct}
         self._left = set(left)
+        self._links: dict[str, tuple[Path, FileStamp]] = {}
         self._last: dict[str, bytes] = {}
         self._seals: dict[str, bytes] = {}
         self._menders: list[MendingWriter] = []
@@ -91,10 +107,37 @@ class OutputDirectory:
         if name not in self._left:
             with reporting_write_errors(str(path)):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            return FileWriter(path, head, size_bytes, held_bytes=SEAL_BYTES, sync=self.sync)
+            return FileWriter(path, head, size_bytes, **self._how)
         self._left.remove(name)
-        self._menders.append(MendingWriter(path, head, size_bytes, held_bytes=SEAL_BYTES, sync=self.sync))
+        self._menders.append(MendingWriter(path, head, size_bytes, **self._how))
         return self._menders[-1]
+
+    def link(self, name: str, source: Path) -> bool:
+        """Give a file of the source a further name here, as the last thing before the directory appears.
+
+        Returns:
+            Whether that will be done. If not, the file is to be made like any other: it lies on another disk, the file
+            system has no links, or an earlier run has begun to write it.
+
+        Raises:
+            CheckpointError: `path-unsafe`, `checkpoint-not-found`, `read-failed`.
+            DestinationError: `destination-no-room`, `write-failed`.
+        """
+        check_new_name(name, str(self.destination))
+        path = self.path / name
+        with reporting_write_errors(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(path.name + PROBE_SUFFIX)
+        if name in self._left:
+            return False
+        try:
+            os.link(source, probe)
+            probe.unlink()
+        except OSError as problem:
+            _LOG.warning("%s is copied, not linked: %s", name, problem.strerror or problem)
+            return False
+        self._links[name] = source, _stamp(source)
+        return True
 
     def add_index(self, index: IndexText) -> None:
         """Keep the index, to be written after all other files but the receipt.
@@ -125,9 +168,21 @@ class OutputDirectory:
             sync_directory(Path(folder))
         for name, first_bytes in self._seals.items():
             seal(self.path / name, first_bytes, sync=self.sync)
+        self._make_links()
         if self._menders:
             kept = sum(mender.kept_bytes for mender in self._menders)
             logging.getLogger("weighbridge").info("resumed: %s bytes were there already", f"{kept:,}")
+
+    def _make_links(self) -> None:
+        """Make the links: as they open at once, nothing may be missing beside them."""
+        for name, (source, stamp) in self._links.items():
+            path = self.path / name
+            with reporting_write_errors(str(path)):
+                os.link(source, path)
+            check_stamp(source, _stamp(path), stamp)
+            if self.sync:
+                sync_file(path)
+                sync_directory(path.parent)
 
 
 @contextmanager
@@ -139,6 +194,8 @@ def staged_directory(
     work: Work | None = None,
     resume: bool = False,
     sync: bool = True,
+    share: bool = False,
+    direct: bool = False,
 ) -> Iterator[OutputDirectory]:
     """Write a directory that appears at `destination` when the block ends without an exception.
 
@@ -149,6 +206,8 @@ def staged_directory(
         work: What will be written, as far as that decides whether an unfinished output is of this run.
         resume: Go on with what a run of the same work left unfinished, and leave what this one does not finish.
         sync: Force everything to the disk before the directory appears.
+        share: Share blocks with the files that ranges are copied from.
+        direct: Read these files past the page cache.
 
     Yields:
         The directory to write to.
@@ -169,7 +228,7 @@ def staged_directory(
             left = _look_into(claim, work or Work(), resume)
             with _removing_failed(claim, resume):
                 _check_absent(target)
-                output = OutputDirectory(hidden, target, left, sync=sync)
+                output = OutputDirectory(hidden, target, left, sync=sync, share=share, direct=direct)
                 output.start(work or Work())
                 with reporting_write_errors(str(target)):
                     yield output
@@ -266,12 +325,16 @@ def _check_absent(path: Path) -> None:
 
 def _check_room(real: Path, path: Path, needed_bytes: int) -> None:
     nearest = next(folder for folder in (real, *real.parents) if folder.exists())
+    if not nearest.is_dir():
+        what, hint = "the destination lies below a file", "choose a directory for it"
+        raise DestinationError("write-failed", what, where=str(path), got=f"{nearest} is a file", hint=hint)
     status = os.statvfs(nearest)
     free = status.f_bavail * status.f_frsize
     if free < needed_bytes:
         expected, got = f"{needed_bytes:,} bytes", f"{free:,} bytes free"
+        hint = f"free {needed_bytes - free:,} bytes, or write to another disk"
         raise DestinationError(
-            "destination-no-room", "there is too little room", where=str(path), expected=expected, got=got
+            "destination-no-room", "there is too little room", where=str(path), expected=expected, got=got, hint=hint
         )
 
 

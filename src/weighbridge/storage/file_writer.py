@@ -19,10 +19,11 @@ from typing import Final, Self
 
 from weighbridge.errors import CheckpointError, DestinationError
 from weighbridge.files import FileImage
-from weighbridge.storage.kernel import BLOCK_BYTES, can_share_blocks, start_writing
+from weighbridge.storage.direct import BOUNCE_BYTES
+from weighbridge.storage.kernel import BLOCK_BYTES, can_share_blocks, share_blocks, start_writing
 from weighbridge.storage.paths import check_new_name
 from weighbridge.storage.protocol import Extent
-from weighbridge.storage.regular_files import OpenFiles, fill_from, reporting_read_errors
+from weighbridge.storage.regular_files import OpenFiles
 from weighbridge.storage.safetensors_header import LENGTH_BYTES
 
 SEAL_BYTES: Final = LENGTH_BYTES
@@ -67,17 +68,27 @@ def read_pieces(
     Raises:
         CheckpointError: `source-changed` if the file is shorter than the extent, `checkpoint-not-found`, `read-failed`.
     """
-    held = sources.hold(extent.path)
     buffer = memoryview(bytearray(min(piece_bytes, extent.size_bytes - done_bytes)))
     while done_bytes < extent.size_bytes:
         piece = buffer[: extent.size_bytes - done_bytes]
-        with reporting_read_errors(str(extent.path)):
-            count = fill_from(held.number, piece, extent.offset + done_bytes)
+        count = sources.fill(extent.path, extent.offset + done_bytes, piece)
         if count < len(piece):
             got = f"it ends {extent.size_bytes - done_bytes - count:,} bytes too early"
             raise CheckpointError("source-changed", "the file is not what was opened", where=str(extent.path), got=got)
         yield done_bytes, piece
         done_bytes += count
+
+
+def left_of(extent: Extent, done: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Yield what is left of an extent, as bytes [start, stop) of it, when those of `done` are there.
+
+    Examples:
+        >>> list(left_of(Extent(Path("a"), 0, 10), (3, 8))), list(left_of(Extent(Path("a"), 0, 10), (0, 0)))
+        ([(0, 3), (8, 10)], [(0, 10)])
+    """
+    for start, stop in ((0, done[0]), (done[1], extent.size_bytes)):
+        if start < stop:
+            yield start, stop
 
 
 class FileWriter:
@@ -103,6 +114,8 @@ class FileWriter:
         held_bytes: int = 0,
         is_there: bool = False,
         sync: bool = True,
+        share: bool = False,
+        direct: bool = False,
     ) -> None:
         """Create the file, set its size aside and write its head.
 
@@ -113,6 +126,8 @@ class FileWriter:
             held_bytes: How many bytes of the head stay zero, for `seal` to write.
             is_there: Write over the file that is there; what it holds elsewhere is left as it is.
             sync: Have the disk take the bytes while they come, and wait for it when the file is closed.
+            share: Share blocks with the files that ranges are copied from. No room is set aside then.
+            direct: Read these files past the page cache.
 
         Raises:
             DestinationError: `destination-no-room`, `write-failed`.
@@ -120,17 +135,19 @@ class FileWriter:
         self.path = path
         self.size_bytes = size_bytes
         self.sync = sync
+        self.share = share
         self._fresh_bytes = 0
         self._shares_blocks: bool | None = None
-        self._sources = OpenFiles({})
+        self._sources = OpenFiles({}, direct=direct)
         how = os.O_NOFOLLOW if is_there else os.O_CREAT | os.O_EXCL
         with reporting_write_errors(str(path)):
             self._descriptor = os.open(path, os.O_WRONLY | how | os.O_CLOEXEC, 0o666)
         try:
             with reporting_write_errors(str(path)):
-                if is_there:
+                if is_there or share:
                     os.ftruncate(self._descriptor, size_bytes)
-                _set_size(self._descriptor, size_bytes)
+                if not share:
+                    _set_size(self._descriptor, size_bytes)
             self.write(0, bytes(len(head[:held_bytes])) + head[held_bytes:])
         except BaseException:
             self.abandon()
@@ -175,9 +192,30 @@ class FileWriter:
         """
         with reporting_write_errors(str(self.path)):
             self._check_inside(offset, extent.size_bytes)
+        for start, stop in left_of(extent, self.share_range(extent, offset)):
+            self._copy(Extent(extent.path, extent.offset + start, stop - start), offset + start)
+
+    def share_range(self, extent: Extent, offset: int) -> tuple[int, int]:
+        """Share the whole blocks of an extent that goes to `offset`, if the file is to share blocks, and it can.
+
+        Returns:
+            The bytes of the extent, [start, stop), that are there now; start and stop are equal if there are none.
+
+        Raises:
+            CheckpointError: `checkpoint-not-found`, `read-failed`.
+        """
+        start, stop = -offset % BLOCK_BYTES, extent.size_bytes - (offset + extent.size_bytes) % BLOCK_BYTES
+        if not self.share or stop <= start or (extent.offset - offset) % BLOCK_BYTES:
+            return 0, 0
+        number = self._sources.hold(extent.path).number
+        done = share_blocks(number, self._descriptor, extent.offset + start, offset + start, stop - start)
+        return (start, stop) if done else (0, 0)
+
+    def _copy(self, extent: Extent, offset: int) -> None:
         done = self._copy_in_kernel(extent, offset)
         if done < extent.size_bytes:
-            for position, piece in read_pieces(self._sources, extent, done, COPY_BUFFER_BYTES):
+            piece_bytes = BOUNCE_BYTES if self._sources.direct else COPY_BUFFER_BYTES
+            for position, piece in read_pieces(self._sources, extent, done, piece_bytes):
                 self.write(offset + position, piece)
 
     def _copy_in_kernel(self, extent: Extent, offset: int) -> int:
@@ -301,6 +339,20 @@ def unseal(path: Path) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.pwrite(descriptor, bytes(min(SEAL_BYTES, os.fstat(descriptor).st_size)), 0)
+        finally:
+            os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Force the bytes of a file that is there to the disk.
+
+    Raises:
+        DestinationError: `write-failed`.
+    """
+    with reporting_write_errors(str(path)):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

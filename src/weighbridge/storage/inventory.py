@@ -65,7 +65,8 @@ def parse_inventory(raw: bytes, where: str) -> Header:
             raise JsonError(f"a tie names {shorten(astray[0])}, which is no tensor")
     except JsonError as problem:
         what = "the inventory is not valid"
-        raise CheckpointError("inventory-invalid", what, where=where, got=str(problem)) from None
+        hint = "give the weights or their directory, or what weighbridge inspect --inventory writes"
+        raise CheckpointError("inventory-invalid", what, where=where, got=str(problem), hint=hint) from None
     return Header(specs, header.metadata, header.ties)
 
 

@@ -74,7 +74,7 @@ def parse_json(raw: bytes, build: Callable[[Pairs], Any] = unique_object, *, uns
     except RecursionError:
         raise JsonError("it is nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise JsonError(f"{error.msg} at character {error.pos}") from None
+        raise JsonError(f"{error.msg.removesuffix(' at')} at character {error.pos}") from None
     except JsonError:
         raise
     except ValueError:

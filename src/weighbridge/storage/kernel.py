@@ -6,6 +6,7 @@ import os
 import struct
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 BLOCK_BYTES: Final = 4096
@@ -23,17 +24,52 @@ def can_share_blocks(source: int, target: int, offset: int) -> bool:
         target: Descriptor of a file that is open for writing.
         offset: Where at least two blocks of the target will be written next.
     """
-    if sys.platform != "linux" or os.fstat(source).st_size < BLOCK_BYTES:
+    if os.fstat(source).st_size < BLOCK_BYTES:
+        return False
+    return share_blocks(source, target, 0, -(-offset // BLOCK_BYTES) * BLOCK_BYTES, BLOCK_BYTES)
+
+
+def share_blocks(source: int, target: int, source_offset: int, target_offset: int, size_bytes: int) -> bool:
+    """Let a file share blocks of another one; each file keeps its bytes, whatever is written to the other one later.
+
+    Args:
+        source: Descriptor of a file that is open for reading.
+        target: Descriptor of a file that is open for writing.
+        source_offset: Where the blocks begin in the source; a multiple of the file system's blocks, like the others.
+        target_offset: Where they begin in the target.
+        size_bytes: Their size.
+
+    Returns:
+        Whether the file system did it; nothing has changed if not.
+    """
+    if sys.platform != "linux":
         return False
     import fcntl
 
-    place = -(-offset // BLOCK_BYTES) * BLOCK_BYTES
     try:
         # struct file_clone_range of linux/fs.h: descriptor, offset and length of the source, offset of the target.
-        fcntl.ioctl(target, _FICLONERANGE, struct.pack("=qQQQ", source, 0, BLOCK_BYTES, place))
+        fcntl.ioctl(target, _FICLONERANGE, struct.pack("=qQQQ", source, source_offset, size_bytes, target_offset))
     except OSError:
         return False
     return True
+
+
+def shares_with(path: Path, directory: Path) -> bool:
+    """Find out whether new files in a directory can share blocks with a file, by a file that never gets a name."""
+    if sys.platform != "linux":
+        return False
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            target = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            try:
+                return can_share_blocks(source, target, 0)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+    except OSError:
+        return False
 
 
 def start_writing(descriptor: int) -> None:

@@ -12,7 +12,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Final, Self
 
-from weighbridge.storage.file_writer import FileWriter, read_pieces, reporting_write_errors
+from weighbridge.storage.file_writer import FileWriter, left_of, read_pieces, reporting_write_errors
 from weighbridge.storage.protocol import Extent
 from weighbridge.storage.regular_files import OpenFiles, fill_from
 
@@ -29,6 +29,8 @@ class MendingWriter:
         size_bytes: Size that the file must have; it is cut or lengthened to that.
         held_bytes: How many bytes of the head are set to zero, for `seal` to write.
         sync: Force the bytes to the disk when the file is closed.
+        share: Share blocks with the files that ranges are copied from; these are not compared.
+        direct: Read these files past the page cache.
 
     Raises:
         DestinationError: `destination-no-room`, `write-failed`.
@@ -45,12 +47,22 @@ class MendingWriter:
         (b'headabc', 1)
     """
 
-    def __init__(self, path: Path, head: bytes, size_bytes: int, *, held_bytes: int = 0, sync: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        head: bytes,
+        size_bytes: int,
+        *,
+        held_bytes: int = 0,
+        sync: bool = True,
+        share: bool = False,
+        direct: bool = False,
+    ) -> None:
         self.path = path
         self.kept_bytes = 0
         self._lock = Lock()
-        self._sources = OpenFiles({})
-        self._writer = FileWriter(path, head, size_bytes, held_bytes=held_bytes, is_there=True, sync=sync)
+        self._sources = OpenFiles({}, direct=direct)
+        self._writer = FileWriter(path, head, size_bytes, held_bytes=held_bytes, is_there=True, sync=sync, share=share)
         try:
             with reporting_write_errors(str(path)):
                 self._there = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -76,9 +88,11 @@ class MendingWriter:
             DestinationError: `destination-no-room`, `write-failed`.
             CheckpointError: `source-changed` if the source is shorter than the extent, `read-failed`.
         """
-        found = bytearray(min(MEND_BYTES, extent.size_bytes))
-        for position, piece in read_pieces(self._sources, extent, 0, MEND_BYTES):
-            self._mend(offset + position, piece, found)
+        for start, stop in left_of(extent, self._writer.share_range(extent, offset)):
+            part = Extent(extent.path, extent.offset + start, stop - start)
+            found = bytearray(min(MEND_BYTES, part.size_bytes))
+            for position, piece in read_pieces(self._sources, part, 0, MEND_BYTES):
+                self._mend(offset + start + position, piece, found)
 
     def _mend(self, offset: int, piece: memoryview, found: bytearray) -> None:
         if not self._holds(offset, piece, found):

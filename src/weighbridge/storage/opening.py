@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeGuard, cast
 
-from weighbridge.errors import CheckpointError
+from weighbridge.errors import CheckpointError, WeighbridgeError
 from weighbridge.keys import layout_path
+from weighbridge.nearby import name_near
 from weighbridge.specs import Header
 from weighbridge.storage.directory import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, find_extras, find_weights, note_unused
 from weighbridge.storage.inventory import open_inventory
@@ -19,6 +20,7 @@ from weighbridge.storage.paths import resolve_inside
 from weighbridge.storage.protocol import Checkpoint
 from weighbridge.storage.regular_files import SourceFile, read_small_file, reporting_read_errors
 from weighbridge.storage.safetensors_files import (
+    SafetensorsCheckpoint,
     open_safetensors_file,
     open_safetensors_index,
     open_safetensors_set,
@@ -34,15 +36,17 @@ Place: TypeAlias = "str | os.PathLike[str] | Header | Checkpoint | Mapping[str, 
 _LOG: Final = logging.getLogger(__name__)
 
 
-def open_checkpoint(place: Place) -> Checkpoint:
+def open_checkpoint(place: Place, *, direct: bool = False) -> Checkpoint:
     """Open a checkpoint: read its headers, check them, and read no tensor data.
 
     Args:
         place: A directory; a safetensors file; a shard index (`*.index.json`); a torch file (`.bin`, `.pt`, `.pth`);
             an inventory (`.json`, `.json.gz`); a dict of tensors; a header; or a checkpoint, which is returned as it
             is. A torch file in the format before torch 1.6 is the one exception: it is read whole.
+        direct: Read tensors past the page cache; for safetensors files alone.
 
     Raises:
+        WeighbridgeError: `usage` for direct reads of anything else.
         CheckpointError: `checkpoint-not-found`, `checkpoint-ambiguous`, and the code of what is wrong with its files.
 
     Examples:
@@ -50,6 +54,8 @@ def open_checkpoint(place: Place) -> Checkpoint:
         >>> open_checkpoint(Header({"a": TensorSpec("F32", (2, 3))})).header.size_bytes
         24
     """
+    if direct:
+        return _past_cache(open_checkpoint(place))
     if isinstance(place, (str, os.PathLike)):
         return _logged(_open_path(_expand(place)))
     if _is_opened(place):
@@ -65,6 +71,13 @@ def open_checkpoint(place: Place) -> Checkpoint:
     got = type(place).__name__
     expected = "a path, a dict of tensors, a model, a header or a checkpoint"
     raise CheckpointError("checkpoint-not-found", "this cannot be opened", expected=expected, got=got)
+
+
+def _past_cache(checkpoint: Checkpoint) -> Checkpoint:
+    if isinstance(checkpoint, SafetensorsCheckpoint):
+        return checkpoint.past_cache()
+    what = "only safetensors files are read past the page cache"
+    raise WeighbridgeError("usage", what, where=checkpoint.where, hint="leave out direct=True")
 
 
 def _logged(checkpoint: Checkpoint) -> Checkpoint:
@@ -86,8 +99,7 @@ def _expand(place: str | os.PathLike[str]) -> Path:
 
 
 def _open_path(path: Path) -> Checkpoint:
-    with reporting_read_errors(str(path)):
-        path.stat()
+    _check_there(path)
     name = path.name
     if path.is_dir():
         return _open_directory(path)
@@ -105,6 +117,20 @@ def _open_path(path: Path) -> Checkpoint:
     raise CheckpointError(
         "checkpoint-not-found", "this file's name is not that of a checkpoint", where=str(path), expected=expected
     )
+
+
+def _check_there(path: Path) -> None:
+    """Refuse a path that leads nowhere, and name what stands where it goes astray."""
+    try:
+        with reporting_read_errors(str(path)):
+            path.stat()
+    except CheckpointError as problem:
+        if problem.code != "checkpoint-not-found":
+            raise
+        hint = (
+            "" if path.is_absolute() else f"a relative path starts at {Path.cwd()}; what is on a hub is fetched first"
+        )
+        raise problem.with_context(got=name_near(path), hint=hint) from problem.__cause__
 
 
 def _open_directory(directory: Path) -> Checkpoint:

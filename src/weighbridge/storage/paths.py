@@ -53,8 +53,9 @@ def check_name(name: str, where: str) -> None:
     drive = len(parts[0]) > 1 and parts[0][1] == ":"
     if not clean or drive or any("\ud800" <= character <= "\udfff" for character in name):
         expected = "a relative path without '..'"
+        hint = "do not use this checkpoint before you know who wrote it"
         raise CheckpointError(
-            "path-unsafe", "a name leaves the directory", where=where, expected=expected, got=shorten(name)
+            "path-unsafe", "a name leaves the directory", where=where, expected=expected, got=shorten(name), hint=hint
         )
 
 

@@ -6,7 +6,7 @@ they were, and gives out one tensor at a time: as a tensor, as bytes, or as the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -122,6 +122,13 @@ class Checkpoint(Protocol):
 @runtime_checkable
 class FileReader(Protocol):
     """What a checkpoint can do, beyond `Checkpoint`, whose tensors all lie in files as they are: each has an extent."""
+
+    def collect(self, key: str, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill the whole buffer from several places of a tensor, each a start and a size in bytes.
+
+        Raises:
+            CheckpointError: As `Checkpoint.read`.
+        """
 
     def scatter(self, key: str, start_byte: int, spans: Sequence[Span]) -> None:
         """Fill pieces of memory, one after the other, with the file's bytes from byte `start_byte` of a tensor on.

@@ -8,6 +8,8 @@ threads, and a file that was cut short is an error, where a memory map would end
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import stat
 from collections import OrderedDict
@@ -23,6 +25,8 @@ from weighbridge.storage.protocol import FileFingerprint
 
 if TYPE_CHECKING:
     from weighbridge.storage.scatter import Span
+
+_LOG: Final = logging.getLogger(__name__)
 
 HEAD_SAMPLE_BYTES: Final = 65536
 """How much of a file that has no header of its own counts as its head."""
@@ -207,11 +211,12 @@ def _changed(path: Path, got: str) -> CheckpointError:
 class _Descriptor:
     """A descriptor that is closed when nobody holds it any more; a reader may outlive its place in the cache."""
 
-    __slots__ = ("number", "stamp")
+    __slots__ = ("is_direct", "number", "stamp")
 
     def __init__(self, number: int, stamp: FileStamp) -> None:
         self.number = number
         self.stamp = stamp
+        self.is_direct = False
 
     def __del__(self) -> None:
         os.close(self.number)
@@ -223,10 +228,12 @@ class OpenFiles:
     Args:
         stamps: What each file must still be when it is opened; a path that is not listed may be anything.
         limit: The most descriptors to hold.
+        direct: Read past the page cache, where the file system can do that.
     """
 
-    def __init__(self, stamps: Mapping[Path, FileStamp], limit: int = 32) -> None:
+    def __init__(self, stamps: Mapping[Path, FileStamp], limit: int = 32, *, direct: bool = False) -> None:
         self.limit = limit
+        self.direct = direct
         self._stamps = stamps
         self._held: OrderedDict[Path, _Descriptor] = OrderedDict()
         self._lock = Lock()
@@ -244,6 +251,8 @@ class OpenFiles:
             number, stamp = open_regular(path)
             held = _Descriptor(number, stamp)
             check_stamp(path, stamp, self._stamps.get(path, stamp))
+            if self.direct:
+                self._try_direct(held, path)
             self._held[path] = held
             while len(self._held) > self.limit:
                 self._held.popitem(last=False)
@@ -265,10 +274,61 @@ class OpenFiles:
         Raises:
             CheckpointError: `source-changed`, `file-truncated`, `checkpoint-not-found`, `read-failed`.
         """
+        self._check_count(path, offset, buffer.nbytes, self.fill(path, offset, buffer))
+
+    def fill(self, path: Path, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from the file's bytes at `offset`; return how many there were, at most the buffer's size.
+
+        Raises:
+            CheckpointError: `source-changed`, `checkpoint-not-found`, `read-failed`.
+        """
+        from weighbridge.storage.direct import fill_direct
+
         held = self.hold(path)
         with reporting_read_errors(str(path)):
-            count = fill_from(held.number, buffer, offset)
-        self._check_count(path, offset, buffer.nbytes, count)
+            if held.is_direct:
+                try:
+                    return fill_direct(held.number, buffer, offset)
+                except OSError as problem:
+                    self._give_up_direct(held, path, problem)
+            return fill_from(held.number, buffer, offset)
+
+    def _try_direct(self, held: _Descriptor, path: Path) -> None:
+        from weighbridge.storage.direct import set_direct
+
+        held.is_direct = set_direct(held.number, on=True)
+        if not held.is_direct:
+            _LOG.warning("read through the page cache, as this file system does nothing else: %s", path)
+
+    def _give_up_direct(self, held: _Descriptor, path: Path, problem: OSError) -> None:
+        """Go on through the page cache where the file system wants another alignment; what else fails is raised."""
+        from weighbridge.storage.direct import set_direct
+
+        if problem.errno != errno.EINVAL:
+            raise problem
+        set_direct(held.number, on=False)
+        held.is_direct = False
+        _LOG.warning("read through the page cache, as direct reads are refused: %s", path)
+
+    def collect(self, path: Path, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill a buffer from several places of a file, one after the other.
+
+        Args:
+            path: The file.
+            places: Offset and size of each, in bytes; together they fill the buffer.
+            buffer: What is filled.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        held, done = self.hold(path), 0
+        with reporting_read_errors(str(path)):
+            for offset, size_bytes in places:
+                part = buffer[done : done + size_bytes]
+                count = 0 if held.is_direct else os.preadv(held.number, [part], offset)
+                if count < size_bytes:
+                    self.read(path, offset + count, part[count:])
+                done += size_bytes
 
     def scatter(self, path: Path, offset: int, spans: Sequence[Span]) -> None:
         """Fill pieces of memory, one after the other, from the file's bytes at `offset`.
@@ -276,12 +336,21 @@ class OpenFiles:
         Raises:
             CheckpointError: As `read`.
         """
+        count = self._scatter(path, offset, spans)
+        self._check_count(path, offset, sum([span.size_bytes for span in spans]), count)
+
+    def _scatter(self, path: Path, offset: int, spans: Sequence[Span]) -> int:
+        from weighbridge.storage.direct import scatter_direct
         from weighbridge.storage.scatter import scatter
 
         held = self.hold(path)
         with reporting_read_errors(str(path)):
-            count = scatter(held.number, offset, spans)
-        self._check_count(path, offset, sum([span.size_bytes for span in spans]), count)
+            if held.is_direct:
+                try:
+                    return scatter_direct(held.number, offset, spans)
+                except OSError as problem:
+                    self._give_up_direct(held, path, problem)
+            return scatter(held.number, offset, spans)
 
     def _check_count(self, path: Path, offset: int, wanted: int, count: int) -> None:
         if count == wanted:

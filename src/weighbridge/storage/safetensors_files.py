@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import repeat
 from operator import itemgetter
 from pathlib import Path
@@ -53,6 +53,7 @@ class SafetensorsCheckpoint:
         index: The shard index, where there is one.
         extras: Files that belong to the model beside its weights.
         notes: What was left aside.
+        direct: Whether the files are read past the page cache, and never mapped.
     """
 
     where: str
@@ -65,6 +66,7 @@ class SafetensorsCheckpoint:
     index: IndexText | None = None
     extras: tuple[Extra, ...] = ()
     notes: tuple[str, ...] = ()
+    direct: bool = False
 
     @property
     def files(self) -> FileSet:
@@ -99,13 +101,16 @@ class SafetensorsCheckpoint:
         """Return a tensor over a private map of its file: a view, or a copy where the file does not align it.
 
         Raises:
-            CheckpointError: `tensor-not-found`, `source-changed`, `read-failed`.
+            CheckpointError: `tensor-not-found`, `source-changed`, `file-truncated`, `read-failed`.
         """
         from weighbridge.storage.torch_tensors import tensor_over
 
         path, offset, size_bytes = self.extent(key)
-        buffer = self._map(path) if size_bytes else bytearray()
-        return tensor_over(buffer, offset, self.header[key])
+        if self.direct or not size_bytes:
+            own = bytearray(size_bytes)
+            self.open_files.read(path, offset, memoryview(own))
+            return tensor_over(own, 0, self.header[key])
+        return tensor_over(self._map(path), offset, self.header[key])
 
     def _map(self, path: Path) -> FileMap:
         mapped = self.maps.get(path)
@@ -123,6 +128,18 @@ class SafetensorsCheckpoint:
         check_range(key, size_bytes, start_byte, buffer.nbytes, self.where)
         self.open_files.read(path, offset + start_byte, buffer)
 
+    def collect(self, key: str, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill the whole buffer from several places of a tensor, each a start and a size in bytes.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        path, offset, size_bytes = self.extent(key)
+        listed = [(offset + start, length) for start, length in places]
+        low, high = min(listed)[0], max(map(sum, listed))
+        check_range(key, size_bytes, low - offset, high - low, self.where)
+        self.open_files.collect(path, listed, buffer)
+
     def scatter(self, key: str, start_byte: int, spans: Sequence[Span]) -> None:
         """Fill pieces of memory with the file's bytes from `start_byte` of a tensor on.
 
@@ -131,6 +148,11 @@ class SafetensorsCheckpoint:
         """
         path, offset, _ = self.extent(key)
         self.open_files.scatter(path, offset + start_byte, spans)
+
+    def past_cache(self) -> SafetensorsCheckpoint:
+        """Return the same checkpoint, read past the page cache."""
+        stamps = {file.path: file.stamp for file in self.opened}
+        return replace(self, open_files=OpenFiles(stamps, direct=True), direct=True)
 
     def mapped(self) -> FileMaps:
         """Return maps of the files that nobody else shares."""
@@ -158,7 +180,7 @@ class FileMaps:
 
         path, offset, size_bytes = self.checkpoint.extent(key)
         spec = self.checkpoint.header[key]
-        if not is_aligned(offset, spec):
+        if self.checkpoint.direct or not is_aligned(offset, spec):
             return None
         if size_bytes == 0:
             return tensor_over(bytearray(), 0, spec)

@@ -17,6 +17,7 @@ from weighbridge.collecting import without_collection
 from weighbridge.errors import CheckpointError
 from weighbridge.files import Placed
 from weighbridge.specs import DTYPES, TensorSpec
+from weighbridge.storage.file_starts import name_start
 from weighbridge.storage.json_text import (
     JsonError,
     Pairs,
@@ -89,9 +90,11 @@ def check_length(prefix: bytes, file_size_bytes: int, where: str) -> int:
     room = file_size_bytes - LENGTH_BYTES
     if length > MAX_HEADER_BYTES or length > room:
         expected = f"at most {min(MAX_HEADER_BYTES, room):,} bytes"
-        hint = "check that this is a safetensors file and that it was copied to its end"
+        foreign = name_start(prefix)
+        got = f"{length:,} bytes" + (f"; the file begins like {foreign.what}" if foreign else "")
+        hint = foreign.hint if foreign else "check that this is a safetensors file and that it was copied to its end"
         raise CheckpointError(
-            "header-too-large", "the header is too long", where=where, expected=expected, got=f"{length:,}", hint=hint
+            "header-too-large", "the header is too long", where=where, expected=expected, got=got, hint=hint
         )
     return length
 
@@ -281,7 +284,8 @@ def _check_end(stop: int, file_size_bytes: int, where: str) -> None:
         if stop > file_size_bytes:
             code, what = "file-truncated", "the file ends before its last tensor does"
         expected, got = f"{stop:,} bytes", f"{file_size_bytes:,} bytes"
-        raise CheckpointError(code, what, where=where, expected=expected, got=got)
+        hint = "fetch or copy the file again"
+        raise CheckpointError(code, what, where=where, expected=expected, got=got, hint=hint)
 
 
 def _place(where: str, key: str) -> str:

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from weighbridge.errors import CheckpointError, DestinationError
 from weighbridge.files import FileImage, Placed
-from weighbridge.specs import TensorSpec
+from weighbridge.specs import DTYPES, TensorSpec
 from weighbridge.storage.json_text import JsonError, check_characters, shorten
+from weighbridge.storage.kernel import BLOCK_BYTES
 from weighbridge.storage.protocol import IndexText
 from weighbridge.storage.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES
 from weighbridge.storage.shard_index import INDEX_SUFFIX
@@ -45,13 +46,22 @@ class ShardPlan:
     index: IndexText | None
 
 
-def build_image(name: str, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> FileImage:
+def build_image(
+    name: str,
+    specs: Mapping[str, TensorSpec],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    in_order: bool = False,
+    congruent_to: int | None = None,
+) -> FileImage:
     """Lay out one new safetensors file.
 
     Args:
         name: The file's name.
         specs: The tensors in it, in any order.
         metadata: The header's `__metadata__`; None to leave it out.
+        in_order: Keep the order of the tensors, as far as each stays aligned to its elements.
+        congruent_to: Let the tensors begin where the rest of a division by `kernel.BLOCK_BYTES` is that of this number.
 
     Raises:
         CheckpointError: `header-invalid` for a key or a text that no header can hold, `header-too-large`.
@@ -66,15 +76,27 @@ def build_image(name: str, specs: Mapping[str, TensorSpec], metadata: Mapping[st
     table: dict[str, object] = {} if metadata is None else {"__metadata__": _check_texts(name, metadata)}
     places = []
     offset = 0
-    for key in sorted(specs, key=lambda key: (_RANK[specs[key].dtype], key)):
+    for key in _arrange(specs, in_order=in_order):
         spec = specs[key]
         size_bytes = spec.size_bytes
         table[key] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": (offset, offset + size_bytes)}
         places.append((key, offset, size_bytes))
         offset += size_bytes
-    head = _encode(name, table)
+    head = _encode(name, table, congruent_to)
     tensors = tuple(Placed(key, len(head) + start, size_bytes) for key, start, size_bytes in places)
     return FileImage(name, len(head) + offset, head, tensors)
+
+
+def _arrange(specs: Mapping[str, TensorSpec], *, in_order: bool) -> list[str]:
+    """Return the keys in the order in which their tensors lie in the file."""
+    if not in_order:
+        return sorted(specs, key=lambda key: (_RANK[specs[key].dtype], key))
+    offset = 0
+    for spec in specs.values():
+        if offset % max(1, DTYPES[spec.dtype].bits // 8):
+            return sorted(specs, key=lambda key: _RANK[specs[key].dtype])
+        offset += spec.size_bytes
+    return list(specs)
 
 
 def _check_texts(name: str, metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -85,14 +107,16 @@ def _check_texts(name: str, metadata: Mapping[str, Any]) -> dict[str, str]:
     return dict(metadata)
 
 
-def _encode(name: str, table: Mapping[str, object]) -> bytes:
+def _encode(name: str, table: Mapping[str, object], congruent_to: int | None = None) -> bytes:
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":"))
     try:
         check_characters([text])
     except JsonError as problem:
         raise CheckpointError("header-invalid", "a name is no text", where=name, got=str(problem)) from None
     raw = text.encode()
-    raw += b" " * (-len(raw) % 8)
+    # A header may end in spaces: https://github.com/huggingface/safetensors#format.
+    stop, unit = (0, 8) if congruent_to is None else (congruent_to, BLOCK_BYTES)
+    raw += b" " * ((stop - LENGTH_BYTES - len(raw)) % unit)
     if len(raw) > MAX_HEADER_BYTES:
         expected, got = f"at most {MAX_HEADER_BYTES:,} bytes", f"{len(raw):,} bytes"
         hint = "write more, smaller shards"

@@ -33,7 +33,10 @@ def parse_index(text: bytes, where: str) -> WeightMap:
     try:
         weight_map = _parse_weight_map(text)
     except JsonError as problem:
-        raise CheckpointError("index-invalid", "the index is not valid", where=where, got=str(problem)) from None
+        hint = "fetch the index again; without it, a complete set of shards opens as well"
+        raise CheckpointError(
+            "index-invalid", "the index is not valid", where=where, got=str(problem), hint=hint
+        ) from None
     for name in dict.fromkeys(weight_map.values()):
         check_name(name, where)
     return weight_map

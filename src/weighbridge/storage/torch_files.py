@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from weighbridge.errors import CheckpointError
 from weighbridge.specs import Header
+from weighbridge.storage.file_starts import name_start
 from weighbridge.storage.json_text import join_keys, shorten
 from weighbridge.storage.memory import TensorsCheckpoint, hold_tensors
 from weighbridge.storage.paths import resolve_inside
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _FORBIDDEN = re.compile(r"(GLOBAL [\w.]+|Can only (create|build)|Trying to (call|instantiate))[^\n]*")
+_GLOBAL = re.compile(r"GLOBAL ([\w.]*\w)\b.*")
 _CAUSE = re.compile(r"WeightsUnpickler error:\s*([^\n]+)")
 
 
@@ -132,13 +134,13 @@ def load_tensors(file: SourceFile) -> tuple[dict[str, torch.Tensor], list[str]]:
     try:
         content = _load(file.path, is_zip)
     except pickle.UnpicklingError as error:
-        raise _explain(error, file.path) from None
+        raise _explain(error, file) from None
     except MemoryError:
         raise
     # A damaged pickle can raise anything, an assertion within torch included.
     except Exception as error:
         got = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
-        raise CheckpointError("pickle-invalid", "this is no torch file", where=str(file.path), got=got) from None
+        raise _no_torch_file("this is no torch file", file, got) from None
     tensors, notes = _unwrap(content, str(file.path))
     _check_storages(tensors, str(file.path))
     return tensors, notes
@@ -166,16 +168,23 @@ def _check_zip(path: Path) -> None:
         raise CheckpointError("pickle-invalid", "the archive is compressed", where=str(path), got=join_keys(packed))
 
 
-def _explain(error: Exception, path: Path) -> CheckpointError:
+def _no_torch_file(what: str, file: SourceFile, got: str) -> CheckpointError:
+    """Return the error for a file that cannot be read, with what it is instead where its start tells."""
+    foreign = name_start(file.head)
+    got, hint = (foreign.what, foreign.hint) if foreign else (got, "write it again with a current PyTorch")
+    return CheckpointError("pickle-invalid", what, where=str(file.path), got=got, hint=hint)
+
+
+def _explain(error: Exception, file: SourceFile) -> CheckpointError:
     """Tell a forbidden pickle from a broken one; torch says both with one class, and advises to load it unsafely."""
     forbidden = _FORBIDDEN.search(str(error))
     if forbidden:
         hint = "convert it with the program that wrote it, and only if you trust its origin"
         what = "the pickle holds more than tensors"
-        return CheckpointError("pickle-unsafe", what, where=str(path), got=forbidden[0][:200], hint=hint)
+        got = _GLOBAL.sub(r"the code of \1", forbidden[0])[:200]
+        return CheckpointError("pickle-unsafe", what, where=str(file.path), got=got, hint=hint)
     cause = _CAUSE.search(str(error))
-    got = cause[1][:200] if cause else type(error).__name__
-    return CheckpointError("pickle-invalid", "the pickle cannot be read", where=str(path), got=got)
+    return _no_torch_file("the pickle cannot be read", file, cause[1][:200] if cause else type(error).__name__)
 
 
 def _unwrap(content: Any, where: str) -> tuple[dict[str, torch.Tensor], list[str]]:

@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from weighbridge.errors import CheckpointError, DestinationError
@@ -27,6 +28,8 @@ from weighbridge.storage.protocol import FileFingerprint
 from weighbridge.storage.regular_files import open_regular, read_prefix, read_small_file
 
 RECORD_NAME: Final = "weighbridge-partial.json"
+PROBE_SUFFIX: Final = ".link"
+"""Ends the name of a link that is made to find out whether one can be made; nothing opens a file of such a name."""
 RECORD_FORMAT: Final = "weighbridge-partial"
 RECORD_VERSION: Final = 1
 _MAX_RECORD_BYTES: Final = 100_000_000
@@ -40,12 +43,14 @@ class Work(NamedTuple):
         source: Fingerprints of the files that are read; empty for a source that is not in files.
         images: The weight files.
         others: Names of all other files.
+        links: Files that come out as files of the source are, and may become further names of these; by name.
     """
 
     plan_hash: str = ""
     source: Sequence[FileFingerprint] = ()
     images: Sequence[FileImage] = ()
     others: Sequence[str] = ()
+    links: Mapping[str, Path] = MappingProxyType({})
 
     @property
     def names(self) -> set[str]:
@@ -120,6 +125,7 @@ def check_left(directory: Path, work: Work) -> set[str]:
     Raises:
         DestinationError: `resume-mismatch`, `write-failed`.
     """
+    _remove_links(directory, work.links)
     names = list_left(directory)
     folders = {f"{folder.as_posix()}/" for name in work.names for folder in Path(name).parents}
     strange = names - folders - work.names - {RECORD_NAME}
@@ -131,6 +137,15 @@ def check_left(directory: Path, work: Work) -> set[str]:
     else:
         _check_whole(directory, files, work)
     return files
+
+
+def _remove_links(directory: Path, links: Mapping[str, Path]) -> None:
+    """Remove names that an earlier run gave to files of the source: those must never be opened for writing."""
+    with reporting_write_errors(str(directory)):
+        for name, source in [*links.items(), *((name + PROBE_SUFFIX, source) for name, source in links.items())]:
+            path = directory / name
+            if os.path.lexists(path) and os.path.samestat(path.lstat(), source.stat()):
+                path.unlink()
 
 
 def _check_record(directory: Path, record: dict[str, Any], work: Work) -> None:
@@ -161,7 +176,8 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 def _check_whole(directory: Path, names: set[str], work: Work) -> None:
     """Check a directory without a record: that it lacks nothing, and that its files are laid out as they must be."""
-    whole = names == work.names and all(_is_laid_out(directory / image.name, image) for image in work.images)
+    images = [image for image in work.images if image.name in names]
+    whole = names | work.links.keys() == work.names and all(_is_laid_out(directory / i.name, i) for i in images)
     if not whole:
         raise _mismatch(directory, "the record of the run that was stopped", f"no {RECORD_NAME}")
 
