@@ -95,7 +95,7 @@ def measure_revert(bench: Bench, rounds: int = ROUNDS) -> list[Figure]:
 def measure_save(bench: Bench, rounds: int = ROUNDS) -> list[Figure]:
     """Save a loaded model in the layout that it came from, beside a plain loop that writes the same bytes.
 
-    `wb.save` forces its files to the disk, unless it is told not to: each way stands beside the loop that does the same.
+    `wb.save` forces its files to the disk unless it is told not to: each way stands beside the loop that does likewise.
     """
     source, size_bytes = bench.checkpoint("moe", bench.moe), header_of(bench.moe).size_bytes
     saved = bench.work / "saved"

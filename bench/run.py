@@ -81,6 +81,7 @@ class Results:
         bench.say(f"  {row}: {time.perf_counter() - start:.0f} s")
 
     def write(self, bench: Bench) -> None:
+        """Write the files that were asked for, with what is known so far."""
         if self.json is not None:
             self.json.write_text(results_json(self.facts, self.figures, bench.runs, self.failed), encoding="utf-8")
         if self.picture is not None:

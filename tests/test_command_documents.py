@@ -40,6 +40,7 @@ DOCUMENTS = {
     "infer": ("infer", "model", "other"),
     "new": ("new", "model", "other"),
     "lint": ("lint", "odd.py:ODD"),
+    "mapping list": ("mapping", "list"),
     "An error": ("plan", "model", "maps.py:HALF", "--target", "out"),
 }
 """For each table of the page, a command whose document has its form."""

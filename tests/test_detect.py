@@ -82,7 +82,7 @@ def test_configuration_does_not_make_other_names_fit() -> None:
     header = wb.open(Case.named("segformer__SegformerForImageClassification").path).header
     found = detect(header, {"model_type": "mixtral"})
     assert found.name == "segformer"
-    assert found.notes == ("config.json names 'mixtral', which none of the names is known of",)
+    assert found.notes == ("config.json names 'mixtral'; no tensor has a name of that family",)
     found = detect(header, {"model_type": "vit"})
     assert found.name == "segformer"
     assert found.notes[0].startswith("config.json names 'vit', which agrees to ")

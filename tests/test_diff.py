@@ -285,9 +285,26 @@ def test_command_goes_through_a_mapping_and_back(there: Path, monkeypatch: pytes
     through = "--through", "maps.json"
     assert call(there, monkeypatch, "one.safetensors", "fused.safetensors", *through)[0] == 0
     assert call(there, monkeypatch, "fused.safetensors", "one.safetensors", *through, "--reverse")[0] == 0
-    assert call(there, monkeypatch, "one.safetensors", "one.safetensors", "--reverse")[0] == 2
+    for lone in (["--reverse"], ["--dtype", "target"], ["--layout", "mapped"]):
+        assert call(there, monkeypatch, "one.safetensors", "one.safetensors", *lone)[0] == 2
     status, text = call(there, monkeypatch, "one.safetensors", "part.safetensors", *through, "--json")
     assert (status, json.loads(text)["error"]["code"]) == (3, "plan-failed")
+
+
+def test_what_infer_calls_an_option_is_one_of_diff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file says what its proof needed; given that, nothing differs, and without it, the plan says what does."""
+    held = {f"block.{name}": tensor.bfloat16() for name, tensor in checkpoint().items()}
+    save_file(held, tmp_path / "held.safetensors")
+    wanted = {name.removeprefix("block."): tensor.float() for name, tensor in held.items()}
+    save_file(wanted, tmp_path / "wanted.safetensors")
+    assert run(tmp_path, "infer", "held.safetensors", "wanted.safetensors", "-o", "map.yaml").status == 0
+    assert "#   --dtype target" in (tmp_path / "map.yaml").read_text().splitlines()
+    through = "held.safetensors", "wanted.safetensors", "--through", "map.yaml"
+    status, text = call(tmp_path, monkeypatch, *through)
+    assert (status, "25 cast" in text) == (1, True)
+    assert call(tmp_path, monkeypatch, *through, "--dtype", "target", "--layout", "mapped")[0] == 0
+    planned = run(tmp_path, "plan", "held.safetensors", "map.yaml", "--target", "wanted.safetensors")
+    assert "note      25 targets want F32 and keep BF16: " in planned.out
 
 
 def test_command_gives_json_without_strange_numbers(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -604,6 +604,41 @@ def test_sketch_guesses_stacks_and_what_is_divided() -> None:
     ]
 
 
+def test_sketch_knows_words_that_layouts_have_for_one_thing() -> None:
+    """An embedding and an output of one shape, and norms under names that share no word, are not exchanged."""
+    there, wanted = {}, {}
+    pairs = (("tok.weight", "embed_tokens.weight"), ("unembed.weight", "lm_head.weight"), ("ln_f.scale", "norm.weight"))
+    for one, two in pairs:
+        shape = (4,) if "norm" in two else (9, 4)
+        there[f"module.{one}"] = wanted[two if "head" in two else f"model.{two}"] = TensorSpec("F32", shape)
+    sketch = sketch_mapping(Header(there), Header(wanted))
+    assert (sketch.unfilled, sketch.left_over) == ((), ())
+    plan = wb.plan(Header(there), sketch.mapping, target=Header(wanted))
+    assert {step.sources[0]: step.targets[0] for step in plan.steps} == {
+        "module.tok.weight": "model.embed_tokens.weight",
+        "module.unembed.weight": "lm_head.weight",
+        "module.ln_f.scale": "model.norm.weight",
+    }
+
+
+def test_sketch_says_of_both_of_an_exchangeable_pair_that_it_could_be_the_other() -> None:
+    spec = TensorSpec("F32", (5, 3))
+    there = Header({f"blocks.{i}.ffn.{name}.weight": spec for i in range(3) for name in ("w1", "w3")})
+    wanted = Header({f"layers.{i}.mlp.{name}_proj.weight": spec for i in range(3) for name in ("gate", "up")})
+    sketch = sketch_mapping(there, wanted)
+    said = {describe(rule): remark for rule, remark in zip(sketch.mapping, sketch.remarks, strict=True)}
+    pairs = [remark for rule, remark in said.items() if "ffn.w" in rule]
+    assert len(pairs) == 2
+    assert all("another name is" in remark for remark in pairs), said
+
+
+def test_sketch_has_no_rival_where_one_pair_is_clearly_better() -> None:
+    spec = TensorSpec("F32", (5, 3))
+    there = Header({"a.attn.query.weight": spec, "a.attn.output.weight": spec})
+    wanted = Header({"b.attn.query.weight": spec, "b.attn.output.weight": spec})
+    assert not any("another name" in remark for remark in sketch_mapping(there, wanted).remarks)
+
+
 def test_sketch_lists_what_is_left_to_do() -> None:
     there = Header({"a.w": TensorSpec("F32", (3, 4)), "same.w": TensorSpec("F32", (2,))})
     wanted = Header({"b.x.y": TensorSpec("F32", (7,)), "same.w": TensorSpec("F32", (2,))})
@@ -649,6 +684,10 @@ def test_command_ends_with_1_where_something_stays_open(there: Path) -> None:
     assert [each["key"] for each in form["unexplained"]] == ["transformer.wte.weight", "model.embed.weight"]
     text = ran("infer", "a.safetensors", "odd.safetensors").stdout
     assert any(line.startswith("unexplained target  transformer.wte.weight: ") for line in lines_of(text))
+    ran("infer", "a.safetensors", "odd.safetensors", "-o", "open.yaml")
+    head, second = (there / "open.yaml").read_text().splitlines()[:2]
+    assert head.startswith("# Inferred from two checkpoints, and not complete: ")
+    assert "gave 12 of the second one's 13 tensors bit for bit" in f"{head} {second[2:]}"
 
 
 @pytest.mark.parametrize("command", ["infer", "new"])

@@ -32,10 +32,21 @@ def summary(place: object) -> list[str]:
 def test_family_stands_in_one_line() -> None:
     case = Case.named("llava__LlavaForConditionalGeneration").path
     assert "family: llava: published layout" in summary(case)
-    assert Inspection(wb.open(case)).to_dict()["family"] == {"name": "llava", "layout": "published", "tied": []}
+    assert Inspection(wb.open(case)).to_dict()["family"] == {
+        "name": "llava",
+        "layout": "published",
+        "score": 1.0,
+        "tied": [],
+    }
     tied = Case.named("qwen3_moe__Qwen3MoeForCausalLM__12experts_tied").path / "model.safetensors"
     assert "family: olmoe; or qwen3_moe: published layout" in summary(tied)
     assert not [line for line in summary({"a.b": torch.zeros(2)}) if line.startswith("family")]
+
+
+def test_family_of_half_the_names_is_no_fact() -> None:
+    held = wb.open(Case.named("llava__LlavaForConditionalGeneration").path).header
+    half = wb.Header({f"{'' if number % 2 else 'mine.'}{key}": held[key] for number, key in enumerate(sorted(held))})
+    assert "family: perhaps llava: published layout (agrees 66%)" in summary(half)
 
 
 def test_ties_are_named_and_counted_once(tmp_path: Path) -> None:

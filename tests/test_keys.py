@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from weighbridge.errors import PatternError
 from weighbridge.keys import (
     collapse,
+    collapse_by_name,
     expand,
     expander,
     families,
@@ -172,6 +173,25 @@ def test_collapse_writes_ranges_and_words() -> None:
         "layers.2.experts.{0..4,6,7}.up.weight",
     ]
     assert collapse(["layers.10.w", "layers.2.v"]) == ["layers.2.v", "layers.10.w"]
+
+
+def test_collapse_writes_many_numbers_inside_a_segment_as_a_range() -> None:
+    experts = [f"l.{i}.expert{j}.{name}.w" for i in range(8) for j in range(64) for name in ("up", "down")]
+    assert collapse(experts) == ["l.{0..7}.expert{0..63}.{down,up}.w"]
+    assert collapse_by_name(experts) == ["l.{0..7}.expert{0..63}.up.w", "l.{0..7}.expert{0..63}.down.w"]
+    assert collapse(f"stage{i}.k{j}" for i in (0, 1, 2, 5) for j in range(4)) == ["stage{0..2,5}.k{0..3}"]
+    assert collapse(["x.w1", "x.w2", "x.w3"]) == ["x.{w1,w2,w3}"], "a few are names, not indices"
+    assert collapse_by_name(["x.w1", "y", "x.w2"]) == ["x.w1", "y", "x.w2"]
+    assert collapse([*(f"x{i}" for i in range(3)), "x03"]) == ["{x0,x03,x1,x2}"], "03 is no index"
+    huge = [f"x{'9' * 30}{i}" for i in range(4)]
+    assert sorted(key for line in collapse(huge) for key in spread(line)) == sorted(huge)
+
+
+@laws
+@given(st.sets(st.from_regex(r"[ab]{0,1}[0-9]{1,2}[ab]{0,1}(\.[a]{0,1}[0-9])?", fullmatch=True), max_size=40))
+def test_numbers_inside_segments_expand_to_exactly_the_keys(names: set[str]) -> None:
+    assert sorted(key for line in collapse(names) for key in spread(line)) == sorted(names)
+    assert sorted(key for line in collapse_by_name(names) for key in spread(line)) == sorted(names)
 
 
 @laws

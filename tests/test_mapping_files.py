@@ -388,6 +388,15 @@ RENAME = "transforms:\n  - rename: "
         ("name: [a\ntransforms: []", "mapping-file", "1:8", "close the bracket"),
         ("name: [a, b\n", "mapping-file", "2:1", "this is no YAML"),
         ("name: a\n\ttransforms: []", "mapping-file", "2:1", "this is no YAML"),
+        (RENAME + "a\n  to: b", "mapping-file", "3:3", "check the indentation"),
+        (RENAME + "a\n   to: b", "mapping-file", "3:4", "check the indentation"),
+        (RENAME + "a\n      to: b", "mapping-file", "2:13", "check the indentation"),
+        (RENAME + "a\n    to: b\n - rename: c\n   to: d", "mapping-file", "4:2", "check the indentation"),
+        ("name: a\n transforms: []", "mapping-file", "1:7", "check the indentation"),
+        (RENAME + "a\n\tto: b", "mapping-file", "3:1", "indent with spaces"),
+        (RENAME + "a\n    to:b", "mapping-file", "3:9", "a space behind the colon"),
+        (RENAME + "a\n    to: [b", "mapping-file", "3:11", "close the bracket that line 3 opens"),
+        (RENAME + "'a\n    to: b", "mapping-file", "3:10", "close the quote that line 2 opens"),
         (RENAME + "@a", "mapping-file", "2:13", "this is no YAML"),
         (RENAME + "*.weight", "mapping-file", "2:14", "this is no YAML"),
         (RENAME + "*weight", "mapping-file", "2:13", "*weight is an alias"),
@@ -816,7 +825,10 @@ def test_list_names_every_mapping(there: Path) -> None:
     form = json.loads(run(there, "mapping", "list", "--json").stdout)
     assert {row["name"] for row in form["mappings"]} >= set(MODULES)
     assert {row["origin"] for row in form["mappings"]} >= {"weighbridge"}
+    llava = {"name": "LlavaModel", "kind": "built in", "origin": "weighbridge", "module": "weighbridge.families.llava"}
+    assert llava in form["mappings"]
     lines = run(there, "mapping", "list").stdout.splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith("LlavaModel ")] == ["weighbridge.families.llava"]
     assert [line.split()[0] for line in lines] == [row["name"] for row in form["mappings"]]
 
 
@@ -824,7 +836,8 @@ def test_transformers_table_can_be_listed_and_written(tmp_path: Path, capsys: py
     from weighbridge.integrations.transformers import registry
 
     app(["list", "--transformers"], standalone_mode=False)
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [[n, "transformers"] for n in registry()]
+    listed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert listed == [[name, "transformers", "transformers.conversion_mapping"] for name in registry()]
     app(["export", "mixtral", "--transformers", "-o", str(tmp_path / "mixtral.yaml")], standalone_mode=False)
     assert wb.load_mapping(tmp_path / "mixtral.yaml") == registry().find("mixtral")
 
@@ -849,7 +862,7 @@ def test_export_and_import_are_inverse(there: Path) -> None:
     assert run(there, "mapping", "export", "maps.py:A").stdout == "name: A\ntransforms:\n  - rename: a\n    to: b\n"
     for name in ("a.yaml", "a.json"):
         ran = run(there, "mapping", "export", "maps.py:A", "-o", name)
-        assert (ran.returncode, ran.stdout) == (0, f"wrote     {name}: 1 rules\n")
+        assert (ran.returncode, ran.stdout) == (0, f"wrote     {name}: 1 rule\n")
         assert run(there, "mapping", "import", name).stdout == (there / "a.yaml").read_text()
         assert json.loads(run(there, "mapping", "import", name, "--json").stdout)["name"] == "A"
     again = run(there, "mapping", "export", "maps.py:A", "-o", "a.yaml")

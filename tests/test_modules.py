@@ -77,6 +77,22 @@ def test_load_keeps_the_files_dtype_unless_asked() -> None:
     assert torch.equal(cast.linear.weight, state["dense.weight"].float())
 
 
+def test_a_dtype_that_is_not_the_models_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    state = checkpoint(torch.bfloat16)
+    report = wb.load(Small(), state, RENAME)
+    assert report.plan.notes == ('3 targets want F32 and keep BF16: dtype="target" (--dtype target) casts them',)
+    assert [record.getMessage() for record in caplog.records] == [
+        '3 tensors of the model, torch.float32 so far, will be torch.bfloat16: dtype="target" keeps the model\'s'
+    ]
+    caplog.clear()
+    assert wb.load(Small(), state, RENAME, dtype="target").plan.notes == ()
+    assert wb.load(Small(dtype=torch.bfloat16), state, RENAME).plan.notes == ()
+    with torch.device("meta"):
+        model = Small()
+    assert wb.load(model, state, RENAME).plan.notes
+    assert ["buffers" in record.getMessage() for record in caplog.records] == [True]
+
+
 def test_save_goes_back_through_the_recorded_plan(tmp_path: Path) -> None:
     """A fine-tuned model is saved with its own values, in the layout and file that it came from."""
     source = tmp_path / "source"
@@ -106,7 +122,7 @@ def test_save_of_a_model_from_scratch_needs_a_mapping(tmp_path: Path) -> None:
 
 
 def test_initialised_parameters_are_saved_too(tmp_path: Path) -> None:
-    """A head that was not in the checkpoint is declared, keeps its values, and is in what is saved."""
+    """A head that was not in the checkpoint is declared, keeps its values, and is saved as the rules would name it."""
     state = checkpoint()
     del state["dense.bias"]
     model = Small()
@@ -116,8 +132,11 @@ def test_initialised_parameters_are_saved_too(tmp_path: Path) -> None:
     assert torch.equal(model.linear.bias, bias)
     wb.save(model, tmp_path / "out")
     saved = load_file(tmp_path / "out/model.safetensors")
-    assert torch.equal(saved["linear.bias"], bias)
+    assert torch.equal(saved["dense.bias"], bias)
     assert torch.equal(saved["dense.weight"], state["dense.weight"])
+    again = Small()
+    wb.load(again, tmp_path / "out", RENAME)
+    assert torch.equal(again.linear.bias, bias)
 
 
 def test_initialised_parameter_without_values_is_an_error() -> None:

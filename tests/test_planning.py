@@ -6,8 +6,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import weighbridge as wb
+from weighbridge.api import plan_revert
 
 
 def header(**shapes: tuple[int, ...]) -> wb.Header:
@@ -236,6 +238,18 @@ def test_explain_shows_every_rule_in_order():
     assert json.loads(json.dumps(said.to_dict()))["key"] == "a.w"
 
 
+def test_a_misspelt_option_is_named():
+    with pytest.raises(wb.WeighbridgeError) as caught:
+        wb.plan(header(a=(2,)), [], initialize="a")
+    assert (caught.value.code, caught.value.where, caught.value.got) == ("usage", "initialize", "nearest: initialise")
+
+
+def test_a_plan_prints_as_its_report():
+    plan = wb.plan(header(a=(2,)), wb.Mapping([wb.WeightRenaming("a", "b")], name="ab"))
+    assert str(plan) == str(plan.report)
+    assert repr(plan) == f"<Plan 'ab': 1 -> 1 tensor, exact, {plan.hash[:16]}>"
+
+
 def test_options_of_another_kind_are_named():
     for options in ({"dtype": "float3"}, {"drop": 5}, {"layout": "upside down"}):
         with pytest.raises(wb.WeighbridgeError):
@@ -246,6 +260,35 @@ def test_options_of_another_kind_are_named():
 def test_a_mapping_that_does_nothing_says_so():
     plan = wb.plan(header(a=(2,)), [wb.WeightRenaming("x", "y")])
     assert plan.notes == ("no rule of the mapping fired on any tensor",)
+
+
+def test_a_target_without_tensors_says_what_a_target_is(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(wb.CheckpointError) as caught:
+        wb.plan(header(a=(2,)), [], tmp_path)
+    assert (caught.value.code, "--inventory header.json" in caught.value.hint) == ("checkpoint-not-found", True)
+    with pytest.raises(wb.CheckpointError) as lost:
+        wb.plan(tmp_path, [])
+    assert "inventory" not in lost.value.hint
+
+
+def test_a_dtype_that_is_not_the_targets_is_noted(tmp_path):
+    """It stays, as a dtype always does unless somebody asks; but the plan says so, and its way back does not."""
+    held = {"a.old": torch.ones(2, dtype=torch.bfloat16), "b": torch.ones(3, dtype=torch.int64), "c": torch.ones(4)}
+    source, target = tmp_path / "held.safetensors", tmp_path / "wanted.safetensors"
+    save_file(held, source)
+    save_file({"a.new": torch.ones(2), "b": torch.ones(3), "c": torch.ones(4)}, target)
+    rules = [wb.WeightRenaming("old", "new")]
+    plan = wb.plan(source, rules, target)
+    assert plan.notes == (
+        '1 target wants F32 and keeps BF16: dtype="target" (--dtype target) casts them',
+        "1 target wants F32 and keeps I64: only floats are cast",
+    )
+    assert plan.notes[0] in str(plan.report)
+    assert wb.plan(source, rules, target, dtype="target").notes == plan.notes[1:]
+    plan.write(tmp_path / "out")
+    assert wb.open(tmp_path / "out").header["a.new"].dtype == "BF16"
+    assert plan_revert(tmp_path / "out").notes == ()
 
 
 def test_a_partial_load_stays_with_the_reading_that_reaches_furthest():

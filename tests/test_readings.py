@@ -105,3 +105,61 @@ def test_as_is_holds_without_a_target_too() -> None:
     mapping = wb.Mapping([wb.WeightRenaming("gamma", "weight")])
     assert list(wb.plan(header("gamma"), mapping, layout="as is").target) == ["gamma"]
     assert list(wb.plan(header("gamma"), mapping).target) == ["weight"]
+
+
+HOSTILE = st.text(st.characters() | st.sampled_from("..*\\^$+?()[]{}|0/<>\ue000"), max_size=12)
+ANY_KEY = HOSTILE | st.lists(st.sampled_from(("a", "b", "0", "")) | HOSTILE, min_size=1, max_size=4).map(".".join)
+SOME_RULES = (
+    wb.WeightRenaming("a", "b"),
+    wb.WeightRenaming(r"^(.+)\.b$", r"\1.c"),
+    wb.PrefixChange(prefix_to_add="a"),
+    wb.PrefixChange(prefix_to_remove="b"),
+    wb.WeightConverter(["a.*.b"], "a.c", [wb.MergeModulelist(0)]),
+    wb.WeightConverter("b", "a.*", [wb.SplitModulelist(0)]),
+    wb.WeightRenaming("x", "y", scope="a"),
+)
+
+
+def planned(source: wb.Header, mapping: wb.Mapping, target: wb.Header, partial: bool) -> wb.Plan | wb.PlanError:
+    try:
+        return wb.plan(source, mapping, target, partial=partial)
+    except wb.PlanError as problem:
+        return problem
+
+
+@given(
+    st.lists(ANY_KEY, min_size=1, max_size=4, unique=True),
+    st.lists(ANY_KEY, min_size=1, max_size=4, unique=True),
+    st.lists(st.sampled_from(SOME_RULES), max_size=3, unique=True),
+    st.sampled_from(["", "a", "b.c"]),
+    st.booleans(),
+)
+@settings(max_examples=1000)
+def test_whatever_a_key_holds_planning_gives_a_plan_or_says_what_does_not_fit(
+    sources: list[str], targets: list[str], rules: list[wb.WeightRenaming], base_prefix: str, partial: bool
+) -> None:
+    """A path of the data becomes a prefix only where it can be one; it is never read as a pattern."""
+    mapping = wb.Mapping(rules, base_prefix=base_prefix)
+    made = planned(header(*sources), mapping, header(*targets), partial)
+    if isinstance(made, wb.Plan):
+        assert str(made.report)
+        assert {key for key, _ in made.source_fates()} == set(sources)
+    else:
+        assert made.code in {"plan-failed", "layout-ambiguous"}
+        assert str(made)
+
+
+@pytest.mark.parametrize("path", ["</script><b>", "a*b", "(x", "a|b", "{x}", "", "a.", "\\", "x\ue000"])
+def test_a_path_that_is_no_prefix_is_no_reason_for_another_error(path: str) -> None:
+    source, target = header(f"{path}.weight", "left.over"), header("weight", f"other.{path}.bias")
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [wb.WeightRenaming("^m", "n")], target)
+    assert caught.value.code == "plan-failed"
+    named = {(problem.code, problem.where) for problem in caught.value.problems}
+    assert ("source-unplaced", "left.over") in named
+
+
+def test_a_path_of_unusual_characters_is_taken_as_it_stands() -> None:
+    """Angle brackets and slashes mean nothing in a pattern: such a path is a prefix like any other."""
+    plan = wb.plan(header("</script><b>.weight"), wb.Mapping(), header("weight"))
+    assert plan.reading == "mapped, with </script><b>. removed"

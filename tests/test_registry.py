@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 
 import pytest
+import torch
 
 import weighbridge as wb
+from weighbridge import api, testing
+from weighbridge.lint import lint
 
 NORMS = [wb.WeightRenaming("gamma", "weight")]
 OTHER = [wb.WeightRenaming("beta", "bias")]
@@ -115,3 +118,59 @@ def test_what_is_no_mapping_is_not_registered(registry):
     with pytest.raises(wb.MappingError):
         registry.register("x", [3])
     assert "x" not in registry
+
+
+def test_a_path_stands_for_the_mapping_in_it_wherever_one_is_taken(tmp_path, monkeypatch, registry):
+    monkeypatch.setattr(api, "default_registry", registry)
+    path = tmp_path / "norms.yaml"
+    path.write_text("transforms: [{rename: gamma, to: weight}]\n")
+    assert wb.register("Norms", str(path)).transforms == wb.register("norms", path).transforms == (NORMS[0],)
+    header = wb.Header({"norm.gamma": wb.TensorSpec("F32", (4,))})
+    assert list(wb.plan(header, path).target) == ["norm.weight"]
+    assert not lint(str(path), header).findings
+    testing.weighbridge_check(path, header)("coverage")
+    assert testing.keys(str(path)) is not None
+    with pytest.raises(wb.MappingError) as caught:
+        wb.Mapping(str(path))
+    assert (caught.value.code, "load_mapping" in caught.value.hint) == ("mapping-invalid", True)
+
+
+def test_a_misspelt_path_names_the_files_that_are_there(tmp_path):
+    (tmp_path / "norms.yaml").write_text("transforms: [{rename: gamma, to: weight}]\n")
+    for name, code in (("norms.yamll", "mapping-not-found"), ("norm.yaml", "mapping-file")):
+        with pytest.raises(wb.WeighbridgeError) as caught:
+            wb.plan({"a": torch.ones(2)}, str(tmp_path / name))
+        assert (caught.value.code, "nearest: norms.yaml" in caught.value.got) == (code, True)
+
+
+def test_convert_says_which_of_its_arguments_are_swapped(tmp_path):
+    with pytest.raises(wb.WeighbridgeError) as caught:
+        wb.convert({"a": torch.ones(2)}, tmp_path / "fix.yaml", str(tmp_path / "out"))
+    assert (caught.value.code, caught.value.expected) == ("usage", "SOURCE DESTINATION MAPPING")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_a_mapping_is_told_how_to_have_none():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    with pytest.raises(wb.RegistryError) as caught:
+        wb.load(model, model.state_dict())
+    assert (caught.value.code, "give [] as the mapping" in caught.value.hint) == ("mapping-not-found", True)
+    assert wb.load(model, model.state_dict(), []).fates()["target"] == {"filled": 2}
+
+
+def test_a_name_says_where_it_comes_from(registry):
+    registry.provide(["llava", "detr"], lambda name: wb.Mapping(), lambda name: f"package.{name}")
+    registry.register("detr", NORMS, overwrite=True)
+    registry.alias("vipllava", "llava")
+    assert registry.origin("llava") == ("built in", "package", "package.llava")
+    assert registry.origin("detr") == ("registered", "", "")
+    assert registry.origin("vipllava") == ("registered", "", "llava")
+    assert registry.copy().origin("llava") == registry.origin("llava")
+    with pytest.raises(wb.RegistryError) as caught:
+        registry.origin("nowhere")
+    assert caught.value.code == "mapping-not-found"
+
+
+def test_a_loader_stands_for_the_module_of_its_mappings(registry):
+    registry.provide(["llava"], lambda name: wb.Mapping())
+    assert registry.origin("llava").place == __name__

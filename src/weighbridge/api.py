@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.errors import CheckpointError
-from weighbridge.families import MODULES as FAMILIES, load as load_family
-from weighbridge.mapping import Mapping, MappingLike
-from weighbridge.mapping_files import is_mapping_file, load_mapping
-from weighbridge.options import Options
+from weighbridge.families import MODULES as FAMILIES, load as load_family, module_of
+from weighbridge.finding import AnyMapping, find_mapping, refuse_swapped
+from weighbridge.mapping import Mapping
+from weighbridge.options import read_options
 from weighbridge.plan import DEFAULT_BUDGET_BYTES, Plan
 from weighbridge.planning import compile_plan
 from weighbridge.registry import default_registry
@@ -30,13 +30,9 @@ if TYPE_CHECKING:
 Place = Any
 """A path, an opened checkpoint, a dict of tensors, a model or a `Header`."""
 
-AnyMapping = MappingLike | str | Path
-"""A mapping, a list of transforms, a registered name, or the path of a mapping file."""
-
-
 _LOG: Final = logging.getLogger(__name__)
 
-default_registry.provide(FAMILIES, load_family)
+default_registry.provide(FAMILIES, load_family, module_of)
 
 
 def resolve(model: torch.nn.Module) -> Mapping:
@@ -51,11 +47,13 @@ def resolve(model: torch.nn.Module) -> Mapping:
     return resolve_model(model)
 
 
-def open(place: Place) -> Checkpoint:
+def open(place: Place, *, direct: bool = False) -> Checkpoint:
     """Open a checkpoint by its headers; no tensor data is read.
 
     Args:
         place: A directory, a safetensors or torch file, an index, a JSON inventory, a dict of tensors, or a `Header`.
+        direct: Read tensors past the page cache, so that a large checkpoint neither fills it nor drives out what is in
+            it; for safetensors files alone. Nothing is mapped then. Where the file system refuses, the log says so.
 
     Returns:
         The opened checkpoint; its `header` holds the spec of every tensor.
@@ -68,16 +66,22 @@ def open(place: Place) -> Checkpoint:
         >>> open(Header({"weight": TensorSpec("F32", (2, 3))})).header["weight"].size_bytes
         24
     """
-    return open_checkpoint(place)
+    return open_checkpoint(place, direct=direct)
 
 
-def register(name: str, mapping: MappingLike, *, overwrite: bool = False) -> Mapping:
+def register(name: str, mapping: AnyMapping, *, overwrite: bool = False) -> Mapping:
     """Put a mapping under a class name or a `model_type` in the default registry; the class name wins.
 
+    Args:
+        name: Class name (`LlavaModel`) or model type (`llava`).
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file, which is read now.
+        overwrite: Replace what is registered under this name.
+
     Raises:
-        RegistryError: `mapping-exists`.
+        RegistryError: `mapping-exists`, `mapping-not-found`.
+        MappingError: As `load_mapping`.
     """
-    return default_registry.register(name, mapping, overwrite=overwrite)
+    return default_registry.register(name, find_mapping(mapping), overwrite=overwrite)
 
 
 def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **options: Any) -> Plan:
@@ -87,7 +91,8 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
         checkpoint: What to read: a path, an opened checkpoint, a dict of tensors, a model or a `Header`.
         mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file.
         target: What is wanted: a model (on the meta device is fine), a `Header`, a checkpoint or a path; None to take
-            whatever the mapping gives.
+            whatever the mapping gives. Names and shapes must be the target's; a dtype stays the source's, which a
+            note says where the target's is another, unless ``dtype="target"`` asks for a cast.
         options: See `weighbridge.options.Options`: `partial`, `drop`, `carry`, `initialise`, `dtype`, `layout`,
             `base_prefix`, `config`.
 
@@ -98,6 +103,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
         PlanError: `plan-failed` with every problem found, `layout-ambiguous`, `inverse-unproven`.
         RegistryError: `mapping-not-found`.
         CheckpointError: As `open`.
+        WeighbridgeError: `usage` for an option that is none.
 
     Examples:
         >>> from weighbridge import TensorSpec, WeightRenaming
@@ -106,21 +112,14 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
         ['norm.weight']
     """
     source = open(checkpoint)
-    found = _find_mapping(mapping)
+    found = find_mapping(mapping)
     if options.get("config") is None:
         options["config"] = config_of(source, target)
     compiled = compile_plan(
-        source.header, found, _target_header(target), files=source.files, options=Options(**options)
+        source.header, found, _target_header(target), files=source.files, options=read_options(options)
     )
     compiled.binding.source = source
     return compiled
-
-
-def _find_mapping(mapping: AnyMapping) -> MappingLike:
-    """Return what is registered under a name, or what a mapping file holds; anything else is a mapping already."""
-    if isinstance(mapping, Path) or is_mapping_file(mapping):
-        return load_mapping(mapping)
-    return default_registry.find(mapping) if isinstance(mapping, str) else mapping
 
 
 def _target_header(target: Place) -> Header | None:
@@ -130,7 +129,15 @@ def _target_header(target: Place) -> Header | None:
         from weighbridge.modules import module_header
 
         return module_header(target)
-    return open(target).header
+    try:
+        return open(target).header
+    except CheckpointError as problem:
+        if problem.code == "checkpoint-not-found" and isinstance(target, str | Path) and Path(target).is_dir():
+            problem.hint = (
+                "a target gives names and shapes, which no configuration holds: take the model itself, a checkpoint,\n"
+                "or the inventory of one, which weighbridge inspect CHECKPOINT --inventory header.json writes"
+            )
+        raise
 
 
 def config_of(source: Checkpoint, target: Place) -> Any:
@@ -154,10 +161,14 @@ def load(
     *,
     copy: bool = False,
     device: Any = "cpu",
+    direct: bool = False,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Report:
     """Load a checkpoint into a model.
+
+    The model takes the dtypes of the checkpoint, not the other way round: give ``dtype="target"`` to cast to the
+    model's own. Where they differ, the report has a note, and a model that has values logs a warning.
 
     Args:
         model: Its parameters and persistent buffers are set; it may be on the meta device.
@@ -167,6 +178,7 @@ def load(
         copy: Give every tensor memory of its own; otherwise a meta tensor that a safetensors file holds as it is
             wanted is mapped, see `Plan.stream`.
         device: Where to make tensors that are on the meta device now.
+        direct: Read past the page cache; see `open`.
         progress: Called with the bytes loaded so far and the bytes in all.
         options: As for `plan`.
 
@@ -177,7 +189,8 @@ def load(
         PlanError, RegistryError, CheckpointError: As `plan`; the model is unchanged then.
     """
     inner = unwrap(model)
-    made = plan(place, _mapping_for(inner, mapping), target=inner, **options)
+    source = open(place, direct=True) if direct else place
+    made = plan(source, _mapping_for(inner, mapping), target=inner, **options)
     return made.load_into(inner, copy=copy, device=device, progress=progress)
 
 
@@ -199,9 +212,13 @@ def save(
 ) -> Path:
     """Save a model in the layout that its weights came in.
 
-    A model that was loaded through a plan goes back through that plan's inverse, in the dtypes that it has now;
-    parameters that were initialised go in under their own names. Any other model needs a mapping, whose inverse is
-    used and proven key by key.
+    A model that was loaded through a plan goes back through that plan's inverse, in the dtypes that it has now.
+    Parameters that were initialised take the names that the rules, run backwards, give them; those that no rule leads
+    back keep their own, and a warning names them where these would not be read again.
+
+    Any other model needs a mapping, whose inverse is used and proven key by key: each name comes back to the model's.
+    That is the published name wherever the rules leave no choice; where they do, a warning names the two rules. Where
+    a model says that weights are tied, as those of transformers do, the second name is left out by a rule named "tied".
 
     Args:
         model: The model to save.
@@ -218,16 +235,16 @@ def save(
         RegistryError: `mapping-not-found`.
         DestinationError: As `Plan.write`.
     """
-    from weighbridge.saving import recorded_way_back
+    from weighbridge.saving import recorded_way_back, tied_names
 
     inner = unwrap(model)
     recorded = recorded_way_back(inner, lossy=lossy) if mapping is None else None
     if recorded is not None:
         return recorded.write(out, **options)
     named = _mapping_for(inner, mapping)
-    found = _find_mapping(named)
+    found = find_mapping(named)
     whole = found if isinstance(found, Mapping) else Mapping(found)
-    derived = plan(inner, whole.inverse())
+    derived = plan(inner, whole.inverse(), drop=tied_names(inner))
     for note in derived.notes:
         _LOG.warning("%s", note)
     return derived.write(out, **options)
@@ -246,6 +263,8 @@ def convert(
     digests: bool = False,
     resume: bool = False,
     sync: bool = True,
+    link: str = "never",
+    direct: bool = False,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Path:
@@ -264,6 +283,9 @@ def convert(
         resume: Go on with what an earlier run of the same arguments left unfinished; if this one is stopped, leave
             what it has written for the next. Every byte is compared with what it must be.
         sync: Wait until the disk holds everything before the directory appears; see `Plan.write`.
+        link: ``"share"`` or ``"hard"`` to have new files share blocks with the source's, or be the same where nothing
+            in them changes; see `weighbridge.output.write`.
+        direct: Read the source past the page cache; see `open`. The new files are written through it.
         progress: Called with the bytes written so far and the bytes in all.
         options: As for `plan`.
 
@@ -275,11 +297,12 @@ def convert(
         DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
             `destination-unfinished`, `resume-mismatch`, `write-failed`.
     """
-    found = _find_mapping(mapping)
+    refuse_swapped(source, destination, mapping)
+    found = find_mapping(mapping)
     if reverse:
         whole = found if isinstance(found, Mapping) else Mapping(found)
         found, target = whole.inverse(), _recorded_layout(source, whole) if target is None else target
-    made = plan(source, found, target, **options)
+    made = plan(open(source, direct=True) if direct else source, found, target, **options)
     made = made if only is None else made.restrict(only)
     return made.write(
         destination,
@@ -288,6 +311,7 @@ def convert(
         digests=digests,
         resume=resume,
         sync=sync,
+        link=link,
         progress=progress,
     )
 
@@ -305,14 +329,17 @@ def _recorded_layout(source: Place, mapping: Mapping) -> Header | None:
     return recorded.source if recorded.mapping == mapping and recorded.is_exact else None
 
 
-def revert(source: str | Path, destination: str | Path, *, lossy: bool = False, **options: Any) -> Path:
+def revert(
+    source: str | Path, destination: str | Path, *, lossy: bool = False, direct: bool = False, **options: Any
+) -> Path:
     """Undo a conversion by the receipt in its output: the files it came from, byte for byte.
 
     Args:
         source: A directory that `convert`, `Plan.write` or `save` made.
         destination: Directory to make.
         lossy: Go back without what a rule dropped, and with rounded values where a cast was narrow.
-        options: As for `Plan.write`: `memory_budget`, `resume`, `sync`, `progress`.
+        direct: Read the source past the page cache; see `open`.
+        options: As for `Plan.write`: `memory_budget`, `resume`, `sync`, `link`, `progress`.
 
     Returns:
         The directory.
@@ -322,10 +349,10 @@ def revert(source: str | Path, destination: str | Path, *, lossy: bool = False, 
         PlanError: `inverse-lossy`.
         DestinationError: As `convert`.
     """
-    return plan_revert(source, lossy=lossy).write(destination, **options)
+    return plan_revert(source, lossy=lossy, direct=direct).write(destination, **options)
 
 
-def plan_revert(source: str | Path, *, lossy: bool = False) -> Plan:
+def plan_revert(source: str | Path, *, lossy: bool = False, direct: bool = False) -> Plan:
     """Return the plan that undoes the conversion that an output's receipt records.
 
     Raises:
@@ -334,7 +361,8 @@ def plan_revert(source: str | Path, *, lossy: bool = False) -> Plan:
     """
     from weighbridge.receipt import read_receipt
 
-    checkpoint = open(Path(source))
+    checkpoint = open(Path(source), direct=direct)
     back = read_receipt(Path(source)).plan.inverse(checkpoint, lossy=lossy)
     # What the model alone was to initialise is in no file, so a file does not lose it.
-    return replace(back, dropped=tuple(fated for fated in back.dropped if fated.key in checkpoint.header))
+    dropped = tuple(fated for fated in back.dropped if fated.key in checkpoint.header)
+    return replace(back, dropped=dropped, notes=())  # the record's notes are about the way there

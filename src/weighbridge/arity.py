@@ -64,9 +64,9 @@ class Arity:
             self._compare(lanes, indexed)
         except MappingError as problem:
             raise problem.with_context(
-                expected=f"targets {', '.join(self.targets)}",
-                got=f"sources {', '.join(self.sources)}",
+                got=f"{', '.join(self.sources)} -> {', '.join(self.targets)}",
                 because=", ".join(map(repr, self.operations)),
+                hint="compare what the operations take and give with the patterns of the two sides",
             ) from None
 
     @cached_property
@@ -106,7 +106,8 @@ class Arity:
     def _compare(self, lanes: int, indexed: bool) -> None:
         wanted = len(self.targets)
         if lanes != wanted:
-            what = f"the operations give {lanes} tensors for {wanted} target patterns"
+            tensors = "one tensor" if lanes == 1 else f"{lanes} tensors"
+            what = f"the operations give {tensors} for {wanted} target patterns"
         elif indexed and not self.splits:
             what = "the operations leave one tensor for each index, and the targets have none"
         elif self.splits and not indexed:

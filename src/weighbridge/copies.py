@@ -183,7 +183,10 @@ def check_pieces(pieces: int, limit: int) -> None:
     """
     if pieces > limit:
         raise LayoutError(
-            "layout-fragmented", "the tensor falls into too many pieces", expected=f"at most {limit} strided copies"
+            "layout-fragmented",
+            "the tensor falls into too many pieces",
+            expected=f"at most {limit} strided copies",
+            hint="do it in two steps, or in an order that keeps longer runs together",
         )
 
 

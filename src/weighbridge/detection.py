@@ -33,6 +33,9 @@ BOTH: Final = "published and runtime"
 ENOUGH: Final = 0.5
 """Least score of a family that is named."""
 
+SURE: Final = 0.9
+"""Least score of a family that is named without "perhaps"."""
+
 SHOWN: Final = 4
 """How many names, rules or families a printed line lists."""
 
@@ -164,11 +167,13 @@ class Detection:
         return "\n".join(self.lines())
 
     def summary(self) -> str:
-        """Say it in one line; an empty text where no family is known."""
-        if self.best is None:
+        """Say it in one line, with how well the names agree if that is not sure; an empty text for no known family."""
+        best = self.best
+        if best is None:
             return ""
         others = f"; or {_listed(self.tied)}" if self.tied else ""
-        return f"{self.best.name}{others}: {layout_text(self.layout)}"
+        said = f"{best.name}{others}: {layout_text(best.layout)}"
+        return said if best.score >= SURE else f"perhaps {said} (agrees {best.score:.0%})"
 
     def lines(self) -> Iterator[str]:
         """Yield the answer as text, with the reasons."""
@@ -338,7 +343,7 @@ def _notes(ranked: Sequence[Candidate], config_type: str) -> Iterator[str]:
         return
     named = next((candidate for candidate in ranked if candidate.name == config_type), None)
     if named is None:
-        yield f"config.json names {config_type!r}, which none of the names is known of"
+        yield f"config.json names {config_type!r}; no tensor has a name of that family"
     elif named is not ranked[0]:
         yield f"config.json names {config_type!r}, which agrees to {named.score:.0%}"
 

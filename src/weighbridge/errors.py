@@ -207,13 +207,25 @@ class PlanError(WeighbridgeError, ValueError):
         self.problems = tuple(problems)
 
     def details(self) -> Iterable[str]:
-        """Yield the error's own lines, then each problem, indented; at most `shown_problems` of them."""
+        """Yield the error's own lines, then each problem, indented; at most `shown_problems`, some of each code."""
         yield from super().details()
-        for problem in self.problems[: self.shown_problems]:
-            yield "  " + str(problem).replace("\n", "\n  ")
-        hidden = self.problems[self.shown_problems :]
-        for code in dict.fromkeys(problem.code for problem in hidden):
-            yield f"  … and {sum(problem.code == code for problem in hidden)} more of {code}"
+        shown = self._shown()
+        for number in sorted(shown):
+            yield "  " + str(self.problems[number]).replace("\n", "\n  ")
+        hidden = [problem.code for number, problem in enumerate(self.problems) if number not in shown]
+        for code in dict.fromkeys(hidden):
+            yield f"  … and {hidden.count(code)} more of {code}"
+        if hidden:
+            yield "  … the error's `problems` are all of them"
+
+    def _shown(self) -> set[int]:
+        """Choose the problems to print: the codes take turns, so that none is hidden behind another one's many."""
+        turns: dict[str, int] = {}
+        order = []
+        for number, problem in enumerate(self.problems):
+            turns[problem.code] = turns.get(problem.code, -1) + 1
+            order.append((turns[problem.code], number))
+        return {number for _, number in sorted(order)[: self.shown_problems]}
 
     @property
     def codes(self) -> tuple[str, ...]:

@@ -11,7 +11,9 @@ from weighbridge.joining import Joiner, collect_groups
 from weighbridge.keys import collapse_by_name, nearest
 from weighbridge.mapping import Mapping
 from weighbridge.options import Options
+from weighbridge.origins import find_origins
 from weighbridge.plan import Fated, Plan, Step
+from weighbridge.problems import OpenSide, first_of, missing_target, unplaced_source
 from weighbridge.program import Program
 from weighbridge.readings import Reading, matching
 from weighbridge.specs import DTYPES, Header, TensorSpec, dtype_named
@@ -61,9 +63,15 @@ class Draft:
         """List everything that is wrong; missing and left-over tensors collapsed by their indices."""
         if self.partial:
             return list(self.faults)
-        missing = [_missing(line, source) for line in collapse_by_name(self.missing)]
-        unplaced = [_unplaced(line, target or Header({})) for line in collapse_by_name(self.unplaced)]
-        return [*self.faults, *missing, *unplaced]
+        sources, targets = OpenSide(source, self.unplaced), OpenSide(target or Header({}), self.missing)
+        missing = {line: first_of(line) for line in collapse_by_name(self.missing)}
+        unplaced = {line: first_of(line) for line in collapse_by_name(self.unplaced)}
+        origins = find_origins(self.plan.mapping, missing.values())
+        return [
+            *self.faults,
+            *(missing_target(line, origins.get(key), sources, targets) for line, key in missing.items()),
+            *(unplaced_source(line, targets.near(key, sources)) for line, key in unplaced.items()),
+        ]
 
 
 def draft_reading(reading: Reading, source: Header, target: Header | None, options: Options) -> Draft:
@@ -226,18 +234,17 @@ class _Fitting:
         )
 
     def _cast(self, step: Step) -> Step:
-        """Cast floating targets to the dtype that was asked for."""
+        """Cast floating targets to the dtype that was asked for, after every cast of the mapping."""
         wanted = self.options.dtype
         if wanted is None:
             return step
-        outputs = tuple(
-            output._replace(dtype=self._wanted_dtype(key, output.dtype, wanted))
-            for key, output in zip(step.targets, step.program.targets, strict=True)
-        )
-        if outputs == step.program.targets:
+        named = zip(step.targets, step.program.targets, strict=True)
+        dtypes = [self._wanted_dtype(key, output.dtype, wanted) for key, output in named]
+        if dtypes == [output.dtype for output in step.program.targets]:
             return step
-        program = Program(step.program.sources, step.program.temporaries, outputs)
-        return Step(step.sources, step.targets, program, "computed", step.rules)
+        program = step.program.recast(dtypes)
+        fate = "computed" if program.casts else "moved"
+        return Step(step.sources, step.targets, program, fate, step.rules)
 
     def _wanted_dtype(self, key: str, dtype: str, wanted: str) -> str:
         if DTYPES[dtype].kind != "float":
@@ -288,7 +295,9 @@ class _Fitting:
             span = f"{low}" if high - low == 1 else f"{low}..{high - 1}"
             named += f"\n{'missing' if code == 'group-incomplete' else 'too many'}: {span}"
         because = _rules(self.mapping, step)
-        return PlanError(code, what, where=key, expected=str(list(wanted.shape)), got=named, because=because)
+        hint = "compare the checkpoint's config.json with the model's: one of the two is of another size"
+        expected = str(list(wanted.shape))
+        return PlanError(code, what, where=key, expected=expected, got=named, because=because, hint=hint)
 
     def _sources_with_shapes(self, step: Step) -> str:
         if len(step.sources) > 4:
@@ -354,18 +363,6 @@ class _Fitting:
             return
         if not any(key in self.target.specs for step in self.steps for key in step.targets):
             self.problems.append(PlanError("target-missing", "a partial load that fills no target at all"))
-
-
-def _missing(line: str, source: Header) -> PlanError:
-    near = nearest(line, sorted(source))
-    got = f"nearest sources: {', '.join(near)}" if near else ""
-    return PlanError("target-missing", "nothing fills this target", where=line, got=got)
-
-
-def _unplaced(line: str, target: Header) -> PlanError:
-    near = nearest(line, sorted(target))
-    got = f"nearest targets: {', '.join(near)}" if near else ""
-    return PlanError("source-unplaced", "a source has no place in the target", where=line, got=got)
 
 
 def _renamed(traced: Traced, source: Header) -> Iterator[Step]:

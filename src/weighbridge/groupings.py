@@ -28,23 +28,24 @@ from weighbridge.values import (
 def _join(values: Sequence[Value], axis: int, join: Callable[[Sequence[Layout], int], Layout]) -> Value:
     dtype = common_dtype(values)
     layout = join([value.layout for value in values], axis)
-    return Value(layout, dtype, any(value.is_cast for value in values))
+    return Value(layout, dtype, any(value.is_rounded for value in values))
 
 
 def _cut(value: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, ...]:
-    return tuple(Value(layout, value.dtype, value.is_cast) for layout in value.layout.split(axis, sizes))
+    return tuple(Value(layout, value.dtype, value.is_rounded) for layout in value.layout.split(axis, sizes))
 
 
 def _unbind(value: Value, axis: int) -> tuple[Value, ...]:
     axis = checked_axis(axis, len(value.shape))
     rest = (*value.shape[:axis], *value.shape[axis + 1 :])
     parts = value.layout.split(axis, [1] * value.shape[axis])
-    return tuple(Value(part.reshape(rest), value.dtype, value.is_cast) for part in parts)
+    return tuple(Value(part.reshape(rest), value.dtype, value.is_rounded) for part in parts)
 
 
 def _equal_sizes(size: int, parts: int) -> list[int]:
     if parts < 1 or size % parts:
-        raise LayoutError("split-unequal", f"{size} do not divide into {parts} equal parts")
+        what = f"a size of {size} does not divide into {parts} equal parts"
+        raise LayoutError("split-unequal", what, hint="give the sizes of the parts: Split(dim, sizes)")
     return [size // parts] * parts
 
 
@@ -218,11 +219,12 @@ class Split(Arguments):
         counts = [len(self.sizes)] if only_indexed and self.sizes is not None else _counts(context)
         sizes = self.sizes if self.sizes is not None else _target_sizes(context, counts, value.shape, axis)
         if sizes is None:
-            raise LayoutError("operation-argument", "the sizes of the parts are not known", hint="give sizes")
-        if len(sizes) != sum(counts):
             raise LayoutError(
-                "operation-arity", "there is not one size for each target", got=f"{sizes} for {sum(counts)}"
+                "operation-argument", "the sizes of the parts are not known", hint="give the sizes of the parts"
             )
+        if len(sizes) != sum(counts):
+            expected, got = f"{sum(counts)} sizes", f"{len(sizes)}: {', '.join(map(str, sizes))}"
+            raise LayoutError("operation-arity", "there is not one size for each target", expected=expected, got=got)
         return _into_targets(_cut(value, axis, sizes), counts, context)
 
     def inverse(self) -> Concatenate:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from weighbridge.copies import Copy
 from weighbridge.errors import PlanError, WeighbridgeError
 from weighbridge.fitting import draft_reading
 from weighbridge.groupings import Chunk
-from weighbridge.keys import collapse
+from weighbridge.keys import by_name, collapse
 from weighbridge.mapping import Mapping
 from weighbridge.options import Options
+from weighbridge.origins import find_rivals, invert_rules
 from weighbridge.plan import Plan, Step
 from weighbridge.program import Output, Program
 from weighbridge.readings import Reading
@@ -29,7 +31,7 @@ def prove_inverse(plan: Plan, forward: Mapping, options: Options) -> None:
     """Accept what a derived inverse gives only if the forward mapping turns exactly that into exactly the source.
 
     Args:
-        plan: A plan made with the inverse of `forward`.
+        plan: A plan made with the inverse of `forward`, without a dtype asked for.
         forward: The mapping.
         options: What was declared; ``layout="mapped"`` says that the source is in the mapping's own layout.
 
@@ -38,7 +40,7 @@ def prove_inverse(plan: Plan, forward: Mapping, options: Options) -> None:
     """
     produced = Header({key: plan.target[key] for step in plan.steps for key in step.targets})
     reading = Reading("mapped", forward, is_mapped=True)
-    back = draft_reading(reading, produced, None, replace(options, dtype=None, partial=False))
+    back = draft_reading(reading, produced, None, replace(options, partial=False))
     problems = [*back.faults, *_not_back(plan, back.plan)]
     if options.layout == "auto" and not problems:
         problems += _untold(plan, forward)
@@ -57,8 +59,62 @@ def assumptions(plan: Plan) -> Iterator[str]:
     for number in sorted(fired):
         transform = plan.mapping.transforms[number]
         if isinstance(transform, WeightConverter) and any(map(_is_equal_cut, transform.operations)):
-            names = ", ".join(transform.target_patterns)
-            yield f"rule {number + 1} takes {names} to be of equal size; declare Concatenate(sizes=...) if they are not"
+            names, rule = ", ".join(transform.target_patterns), _forward_number(plan.mapping, number)
+            yield f"rule {rule} takes {names} to be of equal size; declare Concatenate(sizes=...) if they are not"
+
+
+def _forward_number(mapping: Mapping, number: int) -> int:
+    """Return the number, from 1, of a rule in the mapping that this one is the inverse of: the one that people read."""
+    forward = mapping.forward
+    numbers = invert_rules(forward).numbers if forward is not None else ()
+    return (numbers[number] if len(numbers) == len(mapping.transforms) else number) + 1
+
+
+def choices(plan: Plan, forward: Mapping) -> Iterator[str]:
+    """Say where a derived inverse gives one of several names, each of which the mapping would bring back.
+
+    The rules run backwards in reverse order, so that a general rule behind a special one takes the name first.
+    """
+    alike = by_name(key for step in plan.steps if step.rules for key in step.sources)
+    firsts = {keys[0]: keys for keys in alike.values()}
+    found: dict[tuple[int, int], list[tuple[str, str, str]]] = {}
+    for key, (chosen, rival) in find_rivals(forward, firsts).items():
+        rules = min(set(chosen.rules) - set(rival.rules)), min(set(rival.rules) - set(chosen.rules))
+        found.setdefault(rules, []).append((key, chosen.sources[0], rival.sources[0]))
+    for (one, other), names in sorted(found.items()):
+        key, went, could = names[0]
+        count = sum(len(firsts[name]) for name, _, _ in names)
+        more = f", and {count - 1} more like it" if count > 1 else ""
+        yield (
+            f"{key} goes back to {went}, by rule {one + 1}{more}; rule {other + 1} would make it of {could}: "
+            f"list rule {one + 1} before rule {other + 1}, or narrow it, if that is the published name"
+        )
+
+
+def proven_steps(mapping: Mapping, header: Header, config: Any = None) -> tuple[Step, ...]:
+    """Make the steps that take a model's tensors back by a mapping's rules, without a plan that recorded the way.
+
+    Args:
+        mapping: The mapping; rules of it that have no inverse are passed over.
+        header: Specs of the tensors, by the names that the mapping gives.
+        config: The model's configuration.
+
+    Returns:
+        The steps in which a rule has a part, and which the mapping undoes; for all other tensors there is none.
+    """
+    way = invert_rules(mapping)
+    options = Options(config=config)
+    made = draft_reading(Reading("mapped", way.mapping, is_mapped=True), header, None, options).plan
+    produced = Header({key: made.target[key] for step in made.steps for key in step.targets})
+    ahead = draft_reading(
+        Reading("mapped", replace(mapping, forward=None), is_mapped=True), produced, None, options
+    ).plan
+    numbers = ((step, ahead.step_of_source.get(step.targets[0])) for step in made.steps if step.rules)
+    return tuple(
+        replace(step, rules=tuple(way.numbers[rule] for rule in step.rules))
+        for step, number in numbers
+        if number is not None and _undoes(ahead.steps[number], step)
+    )
 
 
 def _is_equal_cut(operation: object) -> bool:
@@ -81,8 +137,12 @@ def _not_back(plan: Plan, back: Plan) -> Iterator[WeighbridgeError]:
             where=", ".join(collapse(key for step in steps for key in step.targets)[:4]),
             expected=", ".join(collapse(key for step in steps for key in step.sources)[:4]),
             got=came,
-            because="\n".join(plan.mapping.rule_name(rule) for rule in rules),
+            because="\n".join(plan.mapping.rule_name(rule) for rule in rules) or _rules_of(back, number),
         )
+
+
+def _rules_of(plan: Plan, number: int | None) -> str:
+    return "\n".join(plan.mapping.rule_name(rule) for rule in (plan.steps[number].rules if number is not None else ()))
 
 
 def _untold(plan: Plan, forward: Mapping) -> Iterator[WeighbridgeError]:

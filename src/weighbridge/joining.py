@@ -94,6 +94,7 @@ def _duplicate(rules: Rules, group: Group, first: str, second: str) -> PlanError
         where=_name_of(rules, group),
         got="\n".join(sorted((first, second))),
         because=rules.mapping.rule_name(group.rule),
+        hint="make the pattern narrower, or declare which source to drop",
     )
 
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from difflib import SequenceMatcher
 from functools import lru_cache
 from heapq import nlargest
-from itertools import groupby
 from operator import itemgetter
 from typing import Final, NamedTuple
 
 from weighbridge.errors import PatternError
+from weighbridge.spelling import divide_boxes, merge_words, numbered_forms, spell_numbers
 
 FIRST_SLOT: Final = 0xE000
 SLOT_COUNT: Final = 0x800
@@ -220,7 +220,7 @@ def index_set(numbers: Iterable[int]) -> str:
         >>> index_set({0, 1, 2, 3, 5, 7, 8}), index_set({17})
         ('{0..3,5,7,8}', '17')
     """
-    return _spell_numbers(tuple(sorted(set(numbers))))
+    return spell_numbers(tuple(sorted(set(numbers))))
 
 
 def natural_key(key: str) -> tuple[tuple[int, int, str], ...]:
@@ -238,7 +238,8 @@ def natural_key(key: str) -> tuple[tuple[int, int, str], ...]:
 def collapse(keys: Iterable[str]) -> list[str]:
     r"""Write a set of keys in few lines, in natural order.
 
-    `{0..3,5}` stands for each of these integers and `{down,up}` for each of these words, in every combination: a line
+    `{0..3,5}` stands for each of these integers, `expert{0..7}` for a word with each of them behind it, and `{down,up}`
+    for each of these words, in every combination: a line
     never covers a key that is not in the set. `\` stands before a brace, a comma or a `\` of the keys themselves.
 
     Examples:
@@ -252,11 +253,11 @@ def collapse(keys: Iterable[str]) -> list[str]:
     for template, members in found.templates.items():
         segments = [segment if _PLACEHOLDER.match(segment) else _escape(segment) for segment in template.split(".")]
         slots = [at for at, segment in enumerate(segments) if _PLACEHOLDER.match(segment)]
-        for box in _boxes({indices for _, indices in members}):
+        for box in divide_boxes({indices for _, indices in members}):
             for at, numbers in zip(slots, box, strict=True):
-                segments[at] = _spell_numbers(numbers)
+                segments[at] = spell_numbers(numbers)
             lines.append(tuple(segments))
-    return sorted((".".join(line) for line in _merge_words(lines)), key=_display_order)
+    return sorted((".".join(line) for line in merge_words(lines)), key=_display_order)
 
 
 def collapse_by_name(keys: Iterable[str]) -> list[str]:
@@ -269,7 +270,11 @@ def collapse_by_name(keys: Iterable[str]) -> list[str]:
     by_name: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for key in keys:
         by_name[tuple(part for part in key.split(".") if not part.isdigit())].append(key)
-    return [line for alike in by_name.values() for line in collapse(alike)]
+    forms = numbered_forms(by_name)
+    together: dict[tuple[str, ...], list[str]] = {}
+    for name, alike in by_name.items():
+        together.setdefault(forms[name], []).extend(alike)
+    return [line for alike in together.values() for line in collapse(alike)]
 
 
 def by_name(keys: Iterable[str]) -> dict[str, list[str]]:
@@ -292,53 +297,17 @@ def _display_order(line: str) -> tuple[tuple[int, int, str], ...]:
     return natural_key(_FIRST_NUMBER.sub(r"\1", line) if "{" in line else line)
 
 
-def _boxes(points: set[tuple[int, ...]]) -> list[tuple[tuple[int, ...], ...]]:
-    """Divide a set of index tuples into full products, each a tuple of sorted index sets, one per slot."""
-    if () in points:
-        return [()]
-    rests: defaultdict[int, set[tuple[int, ...]]] = defaultdict(set)
-    for first, *rest in points:
-        rests[first].add(tuple(rest))
-    alike: defaultdict[frozenset[tuple[int, ...]], list[int]] = defaultdict(list)
-    for first in sorted(rests):
-        alike[frozenset(rests[first])].append(first)
-    return [(tuple(firsts), *box) for rest, firsts in alike.items() for box in _boxes(set(rest))]
+def counted(count: int, noun: str) -> str:
+    """Write a number with its noun.
+
+    Examples:
+        >>> counted(1, "tensor"), counted(1200, "tensor")
+        ('1 tensor', '1,200 tensors')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def _spell_numbers(numbers: tuple[int, ...]) -> str:
-    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])]
-    # two neighbours are as short as a list, three and more are a range
-    spelled = [f"{run[0]}..{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs]
-    text = ",".join(spelled)
-    return "{" + text + "}" if len(numbers) > 1 else text
-
-
-def _is_word(segment: str) -> bool:
-    return not segment.startswith("{") and not segment.isdecimal()
-
-
-def _merge_words(lines: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Join lines that differ in one word, from the last segment to the first."""
-    for back in range(1, max(map(len, lines), default=0) + 1):
-        grouped: defaultdict[tuple[tuple[str, ...], ...], list[str]] = defaultdict(list)
-        for line in lines:
-            at = len(line) - back
-            word = line[at] if at >= 0 and _is_word(line[at]) else ""
-            rest = (line[:at], line[at + 1 :]) if word else (line, ())
-            grouped[(*rest, ("word",) if word else ())].append(word)
-        lines = [line for rest, words in grouped.items() for line in _joined(rest, words)]
-    return lines
-
-
-def _joined(rest: tuple[tuple[str, ...], ...], words: list[str]) -> Iterator[tuple[str, ...]]:
-    left, right, kind = rest
-    if not kind:
-        yield left
-    else:
-        yield (*left, "{" + ",".join(sorted(words)) + "}" if len(words) > 1 else words[0], *right)
-
-
-def nearest(key: str, candidates: Collection[str], count: int = 3) -> list[str]:
+def nearest(key: str, candidates: Collection[str], count: int = 3, least: float = 0.4) -> list[str]:
     """Find the existing keys that look most like `key`, best first.
 
     Candidates are compared by family, so that 90,000 of them take a fraction of a second; of each family, the member
@@ -348,6 +317,7 @@ def nearest(key: str, candidates: Collection[str], count: int = 3) -> list[str]:
         key: The key that is not there.
         candidates: The keys that are.
         count: How many to return at most.
+        least: The likeness below which a key is not named, from 0 to 1.
 
     Examples:
         >>> nearest("layers.3.self_attn.q_prj", ["layers.3.self_attn.q_proj", "layers.2.self_attn.q_proj", "norm"], 1)
@@ -364,7 +334,7 @@ def nearest(key: str, candidates: Collection[str], count: int = 3) -> list[str]:
         key=lambda other: (len(segments.intersection(other.split("."))), -abs(len(other) - len(wanted))),
     )
     scored = sorted(((_likeness(wanted, other), other) for other in likely), reverse=True)
-    return [_closest(by_template[other], indices) for score, other in scored[:count] if score > 0.4]
+    return [_closest(by_template[other], indices) for score, other in scored[:count] if score > least]
 
 
 def _shape(key: str) -> list[tuple[str, tuple[int, ...]]]:

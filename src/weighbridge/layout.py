@@ -362,7 +362,8 @@ def checked_axis(axis: int, ndim: int) -> int:
         2
     """
     if not -ndim <= axis < ndim:
-        raise LayoutError("axis-out-of-range", f"there is no axis {axis}", expected=f"one of {ndim} axes")
+        expected = f"from {-ndim} to {ndim - 1}: the tensor has {ndim} axes" if ndim else "none: the tensor has no axes"
+        raise LayoutError("axis-out-of-range", f"there is no axis {axis}", expected=expected)
     return axis % ndim
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections import Counter as Counts
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -76,6 +77,7 @@ def load_into(
     check_settable(plan, places)
     check_ties(plan, checkpoint, dict(header.ties))
     probe(plan, checkpoint, places)
+    _warn_of_dtypes(plan, places)
     with torch.no_grad():
         if shares_memory(checkpoint, places):
             _set_all_at_once(plan, checkpoint, places, progress)
@@ -89,6 +91,17 @@ def load_into(
     for fated in plan.initialised:
         _LOG.debug("left as it is: %s, by %s", fated.key, fated.by)
     return Report(plan)
+
+
+def _warn_of_dtypes(plan: Plan, places: dict[str, Places]) -> None:
+    """Say which tensors of a model, if it has values, take a file's dtype that nobody asked for by a cast."""
+    uncast = (zip(step.targets, step.program.targets, strict=True) for step in plan.steps if not step.program.casts)
+    new = ((key, dtype_of(output.dtype)) for step in uncast for key, output in step if key in places)
+    pairs = ((places[key].tensor, dtype) for key, dtype in new)
+    changed = Counts((held.dtype, dtype) for held, dtype in pairs if not held.is_meta and held.dtype != dtype)
+    for (held, dtype), count in changed.items():
+        words = f"{count:,} tensor{'s' * (count != 1)} of the model"
+        _LOG.warning('%s, %s so far, will be %s: dtype="target" keeps the model\'s', words, held, dtype)
 
 
 def remember(model: torch.nn.Module, plan: Plan) -> None:

@@ -181,10 +181,7 @@ class Mapping:
         legacy: Iterable[Transform] = (),
         forward: Mapping | None = None,
     ) -> None:
-        if not isinstance(transforms, Iterable):
-            raise MappingError("mapping-invalid", "transforms come as a list", got=repr(transforms))
-        listed = tuple(transforms)
-        _check_transforms(listed)
+        listed = _check_transforms(transforms)
         values = {
             "transforms": listed,
             "name": name,
@@ -347,17 +344,20 @@ def as_mapping(mapping: MappingLike) -> Mapping:
     return mapping if isinstance(mapping, Mapping) else Mapping(mapping)
 
 
-def _check_transforms(transforms: tuple[Any, ...]) -> None:
+def _check_transforms(transforms: Any) -> tuple[Transform, ...]:
+    if isinstance(transforms, str) or not isinstance(transforms, Iterable):
+        hint = "weighbridge.load_mapping(path) reads a mapping file"
+        raise MappingError("mapping-invalid", "transforms come as a list", got=repr(transforms), hint=hint)
     seen: set[Transform] = set()
-    for transform in transforms:
+    for transform in (listed := tuple(transforms)):
         if not isinstance(transform, TRANSFORMS):
             expected = ", ".join(kind.__name__ for kind in TRANSFORMS)
             raise MappingError("mapping-invalid", "this is no transform", expected=expected, got=repr(transform))
         if transform in seen:
-            raise MappingError(
-                "mapping-duplicate-rule", "this rule stands twice in one scope", where=describe(transform)
-            )
+            what, rule = "this rule stands twice in one scope", describe(transform)
+            raise MappingError("mapping-duplicate-rule", what, where=rule, hint="remove one of the two")
         seen.add(transform)
+    return listed
 
 
 _FIELDS: Final[MappingOf[type[Any], tuple[str, ...]]] = {

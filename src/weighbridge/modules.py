@@ -228,4 +228,5 @@ def check_model(plan: Plan, header: Header) -> None:
                 PlanError("model-mismatch", "the model's shape is another", where=key, expected=expected, got=got)
             )
     if problems:
-        raise PlanError("model-mismatch", "the plan was not made for this model", problems=problems)
+        hint = "make the plan anew, with this model as its target"
+        raise PlanError("model-mismatch", "the plan was not made for this model", hint=hint, problems=problems)

@@ -33,7 +33,7 @@ from weighbridge.movements import (
     Reshape,
     Transpose,
 )
-from weighbridge.specs import Shape, dtype_named
+from weighbridge.specs import Shape, dtype_named, widens_exactly
 from weighbridge.values import Arguments, Context, Lane, Value, arity_error
 
 
@@ -71,9 +71,9 @@ class Cast(Arguments):
             )
         if value.dtype == self.dtype:
             return value
-        if value.is_cast:
+        if value.is_rounded:
             raise LayoutError("operation-argument", "a second cast would lose the first one's rounding; use lower()")
-        return Value(value.layout, self.dtype, is_cast=True)
+        return Value(value.layout, self.dtype, is_rounded=not widens_exactly(value.dtype, self.dtype))
 
     def inverse(self) -> Cast:
         """Return the cast back to `source_dtype`.
@@ -82,7 +82,9 @@ class Cast(Arguments):
             LayoutError: `operation-one-way`.
         """
         if self.source_dtype is None:
-            raise LayoutError("operation-one-way", "a cast does not know what it came from", hint="give a source_dtype")
+            raise LayoutError(
+                "operation-one-way", "a cast does not know what it came from", hint="give it a source_dtype"
+            )
         return Cast(self.source_dtype, self.dtype)
 
 
@@ -208,7 +210,7 @@ def lower(
     """Lower a list of operations to layouts.
 
     Between two operations, a value in more copies than are worth running (`is_fragmented`) is written out as a
-    temporary, and so is one that is cast a second time, to keep the first cast's rounding.
+    temporary, and so is one that is cast again after a cast that may have rounded it.
 
     Args:
         operations: What is done, in order.
@@ -280,7 +282,7 @@ class _Bench:
         """Write out what the next operation could not take as it is."""
 
         def is_due(value: Value) -> bool:
-            recast = isinstance(operation, Cast) and value.is_cast and value.dtype != operation.dtype
+            recast = isinstance(operation, Cast) and value.is_rounded and value.dtype != operation.dtype
             return recast or is_fragmented(value.layout, self.sources, self.cap)
 
         return self.write_out(lanes, is_due)

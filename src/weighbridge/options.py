@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from weighbridge.errors import WeighbridgeError
 from weighbridge.mapping import Rules
 from weighbridge.specs import dtype_named
 
@@ -40,3 +43,30 @@ class Options:
     def __post_init__(self) -> None:
         if self.dtype not in (None, "target"):
             object.__setattr__(self, "dtype", dtype_named(str(self.dtype)).code)
+
+
+def read_options(given: MappingOf[str, Any]) -> Options:
+    """Take options by their names.
+
+    Args:
+        given: Values by name.
+
+    Raises:
+        WeighbridgeError: `usage` for a name that is none.
+        CheckpointError: `dtype-unknown`.
+
+    Examples:
+        >>> read_options({"initialize": "head"})
+        Traceback (most recent call last):
+        ...
+        weighbridge.errors.WeighbridgeError: usage: there is no such option @ initialize
+          expected  partial, drop, carry, initialise, dtype, layout, base_prefix, config
+          got       nearest: initialise
+    """
+    names = [field.name for field in fields(Options)]
+    strange = next((name for name in given if name not in names), None)
+    if strange is not None:
+        near = difflib.get_close_matches(strange, names, 1)
+        got = f"nearest: {near[0]}" if near else ""
+        raise WeighbridgeError("usage", "there is no such option", where=strange, expected=", ".join(names), got=got)
+    return Options(**given)

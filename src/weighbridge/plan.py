@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.errors import PlanError
 from weighbridge.files import FileSet
+from weighbridge.keys import counted
 from weighbridge.mapping import Mapping
 from weighbridge.program import Program, program_to_dict
 from weighbridge.specs import Header, TensorSpec
@@ -120,6 +121,13 @@ class Plan:
     target_files: FileSet | None = field(default=None, repr=False, compare=False)
     binding: Binding = field(default_factory=Binding, repr=False, compare=False)
 
+    def __str__(self) -> str:
+        return str(self.report)
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.source):,} -> {counted(len(self.target), 'tensor')}"
+        return f"<Plan {self.mapping.name!r}: {sizes}, {'exact' if self.is_exact else 'lossy'}, {self.hash[:16]}>"
+
     # ---- what the plan says ----
 
     @cached_property
@@ -201,7 +209,8 @@ class Plan:
 
         problems = find_problems(self)
         if problems:
-            raise PlanError("plan-failed", "the plan does not hold", problems=problems)
+            hint = "make the plan anew: its form was changed"
+            raise PlanError("plan-failed", "the plan does not hold", hint=hint, problems=problems)
 
     def __hash__(self) -> int:
         return int(self.hash[:16], 16)
@@ -235,7 +244,7 @@ class Plan:
         made = replace(
             self,
             steps=tuple(sorted(back, key=lambda step: step.targets)),
-            dropped=tuple(Fated(f.key, f.spec, f"initialised by {f.by}, not in the source") for f in left),
+            dropped=tuple(Fated(f.key, f.spec, f"not in the source, initialised: {f.by}") for f in left),
             initialised=(),
             tied_sources=self.tied_targets,
             tied_targets=self.tied_sources,

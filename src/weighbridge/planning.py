@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from shlex import quote
 from typing import Any, Final
@@ -18,14 +19,14 @@ from weighbridge.collecting import without_collection
 from weighbridge.errors import PlanError
 from weighbridge.files import FileSet
 from weighbridge.fitting import Draft, draft_reading
-from weighbridge.inverting import assumptions, prove_inverse
-from weighbridge.keys import nearest
+from weighbridge.inverting import assumptions, choices, prove_inverse
+from weighbridge.keys import counted, nearest
 from weighbridge.mapping import Carry, Drop, Initialise, Mapping, MappingLike, as_mapping, exception_rules
 from weighbridge.options import MODES, Options
 from weighbridge.plan import Plan
 from weighbridge.problems import merge_alike
 from weighbridge.readings import matching, nested_readings, possible_readings
-from weighbridge.specs import Header
+from weighbridge.specs import DTYPES, Header
 from weighbridge.transforms import describe
 
 _LOG: Final = logging.getLogger(__name__)
@@ -78,19 +79,37 @@ def compile_plan(
     plan.check()
     notes: list[str] = []
     if declared.forward is not None and chosen.reading.is_mapped:
-        prove_inverse(plan, declared.forward, options)
-        notes += assumptions(plan) if target is None else ()
+        as_stored = replace(options, dtype=None)  # a cast that the caller wants comes after the way back
+        proven = plan if options.dtype is None else draft_reading(chosen.reading, source, target, as_stored).plan
+        prove_inverse(proven, declared.forward, as_stored)
+        notes += (*assumptions(plan), *choices(plan, declared.forward)) if target is None else ()
     if declared.transforms and chosen.reading.is_mapped and not any(step.rules for step in plan.steps):
         notes.append("no rule of the mapping fired on any tensor")
+    notes += _kept_dtypes(plan, target, options) if target is not None else ()
     _log(plan)
     return replace(plan, notes=tuple(notes))
+
+
+def _kept_dtypes(plan: Plan, target: Header, options: Options) -> Iterator[str]:
+    """Say which targets keep a dtype that is not the one they have in the target, unless a dtype was asked for."""
+    written = (zip(step.targets, step.program.targets, strict=True) for step in plan.steps)
+    specs = [(key, output.dtype) for step in written for key, output in step]
+    specs += [(fated.key, fated.spec.dtype) for fated in plan.tied_targets]
+    pairs = ((target.specs[key].dtype, dtype) for key, dtype in specs if key in target.specs)
+    for (want, kept), count in sorted(Counter(pair for pair in pairs if pair[0] != pair[1]).items()):
+        is_float = DTYPES[kept].kind == "float"
+        if is_float and options.dtype is not None:
+            continue
+        remedy = 'dtype="target" (--dtype target) casts them' if is_float else "only floats are cast"
+        words = f"{count:,} targets want {want} and keep" if count > 1 else f"1 target wants {want} and keeps"
+        yield f"{words} {kept}: {remedy}"
 
 
 def _log(plan: Plan) -> None:
     """Say in one line what came of planning; for debugging, also how often each rule fired."""
     if not _LOG.isEnabledFor(logging.INFO):
         return
-    sizes = f"{len(plan.source):,} -> {len(plan.target):,} tensors"
+    sizes = f"{len(plan.source):,} -> {counted(len(plan.target), 'tensor')}"
     way_back = "exact" if plan.is_exact else f"lossy: {'; '.join(plan.lossy_reasons)}"
     _LOG.info('planned "%s": %s, reading: %s, %s', plan.mapping.name, sizes, plan.reading, way_back)
     if _LOG.isEnabledFor(logging.DEBUG):
@@ -113,7 +132,10 @@ def _refuse_unused(options: Options, source: Header, target: Header | None) -> N
             if header is not None and not matching(rule.pattern, header, rule.scope):
                 near = ", ".join(nearest(rule.pattern, sorted(header)))
                 what = f"this {kind.__name__.lower()} rule names no tensor"
-                raise PlanError("rule-unused", what, where=rule.pattern, got=f"nearest: {near}" if near else "")
+                hint = "correct the pattern, or leave the rule out"
+                raise PlanError(
+                    "rule-unused", what, where=rule.pattern, got=f"nearest: {near}" if near else "", hint=hint
+                )
 
 
 def _is_as_near(draft: Draft, other: Draft) -> bool:
@@ -171,7 +193,9 @@ def _none_fits(drafts: list[Draft], source: Header, target: Header | None) -> Pl
     tried += [f"and {len(others) - 2} more readings that fit less"] if len(others) > 2 else []
     return PlanError(
         "plan-failed",
-        f'the mapping "{best.plan.mapping.name}" does not fit' if best.plan.mapping.name else "nothing fits",
+        f'the mapping "{best.plan.mapping.name}" does not fit'
+        if best.plan.mapping.name
+        else "the mapping does not fit",
         got="\n".join(tried),
         hint=_hint(best),
         problems=merge_alike(best.problems(source, target)),
@@ -191,7 +215,10 @@ def _fault_line(draft: Draft) -> str:
 
 def _hint(draft: Draft) -> str:
     if draft.missing and draft.unplaced:
-        return f"weighbridge explain SOURCE MAPPING {quote(draft.missing[0])} shows every rule and the nearest names"
+        key = draft.missing[0]
+        command = f"weighbridge explain SOURCE MAPPING {quote(key)} --target TARGET"
+        call = "" if draft.faults else f" (in Python: plan(..., partial=True).explain({key!r}))"
+        return f"{command}{call}, which shows every rule and the nearest names"
     if draft.unplaced:
         return "declare what may be left over: carry=[...] or drop=[...], or partial=True (--carry, --drop, --partial)"
     if draft.missing:

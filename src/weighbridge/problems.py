@@ -1,14 +1,20 @@
-"""Put problems together that differ in indices only: a report has a block for each kind, not for each layer."""
+"""Say what is missing and what is left over, with the names that could be meant.
+
+Problems that differ in indices only are put together: a report has a block for each kind, not for each layer.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from weighbridge.errors import WeighbridgeError
-from weighbridge.keys import collapse_by_name, natural_key
+from weighbridge.errors import PlanError, WeighbridgeError
+from weighbridge.keys import collapse_by_name, natural_key, nearest
+from weighbridge.origins import Origin
+from weighbridge.specs import Header, Shape
 
 _NUMBER = re.compile(r"\d+")
+_BRACES = re.compile(r"\\(.)|\{((?:\\.|[^,{}\\])*?)(?:\.\.|,)[^{}]*\}")
 
 
 def merge_alike(problems: Iterable[WeighbridgeError]) -> list[WeighbridgeError]:
@@ -22,7 +28,6 @@ def merge_alike(problems: Iterable[WeighbridgeError]) -> list[WeighbridgeError]:
         that of the first one in natural order.
 
     Examples:
-        >>> from weighbridge.errors import PlanError
         >>> found = [PlanError("target-missing", "nothing fills this", where=f"h.{i}.w") for i in range(3)]
         >>> [problem.where for problem in merge_alike(found)]
         ['h.{0..2}.w']
@@ -42,3 +47,57 @@ def _merged(alike: list[WeighbridgeError]) -> WeighbridgeError:
     where = ", ".join(collapse_by_name(problem.where for problem in alike))
     got = f"{first.got}\n… and {len(alike) - 1} more like {first.where}" if first.got else first.got
     return type(first)(**{**first.to_dict(), "where": where, "got": got})
+
+
+class OpenSide:
+    """The tensors of one side, source or target, and those of them that have no partner on the other.
+
+    Args:
+        header: All specs of the side.
+        keys: Those without a partner.
+    """
+
+    def __init__(self, header: Header, keys: Sequence[str]) -> None:
+        self.header = header
+        self.names = sorted(header)
+        self._by_shape: dict[Shape, list[str]] = {}
+        for key in keys:
+            self._by_shape.setdefault(header[key].shape, []).append(key)
+
+    def near(self, key: str, others: OpenSide) -> list[str]:
+        """Name what a key of the other side could belong to: first of all, what is open and has its shape."""
+        fitting = self._by_shape.get(others.header[key].shape, [])
+        return list(dict.fromkeys([*nearest(key, fitting, 2, least=0), *nearest(key, self.names)]))[:3]
+
+
+def first_of(line: str) -> str:
+    r"""Return the first of the keys that a line of `collapse` stands for.
+
+    Examples:
+        >>> first_of("layers.{3..5,7}.up"), first_of(r"a\{b\}.{0,1}")
+        ('layers.3.up', 'a{b}.0')
+    """
+    return _BRACES.sub(lambda found: found[1] or found[2], line)
+
+
+def missing_target(line: str, origin: Origin | None, sources: OpenSide, targets: OpenSide) -> PlanError:
+    """Say that nothing fills some targets, what the rules would make them of, and what is like that.
+
+    Args:
+        line: The targets, as a line of `collapse`.
+        origin: What the rules would make the first of them of, if any rule makes it.
+        sources: The checkpoint's side.
+        targets: The target's side.
+    """
+    expected, likes = "", sources.near(first_of(line), targets)
+    if origin is not None and origin.sources[0] not in sources.header:
+        expected = str(origin)
+        likes = list(dict.fromkeys([*nearest(origin.sources[0], sources.names, 2), *likes]))[:3]
+    got = f"nearest sources: {', '.join(likes)}" if likes else ""
+    return PlanError("target-missing", "nothing fills this target", where=line, expected=expected, got=got)
+
+
+def unplaced_source(line: str, likes: Sequence[str]) -> PlanError:
+    """Say that some sources have no place, and name the targets that could be theirs."""
+    got = f"nearest targets: {', '.join(likes)}" if likes else ""
+    return PlanError("source-unplaced", "a source has no place in the target", where=line, got=got)

@@ -5,7 +5,7 @@ A program knows shapes, dtypes and copies, but no names, so that all layers of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -79,10 +79,10 @@ class Program:
 
     @cached_property
     def casts(self) -> tuple[tuple[str, str], ...]:
-        """The pairs of dtypes that copies convert between, each once."""
+        """The pairs of dtypes that copies convert between, each once, those of temporaries first."""
         slots = self.slots
-        found = {(slots[copy.source].dtype, output.dtype) for output in self.outputs for copy in output.layout.copies}
-        return tuple(sorted(pair for pair in found if pair[0] != pair[1]))
+        found = ((slots[copy.source].dtype, output.dtype) for output in self.outputs for copy in output.layout.copies)
+        return tuple(dict.fromkeys(pair for pair in found if pair[0] != pair[1]))
 
     @cached_property
     def reads(self) -> tuple[Coverage, ...]:
@@ -138,6 +138,37 @@ class Program:
         if unread or not (self.is_exact or lossy):
             raise PlanError("inverse-lossy", "this step cannot be undone", got=self.lossy_reason)
         return _inverse(self)
+
+    def recast(self, dtypes: Sequence[str]) -> Program:
+        """Return the program with its targets cast to other dtypes, after all the casts that it has.
+
+        A cast that keeps every value is fused with the new one. One that may round is not skipped: its result is
+        written to a temporary, which the new cast reads.
+
+        Args:
+            dtypes: The new dtype of each target.
+
+        Examples:
+            >>> narrowed = Program.identity(TensorSpec("F32", (2, 3)), "F16").recast(["F32"])
+            >>> narrowed.casts, narrowed.is_exact
+            ((('F32', 'F16'), ('F16', 'F32')), False)
+            >>> Program.identity(TensorSpec("BF16", (2, 3)), "F32").recast(["BF16"]).is_identity
+            True
+        """
+        temporaries, targets = list(self.temporaries), []
+        for output, dtype in zip(self.targets, dtypes, strict=True):
+            if output.dtype != dtype and not self._widens(output):
+                temporaries.append(output)
+                layout = Layout.of(len(self.sources) + len(temporaries) - 1, output.layout.shape)
+                targets.append(Output(dtype, layout))
+            else:
+                targets.append(output._replace(dtype=dtype))
+        return Program(self.sources, tuple(temporaries), tuple(targets))
+
+    def _widens(self, output: Output) -> bool:
+        """Whether an output's copies keep every value that they move."""
+        read = {self.slots[copy.source].dtype for copy in output.layout.copies}
+        return all(widens_exactly(dtype, output.dtype) for dtype in read)
 
     @property
     def copies(self) -> int:

@@ -36,7 +36,8 @@ def find_problems(plan: Plan) -> list[WeighbridgeError]:
         try:
             program.prove()
         except WeighbridgeError as problem:
-            problems.append(problem)
+            user = next(step for step in plan.steps if step.program == program)
+            problems.append(problem.with_context(where=", ".join((user.targets or user.sources)[:1])))
     problems += [problem for step in plan.steps for problem in _step_problems(step, len(plan.mapping.transforms))]
     for side, fates in (("source", plan.source_fates()), ("target", plan.target_fates())):
         twice = [key for key, count in Counter(key for key, _ in fates).items() if count > 1]
@@ -110,8 +111,9 @@ def read_plan(form: Any) -> Plan:
         raise
     except Exception as problem:
         # A damaged form can go wrong at any place and in any way; to the caller all of them are one.
-        got = f"{type(problem).__name__}: {problem}"[:200]
-        raise PlanError("plan-format", "this is no plan", got=got) from problem
+        got = f"no field {problem}" if isinstance(problem, KeyError) else f"{type(problem).__name__}: {problem}"
+        expected = "what Plan.to_json or weighbridge plan --out writes"
+        raise PlanError("plan-format", "this is no plan", expected=expected, got=got[:200]) from problem
     return plan
 
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any, Final
 
+from weighbridge.errors import WeighbridgeError
 from weighbridge.keys import families
 from weighbridge.mapping import Mapping
 from weighbridge.pattern import Pattern
 from weighbridge.specs import Header
 from weighbridge.tracing import FREE, Rules, Traced, finish_names, prepare, spell, trace_keys
-from weighbridge.transforms import PrefixChange, strip_scope
+from weighbridge.transforms import PrefixChange, pairs, strip_scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,4 +191,13 @@ def _paths(header: Header) -> list[str]:
         parts = list(takewhile(lambda part: not part.isdigit(), key.split(".")[:-1]))
         counts.update(".".join(parts[:depth]) for depth in range(1, min(len(parts), 3) + 1))
     ranked = sorted((-count, path) for path, count in counts.items())
-    return [path for _, path in ranked[:MOST_PATHS]]
+    return list(islice((path for _, path in ranked if _is_prefix(path)), MOST_PATHS))
+
+
+def _is_prefix(path: str) -> bool:
+    """Whether a path can be a prefix: a key may hold anything, such as an empty segment or a pattern's characters."""
+    try:
+        pairs(PrefixChange(prefix_to_add=path))
+    except WeighbridgeError:
+        return False
+    return True

@@ -15,16 +15,33 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.errors import RegistryError
 from weighbridge.mapping import Mapping, MappingLike, as_mapping
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Provider = Callable[[str], MappingLike]
 """Loads the mapping of one of the names that it was offered under."""
 
 ENTRY_POINT_GROUP: Final = "weighbridge.mappings"
 """Group of the entry points by which other packages ship mappings: each names a `Mapping`, or a function giving one."""
+
+
+class Origin(NamedTuple):
+    """Where a name comes from.
+
+    Args:
+        kind: ``registered`` in this process, ``entry point`` of an installed package, or ``built in``.
+        package: The package that offers it; empty for what was registered.
+        place: Module that holds the mapping, as an entry point with the name in it; for an alias, what it stands for.
+    """
+
+    kind: str
+    package: str = ""
+    place: str = ""
 
 
 @dataclass(eq=False)
@@ -46,7 +63,9 @@ class Registry:
     _mappings: dict[str, Mapping] = field(default_factory=dict, repr=False)
     _aliases: dict[str, str] = field(default_factory=dict, repr=False)
     _providers: dict[str, Provider] = field(default_factory=dict, repr=False)
+    _places: dict[str, str] = field(default_factory=dict, repr=False)
     _provided: dict[str, Mapping] = field(default_factory=dict, repr=False)
+    _shipped: dict[str, Mapping] = field(default_factory=dict, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _changes: int = field(default=0, repr=False)
 
@@ -89,7 +108,7 @@ class Registry:
             self._aliases[name] = self._aliases.get(of, of)
             self._changes += 1
 
-    def provide(self, names: Iterable[str], load: Provider) -> None:
+    def provide(self, names: Iterable[str], load: Provider, place: Callable[[str], str] | None = None) -> None:
         """Offer built-in mappings, each loaded when it is first asked for.
 
         What is registered under the same name goes first, and so does what another provider offered before.
@@ -97,6 +116,8 @@ class Registry:
         Args:
             names: Class names and model types.
             load: Called with one of the names; returns its mapping.
+            place: Called with one of the names; returns the module that its mapping is in. The module of `load` by
+                default.
 
         Examples:
             >>> registry = Registry(use_entry_points=False)
@@ -107,6 +128,7 @@ class Registry:
         with self._lock:
             for name in names:
                 self._providers.setdefault(name, load)
+                self._places.setdefault(name, place(name) if place is not None else load.__module__)
             self._changes += 1
 
     def get(self, name: str) -> Mapping | None:
@@ -117,6 +139,29 @@ class Registry:
         """Tell whether a name is only known from a provider: nobody registered it, and no package ships it."""
         with self._lock:
             return name in self._providers and not self._is_meant(name)
+
+    def origin(self, name: str) -> Origin:
+        """Say where a name comes from; nothing is loaded.
+
+        Raises:
+            RegistryError: `mapping-not-found`.
+
+        Examples:
+            >>> registry = Registry(use_entry_points=False)
+            >>> registry.provide(["llava"], lambda name: Mapping(), lambda name: "weighbridge.families.llava")
+            >>> registry.origin("llava")
+            Origin(kind='built in', package='weighbridge', place='weighbridge.families.llava')
+        """
+        with self._lock:
+            if name in self._mappings or name in self._aliases:
+                return Origin("registered", place=self._aliases.get(name, ""))
+            if name in self._entry_points():
+                points = _entry_points_named(name)
+                packages = dict.fromkeys(point.dist.name for point in points if point.dist is not None)
+                return Origin("entry point", ", ".join(packages), ", ".join(point.value for point in points))
+            if name not in self._providers:
+                raise self.not_found(name)
+            return Origin("built in", self._places[name].partition(".")[0], self._places[name])
 
     @property
     def changes(self) -> int:
@@ -147,12 +192,15 @@ class Registry:
         with self._lock:
             made = Registry(self.use_entry_points, dict(self._mappings), dict(self._aliases))
             made._providers, made._provided = dict(self._providers), dict(self._provided)
+            made._places, made._shipped = dict(self._places), dict(self._shipped)
             return made
 
     def registered(self) -> Registry:
         """Return a registry of only what was registered or is shipped by packages, nothing that is built in."""
         with self._lock:
-            return Registry(self.use_entry_points, dict(self._mappings), dict(self._aliases))
+            made = Registry(self.use_entry_points, dict(self._mappings), dict(self._aliases))
+            made._shipped = dict(self._shipped)
+            return made
 
     def _is_meant(self, name: str) -> bool:
         return name in self._mappings or name in self._aliases or name in self._entry_points()
@@ -163,7 +211,7 @@ class Registry:
                 "mapping-exists",
                 "a mapping is already registered under this name",
                 where=name,
-                hint="pass overwrite=True to replace it",
+                hint="choose another name, or pass overwrite=True to replace what is there",
             )
 
     def _lookup(self, name: str) -> Mapping | None:
@@ -172,8 +220,9 @@ class Registry:
             if name in self._mappings:
                 return self._mappings[name]
             if name in self._entry_points():
-                self._mappings[name] = self._load(name)
-                return self._mappings[name]
+                if name not in self._shipped:
+                    self._shipped[name] = self._load(name)
+                return self._shipped[name]
             return self._lookup_provided(name)
 
     def _lookup_provided(self, name: str) -> Mapping | None:
@@ -186,9 +235,7 @@ class Registry:
         return _entry_point_names() if self.use_entry_points else frozenset()
 
     def _load(self, name: str) -> Mapping:
-        from importlib.metadata import entry_points
-
-        found = list(entry_points(group=ENTRY_POINT_GROUP, name=name))
+        found = _entry_points_named(name)
         if len(found) > 1:
             owners = ", ".join(str(point.value) for point in found)
             raise RegistryError("mapping-exists", "two packages ship this mapping", where=name, got=owners)
@@ -204,7 +251,8 @@ class Registry:
             "no mapping is registered under this name",
             where=" or ".join(filter(None, names)),
             got="nearest: " + ", ".join(near) if near else f"{len(list(self))} registered names, none alike",
-            hint="weighbridge.register(name, transforms), or give a mapping file, such as path.yaml",
+            hint="weighbridge.register(name, transforms), or give a mapping file, such as path.yaml;\n"
+            "weighbridge mapping list prints all names",
         )
 
 
@@ -214,6 +262,13 @@ def _entry_point_names() -> frozenset[str]:
     from importlib.metadata import entry_points  # it loads an e-mail parser, which is slow
 
     return frozenset(entry_points(group=ENTRY_POINT_GROUP).names)
+
+
+def _entry_points_named(name: str) -> list[EntryPoint]:
+    """Find the entry points of a name; more than one if several packages ship it."""
+    from importlib.metadata import entry_points
+
+    return list(entry_points(group=ENTRY_POINT_GROUP, name=name))
 
 
 default_registry: Final = Registry()

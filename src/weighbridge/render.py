@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 
 from weighbridge.copies import Copy
 from weighbridge.diagrams import draw_step, region_of
-from weighbridge.keys import collapse, collapse_by_name, natural_key, nearest
+from weighbridge.keys import collapse, collapse_by_name, counted, natural_key, nearest
 from weighbridge.membership import missing_members, near_miss
+from weighbridge.origins import find_origins
 from weighbridge.plan import DEFAULT_BUDGET_BYTES, Fate, Plan, Step
 from weighbridge.specs import Shape
+from weighbridge.spelling import numbered_forms
 from weighbridge.tracing import Rules, match_rule, prepare, write_name
 from weighbridge.transforms import describe
+from weighbridge.unused import find_unused, unused_lines
 from weighbridge.workers import MAX_WORKERS
 
 SHOWN_LINES = 40
@@ -81,15 +84,17 @@ class Report:
     def lines(self, *, full: bool = False) -> Iterator[str]:
         """Yield the report's lines; `full` lists every group of like steps."""
         plan, spent = self.plan, cost(self.plan)
-        name = plan.mapping.name or f"{len(plan.mapping)} transforms"
-        yield f"plan      {name}: {len(plan.source):,} -> {len(plan.target):,} tensors, reading: {plan.reading}"
+        name = plan.mapping.name or counted(len(plan.mapping), "transform")
+        sizes = f"{len(plan.source):,} -> {counted(len(plan.target), 'tensor')}"
+        yield f"plan      {name}: {sizes}, reading: {plan.reading}"
         yield f"bytes     {format_bytes(spent.read_bytes)} read, {format_bytes(spent.written_bytes)} written"
         yield f"memory    at most {format_bytes(spent.buffer_bytes)} of buffers beside the result"
-        yield f"copies    {spent.copies:,} in {len(plan.programs):,} different programs"
+        yield f"copies    {spent.copies:,} in {counted(len(plan.programs), 'program')}"
         yield "way back  " + ("exact" if plan.is_exact else "lossy: " + "; ".join(plan.lossy_reasons))
         for side, fates in self.fates().items():
             counts = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
             yield f"{side + 's':<9} {counts or 'none'}"
+        yield from unused_lines(plan)
         yield from (f"note      {note}" for note in plan.notes)
         yield f"hash      {plan.hash[:16]}"
         yield ""
@@ -133,6 +138,7 @@ class Report:
             "exact": plan.is_exact,
             "lossy_reasons": list(plan.lossy_reasons),
             "notes": list(plan.notes),
+            "unused": find_unused(plan)._asdict(),
             "fates": self.fates(),
             **spent._asdict(),
             "steps": [
@@ -152,9 +158,16 @@ def _alike(steps: Iterable[Step]) -> Iterator[list[Step]]:
     """Group steps that differ only in indices, in natural order of their first target."""
     groups: dict[tuple[Any, ...], list[Step]] = {}
     for step in steps:
-        form = tuple(part for part in step.targets[0].split(".") if not part.isdigit())
-        groups.setdefault((form, id(step.program), step.fate, step.rules), []).append(step)
-    yield from sorted(groups.values(), key=lambda group: natural_key(group[0].targets[0]))
+        name = tuple(part for part in step.targets[0].split(".") if not part.isdigit())
+        groups.setdefault((name, id(step.program), step.fate, step.rules), []).append(step)
+    by_rest: dict[tuple[Any, ...], dict[tuple[str, ...], list[Step]]] = {}
+    for (name, *rest), group in groups.items():
+        by_rest.setdefault(tuple(rest), {})[name] = group
+    merged: dict[tuple[Any, ...], list[Step]] = {}
+    for alike, named in by_rest.items():
+        for name, form in numbered_forms(named).items():
+            merged.setdefault((form, *alike), []).extend(named[name])
+    yield from sorted(merged.values(), key=lambda group: natural_key(group[0].targets[0]))
 
 
 def _group_lines(plan: Plan, alike: list[Step]) -> Iterator[str]:
@@ -168,7 +181,9 @@ def _group_lines(plan: Plan, alike: list[Step]) -> Iterator[str]:
         casts = "".join(f"  {a} cast to {b}" for a, b in program.casts)
         yield f"  <- {', '.join(sources)}   {rules}{casts}"
     if program.temporaries:
-        yield f"     through {len(program.temporaries)} temporaries of {format_bytes(program.temporary_bytes)}"
+        count = len(program.temporaries)
+        words = f"{count} temporaries" if count > 1 else "a temporary"
+        yield f"     through {words} of {format_bytes(program.temporary_bytes)}"
 
 
 class Tried(NamedTuple):
@@ -188,11 +203,12 @@ class Explanation:
         key: What was asked about.
         sides: ``source``, ``target``, both, or neither for a key that the plan does not know.
         fates: The key's fate on each of its sides.
-        tried: Every rule in order, for the key itself or, for a target, for its first source.
+        tried: Every rule in order, for the key itself or, for a target, for its first source or origin.
         copies: The strided copies that touch the key, in words.
         nearest: Existing names like it, for a key that the plan does not know.
         group: The incomplete group that the key belongs to, and what is missing of it.
         diagrams: The copies as pictures, in lines of text.
+        origins: Names that the rules would make the key of, for one that nothing fills.
     """
 
     key: str
@@ -205,6 +221,7 @@ class Explanation:
     nearest: tuple[str, ...]
     group: tuple[str, ...] = ()
     diagrams: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -213,6 +230,8 @@ class Explanation:
         known = " and ".join(self.sides) or "in neither layout"
         fates = ", ".join(fate.name + (f" ({fate.by})" if fate.by else "") for fate in self.fates)
         yield f"{self.key}   {known}" + (f": {fates}" if fates else "")
+        if self.origins:
+            yield f"  origin   {', '.join(self.origins)}: not in the source; the rules would make the key of it"
         if self.nearest:
             yield f"  nearest  {', '.join(self.nearest)}"
         if self.sources:
@@ -242,6 +261,7 @@ class Explanation:
             "nearest": list(self.nearest),
             "group": list(self.group),
             "diagrams": list(self.diagrams),
+            "origins": list(self.origins),
         }
 
 
@@ -259,8 +279,9 @@ def explain(plan: Plan, key: str) -> Explanation:
     sides = tuple(side for side, known in fates.items() if key in known)
     numbers = dict.fromkeys(fates[side][key].step for side in sides)
     steps = [plan.steps[number] for number in numbers if number is not None]
-    near = () if sides else tuple(nearest(key, list(dict.fromkeys([*plan.source, *plan.target])), 5))
-    traced = key if "source" in sides or not steps else steps[0].sources[0]
+    origins = () if steps or "source" in sides else _missing_origins(plan, key)
+    near = () if sides else _near(plan, origins, key)
+    traced = key if "source" in sides else next(iter([*(s for step in steps for s in step.sources), *origins]), key)
     return Explanation(
         key,
         sides,
@@ -272,7 +293,20 @@ def explain(plan: Plan, key: str) -> Explanation:
         near,
         missing_members(plan.mapping, plan.source, key) if _is_left_out(plan, steps) else (),
         tuple(line for step in steps for line in draw_step(step, key)),
+        origins,
     )
+
+
+def _missing_origins(plan: Plan, key: str) -> tuple[str, ...]:
+    """Name what the rules would make a key of, where none of that is there: what is there has made something else."""
+    found = find_origins(plan.mapping, [key]).get(key)
+    return () if found is None or any(name in plan.source for name in found.sources) else found.sources
+
+
+def _near(plan: Plan, origins: tuple[str, ...], key: str) -> tuple[str, ...]:
+    like_origin = [name for origin in origins[:1] for name in nearest(origin, list(plan.source), 2)]
+    like_key = nearest(key, list(dict.fromkeys([*plan.source, *plan.target])), 5)
+    return tuple(dict.fromkeys([*like_key[:1], *like_origin, *like_key]))[:5]
 
 
 def _is_left_out(plan: Plan, steps: Iterable[Step]) -> bool:
@@ -322,9 +356,16 @@ def _copy_lines(step: Step, key: str) -> Iterator[str]:
     program = step.program
     names = [*step.sources, *(f"temporary {number}" for number in range(len(program.temporaries)))]
     outputs = [*names[len(step.sources) :], *step.targets]
-    for name, output in zip(outputs, program.outputs, strict=True):
+    made = list(zip(outputs, program.outputs, strict=True))
+    before, after = {key}, {key}  # with the temporaries that the key is made of, and that are made of it
+    reads = [(name, {names[copy.source] for copy in output.layout.copies}) for name, output in made]
+    for name, parts in reads:
+        after |= {name} if parts & after else set()
+    for name, parts in reversed(reads):
+        before |= parts if name in before else set()
+    for name, output in made:
         for copy in output.layout.copies:
-            if key not in (name, names[copy.source]):
+            if name not in before and names[copy.source] not in after:
                 continue
             source = program.slots[copy.source]
             target_box = region(copy, output.layout.shape, of_target=True)

@@ -97,7 +97,9 @@ def resolve(model: torch.nn.Module, registry: Registry = default_registry, *, re
         mapping = compose(mounts, class_name(inner), asked.prefix)
         known[registry] = _Answer(asked, mapping, is_known=bool(mounts))
     if required and not known[registry].is_known:
-        raise registry.not_found(class_name(inner), _model_type(getattr(inner, "config", None)))
+        problem = registry.not_found(class_name(inner), _model_type(getattr(inner, "config", None)))
+        problem.hint += "\ngive [] as the mapping if the checkpoint has the model's own names"
+        raise problem
     return known[registry].mapping
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.errors import PlanError
+from weighbridge.inverting import proven_steps
+from weighbridge.keys import collapse
 from weighbridge.loading import loaded_plan
+from weighbridge.mapping import Drop
 from weighbridge.modules import module_header
+from weighbridge.origins import invert_rules, unstable_names
 from weighbridge.plan import Fated, Plan, Step
 from weighbridge.program import Output, Program
 from weighbridge.specs import Header, TensorSpec
@@ -15,12 +22,16 @@ from weighbridge.specs import Header, TensorSpec
 if TYPE_CHECKING:
     import torch
 
+_LOG: Final = logging.getLogger(__name__)
+
 
 def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> Plan | None:
     """Return the plan that takes a model's weights back to where they came from; None if it came through no plan.
 
-    Weights that were initialised, a new head for example, go in under their own names, unless the rule that declares
-    them says that no file has them; so do tensors that the model has gained since it was loaded.
+    Weights that were initialised go in under the names that the mapping's rules, run backwards, give them, if the
+    mapping turns these into theirs again; under their own names otherwise, as a new head does that no rule speaks of.
+    They are left out where the rule that declares them says that no file has them. Tensors that the model has gained
+    since it was loaded go in as well.
 
     Args:
         model: The model, without wrappers.
@@ -37,14 +48,49 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> Plan | 
 
 
 def _back(plan: Plan, model: torch.nn.Module, header: Header, *, lossy: bool) -> Plan:
-    """Invert a plan; initialised weights go in under their own names, unless their rule says that no file has them."""
+    """Invert a plan, and add the weights that no file gave, unless their rule says that no file has them."""
     absent = {rule.why or f'"{rule.pattern}"' for rule in plan.mapping.initialise if not rule.saved}
     new = tuple(fated for fated in plan.initialised if fated.by not in absent)
     left = tuple(fated._replace(by=f"not in the file: {fated.by}") for fated in plan.initialised if fated.by in absent)
     known = dict(plan.target_fates())
     gained = tuple(Fated(key, spec, "new since loading") for key, spec in header.items() if key not in known)
     back = replace(plan, initialised=new + gained).inverse(model, lossy=lossy, keep_initialised=True)
+    back = _under_published_names(back, [*new, *gained], getattr(model, "config", None))
     return replace(back, dropped=back.dropped + left)
+
+
+def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> Plan:
+    """Give weights that no file had the names that the rules have for them; note those that keep another name."""
+    if not new or not back.mapping.transforms:
+        return back
+    taken = {key for key in back.target if key not in {fated.key for fated in new}}
+    header = Header({fated.key: fated.spec for fated in new})
+    named = [step for step in proven_steps(back.mapping, header, config) if taken.isdisjoint(step.targets)]
+    done = {key for step in named for key in step.sources}
+    steps = [step for step in back.steps if done.isdisjoint(step.sources)]
+    made = replace(back, steps=tuple(sorted([*steps, *named], key=lambda step: step.targets)))
+    others = [key for key in header if key not in done]
+    unled = {*unstable_names(back.mapping, others), *unstable_names(invert_rules(back.mapping).mapping, others)}
+    if unled:
+        keys = ", ".join(collapse(unled)[:4])
+        note = f"{keys}: saved under the model's own name, as the rules lead back to no other one that can be relied on"
+        _LOG.warning("%s", note)
+        made = replace(made, notes=(*made.notes, note))
+    made.check()
+    return made
+
+
+def tied_names(model: torch.nn.Module) -> list[Drop]:
+    """Return the rules that leave out the second names of tied weights, for a model that was never loaded.
+
+    A published file holds such a weight once. Which of its names that is, a model of transformers says
+    (`all_tied_weights_keys`); of a model that does not say it, every name is kept. So is a name whose weight is another
+    tensor now, against what the model says.
+    """
+    said: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    ties = module_header(model).ties if said else {}
+    shared = (key for key, twin in said.items() if key in ties and ties[key] == ties.get(twin, twin))
+    return [Drop(f"^{re.escape(key)}$", "tied") for key in shared]
 
 
 def in_dtypes(plan: Plan, header: Header) -> Plan:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
-from weighbridge.api import AnyMapping, Place, config_of, open, plan
+from weighbridge.api import Place, config_of, open, plan
 from weighbridge.errors import WeighbridgeError
+from weighbridge.finding import AnyMapping
 from weighbridge.registry import default_registry
 
 if TYPE_CHECKING:

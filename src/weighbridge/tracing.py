@@ -207,6 +207,7 @@ def match_rule(rules: Rules, rule: Rule, name: str, *, literal: bool = True) -> 
             "two patterns of one rule claim this key",
             got=claims,
             because=rules.mapping.rule_name(rule.number),
+            hint="make one of the two patterns narrower",
         )
     return *found[0], inner
 
@@ -215,7 +216,8 @@ def _refuse_second(rules: Rules, first: Rule, name: str, literal: bool) -> None:
     for rule in rules.rules[first.number + 1 :]:
         if rule.converts and match_rule(rules, rule, name, literal=literal) is not None:
             both = f"{rules.mapping.rule_name(first.number)}\n{rules.mapping.rule_name(rule.number)}"
-            raise PlanError("rule-overlap", "two converters claim this key", because=both)
+            hint = "make one of the two patterns narrower, or give one a scope"
+            raise PlanError("rule-overlap", "two converters claim this key", because=both, hint=hint)
 
 
 def _hit(rule: Rule, lane: int, match: Match, inner: str) -> Hit:

@@ -263,7 +263,7 @@ class WeightConverter:
         self,
         source_patterns: Patterns,
         target_patterns: Patterns,
-        operations: Iterable[Operation],
+        operations: Iterable[Operation] = (),
         scope: str = "",
     ) -> None:
         _set_sides(self, source_patterns, target_patterns, scope)
@@ -271,7 +271,7 @@ class WeightConverter:
             raise MappingError("mapping-invalid", "operations come as a list", got=repr(operations))
         _set(self, operations=tuple(operations))
         if not self.operations:
-            raise MappingError("mapping-invalid", "a converter needs at least one operation")
+            raise MappingError("mapping-invalid", "a converter needs an operation", hint="names alone: WeightRenaming")
         strange = [operation for operation in self.operations if not isinstance(operation, OPERATIONS)]
         if strange:
             raise MappingError("mapping-invalid", "this is no operation", got=repr(strange[0]))
@@ -292,8 +292,11 @@ class WeightConverter:
             PatternError: `pattern-one-way`.
             LayoutError: `operation-one-way`.
         """
-        sources, targets = _inverted_patterns(self)
-        return WeightConverter(sources, targets, invert_operations(self.operations), scope=self.scope)
+        try:
+            sources, targets = _inverted_patterns(self)
+            return WeightConverter(sources, targets, invert_operations(self.operations), scope=self.scope)
+        except WeighbridgeError as problem:
+            raise problem.with_context(where=describe(self)) from None
 
 
 Transform = WeightRenaming | GroupWeightRename | PrefixChange | WeightConverter

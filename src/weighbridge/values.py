@@ -18,12 +18,12 @@ class Value:
     Args:
         layout: The copies that write it.
         dtype: A code of `DTYPES`.
-        is_cast: Whether the sources hold another dtype, so that the copies convert what they move.
+        is_rounded: Whether a cast on the way here may have changed values, so that no further cast can be fused to it.
     """
 
     layout: Layout
     dtype: str
-    is_cast: bool = False
+    is_rounded: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -128,7 +128,11 @@ def common_dtype(values: Iterable[Value]) -> str:
         raise arity_error("at least one tensor", ())
     if len(dtypes) > 1:
         raise LayoutError(
-            "dtype-mismatch", "tensors of different dtypes cannot become one", expected=dtypes[0], got=", ".join(dtypes)
+            "dtype-mismatch",
+            "tensors of different dtypes cannot become one",
+            expected="one dtype",
+            got=", ".join(dtypes),
+            hint="put a Cast before the operation that joins them",
         )
     return dtypes[0]
 
@@ -159,6 +163,7 @@ def read_config(config: object, name: str, default_to_text: bool = False) -> int
             f"the configuration has no usable {name!r}",
             expected="a positive whole number",
             got="no configuration" if config is None else "nothing" if found is None else repr(found),
+            hint="keep the model's config.json beside the weights, or pass config=",
         )
     return int(found)
 

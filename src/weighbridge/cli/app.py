@@ -23,7 +23,10 @@ from weighbridge.cli.linting import LintSubject
 from weighbridge.cli.mappings import app as mappings
 from weighbridge.cli.options import (
     DestinationArgument,
+    DirectOption,
     FullOption,
+    Link,
+    LinkOption,
     MappingArgument,
     NoSyncOption,
     OnlyOption,
@@ -47,13 +50,18 @@ from weighbridge.cli.pages import plan_page
 from weighbridge.cli.progress import progress_bar
 from weighbridge.cli.tree import module_tree, tree_lines
 from weighbridge.errors import PlanError, WeighbridgeError
+from weighbridge.finding import refuse_swapped
+from weighbridge.keys import counted
 from weighbridge.plan import DEFAULT_BUDGET_BYTES, Plan
 from weighbridge.render import Explanation, format_bytes
 from weighbridge.storage import check_destination
 from weighbridge.storage.inventory import write_inventory
+from weighbridge.unused import unused_lines
 
 # Typer brings its own copy of click or needs the real one, by its version: this is the right class in both.
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
+
+_PATTERN_OPTIONS = {"--only", "--drop", "--carry", "--initialise"}
 
 _STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Signals that would end the process on the spot."""
@@ -78,7 +86,10 @@ def _weighbridge(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Move model weights between layouts, both ways, and account for every byte."""
+    """Move model weights between layouts, both ways, and account for every byte.
+
+    Example: weighbridge inspect model/
+    """
 
 
 @app.command()
@@ -139,7 +150,7 @@ def plan(
 
     Example: weighbridge plan model/ qwen3_moe --target other/model.safetensors
     """
-    with reporting(output, full=full):
+    with reporting(output, full=full), options.naming(source, mapping):
         found = options.mapping(mapping)
         made = options.make_plan(source, found, only) if html is None else plan_page(options, source, found, only, html)
         if out is not None:
@@ -175,6 +186,7 @@ def explain(
 
 
 def _explain_failure(output: Output, problem: PlanError, answer: Explanation, full: bool) -> NoReturn:
+    problem.hint = "" if problem.hint.startswith("weighbridge explain") else problem.hint
     output.fail(problem, full=full, beside={"explanation": answer.to_dict()})
     if not (output.as_json or output.quiet):
         print_lines([""], error=True)
@@ -202,21 +214,26 @@ def convert(
     ] = False,
     resume: ResumeOption = False,
     no_sync: NoSyncOption = False,
+    link: LinkOption = Link.NEVER,
+    direct: DirectOption = False,
 ) -> None:
     """Convert a checkpoint into a new directory, which appears whole or not at all.
 
     Example: weighbridge convert model/ converted/ qwen3_moe
     """
-    with reporting(output):
+    with reporting(output), options.naming(source, mapping):
+        refuse_swapped(source, destination, mapping)
         check_destination(destination, [source])
         choices = {
             "digests": digests,
             "resume": resume,
             "sync": not no_sync,
+            "link": link.value,
             "max_shard_size": None if max_shard_size == "none" else size_option("--max-shard-size", max_shard_size),
             "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
         }
-        made = options.make_plan(source, options.mapping(mapping), only)
+        found = options.mapping(mapping)
+        made = options.make_plan(api.open(source, direct=direct), found, only)
         _write(output, made, destination, "converting", choices)
         output.give(lambda: _written_form(made, destination), _written_lines(made, destination))
 
@@ -230,6 +247,8 @@ def revert(
     lossy: Annotated[bool, typer.Option("--lossy", help="Go back without what was dropped or rounded.")] = False,
     resume: ResumeOption = False,
     no_sync: NoSyncOption = False,
+    link: LinkOption = Link.NEVER,
+    direct: DirectOption = False,
 ) -> None:
     """Undo a conversion by the receipt that it left: the files it came from, byte for byte.
 
@@ -237,9 +256,9 @@ def revert(
     """
     with reporting(output):
         check_destination(destination, [source])
-        back = api.plan_revert(Path(source).expanduser(), lossy=lossy)
-        _write(output, back, destination, "reverting", {"resume": resume, "sync": not no_sync})
-        output.give(lambda: _written_form(back, destination), _written_lines(back, destination))
+        back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
+        _write(output, back, destination, "reverting", {"resume": resume, "sync": not no_sync, "link": link.value})
+        output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
 
 
 def _write(output: Output, made: Plan, destination: str, word: str, options: dict[str, Any]) -> None:
@@ -253,15 +272,19 @@ def _written_form(made: Plan, destination: str) -> dict[str, Any]:
     return {"destination": destination, "files": sorted(file.name for file in Path(destination).iterdir()), **report}
 
 
-def _written_lines(made: Plan, destination: str) -> Iterator[str]:
+def _written_lines(made: Plan, destination: str, *, is_reverted: bool = False) -> Iterator[str]:
     written = made.report.to_dict()["written_bytes"]
-    yield f"wrote     {destination}: {len(made.target):,} tensors, {format_bytes(written)}"
+    yield f"wrote     {destination}: {counted(len(made.target), 'tensor')}, {format_bytes(written)}"
+    yield from () if is_reverted else unused_lines(made)
     yield from (f"note      {note}" for note in made.notes)
     if made.initialised:
-        yield f"note      {len(made.initialised):,} targets have no values: {made.initialised[0].by}"
+        have = "has" if len(made.initialised) == 1 else "have"
+        yield f"note      {counted(len(made.initialised), 'target')} {have} no values: {made.initialised[0].by}"
+    if made.target_files is not None:
+        return  # these are the files that the conversion was made of: they have no receipt, and need no way back
     if not made.is_exact:
         yield f"way back  lossy: {'; '.join(made.lossy_reasons)}"
-    elif made.target_files is None:
+    else:
         yield f"way back  weighbridge revert {quote(destination)} BACK"
 
 
@@ -354,6 +377,8 @@ def _stop(number: int, _: Any) -> NoReturn:
 
 def _refuse(problem: Any) -> int:
     """Print what is wrong with the arguments."""
+    if "unexpected extra argument" in problem.message and _PATTERN_OPTIONS & set(sys.argv):
+        problem.message += " Quote a pattern: a shell puts words of its own in the place of {0..3} and *."
     if "--json" in sys.argv:
         print_lines([json.dumps({"error": {"code": "usage", "what": problem.format_message()}})])
     else:

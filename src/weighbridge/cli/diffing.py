@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from weighbridge import studies
-from weighbridge.cli.mapping_argument import load_mapping
-from weighbridge.cli.options import FullOption, mapping_names, spread
+from weighbridge.cli.options import FullOption, LayoutMode, PlanOptions, mapping_names, spread
 from weighbridge.cli.output import DIFFERENT, Output, reporting
 from weighbridge.errors import WeighbridgeError
 
@@ -30,6 +29,10 @@ def diff(
     partial: Annotated[
         bool, typer.Option("--partial", help="Let the mapping leave tensors of either side out.")
     ] = False,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="With the mapping, cast floats to it, or to B's: 'target'.")
+    ] = None,
+    layout: Annotated[LayoutMode, typer.Option(help="How the mapping is to read A's layout.")] = LayoutMode.AUTO,
     full: FullOption = False,
 ) -> None:
     """Say how the tensors of two checkpoints are related, and by how much they differ; the status is 1 if they do.
@@ -38,12 +41,12 @@ def diff(
     """
     with reporting(output):
         if through is None:
-            if reverse or partial:
-                raise WeighbridgeError("usage", "--reverse and --partial need --through MAPPING")
+            if reverse or partial or dtype is not None or layout is not LayoutMode.AUTO:
+                raise WeighbridgeError("usage", "--reverse, --partial, --dtype and --layout need --through MAPPING")
             result = studies.diff(first, second)
         else:
-            mapping = load_mapping(through)
-            result = studies.diff(first, second, mapping.inverse() if reverse else mapping, partial=partial)
+            options = PlanOptions(partial=partial, dtype=dtype, layout=layout, reverse=reverse)
+            result = studies.diff(first, second, options.mapping(through), **options.arguments())
         output.give(lambda: result.to_dict(full=full), result.lines(full=full))
         if not result:
             raise typer.Exit(DIFFERENT)

@@ -41,9 +41,10 @@ def explain_unfit(mapping: Mapping, source: Header, target: Header | None, key: 
         found.targets,
         found.tried,
         found.copies,
-        tuple(dict.fromkeys(_near(key, found.targets, source, target, draft))),
+        tuple(dict.fromkeys(near for near in _near(key, found, source, target, draft) if near != key))[:6],
         missing_members(mapping, source, key),
         found.diagrams,
+        found.origins,
     )
 
 
@@ -64,12 +65,14 @@ def _tried(draft: Plan, key: str, problem: WeighbridgeError) -> tuple[Tried, ...
     return (*tried, Tried(problem.headline, "failed", key, ()))
 
 
-def _near(key: str, becomes: Iterable[str], source: Header, target: Header | None, draft: Plan) -> Iterable[str]:
+def _near(key: str, found: Explanation, source: Header, target: Header | None, draft: Plan) -> Iterable[str]:
     """Yield names like the key: those that it could have come from, and those that it could have become."""
+    for origin in found.origins[:1]:
+        yield from nearest(origin, source)
     if key not in source:
         yield from nearest(key, _produced(draft))
         yield from nearest(key, source)
-    for name in becomes or (key,):
+    for name in found.targets or (key,):
         if target is not None and name not in target:
             yield from nearest(name, target)
 

@@ -14,7 +14,7 @@ from weighbridge.cli.measuring import measure, statistics_lines
 from weighbridge.cli.output import visible
 from weighbridge.cli.quantised import quantisation_hints
 from weighbridge.detection import Detection, detect
-from weighbridge.keys import collapse, natural_key
+from weighbridge.keys import collapse, counted, natural_key
 from weighbridge.render import format_bytes
 from weighbridge.specs import Header, TensorSpec
 from weighbridge.storage import RECEIPT_NAME, Checkpoint
@@ -151,7 +151,7 @@ class Inspection:
         yield "params", f"{_total(dtypes, 'parameters'):,}"
         yield "bytes", format_bytes(_total(dtypes, "size_bytes"))
         for code, of in dtypes.items():
-            yield "dtype", f"{code}: {of['tensors']:,} tensors, {format_bytes(of['size_bytes'])}"
+            yield "dtype", f"{code}: {counted(of['tensors'], 'tensor')}, {format_bytes(of['size_bytes'])}"
         yield from (("quantised", hint) for hint in self.quantisation)
         yield from self._tie_texts()
         yield from (("metadata", f"{name} = {text}") for name, text in self.header.metadata.items())
@@ -214,7 +214,7 @@ class Inspection:
             "format": self.format,
             "files": [{"name": name, "size_bytes": size_bytes} for name, size_bytes in self.files],
             "index": index.name if index else None,
-            "family": {"name": family.name, "layout": family.layout, "tied": list(family.tied)} if family else None,
+            "family": _family_form(family),
             "quantisation": list(self.quantisation),
             "tensors": len(self.header),
             "parameters": _total(dtypes, "parameters"),
@@ -267,3 +267,10 @@ def tensor_lines(form: dict[str, Any]) -> Iterator[str]:
         yield f"tied to   {form['tied_to']}"
     if "statistics" in form:
         yield from statistics_lines(form["statistics"])
+
+
+def _family_form(family: Detection) -> dict[str, Any] | None:
+    best = family.best
+    if best is None:
+        return None
+    return {"name": best.name, "layout": best.layout, "score": round(best.score, 4), "tied": list(family.tied)}

@@ -14,9 +14,10 @@ from types import ModuleType
 from typing import Any
 
 from weighbridge.errors import MappingError, WeighbridgeError
+from weighbridge.finding import find_named
 from weighbridge.mapping import Mapping, as_mapping
 from weighbridge.mapping_files import is_mapping_file, load_mapping as load_file
-from weighbridge.registry import default_registry
+from weighbridge.nearby import name_near
 
 
 def load_mapping(text: str) -> Mapping:
@@ -36,11 +37,11 @@ def load_mapping(text: str) -> Mapping:
         WeighbridgeError: As `weighbridge.load_mapping`.
 
     Examples:
-        >>> load_mapping("no/such/file.py:MAPPING")
+        >>> load_mapping("maps/fused.py:MAPPING")
         Traceback (most recent call last):
         ...
-        weighbridge.errors.MappingError: mapping-file: this file cannot be read @ no/such/file.py
-          got       FileNotFoundError: No such file or directory
+        weighbridge.errors.MappingError: mapping-file: this file cannot be read @ maps/fused.py
+          got       no maps in .
     """
     path, colon, name = text.rpartition(":")
     if colon and path.endswith(".py"):
@@ -49,7 +50,7 @@ def load_mapping(text: str) -> Mapping:
         return _from_python(Path(text), "")
     if is_mapping_file(text):
         return load_file(text)
-    return default_registry.find(text)
+    return find_named(text)
 
 
 def _read(path: Path) -> bytes:
@@ -57,7 +58,7 @@ def _read(path: Path) -> bytes:
         return path.expanduser().read_bytes()
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
-        got = f"{type(problem).__name__}: {reason}"
+        got = name_near(path) if isinstance(problem, FileNotFoundError) else f"{type(problem).__name__}: {reason}"
         raise MappingError("mapping-file", "this file cannot be read", where=str(path), got=got) from None
 
 
@@ -119,7 +120,10 @@ def _named(value: Any, path: Path, name: str) -> Mapping:
         expected = "a Mapping, a list of transforms, or a function that returns one"
         where = f"{path}:{name}"
         raise MappingError("mapping-file", "this is no mapping", where=where, expected=expected, got=_brief(value))
-    mapping = as_mapping(value)
+    try:
+        mapping = as_mapping(value)
+    except WeighbridgeError as problem:
+        raise problem.with_context(where=f"{path}:{name}") from None
     return mapping if mapping.name else replace(mapping, name=name)
 
 

@@ -13,12 +13,15 @@ from weighbridge.cli.mapping_argument import load_mapping
 from weighbridge.cli.options import MappingArgument, spread
 from weighbridge.cli.output import Output, reporting, write_new
 from weighbridge.errors import WeighbridgeError
+from weighbridge.keys import counted
 from weighbridge.mapping import Mapping
 from weighbridge.mapping_files import json_schema, load_mapping as load_file, write_mapping
 from weighbridge.registry import Registry, default_registry
 from weighbridge.transforms import describe, one_way_reason
 
-app = typer.Typer(no_args_is_help=True, help="List, show and write mappings; check and normalise mapping files.")
+_HELP = "List, show and write mappings; check and normalise mapping files.\n\nExample: weighbridge mapping list"
+
+app = typer.Typer(no_args_is_help=True, help=_HELP)
 
 TransformersOption = Annotated[
     bool, typer.Option("--transformers", help="Look names up in the table of the installed transformers.")
@@ -32,14 +35,16 @@ NewFileOption = Annotated[
 @app.command("list")
 @spread
 def list_mappings(output: Output, transformers: TransformersOption = False) -> None:
-    """List the names that MAPPING can be, and who offers each.
+    """List the names that MAPPING can be, with the package and the module that each comes from.
 
     Example: weighbridge mapping list
     """
     with reporting(output):
-        rows = _names(_registry() if transformers else default_registry, transformers)
-        width = max((len(row["name"]) for row in rows), default=0)
-        lines = (f"{row['name']:<{width}}  {row['origin']}" for row in rows)
+        rows = list(_names(_registry() if transformers else default_registry))
+        name_width, origin_width = (max((len(row[field]) for row in rows), default=0) for field in ("name", "origin"))
+        lines = (
+            f"{row['name']:<{name_width}}  {row['origin']:<{origin_width}}  {row['module']}".rstrip() for row in rows
+        )
         output.give(lambda: {"mappings": rows}, lines)
 
 
@@ -108,12 +113,12 @@ def _find(text: str, transformers: bool) -> Mapping:
     return _registry().find(text) if transformers else load_mapping(text)
 
 
-def _names(registry: Registry, transformers: bool) -> list[dict[str, str]]:
-    """Return each name with who offers it."""
-    built_in = "transformers" if transformers else "weighbridge"
-    return [
-        {"name": name, "origin": built_in if registry.is_built_in(name) else "registered"} for name in sorted(registry)
-    ]
+def _names(registry: Registry) -> Iterator[dict[str, str]]:
+    """Yield each name with the package that offers it, and the module."""
+    for name in sorted(registry):
+        kind, package, place = registry.origin(name)
+        module = f"alias of {place}" if kind == "registered" and place else place
+        yield {"name": name, "kind": kind, "origin": package or kind, "module": module}
 
 
 def _give(output: Output, mapping: Mapping, out: Path | None) -> None:
@@ -126,7 +131,7 @@ def _give(output: Output, mapping: Mapping, out: Path | None) -> None:
         expected = "a name that ends in .yaml, .yml or .json"
         raise WeighbridgeError("usage", "--out: this is no name of a mapping file", expected=expected, got=str(out))
     write_new(out, json.dumps(mapping.to_dict(), indent=2) if out.suffix == ".json" else text)
-    output.give(lambda: {"file": str(out), **mapping.to_dict()}, [f"wrote     {out}: {len(mapping):,} rules"])
+    output.give(lambda: {"file": str(out), **mapping.to_dict()}, [f"wrote     {out}: {counted(len(mapping), 'rule')}"])
 
 
 def _lines(mapping: Mapping) -> Iterator[str]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from functools import wraps
 from inspect import Parameter, Signature, signature
+from shlex import join, quote
 from typing import Annotated, Any, Final, get_type_hints
 
 import typer
 
 from weighbridge import api
 from weighbridge.cli.mapping_argument import load_mapping
-from weighbridge.errors import WeighbridgeError
+from weighbridge.errors import PlanError, WeighbridgeError
 from weighbridge.mapping import Mapping
 from weighbridge.plan import Plan
 from weighbridge.registry import default_registry
@@ -48,6 +50,23 @@ DestinationArgument = Annotated[
 ]
 NoSyncOption = Annotated[
     bool, typer.Option("--no-sync", help="Do not wait for the disk: as fast, and as safe in a power failure, as cp.")
+]
+
+
+class Link(StrEnum):
+    """What new files may have in common with those of the source."""
+
+    NEVER = "never"
+    SHARE = "share"
+    HARD = "hard"
+
+
+LinkOption = Annotated[
+    Link,
+    typer.Option(help="Share the disk's blocks with the source's files; hard: also be one file where nothing changes."),
+]
+DirectOption = Annotated[
+    bool, typer.Option("--direct", help="Read past the page cache, so that a large source drives out nothing there.")
 ]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on with what a stopped run left, and leave it if this one is stopped.")
@@ -103,6 +122,27 @@ class PlanOptions:
         """Load the mapping that an argument names, reversed if that was asked for."""
         mapping = load_mapping(text)
         return mapping.inverse() if self.reverse else mapping
+
+    @contextmanager
+    def naming(self, source: str, mapping: str) -> Iterator[None]:
+        """Put what was typed into a hint to explain a key, so that it can be typed as it is printed."""
+        try:
+            yield
+        except PlanError as problem:
+            command = f"{quote(source)} {quote(mapping)}"
+            problem.hint = problem.hint.replace("SOURCE MAPPING", command).replace("--target TARGET", self._typed())
+            raise
+
+    def _typed(self) -> str:
+        given = [("--target", [self.target or ""])]
+        given += [(f"--{name}", getattr(self, name)) for name in ("drop", "carry", "initialise")]
+        given += [("--base-prefix", [self.base_prefix])] if self.base_prefix else []
+        return join(
+            [
+                *(word for flag, texts in given for text in texts for word in (flag, text)),
+                *["--reverse"][: self.reverse],
+            ]
+        )
 
     def make_plan(self, source: Any, mapping: Mapping, only: list[str] | None = None) -> Plan:
         """Compile the plan, and restrict it to the targets that `only` names.

@@ -63,11 +63,9 @@ _CODES_BY_KIND: Final[tuple[tuple[type[WeighbridgeError], int], ...]] = (
 )
 
 _COLOURS: Final = (
-    (
-        r"^(?:plan|bytes|memory|copies|way back|sources|targets|hash|wrote|key|spec|elements|file|offset|tied to) ",
-        "bold",
-    ),
-    (r"^  (?:from|to|nearest) ", "bold"),
+    (r"^(?:plan|bytes|memory|copies|way back|sources|targets|unused|hash|wrote) ", "bold"),
+    (r"^(?:key|spec|elements|file|offset|tied to) ", "bold"),
+    (r"^  (?:from|to|nearest|origin) ", "bold"),
     (r"^equal(?=:)|^ +fired(?=:)|^equal(?=  )", "green"),
     (r"^different(?=:|  )|^ +failed|^only in the (?:first|second)", "red"),
     (r"^(?:cast|reshaped|transposed|permuted)(?=  )", "yellow"),

@@ -13,9 +13,13 @@ _WORDS: Final = (
     (r'layout="(mapped|auto)"', r"--layout \1"),
     (r'layout="as is"', '--layout "as is"'),
     (r"--(resume|digests),? \(?(?:or )?\1=True\)?", r"--\1"),
-    (r"\b(digests|partial|lossy|resume|reverse)=True\b", r"--\1"),
+    (r"\b(digests|partial|lossy|resume|reverse|direct)=True\b", r"--\1"),
     (r"\b(drop|carry|initialise)=\[\.\.\.\]", r"--\1 PATTERN"),
     (r"plan\.inverse\(\), or weighbridge revert", "weighbridge revert"),
+    (r"memory_budget= \((--memory)\)", r"\1"),
+    (r", or pass config=", ""),
+    (r"… the error's `problems` are all of them", "… weighbridge plan --full lists all of them"),
+    (r" \(in Python: .*\)(?=, which shows every rule)", ""),
     (r"weighbridge\.register\(name, transforms\), or give a mapping file", "give a mapping file"),
 )
 """What an error may say, as regular expressions, and what the command says instead."""

@@ -182,5 +182,15 @@ def load(name: str) -> Mapping:
         >>> load("LlavaModel").name
         'LlavaModel'
     """
-    mappings: dict[str, Mapping] = import_module(f"{__name__}.{MODULES[name]}").MAPPINGS
+    mappings: dict[str, Mapping] = import_module(module_of(name)).MAPPINGS
     return mappings[name]
+
+
+def module_of(name: str) -> str:
+    """Return the full name of the module that holds the mapping of a class name or model type.
+
+    Examples:
+        >>> module_of("LlavaModel")
+        'weighbridge.families.llava'
+    """
+    return f"{__name__}.{MODULES[name]}"

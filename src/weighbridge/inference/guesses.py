@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Final, NamedTuple
 
@@ -27,6 +28,24 @@ _LIKELY: Final = 0.75
 
 _TURNED: Final = 0.1
 """What a guess loses in likeness where it needs a transposition."""
+
+
+_CLOSE: Final = 0.05
+"""Difference in likeness below which either of two guesses could be the right one."""
+
+
+_SAME_WORDS: Final = {
+    "tok": "embed_tokens",
+    "tok_embeddings": "embed_tokens",
+    "wte": "embed_tokens",
+    "unembed": "lm_head",
+    "final_norm": "norm",
+    "ln_f": "norm",
+    "scale": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+}
+"""Segments that layouts have for one thing, each with the word that it is compared as."""
 
 
 _NAMED: Final = 0.3
@@ -129,17 +148,40 @@ def _renames(sources: dict[str, _Kin], targets: dict[str, _Kin], least: float = 
     alike = (pair for pair in product(sources.values(), targets.values()) if pair[0].shapes == pair[1].shapes)
     scored = [(_score(one.mask, two.mask), one.mask, two.mask) for one, two in alike]
     scored.sort(key=lambda scored: (-scored[0], *scored[1:]))
+    won: dict[tuple[str, str], float] = {}
     for score, first, second in scored:
         if score >= least and first in sources and second in targets:
             one, two = sources[first], targets[second]
-            rivals = [s for s, f, t in scored if (f == first) != (t == second) and f in sources and t in targets]
+            note = _rival_note(score, _best_rival(scored, first, second, won))
             facts = tuple(Fact.rename(key, two.keys[indices]) for indices, key in one.keys.items())
-            note = "" if max(rivals, default=0.0) < score else "; another name is as like"
+            won |= {("source", first): score, ("target", second): score}
             yield Guess(facts, f"names alike, shapes equal{note}", score)
 
 
+def _best_rival(
+    scored: Iterable[tuple[float, str, str]], first: str, second: str, won: dict[tuple[str, str], float]
+) -> float:
+    """Score the likeliest other pair of one of two names; one whose other name is clearly liker another is no rival."""
+    others = (
+        (s, ("target", t) if f == first else ("source", f)) for s, f, t in scored if (f == first) != (t == second)
+    )
+    return max((score for score, name in others if score > won.get(name, 0.0) - _CLOSE), default=0.0)
+
+
+def _rival_note(score: float, rival: float) -> str:
+    if rival <= score - _CLOSE:
+        return ""
+    return f"; another name is {'as' if rival >= score else 'nearly as'} like"
+
+
 def _score(one: str, two: str) -> float:
-    return min(1.0, mask_likeness(one, two) / 3)
+    return min(1.0, max(mask_likeness(one, two), mask_likeness(_in_one_tongue(one), _in_one_tongue(two))) / 3)
+
+
+@cache
+def _in_one_tongue(name: str) -> str:
+    """Replace the words of a name that other layouts have another word for."""
+    return ".".join(_SAME_WORDS.get(word, word) for word in name.split("."))
 
 
 def _whole_score(part: str, whole: str) -> float:

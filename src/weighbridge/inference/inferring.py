@@ -82,8 +82,7 @@ class Inferred:
 
     def lines(self) -> Iterator[str]:
         """Yield the result as text."""
-        moved = sum(len(step.targets) for step in self.plan.steps if step.fate != "carried")
-        total = moved + len(self.plan.tied_targets) + len(self.plan.initialised)
+        moved, total = self._counts()
         rules = f"{len(self.mapping):,} rule{'s' * (len(self.mapping) != 1)}"
         yield f"inferred  {moved:,} of {total:,} targets by {rules}; run, and equal bit for bit"
         for transform, count in zip(self.mapping, self.explained_by(), strict=True):
@@ -96,6 +95,23 @@ class Inferred:
         for side in ("target", "source"):
             yield from self._open_lines(side)
 
+    def _counts(self) -> tuple[int, int]:
+        """Count the targets that the plan fills, and all of them."""
+        moved = sum(len(step.targets) for step in self.plan.steps if step.fate != "carried")
+        return moved, moved + len(self.plan.tied_targets) + len(self.plan.initialised)
+
+    def _head(self) -> Iterator[str]:
+        """Yield what was proven, and with which options."""
+        if self.is_complete:
+            yield "Inferred from two checkpoints; its plan was run, and gave the second one's tensors bit for bit."
+        else:
+            moved, total = self._counts()
+            yield f"Inferred from two checkpoints, and not complete: its plan was run, and gave {moved:,} of the second"
+            yield f"one's {total:,} tensors bit for bit. What is open stands at the end; a strict plan will not pass."
+        if self.options:
+            yield "That was proven with these options beside the target; without them, planning gives something else:"
+            yield from (f"  --{name} {value}" for name, value in self.options.items())
+
     def _open_lines(self, side: str) -> Iterator[str]:
         reasons: dict[str, list[str]] = {}
         for each in self.unexplained:
@@ -107,12 +123,8 @@ class Inferred:
     def to_file(self) -> str:
         """Return a mapping file with what each rule accounts for, the notes, and what is open, as comments."""
         remarks = [f"{count:,} tensor{'s' * (count != 1)}" for count in self.explained_by()]
-        needed = [f"  --{name} {value}" for name, value in self.options.items()]
-        head = ["Inferred from two checkpoints; its plan was run, and gave the second one's tensors bit for bit."]
-        if needed:
-            head += ["Planning with it needs these options beside the target:", *needed]
         rest = [*(f"note: {note}" for note in self.notes), *self._open_lines("target"), *self._open_lines("source")]
-        return commented_file(self.mapping, remarks, head, ["", *rest] if rest else [])
+        return commented_file(self.mapping, remarks, self._head(), ["", *rest] if rest else [])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -227,7 +239,8 @@ def _notes(evidence: Evidence, plan: Plan) -> list[str]:
     notes = list(_guess_notes(evidence.guessed))
     for (before, after), count in sorted(_casts(evidence).items()):
         kind = "exact: each value stays" if widens_exactly(before, after) else "rounded: the way back is lossy"
-        notes.append(f"{count:,} targets are cast from {before} to {after} ({kind})")
+        are = "target is" if count == 1 else "targets are"
+        notes.append(f"{count:,} {are} cast from {before} to {after} ({kind})")
     if plan.tied_targets:
         count = len(plan.tied_targets)
         notes.append(f"{count:,} target{'s share' if count > 1 else ' shares'} the storage of another one")

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.errors import CheckpointError, RegistryError
+from weighbridge.finding import AnyMapping, find_mapping
 from weighbridge.integrations.transformers_table import LEGACY, UNDERSTOOD, in_order, registry
-from weighbridge.mapping import Mapping, MappingLike, Rules
+from weighbridge.mapping import Mapping, Rules
 from weighbridge.options import Options
 from weighbridge.registry import Registry, default_registry
 from weighbridge.resolve import Mount, base_prefix, class_name, compose, find_mounts, unwrap
@@ -140,7 +141,7 @@ def from_pretrained(
     initialise: Rules = (),
     drop: Rules = (),
     carry: Rules = (),
-    mapping: MappingLike | None = None,
+    mapping: AnyMapping | None = None,
     copy: bool = False,
     **arguments: Any,
 ) -> Any:
@@ -160,7 +161,8 @@ def from_pretrained(
         initialise: Weights that may be missing; the library initialises them.
         drop: Tensors of the checkpoint that are left out.
         carry: Tensors of the checkpoint that have no place in the model and are written back on saving.
-        mapping: The mapping; by default what `resolve` finds.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; by default what
+            `resolve` finds.
         copy: Give every weight memory of its own; otherwise one that a file holds as it is wanted is mapped, as
             the library does it. See `Plan.stream` for what that means when somebody writes into the file.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration.
@@ -180,7 +182,7 @@ def from_pretrained(
     _refuse([name for name in _REFUSED if arguments.get(name)])
     options = Options(partial=partial, initialise=initialise, drop=drop, carry=carry)
     checkpoint = open_checkpoint(_local(path, arguments))
-    load = Load(checkpoint, mapping, resolve, options, copy)
+    load = Load(checkpoint, None if mapping is None else find_mapping(mapping), resolve, options, copy)
     with converted_by(load.fill):
         model = model_class.from_pretrained(path, config=config, dtype=dtype, **arguments)
     load.finish(model)

@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from weighbridge.mapping import Drop, Mapping
-from weighbridge.modules import module_header
+from weighbridge.mapping import Mapping
 from weighbridge.options import Options
 from weighbridge.plan import Plan
 from weighbridge.planning import compile_plan
 from weighbridge.resolve import class_name
-from weighbridge.saving import recorded_way_back
+from weighbridge.saving import recorded_way_back, tied_names
 from weighbridge.storage import open_checkpoint
 from weighbridge.transforms import PrefixChange
 
@@ -39,12 +38,9 @@ def _derived(model: Any, mapping: Mapping) -> Plan:
     tied weights one is written, as the library does.
     """
     kept = tuple(rule for rule in mapping.transforms if not isinstance(rule, PrefixChange))
-    ties = module_header(model).ties
-    pairs = (getattr(model, "all_tied_weights_keys", None) or {}).items()
-    tied = [Drop(f"^{key}$", "tied") for key, twin in pairs if key in ties and ties.get(key) == ties.get(twin, twin)]
     back = replace(mapping, transforms=kept, carry=()).inverse()
     checkpoint = open_checkpoint(model)
-    plan = compile_plan(checkpoint.header, back, options=Options(drop=tied, config=model.config))
+    plan = compile_plan(checkpoint.header, back, options=Options(drop=tied_names(model), config=model.config))
     plan.binding.source = checkpoint
     return plan
 

@@ -49,7 +49,8 @@ def registry() -> Registry:
     """
     table, own = _read_table()
     made = Registry(use_entry_points=False)
-    made.provide(table.keys() - own, lambda name: import_entry(name, table[name]))
+    theirs = "transformers.conversion_mapping"
+    made.provide(table.keys() - own, lambda name: import_entry(name, table[name]), lambda name: theirs)
     for name in sorted(table.keys() & own):
         made.register(name, import_entry(name, table[name]))
     return made

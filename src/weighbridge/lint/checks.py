@@ -24,11 +24,13 @@ class Subject:
     Args:
         rules: Its rules.
         inverses: The inverse of each rename that has one, by number.
+        legacy: Numbers of the rules that a derived inverse leaves out on purpose.
         real: Whether the keys are a checkpoint's own.
     """
 
     rules: Rules
     inverses: dict[int, Rule]
+    legacy: frozenset[int]
     real: bool
 
     @property
@@ -59,9 +61,11 @@ class Subject:
 
 
 def check_one_way(subject: Subject) -> Iterator[Finding]:
-    """Find rules without an inverse, and rules that have the same one."""
+    """Find rules without an inverse, and rules that have the same one; those for old files alone need none."""
     first: dict[Transform, int] = {}
     for number, transform in enumerate(subject.mapping):
+        if number in subject.legacy:
+            continue
         reason = one_way_reason(transform)
         if reason:
             yield _one_way(subject, [number], f"this rule has no inverse: {reason}")
@@ -138,7 +142,7 @@ def check_repeats(subject: Subject, walked: Walk) -> Iterator[Finding]:
         again = _fires_on(firing.rule, firing.lane, firing.after, firing.written)
         if again is not None and again.after != firing.after:
             yield _repeat(subject, walked.key, firing, again, "this rule matches what it wrote itself")
-        inverse = subject.inverses.get(firing.rule.number)
+        inverse = subject.inverses.get(firing.rule.number) if firing.rule.number not in subject.legacy else None
         back = _fires_on(inverse, firing.lane, firing.before, (firing.start, firing.stop)) if inverse else None
         if back is not None and back.after != firing.before:
             yield _repeat(subject, walked.key, firing, back, "the inverse of this rule matches an original name")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from weighbridge.errors import WeighbridgeError
+from weighbridge.finding import AnyMapping, find_mapping
 from weighbridge.keys import families, natural_key
 from weighbridge.lint.checks import (
     WALK_CHECKS,
@@ -22,7 +23,7 @@ from weighbridge.lint.findings import FINDINGS, Finding, LintReport
 from weighbridge.lint.settling import Settled, collisions, settle
 from weighbridge.lint.walking import Walk, walk
 from weighbridge.lint.witnesses import Witness, witnesses
-from weighbridge.mapping import Mapping, MappingLike, as_mapping
+from weighbridge.mapping import Mapping, as_mapping
 from weighbridge.readings import matching
 from weighbridge.specs import Header
 from weighbridge.tracing import Rule, Rules, prepare
@@ -31,14 +32,14 @@ from weighbridge.transforms import Transform, WeightConverter, one_way_reason
 _CODE_ORDER: Final = {code: number for number, code in enumerate(FINDINGS)}
 
 
-def lint(mapping: MappingLike, header: Header | None = None, target: Header | None = None) -> LintReport:
+def lint(mapping: AnyMapping, header: Header | None = None, target: Header | None = None) -> LintReport:
     """Check a mapping.
 
     With a header, the rules run over its real keys, and what goes wrong is an error. Without one they run over keys
     that are made from the patterns, and what may go wrong is a warning where a checkpoint may well not have such keys.
 
     Args:
-        mapping: A mapping or a list of transforms.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file.
         header: Keys of a checkpoint that the mapping is for.
         target: Keys of the layout that it leads to; their way back and forth is checked.
 
@@ -53,9 +54,10 @@ def lint(mapping: MappingLike, header: Header | None = None, target: Header | No
           because   rule 2: WeightRenaming(^vision.norm -> model.norm)
           try       put it before them, or write it with the names that they give
     """
-    checked = as_mapping(mapping)
+    checked = as_mapping(find_mapping(mapping))
     rules = prepare(checked)
-    subject = Subject(rules, dict(_inverses(checked)), real=header is not None)
+    legacy = frozenset(number for number, rule in enumerate(checked) if rule in checked.legacy)
+    subject = Subject(rules, dict(_inverses(checked)), legacy, real=header is not None)
     if header is None:
         keys, found = _lint_made_up(subject)
     else:
@@ -202,11 +204,11 @@ def _lint_target(subject: Subject, target: Header) -> Iterator[Finding]:
 
 
 def _way_back(subject: Subject) -> tuple[list[int], Rules]:
-    """Invert the rules that have an inverse; also return their numbers, in the inverse's order."""
+    """Invert the rules that have an inverse and belong to it; also return their numbers, in the inverse's order."""
     listed: list[tuple[int, Transform]] = list(enumerate(subject.mapping))
     inverted: dict[Transform, int] = {}
     for number, transform in reversed(listed):
-        if not one_way_reason(transform):
+        if number not in subject.legacy and not one_way_reason(transform):
             # two rules may have one inverse: what the second of them would do, the first has done
             inverted.setdefault(transform.inverse(), number)
     return list(inverted.values()), prepare(Mapping(inverted, name=subject.mapping.name))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from weighbridge.errors import MappingError, WeighbridgeError
+from weighbridge.nearby import name_near
 
 MAX_BYTES: Final = 2**20
 """Size of the largest file that is read; ten thousand rules need less."""
@@ -94,7 +95,7 @@ def read_bytes(path: Path) -> bytes:
         if isinstance(problem, WeighbridgeError):
             raise
         reason = getattr(problem, "strerror", None) or str(problem)
-        got = f"{type(problem).__name__}: {reason}"
+        got = name_near(path) if isinstance(problem, FileNotFoundError) else f"{type(problem).__name__}: {reason}"
         raise MappingError("mapping-file", "this file cannot be read", where=str(path), got=got) from None
     if len(data) > MAX_BYTES:
         raise _too_large(str(path))

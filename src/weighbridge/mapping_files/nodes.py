@@ -192,7 +192,8 @@ class _Composer:
         place = _place(event.start_mark)
         source = self.document.text[event.start_mark.index : event.end_mark.index]
         if event.start_mark.line != event.end_mark.line or event.style in ("|", ">"):
-            hint = "close the bracket or the quote before it, if one is open"
+            is_field = event.style is None and _is_deeper_field(self.document.text, event.start_mark)
+            hint = _INDENTED if is_field else "close the bracket or the quote before it, if one is open"
             raise self.complain(event, "a text must stand on one line", hint=hint)
         if event.style is None:
             value = read_plain(event.value)
@@ -256,6 +257,8 @@ def _place_at(document: Document, index: int) -> Place:
     return Place(len(before) + is_new, column + 1, index - column)
 
 
+_INDENTED: Final = "check the indentation: the items of a list start in one column, and so do the fields of an item"
+_FIELD: Final = re.compile(r"( *)[\w-]+:(?:\s|$)")
 _QUOTED: Final = "quote a text that begins with one of * & ! % @ ` [ ] { } # | > or holds `: ` or ` #`"
 
 
@@ -263,4 +266,25 @@ def _unreadable(document: Document, problem: yaml.MarkedYAMLError) -> MappingErr
     mark = problem.problem_mark or problem.context_mark
     place = _place(mark) if mark is not None else Place(1, 1, 0)
     what = ", ".join(part for part in (problem.context, problem.problem) if part)
-    return document.complain(place, f"this is no YAML: {what}", hint=_QUOTED)
+    return document.complain(place, f"this is no YAML: {what}", hint=_repair(problem))
+
+
+def _repair(problem: yaml.MarkedYAMLError) -> str:
+    """Say what to try, by what the parser stumbled over."""
+    what = problem.problem or ""
+    opened = f" that line {problem.context_mark.line + 1} opens" if problem.context_mark is not None else ""
+    hints = (
+        (r"\\t", "indent with spaces: YAML takes no tabs there"),
+        ("expected <block end>", _INDENTED),
+        (r"expected ',' or '[\]}]'", f"close the bracket{opened}"),
+        ("unexpected end of stream", f"close the quote{opened}"),
+        ("could not find expected ':'", "write a space behind the colon, and check the indentation"),
+    )
+    return next((hint for pattern, hint in hints if re.search(pattern, what)), _QUOTED)
+
+
+def _is_deeper_field(text: str, mark: Any) -> bool:
+    """Whether the line behind a value is a field that stands deeper than the value's own."""
+    line, *rest = text.splitlines()[mark.line :]
+    after = _FIELD.match(rest[0]) if rest else None
+    return after is not None and len(after[1]) > len(line) - len(line.lstrip(" -"))

@@ -131,7 +131,8 @@ def check_references(nodes: Nodes) -> None:
         elif isinstance(node, Reference):
             first = bound.get(node.name)
             if first is None:
-                raise PatternError("pattern-reference", f"the source refers to `{node.name}` before it is bound")
+                what = f"the source refers to `{node.name}` before it is bound"
+                raise PatternError("pattern-reference", what, hint="move the capture before what refers to it")
             if first.offset != node.offset:
                 raise PatternError("pattern-syntax", f"`{node.name}` has two offsets in one source")
             if can_be_empty(first.body):

@@ -74,7 +74,8 @@ def invert(source: Pattern, target: Pattern, free_stars: bool = False) -> tuple[
     check_rewrite(source, target, free_stars)
     found = _lost(source, target, free_stars) or _swap(source, target)
     if isinstance(found, str):
-        raise PatternError("pattern-one-way", found, got=f"{source.text} -> {target.text}")
+        hint = "write in the target what the way back needs, or mark a rule of former names as legacy"
+        raise PatternError("pattern-one-way", found, got=f"{source.text} -> {target.text}", hint=hint)
     return found
 
 

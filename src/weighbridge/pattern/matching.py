@@ -209,6 +209,7 @@ def _unbound(target: Pattern, name: str, bound: dict[str, str] | tuple[str, ...]
         f"the target refers to `{name}`, which nothing binds",
         got=target.text,
         expected="one of " + ", ".join(bound) if bound else "no reference: the source captures nothing",
+        hint=f"capture it in the source as {{{name}}}" + (", or take one of the names above" if bound else ""),
     )
 
 

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from weighbridge.errors import MappingError, PlanError
+from weighbridge.finding import AnyMapping
 from weighbridge.keys import nearest
-from weighbridge.mapping import MappingLike
 from weighbridge.testing import laws
 from weighbridge.testing.sampling import MAX_BYTES
 from weighbridge.testing.subjects import Model, Place, make_subject
@@ -32,7 +32,7 @@ NEED_A_PLAN: Final = frozenset(LAWS) - {"coverage", "lint"}
 
 
 def weighbridge_check(
-    mapping: MappingLike | str | None,
+    mapping: AnyMapping | None,
     header: Place,
     model: Model = None,
     *,
@@ -48,7 +48,8 @@ def weighbridge_check(
     Nothing is opened, planned or made before the test runs.
 
     Args:
-        mapping: A mapping, a list of transforms, or a registered name; None for what is registered for the model.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; None for what
+            is registered for the model.
         header: A `Header`, a path of an inventory or a checkpoint, or a dict of tensors.
         model: A model, or a function without arguments that makes one (on the meta device); a header or path will do.
         without: Names of laws that are left out.
@@ -105,7 +106,7 @@ def _refuse_unknown(names: Collection[str]) -> None:
 class _Check:
     """What a test was made with; see `weighbridge_check`."""
 
-    mapping: MappingLike | str | None
+    mapping: AnyMapping | None
     header: Place
     model: Model
     allow: Collection[str]

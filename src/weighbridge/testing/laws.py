@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from weighbridge import api, studies
 from weighbridge.errors import MappingError, PlanError, VerifyError, WeighbridgeError
+from weighbridge.finding import AnyMapping
+from weighbridge.inverting import choices
 from weighbridge.keys import collapse
 from weighbridge.lint import lint
-from weighbridge.mapping import Carry, Drop, Initialise, MappingLike
+from weighbridge.mapping import Carry, Drop, Initialise, Mapping
 from weighbridge.plan import Plan
 from weighbridge.readings import matching
 from weighbridge.specs import Header, TensorSpec
@@ -29,12 +32,17 @@ NO_INVERSE: Final = (
     "declare sizes, Concatenate(sizes=...), or leave this law out: a model that was loaded goes back as it was recorded"
 )
 
+NAMES_DIFFER: Final = (
+    "order or narrow the rules so that each name has one origin; or leave this law out, "
+    "then only a model that was loaded goes back to the published names"
+)
+
 ORDERS: Final = 3
 """How many shuffled orders of the keys are planned."""
 
 
 def check_coverage(
-    mapping: MappingLike | str | None,
+    mapping: AnyMapping | None,
     header: Place,
     model: Model = None,
     *,
@@ -48,7 +56,8 @@ def check_coverage(
     last can be said.
 
     Args:
-        mapping: A mapping, a list of transforms, or a registered name; None for what is registered for the model.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; None for what
+            is registered for the model.
         header: A `Header`, a path of an inventory or a checkpoint, or a dict of tensors.
         model: A model, a function without arguments that makes one (on the meta device), or a header or path.
         optional: Source patterns of rules that need not be used, because they are for other checkpoints.
@@ -129,7 +138,7 @@ def _unused_rule(what: str, where: str, pattern: str) -> PlanError:
 
 
 def check_lint(
-    mapping: MappingLike | str | None, header: Place = None, target: Model = None, *, allow: Collection[str] = ()
+    mapping: AnyMapping | None, header: Place = None, target: Model = None, *, allow: Collection[str] = ()
 ) -> None:
     """Check that the linter finds nothing, neither an error nor what is usually a mistake.
 
@@ -160,9 +169,7 @@ def check_lint(
     )
 
 
-def check_order_independence(
-    mapping: MappingLike | str | None, header: Place, model: Model = None, **options: Any
-) -> None:
+def check_order_independence(mapping: AnyMapping | None, header: Place, model: Model = None, **options: Any) -> None:
     """Check that the plan is the same whatever the order of the keys.
 
     Args:
@@ -199,7 +206,7 @@ def require_same_plan(first: Plan, second: Plan) -> None:
 
 
 def check_round_trip(
-    mapping: MappingLike | str | None,
+    mapping: AnyMapping | None,
     header: Place,
     model: Model = None,
     *,
@@ -255,7 +262,7 @@ def require_exact(plan: Plan, *, lossy: bool) -> Plan:
     return restrict(plan, kept)
 
 
-def check_inverse(mapping: MappingLike | str | None, header: Place, model: Model = None, **options: Any) -> None:
+def check_inverse(mapping: AnyMapping | None, header: Place, model: Model = None, **options: Any) -> None:
     """Check that the mapping alone leads back, as it must for a model that was not loaded from a checkpoint.
 
     Names and shapes are compared; what is dropped or rounded is the round trip's concern.
@@ -283,10 +290,10 @@ def check_inverse(mapping: MappingLike | str | None, header: Place, model: Model
         back = api.plan(Header(made), plan.mapping.inverse(), config=config, layout=options.get("layout", "auto"))
     except PlanError as error:
         raise _with_hint(error, NO_INVERSE) from None
-    _require_layout(published, back)
+    _require_layout(published, back, plan.mapping)
 
 
-def _require_layout(published: dict[str, TensorSpec], back: Plan) -> None:
+def _require_layout(published: dict[str, TensorSpec], back: Plan, mapping: Mapping) -> None:
     saved = back.target.specs
     lines = [
         f"{key}: {published.get(key, 'nothing')} is published, {saved.get(key, 'nothing')} is saved"
@@ -295,16 +302,17 @@ def _require_layout(published: dict[str, TensorSpec], back: Plan) -> None:
     ]
     if lines:
         shown = lines[:6] + ([f"… and {len(lines) - 6} more"] if len(lines) > 6 else [])
+        only_names = Counter(published.values()) == Counter(saved.values())
         raise VerifyError(
             "verify-failed",
             "the mapping's inverse leads to another layout",
-            got="\n".join([*shown, *back.notes]),
-            hint=NO_INVERSE,
+            got="\n".join([*shown, *(choices(back, mapping) if only_names else back.notes)]),
+            hint=NAMES_DIFFER if only_names else NO_INVERSE,
         )
 
 
 def check_save_back(
-    mapping: MappingLike | str | None,
+    mapping: AnyMapping | None,
     header: Place,
     model: Model = None,
     *,

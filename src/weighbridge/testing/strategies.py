@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from weighbridge.errors import MappingError, RegistryError
+from weighbridge.finding import AnyMapping, find_mapping
 from weighbridge.groupings import Chunk, Concatenate, MergeModulelist
-from weighbridge.mapping import Mapping, MappingLike, as_mapping
+from weighbridge.mapping import Mapping, as_mapping
 from weighbridge.movements import Transpose
 from weighbridge.specs import Header, TensorSpec, dtype_named
 from weighbridge.testing.groups import Group, groups_of, try_plan
@@ -38,11 +39,11 @@ def _strategies() -> Any:
     return strategies
 
 
-def keys(mapping: MappingLike, *, config: Any = None) -> SearchStrategy[str]:
+def keys(mapping: AnyMapping, *, config: Any = None) -> SearchStrategy[str]:
     """Draw keys that a mapping's rules change: the names that a checkpoint would have.
 
     Args:
-        mapping: The mapping.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file.
         config: The model's configuration, for operations that read it.
 
     Raises:
@@ -55,18 +56,18 @@ def keys(mapping: MappingLike, *, config: Any = None) -> SearchStrategy[str]:
         >>> type(found).__name__
         'SampledFromStrategy'
     """
-    found = _groups(as_mapping(mapping), config)
+    found = _groups(as_mapping(find_mapping(mapping)), config)
     named: Any = _strategies().sampled_from(sorted({key for group in found for key, _ in group}))
     return named  # type: ignore[no-any-return]
 
 
 def headers(
-    mapping: MappingLike, *, config: Any = None, dtypes: Sequence[str] = DTYPES, max_groups: int = 6
+    mapping: AnyMapping, *, config: Any = None, dtypes: Sequence[str] = DTYPES, max_groups: int = 6
 ) -> SearchStrategy[Header]:
     """Draw headers that a mapping can be planned on, with complete groups of small tensors and some that no rule knows.
 
     Args:
-        mapping: The mapping.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file.
         config: The model's configuration, for operations that read it; pass it to `weighbridge.plan` as well.
         dtypes: Dtypes to draw from; a group has one.
         max_groups: Most groups, each made for one rule.
@@ -77,7 +78,7 @@ def headers(
         RegistryError: `integration-version` without hypothesis.
     """
     st = _strategies()
-    whole = as_mapping(mapping)
+    whole = as_mapping(find_mapping(mapping))
     found = _groups(whole, config)
     codes = [dtype_named(name).code for name in dtypes]
 
@@ -96,7 +97,7 @@ def headers(
 
 
 def checkpoints(
-    mapping: MappingLike, *, config: Any = None, dtypes: Sequence[str] = DTYPES, max_groups: int = 6
+    mapping: AnyMapping, *, config: Any = None, dtypes: Sequence[str] = DTYPES, max_groups: int = 6
 ) -> SearchStrategy[dict[str, torch.Tensor]]:
     """Draw checkpoints that a mapping can be planned on: small tensors of random bits by key.
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from weighbridge import api
 from weighbridge.errors import MappingError
-from weighbridge.mapping import Mapping, MappingLike, as_mapping
+from weighbridge.finding import AnyMapping, find_mapping
+from weighbridge.mapping import Mapping, as_mapping
 from weighbridge.plan import Plan
-from weighbridge.registry import default_registry
 from weighbridge.specs import Header
 
 Place = Any
@@ -67,11 +67,12 @@ class Subject:
         return replace(self, source=_shuffle(self.source, seed), target=mixed, options=config)
 
 
-def make_subject(mapping: MappingLike | str | None, header: Place, model: Model, options: dict[str, Any]) -> Subject:
+def make_subject(mapping: AnyMapping | None, header: Place, model: Model, options: dict[str, Any]) -> Subject:
     """Put a subject together from what an author writes.
 
     Args:
-        mapping: A mapping, a list of transforms, or a registered name; None for what is registered for the model.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; None for what
+            is registered for the model.
         header: What is published.
         model: What it is to fit. A function is called with torch's default device set to meta.
         options: As for `weighbridge.plan`.
@@ -83,10 +84,8 @@ def make_subject(mapping: MappingLike | str | None, header: Place, model: Model,
     """
     source = api.open(header).header
     target = _make_model(model) if _is_factory(model) else model
-    if isinstance(mapping, str):
-        found: MappingLike = default_registry.find(mapping)
-    elif mapping is not None:
-        found = mapping
+    if mapping is not None:
+        found = find_mapping(mapping)
     elif is_model(target):
         from weighbridge.resolve import resolve
 
