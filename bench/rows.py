@@ -20,7 +20,7 @@ from bench.rows_load import measure_huge, measure_load_dense, measure_load_moe, 
 
 PLAN_S: Final = 1.5
 PLAN_RATIO: Final = 0.5
-PLAN_GROWTH: Final = 2.2
+PLAN_GROWTH: Final = 2.5
 PLAN_BYTES: Final = 5 * 10**8
 """More memory than twice the keys take."""
 IMPORT_MS: Final = 150.0

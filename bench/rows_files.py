@@ -75,7 +75,7 @@ def measure_revert(bench: Bench, rounds: int = ROUNDS) -> list[Figure]:
     source, size_bytes = bench.checkpoint("moe", bench.moe, room=4), header_of(bench.moe).size_bytes
     fused, copied, back = (bench.work / name for name in ("fused", "copied", "back"))
     expected = file_hashes(source)
-    bench.say(f"revert: in turn with `cp -r`, {rounds} rounds after a comparison of all files")
+    bench.say(f"revert: in turn, {rounds} rounds after a comparison of all files")
     bench.timed("convert", 0, source, fused)
 
     def check() -> None:
@@ -84,12 +84,14 @@ def measure_revert(bench: Bench, rounds: int = ROUNDS) -> list[Figure]:
 
     sides = [
         Side(COPY, "copy", (fused, copied, "0"), size_bytes, fused, copied),
+        Side(SYNCED, "copy", (fused, copied, "1"), size_bytes, fused, copied),
         Side(REVERT, "revert", (fused, back), size_bytes, fused, back, check),
     ]
     runs = take_turns(bench, sides, rounds)
     plain = times(f"{COPY} of the fused", runs[COPY])
-    ours = against(times(REVERT, runs[REVERT], is_ours=True), (plain, COPY_RATIO))
-    return [plain, ours, *memory(REVERT, runs[REVERT], limit_mb=CONVERT_MB, is_ours=True)]
+    synced = against(times(SYNCED, runs[SYNCED]), (plain, None))
+    ours = against(times(REVERT, runs[REVERT], is_ours=True), (plain, COPY_RATIO), (synced, None))
+    return [plain, synced, ours, *memory(REVERT, runs[REVERT], limit_mb=CONVERT_MB, is_ours=True)]
 
 
 def measure_save(bench: Bench, rounds: int = ROUNDS) -> list[Figure]:

@@ -27,6 +27,7 @@ ORDER = (
     "_version",
     "errors",
     "nearby",
+    "hashes",
     "collecting",
     "workers",
     "batches",

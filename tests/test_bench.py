@@ -522,7 +522,7 @@ def test_large_conversion_has_more_layers(bench: Bench) -> None:
 
 def test_revert_row_gives_the_files_back(bench: Bench) -> None:
     figures = measure_revert(bench, rounds=1)
-    assert names_of(figures) == {"cp -r of the fused", "wb.revert"}
+    assert names_of(figures) == {"cp -r of the fused", "cp -r, then sync", "wb.revert"}
     assert left(bench) == ["fused", "moe"]
 
 

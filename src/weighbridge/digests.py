@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -24,6 +23,7 @@ from weighbridge.batches import WINDOW_BYTES, run_in_batches, windows_of
 from weighbridge.errors import CheckpointError
 from weighbridge.files import FileImage, Placed
 from weighbridge.forms import table, text
+from weighbridge.hashes import sha256_of
 from weighbridge.storage.regular_files import OpenFiles
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def digest_tensor(checkpoint: Checkpoint, key: str) -> str:
 
 
 def _digest(read: Callable[[int, memoryview], None], size_bytes: int) -> str:
+    from hashlib import sha256
+
     running = sha256()
     buffer = memoryview(bytearray(min(WINDOW_BYTES, size_bytes)))
     for start, stop in windows_of(size_bytes):
@@ -101,8 +103,8 @@ def _digest(read: Callable[[int, memoryview], None], size_bytes: int) -> str:
 
 def digest_files(images: Iterable[FileImage], index: IndexText | None) -> dict[str, str]:
     """Return the digests of weight files' heads and of the shard index, by file name."""
-    found = {image.name: sha256(image.head).hexdigest() for image in images}
-    return found | ({index.name: sha256(index.text).hexdigest()} if index is not None else {})
+    found = {image.name: sha256_of(image.head) for image in images}
+    return found | ({index.name: sha256_of(index.text)} if index is not None else {})
 
 
 def digest_written(

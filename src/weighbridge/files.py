@@ -6,7 +6,6 @@ bytes. An image keeps the head and each tensor's place: with the tensors' bytes 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from weighbridge.errors import PlanError
 from weighbridge.forms import deflate, inflate, items, number, text
+from weighbridge.hashes import sha256_of
 
 MAX_HEAD_BYTES: Final = 100_000_000 + 8
 """Largest head of one file: the format's limit on a header, and the eight length bytes."""
@@ -105,9 +105,9 @@ class FileSet:
     @property
     def digest(self) -> str:
         """SHA-256 of all that is recorded, in a form that does not depend on how it was deflated."""
-        images = [[*image[:2], hashlib.sha256(image.head).hexdigest(), image.tensors] for image in self.images]
-        index = [self.index_name, hashlib.sha256(self.index_text).hexdigest()]
-        return hashlib.sha256(json.dumps([images, index]).encode()).hexdigest()
+        images = [[*image[:2], sha256_of(image.head), image.tensors] for image in self.images]
+        index = [self.index_name, sha256_of(self.index_text)]
+        return sha256_of(json.dumps([images, index]).encode())
 
     @staticmethod
     def from_dict(form: Mapping[str, Any]) -> FileSet:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
-from difflib import SequenceMatcher
 from functools import lru_cache
 from heapq import nlargest
 from operator import itemgetter
@@ -343,6 +342,8 @@ def _shape(key: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _likeness(left: str, right: str) -> float:
+    from difflib import SequenceMatcher
+
     return SequenceMatcher(None, left, right, autojunk=False).ratio()
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Final
 
 from weighbridge.errors import WeighbridgeError
 from weighbridge.joining import Group, collect_groups
 from weighbridge.keys import index_set
 from weighbridge.mapping import Mapping
+from weighbridge.nearby import close_names
 from weighbridge.tracing import FREE, Rule, Rules, finish_names, prepare, trace_keys, trace_name
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w*")
@@ -39,7 +39,7 @@ def near_miss(rule: Rule, key: str) -> str:
         names = [part for part in re.split(r"\\?\.", source.text.strip("^$")) if _NAME.fullmatch(part)]
         absent = [name for name in names if name not in segments]
         others = [segment for segment in segments if segment not in names]
-        near = get_close_matches(absent[0], others, 1, _LIKE) if len(absent) == 1 else []
+        near = close_names(absent[0], others, 1, _LIKE) if len(absent) == 1 else []
         if near:
             return f"{near[0]} is not {absent[0]}"
     return ""

@@ -1,9 +1,27 @@
-"""Say where a path goes astray, and what stands there by a name that is like it."""
+"""Find names that are like one that is not there; for a path, the part of it that goes astray."""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Iterable
 from pathlib import Path
+
+
+def close_names(name: str, names: Iterable[str], most: int = 1, alike: float = 0.6) -> list[str]:
+    """Return the names that are most like a name, the nearest first.
+
+    Args:
+        name: The name that nobody has.
+        names: Those that there are.
+        most: How many to return.
+        alike: How alike they must be, between 0 and 1.
+
+    Examples:
+        >>> close_names("dtypo", ["drop", "dtype"])
+        ['dtype']
+    """
+    from difflib import get_close_matches
+
+    return get_close_matches(name, list(names), most, alike)
 
 
 def name_near(path: Path) -> str:
@@ -26,7 +44,7 @@ def name_near(path: Path) -> str:
         return f"{folder} is a file"
     lost = path.relative_to(folder).parts[0]
     try:
-        near = difflib.get_close_matches(lost, [entry.name for entry in folder.iterdir()], 3)
+        near = close_names(lost, (entry.name for entry in folder.iterdir()), 3)
     except OSError:  # what may not be listed may still be entered
         near = []
     return f"no {lost} in {folder}" + (f"; nearest: {', '.join(near)}" if near else "")

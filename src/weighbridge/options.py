@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from weighbridge.errors import WeighbridgeError
 from weighbridge.mapping import Rules
+from weighbridge.nearby import close_names
 from weighbridge.specs import dtype_named
 
 MODES: Final = ("auto", "mapped", "as is")
@@ -66,7 +66,7 @@ def read_options(given: MappingOf[str, Any]) -> Options:
     names = [field.name for field in fields(Options)]
     strange = next((name for name in given if name not in names), None)
     if strange is not None:
-        near = difflib.get_close_matches(strange, names, 1)
+        near = close_names(strange, names)
         got = f"nearest: {near[0]}" if near else ""
         raise WeighbridgeError("usage", "there is no such option", where=strange, expected=", ".join(names), got=got)
     return Options(**given)

@@ -15,7 +15,6 @@ that were declared. Every source and every target has exactly one fate:
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping as MappingOf
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.errors import PlanError
 from weighbridge.files import FileSet
+from weighbridge.hashes import sha256_of
 from weighbridge.keys import counted
 from weighbridge.mapping import Mapping
 from weighbridge.program import Program, program_to_dict
@@ -191,13 +191,13 @@ class Plan:
     def hash(self) -> str:
         """SHA-256 of the plan's JSON form without the files; equal plans have equal hashes."""
         text = json.dumps(self._form(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256_of(text.encode())
 
     @property
     def files_hash(self) -> str:
         """SHA-256 of how source and target lie in files, which is no part of `hash`."""
         digests = [files.digest if files is not None else "" for files in (self.source_files, self.target_files)]
-        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+        return sha256_of(" ".join(digests).encode())
 
     def check(self) -> None:
         """Prove every program, that each fits its step, and that every tensor has exactly one fate.

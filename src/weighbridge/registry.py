@@ -10,7 +10,6 @@ who meant this very name; a provider (our own families, another library's table)
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.errors import RegistryError
 from weighbridge.mapping import Mapping, MappingLike, as_mapping
+from weighbridge.nearby import close_names
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -245,7 +245,7 @@ class Registry:
 
     def not_found(self, *names: str) -> RegistryError:
         """Make the error for a model that nothing is registered for, with the names that are nearest."""
-        near = [near for name in names for near in difflib.get_close_matches(name, list(self), 3)]
+        near = [near for name in names for near in close_names(name, self, 3)]
         return RegistryError(
             "mapping-not-found",
             "no mapping is registered under this name",

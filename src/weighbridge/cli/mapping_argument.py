@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from weighbridge.errors import MappingError, WeighbridgeError
 from weighbridge.finding import find_named
+from weighbridge.hashes import sha256_of
 from weighbridge.mapping import Mapping, as_mapping
 from weighbridge.mapping_files import is_mapping_file, load_mapping as load_file
-from weighbridge.nearby import name_near
+from weighbridge.nearby import close_names, name_near
 
 
 def load_mapping(text: str) -> Mapping:
@@ -100,7 +99,7 @@ def _running(path: Path) -> Iterator[None]:
 
 def _execute(path: Path, source: bytes) -> ModuleType:
     """Run a file as a module of a private name; nothing is written beside it."""
-    module = ModuleType(f"_weighbridge_mapping_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}")
+    module = ModuleType(f"_weighbridge_mapping_{sha256_of(str(path.resolve()).encode())[:12]}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
     exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
@@ -145,7 +144,7 @@ def _only_mapping(module: ModuleType, path: Path) -> Mapping:
 
 def _no_such_name(module: ModuleType, path: Path, name: str) -> MappingError:
     public = [other for other in vars(module) if not other.startswith("_")]
-    near = list(_mappings(module)) or get_close_matches(name, public)
+    near = list(_mappings(module)) or close_names(name, public, 3)
     got = "it holds " + ", ".join(near) if near else "it holds no mapping"
     return MappingError("mapping-file", "this name is not in the file", where=f"{path}:{name}", got=got)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping as MappingOf
-from difflib import get_close_matches
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
@@ -22,6 +21,7 @@ from weighbridge.mapping_files.forms import (
     RuleForm,
 )
 from weighbridge.mapping_files.nodes import Node, Record, Scalar, Sequence
+from weighbridge.nearby import close_names
 
 _EXPECTED: Final[MappingOf[str, str]] = {
     "string_type": "a text",
@@ -66,7 +66,7 @@ def _hint(node: Node, expected: str, kind: str) -> str:
     if "text" in expected and isinstance(node, Scalar) and not isinstance(node.value, str | None):
         return f"quote it, if a text is meant: '{node.text}'"
     if kind == "union_tag_not_found" and isinstance(node, Record):
-        near = [match for name in node.items for match in get_close_matches(name, TRANSFORM_FIELDS, 1)]
+        near = [match for name in node.items for match in close_names(name, TRANSFORM_FIELDS)]
         return f"did you mean {near[0]}:" if near else ""
     return ""
 
@@ -95,7 +95,7 @@ def _step(node: Node, step: int | str) -> Node | None:
 
 def _unknown_field(document: Document, key: Node, name: str, known: list[str]) -> MappingError:
     is_operation = known == list(OPERATION_NAMES)
-    near = get_close_matches(name, known, 1) or get_close_matches(name.lower(), known, 1)
+    near = close_names(name, known) or close_names(name.lower(), known)
     return document.complain(
         key.place,
         f"there is no operation {name}" if is_operation else f"there is no field `{name}` here",

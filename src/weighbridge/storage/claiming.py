@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from weighbridge.errors import DestinationError
+from weighbridge.hashes import sha256_of
 from weighbridge.storage.file_writer import reporting_write_errors
 from weighbridge.storage.unfinished import RECORD_NAME, is_worthless
 
@@ -51,7 +51,7 @@ def partial_path(destination: Path) -> Path:
     """
     name = destination.name
     if len(os.fsencode(name)) > _NAME_BYTES:
-        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+        digest = sha256_of(os.fsencode(name))[:8]
         while len(os.fsencode(name)) > _NAME_BYTES - 9:
             name = name[:-1]
         name = f"{name}-{digest}"

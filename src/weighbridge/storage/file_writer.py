@@ -19,7 +19,6 @@ from typing import Final, Self
 
 from weighbridge.errors import CheckpointError, DestinationError
 from weighbridge.files import FileImage
-from weighbridge.storage.direct import BOUNCE_BYTES
 from weighbridge.storage.kernel import BLOCK_BYTES, can_share_blocks, share_blocks, start_writing
 from weighbridge.storage.paths import check_new_name
 from weighbridge.storage.protocol import Extent
@@ -30,6 +29,8 @@ SEAL_BYTES: Final = LENGTH_BYTES
 """How many of a file's first bytes are held back until it is sealed."""
 
 COPY_BUFFER_BYTES: Final = 2**18
+DIRECT_BUFFER_BYTES: Final = 4 * 2**20
+"""As much as direct reads move at once."""
 HURRY_BYTES: Final = 64 * 2**20
 """So much is written before the disk is asked to begin with it."""
 _KERNEL_COPY_BYTES: Final = 2**30
@@ -214,7 +215,7 @@ class FileWriter:
     def _copy(self, extent: Extent, offset: int) -> None:
         done = self._copy_in_kernel(extent, offset)
         if done < extent.size_bytes:
-            piece_bytes = BOUNCE_BYTES if self._sources.direct else COPY_BUFFER_BYTES
+            piece_bytes = DIRECT_BUFFER_BYTES if self._sources.direct else COPY_BUFFER_BYTES
             for position, piece in read_pieces(self._sources, extent, done, piece_bytes):
                 self.write(offset + position, piece)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from itertools import islice
 
 from weighbridge.errors import CheckpointError
+from weighbridge.nearby import close_names
 from weighbridge.storage.json_text import join_keys, shorten
 
 
@@ -20,7 +20,7 @@ def not_found(key: str, keys: Iterable[str], where: str) -> CheckpointError:
     # Comparing with each of 100,000 keys takes seconds; those that end alike are the likely ones.
     tail = key.rpartition(".")[2]
     alike = list(islice((other for other in keys if other.endswith(tail)), 2000))
-    near = get_close_matches(key, alike or list(islice(keys, 2000)), n=3)
+    near = close_names(key, alike or islice(keys, 2000), 3)
     got = f"nearest: {join_keys(near)}" if near else ""
     return CheckpointError("tensor-not-found", f"there is no tensor {shorten(key)}", where=where, got=got)
 

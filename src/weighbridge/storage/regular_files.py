@@ -15,12 +15,12 @@ import stat
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.errors import CheckpointError
+from weighbridge.hashes import sha256_of
 from weighbridge.storage.protocol import FileFingerprint
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def fingerprint_files(files: Iterable[SourceFile]) -> list[FileFingerprint]:
             "name": file.name,
             "size_bytes": file.stamp.size_bytes,
             "mtime_ns": file.stamp.mtime_ns,
-            "head_sha256": sha256(file.head).hexdigest(),
+            "head_sha256": sha256_of(file.head),
         }
         for file in files
     ]

@@ -15,13 +15,13 @@ import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from weighbridge.errors import CheckpointError, DestinationError
 from weighbridge.files import FileImage
+from weighbridge.hashes import sha256_of
 from weighbridge.storage.file_writer import SEAL_BYTES, reporting_write_errors
 from weighbridge.storage.json_text import JsonError, join_keys, parse_json
 from weighbridge.storage.protocol import FileFingerprint
@@ -60,7 +60,7 @@ class Work(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, the record."""
         files = [
-            {"name": image.name, "size_bytes": image.size_bytes, "head_sha256": sha256(image.head).hexdigest()}
+            {"name": image.name, "size_bytes": image.size_bytes, "head_sha256": sha256_of(image.head)}
             for image in self.images
         ]
         return {
