@@ -411,3 +411,22 @@ def test_a_compiled_part_is_saved_under_its_own_name(tmp_path: Path) -> None:
     model.a = torch.compile(model.a)
     wb.load(model, pair(), [])
     assert load_file(wb.save(model, tmp_path / "out") / "model.safetensors").keys() == pair().keys()
+
+
+def test_new_weight_is_saved_in_the_dtype_of_its_siblings(tmp_path: Path) -> None:
+    """A cast of the mapping is not turned round for the one weight that no file had."""
+    model = torch.nn.ModuleDict({"l": torch.nn.ModuleList([torch.nn.Linear(3, 3, bias=False) for _ in range(2)])})
+    mapping = wb.Mapping(
+        [wb.WeightConverter(r"^b.*.weight", "l.*.weight", [wb.Cast("F32", "BF16")])], initialise={r"^l\.1\.": "new"}
+    )
+    wb.load(model, {"b.0.weight": torch.randn(3, 3, dtype=torch.bfloat16)}, mapping)
+    header = wb.open(wb.save(model, tmp_path / "out")).header
+    assert {key: spec.dtype for key, spec in header.items()} == {"b.0.weight": "F32", "b.1.weight": "F32"}
+
+
+def test_new_weight_keeps_its_name_where_the_published_one_is_that_of_another(tmp_path: Path) -> None:
+    model = torch.nn.ParameterDict({"new": torch.ones(2), "old": torch.zeros(3), "kept": torch.zeros(1)})
+    mapping = wb.Mapping([wb.WeightRenaming("^old", "new")], initialise={"^(old|new)$": "new here"})
+    wb.load(model, {"kept": torch.ones(1)}, mapping)
+    header = wb.open(wb.save(model, tmp_path / "out")).header
+    assert {key: spec.shape for key, spec in header.items()} == {"kept": (1,), "new": (2,), "old": (3,)}

@@ -305,3 +305,27 @@ def test_a_partial_load_stays_with_the_reading_that_reaches_furthest():
     with pytest.raises(wb.PlanError) as caught:
         wb.plan(bent, [experts, wb.WeightRenaming("head.old", "head.new")], target, partial=True)
     assert caught.value.codes == ("shape-mismatch",)
+
+
+def test_missing_target_behind_an_inverted_converter_is_reported() -> None:
+    rules: list[wb.Transform] = [
+        wb.GroupWeightRename(["enc.a", "dec.b"], ["m.w", "w"]),
+        wb.WeightConverter("m.w", "fused", [wb.Transpose(0, 1)]),
+    ]
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan({"x": torch.ones(2)}, rules, target=wb.Header({"fused": wb.TensorSpec("F32", (2, 2))}))
+    assert caught.value.code == "plan-failed"
+
+
+def test_missing_targets_whose_names_hold_what_lines_are_written_with() -> None:
+    keys = ("0.a,b1", "0.a,b2", "1.a,b3", "1.a,b4", "0.{x", "1.{x", "2.}y,", "3.}y,")
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan({"x": torch.ones(2)}, [], target=wb.Header({key: wb.TensorSpec("F32", (1,)) for key in keys}))
+    assert "target-missing" in caught.value.codes
+
+
+def test_what_cannot_be_a_path_is_a_name_that_is_not_registered() -> None:
+    for name in ("a" * 300, "transforms:\n  - rename: a\n    to: b/c\n" + "d" * 5000, "a\0b"):
+        with pytest.raises(wb.RegistryError) as caught:
+            wb.plan({"x": torch.ones(2)}, name)
+        assert caught.value.code == "mapping-not-found"

@@ -387,3 +387,11 @@ def test_command_names_what_is_not_read_directly(tmp_path: Path) -> None:
     assert json.loads(ran.stdout)["error"]["code"] == "usage"
     assert json.loads(ran.stdout)["error"]["hint"] == "leave out --direct"
     assert ran.returncode == 2
+
+
+def test_a_place_that_cannot_be_made_is_refused_alike(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(3)}, tmp_path / "model.safetensors")
+    for link in ("never", "share", "hard"):
+        with pytest.raises(wb.DestinationError) as caught:
+            wb.convert(tmp_path / "model.safetensors", "/", [], link=link)
+        assert caught.value.code == "destination-unsafe"

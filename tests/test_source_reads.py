@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
@@ -313,3 +314,20 @@ def test_only_safetensors_files_are_read_directly(tmp_path: Path) -> None:
         with pytest.raises(wb.WeighbridgeError) as caught:
             wb.open(place, direct=True)
         assert caught.value.code == "usage"
+
+
+def test_forked_processes_read_past_the_cache_each_for_itself(tmp_path: Path) -> None:
+    """The buffer of direct reads is shared memory: a child that wrote to its parent's would spoil what it reads."""
+    from weighbridge.storage import direct
+
+    first = direct._bounce()
+    first[:4] = b"mine"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads of this process hold nothing that is used
+        child = os.fork()
+    if child == 0:
+        direct._bounce()[:4] = b"them"
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert direct._bounce() is first
+    assert first[:4] == b"mine"

@@ -62,7 +62,7 @@ def run_in_batches(
         run_all((partial(run, number) for number in range(len(batches))), count_workers())
     except Exception as problem:
         first = failed[min(failed)] if failed else problem
-        raise first from None
+        raise first  # noqa: B904 - its own cause is the one to show
     return [result for batch in done for result in batch]
 
 

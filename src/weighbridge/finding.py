@@ -40,11 +40,15 @@ def find_named(name: str) -> Mapping:
     try:
         return default_registry.find(name)
     except RegistryError as problem:
-        looks_like_a_path = "/" in name or Path(name).suffix or Path(name).exists()
-        if problem.code == "mapping-not-found" and looks_like_a_path:
-            path = Path(name).expanduser()
-            problem.got = f"{path} is no mapping file by its name" if path.exists() else name_near(path)
-            problem.hint = "a mapping file's name ends in .yaml, .yml or .json (for the command also .py)"
+        path = Path(name)
+        try:
+            looks_like_a_path = "/" in name or path.suffix or path.exists()
+            if problem.code == "mapping-not-found" and looks_like_a_path:
+                path = path.expanduser()
+                problem.got = f"{path} is no mapping file by its name" if path.exists() else name_near(path)
+                problem.hint = "a mapping file's name ends in .yaml, .yml or .json (for the command also .py)"
+        except (OSError, ValueError, RuntimeError):
+            raise problem from None  # what cannot be a path: too long, with a null byte, of a user that is not known
         raise
 
 

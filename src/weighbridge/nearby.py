@@ -43,6 +43,8 @@ def name_near(path: Path) -> str:
     if not folder.is_dir():
         return f"{folder} is a file"
     lost = path.relative_to(folder).parts[0]
+    if (folder / lost).is_symlink():
+        return f"{folder / lost} is a link to {(folder / lost).readlink()}, which is not there"
     try:
         near = close_names(lost, (entry.name for entry in folder.iterdir()), 3)
     except OSError:  # what may not be listed may still be entered

@@ -161,6 +161,8 @@ def _origin(forward: Rules, back: Rules, key: str) -> Origin | None:
     try:
         trace = trace_name(back, key)
         sources = tuple(name for name, _ in _ends(back, trace, "0"))
+        if not sources:
+            return None
         there = trace_name(forward, sources[0])
         ends = dict(_ends(forward, there, trace.hit.place if trace.hit is not None else ""))
     except WeighbridgeError:

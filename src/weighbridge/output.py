@@ -23,7 +23,7 @@ from weighbridge.storage import (
     plan_shards,
     staged_directory,
 )
-from weighbridge.storage.kernel import shares_with
+from weighbridge.storage.kernel import BLOCK_BYTES, shares_with
 from weighbridge.storage.protocol import Extra
 from weighbridge.workers import Counter, Progress
 
@@ -148,10 +148,14 @@ def _work(plan: Plan, checkpoint: Checkpoint, files: Files, extras: tuple[Extra,
 
 def _can_share(checkpoint: Checkpoint, destination: Path, link: str) -> bool:
     """Tell whether new files at the destination can share blocks with the source's, and say so if they cannot."""
-    folder = next(parent for parent in destination.absolute().parents if parent.is_dir())
+    folder = next((parent for parent in destination.absolute().parents if parent.is_dir()), None)
+    if folder is None:
+        return False
     paths = {extent.path for key in checkpoint.header if (extent := checkpoint.extent(key)) is not None}
-    found = bool(paths) and all(shares_with(path, folder) for path in paths)
-    if not found:
+    # What is smaller than a block has none to share.
+    large = [path for path in paths if path.stat().st_size >= BLOCK_BYTES]
+    found = bool(large) and all(shares_with(path, folder) for path in large)
+    if large and not found:
         level = logging.WARNING if link == "share" else logging.INFO
         _LOG.log(level, "%s and %s share no blocks of a disk: bytes are copied", checkpoint.where, folder)
     return found

@@ -14,7 +14,8 @@ from weighbridge.origins import Origin
 from weighbridge.specs import Header, Shape
 
 _NUMBER = re.compile(r"\d+")
-_BRACES = re.compile(r"\\(.)|\{((?:\\.|[^,{}\\])*?)(?:\.\.|,)[^{}]*\}")
+_BRACES = re.compile(r"\\(.)|\{((?:\\.|[^,{}\\])*?)(?:\.\.|,)(?:\\.|[^{}\\])*\}")
+_ESCAPED = re.compile(r"\\(.)")
 
 
 def merge_alike(problems: Iterable[WeighbridgeError]) -> list[WeighbridgeError]:
@@ -77,7 +78,7 @@ def first_of(line: str) -> str:
         >>> first_of("layers.{3..5,7}.up"), first_of(r"a\{b\}.{0,1}")
         ('layers.3.up', 'a{b}.0')
     """
-    return _BRACES.sub(lambda found: found[1] or found[2], line)
+    return _BRACES.sub(lambda found: found[1] or _ESCAPED.sub(r"\1", found[2]), line)
 
 
 def missing_target(line: str, origin: Origin | None, sources: OpenSide, targets: OpenSide) -> PlanError:

@@ -63,9 +63,10 @@ def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> Pla
     """Give weights that no file had the names that the rules have for them; note those that keep another name."""
     if not new or not back.mapping.transforms:
         return back
-    taken = {key for key in back.target if key not in {fated.key for fated in new}}
     header = Header({fated.key: fated.spec for fated in new})
-    named = [step for step in proven_steps(back.mapping, header, config) if taken.isdisjoint(step.targets)]
+    taken = {key for key in back.target if key not in header}
+    proven = [step for step in proven_steps(back.mapping, header, config) if taken.isdisjoint(step.targets)]
+    named = [_step_back_in(step, header) for step in _free_of(proven, header)]
     done = {key for step in named for key in step.sources}
     steps = [step for step in back.steps if done.isdisjoint(step.sources)]
     made = replace(back, steps=tuple(sorted([*steps, *named], key=lambda step: step.targets)))
@@ -78,6 +79,16 @@ def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> Pla
         made = replace(made, notes=(*made.notes, note))
     made.check()
     return made
+
+
+def _free_of(steps: list[Step], header: Header) -> list[Step]:
+    """Leave out steps that would write the name of a weight which keeps its own."""
+    while True:
+        moved = {key for step in steps for key in step.sources}
+        free = [step for step in steps if all(key in moved or key not in header for key in step.targets)]
+        if len(free) == len(steps):
+            return free
+        steps = free
 
 
 def tied_names(model: torch.nn.Module) -> list[Drop]:
@@ -133,10 +144,19 @@ def _step_in(step: Step, header: Header) -> Step:
             where=", ".join(step.sources[:3]),
             got=", ".join(f"{key}: {header[key].dtype}" for key in step.targets),
         )
+    return _in_dtype(step, dtypes.pop()) if dtypes else step
+
+
+def _step_back_in(step: Step, header: Header) -> Step:
+    """Return a step of the way back without casts: what it makes has the dtype that the model has."""
+    dtypes = {header[key].dtype for key in step.sources}
+    return _in_dtype(step, dtypes.pop()) if len(dtypes) == 1 else step
+
+
+def _in_dtype(step: Step, dtype: str) -> Step:
     program = step.program
-    if not dtypes or {spec.dtype for spec in program.slots} | {out.dtype for out in program.targets} == dtypes:
+    if {spec.dtype for spec in program.slots} | {out.dtype for out in program.targets} == {dtype}:
         return step
-    (dtype,) = dtypes
 
     def output(one: Output) -> Output:
         return one._replace(dtype=dtype)

@@ -38,10 +38,11 @@ def set_direct(descriptor: int, *, on: bool) -> bool:
 
 
 def _bounce() -> mmap.mmap:
-    found: mmap.mmap | None = getattr(_kept, "buffer", None)
-    if found is None or len(found) != BOUNCE_BYTES:
-        found = _kept.buffer = mmap.mmap(-1, BOUNCE_BYTES)
-    return found
+    """Return this thread's buffer, in this process: it is shared memory, which a forked child must not write to."""
+    found: tuple[int, mmap.mmap] | None = getattr(_kept, "buffer", None)
+    if found is None or found[0] != os.getpid() or len(found[1]) != BOUNCE_BYTES:
+        found = _kept.buffer = os.getpid(), mmap.mmap(-1, BOUNCE_BYTES)
+    return found[1]
 
 
 def read_blocks(descriptor: int, offset: int, size_bytes: int) -> Iterator[memoryview]:

@@ -170,7 +170,7 @@ def _check_zip(path: Path) -> None:
 
 def _no_torch_file(what: str, file: SourceFile, got: str) -> CheckpointError:
     """Return the error for a file that cannot be read, with what it is instead where its start tells."""
-    foreign = name_start(file.head)
+    foreign = None if file.head.startswith(_ZIP_MAGIC) else name_start(file.head)
     got, hint = (foreign.what, foreign.hint) if foreign else (got, "write it again with a current PyTorch")
     return CheckpointError("pickle-invalid", what, where=str(file.path), got=got, hint=hint)
 
