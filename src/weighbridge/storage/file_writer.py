@@ -314,20 +314,27 @@ def write_file(path: Path, content: bytes) -> None:
         pass
 
 
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    """Open what is there, for the enclosed block, whose errors are those of writing."""
+    with reporting_write_errors(str(path)):
+        descriptor = os.open(path, flags | os.O_CLOEXEC)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
 def seal(path: Path, first_bytes: bytes, *, sync: bool = True) -> None:
     """Write the first bytes of a finished file, and force them to the disk, if that is wanted.
 
     Raises:
         DestinationError: `destination-no-room`, `write-failed`.
     """
-    with reporting_write_errors(str(path)):
-        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.pwrite(descriptor, first_bytes, 0)
-            if sync:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with _opened(path, os.O_WRONLY | os.O_NOFOLLOW) as descriptor:
+        os.pwrite(descriptor, first_bytes, 0)
+        if sync:
+            os.fsync(descriptor)
 
 
 def unseal(path: Path) -> None:
@@ -336,12 +343,8 @@ def unseal(path: Path) -> None:
     Raises:
         DestinationError: `write-failed`.
     """
-    with reporting_write_errors(str(path)):
-        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.pwrite(descriptor, bytes(min(SEAL_BYTES, os.fstat(descriptor).st_size)), 0)
-        finally:
-            os.close(descriptor)
+    with _opened(path, os.O_WRONLY | os.O_NOFOLLOW) as descriptor:
+        os.pwrite(descriptor, bytes(min(SEAL_BYTES, os.fstat(descriptor).st_size)), 0)
 
 
 def sync_file(path: Path) -> None:
@@ -350,12 +353,8 @@ def sync_file(path: Path) -> None:
     Raises:
         DestinationError: `write-failed`.
     """
-    with reporting_write_errors(str(path)):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with _opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
+        os.fsync(descriptor)
 
 
 def sync_directory(path: Path) -> None:
@@ -364,10 +363,5 @@ def sync_directory(path: Path) -> None:
     Raises:
         DestinationError: `write-failed`.
     """
-    with reporting_write_errors(str(path)):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with suppress(OSError):
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with _opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor, suppress(OSError):
+        os.fsync(descriptor)

@@ -13,7 +13,7 @@ import logging
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -282,16 +282,24 @@ class OpenFiles:
         Raises:
             CheckpointError: `source-changed`, `checkpoint-not-found`, `read-failed`.
         """
-        from weighbridge.storage.direct import fill_direct
 
+        def past_the_cache(number: int) -> int:
+            from weighbridge.storage.direct import fill_direct
+
+            return fill_direct(number, buffer, offset)
+
+        return self._read(path, lambda number: fill_from(number, buffer, offset), past_the_cache)
+
+    def _read(self, path: Path, plainly: Callable[[int], int], past_the_cache: Callable[[int], int]) -> int:
+        """Read a file in the way that it is open for; a way takes its descriptor and returns the bytes read."""
         held = self.hold(path)
         with reporting_read_errors(str(path)):
             if held.is_direct:
                 try:
-                    return fill_direct(held.number, buffer, offset)
+                    return past_the_cache(held.number)
                 except OSError as problem:
                     self._give_up_direct(held, path, problem)
-            return fill_from(held.number, buffer, offset)
+            return plainly(held.number)
 
     def _try_direct(self, held: _Descriptor, path: Path) -> None:
         from weighbridge.storage.direct import set_direct
@@ -336,21 +344,15 @@ class OpenFiles:
         Raises:
             CheckpointError: As `read`.
         """
-        count = self._scatter(path, offset, spans)
-        self._check_count(path, offset, sum([span.size_bytes for span in spans]), count)
-
-    def _scatter(self, path: Path, offset: int, spans: Sequence[Span]) -> int:
-        from weighbridge.storage.direct import scatter_direct
         from weighbridge.storage.scatter import scatter
 
-        held = self.hold(path)
-        with reporting_read_errors(str(path)):
-            if held.is_direct:
-                try:
-                    return scatter_direct(held.number, offset, spans)
-                except OSError as problem:
-                    self._give_up_direct(held, path, problem)
-            return scatter(held.number, offset, spans)
+        def past_the_cache(number: int) -> int:
+            from weighbridge.storage.direct import scatter_direct
+
+            return scatter_direct(number, offset, spans)
+
+        count = self._read(path, lambda number: scatter(number, offset, spans), past_the_cache)
+        self._check_count(path, offset, sum([span.size_bytes for span in spans]), count)
 
     def _check_count(self, path: Path, offset: int, wanted: int, count: int) -> None:
         if count == wanted:
