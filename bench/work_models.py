@@ -24,7 +24,7 @@ def set_up(source: str) -> None:
     import transformers
 
     import weighbridge.integrations.transformers
-    import weighbridge.modules  # noqa: F401
+    import weighbridge.models.modules  # noqa: F401
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

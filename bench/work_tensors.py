@@ -19,7 +19,7 @@ TURNS = {"plain": moe_mapping, "transposed": transposed_mapping}
 
 def fuse(touch_bytes: int, source: str, kind: str) -> None:
     """Open a checkpoint, plan, and make the tensors of a mapping, each in memory of its own."""
-    import weighbridge.modules  # noqa: F401 - what makes tensors is imported before
+    import weighbridge.models.modules  # noqa: F401 - what makes tensors is imported before
 
     mapping = TURNS[kind]()
     run_timed(lambda: wb.plan(source, mapping).state_dict(copy=True), touch_bytes=touch_bytes, reads=[Path(source)])
@@ -69,7 +69,7 @@ LOADERS: dict[str, Callable[[torch.nn.Module, str], None]] = {"ours": _load_ours
 
 def load_small(touch_bytes: int, path: str, sizes: str, device: str, loader: str) -> None:
     """Load many small tensors into a module that has them under the same names."""
-    import weighbridge.modules  # noqa: F401
+    import weighbridge.models.modules  # noqa: F401
 
     model = module_of(small(Small(*json.loads(sizes))), device)
     run_timed(lambda: LOADERS[loader](model, path), touch_bytes=touch_bytes, reads=[Path(path)])
@@ -93,7 +93,7 @@ def compare_small(path: str, sizes: str) -> None:
 
 def load_huge(touch_bytes: int, path: str, rows: str) -> None:
     """Load one huge tensor into a module on the meta device, in memory of its own."""
-    import weighbridge.modules  # noqa: F401
+    import weighbridge.models.modules  # noqa: F401
 
     model = module_of(huge(int(rows)), "meta")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from weighbridge.integrations import transformers as integration
-from weighbridge.lint import FINDINGS, Entry, Finding, count_codes, lint_registry
+from weighbridge.studies.lint import FINDINGS, Entry, Finding, count_codes, lint_registry
 
 HEAD = """# Lint of the transformers table
 

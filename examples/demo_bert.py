@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from demo_screen import Screen, file_hash
 
 import weighbridge as wb
-from weighbridge.transforms import describe
+from weighbridge.mappings.transforms import describe
 
 if TYPE_CHECKING:
     import torch

@@ -29,7 +29,7 @@ def pytest_runtest_makereport(
     problem = call.excinfo
     is_law = item.get_closest_marker("weighbridge") is not None
     if is_law and problem is not None and not item.config.getoption("fulltrace", False):
-        errors = sys.modules.get("weighbridge.errors")
-        if errors is not None and isinstance(problem.value, errors.WeighbridgeError):
+        package = sys.modules.get("weighbridge")
+        if package is not None and isinstance(problem.value, package.WeighbridgeError):
             report.longrepr = problem.getrepr(style="value")
     return report

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 from conftest import CORPUS, ROOT
 
 import weighbridge as wb
-from weighbridge import families
-from weighbridge.registry import Registry
-from weighbridge.resolve import resolve_config
-from weighbridge.specs import Header, TensorSpec
+from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.mappings import families
+from weighbridge.mappings.registry import Registry
+from weighbridge.models.resolve import resolve_config
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +130,7 @@ class Case:
 
 def wrong_values(case: Case, found: MappingOf[str, torch.Tensor]) -> list[str]:
     """List the keys whose bytes are not those expected; those that no checkpoint holds aside."""
-    from weighbridge.storage.torch_tensors import bytes_of
+    from weighbridge.storage.formats.torch_tensors import bytes_of
 
     new = set(case.expected.get("not_from_checkpoint", ()))
     wanted = {key: digest for key, (_, _, digest) in case.expected["state_dict"].items() if key not in new}
@@ -156,7 +156,7 @@ def misplaced_values(case: Case, found: MappingOf[str, torch.Tensor]) -> list[st
 
     The names of two classes of one family differ in front only.
     """
-    from weighbridge.storage.torch_tensors import bytes_of
+    from weighbridge.storage.formats.torch_tensors import bytes_of
 
     wanted = {key: digest for key, (_, _, digest) in case.expected["state_dict"].items()}
     for group in case.expected.get("ties", ()):

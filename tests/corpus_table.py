@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from corpus import REGISTRY, TOLERANCE, Case, build_model, case_names, untie_unlike, worst_output, wrong_values
 
 import weighbridge as wb
-from weighbridge.resolve import resolve
+from weighbridge.models.resolve import resolve
 
 HEADINGS: Final = ("case", "class", "kind", "values", "outputs", "back", "peer")
 

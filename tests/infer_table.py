@@ -16,10 +16,10 @@ from typing import Final, NamedTuple
 from corpus import Case, case_names
 
 import weighbridge as wb
-from weighbridge.inference import Inferred, infer_mapping
-from weighbridge.inference.facts import mask
-from weighbridge.inference.proving import is_equal
 from weighbridge.storage import open_checkpoint
+from weighbridge.studies.inference import Inferred, infer_mapping
+from weighbridge.studies.inference.proving import is_equal
+from weighbridge.studies.inference.tensor_facts import mask
 
 HEADINGS: Final = ("case", "values", "rules", "open", "verdict")
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 import weighbridge as wb
-from weighbridge.layout import Layout
+from weighbridge.algebra.layout import Layout
 from weighbridge.testing import check_lint
 
 Provocation = Callable[[Path], object]
@@ -507,7 +507,7 @@ def load_into_another_model(folder: Path) -> object:
 @provokes("integration-version")
 def meet_an_operation_of_the_future(folder: Path) -> object:
     core = pytest.importorskip("transformers.core_model_loading", reason="needs the extra `transformers`")
-    from weighbridge.integrations.transformers_table import import_operation
+    from weighbridge.mappings.transformers_table import import_operation
 
     return import_operation(type("FutureOperation", (core.ConversionOps,), {"convert": None})())
 

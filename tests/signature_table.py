@@ -1,4 +1,4 @@
-"""Print the module `weighbridge.families.signatures`: the names that the tensors of each model type have.
+"""Print the module `weighbridge.mappings.families.signatures`: the names that the tensors of each model type have.
 
 Run it as `python tests/signature_table.py > signatures.py`, with transformers installed and the corpus beside the
 project. Names come from the corpus's checkpoints, and from the library's own models on the meta device, in the runtime
@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple
 from corpus import PLACE, REGISTRY, Case, case_names
 
 import weighbridge as wb
-from weighbridge import families
-from weighbridge.keys import by_name, collapse
-from weighbridge.resolve import resolve
+from weighbridge.base.keys import by_name, collapse
+from weighbridge.mappings import families
+from weighbridge.models.resolve import resolve
 
 CLASSES: Final = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForImageClassification", "AutoModel")
 """Classes that are made of each model type."""

@@ -17,8 +17,8 @@ from textwrap import dedent
 import pytest
 
 import weighbridge as wb
-from weighbridge import errors
-from weighbridge.errors import CODES
+from weighbridge.base import errors
+from weighbridge.base.errors import CODES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "weighbridge"
@@ -199,13 +199,13 @@ def test_module_imports_only_earlier_ones(path: Path) -> None:
 @pytest.mark.parametrize(
     ("unit", "source", "complaint"),
     [
-        ("errors", "from weighbridge.plan import Plan", "errors imports plan"),
-        ("errors", "import weighbridge.plan", "errors imports plan"),
+        ("errors", "from weighbridge.planning.plan import Plan", "errors imports plan"),
+        ("errors", "import weighbridge.planning.plan", "errors imports plan"),
         ("errors", "from weighbridge import plan", "errors imports plan"),
         ("modules", "from weighbridge import Plan", "modules imports __init__"),
-        ("errors", "def f():\n    from weighbridge.plan import Plan", "errors imports plan"),
-        ("errors", "if TYPE_CHECKING:\n    from weighbridge.plan import Plan", "errors imports plan"),
-        ("plan", "from weighbridge.render import explain", "plan imports render"),
+        ("errors", "def f():\n    from weighbridge.planning.plan import Plan", "errors imports plan"),
+        ("errors", "if TYPE_CHECKING:\n    from weighbridge.planning.plan import Plan", "errors imports plan"),
+        ("plan", "from weighbridge.reporting.explaining_plans import explain", "plan imports render"),
         ("plan", "from .specs import Header", "plan imports <relative import>"),
         ("specs", "from weighbridge.nowhere import x", "specs imports nowhere"),
         ("nowhere", "", "nowhere has no row in ORDER"),
@@ -218,8 +218,8 @@ def test_direction_check_can_fail(unit: str, source: str, complaint: str) -> Non
 @pytest.mark.parametrize(
     ("unit", "source"),
     [
-        ("plan", "from weighbridge.specs import Header"),
-        ("plan", "def f():\n    from weighbridge.render import explain"),
+        ("plan", "from weighbridge.base.specs import Header"),
+        ("plan", "def f():\n    from weighbridge.reporting.explaining_plans import explain"),
         ("storage", "from weighbridge.storage.files import open_file"),
         ("errors", "import json"),
     ],

@@ -10,8 +10,8 @@ from hypothesis import given, strategies as st
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
-from weighbridge.program import Program
-from weighbridge.specs import DTYPES
+from weighbridge.base.specs import DTYPES
+from weighbridge.planning.program import Program
 
 FLOATS = ("F16", "BF16", "F32", "F64")
 DELICATE = (1 + 2**-12, 2.5, -(1 + 2**-9), 70_000.0, 1e-30, 2**-20, 0.1, -0.0)

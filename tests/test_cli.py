@@ -20,11 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 import weighbridge
 from weighbridge import Mapping, Plan, WeightRenaming
-from weighbridge.cli.app import app
-from weighbridge.cli.inspection import collapsed_rows, count_keys, single_rows
-from weighbridge.cli.mapping_argument import load_mapping
-from weighbridge.cli.output import EXIT_CODES, error_text, exit_code, visible
-from weighbridge.errors import (
+from weighbridge.base.errors import (
     CheckpointError,
     DestinationError,
     LayoutError,
@@ -35,8 +31,12 @@ from weighbridge.errors import (
     VerifyError,
     WeighbridgeError,
 )
-from weighbridge.keys import collapse
-from weighbridge.specs import Header, TensorSpec
+from weighbridge.base.keys import collapse
+from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.cli.app import app
+from weighbridge.cli.inspecting.inspection import collapsed_rows, count_keys, single_rows
+from weighbridge.cli.mapping_argument import load_mapping
+from weighbridge.cli.printing import EXIT_CODES, error_text, exit_code, visible
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = str(Path(weighbridge.__file__).parents[1])

@@ -13,10 +13,10 @@ from corpus import Case
 from test_cli import PACKAGES, PAGE, environment, fill, run
 from typer.testing import CliRunner
 
-from weighbridge import families
 from weighbridge.cli.app import app
-from weighbridge.cli.options import mapping_names
+from weighbridge.cli.command_options import mapping_names
 from weighbridge.cli.wording import in_options
+from weighbridge.mappings import families
 
 KINDS = {
     "text": str,

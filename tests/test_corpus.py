@@ -27,8 +27,8 @@ from corpus import (
 )
 
 import weighbridge as wb
-from weighbridge.readings import matching
-from weighbridge.resolve import resolve
+from weighbridge.models.resolve import resolve
+from weighbridge.planning.readings import matching
 
 pytestmark = [
     pytest.mark.corpus,

@@ -12,9 +12,9 @@ from safetensors.numpy import save_file
 from test_cli import documented, run
 
 import weighbridge as wb
-from weighbridge import families
-from weighbridge.detection import BOTH, ENOUGH, PUBLISHED, RUNTIME, Detection, detect, known_layouts
-from weighbridge.families.signatures import SIGNATURES
+from weighbridge.mappings import families
+from weighbridge.mappings.families.signatures import SIGNATURES
+from weighbridge.studies.detection import BOTH, ENOUGH, PUBLISHED, RUNTIME, Detection, detect, known_layouts
 
 SPEC = wb.TensorSpec("F32", (2, 2))
 

@@ -16,11 +16,11 @@ from test_cli import documented, run
 from typer.testing import CliRunner
 
 import weighbridge as wb
-from weighbridge import comparing, contents
+from weighbridge.base.specs import DTYPES
 from weighbridge.cli.app import app
-from weighbridge.contents import Held, Planned
-from weighbridge.differences import KINDS, Compared
-from weighbridge.specs import DTYPES
+from weighbridge.studies import comparing, contents
+from weighbridge.studies.contents import Held, Planned
+from weighbridge.studies.differences import KINDS, Compared
 
 FLOATS = [dtype.code for dtype in DTYPES.values() if dtype.kind == "float"]
 WHOLES = [dtype.code for dtype in DTYPES.values() if dtype.kind in ("signed", "unsigned", "bool")]

@@ -11,7 +11,7 @@ from conftest import GOLDEN
 from provocations import PROVOCATIONS
 
 import weighbridge as wb
-from weighbridge.errors import CODES
+from weighbridge.base.errors import CODES
 
 SNAPSHOTS = GOLDEN / "errors"
 

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 import weighbridge as wb
-from weighbridge.errors import CODES
+from weighbridge.base.errors import CODES
 
 KINDS = [
     wb.CheckpointError,

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
-from weighbridge.execute import allocate
-from weighbridge.layout import Layout
-from weighbridge.mapping import Mapping
-from weighbridge.plan import Plan, Step
-from weighbridge.program import Output, Program
-from weighbridge.running import check_ties
-from weighbridge.specs import TensorSpec
+from weighbridge.algebra.layout import Layout
+from weighbridge.base.specs import TensorSpec
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.planning.plan import Plan, Step
+from weighbridge.planning.program import Output, Program
+from weighbridge.running.execute import allocate
+from weighbridge.running.results import check_ties
 from weighbridge.storage import open_checkpoint
 
 EXPERTS = Mapping(

@@ -11,11 +11,11 @@ import torch
 from corpus import REGISTRY
 
 import weighbridge as wb
-from weighbridge import families
-from weighbridge.mapping import Mapping, Part
-from weighbridge.registry import Registry
-from weighbridge.resolve import resolve, resolve_config
-from weighbridge.specs import Header, TensorSpec
+from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.mappings import families
+from weighbridge.mappings.mapping import Mapping, Part
+from weighbridge.mappings.registry import Registry
+from weighbridge.models.resolve import resolve, resolve_config
 
 ASKED_FOR = {
     "aya_vision": "AyaVisionModel",
@@ -56,12 +56,12 @@ def header(**shapes: tuple[int, ...]) -> Header:
 def test_table_names_every_mapping_of_every_module() -> None:
     """No mapping is out of reach, and no name leads nowhere."""
     folder = Path(families.__file__).parent
-    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "building", "signatures"}
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "common_rules", "signatures"}
     assert set(families.MODULES.values()) == modules
     for name in families.MODULES:
         assert isinstance(families.load(name), Mapping)
     for module in modules:
-        found = sys.modules[f"weighbridge.families.{module}"].MAPPINGS
+        found = sys.modules[f"weighbridge.mappings.families.{module}"].MAPPINGS
         assert {name for name, home in families.MODULES.items() if home == module} == set(found)
 
 
@@ -73,7 +73,7 @@ def test_model_type_is_known_and_its_base_class_apart(model_type: str) -> None:
 
 def test_families_load_neither_torch_nor_the_library() -> None:
     """All of them are data: importing every one loads nothing heavy."""
-    code = "import sys; from weighbridge import families; [families.load(name) for name in families.MODULES]; "
+    code = "import sys; from weighbridge.mappings import families; [families.load(name) for name in families.MODULES]; "
     code += "print(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -16,14 +16,14 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 
 import weighbridge as wb
-from weighbridge import devices, execute, filling, gather as gathering
-from weighbridge.copies import Copy, Loop
-from weighbridge.devices import fill_tensors, gather_staged
-from weighbridge.execute import Slots, copy_strided, make
-from weighbridge.gather import Wanted, batches, gather
-from weighbridge.sections import reach, sections
-from weighbridge.storage.scatter import MAX_SPANS, Span, scatter
-from weighbridge.workers import Counter, run_all
+from weighbridge.algebra.copies import Copy, Loop
+from weighbridge.algebra.sections import reach, sections
+from weighbridge.base.workers import Counter, run_all
+from weighbridge.running import devices, execute, filling, gather as gathering
+from weighbridge.running.devices import fill_tensors, gather_staged
+from weighbridge.running.execute import Slots, copy_strided, make
+from weighbridge.running.gather import Wanted, batches, gather
+from weighbridge.storage.places.scatter import MAX_SPANS, Span, scatter
 
 EXPERTS = [
     wb.WeightConverter(
@@ -182,7 +182,7 @@ def test_moves_that_follow_each_other_are_one(tmp_path: Path) -> None:
         def close(self) -> None:
             calls.append(-1)
 
-    from weighbridge.output import lay_out
+    from weighbridge.running.directory_writing import lay_out
 
     filling.fill_files(
         plan,

@@ -16,16 +16,16 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import weighbridge as wb
+from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.cli.app import app
-from weighbridge.inference import Inferred, sketch_mapping
-from weighbridge.inference.digests import sum_hashes
-from weighbridge.inference.likeness import pair_by_name
-from weighbridge.inference.movements import fit_movement, is_moved
-from weighbridge.inference.tiling import find_tiling
-from weighbridge.mapping_files import load_mapping, read_mapping
-from weighbridge.ops import Operation
-from weighbridge.specs import Header, TensorSpec
-from weighbridge.transforms import describe
+from weighbridge.mappings.mapping_files import load_mapping, read_mapping
+from weighbridge.mappings.transforms import describe
+from weighbridge.operations.ops import Operation
+from weighbridge.studies.inference import Inferred, sketch_mapping
+from weighbridge.studies.inference.by_value.fingerprints import sum_hashes
+from weighbridge.studies.inference.by_value.movement_search import fit_movement, is_moved
+from weighbridge.studies.inference.by_value.tiling import find_tiling
+from weighbridge.studies.inference.likeness import pair_by_name
 
 Tensors = dict[str, torch.Tensor]
 Layouts = tuple[Tensors, Tensors]

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from test_cli import SEGMENTS, run, run_on_terminal
 
 import weighbridge as wb
-from weighbridge.cli.inspection import Inspection
-from weighbridge.cli.measuring import NAMES, measure
-from weighbridge.cli.quantised import COMPANIONS, quantisation_hints
-from weighbridge.cli.tree import Branch, module_tree, tree_lines
+from weighbridge.cli.inspecting.inspection import Inspection
+from weighbridge.cli.inspecting.measuring import NAMES, measure
+from weighbridge.cli.inspecting.module_tree import Branch, module_tree, tree_lines
+from weighbridge.cli.inspecting.quantised import COMPANIONS, quantisation_hints
 
 SPEC = wb.TensorSpec("F32", (2, 3))
 
@@ -147,7 +147,7 @@ def test_endless_key_makes_a_tree_of_bounded_depth() -> None:
 def test_statistics_are_those_of_torch(values: list[float], window: int) -> None:
     tensor = torch.tensor(values, dtype=torch.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("weighbridge.contents.WINDOW_NUMEL", window)
+        patch.setattr("weighbridge.studies.contents.WINDOW_NUMEL", window)
         found = measure(wb.open({"w": tensor}), "w").to_dict()
     wide = tensor.double()
     finite = wide[torch.isfinite(wide)]

@@ -15,12 +15,12 @@ from conftest import corpus_cases
 
 import weighbridge as wb
 from weighbridge.integrations import transformers as wbt
-from weighbridge.integrations.transformers_table import import_operation, import_transform, registry
-from weighbridge.loading import loaded_plan
-from weighbridge.registry import Registry
-from weighbridge.resolve import find_mounts, resolve
-from weighbridge.storage.torch_tensors import bytes_of
-from weighbridge.transforms import rename_key
+from weighbridge.mappings.registry import Registry
+from weighbridge.mappings.transformers_table import import_operation, import_transform, registry
+from weighbridge.mappings.transforms import rename_key
+from weighbridge.models.module_loading import loaded_plan
+from weighbridge.models.resolve import find_mounts, resolve
+from weighbridge.storage.formats.torch_tensors import bytes_of
 
 transformers = pytest.importorskip("transformers", reason="needs the extra `transformers`")
 core = pytest.importorskip("transformers.core_model_loading")
@@ -440,8 +440,8 @@ def movement(path, model, mapping):
 @pytest.mark.corpus
 def test_the_table_and_the_families_give_the_same_plans(corpus, monkeypatch):
     """On the whole corpus; where they differ, the family's file says what is wrong with the library's entry."""
-    from weighbridge import families
     from weighbridge.integrations import transformers as integration
+    from weighbridge.mappings import families
 
     ours, theirs = {}, {}
     for name in sorted(path.name for path in (corpus / "cases").iterdir() if path.is_dir()):
@@ -455,5 +455,5 @@ def test_the_table_and_the_families_give_the_same_plans(corpus, monkeypatch):
     assert different == DIFFERS
     for name in different:
         module = families.MODULES[name.partition("__")[0]]
-        source = importlib.import_module(f"weighbridge.families.{module}").__doc__
+        source = importlib.import_module(f"weighbridge.mappings.families.{module}").__doc__
         assert "library" in source, f"{module} does not say what is wrong with the library's entry for {name}"

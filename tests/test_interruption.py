@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.storage import plan_shards
-from weighbridge.storage.claiming import partial_path
-from weighbridge.storage.torch_tensors import spec_of
+from weighbridge.storage.formats.torch_tensors import spec_of
+from weighbridge.storage.outputs.claiming import partial_path
 
 DEAD = -signal.SIGKILL
 SHARD_BYTES = 1_500_000

@@ -9,8 +9,8 @@ from itertools import product
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from weighbridge.errors import PatternError
-from weighbridge.keys import (
+from weighbridge.base.errors import PatternError
+from weighbridge.base.keys import (
     collapse,
     collapse_by_name,
     expand,

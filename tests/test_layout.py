@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.lib.stride_tricks import as_strided
 
-from weighbridge.copies import Copy, Loop, align, fuse, runs, simplify, swapped
-from weighbridge.coverage import Coverage, coverage
-from weighbridge.errors import LayoutError
-from weighbridge.layout import (
+from weighbridge.algebra.copies import Copy, Loop, align, fuse, runs, simplify, swapped
+from weighbridge.algebra.coverage import Coverage, coverage
+from weighbridge.algebra.layout import (
     MAX_COPIES,
     Layout,
     concat,
@@ -25,6 +24,7 @@ from weighbridge.layout import (
     stack,
     windows,
 )
+from weighbridge.base.errors import LayoutError
 
 Array = np.ndarray
 laws = settings(max_examples=1000, deadline=None)

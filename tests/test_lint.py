@@ -18,15 +18,15 @@ from hypothesis import given, settings, strategies as st
 from safetensors.numpy import save_file
 
 import weighbridge as wb
-from weighbridge.errors import MappingError, PlanError
-from weighbridge.families import MODULES, load
-from weighbridge.lint import FINDINGS, Finding, LintReport, lint, lint_registry
-from weighbridge.lint.table import table_lines
-from weighbridge.lint.witnesses import SPELLINGS_MAX, spellings, witnesses
-from weighbridge.options import Options
+from weighbridge.base.errors import MappingError, PlanError
+from weighbridge.mappings.families import MODULES, load
 from weighbridge.pattern import Pattern
-from weighbridge.planning import compile_plan
-from weighbridge.tracing import match_rule, prepare
+from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.plan_options import Options
+from weighbridge.planning.tracing import match_rule, prepare
+from weighbridge.studies.lint import FINDINGS, Finding, LintReport, lint, lint_registry
+from weighbridge.studies.lint.table import table_lines
+from weighbridge.studies.lint.witnesses import SPELLINGS_MAX, spellings, witnesses
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "lint.md").read_text("utf-8")

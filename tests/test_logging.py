@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 import weighbridge as wb
-from weighbridge.cli.output import Output, reporting
+from weighbridge.cli.printing import Output, reporting
 
 PACKAGES = Path(wb.__file__).parents[1]
 MAPPING = wb.Mapping([wb.PrefixChange(prefix_to_remove="inner"), wb.WeightRenaming("old", "new")], name="plain")

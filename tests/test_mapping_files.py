@@ -22,18 +22,18 @@ from safetensors.numpy import save_file
 from strategies import draw_layout, draw_rules, mapping as mapping_of
 
 import weighbridge as wb
+from weighbridge.cli.commands.mapping_commands import app
 from weighbridge.cli.mapping_argument import load_mapping as load_argument
-from weighbridge.cli.mappings import app
-from weighbridge.families import MODULES
-from weighbridge.mapping import Part
-from weighbridge.mapping_files import json_schema, read_mapping
-from weighbridge.mapping_files.documents import MAX_BYTES
-from weighbridge.mapping_files.forms import OPERATION_NAMES, TRANSFORM_FIELDS
-from weighbridge.mapping_files.nodes import MAX_DEPTH, MAX_NODES, read_plain
-from weighbridge.mapping_files.writing import form_of
-from weighbridge.ops import OPERATIONS
-from weighbridge.registry import default_registry
-from weighbridge.transforms import TRANSFORMS
+from weighbridge.mappings.families import MODULES
+from weighbridge.mappings.mapping import Part
+from weighbridge.mappings.mapping_files import json_schema, read_mapping
+from weighbridge.mappings.mapping_files.documents import MAX_BYTES
+from weighbridge.mappings.mapping_files.mapping_forms import OPERATION_NAMES, TRANSFORM_FIELDS
+from weighbridge.mappings.mapping_files.nodes import MAX_DEPTH, MAX_NODES, read_plain
+from weighbridge.mappings.mapping_files.writing import form_of
+from weighbridge.mappings.registry import default_registry
+from weighbridge.mappings.transforms import TRANSFORMS
+from weighbridge.operations.ops import OPERATIONS
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json_schema()
@@ -825,10 +825,17 @@ def test_list_names_every_mapping(there: Path) -> None:
     form = json.loads(run(there, "mapping", "list", "--json").stdout)
     assert {row["name"] for row in form["mappings"]} >= set(MODULES)
     assert {row["origin"] for row in form["mappings"]} >= {"weighbridge"}
-    llava = {"name": "LlavaModel", "kind": "built in", "origin": "weighbridge", "module": "weighbridge.families.llava"}
+    llava = {
+        "name": "LlavaModel",
+        "kind": "built in",
+        "origin": "weighbridge",
+        "module": "weighbridge.mappings.families.llava",
+    }
     assert llava in form["mappings"]
     lines = run(there, "mapping", "list").stdout.splitlines()
-    assert [line.split()[-1] for line in lines if line.startswith("LlavaModel ")] == ["weighbridge.families.llava"]
+    assert [line.split()[-1] for line in lines if line.startswith("LlavaModel ")] == [
+        "weighbridge.mappings.families.llava"
+    ]
     assert [line.split()[0] for line in lines] == [row["name"] for row in form["mappings"]]
 
 

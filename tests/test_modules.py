@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
-from weighbridge.modules import module_header
+from weighbridge.models.modules import module_header
 
 RENAME = [wb.WeightRenaming("dense", "linear"), wb.WeightRenaming("gamma", "weight")]
 

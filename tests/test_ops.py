@@ -15,9 +15,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from transformers import core_model_loading as peer
 
-from weighbridge.errors import LayoutError
-from weighbridge.layout import Layout
-from weighbridge.ops import (
+from weighbridge.algebra.layout import Layout
+from weighbridge.base.errors import LayoutError
+from weighbridge.operations.ops import (
     OPERATIONS,
     Cast,
     Chunk,
@@ -41,8 +41,8 @@ from weighbridge.ops import (
     lower,
     operation_from_dict,
 )
-from weighbridge.rearrange import movement, parse, reverse
-from weighbridge.values import Context, Lane, Value
+from weighbridge.operations.rearrange import movement, parse, reverse
+from weighbridge.operations.values import Context, Lane, Value
 
 Tensors = list[list[torch.Tensor]]
 laws = settings(max_examples=1000, deadline=None)

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
-from weighbridge.mapping import Mapping
-from weighbridge.receipt import read_receipt
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.running.receipt import read_receipt
 from weighbridge.storage import plan_shards
 
 MAPPING = Mapping(
@@ -50,7 +50,7 @@ def digests(directory: Path) -> dict[str, str]:
 def make_source(directory: Path, tensors: dict[str, torch.Tensor], shard_bytes: int | None = None) -> Path:
     """Write a checkpoint with the safetensors library, in shards if asked, with files beside the weights."""
     directory.mkdir()
-    from weighbridge.modules import spec_of
+    from weighbridge.models.modules import spec_of
 
     shards = plan_shards({key: spec_of(value) for key, value in tensors.items()}, shard_bytes)
     for name, keys in shards.files.items():

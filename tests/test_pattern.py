@@ -10,10 +10,10 @@ from typing import NamedTuple
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from weighbridge.errors import PatternError
-from weighbridge.keys import expand, families, is_sound
+from weighbridge.base.errors import PatternError
+from weighbridge.base.keys import expand, families, is_sound
 from weighbridge.pattern import Match, Pattern, check_rewrite, invert, is_one_way, rewrite
-from weighbridge.pattern.tree import (
+from weighbridge.pattern.syntax import (
     Capture,
     Chars,
     Choice,

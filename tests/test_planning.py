@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import weighbridge as wb
-from weighbridge.api import plan_revert
+from weighbridge.api.functions import plan_revert
 
 
 def header(**shapes: tuple[int, ...]) -> wb.Header:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import weighbridge as wb
-from weighbridge.mapping import Refuse
-from weighbridge.readings import nested_readings, possible_readings
+from weighbridge.mappings.mapping import Refuse
+from weighbridge.planning.readings import nested_readings, possible_readings
 
 NAMES = ("enc.weight", "enc.bias", "dec.weight", "dec.bias")
 

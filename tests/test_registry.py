@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import weighbridge as wb
-from weighbridge import api, testing
-from weighbridge.lint import lint
+from weighbridge import testing
+from weighbridge.api import functions as api
+from weighbridge.studies.lint import lint
 
 NORMS = [wb.WeightRenaming("gamma", "weight")]
 OTHER = [wb.WeightRenaming("beta", "bias")]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 import weighbridge as wb
-from weighbridge.copies import Copy, Loop
-from weighbridge.diagrams import MAX_ROWS, WIDTH
-from weighbridge.render import cost, format_bytes, region
+from weighbridge.algebra.copies import Copy, Loop
+from weighbridge.reporting.diagrams import MAX_ROWS, WIDTH
+from weighbridge.reporting.explaining_plans import cost, format_bytes, region
 
 Golden = Callable[[str, str], None]
 

@@ -22,10 +22,10 @@ from hypothesis import given, strategies as st
 from safetensors.numpy import save_file
 
 import weighbridge as wb
-from weighbridge.keys import natural_key
-from weighbridge.options import Options
-from weighbridge.report_page import SCRIPTS, failure_page
-from weighbridge.report_page.packing import MAX_DEPTH, pack_numbers, pack_tree
+from weighbridge.base.keys import natural_key
+from weighbridge.planning.plan_options import Options
+from weighbridge.reporting.report_page import SCRIPTS, failure_page
+from weighbridge.reporting.report_page.packing import MAX_DEPTH, pack_numbers, pack_tree
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -224,7 +224,7 @@ def test_notebooks_get_a_small_table(large_plan: wb.Plan) -> None:
 
 
 def test_every_part_of_the_script_is_used() -> None:
-    folder = Path(wb.__file__).parent / "report_page"
+    folder = Path(wb.__file__).parent / "reporting" / "report_page"
     assert {path.name for path in folder.glob("*.js")} == set(SCRIPTS)
 
 

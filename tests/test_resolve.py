@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import weighbridge as wb
-from weighbridge.mapping import Part
-from weighbridge.resolve import find_mounts, layout_class, resolve, resolve_config, unwrap
+from weighbridge.mappings.mapping import Part
+from weighbridge.models.resolve import find_mounts, layout_class, resolve, resolve_config, unwrap
 
 NORMS = [wb.WeightRenaming("gamma", "weight")]
 OTHER = [wb.WeightRenaming("^beta", "bias")]
@@ -300,7 +300,7 @@ def test_a_changed_tree_or_type_is_resolved_anew():
 
 def test_a_compiled_model_inside_a_model_has_the_keys_of_the_model():
     """Its tensors are named, and set, as if it were not compiled, and its rules are mounted there."""
-    from weighbridge.modules import module_header, module_tensors
+    from weighbridge.models.modules import module_header, module_tensors
 
     class Inner(Tower):
         def __init__(self) -> None:

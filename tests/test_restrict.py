@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from strategies import layouts, tensors_of
 
 import weighbridge as wb
-from weighbridge.keys import collapse
-from weighbridge.restricting import MAX_NUMBERS, select
-from weighbridge.storage.torch_tensors import bytes_of
+from weighbridge.base.keys import collapse
+from weighbridge.planning.restricting import MAX_NUMBERS, select
+from weighbridge.storage.formats.torch_tensors import bytes_of
 
 KEYS = [f"model.layers.{i}.{name}.weight" for i in range(12) for name in ("up", "down")] + ["model.norm.weight"]
 

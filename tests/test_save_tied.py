@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import weighbridge as wb
-from weighbridge.saving import tied_names
+from weighbridge.models.module_saving import tied_names
 
 
 def llama(*, tied: bool) -> LlamaForCausalLM:

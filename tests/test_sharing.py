@@ -17,9 +17,9 @@ from interrupted import FUSED, Nursery
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
-from weighbridge.storage import destination as staging
-from weighbridge.storage.claiming import partial_path
-from weighbridge.storage.kernel import BLOCK_BYTES
+from weighbridge.storage.outputs import destination as staging
+from weighbridge.storage.outputs.claiming import partial_path
+from weighbridge.storage.places.kernel import BLOCK_BYTES
 
 RENAMED = wb.Mapping([wb.WeightRenaming("^tower", "vision")], name="renamed")
 JOINED = wb.Mapping([wb.WeightConverter(["a.weight", "b.weight"], "ab.weight", [wb.Concatenate(dim=0)])], name="joined")

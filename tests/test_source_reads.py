@@ -20,12 +20,12 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 
 import weighbridge as wb
-from weighbridge import execute
-from weighbridge.copies import Copy, Loop
-from weighbridge.sections import packed
-from weighbridge.storage import direct
-from weighbridge.storage.direct import fill_direct, scatter_direct, set_direct
-from weighbridge.storage.scatter import Span
+from weighbridge.algebra.copies import Copy, Loop
+from weighbridge.algebra.sections import packed
+from weighbridge.running import execute
+from weighbridge.storage.places import direct
+from weighbridge.storage.places.direct import fill_direct, scatter_direct, set_direct
+from weighbridge.storage.places.scatter import Span
 
 SOURCE = Path(__file__).parents[1] / "src"
 
@@ -318,7 +318,7 @@ def test_only_safetensors_files_are_read_directly(tmp_path: Path) -> None:
 
 def test_forked_processes_read_past_the_cache_each_for_itself(tmp_path: Path) -> None:
     """The buffer of direct reads is shared memory: a child that wrote to its parent's would spoil what it reads."""
-    from weighbridge.storage import direct
+    from weighbridge.storage.places import direct
 
     first = direct._bounce()
     first[:4] = b"mine"

@@ -17,12 +17,12 @@ import safetensors
 import torch
 from hypothesis import event, given, settings, strategies as st
 
-from weighbridge.errors import CheckpointError, WeighbridgeError
-from weighbridge.specs import DTYPES, Header, TensorSpec
+from weighbridge.base.errors import CheckpointError, WeighbridgeError
+from weighbridge.base.specs import DTYPES, Header, TensorSpec
 from weighbridge.storage import open_checkpoint
-from weighbridge.storage.inventory import inventory_text, parse_inventory
-from weighbridge.storage.safetensors_header import parse_head
-from weighbridge.storage.shard_index import parse_index
+from weighbridge.storage.formats.inventory import inventory_text, parse_inventory
+from weighbridge.storage.formats.safetensors_header import parse_head
+from weighbridge.storage.formats.shard_index import parse_index
 
 STRICTER = (
     "stands twice",  # the library keeps the last of two equal keys

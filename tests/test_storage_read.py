@@ -16,11 +16,11 @@ import safetensors
 import safetensors.torch
 import torch
 
-from weighbridge.errors import CheckpointError, DestinationError
-from weighbridge.specs import DTYPES, Header, TensorSpec
+from weighbridge.base.errors import CheckpointError, DestinationError
+from weighbridge.base.specs import DTYPES, Header, TensorSpec
 from weighbridge.storage import RECEIPT_NAME, open_checkpoint, write_inventory
-from weighbridge.storage.regular_files import OpenFiles
-from weighbridge.storage.torch_tensors import bytes_of, spec_of, torch_layout
+from weighbridge.storage.formats.torch_tensors import bytes_of, spec_of, torch_layout
+from weighbridge.storage.places.regular_files import OpenFiles
 
 TORCH_CODES = sorted(code for code, dtype in DTYPES.items() if dtype.torch_name)
 

@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings, strategies as st
 
-from weighbridge.errors import CheckpointError, DestinationError
-from weighbridge.specs import DTYPES, TensorSpec
+from weighbridge.base.errors import CheckpointError, DestinationError
+from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.storage import (
     RECEIPT_NAME,
     Extent,
@@ -26,15 +26,15 @@ from weighbridge.storage import (
     build_image,
     check_destination,
     copy_extras,
-    file_writer,
     index_text,
     open_checkpoint,
     parse_size,
     plan_shards,
     staged_directory,
 )
-from weighbridge.storage.torch_tensors import bytes_of, spec_of, torch_layout
-from weighbridge.storage.unfinished import RECORD_NAME
+from weighbridge.storage.formats.torch_tensors import bytes_of, spec_of, torch_layout
+from weighbridge.storage.outputs import file_writer
+from weighbridge.storage.outputs.unfinished import RECORD_NAME
 
 TORCH_CODES = sorted(code for code, dtype in DTYPES.items() if dtype.torch_name)
 

@@ -16,13 +16,15 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 
 import weighbridge as wb
-from weighbridge import forms, proof
-from weighbridge.errors import WeighbridgeError
-from weighbridge.files import MAX_HEAD_BYTES, MAX_INDEX_BYTES, FileImage, FileSet
-from weighbridge.plan import Plan
-from weighbridge.receipt import read_receipt
-from weighbridge.storage import FileWriter, IndexText, shard_index, staged_directory
-from weighbridge.storage.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES
+from weighbridge.base import json_forms as forms
+from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.file_sets import MAX_HEAD_BYTES, MAX_INDEX_BYTES, FileImage, FileSet
+from weighbridge.planning import checking as proof
+from weighbridge.planning.plan import Plan
+from weighbridge.running.receipt import read_receipt
+from weighbridge.storage import FileWriter, IndexText, staged_directory
+from weighbridge.storage.formats import shard_index
+from weighbridge.storage.formats.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES
 
 MAPPING = wb.Mapping(
     [

@@ -18,11 +18,13 @@ import torch
 from hypothesis import given, settings
 
 import weighbridge as wb
-from weighbridge.families import MODULES
-from weighbridge.mapping import Mapping
-from weighbridge.modules import module_tensors
-from weighbridge.registry import default_registry
-from weighbridge.resolve import resolve_config
+from weighbridge.mappings.families import MODULES
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.registry import default_registry
+from weighbridge.mappings.transforms import WeightConverter
+from weighbridge.models.modules import module_tensors
+from weighbridge.models.resolve import resolve_config
+from weighbridge.planning.tracing import prepare, trace_keys
 from weighbridge.testing import (
     LAWS,
     check_coverage,
@@ -41,9 +43,7 @@ from weighbridge.testing import (
 from weighbridge.testing.groups import groups_of
 from weighbridge.testing.laws import require_same_plan
 from weighbridge.testing.sampling import make_values, parts_of
-from weighbridge.testing.saving import compare_files
-from weighbridge.tracing import prepare, trace_keys
-from weighbridge.transforms import WeightConverter
+from weighbridge.testing.saved_files import compare_files
 
 pytest_plugins = ["pytester"]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import weighbridge as wb
-from weighbridge.mapping import transform_from_dict, transform_to_dict
-from weighbridge.transforms import TRANSFORMS, describe, one_way_reason, rename_key, scoped
+from weighbridge.mappings.mapping import transform_from_dict, transform_to_dict
+from weighbridge.mappings.transforms import TRANSFORMS, describe, one_way_reason, rename_key, scoped
 
 ONE_OF_EACH = [
     wb.WeightRenaming(r"^language_model\.model", "model.language_model"),

@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
-from weighbridge import batches
-from weighbridge.batches import run_in_batches
-from weighbridge.digests import Digests
-from weighbridge.receipt import read_receipt
-from weighbridge.specs import DTYPES
+from weighbridge.base import batches
+from weighbridge.base.batches import run_in_batches
+from weighbridge.base.specs import DTYPES
+from weighbridge.running.receipt import read_receipt
+from weighbridge.running.tensor_digests import Digests
 from weighbridge.storage import FileWriter, build_image
-from weighbridge.verification import Verification
+from weighbridge.studies.verification import Verification
 
 PACKAGES = str(Path(wb.__file__).parents[1])
 MAPPING = wb.Mapping(

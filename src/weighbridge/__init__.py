@@ -1,7 +1,7 @@
 """Move model weights between layouts, both ways, and account for every byte."""
 
 from weighbridge._version import __version__
-from weighbridge.api import (
+from weighbridge.api.functions import (
     convert,
     load,
     open,
@@ -11,7 +11,8 @@ from weighbridge.api import (
     revert,
     save,
 )
-from weighbridge.errors import (
+from weighbridge.api.studying import detect, diff, infer, verify
+from weighbridge.base.errors import (
     CheckpointError,
     DestinationError,
     LayoutError,
@@ -22,7 +23,12 @@ from weighbridge.errors import (
     VerifyError,
     WeighbridgeError,
 )
-from weighbridge.groupings import (
+from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.mappings.mapping import Carry, Drop, Initialise, Mapping, Refuse
+from weighbridge.mappings.mapping_files import load_mapping
+from weighbridge.mappings.registry import Registry, default_registry
+from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, WeightConverter, WeightRenaming
+from weighbridge.operations.groupings import (
     Chunk,
     Concatenate,
     ErnieFuseAndSplitTextVisionExperts,
@@ -31,9 +37,7 @@ from weighbridge.groupings import (
     Split,
     SplitModulelist,
 )
-from weighbridge.mapping import Carry, Drop, Initialise, Mapping, Refuse
-from weighbridge.mapping_files import load_mapping
-from weighbridge.movements import (
+from weighbridge.operations.movements import (
     Conv3dToLinear,
     Interleave,
     LinearToConv3d,
@@ -43,12 +47,8 @@ from weighbridge.movements import (
     Reshape,
     Transpose,
 )
-from weighbridge.ops import Cast
-from weighbridge.plan import Plan
-from weighbridge.registry import Registry, default_registry
-from weighbridge.specs import Header, TensorSpec
-from weighbridge.studies import detect, diff, infer, verify
-from weighbridge.transforms import GroupWeightRename, PrefixChange, WeightConverter, WeightRenaming
+from weighbridge.operations.ops import Cast
+from weighbridge.planning.plan import Plan
 
 __all__ = [
     "Carry",

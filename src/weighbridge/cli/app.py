@@ -12,16 +12,11 @@ from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
-from weighbridge import api, studies
+from weighbridge import api
 from weighbridge._version import __version__
-from weighbridge.cli.detecting import detect
-from weighbridge.cli.diffing import diff
-from weighbridge.cli.explaining import explain_unfit
-from weighbridge.cli.inferring import infer, new
-from weighbridge.cli.inspection import Inspection, describe_tensor, tensor_lines
-from weighbridge.cli.linting import LintSubject
-from weighbridge.cli.mappings import app as mappings
-from weighbridge.cli.options import (
+from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.keys import counted
+from weighbridge.cli.command_options import (
     DestinationArgument,
     DirectOption,
     FullOption,
@@ -36,7 +31,16 @@ from weighbridge.cli.options import (
     size_option,
     spread,
 )
-from weighbridge.cli.output import (
+from weighbridge.cli.commands.detecting import detect
+from weighbridge.cli.commands.diffing import diff
+from weighbridge.cli.commands.inference_commands import infer, new
+from weighbridge.cli.commands.linting import LintSubject
+from weighbridge.cli.commands.mapping_commands import app as mappings
+from weighbridge.cli.explaining import explain_unfit
+from weighbridge.cli.inspecting.inspection import Inspection, describe_tensor, tensor_lines
+from weighbridge.cli.inspecting.module_tree import module_tree, tree_lines
+from weighbridge.cli.pages import plan_page
+from weighbridge.cli.printing import (
     DIFFERENT,
     EXIT_CODES,
     INTERRUPTED,
@@ -46,17 +50,13 @@ from weighbridge.cli.output import (
     reporting,
     write_new,
 )
-from weighbridge.cli.pages import plan_page
 from weighbridge.cli.progress import progress_bar
-from weighbridge.cli.tree import module_tree, tree_lines
-from weighbridge.errors import PlanError, WeighbridgeError
-from weighbridge.finding import refuse_swapped
-from weighbridge.keys import counted
-from weighbridge.plan import DEFAULT_BUDGET_BYTES, Plan
-from weighbridge.render import Explanation, format_bytes
+from weighbridge.mappings.finding import refuse_swapped
+from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
+from weighbridge.reporting.explaining_plans import Explanation, format_bytes
+from weighbridge.reporting.unused import unused_lines
 from weighbridge.storage import check_destination
-from weighbridge.storage.inventory import write_inventory
-from weighbridge.unused import unused_lines
+from weighbridge.storage.formats.inventory import write_inventory
 
 # Typer brings its own copy of click or needs the real one, by its version: this is the right class in both.
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -305,7 +305,7 @@ def verify(
     Example: weighbridge verify model/ back/
     """
     with reporting(output):
-        result = studies.verify(first) if second is None else studies.verify(first, second)
+        result = api.verify(first) if second is None else api.verify(first, second)
         output.give(result.to_dict, result.lines(limit=None if full else 40))
         if not result:
             raise typer.Exit(DIFFERENT)

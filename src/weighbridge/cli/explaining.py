@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from weighbridge.errors import WeighbridgeError
-from weighbridge.fitting import draft_reading
-from weighbridge.keys import nearest
-from weighbridge.mapping import Mapping
-from weighbridge.membership import missing_members
-from weighbridge.options import Options
-from weighbridge.plan import Plan
-from weighbridge.readings import Reading
-from weighbridge.render import Explanation, Tried, explain, try_rules
-from weighbridge.specs import Header
+from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.keys import nearest
+from weighbridge.base.specs import Header
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.planning.fitting import draft_reading
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.plan_options import Options
+from weighbridge.planning.readings import Reading
+from weighbridge.reporting.explaining_plans import Explanation, Tried, explain, try_rules
+from weighbridge.reporting.membership import missing_members
 
 
 def explain_unfit(mapping: Mapping, source: Header, target: Header | None, key: str) -> Explanation:

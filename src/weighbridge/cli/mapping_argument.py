@@ -11,12 +11,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from weighbridge.errors import MappingError, WeighbridgeError
-from weighbridge.finding import find_named
-from weighbridge.hashes import sha256_of
-from weighbridge.mapping import Mapping, as_mapping
-from weighbridge.mapping_files import is_mapping_file, load_mapping as load_file
-from weighbridge.nearby import close_names, name_near
+from weighbridge.base.errors import MappingError, WeighbridgeError
+from weighbridge.base.hashes import sha256_of
+from weighbridge.base.nearby import close_names, name_near
+from weighbridge.mappings.finding import find_named
+from weighbridge.mappings.mapping import Mapping, as_mapping
+from weighbridge.mappings.mapping_files import is_mapping_file, load_mapping as load_file
 
 
 def load_mapping(text: str) -> Mapping:
@@ -39,7 +39,7 @@ def load_mapping(text: str) -> Mapping:
         >>> load_mapping("maps/fused.py:MAPPING")
         Traceback (most recent call last):
         ...
-        weighbridge.errors.MappingError: mapping-file: this file cannot be read @ maps/fused.py
+        weighbridge.MappingError: mapping-file: this file cannot be read @ maps/fused.py
           got       no maps in .
     """
     path, colon, name = text.rpartition(":")

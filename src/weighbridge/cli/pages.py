@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from weighbridge import api
-from weighbridge.cli.options import PlanOptions
-from weighbridge.cli.output import write_new
-from weighbridge.errors import DestinationError, WeighbridgeError
-from weighbridge.mapping import Mapping
-from weighbridge.options import Options
-from weighbridge.plan import Plan
-from weighbridge.report_page import failure_page
+from weighbridge.base.errors import DestinationError, WeighbridgeError
+from weighbridge.cli.command_options import PlanOptions
+from weighbridge.cli.printing import write_new
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.plan_options import Options
+from weighbridge.reporting.report_page import failure_page
 
 
 def plan_page(options: PlanOptions, source: str, mapping: Mapping, only: list[str] | None, page: Path) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from weighbridge.cli.output import Output
+from weighbridge.cli.printing import Output
 
 
 @contextmanager

@@ -20,14 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from weighbridge.errors import CheckpointError, RegistryError
-from weighbridge.finding import AnyMapping, find_mapping
-from weighbridge.integrations.transformers_table import LEGACY, UNDERSTOOD, in_order, registry
-from weighbridge.mapping import Mapping, Rules
-from weighbridge.options import Options
-from weighbridge.registry import Registry, default_registry
-from weighbridge.resolve import Mount, base_prefix, class_name, compose, find_mounts, unwrap
-from weighbridge.transforms import Transform, WeightRenaming
+from weighbridge.base.errors import CheckpointError, RegistryError
+from weighbridge.mappings.finding import AnyMapping, find_mapping
+from weighbridge.mappings.mapping import Mapping, Rules
+from weighbridge.mappings.registry import Registry, default_registry
+from weighbridge.mappings.transformers_table import LEGACY, UNDERSTOOD, in_order, registry
+from weighbridge.mappings.transforms import Transform, WeightRenaming
+from weighbridge.models.resolve import Mount, base_prefix, class_name, compose, find_mounts, unwrap
+from weighbridge.planning.plan_options import Options
 
 if TYPE_CHECKING:
     import torch
@@ -149,7 +149,7 @@ def from_pretrained(
 
     The library makes the model, initialises what is missing, ties, and reads generation settings; the weights come from
     the plan. Afterwards every weight is proven to hold the bytes that were loaded. The model remembers its plan:
-    `weighbridge.loading.loaded_plan(model).report` says what became of each tensor.
+    `weighbridge.models.module_loading.loaded_plan(model).report` says what became of each tensor.
 
     Args:
         model_class: A model class of the library, or one of its `Auto` classes.

@@ -19,20 +19,20 @@ from typing import Any, Final
 
 import torch
 
-from weighbridge.devices import fill_tensors
-from weighbridge.errors import PlanError, RegistryError
-from weighbridge.gather import prepare
-from weighbridge.integrations.transformers_table import library_module, library_name
-from weighbridge.loading import remember
-from weighbridge.mapping import Carry, Initialise, MappingLike, exception_rules
-from weighbridge.modules import module_header, tensor_places
-from weighbridge.options import Options
-from weighbridge.plan import Plan, Step
-from weighbridge.planning import compile_plan
-from weighbridge.running import check_ties, mapped_files
-from weighbridge.specs import Header
+from weighbridge.base.errors import PlanError, RegistryError
+from weighbridge.base.specs import Header
+from weighbridge.mappings.mapping import Carry, Initialise, MappingLike, exception_rules
+from weighbridge.mappings.transformers_table import library_module, library_name
+from weighbridge.models.module_loading import remember
+from weighbridge.models.modules import module_header, tensor_places
+from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.plan import Plan, Step
+from weighbridge.planning.plan_options import Options
+from weighbridge.running.devices import fill_tensors
+from weighbridge.running.gather import prepare
+from weighbridge.running.results import check_ties, mapped_files
+from weighbridge.storage.formats.torch_tensors import bytes_of
 from weighbridge.storage.protocol import Checkpoint, Mapped
-from weighbridge.storage.torch_tensors import bytes_of
 
 _LOG: Final = logging.getLogger("weighbridge")
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from weighbridge.mapping import Mapping
-from weighbridge.options import Options
-from weighbridge.plan import Plan
-from weighbridge.planning import compile_plan
-from weighbridge.resolve import class_name
-from weighbridge.saving import recorded_way_back, tied_names
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import PrefixChange
+from weighbridge.models.module_saving import recorded_way_back, tied_names
+from weighbridge.models.resolve import class_name
+from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.plan_options import Options
 from weighbridge.storage import open_checkpoint
-from weighbridge.transforms import PrefixChange
 
 
 def plan_back(model: Any, mapping: Mapping, *, lossy: bool = False) -> Plan:

@@ -11,6 +11,6 @@ from __future__ import annotations
 
 from weighbridge.pattern.inverse import invert, is_one_way
 from weighbridge.pattern.matching import Match, Pattern, check_rewrite, rewrite
-from weighbridge.pattern.tree import Capture, Kind
+from weighbridge.pattern.syntax import Capture, Kind
 
 __all__ = ["Capture", "Kind", "Match", "Pattern", "check_rewrite", "invert", "is_one_way", "rewrite"]

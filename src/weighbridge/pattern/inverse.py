@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-from weighbridge.errors import PatternError
+from weighbridge.base.errors import PatternError
 from weighbridge.pattern.compile import ANCHORED, CLOSED, EMPTY, OPEN, SEGMENT_END, SEGMENT_START, edge_signs
 from weighbridge.pattern.matching import Pattern, check_rewrite
-from weighbridge.pattern.tree import (
+from weighbridge.pattern.syntax import (
     WORD,
     Capture,
     Chars,

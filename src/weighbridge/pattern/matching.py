@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-from weighbridge.errors import PatternError
-from weighbridge.keys import shift_index
+from weighbridge.base.errors import PatternError
+from weighbridge.base.keys import shift_index
 from weighbridge.pattern import compile as compiling
 from weighbridge.pattern.parse import parse
-from weighbridge.pattern.tree import (
+from weighbridge.pattern.syntax import (
     WORD,
     Capture,
     Edge,

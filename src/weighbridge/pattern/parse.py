@@ -18,9 +18,9 @@ from __future__ import annotations
 import re
 from typing import Final, NoReturn
 
-from weighbridge.errors import PatternError
-from weighbridge.keys import RESERVED
-from weighbridge.pattern.tree import (
+from weighbridge.base.errors import PatternError
+from weighbridge.base.keys import RESERVED
+from weighbridge.pattern.syntax import (
     ANY,
     INT,
     WORD,

@@ -5,15 +5,15 @@ Nothing here imports torch before a tensor or a torch file is asked for.
 
 from __future__ import annotations
 
-from weighbridge.files import FileImage
-from weighbridge.storage.destination import OutputDirectory, check_destination, copy_extras, staged_directory
-from weighbridge.storage.file_writer import FileWriter
-from weighbridge.storage.inventory import write_inventory
-from weighbridge.storage.mending import MendingWriter, Sink
+from weighbridge.base.file_sets import FileImage
+from weighbridge.storage.formats.inventory import write_inventory
+from weighbridge.storage.formats.safetensors_write import ShardPlan, build_image, index_text, parse_size, plan_shards
 from weighbridge.storage.opening import Place, open_checkpoint
+from weighbridge.storage.outputs.destination import OutputDirectory, check_destination, copy_extras, staged_directory
+from weighbridge.storage.outputs.file_writer import FileWriter
+from weighbridge.storage.outputs.mending import MendingWriter, Sink
+from weighbridge.storage.outputs.unfinished import Work
 from weighbridge.storage.protocol import RECEIPT_NAME, Checkpoint, Extent, Extra, FileFingerprint, IndexText
-from weighbridge.storage.safetensors_write import ShardPlan, build_image, index_text, parse_size, plan_shards
-from weighbridge.storage.unfinished import Work
 
 __all__ = [
     "RECEIPT_NAME",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
-from weighbridge.errors import CheckpointError
-from weighbridge.nearby import close_names
-from weighbridge.storage.json_text import join_keys, shorten
+from weighbridge.base.errors import CheckpointError
+from weighbridge.base.json_text import join_keys, shorten
+from weighbridge.base.nearby import close_names
 
 
 def not_found(key: str, keys: Iterable[str], where: str) -> CheckpointError:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from weighbridge.errors import CheckpointError
-from weighbridge.files import FileImage, FileSet
-from weighbridge.specs import Header, TensorSpec
+from weighbridge.base.errors import CheckpointError
+from weighbridge.base.file_sets import FileImage, FileSet
+from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.storage.lookup import check_range, not_found
+from weighbridge.storage.places.regular_files import SourceFile, check_files, fingerprint_files
 from weighbridge.storage.protocol import Extent, Extra, FileFingerprint, IndexText
-from weighbridge.storage.regular_files import SourceFile, check_files, fingerprint_files
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +137,7 @@ class TensorsCheckpoint:
         Raises:
             CheckpointError: `tensor-not-found`, `data-missing`, `tensor-bounds`.
         """
-        from weighbridge.storage.torch_tensors import bytes_of
+        from weighbridge.storage.formats.torch_tensors import bytes_of
 
         source = bytes_of(self.tensor(key))
         check_range(key, len(source), start_byte, buffer.nbytes, self.where)
@@ -168,7 +168,7 @@ def hold_tensors(tensors: Mapping[str, torch.Tensor], where: str = "tensors in m
 
 
 def _specs_of(tensors: Mapping[str, torch.Tensor], where: str) -> dict[str, TensorSpec]:
-    from weighbridge.storage.torch_tensors import spec_of
+    from weighbridge.storage.formats.torch_tensors import spec_of
 
     specs = {}
     for key, tensor in tensors.items():
@@ -187,7 +187,7 @@ def find_ties(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     Returns:
         For each key but the first by name of every such set, that first key.
     """
-    from weighbridge.storage.torch_tensors import tie_of
+    from weighbridge.storage.formats.torch_tensors import tie_of
 
     first: dict[tuple[object, ...], str] = {}
     ties = {}

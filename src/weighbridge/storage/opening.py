@@ -8,24 +8,30 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeGuard, cast
 
-from weighbridge.errors import CheckpointError, WeighbridgeError
-from weighbridge.keys import layout_path
-from weighbridge.nearby import name_near
-from weighbridge.specs import Header
-from weighbridge.storage.directory import SAFETENSORS_SUFFIX, TORCH_SUFFIXES, find_extras, find_weights, note_unused
-from weighbridge.storage.inventory import open_inventory
-from weighbridge.storage.json_text import join_keys
-from weighbridge.storage.memory import HeaderCheckpoint, hold_tensors
-from weighbridge.storage.paths import resolve_inside
-from weighbridge.storage.protocol import Checkpoint
-from weighbridge.storage.regular_files import SourceFile, read_small_file, reporting_read_errors
-from weighbridge.storage.safetensors_files import (
+from weighbridge.base.errors import CheckpointError, WeighbridgeError
+from weighbridge.base.json_text import join_keys
+from weighbridge.base.keys import layout_path
+from weighbridge.base.nearby import name_near
+from weighbridge.base.specs import Header
+from weighbridge.storage.formats.inventory import open_inventory
+from weighbridge.storage.formats.safetensors_files import (
     SafetensorsCheckpoint,
     open_safetensors_file,
     open_safetensors_index,
     open_safetensors_set,
 )
-from weighbridge.storage.shard_index import INDEX_SUFFIX, MAX_INDEX_BYTES, parse_index
+from weighbridge.storage.formats.shard_index import INDEX_SUFFIX, MAX_INDEX_BYTES, parse_index
+from weighbridge.storage.memory import HeaderCheckpoint, hold_tensors
+from weighbridge.storage.places.directory import (
+    SAFETENSORS_SUFFIX,
+    TORCH_SUFFIXES,
+    find_extras,
+    find_weights,
+    note_unused,
+)
+from weighbridge.storage.places.paths import resolve_inside
+from weighbridge.storage.places.regular_files import SourceFile, read_small_file, reporting_read_errors
+from weighbridge.storage.protocol import Checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +56,7 @@ def open_checkpoint(place: Place, *, direct: bool = False) -> Checkpoint:
         CheckpointError: `checkpoint-not-found`, `checkpoint-ambiguous`, and the code of what is wrong with its files.
 
     Examples:
-        >>> from weighbridge.specs import TensorSpec
+        >>> from weighbridge.base.specs import TensorSpec
         >>> open_checkpoint(Header({"a": TensorSpec("F32", (2, 3))})).header.size_bytes
         24
     """
@@ -110,7 +116,7 @@ def _open_path(path: Path) -> Checkpoint:
     if name.endswith((".json", ".json.gz")):
         return open_inventory(path)
     if name.endswith(TORCH_SUFFIXES):
-        from weighbridge.storage.torch_files import open_torch_file
+        from weighbridge.storage.formats.torch_files import open_torch_file
 
         return open_torch_file(path)
     expected = ", ".join((SAFETENSORS_SUFFIX, INDEX_SUFFIX, *TORCH_SUFFIXES, ".json", ".json.gz"))
@@ -141,7 +147,7 @@ def _open_directory(directory: Path) -> Checkpoint:
     notes = (*found.notes, *notes)
     if not found.is_torch:
         return open_safetensors_set(directory, found.names, extras=extras, notes=notes)
-    from weighbridge.storage.torch_files import open_torch_set
+    from weighbridge.storage.formats.torch_files import open_torch_set
 
     return open_torch_set(directory, found.names, extras=extras, notes=notes)
 
@@ -156,7 +162,7 @@ def _open_index(directory: Path, name: str, where: str) -> Checkpoint:
     notes = (*note_unused(directory, weight_map.values(), is_torch), *notes)
     if not is_torch:
         return open_safetensors_index(directory, index, weight_map, where=where, extras=extras, notes=notes)
-    from weighbridge.storage.torch_files import open_torch_index
+    from weighbridge.storage.formats.torch_files import open_torch_index
 
     return open_torch_index(directory, index, weight_map, where=where, extras=extras, notes=notes)
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-from weighbridge.files import FileImage, FileSet
-from weighbridge.specs import Header
+from weighbridge.base.file_sets import FileImage, FileSet
+from weighbridge.base.specs import Header
 
 if TYPE_CHECKING:
     import torch
 
-    from weighbridge.storage.scatter import Span
+    from weighbridge.storage.places.scatter import Span
 
 RECEIPT_NAME = "weighbridge.json"
 """Name of the receipt that stands beside every output; it describes one output and is never carried along."""

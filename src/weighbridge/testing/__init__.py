@@ -14,8 +14,8 @@ short failures. No torch is loaded before a check reads or makes values, and hyp
 
 from __future__ import annotations
 
-from weighbridge.storage.inventory import write_inventory
-from weighbridge.testing.checks import LAWS, weighbridge_check
+from weighbridge.storage.formats.inventory import write_inventory
+from weighbridge.testing.law_tests import LAWS, weighbridge_check
 from weighbridge.testing.laws import (
     check_coverage,
     check_inverse,

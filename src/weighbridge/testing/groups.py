@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
 
-from weighbridge.errors import WeighbridgeError
-from weighbridge.groupings import Concatenate, Split
-from weighbridge.lint.witnesses import Witness, witnesses
-from weighbridge.mapping import Mapping
-from weighbridge.movements import Conv3dToLinear, LinearToConv3d, PermuteForRope, Reshape
-from weighbridge.options import Options
-from weighbridge.planning import compile_plan
-from weighbridge.specs import Header, Shape, TensorSpec
-from weighbridge.tracing import Rule, Rules, prepare
-from weighbridge.transforms import Transform, WeightConverter, one_way_reason, rename_key, strip_scope
+from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.specs import Header, Shape, TensorSpec
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import Transform, WeightConverter, one_way_reason, rename_key, strip_scope
+from weighbridge.operations.groupings import Concatenate, Split
+from weighbridge.operations.movements import Conv3dToLinear, LinearToConv3d, PermuteForRope, Reshape
+from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.plan_options import Options
+from weighbridge.planning.tracing import Rule, Rules, prepare
+from weighbridge.studies.lint.witnesses import Witness, witnesses
 
 Group = tuple[tuple[str, Shape], ...]
 """Keys that belong together, each with a shape."""
@@ -191,7 +191,7 @@ def groups_of(mapping: Mapping, config: Any = None) -> tuple[tuple[int, Group], 
         Groups, each with the number of the rule that it was made for; a rule may have none.
 
     Examples:
-        >>> from weighbridge.groupings import Concatenate
+        >>> from weighbridge.operations.groupings import Concatenate
         >>> groups_of(Mapping([WeightConverter(["a", "b"], "ab", [Concatenate(dim=0)])]))[0]
         (0, (('stem.0.a.weight', (12, 24)), ('stem.0.b.weight', (12, 24))))
     """

@@ -13,20 +13,20 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from weighbridge import api, studies
-from weighbridge.errors import MappingError, PlanError, VerifyError, WeighbridgeError
-from weighbridge.finding import AnyMapping
-from weighbridge.inverting import choices
-from weighbridge.keys import collapse
-from weighbridge.lint import lint
-from weighbridge.mapping import Carry, Drop, Initialise, Mapping
-from weighbridge.plan import Plan
-from weighbridge.readings import matching
-from weighbridge.specs import Header, TensorSpec
+from weighbridge import api
+from weighbridge.base.errors import MappingError, PlanError, VerifyError, WeighbridgeError
+from weighbridge.base.keys import collapse
+from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.mappings.finding import AnyMapping
+from weighbridge.mappings.mapping import Carry, Drop, Initialise, Mapping
+from weighbridge.mappings.transforms import describe
+from weighbridge.planning.inverting import choices
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.readings import matching
+from weighbridge.studies.lint import lint
 from weighbridge.testing.sampling import MAX_BYTES, make_values, parts_of, restrict
-from weighbridge.testing.saving import check_files, check_model
+from weighbridge.testing.saved_files import check_files, check_model
 from weighbridge.testing.subjects import Model, Place, Subject, is_model, make_subject
-from weighbridge.transforms import describe
 
 NO_INVERSE: Final = (
     "declare sizes, Concatenate(sizes=...), or leave this law out: a model that was loaded goes back as it was recorded"
@@ -73,7 +73,7 @@ def check_coverage(
         >>> check_coverage([WeightRenaming("gamma", "weight"), WeightRenaming("beta", "bias")], header)
         Traceback (most recent call last):
         ...
-        weighbridge.errors.PlanError: plan-failed: a rule of the mapping is not used
+        weighbridge.PlanError: plan-failed: a rule of the mapping is not used
           rule-unused: no key of the header needs this rule @ WeightRenaming(beta -> bias)
             try       correct its patterns, remove it, or name it: optional=["beta"]
     """
@@ -234,7 +234,7 @@ def check_round_trip(
     for part in _exact_parts(subject, lossy, max_bytes):
         values = make_values(part)
         there = part.state_dict(values)
-        studies.verify(values, part.inverse().state_dict(there)).require_equal()
+        api.verify(values, part.inverse().state_dict(there)).require_equal()
 
 
 def _exact_parts(subject: Subject, lossy: bool, max_bytes: int) -> list[Plan]:

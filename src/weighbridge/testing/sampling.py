@@ -11,11 +11,11 @@ import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from weighbridge.errors import PlanError, WeighbridgeError
-from weighbridge.options import Options
-from weighbridge.plan import Binding, Plan, Step
-from weighbridge.planning import compile_plan
-from weighbridge.specs import DTYPES, Header, TensorSpec
+from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.specs import DTYPES, Header, TensorSpec
+from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.plan import Binding, Plan, Step
+from weighbridge.planning.plan_options import Options
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def restrict(plan: Plan, steps: list[Step]) -> Plan:
 
 def _has_values(step: Step) -> bool:
     """Tell whether torch has all of the step's dtypes."""
-    from weighbridge.storage.torch_tensors import torch_layout
+    from weighbridge.storage.formats.torch_tensors import torch_layout
 
     specs = (*step.program.sources, *(output.spec for output in step.program.targets))
     return all(torch_layout(spec) is not None for spec in specs)
@@ -157,7 +157,7 @@ def make_tensor(spec: TensorSpec, key: str, *, finite: bool = False) -> torch.Te
     """
     import torch
 
-    from weighbridge.storage.torch_tensors import torch_layout
+    from weighbridge.storage.formats.torch_tensors import torch_layout
 
     layout = torch_layout(spec)
     if layout is None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from weighbridge.errors import MappingError, RegistryError
-from weighbridge.finding import AnyMapping, find_mapping
-from weighbridge.groupings import Chunk, Concatenate, MergeModulelist
-from weighbridge.mapping import Mapping, as_mapping
-from weighbridge.movements import Transpose
-from weighbridge.specs import Header, TensorSpec, dtype_named
+from weighbridge.base.errors import MappingError, RegistryError
+from weighbridge.base.specs import Header, TensorSpec, dtype_named
+from weighbridge.mappings.finding import AnyMapping, find_mapping
+from weighbridge.mappings.mapping import Mapping, as_mapping
+from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, WeightConverter, WeightRenaming
+from weighbridge.operations.groupings import Chunk, Concatenate, MergeModulelist
+from weighbridge.operations.movements import Transpose
 from weighbridge.testing.groups import Group, groups_of, try_plan
 from weighbridge.testing.sampling import make_tensor
-from weighbridge.transforms import GroupWeightRename, PrefixChange, Transform, WeightConverter, WeightRenaming
 
 if TYPE_CHECKING:
     import torch

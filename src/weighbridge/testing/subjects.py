@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from weighbridge import api
-from weighbridge.errors import MappingError
-from weighbridge.finding import AnyMapping, find_mapping
-from weighbridge.mapping import Mapping, as_mapping
-from weighbridge.plan import Plan
-from weighbridge.specs import Header
+from weighbridge.base.errors import MappingError
+from weighbridge.base.specs import Header
+from weighbridge.mappings.finding import AnyMapping, find_mapping
+from weighbridge.mappings.mapping import Mapping, as_mapping
+from weighbridge.planning.plan import Plan
 
 Place = Any
 """A `Header`, a path (of an inventory, such as a ``header.json.gz``, or of a checkpoint), or a dict of tensors."""
@@ -44,7 +44,7 @@ class Subject:
             return self.target
         if not is_model(self.target):
             return api.open(self.target).header
-        from weighbridge.modules import module_header
+        from weighbridge.models.modules import module_header
 
         return module_header(self.target)
 
@@ -87,7 +87,7 @@ def make_subject(mapping: AnyMapping | None, header: Place, model: Model, option
     if mapping is not None:
         found = find_mapping(mapping)
     elif is_model(target):
-        from weighbridge.resolve import resolve
+        from weighbridge.models.resolve import resolve
 
         found = resolve(target, required=True)
     else:

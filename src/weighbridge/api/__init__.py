@@ -1,0 +1,25 @@
+"""The functions of the public surface, each a short walk through the rooms: open, plan, run, and back.
+
+Comes in: paths, tensors, models, mappings, names. Goes out: plans that can be run, new directories, findings.
+May use: every room before it.
+"""
+
+from weighbridge.api.functions import config_of, convert, load, open, plan, plan_revert, register, resolve, revert, save
+from weighbridge.api.studying import detect, diff, infer, verify
+
+__all__ = [
+    "config_of",
+    "convert",
+    "detect",
+    "diff",
+    "infer",
+    "load",
+    "open",
+    "plan",
+    "plan_revert",
+    "register",
+    "resolve",
+    "revert",
+    "save",
+    "verify",
+]

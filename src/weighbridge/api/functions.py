@@ -1,0 +1,368 @@
+"""The functions that most users need, each a short walk through the stages: open, plan, run, and back."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from weighbridge.base.errors import CheckpointError
+from weighbridge.base.specs import Header
+from weighbridge.mappings.families import MODULES as FAMILIES, load as load_family, module_of
+from weighbridge.mappings.finding import AnyMapping, find_mapping, refuse_swapped
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.registry import default_registry
+from weighbridge.models.resolve import resolve as resolve_model, unwrap
+from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
+from weighbridge.planning.plan_options import read_options
+from weighbridge.storage import open_checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+    from weighbridge.reporting.explaining_plans import Report
+    from weighbridge.storage.protocol import Checkpoint
+
+Place = Any
+"""A path, an opened checkpoint, a dict of tensors, a model or a `Header`."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+default_registry.provide(FAMILIES, load_family, module_of)
+
+
+def resolve(model: torch.nn.Module) -> Mapping:
+    """Return the mapping of a model's checkpoints, from what is registered and the families that come along.
+
+    Args:
+        model: The model; it may be on the meta device, and wrapped.
+
+    Returns:
+        One ordered mapping: the model's own transforms, then those of the models inside it, each under its path.
+    """
+    return resolve_model(model)
+
+
+def open(place: Place, *, direct: bool = False) -> Checkpoint:
+    """Open a checkpoint by its headers; no tensor data is read.
+
+    Args:
+        place: A directory, a safetensors or torch file, an index, a JSON inventory, a dict of tensors, or a `Header`.
+        direct: Read tensors past the page cache, so that a large checkpoint neither fills it nor drives out what is in
+            it; for safetensors files alone. Nothing is mapped then. Where the file system refuses, the log says so.
+
+    Returns:
+        The opened checkpoint; its `header` holds the spec of every tensor.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found`, `checkpoint-ambiguous`, and a code for each kind of damage.
+
+    Examples:
+        >>> from weighbridge import TensorSpec
+        >>> open(Header({"weight": TensorSpec("F32", (2, 3))})).header["weight"].size_bytes
+        24
+    """
+    return open_checkpoint(place, direct=direct)
+
+
+def register(name: str, mapping: AnyMapping, *, overwrite: bool = False) -> Mapping:
+    """Put a mapping under a class name or a `model_type` in the default registry; the class name wins.
+
+    Args:
+        name: Class name (`LlavaModel`) or model type (`llava`).
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file, which is read now.
+        overwrite: Replace what is registered under this name.
+
+    Raises:
+        RegistryError: `mapping-exists`, `mapping-not-found`.
+        MappingError: As `load_mapping`.
+    """
+    return default_registry.register(name, find_mapping(mapping), overwrite=overwrite)
+
+
+def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **options: Any) -> Plan:
+    """Compile a mapping against a checkpoint's headers into a proven plan.
+
+    Args:
+        checkpoint: What to read: a path, an opened checkpoint, a dict of tensors, a model or a `Header`.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file.
+        target: What is wanted: a model (on the meta device is fine), a `Header`, a checkpoint or a path; None to take
+            whatever the mapping gives. Names and shapes must be the target's; a dtype stays the source's, which a
+            note says where the target's is another, unless ``dtype="target"`` asks for a cast.
+        options: See `weighbridge.planning.plan_options.Options`: `partial`, `drop`, `carry`, `initialise`, `dtype`,
+            `layout`, `base_prefix`, `config`.
+
+    Returns:
+        The plan; it remembers the checkpoint, so that it can be run at once.
+
+    Raises:
+        PlanError: `plan-failed` with every problem found, `layout-ambiguous`, `inverse-unproven`.
+        RegistryError: `mapping-not-found`.
+        CheckpointError: As `open`.
+        WeighbridgeError: `usage` for an option that is none.
+
+    Examples:
+        >>> from weighbridge import TensorSpec, WeightRenaming
+        >>> header = Header({"norm.gamma": TensorSpec("F32", (4,))})
+        >>> list(plan(header, [WeightRenaming("gamma", "weight")]).target)
+        ['norm.weight']
+    """
+    source = open(checkpoint)
+    found = find_mapping(mapping)
+    if options.get("config") is None:
+        options["config"] = config_of(source, target)
+    compiled = compile_plan(
+        source.header, found, _target_header(target), files=source.files, options=read_options(options)
+    )
+    compiled.binding.source = source
+    return compiled
+
+
+def _target_header(target: Place) -> Header | None:
+    if target is None or isinstance(target, Header):
+        return target
+    if hasattr(target, "named_parameters"):
+        from weighbridge.models.modules import module_header
+
+        return module_header(target)
+    try:
+        return open(target).header
+    except CheckpointError as problem:
+        if problem.code == "checkpoint-not-found" and isinstance(target, str | Path) and Path(target).is_dir():
+            problem.hint = (
+                "a target gives names and shapes, which no configuration holds: take the model itself, a checkpoint,\n"
+                "or the inventory of one, which weighbridge inspect CHECKPOINT --inventory header.json writes"
+            )
+        raise
+
+
+def config_of(source: Checkpoint, target: Place) -> Any:
+    """Find the model's configuration: the target model's own, or the `config.json` beside the checkpoint."""
+    config = getattr(target, "config", None)
+    if config is not None:
+        return config
+    path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, OSError, RecursionError):
+        return None
+
+
+def load(
+    model: torch.nn.Module,
+    place: Place,
+    mapping: AnyMapping | None = None,
+    *,
+    copy: bool = False,
+    device: Any = "cpu",
+    direct: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Report:
+    """Load a checkpoint into a model.
+
+    The model takes the dtypes of the checkpoint, not the other way round: give ``dtype="target"`` to cast to the
+    model's own. Where they differ, the report has a note, and a model that has values logs a warning.
+
+    Args:
+        model: Its parameters and persistent buffers are set; it may be on the meta device.
+        place: What to read.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; by default the one
+            that is registered for the model's class name or its `config.model_type`.
+        copy: Give every tensor memory of its own; otherwise a meta tensor that a safetensors file holds as it is
+            wanted is mapped, see `Plan.stream`.
+        device: Where to make tensors that are on the meta device now.
+        direct: Read past the page cache; see `open`.
+        progress: Called with the bytes loaded so far and the bytes in all.
+        options: As for `plan`.
+
+    Returns:
+        The report of what was done.
+
+    Raises:
+        PlanError, RegistryError, CheckpointError: As `plan`; the model is unchanged then.
+    """
+    inner = unwrap(model)
+    source = open(place, direct=True) if direct else place
+    made = plan(source, _mapping_for(inner, mapping), target=inner, **options)
+    return made.load_into(inner, copy=copy, device=device, progress=progress)
+
+
+def _mapping_for(model: torch.nn.Module, mapping: AnyMapping | None) -> AnyMapping:
+    if mapping is not None:
+        return mapping
+    found = resolve_model(model, required=True)
+    _LOG.debug("resolved the mapping of a %s: %d transforms", type(model).__name__, len(found.transforms))
+    return found
+
+
+def save(
+    model: torch.nn.Module,
+    out: str | Path,
+    mapping: AnyMapping | None = None,
+    *,
+    lossy: bool = False,
+    **options: Any,
+) -> Path:
+    """Save a model in the layout that its weights came in.
+
+    A model that was loaded through a plan goes back through that plan's inverse, in the dtypes that it has now.
+    Parameters that were initialised take the names that the rules, run backwards, give them; those that no rule leads
+    back keep their own, and a warning names them where these would not be read again.
+
+    Any other model needs a mapping, whose inverse is used and proven key by key: each name comes back to the model's.
+    That is the published name wherever the rules leave no choice; where they do, a warning names the two rules. Where
+    a model says that weights are tied, as those of transformers do, the second name is left out by a rule named "tied".
+
+    Args:
+        model: The model to save.
+        out: Directory to make.
+        mapping: For a model that was not loaded through a plan: what would have been used to load it.
+        lossy: Accept that what a rule dropped on loading is not saved either.
+        options: As for `Plan.write`.
+
+    Returns:
+        The directory.
+
+    Raises:
+        PlanError: `inverse-unproven`, `inverse-lossy`, `dtype-mismatch`.
+        RegistryError: `mapping-not-found`.
+        DestinationError: As `Plan.write`.
+    """
+    from weighbridge.models.module_saving import recorded_way_back, tied_names
+
+    inner = unwrap(model)
+    recorded = recorded_way_back(inner, lossy=lossy) if mapping is None else None
+    if recorded is not None:
+        return recorded.write(out, **options)
+    named = _mapping_for(inner, mapping)
+    found = find_mapping(named)
+    whole = found if isinstance(found, Mapping) else Mapping(found)
+    derived = plan(inner, whole.inverse(), drop=tied_names(inner))
+    for note in derived.notes:
+        _LOG.warning("%s", note)
+    return derived.write(out, **options)
+
+
+def convert(
+    source: Place,
+    destination: str | Path,
+    mapping: AnyMapping,
+    *,
+    target: Place = None,
+    reverse: bool = False,
+    only: str | Iterable[str] | None = None,
+    max_shard_size: int | str | None = "5GB",
+    memory_budget: int = DEFAULT_BUDGET_BYTES,
+    digests: bool = False,
+    resume: bool = False,
+    sync: bool = True,
+    link: str = "never",
+    direct: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Path:
+    """Convert a checkpoint into a new directory.
+
+    Args:
+        source: What to read.
+        destination: Directory to make; it must not exist, or be empty.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file.
+        target: Layout to reach, as for `plan`.
+        reverse: Use the inverse of the mapping; each key is proven to come back.
+        only: Write only the targets that this selection names; see `Plan.restrict`. What they do not need is dropped.
+        max_shard_size: Largest size of a shard, in bytes or as text such as ``"5GB"``; None for a single file.
+        memory_budget: Size of the buffers that are held at a time, in bytes.
+        digests: Record the SHA-256 of every new tensor in the receipt, so that `verify` can check the output by itself.
+        resume: Go on with what an earlier run of the same arguments left unfinished; if this one is stopped, leave
+            what it has written for the next. Every byte is compared with what it must be.
+        sync: Wait until the disk holds everything before the directory appears; see `Plan.write`.
+        link: ``"share"`` or ``"hard"`` to have new files share blocks with the source's, or be the same where nothing
+            in them changes; see `weighbridge.running.directory_writing.write`.
+        direct: Read the source past the page cache; see `open`. The new files are written through it.
+        progress: Called with the bytes written so far and the bytes in all.
+        options: As for `plan`.
+
+    Returns:
+        The directory; a receipt in it is all that `revert` needs.
+
+    Raises:
+        PlanError, RegistryError, CheckpointError: As `plan`.
+        DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
+            `destination-unfinished`, `resume-mismatch`, `write-failed`.
+    """
+    refuse_swapped(source, destination, mapping)
+    found = find_mapping(mapping)
+    if reverse:
+        whole = found if isinstance(found, Mapping) else Mapping(found)
+        found, target = whole.inverse(), _recorded_layout(source, whole) if target is None else target
+    made = plan(open(source, direct=True) if direct else source, found, target, **options)
+    made = made if only is None else made.restrict(only)
+    return made.write(
+        destination,
+        max_shard_size=max_shard_size,
+        memory_budget=memory_budget,
+        digests=digests,
+        resume=resume,
+        sync=sync,
+        link=link,
+        progress=progress,
+    )
+
+
+def _recorded_layout(source: Place, mapping: Mapping) -> Header | None:
+    """Return the layout that a directory was converted from by this very mapping, if its receipt says so."""
+    from weighbridge.running.receipt import read_receipt
+
+    if not isinstance(source, str | Path):
+        return None
+    try:
+        recorded = read_receipt(Path(source)).plan
+    except CheckpointError:
+        return None
+    return recorded.source if recorded.mapping == mapping and recorded.is_exact else None
+
+
+def revert(
+    source: str | Path, destination: str | Path, *, lossy: bool = False, direct: bool = False, **options: Any
+) -> Path:
+    """Undo a conversion by the receipt in its output: the files it came from, byte for byte.
+
+    Args:
+        source: A directory that `convert`, `Plan.write` or `save` made.
+        destination: Directory to make.
+        lossy: Go back without what a rule dropped, and with rounded values where a cast was narrow.
+        direct: Read the source past the page cache; see `open`.
+        options: As for `Plan.write`: `memory_budget`, `resume`, `sync`, `link`, `progress`.
+
+    Returns:
+        The directory.
+
+    Raises:
+        CheckpointError: `receipt-invalid`, `source-changed`.
+        PlanError: `inverse-lossy`.
+        DestinationError: As `convert`.
+    """
+    return plan_revert(source, lossy=lossy, direct=direct).write(destination, **options)
+
+
+def plan_revert(source: str | Path, *, lossy: bool = False, direct: bool = False) -> Plan:
+    """Return the plan that undoes the conversion that an output's receipt records.
+
+    Raises:
+        CheckpointError: `receipt-invalid`.
+        PlanError: `inverse-lossy`.
+    """
+    from weighbridge.running.receipt import read_receipt
+
+    checkpoint = open(Path(source), direct=direct)
+    back = read_receipt(Path(source)).plan.inverse(checkpoint, lossy=lossy)
+    # What the model alone was to initialise is in no file, so a file does not lose it.
+    dropped = tuple(fated for fated in back.dropped if fated.key in checkpoint.header)
+    return replace(back, dropped=dropped, notes=())  # the record's notes are about the way there

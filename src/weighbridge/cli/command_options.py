@@ -1,0 +1,231 @@
+"""The arguments and options of the commands, each described once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from shlex import join, quote
+from typing import Annotated, Any, Final, get_type_hints
+
+import typer
+
+from weighbridge import api
+from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.specs import dtype_named
+from weighbridge.cli.mapping_argument import load_mapping
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.registry import default_registry
+from weighbridge.planning.plan import Plan
+from weighbridge.storage import parse_size
+
+PANEL: Final = "Options of the plan"
+
+
+def mapping_names(incomplete: str) -> list[str]:
+    """Complete a mapping's name; a shell completes paths where no name fits."""
+    return [name for name in default_registry if name.startswith(incomplete)]
+
+
+SourceArgument = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="A directory, a safetensors or torch file, an index, or an inventory.")
+]
+MappingArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MAPPING",
+        help="A registered name, path.yaml, path.py:NAME, or path.json.",
+        autocompletion=mapping_names,
+    ),
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Only these targets, such as 'model.layers.{0..3}.**'; may be given again."),
+]
+DestinationArgument = Annotated[
+    str, typer.Argument(metavar="DESTINATION", help="The directory to make; nothing may be there yet.")
+]
+NoSyncOption = Annotated[
+    bool, typer.Option("--no-sync", help="Do not wait for the disk: as fast, and as safe in a power failure, as cp.")
+]
+
+
+class Link(StrEnum):
+    """What new files may have in common with those of the source."""
+
+    NEVER = "never"
+    SHARE = "share"
+    HARD = "hard"
+
+
+LinkOption = Annotated[
+    Link,
+    typer.Option(help="Share the disk's blocks with the source's files; hard: also be one file where nothing changes."),
+]
+DirectOption = Annotated[
+    bool, typer.Option("--direct", help="Read past the page cache, so that a large source drives out nothing there.")
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with what a stopped run left, and leave it if this one is stopped.")
+]
+FullOption = Annotated[bool, typer.Option("--full", help="List everything; nothing is left out as too long.")]
+
+
+class LayoutMode(StrEnum):
+    """How the reading of a checkpoint's layout is chosen."""
+
+    AUTO = "auto"
+    MAPPED = "mapped"
+    AS_IS = "as is"
+
+
+def _pattern_option(flag: str, what: str) -> Any:
+    return typer.Option(flag, metavar="PATTERN", help=f"{what}; may be given again.", rich_help_panel=PANEL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What a plan is made from beside the source and the mapping; see `weighbridge.planning.plan_options.Options`."""
+
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="PLACE", help="A checkpoint whose layout is wanted.", rich_help_panel=PANEL),
+    ] = None
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="Accept what is missing and what is left over.", rich_help_panel=PANEL),
+    ] = False
+    drop: Annotated[list[str], _pattern_option("--drop", "Leave these sources out")] = field(default_factory=list)
+    carry: Annotated[list[str], _pattern_option("--carry", "Pass these sources through")] = field(default_factory=list)
+    initialise: Annotated[list[str], _pattern_option("--initialise", "Let nothing fill these targets")] = field(
+        default_factory=list
+    )
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="DTYPE", help="Cast floats to it, or to the 'target' ones.", rich_help_panel=PANEL),
+    ] = None
+    layout: Annotated[LayoutMode, typer.Option(help="How to read the source's layout.", rich_help_panel=PANEL)] = (
+        LayoutMode.AUTO
+    )
+    base_prefix: Annotated[
+        str,
+        typer.Option(metavar="PREFIX", help="Prefix that only head models have.", rich_help_panel=PANEL),
+    ] = ""
+    reverse: Annotated[
+        bool, typer.Option("--reverse", help="Use the inverse of the mapping.", rich_help_panel=PANEL)
+    ] = False
+
+    def mapping(self, text: str) -> Mapping:
+        """Load the mapping that an argument names, reversed if that was asked for."""
+        mapping = load_mapping(text)
+        return mapping.inverse() if self.reverse else mapping
+
+    @contextmanager
+    def naming(self, source: str, mapping: str) -> Iterator[None]:
+        """Put what was typed into a hint to explain a key, so that it can be typed as it is printed."""
+        try:
+            yield
+        except PlanError as problem:
+            command = f"{quote(source)} {quote(mapping)}"
+            problem.hint = problem.hint.replace("SOURCE MAPPING", command).replace("--target TARGET", self._typed())
+            raise
+
+    def _typed(self) -> str:
+        given = [("--target", [self.target or ""])]
+        given += [(f"--{name}", getattr(self, name)) for name in ("drop", "carry", "initialise")]
+        given += [("--base-prefix", [self.base_prefix])] if self.base_prefix else []
+        return join(
+            [
+                *(word for flag, texts in given for text in texts for word in (flag, text)),
+                *["--reverse"][: self.reverse],
+            ]
+        )
+
+    def make_plan(self, source: Any, mapping: Mapping, only: list[str] | None = None) -> Plan:
+        """Compile the plan, and restrict it to the targets that `only` names.
+
+        Raises:
+            WeighbridgeError: `usage`, and all that `weighbridge.plan` raises.
+        """
+        made = api.plan(source, mapping, target=self.target, **self.arguments())
+        return made.restrict(only) if only else made
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the options by the names that `weighbridge.plan` has for them.
+
+        Raises:
+            WeighbridgeError: `usage`.
+        """
+        _check_dtype(self.dtype)
+        names = "partial", "drop", "carry", "initialise", "dtype", "base_prefix"
+        return {"layout": self.layout.value, **{name: getattr(self, name) for name in names}}
+
+
+def _check_dtype(dtype: str | None) -> None:
+    try:
+        if dtype not in (None, "target"):
+            dtype_named(str(dtype))
+    except WeighbridgeError as problem:
+        raise WeighbridgeError(
+            "usage", "--dtype: this is no dtype", expected=problem.expected + ", target", got=repr(dtype)
+        ) from None
+
+
+def size_option(flag: str, text: str) -> int:
+    """Read a size in bytes from an option.
+
+    Args:
+        flag: The option, for the error's text.
+        text: A number of bytes, or one with KB, MB, GB or TB.
+
+    Raises:
+        WeighbridgeError: `usage`.
+
+    Examples:
+        >>> size_option("--memory", "256MB"), size_option("--memory", "4096")
+        (256000000, 4096)
+    """
+    try:
+        return parse_size(int(text) if text.isdecimal() else text)
+    except WeighbridgeError as problem:
+        raise WeighbridgeError(
+            "usage", f"{flag}: this is no size", expected=problem.expected, got=problem.got
+        ) from None
+
+
+def spread(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn a function with option groups, each a dataclass, into one with a parameter for each of their fields.
+
+    This is how several commands share their options: each field's type says what its option is called.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
+
+    @wraps(function)
+    def command(**given: Any) -> None:
+        made = {
+            name: kind(**{part.name: given.pop(part.name) for part in fields(kind)}) for name, kind in groups.items()
+        }
+        function(**given, **made)
+
+    parameters: list[Parameter] = []
+    for name, parameter in signature(function).parameters.items():
+        if name in groups:
+            parts = get_type_hints(groups[name], include_extras=True)
+            parameters += [_parameter(part.name, parts[part.name], _default(part)) for part in fields(groups[name])]
+        else:
+            parameters.append(_parameter(name, hints[name], parameter.default))
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _default(part: Field[Any]) -> Any:
+    return part.default_factory() if part.default_factory is not MISSING else part.default

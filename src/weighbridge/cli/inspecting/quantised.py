@@ -1,0 +1,66 @@
+"""What says that a checkpoint's weights are quantised: companions of weights, dtypes, and the configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from weighbridge.base.keys import by_name, collapse
+from weighbridge.base.specs import DTYPES, Header
+
+COMPANIONS: Final = (
+    (r"_scale_inv$", "scales of blocks, as of FP8"),
+    (r"(?:^|\.)(?:qweight|qzeros|g_idx)$", "packed integers with zero points and groups, as of GPTQ and AWQ"),
+    (r"(?:^|\.)(?:weight_packed|weight_shape|weight_zero_point|weight_g_idx)$", "packed weights of compressed-tensors"),
+    (r"(?:^|\.)(?:weight_scale|weight_scale_2|input_scale|[kv]_scale)$", "scales of weights, activations or caches"),
+    (r"(?:^|\.)(?:absmax|quant_map|nested_absmax|nested_quant_map|SCB|quant_state\.\w+)$", "state of bitsandbytes"),
+    (r"_(?:blocks|scales)$", "blocks with scales, as of MXFP4"),
+)
+"""How companions of quantised weights are called, as (regular expression, what it is)."""
+
+_SHOWN: Final = 2
+
+
+def quantisation_hints(header: Header, config: Any = None) -> tuple[str, ...]:
+    """List what says that weights are quantised.
+
+    Args:
+        header: Specs of the tensors.
+        config: The content of the checkpoint's `config.json`, if there is one.
+
+    Returns:
+        One sentence for each hint; none for a checkpoint that shows no sign of it.
+
+    Examples:
+        >>> from weighbridge.base.specs import TensorSpec
+        >>> quantisation_hints(Header({"w.qweight": TensorSpec("I32", (2, 3))}))
+        ('packed integers with zero points and groups, as of GPTQ and AWQ: 1 tensor, w.qweight',)
+    """
+    return (*_declared(config), *_companions(header), *_dtypes(header))
+
+
+def _declared(config: Any) -> Iterator[str]:
+    found = config.get("quantization_config") if isinstance(config, Mapping) else None
+    if isinstance(found, Mapping):
+        method = found.get("quant_method")
+        parts = [f"{name} {found[name]}" for name in ("bits", "fmt", "group_size", "format") if name in found]
+        yield f"config.json: {method or 'quantization_config'}" + (f", {', '.join(parts)}" if parts else "")
+
+
+def _companions(header: Header) -> Iterator[str]:
+    names = by_name(header)
+    for pattern, what in COMPANIONS:
+        held = [name for name in names if re.search(pattern, name)]
+        count = sum(len(names[name]) for name in held)
+        if held:
+            shown = collapse(key for name in held for key in names[name])
+            more = f", … and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+            yield f"{what}: {count:,} tensor{'s' * (count != 1)}, {', '.join(shown[:_SHOWN])}{more}"
+
+
+def _dtypes(header: Header) -> Iterator[str]:
+    narrow = {spec.dtype for spec in header.values() if DTYPES[spec.dtype].kind in ("float", "packed")}
+    for code in sorted(code for code in narrow if DTYPES[code].bits <= 8):
+        count = sum(spec.dtype == code for spec in header.values())
+        yield f"{code} elements of {DTYPES[code].bits} bits: {count:,} tensor{'s' * (count != 1)}"

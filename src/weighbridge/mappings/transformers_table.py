@@ -1,0 +1,213 @@
+"""Read the mapping table of the installed transformers library into weighbridge mappings.
+
+The library keeps, for each class name or model type, a list of rules that turn a published layout into its runtime
+layout. Here each list becomes a `Mapping` that does the same:
+
+    order       the library runs all renames of a list before its converters, and so does the imported mapping
+    boundaries  its patterns are searched anywhere in a key and must only end with a word; ours match whole segments. A
+                pattern that begins or ends inside a segment of real keys says so here, with a capture for the rest
+    dots        an unescaped dot is any character there, and a dot here
+    the way     back is recorded by a plan, never taken from the library's own reverse
+
+Whatever cannot be expressed is an error that names it; for the version named by `UNDERSTOOD` there is nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping as MappingOf
+from importlib import import_module
+from typing import Any, Final
+
+from weighbridge.base.errors import RegistryError
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.registry import Registry
+from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, WeightConverter, WeightRenaming
+from weighbridge.operations.ops import OPERATIONS, Operation
+
+UNDERSTOOD: Final = "5.23"
+"""The version of transformers whose table and loading this was written for and is tested with."""
+
+LEGACY: Final = "legacy"
+"""Name of the library's rules for very old checkpoints; they run after those of every model."""
+
+
+def registry() -> Registry:
+    """Return the installed library's own table, as a registry.
+
+    Returns:
+        A registry that has every name of the table, imported when it is asked for. What was registered with the
+        library's own function counts as registered; the rest is built in.
+
+    Raises:
+        RegistryError: `integration-version` if the library does not have the table where it is known to be; when a
+            name is looked up, if its rules hold something unknown.
+
+    Examples:
+        >>> [type(transform).__name__ for transform in registry().find("mixtral")][-2:]
+        ['WeightConverter', 'WeightConverter']
+    """
+    table, own = _read_table()
+    made = Registry(use_entry_points=False)
+    theirs = "transformers.conversion_mapping"
+    made.provide(table.keys() - own, lambda name: import_entry(name, table[name]), lambda name: theirs)
+    for name in sorted(table.keys() & own):
+        made.register(name, import_entry(name, table[name]))
+    return made
+
+
+def import_entry(name: str, entry: Any) -> Mapping:
+    """Turn the library's list of rules into a mapping.
+
+    Args:
+        name: What to call the mapping.
+        entry: The library's transforms.
+
+    Raises:
+        RegistryError: `integration-version` for a transform or an operation that is not known.
+        PatternError: `pattern-syntax` for a pattern that cannot be read.
+    """
+    rules = dict.fromkeys(import_transform(rule) for rule in entry)
+    return Mapping(in_order(rules), name=name)
+
+
+def in_order(rules: MappingOf[Transform, Any] | list[Transform]) -> Iterator[Transform]:
+    """Yield rules in the order in which the library runs them: renames first, then converters."""
+    yield from (rule for rule in rules if not isinstance(rule, WeightConverter))
+    yield from (rule for rule in rules if isinstance(rule, WeightConverter))
+
+
+def _read_table() -> tuple[dict[str, list[Any]], set[str]]:
+    """Fetch the table and the names that were registered by hand; its cache is filled by the first look-up."""
+    module = library_module("conversion_mapping")
+    library_name(module, "get_checkpoint_conversion_mapping")("")
+    table: dict[str, list[Any]] = library_name(module, "_checkpoint_conversion_mapping_cache")
+    return dict(table), set(library_name(module, "USER_REGISTERED_MAPPINGS"))
+
+
+def library_module(name: str) -> Any:
+    """Import a module of the library.
+
+    Raises:
+        RegistryError: `integration-version`.
+    """
+    try:
+        return import_module(f"transformers.{name}")
+    except ImportError as problem:
+        raise _unknown(f"transformers.{name} cannot be imported: {problem}") from problem
+
+
+def library_name(module: Any, name: str) -> Any:
+    """Return what a module of the library, or a class of it, has under a name.
+
+    Raises:
+        RegistryError: `integration-version`.
+    """
+    found = getattr(module, name, None)
+    if found is None:
+        raise _unknown(f"{getattr(module, '__name__', module)} has no {name}")
+    return found
+
+
+def _unknown(got: str) -> RegistryError:
+    import transformers
+
+    return RegistryError(
+        "integration-version",
+        "this transformers is not the one that weighbridge understands",
+        expected=UNDERSTOOD,
+        got=f"{transformers.__version__}: {got}",
+        hint=f"install transformers {UNDERSTOOD}, or give a mapping of your own",
+    )
+
+
+# ---- transforms ----
+
+
+def import_transform(rule: Any) -> Transform:
+    """Turn one of the library's transforms into ours.
+
+    Raises:
+        RegistryError: `integration-version` for a kind that is not known; a subclass may do anything, so it is not
+            taken for what it is derived from.
+    """
+    kind = type(rule).__name__
+    if kind not in _TRANSFORMS:
+        raise _unknown(f"a transform called {kind}")
+    return _TRANSFORMS[kind](rule)
+
+
+_INSIDE: Final = ("(convolution|sconv)", r"attn\.in_proj_")
+"""Starts of the library's patterns that match inside a segment of real names (`k_sconv`, `self_attn`)."""
+
+
+def _sides(rule: Any) -> tuple[list[str], list[str]]:
+    """Return the patterns of a rule, with an explicit rest where a source begins or ends inside a segment."""
+    sources, targets = list(rule.source_patterns), list(rule.target_patterns)
+    if any(source.startswith(_INSIDE) for source in sources):
+        sources = [rf"(\w*){source}" for source in sources]
+        targets = [r"\1" + re.sub(r"\\(\d)", lambda found: f"\\{int(found[1]) + 1}", text) for text in targets]
+    if any(source.endswith("_") for source in sources):
+        sources, targets = ([f"{text}{{rest}}" for text in side] for side in (sources, targets))
+    return sources, targets
+
+
+def _renaming(rule: Any) -> Transform:
+    sources, targets = _sides(rule)
+    return WeightRenaming(sources, targets[0])
+
+
+def _offset_renaming(rule: Any) -> Transform:
+    r"""Write the library's offset into the target: `layers.\1` becomes `layers.{1+1}`."""
+    sources, targets = _sides(rule)
+    return WeightRenaming(sources, targets[0].replace(r"\1", f"{{1{rule.offset:+d}}}"))
+
+
+def _group(rule: Any) -> Transform:
+    return GroupWeightRename(*_sides(rule))
+
+
+def _prefix(rule: Any) -> Transform:
+    return PrefixChange(rule.prefix_to_add, rule.prefix_to_remove, rule.model_prefix or None)
+
+
+def _converter(rule: Any) -> Transform:
+    return WeightConverter(*_sides(rule), [made for one in rule.operations for made in import_operation(one)])
+
+
+_TRANSFORMS: Final[MappingOf[str, Callable[[Any], Transform]]] = {
+    "WeightRenaming": _renaming,
+    "Inkling2IndexOffsetWeightRename": _offset_renaming,
+    "GroupWeightRename": _group,
+    "PrefixChange": _prefix,
+    "WeightConverter": _converter,
+}
+
+
+# ---- operations ----
+
+
+def import_operation(operation: Any) -> list[Operation]:
+    """Turn one of the library's operations into ours; two of them stand for a pair.
+
+    Raises:
+        RegistryError: `integration-version`.
+    """
+    kind, values = type(operation).__name__, vars(operation)
+    ours: dict[str, Any] = {known.__name__: known for known in OPERATIONS}
+    if kind in _PAIRS:
+        return [ours[name](**_arguments(values[part])) for name, part in _PAIRS[kind]]
+    if kind not in ours:
+        raise _unknown(f"an operation called {kind}")
+    return [ours[kind](**_arguments(operation))]
+
+
+_PAIRS: Final[MappingOf[str, tuple[tuple[str, str], ...]]] = {
+    "VisionFuseAndPermuteForRope": (("PermuteForRope", "permute_op"), ("Concatenate", "concat_op")),
+    "VisionUnfuseAndPermuteForRope": (("Chunk", "chunk_op"), ("PermuteForRope", "permute_op")),
+}
+
+
+def _arguments(operation: Any) -> dict[str, Any]:
+    """Return the arguments that an operation of the library was made with; lists become tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(operation).items()}

@@ -1,0 +1,218 @@
+"""Load a plan's targets into a model, and remember the plan that they came through."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import Counter as Counts
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from weighbridge.base.collecting import without_collection
+from weighbridge.base.workers import Counter, Progress
+from weighbridge.models.modules import (
+    Places,
+    check_initialised,
+    check_model,
+    check_settable,
+    header_of,
+    probe,
+    shares_memory,
+    steps_into,
+    tensor_places,
+    warn_of_meta,
+)
+from weighbridge.planning.plan import Binding, Plan, Step
+from weighbridge.reporting.explaining_plans import Report
+from weighbridge.running.devices import fill_tensors
+from weighbridge.running.gather import Wanted, batches, prepare
+from weighbridge.running.results import STREAM_BYTES, bind, check_ties, mapped_files
+from weighbridge.storage.formats.torch_tensors import dtype_of
+from weighbridge.storage.protocol import Checkpoint, Mapped
+
+_LOG: Final = logging.getLogger(__name__)
+
+_loaded: weakref.WeakKeyDictionary[torch.nn.Module, Plan] = weakref.WeakKeyDictionary()
+
+
+@without_collection()
+def load_into(
+    plan: Plan,
+    model: torch.nn.Module,
+    source: Any = None,
+    *,
+    copy: bool = False,
+    device: Any = "cpu",
+    progress: Progress | None = None,
+) -> Report:
+    """Put a plan's targets into a model.
+
+    A meta tensor that a safetensors file holds as it is wanted is mapped, not copied; see `Plan.stream`.
+
+    Args:
+        plan: A plan that was made for this model, or for one with the same tensors.
+        model: Its parameters and persistent buffers are set: in place where device and dtype already fit, else
+            replaced by tensors of the plan's dtype on the model's device.
+        source: What to read, if not what the plan was made on.
+        copy: Give every tensor memory of its own.
+        device: Where to make tensors that are on the meta device now.
+        progress: Called with the bytes loaded so far and the bytes in all, by one thread at a time; what it raises
+            stops the load.
+
+    Returns:
+        The plan's report.
+
+    Raises:
+        PlanError: `model-mismatch`, `tie-differs`, `source-unbound`, `dtype-mismatch`; nothing has been changed then.
+        CheckpointError: `source-changed` and `data-missing`, before anything is changed; the codes of reading, which
+            may leave part of a model loaded that had values before, and a meta model as it was.
+    """
+    checkpoint = bind(plan, source)
+    places = tensor_places(model)
+    header = header_of(places)
+    check_model(plan, header)
+    check_initialised(plan, places)
+    check_settable(plan, places)
+    check_ties(plan, checkpoint, dict(header.ties))
+    probe(plan, checkpoint, places)
+    _warn_of_dtypes(plan, places)
+    with torch.no_grad():
+        if shares_memory(checkpoint, places):
+            _set_all_at_once(plan, checkpoint, places, progress)
+        else:
+            _set_in_batches(plan, checkpoint, places, copy=copy, device=device, progress=progress)
+    checkpoint.check_unchanged()
+    remember(model, replace(plan, binding=Binding(checkpoint, weakref.ref(model), checkpoint)))
+    plan.binding.produced = weakref.ref(model)
+    warn_of_meta(model)
+    _LOG.info("loaded %s into a %s: %s", checkpoint.where, type(model).__name__, plan.target)
+    for fated in plan.initialised:
+        _LOG.debug("left as it is: %s, by %s", fated.key, fated.by)
+    return Report(plan)
+
+
+def _warn_of_dtypes(plan: Plan, places: dict[str, Places]) -> None:
+    """Say which tensors of a model, if it has values, take a file's dtype that nobody asked for by a cast."""
+    uncast = (zip(step.targets, step.program.targets, strict=True) for step in plan.steps if not step.program.casts)
+    new = ((key, dtype_of(output.dtype)) for step in uncast for key, output in step if key in places)
+    pairs = ((places[key].tensor, dtype) for key, dtype in new)
+    changed = Counts((held.dtype, dtype) for held, dtype in pairs if not held.is_meta and held.dtype != dtype)
+    for (held, dtype), count in changed.items():
+        words = f"{count:,} tensor{'s' * (count != 1)} of the model"
+        _LOG.warning('%s, %s so far, will be %s: dtype="target" keeps the model\'s', words, held, dtype)
+
+
+def remember(model: torch.nn.Module, plan: Plan) -> None:
+    """Note the plan that a model was loaded through: one of its own, whatever the same plan reads or makes later."""
+    _loaded[model] = plan
+
+
+def loaded_plan(model: torch.nn.Module) -> Plan | None:
+    """Return the plan that a model was last loaded through, if there is one."""
+    return _loaded.get(model)
+
+
+class _Target(NamedTuple):
+    """One target of a step, the model's places for it, and whether its own memory takes the values as they are."""
+
+    step: Step
+    number: int
+    places: Places
+    is_in_place: bool
+
+    @property
+    def size_bytes(self) -> int:
+        return self.step.program.targets[self.number].spec.size_bytes
+
+
+def _targets(step: Step, places: dict[str, Places]) -> list[_Target]:
+    found = []
+    for number, key in enumerate(step.targets):
+        place = places.get(key)
+        if place is not None:
+            current = place.tensor
+            fits = current.dtype == dtype_of(step.program.targets[number].dtype) and current.is_contiguous()
+            is_lazy = current.is_meta or current.is_conj() or current.is_neg()
+            found.append(_Target(step, number, place, fits and not is_lazy))
+    return found
+
+
+def _set_in_batches(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    places: dict[str, Places],
+    *,
+    copy: bool,
+    device: Any,
+    progress: Progress | None,
+) -> None:
+    """Fill what is there already, and what is on meta, all at once; replace the others batch by batch."""
+    together: list[_Target] = []
+    others: list[Step] = []
+    total = 0
+    for step in steps_into(plan, places):
+        found = _targets(step, places)
+        total += sum([target.size_bytes for target in found])
+        if all(target.is_in_place or target.places.tensor.is_meta for target in found):
+            together += found
+        else:
+            others.append(step)
+    counter = Counter(total, progress)
+    mapped = mapped_files(checkpoint, copy=copy or str(device) != "cpu")
+    _set(together, checkpoint, mapped, device, counter)
+    for steps in batches(others, STREAM_BYTES):
+        _set([target for step in steps for target in _targets(step, places)], checkpoint, None, "cpu", counter)
+
+
+def _set(targets: list[_Target], checkpoint: Checkpoint, mapped: Mapped | None, device: Any, counter: Counter) -> None:
+    wanted: list[Wanted] = []
+    new: list[tuple[Places, torch.Tensor]] = []
+    for target in targets:
+        step, number, places, is_in_place = target
+        if is_in_place:
+            wanted.append(Wanted(step, number, places.tensor.detach()))
+            continue
+        made, want = prepare(step, number, mapped, device)
+        new.append((places, made))
+        if want is None:
+            counter.add(target.size_bytes)
+        else:
+            wanted.append(want)
+    fill_tensors(wanted, checkpoint, counter)
+    for target in targets:
+        if target.is_in_place:
+            # What autograd keeps for a backward pass is of the old values: it must be able to notice.
+            torch.autograd.graph.increment_version(target.places.tensor)
+    for places, made in new:
+        _put(places, made)
+
+
+def _set_all_at_once(plan: Plan, checkpoint: Checkpoint, places: dict[str, Places], progress: Progress | None) -> None:
+    """Make all tensors before the first is set: what is read is the model's own memory."""
+    found = [target for step in steps_into(plan, places) for target in _targets(step, places)]
+    counter = Counter(sum([target.size_bytes for target in found]), progress)
+    _set([target._replace(is_in_place=False) for target in found], checkpoint, None, "cpu", counter)
+
+
+def _put(places: Places, made: torch.Tensor) -> None:
+    """Give a tensor of a model the values of another one."""
+    current = places.tensor
+    if not current.is_meta and current.dtype == made.dtype:
+        current.detach().copy_(made)
+    else:
+        _replace(places, made if current.is_meta else made.to(current.device))
+
+
+def _replace(places: Places, made: torch.Tensor) -> None:
+    """Give a parameter new data, or put a new tensor in the place of one, under every name that it has."""
+    new: dict[int, torch.Tensor] = {}
+    for slots, name in places.slots:
+        held = slots[name]
+        if not isinstance(held, torch.nn.Parameter):
+            slots[name] = made
+        elif not held.is_meta:
+            held.data = made
+        else:
+            slots[name] = new.setdefault(id(held), torch.nn.Parameter(made, requires_grad=held.requires_grad))

@@ -1,0 +1,166 @@
+"""The way back from a live model: the inverse of the plan it was loaded through, in the dtypes that it has now."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from weighbridge.base.errors import PlanError
+from weighbridge.base.keys import collapse
+from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.mappings.mapping import Drop
+from weighbridge.models.module_loading import loaded_plan
+from weighbridge.models.modules import module_header
+from weighbridge.planning.inverting import proven_steps
+from weighbridge.planning.origins import invert_rules, unstable_names
+from weighbridge.planning.plan import Fated, Plan, Step
+from weighbridge.planning.program import Output, Program
+
+if TYPE_CHECKING:
+    import torch
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> Plan | None:
+    """Return the plan that takes a model's weights back to where they came from; None if it came through no plan.
+
+    Weights that were initialised go in under the names that the mapping's rules, run backwards, give them, if the
+    mapping turns these into theirs again; under their own names otherwise, as a new head does that no rule speaks of.
+    They are left out where the rule that declares them says that no file has them. Tensors that the model has gained
+    since it was loaded go in as well.
+
+    Args:
+        model: The model, without wrappers.
+        lossy: Accept that part of the source is lost: what a rule dropped, for example.
+
+    Raises:
+        PlanError: `inverse-lossy`, `dtype-mismatch`.
+    """
+    plan = loaded_plan(model)
+    if plan is None:
+        return None
+    header = module_header(model)
+    return _back(in_dtypes(plan, header), model, header, lossy=lossy)
+
+
+def _back(plan: Plan, model: torch.nn.Module, header: Header, *, lossy: bool) -> Plan:
+    """Invert a plan, and add the weights that no file gave, unless their rule says that no file has them."""
+    absent = {rule.why or f'"{rule.pattern}"' for rule in plan.mapping.initialise if not rule.saved}
+    new = tuple(fated for fated in plan.initialised if fated.by not in absent)
+    left = tuple(fated._replace(by=f"not in the file: {fated.by}") for fated in plan.initialised if fated.by in absent)
+    known = dict(plan.target_fates())
+    gained = tuple(Fated(key, spec, "new since loading") for key, spec in header.items() if key not in known)
+    back = replace(plan, initialised=new + gained).inverse(model, lossy=lossy, keep_initialised=True)
+    back = _under_published_names(back, [*new, *gained], getattr(model, "config", None))
+    return replace(back, dropped=back.dropped + left)
+
+
+def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> Plan:
+    """Give weights that no file had the names that the rules have for them; note those that keep another name."""
+    if not new or not back.mapping.transforms:
+        return back
+    header = Header({fated.key: fated.spec for fated in new})
+    taken = {key for key in back.target if key not in header}
+    proven = [step for step in proven_steps(back.mapping, header, config) if taken.isdisjoint(step.targets)]
+    named = [_step_back_in(step, header) for step in _free_of(proven, header)]
+    done = {key for step in named for key in step.sources}
+    steps = [step for step in back.steps if done.isdisjoint(step.sources)]
+    made = replace(back, steps=tuple(sorted([*steps, *named], key=lambda step: step.targets)))
+    others = [key for key in header if key not in done]
+    unled = {*unstable_names(back.mapping, others), *unstable_names(invert_rules(back.mapping).mapping, others)}
+    if unled:
+        keys = ", ".join(collapse(unled)[:4])
+        note = f"{keys}: saved under the model's own name, as the rules lead back to no other one that can be relied on"
+        _LOG.warning("%s", note)
+        made = replace(made, notes=(*made.notes, note))
+    made.check()
+    return made
+
+
+def _free_of(steps: list[Step], header: Header) -> list[Step]:
+    """Leave out steps that would write the name of a weight which keeps its own."""
+    while True:
+        moved = {key for step in steps for key in step.sources}
+        free = [step for step in steps if all(key in moved or key not in header for key in step.targets)]
+        if len(free) == len(steps):
+            return free
+        steps = free
+
+
+def tied_names(model: torch.nn.Module) -> list[Drop]:
+    """Return the rules that leave out the second names of tied weights, for a model that was never loaded.
+
+    A published file holds such a weight once. Which of its names that is, a model of transformers says
+    (`all_tied_weights_keys`); of a model that does not say it, every name is kept. So is a name whose weight is another
+    tensor now, against what the model says.
+    """
+    said: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    ties = module_header(model).ties if said else {}
+    shared = (key for key, twin in said.items() if key in ties and ties[key] == ties.get(twin, twin))
+    return [Drop(f"^{re.escape(key)}$", "tied") for key in shared]
+
+
+def in_dtypes(plan: Plan, header: Header) -> Plan:
+    """Return a plan as it would be, had the checkpoint been in the dtypes that the model has now.
+
+    A model that was cast, on loading or later, is saved in the dtype that it has: a cast back could lose what it has
+    learnt since. A plan without casts whose dtypes are still the model's is left as it is.
+
+    Args:
+        plan: The plan that the model was loaded through.
+        header: The model's specs.
+
+    Raises:
+        PlanError: `dtype-mismatch` where weights that become one tensor have different dtypes now.
+    """
+    same = all(header.specs.get(key, spec).dtype == spec.dtype for key, spec in plan.target.items())
+    if same and not any(step.program.casts for step in plan.steps):
+        return plan
+    made = replace(
+        plan,
+        steps=tuple(_step_in(step, header) for step in plan.steps),
+        initialised=_specs_in(plan.initialised, header),
+        tied_targets=_specs_in(plan.tied_targets, header),
+        source_files=None,
+    )
+    made.check()
+    return made
+
+
+def _specs_in(fated: tuple[Fated, ...], header: Header) -> tuple[Fated, ...]:
+    return tuple(one._replace(spec=header.specs.get(one.key, one.spec)) for one in fated)
+
+
+def _step_in(step: Step, header: Header) -> Step:
+    dtypes = {header[key].dtype for key in step.targets if key in header}
+    if len(dtypes) > 1:
+        raise PlanError(
+            "dtype-mismatch",
+            "weights that become one tensor have different dtypes now",
+            where=", ".join(step.sources[:3]),
+            got=", ".join(f"{key}: {header[key].dtype}" for key in step.targets),
+        )
+    return _in_dtype(step, dtypes.pop()) if dtypes else step
+
+
+def _step_back_in(step: Step, header: Header) -> Step:
+    """Return a step of the way back without casts: what it makes has the dtype that the model has."""
+    dtypes = {header[key].dtype for key in step.sources}
+    return _in_dtype(step, dtypes.pop()) if len(dtypes) == 1 else step
+
+
+def _in_dtype(step: Step, dtype: str) -> Step:
+    program = step.program
+    if {spec.dtype for spec in program.slots} | {out.dtype for out in program.targets} == {dtype}:
+        return step
+
+    def output(one: Output) -> Output:
+        return one._replace(dtype=dtype)
+
+    sources = tuple(TensorSpec(dtype, spec.shape) for spec in program.sources)
+    recast = Program(sources, tuple(map(output, program.temporaries)), tuple(map(output, program.targets)))
+    return Step(step.sources, step.targets, recast, "moved" if step.fate == "computed" else step.fate, step.rules)

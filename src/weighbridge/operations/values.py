@@ -1,0 +1,229 @@
+"""What operations work on: lanes of values, and what they may know about the place they work in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from weighbridge.algebra.layout import Layout
+from weighbridge.base.errors import LayoutError
+from weighbridge.base.specs import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One tensor on its way: what it is made of, and the dtype that it has by now.
+
+    Args:
+        layout: The copies that write it.
+        dtype: A code of `DTYPES`.
+        is_rounded: Whether a cast on the way here may have changed values, so that no further cast can be fused to it.
+    """
+
+    layout: Layout
+    dtype: str
+    is_rounded: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes of the axes."""
+        return self.layout.shape
+
+    def __str__(self) -> str:
+        return f"{self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The values that one key pattern stands for.
+
+    Args:
+        name: Text of the pattern that the values come from or go to.
+        values: One value, or one for each index of the pattern's `*`, in the order of the index.
+        indexed: Whether there is one value for each index.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    indexed: bool = False
+
+    def __str__(self) -> str:
+        shown = ", ".join(dict.fromkeys(map(str, self.values)))
+        return f"{self.name}: {len(self.values)} x {shown}" if self.indexed else f"{self.name}: {shown}"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What an operation may know about the place that it works in.
+
+    Args:
+        targets: Texts of the target patterns.
+        target_shapes: For each target the shapes that it must have, as far as they are known: one, or one for each
+            index.
+        indexed: For each target whether it takes one tensor for each index of its `*`. When left empty, that is so for
+            a pattern with a segment `*` that has more or fewer shapes than one.
+        counts: For each target how many indices it has, where that is known; empty for "unknown".
+        config: The model's configuration: attributes or items, with nested configurations.
+    """
+
+    targets: tuple[str, ...] = ()
+    target_shapes: tuple[tuple[Shape | None, ...], ...] | None = None
+    indexed: tuple[bool, ...] = ()
+    counts: tuple[int | None, ...] = ()
+    config: object = None
+
+    def is_indexed(self, number: int) -> bool:
+        """Tell whether a target takes one tensor for each index."""
+        if self.indexed:
+            return self.indexed[number]
+        shapes = self.target_shapes[number] if self.target_shapes is not None else (None,)
+        return self.has_star(number) and len(shapes) != 1
+
+    def has_star(self, number: int) -> bool:
+        """Tell whether a target's pattern has a segment `*`."""
+        return "*" in self.targets[number].split(".")
+
+    def count(self, number: int) -> int | None:
+        """Return how many tensors a target takes, or None where that is unknown."""
+        if not self.is_indexed(number):
+            return 1
+        known = self.counts[number] if self.counts else None
+        if known is None and self.target_shapes is not None:
+            known = len(self.target_shapes[number]) or None
+        return known
+
+    def shape(self, target: int, index: int = 0) -> Shape | None:
+        """Return the shape that a tensor of a target must have, or None where that is unknown."""
+        shapes = self.target_shapes[target] if self.target_shapes and target < len(self.target_shapes) else ()
+        return shapes[index] if index < len(shapes) else None
+
+
+def single(lanes: tuple[Lane, ...]) -> tuple[Lane, Value]:
+    """Return the only lane and its only value.
+
+    Raises:
+        LayoutError: `operation-arity`.
+    """
+    if len(lanes) != 1 or len(lanes[0].values) != 1:
+        raise arity_error("one tensor", lanes)
+    return lanes[0], lanes[0].values[0]
+
+
+def arity_error(expected: str, lanes: Iterable[Lane]) -> LayoutError:
+    """Return the error for lanes that are too many or too few."""
+    counts = [f"{len(lane.values)} in {lane.name!r}" for lane in lanes]
+    got = f"tensors: {', '.join(counts)}" if counts else "no tensors"
+    return LayoutError("operation-arity", "the operation takes other tensors", expected=expected, got=got)
+
+
+def common_dtype(values: Iterable[Value]) -> str:
+    """Return the dtype of values that become one tensor.
+
+    Raises:
+        LayoutError: `operation-arity` for no values, `dtype-mismatch` when they differ.
+    """
+    dtypes = list(dict.fromkeys(value.dtype for value in values))
+    if not dtypes:
+        raise arity_error("at least one tensor", ())
+    if len(dtypes) > 1:
+        raise LayoutError(
+            "dtype-mismatch",
+            "tensors of different dtypes cannot become one",
+            expected="one dtype",
+            got=", ".join(dtypes),
+            hint="put a Cast before the operation that joins them",
+        )
+    return dtypes[0]
+
+
+def read_config(config: object, name: str, default_to_text: bool = False) -> int:
+    """Read a positive whole number from a configuration.
+
+    Args:
+        config: Attributes or items, with nested configurations.
+        name: Name of the number; dots lead into nested configurations.
+        default_to_text: Whether to look in the nested `text_config` for what is not here.
+
+    Raises:
+        LayoutError: `operation-config`.
+
+    Examples:
+        >>> read_config({"vision_config": {"num_heads": 16}}, "vision_config.num_heads")
+        16
+    """
+    found: Any = config
+    for part in name.split("."):
+        found = _look_up(found, part)
+    if found is None and default_to_text:
+        return read_config(_look_up(config, "text_config"), name)
+    if not _is_whole(found) or found < 1:
+        raise LayoutError(
+            "operation-config",
+            f"the configuration has no usable {name!r}",
+            expected="a positive whole number",
+            got="no configuration" if config is None else "nothing" if found is None else repr(found),
+            hint="keep the model's config.json beside the weights, or pass config=",
+        )
+    return int(found)
+
+
+def _look_up(config: object, name: str) -> Any:
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_wholes(value: object) -> bool:
+    return isinstance(value, tuple) and all(map(_is_whole, value))
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+
+
+ARGUMENT_KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
+    "int": (_is_whole, "a whole number"),
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "str": (lambda value: isinstance(value, str), "a text"),
+    "tuple[int, ...]": (_is_wholes, "whole numbers"),
+    "tuple[int, int, int]": (lambda value: _is_wholes(value) and len(value) == 3, "three whole numbers"),  # type: ignore[arg-type]
+    "tuple[str, ...]": (_is_texts, "texts"),
+    "None": (lambda value: value is None, "nothing"),
+}
+"""For each annotation of an operation's arguments: what checks it, and how it is called."""
+
+
+class Arguments:
+    """What all operations share: their arguments are checked when they are made, and have a JSON form."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, field.name, value)
+            kinds = [ARGUMENT_KINDS[kind] for kind in str(field.type).split(" | ")]
+            if not any(fits(value) for fits, _ in kinds):
+                raise LayoutError(
+                    "operation-argument",
+                    f"{type(self).__name__} has another kind of {field.name.rstrip('_')!r}",
+                    expected=" or ".join(name for _, name in kinds),
+                    got=repr(value),
+                )
+
+    def __str__(self) -> str:
+        """Write the operation without the arguments that are not set."""
+        form = {name: value for name, value in self.to_dict().items() if name != "operation"}
+        arguments = (f"{name}={value!r}" for name, value in form.items() if value not in (None, False, {}))
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form of an operation: its name and its arguments."""
+        arguments = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        form = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+        return {"operation": type(self).__name__, **form}

@@ -1,0 +1,226 @@
+"""Compile a mapping against headers into a proven plan.
+
+    header x mapping x target -> Plan
+
+Each candidate reading of the checkpoint's layout is compiled on the whole key set; exactly one may fit. A plan that is
+returned has been proven: every program writes each element once, and every tensor has exactly one fate.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from shlex import quote
+from typing import Any, Final
+
+from weighbridge.base.collecting import without_collection
+from weighbridge.base.errors import PlanError
+from weighbridge.base.file_sets import FileSet
+from weighbridge.base.keys import counted, nearest
+from weighbridge.base.specs import DTYPES, Header
+from weighbridge.mappings.mapping import Carry, Drop, Initialise, Mapping, MappingLike, as_mapping, exception_rules
+from weighbridge.mappings.transforms import describe
+from weighbridge.planning.fitting import Draft, draft_reading
+from weighbridge.planning.inverting import assumptions, choices, prove_inverse
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.plan_options import MODES, Options
+from weighbridge.planning.problems import merge_alike
+from weighbridge.planning.readings import matching, nested_readings, possible_readings
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+@without_collection()
+def compile_plan(
+    source: Header,
+    mapping: MappingLike,
+    target: Header | None = None,
+    *,
+    files: FileSet | None = None,
+    options: Options | None = None,
+) -> Plan:
+    """Compile a mapping into a plan.
+
+    Args:
+        source: Specs of the checkpoint's tensors.
+        mapping: A mapping or a list of transforms.
+        target: Specs of the tensors that are wanted; None to take whatever the mapping gives.
+        files: How the source lies in files, so that the inverse can write the same.
+        options: What is declared beside the mapping.
+
+    Returns:
+        A proven plan.
+
+    Raises:
+        PlanError: `plan-failed` with every problem found, `layout-ambiguous`, `inverse-unproven`, `rule-unused`.
+
+    Examples:
+        >>> from weighbridge.base.specs import TensorSpec
+        >>> from weighbridge.mappings.transforms import WeightRenaming
+        >>> source = Header({"norm.gamma": TensorSpec("F32", (4,))})
+        >>> compile_plan(source, [WeightRenaming("gamma", "weight")]).target["norm.weight"]
+        TensorSpec(dtype='F32', shape=(4,))
+    """
+    options = options or Options()
+    if options.layout not in MODES:
+        raise PlanError("usage", "unknown layout mode", expected=", ".join(MODES), got=options.layout)
+    _refuse_unused(options, source, target)
+    declared = declare(as_mapping(mapping), options)
+    readings = possible_readings(declared, source, target, options.layout)
+    drafts = [draft_reading(reading, source, target, options) for reading in readings]
+    if target is not None and options.layout == "auto" and not any(draft.fits for draft in drafts):
+        nested = (draft_reading(each, source, target, options) for each in nested_readings(declared, source, target))
+        near = [draft for draft in nested if not any(_is_as_near(d, draft) for d in drafts)]
+        drafts += [draft for draft in near if options.partial or not draft.faults]
+    chosen = _choose(drafts, source, target, options)
+    plan = replace(chosen.plan, source_files=files)
+    plan.check()
+    notes: list[str] = []
+    if declared.forward is not None and chosen.reading.is_mapped:
+        as_stored = replace(options, dtype=None)  # a cast that the caller wants comes after the way back
+        proven = plan if options.dtype is None else draft_reading(chosen.reading, source, target, as_stored).plan
+        prove_inverse(proven, declared.forward, as_stored)
+        notes += (*assumptions(plan), *choices(plan, declared.forward)) if target is None else ()
+    if declared.transforms and chosen.reading.is_mapped and not any(step.rules for step in plan.steps):
+        notes.append("no rule of the mapping fired on any tensor")
+    notes += _kept_dtypes(plan, target, options) if target is not None else ()
+    _log(plan)
+    return replace(plan, notes=tuple(notes))
+
+
+def _kept_dtypes(plan: Plan, target: Header, options: Options) -> Iterator[str]:
+    """Say which targets keep a dtype that is not the one they have in the target, unless a dtype was asked for."""
+    written = (zip(step.targets, step.program.targets, strict=True) for step in plan.steps)
+    specs = [(key, output.dtype) for step in written for key, output in step]
+    specs += [(fated.key, fated.spec.dtype) for fated in plan.tied_targets]
+    pairs = ((target.specs[key].dtype, dtype) for key, dtype in specs if key in target.specs)
+    for (want, kept), count in sorted(Counter(pair for pair in pairs if pair[0] != pair[1]).items()):
+        is_float = DTYPES[kept].kind == "float"
+        if is_float and options.dtype is not None:
+            continue
+        remedy = 'dtype="target" (--dtype target) casts them' if is_float else "only floats are cast"
+        words = f"{count:,} targets want {want} and keep" if count > 1 else f"1 target wants {want} and keeps"
+        yield f"{words} {kept}: {remedy}"
+
+
+def _log(plan: Plan) -> None:
+    """Say in one line what came of planning; for debugging, also how often each rule fired."""
+    if not _LOG.isEnabledFor(logging.INFO):
+        return
+    sizes = f"{len(plan.source):,} -> {counted(len(plan.target), 'tensor')}"
+    way_back = "exact" if plan.is_exact else f"lossy: {'; '.join(plan.lossy_reasons)}"
+    _LOG.info('planned "%s": %s, reading: %s, %s', plan.mapping.name, sizes, plan.reading, way_back)
+    if _LOG.isEnabledFor(logging.DEBUG):
+        uses = Counter(rule for step in plan.steps for rule in step.rules)
+        for number, transform in enumerate(plan.mapping.transforms):
+            _LOG.debug(
+                "rule %d fired in %s of %d steps: %s", number + 1, uses[number], len(plan.steps), describe(transform)
+            )
+
+
+def _refuse_unused(options: Options, source: Header, target: Header | None) -> None:
+    """Refuse a caller's exception that names no tensor; a mapping's own may be meant for other checkpoints."""
+    sides: list[tuple[type[Any], Any, Header | None]] = [
+        (Drop, options.drop, source),
+        (Carry, options.carry, source),
+        (Initialise, options.initialise, target),
+    ]
+    for kind, rules, header in sides:
+        for rule in exception_rules(kind, rules):
+            if header is not None and not matching(rule.pattern, header, rule.scope):
+                near = ", ".join(nearest(rule.pattern, sorted(header)))
+                what = f"this {kind.__name__.lower()} rule names no tensor"
+                hint = "correct the pattern, or leave the rule out"
+                raise PlanError(
+                    "rule-unused", what, where=rule.pattern, got=f"nearest: {near}" if near else "", hint=hint
+                )
+
+
+def _is_as_near(draft: Draft, other: Draft) -> bool:
+    """Whether a draft leaves no more tensors open than another one."""
+    return _openness(draft) <= _openness(other)
+
+
+def declare(mapping: Mapping, options: Options) -> Mapping:
+    """Add the caller's exceptions to the mapping's own."""
+    return replace(
+        mapping,
+        drop=mapping.drop + exception_rules(Drop, options.drop),
+        carry=mapping.carry + exception_rules(Carry, options.carry),
+        initialise=mapping.initialise + exception_rules(Initialise, options.initialise),
+        base_prefix=options.base_prefix or mapping.base_prefix,
+    )
+
+
+def _choose(drafts: list[Draft], source: Header, target: Header | None, options: Options) -> Draft:
+    """Take the one reading that fits; readings that come to the same steps are one."""
+    fitting: list[Draft] = []
+    for draft in drafts:
+        if draft.fits and all(draft.movement != other.movement for other in fitting):
+            fitting.append(draft)
+    if options.partial:
+        fitting = [draft for draft in fitting if not any(other.covers_more(draft) for other in fitting)]
+        furthest = max(drafts, key=lambda draft: draft.reach)
+        if not furthest.fits and all(draft.reach < furthest.reach for draft in fitting):
+            # What is wrong with the right reading is no reason to take another one.
+            raise _none_fits([furthest], source, target)
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise _none_fits(drafts, source, target)
+    raise PlanError(
+        "layout-ambiguous",
+        "the checkpoint can be read in more than one layout",
+        got="\n".join(_describe(draft) for draft in fitting),
+        hint='declare the layout: layout="mapped" or layout="as is"',
+    )
+
+
+def _describe(draft: Draft) -> str:
+    plan = draft.plan
+    line = f"{draft.reading.name}: fills {len(plan.step_of_target)} targets from {len(plan.step_of_source)} sources"
+    example = next((step for step in plan.steps if step.sources != step.targets), None)
+    return line + (f", such as {example.targets[0]} from {example.sources[0]}" if example else "")
+
+
+def _none_fits(drafts: list[Draft], source: Header, target: Header | None) -> PlanError:
+    """Report the nearest reading's problems in full, and the others in a line each."""
+    best = min(drafts, key=_openness)
+    others = sorted((draft for draft in drafts if draft is not best), key=_openness)
+    tried = [f"{draft.reading.name}: {_fault_line(draft)}" for draft in (best, *others[:2])]
+    tried += [f"and {len(others) - 2} more readings that fit less"] if len(others) > 2 else []
+    return PlanError(
+        "plan-failed",
+        f'the mapping "{best.plan.mapping.name}" does not fit'
+        if best.plan.mapping.name
+        else "the mapping does not fit",
+        got="\n".join(tried),
+        hint=_hint(best),
+        problems=merge_alike(best.problems(source, target)),
+    )
+
+
+def _openness(draft: Draft) -> int:
+    return len(draft.missing) + len(draft.unplaced)
+
+
+def _fault_line(draft: Draft) -> str:
+    counts = ((len(draft.missing), "target"), (len(draft.unplaced), "source"), (len(draft.faults), "fault"))
+    words = {"target": "missing", "source": "left over", "fault": ""}
+    named = (f"{count:,} {word}{'s' * (count != 1)} {words[word]}".strip() for count, word in counts if count)
+    return ", ".join(named)
+
+
+def _hint(draft: Draft) -> str:
+    if draft.missing and draft.unplaced:
+        key = draft.missing[0]
+        command = f"weighbridge explain SOURCE MAPPING {quote(key)} --target TARGET"
+        call = "" if draft.faults else f" (in Python: plan(..., partial=True).explain({key!r}))"
+        return f"{command}{call}, which shows every rule and the nearest names"
+    if draft.unplaced:
+        return "declare what may be left over: carry=[...] or drop=[...], or partial=True (--carry, --drop, --partial)"
+    if draft.missing:
+        return "declare what may be missing: initialise=[...], or partial=True (--initialise, --partial)"
+    return ""

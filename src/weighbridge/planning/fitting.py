@@ -1,0 +1,385 @@
+"""Fit one reading of a checkpoint to a target: steps, fates, and everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.keys import collapse_by_name, nearest
+from weighbridge.base.specs import DTYPES, Header, TensorSpec, dtype_named
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import WeightConverter
+from weighbridge.planning.joining import Joiner, collect_groups
+from weighbridge.planning.origins import find_origins
+from weighbridge.planning.plan import Fated, Plan, Step
+from weighbridge.planning.plan_options import Options
+from weighbridge.planning.problems import OpenSide, first_of, missing_target, unplaced_source
+from weighbridge.planning.program import Program
+from weighbridge.planning.readings import Reading, matching
+from weighbridge.planning.tracing import Traced, prepare, spell, trace_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One reading, compiled: the plan as far as it goes, and what is wrong with it.
+
+    Args:
+        reading: What was compiled.
+        plan: The plan; complete only if the draft fits.
+        faults: What is wrong beside tensors that are missing or left over.
+        missing: Targets that nothing fills and no rule excuses.
+        unplaced: Sources without a place.
+        partial: Whether missing and left-over tensors are accepted.
+        reach: Number of targets that the reading fills, or would fill but for a fault.
+    """
+
+    reading: Reading
+    plan: Plan
+    faults: tuple[WeighbridgeError, ...]
+    missing: tuple[str, ...]
+    unplaced: tuple[str, ...]
+    partial: bool
+    reach: int = 0
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults and (self.partial or not (self.missing or self.unplaced))
+
+    @property
+    def movement(self) -> list[tuple[tuple[str, ...], tuple[str, ...], Program]]:
+        """What the plan moves where, whichever rules say so."""
+        return [(step.sources, step.targets, step.program) for step in self.plan.steps]
+
+    def covers_more(self, other: Draft) -> bool:
+        """Whether this draft leaves strictly less open than another one, on both sides."""
+        mine = {("missing", key) for key in self.missing} | {("unplaced", key) for key in self.unplaced}
+        theirs = {("missing", key) for key in other.missing} | {("unplaced", key) for key in other.unplaced}
+        return mine < theirs
+
+    def problems(self, source: Header, target: Header | None) -> list[WeighbridgeError]:
+        """List everything that is wrong; missing and left-over tensors collapsed by their indices."""
+        if self.partial:
+            return list(self.faults)
+        sources, targets = OpenSide(source, self.unplaced), OpenSide(target or Header({}), self.missing)
+        missing = {line: first_of(line) for line in collapse_by_name(self.missing)}
+        unplaced = {line: first_of(line) for line in collapse_by_name(self.unplaced)}
+        origins = find_origins(self.plan.mapping, missing.values())
+        return [
+            *self.faults,
+            *(missing_target(line, origins.get(key), sources, targets) for line, key in missing.items()),
+            *(unplaced_source(line, targets.near(key, sources)) for line, key in unplaced.items()),
+        ]
+
+
+def draft_reading(reading: Reading, source: Header, target: Header | None, options: Options) -> Draft:
+    """Compile one reading; collects problems instead of raising them."""
+    return _Fitting(reading, source, target, options).draft()
+
+
+class _Fitting:
+    """The work on one reading; lives only while it is compiled."""
+
+    def __init__(self, reading: Reading, source: Header, target: Header | None, options: Options) -> None:
+        self.reading = reading
+        self.mapping: Mapping = reading.mapping
+        self.source = source
+        self.target = target
+        self.options = options
+        self.problems: list[WeighbridgeError] = []
+        self.steps: list[Step] = []
+        self.blamed: set[str] = set()
+        self.tied_groups = frozenset(target.ties.values()) if target is not None else frozenset()
+
+    def draft(self) -> Draft:
+        live, dropped, carried = self._split_declared()
+        if self._is_hopeless(live):
+            return self._reject(live)
+        self._trace(live)
+        self.steps += [_carry(key, self.source.specs[key]) for key in carried]
+        declared = set(carried)
+        unplaced = self._refuse(self._place(declared))
+        self._find_collisions()
+        self.steps = [step if step.sources[0] in declared else self._cast(step) for step in self.steps]
+        self._check_specs()
+        self._tie_steps()
+        tied, initialised, missing = self._account_targets()
+        self._refuse_empty()
+        self.steps.sort(key=lambda step: step.targets)
+        plan = Plan(
+            self.mapping,
+            tuple(self.steps),
+            dropped=dropped,
+            initialised=initialised,
+            tied_targets=tied,
+            reading=self.reading.name,
+            metadata=dict(self.source.metadata),
+        )
+        reach = len({key for key in self._written() | self.blamed if self.target is None or key in self.target.specs})
+        return Draft(self.reading, plan, tuple(self.problems), missing, unplaced, self.options.partial, reach)
+
+    def _written(self) -> set[str]:
+        return {key for step in self.steps for key in step.targets}
+
+    def _is_hopeless(self, live: list[str]) -> bool:
+        """Tell by the names alone that a reading without rules cannot fit, before any step is made."""
+        if self.target is None or self.mapping.transforms or self.options.partial:
+            return False
+        return any(key not in self.target.specs for key in live)
+
+    def _reject(self, live: list[str]) -> Draft:
+        assert self.target is not None
+        unplaced = tuple(sorted(key for key in live if key not in self.target.specs))
+        missing = tuple(sorted(key for key in self.target if key not in self.source.specs))
+        plan = Plan(self.mapping, (), reading=self.reading.name)
+        return Draft(self.reading, plan, tuple(self.problems), missing, unplaced, partial=False)
+
+    # ---- sources ----
+
+    def _split_declared(self) -> tuple[list[str], tuple[Fated, ...], list[str]]:
+        """Take out the keys that a drop or carry rule names."""
+        dropped = self._claim(self.mapping.drop)
+        carried = self._claim(self.mapping.carry)
+        for key in dropped.keys() & carried.keys():
+            self.problems.append(PlanError("rule-overlap", "a drop rule and a carry rule claim this key", where=key))
+        taken = dropped.keys() | carried.keys()
+        live = [key for key in self.source if key not in taken]
+        fated = tuple(Fated(key, self.source.specs[key], why) for key, why in sorted(dropped.items()))
+        return live, fated, sorted(carried)
+
+    def _claim(self, rules: Sequence[Any]) -> dict[str, str]:
+        claimed: dict[str, str] = {}
+        for rule in rules:
+            found = self.reading.named_by(rule, self.source.specs)
+            claimed |= dict.fromkeys(found, rule.why or f'"{rule.pattern}"')
+        return claimed
+
+    def _trace(self, live: list[str]) -> None:
+        rules = prepare(self.mapping)
+        hits: list[Traced] = []
+        for traced in trace_keys(rules, live, self.problems):
+            if traced.trace.hit is not None:
+                hits.append(traced)
+            else:
+                self.steps += _renamed(traced, self.source)
+        partial = self.options.partial and self.target is not None
+        joiner = Joiner(rules, self.source, self.target, self.options.config, self.problems, partial)
+        self.steps += joiner.join(collect_groups(rules, hits, self.problems).values())
+        self.steps += [_carry(key, self.source.specs[key]) for key in joiner.left]
+        self.blamed = joiner.blamed
+
+    # ---- targets ----
+
+    def _place(self, declared: set[str]) -> tuple[str, ...]:
+        """Carry the steps that no rule touched; with a target, only declared ones, and list the rest as left over."""
+        if self.target is None:
+            self.steps = [step if step.rules else _carry_step(step) for step in self.steps]
+            return ()
+        kept: list[Step] = []
+        unplaced: list[str] = []
+        for step in self.steps:
+            if step.sources[0] in declared or any(key in self.target.specs for key in step.targets):
+                kept.append(step)
+                continue
+            unplaced += step.sources
+            if self.options.partial:
+                kept += self._carry_unplaced(step)
+        self.steps = kept
+        return tuple(sorted(unplaced))
+
+    def _refuse(self, unplaced: tuple[str, ...]) -> tuple[str, ...]:
+        """Report the sources that the mapping refuses to leave over, in a partial load too; return the others."""
+        left = unplaced
+        for rule in self.mapping.refuse:
+            found = set(self.reading.named_by(rule, left))
+            left = tuple(key for key in left if key not in found)
+            self.problems += [
+                PlanError(
+                    "source-unplaced",
+                    "the model has no place for this tensor, and computes something else without it",
+                    where=line,
+                    because=rule.why or f'"{rule.pattern}"',
+                )
+                for line in collapse_by_name(found)
+            ]
+        return left
+
+    def _carry_unplaced(self, step: Step) -> list[Step]:
+        """Carry the sources of a step without a place, unless the mapping and the target use their names for others."""
+        assert self.target is not None
+        for key in step.sources:
+            if key in self.target.specs:
+                self.problems.append(self._no_such_target(step.targets[0], step))
+        return [_carry(key, self.source.specs[key]) for key in step.sources if key not in self.target.specs]
+
+    def _find_collisions(self) -> None:
+        owner: dict[str, Step] = {}
+        for step in self.steps:
+            for key in step.targets:
+                if key in owner:
+                    self.problems.append(self._collision(key, owner[key], step))
+                owner[key] = step
+
+    def _collision(self, key: str, first: Step, second: Step) -> PlanError:
+        both = ((", ".join(step.sources[:2]), _rules(self.mapping, step)) for step in (first, second))
+        lines = sorted(f"{sources}\n  {rules}" if rules else sources for sources, rules in both)
+        return PlanError(
+            "target-collision",
+            "two sources land on one target",
+            where=key,
+            got="\n".join(lines),
+            hint="narrow one of the rules, or declare which source to drop",
+        )
+
+    def _cast(self, step: Step) -> Step:
+        """Cast floating targets to the dtype that was asked for, after every cast of the mapping."""
+        wanted = self.options.dtype
+        if wanted is None:
+            return step
+        named = zip(step.targets, step.program.targets, strict=True)
+        dtypes = [self._wanted_dtype(key, output.dtype, wanted) for key, output in named]
+        if dtypes == [output.dtype for output in step.program.targets]:
+            return step
+        program = step.program.recast(dtypes)
+        fate = "computed" if program.casts else "moved"
+        return Step(step.sources, step.targets, program, fate, step.rules)
+
+    def _wanted_dtype(self, key: str, dtype: str, wanted: str) -> str:
+        if DTYPES[dtype].kind != "float":
+            return dtype
+        if wanted != "target":
+            return dtype_named(wanted).code
+        spec = self.target.specs.get(key) if self.target is not None else None
+        return spec.dtype if spec is not None else dtype
+
+    def _check_specs(self) -> None:
+        """Compare what steps write with what the target wants."""
+        if self.target is None:
+            return
+        for step in self.steps:
+            for key, output in zip(step.targets, step.program.targets, strict=True):
+                wanted = self.target.specs.get(key)
+                if wanted is None and step.fate != "carried":
+                    self.problems.append(self._no_such_target(key, step))
+                elif wanted is not None and wanted.shape != output.layout.shape:
+                    self.problems.append(self._misfit(key, step, output.layout.shape, wanted))
+
+    def _no_such_target(self, key: str, step: Step) -> PlanError:
+        assert self.target is not None
+        near = ", ".join(nearest(key, sorted(self.target)))
+        return PlanError(
+            "source-unplaced",
+            "the target has no tensor of this name",
+            where=key,
+            got=f"written from {', '.join(step.sources[:3])}" + (f"\nnearest: {near}" if near else ""),
+            because=_rules(self.mapping, step),
+        )
+
+    def _misfit(self, key: str, step: Step, shape: tuple[int, ...], wanted: TensorSpec) -> PlanError:
+        """Say that shapes differ; where only the number of joined tensors does, name those in excess or lacking."""
+        differing = [axis for axis, pair in enumerate(zip(shape, wanted.shape, strict=False)) if pair[0] != pair[1]]
+        count = len(step.sources)
+        merged = len(shape) == len(wanted.shape) and len(differing) == 1 and self._merges(step)
+        per_lane = merged and count % shape[differing[0]] == 0
+        code, what = "spec-mismatch", "a tensor's shape is not the target's"
+        if per_lane and shape[differing[0]] < wanted.shape[differing[0]]:
+            code, what = "group-incomplete", "a group of tensors lacks members"
+        elif per_lane:
+            code, what = "group-extra", "a group has more members than the target has room for"
+        named = f"{list(shape)} from " + self._sources_with_shapes(step)
+        if per_lane:
+            axis = differing[0]
+            low, high = sorted((shape[axis], wanted.shape[axis]))
+            span = f"{low}" if high - low == 1 else f"{low}..{high - 1}"
+            named += f"\n{'missing' if code == 'group-incomplete' else 'too many'}: {span}"
+        because = _rules(self.mapping, step)
+        hint = "compare the checkpoint's config.json with the model's: one of the two is of another size"
+        expected = str(list(wanted.shape))
+        return PlanError(code, what, where=key, expected=expected, got=named, because=because, hint=hint)
+
+    def _sources_with_shapes(self, step: Step) -> str:
+        if len(step.sources) > 4:
+            return ", ".join(collapse_by_name(step.sources)[:4])
+        return ", ".join(f"{key} {list(self.source[key].shape)}" for key in step.sources)
+
+    def _merges(self, step: Step) -> bool:
+        """Tell whether a step joins tensors by the index in their keys."""
+        fired = (self.mapping.transforms[number] for number in step.rules)
+        return any(isinstance(transform, WeightConverter) and transform.arity.merges for transform in fired)
+
+    def _tie_steps(self) -> None:
+        """Mark a step that fills a target whose twin is filled as well: its bytes must be equal, not written again."""
+        if self.target is None or not self.target.ties:
+            return
+        first: dict[str, str] = {}
+        for step in sorted(self.steps, key=lambda step: step.targets):
+            for key in step.targets:
+                first.setdefault(self.target.ties.get(key, key), key)
+        self.steps = [self._tie(step, first) for step in self.steps]
+
+    def _tie(self, step: Step, first: dict[str, str]) -> Step:
+        assert self.target is not None
+        groups = ((key, self.target.ties.get(key, key)) for key in step.targets)
+        twins = [first[group] != key for key, group in groups if group in self.tied_groups]
+        later = bool(twins) and all(twins) and len(step.targets) == 1
+        return Step(step.sources, step.targets, step.program, "tied", step.rules) if later else step
+
+    def _account_targets(self) -> tuple[tuple[Fated, ...], tuple[Fated, ...], tuple[str, ...]]:
+        """Give every target that no step writes its fate, or call it missing."""
+        if self.target is None:
+            return (), (), ()
+        written = {
+            key: output.dtype
+            for step in self.steps
+            for key, output in zip(step.targets, step.program.targets, strict=True)
+        }
+        shared: dict[str, str] = {}
+        for key in sorted(written):
+            shared.setdefault(self.target.ties.get(key, key), key)
+        open_keys = [key for key in self.target if key not in written]
+        named = self._named_initialised(open_keys)
+        tied, initialised, missing = [], [], []
+        for key in open_keys:
+            twin = shared.get(self.target.ties.get(key, key))
+            if twin is not None:
+                tied.append(Fated(key, TensorSpec(written[twin], self.target[key].shape), twin))
+            elif key in named or self.options.partial:
+                initialised.append(Fated(key, self.target[key], named.get(key, "partial=True")))
+            if twin is None and key not in named and (self.options.partial or key not in self.blamed):
+                missing.append(key)
+        return tuple(sorted(tied)), tuple(sorted(initialised)), tuple(sorted(missing))
+
+    def _named_initialised(self, keys: list[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for rule in self.mapping.initialise:
+            found |= dict.fromkeys(matching(rule.pattern, keys, rule.scope), rule.why or f'"{rule.pattern}"')
+        return found
+
+    def _refuse_empty(self) -> None:
+        """Refuse a partial load that loads nothing."""
+        if not self.options.partial or self.target is None:
+            return
+        if not any(key in self.target.specs for step in self.steps for key in step.targets):
+            self.problems.append(PlanError("target-missing", "a partial load that fills no target at all"))
+
+
+def _renamed(traced: Traced, source: Header) -> Iterator[Step]:
+    """Yield a step for each key of a family that only renames touched, or nothing."""
+    trace, members = traced
+    for key, indices in members:
+        name = spell(trace.name, indices) if trace.fired else key
+        yield Step((key,), (name,), Program.identity(source.specs[key]), "moved", trace.fired)
+
+
+def _carry(key: str, spec: TensorSpec) -> Step:
+    return Step((key,), (key,), Program.identity(spec), "carried")
+
+
+def _carry_step(step: Step) -> Step:
+    return Step(step.sources, step.targets, step.program, "carried", step.rules)
+
+
+def _rules(mapping: Mapping, step: Step) -> str:
+    return "\n".join(mapping.rule_name(number) for number in step.rules)

@@ -1,0 +1,318 @@
+"""Join the keys that a converter matched into groups, by the index in the key, and lower each group to a program.
+
+The order in which keys arrive means nothing: an index that is missing, there twice, or beyond the target's size is an
+error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping as MappingOf, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from weighbridge.algebra.layout import Layout
+from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.keys import index_of, index_set, nearest
+from weighbridge.base.specs import Header, Shape, TensorSpec
+from weighbridge.mappings.transforms import WeightConverter
+from weighbridge.operations.ops import lower
+from weighbridge.operations.values import Context, Lane, Value
+from weighbridge.planning.plan import Step
+from weighbridge.planning.program import Output, Program
+from weighbridge.planning.tracing import FREE, Hit, Rule, Rules, Traced, finish_names, spell
+
+
+@dataclass(slots=True)
+class Group:
+    """The sources of one use of a converter: for each lane, the key at each index.
+
+    Args:
+        rule: Number of the converter.
+        outputs: Names that the converter writes; the index that it makes is still free in them.
+        lanes: For each source pattern, index to key; a lane without an index has its one key at 0.
+        fired: Numbers of the rules that fired on the sources.
+    """
+
+    rule: int
+    outputs: tuple[str, ...]
+    lanes: list[dict[int, str]]
+    fired: set[int] = field(default_factory=set)
+    fault: bool = False
+
+
+def collect_groups(
+    rules: Rules, traced: Iterable[Traced], problems: list[WeighbridgeError]
+) -> dict[tuple[int, tuple[str, ...]], Group]:
+    """Sort the keys of all families that hit a converter into groups.
+
+    Raises nothing; a key that claims a taken place is added to `problems` as `group-duplicate`.
+    """
+    groups: dict[tuple[int, tuple[str, ...]], Group] = {}
+    for trace, members in traced:
+        assert trace.hit is not None
+        _collect_family(rules, trace.hit, trace.fired, members, groups, problems)
+    return groups
+
+
+def _collect_family(
+    rules: Rules,
+    hit: Hit,
+    fired: tuple[int, ...],
+    members: list[tuple[str, tuple[int, ...]]],
+    groups: dict[tuple[int, tuple[str, ...]], Group],
+    problems: list[WeighbridgeError],
+) -> None:
+    """Put one family's keys into their groups; keys that differ only in the merged index share a lookup."""
+    slot = _slot(hit.place)
+    known: dict[tuple[int, ...], Group] = {}
+    lane_count = len(rules.rules[hit.rule].pairs)
+    for key, indices in members:
+        outer = indices if slot is None else (*indices[:slot], *indices[slot + 1 :])
+        group = known.get(outer)
+        if group is None:
+            outputs = tuple(spell(output, indices) for output in hit.outputs)
+            group = groups.setdefault((hit.rule, outputs), Group(hit.rule, outputs, [{} for _ in range(lane_count)]))
+            group.fired.update(fired)
+            known[outer] = group
+        place = 0 if not hit.place else int(hit.place) if slot is None else indices[slot]
+        lane = group.lanes[hit.lane]
+        if place in lane:
+            group.fault = True
+            problems.append(_duplicate(rules, group, lane[place], key))
+        lane[place] = key
+
+
+def _slot(index: str) -> int | None:
+    """Return the slot that a template's index stands for; None for an index that is a number, or for none."""
+    return index_of(index) if index else None
+
+
+def _duplicate(rules: Rules, group: Group, first: str, second: str) -> PlanError:
+    return PlanError(
+        "group-duplicate",
+        "two sources claim one place in a group",
+        where=_name_of(rules, group),
+        got="\n".join(sorted((first, second))),
+        because=rules.mapping.rule_name(group.rule),
+        hint="make the pattern narrower, or declare which source to drop",
+    )
+
+
+@dataclass(slots=True)
+class Joiner:
+    """Turn groups into steps; groups that look alike share one program.
+
+    Args:
+        rules: The mapping's rules.
+        source: Specs of the sources.
+        target: Specs of the wanted targets, where they are known.
+        config: The model's configuration, for operations that read it.
+        problems: What goes wrong is added to it.
+        partial: Whether a group that lacks members is left out, instead of an error.
+        left: Sources of the groups that were left out.
+        blamed: Names of the targets that are missing because of a problem that is reported already.
+    """
+
+    rules: Rules
+    source: Header
+    target: Header | None
+    config: Any
+    problems: list[WeighbridgeError]
+    partial: bool = False
+    left: list[str] = field(default_factory=list)
+    blamed: set[str] = field(default_factory=set)
+    _programs: dict[Any, Program] = field(default_factory=dict)
+    _by_layer: dict[str, list[str]] = field(default_factory=dict)
+    _nearest: dict[str, list[str]] = field(default_factory=dict)
+
+    def join(self, groups: Iterable[Group]) -> list[Step]:
+        """Lower all groups; what cannot be lowered is added to `problems`."""
+        by_rule: dict[int, list[Group]] = {}
+        for group in groups:
+            if not group.fault and self._is_complete(group):
+                by_rule.setdefault(group.rule, []).append(group)
+            else:
+                self._blame_targets(group)
+        return [step for number in sorted(by_rule) for step in self._join_rule(number, by_rule[number])]
+
+    def _join_rule(self, number: int, groups: list[Group]) -> list[Step]:
+        rule = self.rules.rules[number]
+        fixed = [] if rule.splits else [output for group in groups for output in group.outputs]
+        names = finish_names(self.rules, fixed, number + 1, self.problems)
+        steps = []
+        for group in groups:
+            try:
+                step = self._split_step(rule, group) if rule.splits else self._fixed_step(rule, group, names)
+            except WeighbridgeError as problem:
+                self.problems.append(self._blame(problem, group))
+                self._blame_targets(group)
+            else:
+                steps += [step] if step is not None else []
+        return steps
+
+    def _fixed_step(self, rule: Rule, group: Group, names: MappingOf[str, Any]) -> Step | None:
+        if any(output not in names for output in group.outputs):
+            return None
+        finals = tuple(names[output][0] for output in group.outputs)
+        fired = {number for output in group.outputs for number in names[output][1]}
+        shapes = tuple((self._shape(final),) for final in finals)
+        program = self._program(rule, group, shapes)
+        return self._step(group, finals, program, fired)
+
+    def _split_step(self, rule: Rule, group: Group) -> Step | None:
+        """Make a step whose targets are numbered by the operations: their count comes from the shapes."""
+        wanted = self._wanted_names(rule, group)
+        program = self._program(rule, group, tuple(tuple(map(self._shape, lane)) for lane in wanted))
+        count, rest = divmod(len(program.targets), len(group.outputs))
+        assert rest == 0, "every lane of a splitting converter has as many tensors"
+        numbered = [output.replace(FREE, str(i)) for output in group.outputs for i in range(count)]
+        names = finish_names(self.rules, numbered, rule.number + 1, self.problems)
+        if any(name not in names for name in numbered):
+            return None
+        fired = {number for name in numbered for number in names[name][1]}
+        return self._step(group, tuple(names[name][0] for name in numbered), program, fired)
+
+    def _wanted_names(self, rule: Rule, group: Group) -> list[list[str]]:
+        """Names that a splitting converter should write, counted up while the target has them."""
+        if self.target is None:
+            return [[] for _ in group.outputs]
+        lanes = []
+        for output in group.outputs:
+            lane: list[str] = []
+            while True:
+                name = output.replace(FREE, str(len(lane)))
+                final = finish_names(self.rules, [name], rule.number + 1, []).get(name, (name, ()))[0]
+                if final not in self.target:
+                    break
+                lane.append(final)
+            lanes.append(lane)
+        return lanes
+
+    def _step(self, group: Group, targets: tuple[str, ...], program: Program, fired: set[int]) -> Step:
+        fate = "computed" if program.casts else "moved"
+        return Step(_sources(group), targets, program, fate, tuple(sorted(group.fired | fired)))
+
+    def _shape(self, key: str) -> Shape | None:
+        spec = self.target.specs.get(key) if self.target is not None else None
+        return spec.shape if spec is not None else None
+
+    def _program(self, rule: Rule, group: Group, shapes: tuple[tuple[Shape | None, ...], ...]) -> Program:
+        specs = tuple(tuple(self.source.specs[lane[i]] for i in sorted(lane)) for lane in group.lanes)
+        look = rule.number, specs, shapes
+        found = self._programs.get(look)
+        if found is None:
+            found = self._programs[look] = self._lower(rule, specs, shapes)
+        return found
+
+    def _lower(
+        self, rule: Rule, specs: tuple[tuple[TensorSpec, ...], ...], shapes: tuple[tuple[Shape | None, ...], ...]
+    ) -> Program:
+        converter = self.rules.mapping.transforms[rule.number]
+        assert isinstance(converter, WeightConverter)
+        lanes = _lanes(converter, specs, rule.merges)
+        known = shapes if any(shape is not None for lane in shapes for shape in lane) else None
+        indexed = (rule.splits,) * len(rule.targets)
+        context = Context(converter.target_patterns, known, indexed, config=self.config)
+        lowered = lower(converter.operations, lanes, context)
+        return Program(
+            tuple(spec for lane in specs for spec in lane),
+            tuple(Output(temporary.dtype, temporary.layout) for temporary in lowered.temporaries),
+            tuple(Output(value.dtype, value.layout) for lane in lowered.lanes for value in lane.values),
+        )
+
+    def _is_complete(self, group: Group) -> bool:
+        """Check that every lane has the same, unbroken indices; report what is missing."""
+        rule = self.rules.rules[group.rule]
+        wanted = set(range(self._expected_count(rule, group))) if rule.merges else {0}
+        faults = [
+            (rule.pairs[lane][0].text, missing)
+            for lane, present in enumerate(group.lanes)
+            if (missing := wanted - present.keys())
+        ]
+        if faults and self.partial:
+            self.left.extend(_sources(group))
+        elif faults:
+            self.problems.append(self._incomplete(rule, group, faults, len(wanted)))
+        return not faults
+
+    def _expected_count(self, rule: Rule, group: Group) -> int:
+        return max((max(lane) for lane in group.lanes if lane), default=0) + 1
+
+    def _incomplete(self, rule: Rule, group: Group, faults: Sequence[tuple[str, set[int]]], wanted: int) -> PlanError:
+        got = []
+        for text, missing in faults:
+            index = f"  missing: {index_set(missing).strip('{}')}" if rule.merges else "  missing"
+            got.append(f"{wanted - len(missing)} of {wanted}  {text}{index}")
+            if len(missing) == wanted:
+                got.append(f"    nearest keys: {', '.join(self._near(self._wanted_key(group, text)))}")
+        return PlanError(
+            "group-incomplete",
+            "a group of tensors lacks members",
+            where=_name_of(self.rules, group),
+            expected=f"{wanted} source{'s' * (wanted != 1)} for each of {', '.join(s.text for s, _ in rule.pairs)}",
+            got="\n".join(got),
+            because=self.rules.mapping.rule_name(group.rule),
+            hint="check the pattern, and that all shards of the checkpoint are present; or declare the load partial",
+        )
+
+    def _near(self, wanted: str) -> list[str]:
+        """Find the nearest keys once for each wanted one, among those of its layer where it has one."""
+        if not self._by_layer:
+            for key in sorted(self.source):
+                self._by_layer.setdefault(_first_index(key), []).append(key)
+        if wanted not in self._nearest:
+            self._nearest[wanted] = nearest(wanted, self._of_layer(wanted))
+        return self._nearest[wanted]
+
+    def _of_layer(self, wanted: str) -> list[str]:
+        layer = _first_index(wanted)
+        return (self._by_layer.get(layer) if layer else None) or sorted(self.source)
+
+    def _wanted_key(self, group: Group, text: str) -> str:
+        """Guess the key that a pattern should have matched, from one that another pattern of the group did."""
+        rule = self.rules.rules[group.rule]
+        for lane, present in enumerate(group.lanes):
+            other = rule.pairs[lane][0].text
+            for key in present.values():
+                if other in key:
+                    return key.replace(other, text)
+        return text
+
+    def _blame_targets(self, group: Group) -> None:
+        """Note which targets a faulty group would have filled, as far as its names say."""
+        rule = self.rules.rules[group.rule]
+        if rule.splits:
+            self.blamed.update(name for lane in self._wanted_names(rule, group) for name in lane)
+        else:
+            self.blamed.update(name for name, _ in finish_names(self.rules, group.outputs, group.rule + 1, []).values())
+
+    def _blame(self, problem: WeighbridgeError, group: Group) -> WeighbridgeError:
+        name = self.rules.mapping.rule_name(group.rule)
+        because = f"{problem.because}\n{name}" if problem.because else name
+        form = {**problem.to_dict(), "because": because}
+        form.setdefault("where", _name_of(self.rules, group))
+        return type(problem)(**form)
+
+
+def _name_of(rules: Rules, group: Group) -> str:
+    """Name a group by its first target, under its last name; an index that the operations make is written `*`."""
+    first = group.outputs[0]
+    return first.replace(FREE, "*") if FREE in first else finish_names(rules, [first], group.rule + 1, [])[first][0]
+
+
+def _first_index(key: str) -> str:
+    return next((part for part in key.split(".") if part.isdigit()), "")
+
+
+def _sources(group: Group) -> tuple[str, ...]:
+    return tuple(lane[i] for lane in group.lanes for i in sorted(lane))
+
+
+def _lanes(converter: WeightConverter, specs: tuple[tuple[TensorSpec, ...], ...], indexed: bool) -> tuple[Lane, ...]:
+    slot = 0
+    lanes = []
+    for text, lane in zip(converter.source_patterns, specs, strict=True):
+        values = tuple(Value(Layout.of(slot + number, spec.shape), spec.dtype) for number, spec in enumerate(lane))
+        slot += len(lane)
+        lanes.append(Lane(text, values, indexed))
+    return tuple(lanes)

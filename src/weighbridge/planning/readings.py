@@ -1,0 +1,203 @@
+"""The layouts that a checkpoint could be in: mapped, already the target's, with or without the base model's prefix.
+
+Whether keys carry a prefix cannot be known key by key. Here each possibility is one candidate mapping for the whole key
+set; planning keeps the only one that fits. A prefix is added to all keys, none of which has it, or taken from those
+that have it; the others are then those of other parts of a larger model, such as a head, and never fill a tensor.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
+from typing import Any, Final
+
+from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.keys import families
+from weighbridge.base.specs import Header
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import PrefixChange, pairs, strip_scope
+from weighbridge.pattern import Pattern
+from weighbridge.planning.tracing import FREE, Rules, Traced, finish_names, prepare, spell, trace_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One way to read a checkpoint's layout.
+
+    Args:
+        name: What reports call it.
+        mapping: The mapping to run under this reading.
+        is_mapped: Whether the caller's mapping is part of it.
+        change: The prefix change that this reading puts before all other transforms, if it does.
+    """
+
+    name: str
+    mapping: Mapping
+    is_mapped: bool
+    change: PrefixChange | None = None
+
+    def named_by(self, rule: Any, keys: Collection[str]) -> list[str]:
+        """Return the keys that an exception rule names, by their own names or by those that this reading gives them.
+
+        Args:
+            rule: A `Drop`, `Carry` or `Refuse` rule.
+            keys: Names of the checkpoint.
+
+        Examples:
+            >>> from weighbridge.mappings.mapping import Drop
+            >>> added = PrefixChange(prefix_to_add="tower")
+            >>> reading = Reading("with tower. added", Mapping([added]), is_mapped=True, change=added)
+            >>> reading.named_by(Drop("^table", scope="tower"), ["table", "weight"])
+            ['table']
+        """
+        found = matching(rule.pattern, keys, rule.scope)
+        if self.change is None:
+            return found
+        renamed = {name: key for key in keys if (name := _renamed(self.change, key)) != key}
+        return [*found, *(renamed[name] for name in matching(rule.pattern, renamed, rule.scope))]
+
+    def live(self, source: Header) -> list[str]:
+        """Return the keys that no drop or carry rule takes out."""
+        rules = (*self.mapping.drop, *self.mapping.carry)
+        taken = {key for rule in rules for key in self.named_by(rule, source.specs)}
+        return [key for key in source if key not in taken]
+
+
+def matching(pattern: str, keys: Iterable[str], scope: str = "") -> list[str]:
+    """Return the keys that a pattern matches below a scope."""
+    if scope:
+        inside = {inner: key for key in keys if (inner := strip_scope(scope, key)) is not None}
+        return [inside[inner] for inner in matching(pattern, inside)]
+    parsed = Pattern.parse(pattern)
+    if not parsed.collapsible:
+        return [key for key in keys if parsed.match(key, literal=True) is not None]
+    found = families(keys, parsed.literal_indices)
+    alike = [key for name, members in found.templates.items() if parsed.match(name) is not None for key, _ in members]
+    return alike + [key for key in found.literal if parsed.match(key, literal=True) is not None]
+
+
+def possible_readings(mapping: Mapping, source: Header, target: Header | None, mode: str) -> list[Reading]:
+    """List the readings to compile, the mapped one first; those that cannot fit by their names alone are left out.
+
+    Without a target there is nothing to compare with: the reading is the plain one if the caller says so, else the
+    mapped one.
+    """
+    mapped = Reading("mapped", mapping, is_mapped=True)
+    plain = Reading("as is", replace(mapping, transforms=(), forward=None), is_mapped=False)
+    if mode == "as is":
+        first = [plain]
+    elif target is None or mode == "mapped":
+        first = [mapped]
+    else:
+        first = [mapped, *([plain] if mapping.transforms and _shares_names(source, target) else [])]
+    return first if target is None else [*first, *_prefixed(first, mapping.base_prefix, source, target)]
+
+
+def _shares_names(source: Header, target: Header) -> bool:
+    return not target.specs.keys().isdisjoint(source.specs)
+
+
+def _prefixed(readings: list[Reading], prefix: str, source: Header, target: Header) -> Iterator[Reading]:
+    """Yield each reading with the base prefix added, and with it removed, where the keys as a whole allow it."""
+    if not prefix:
+        return
+    for reading in readings:
+        for change in (PrefixChange(prefix_to_add=prefix), PrefixChange(prefix_to_remove=prefix)):
+            changed = _changed(reading, change)
+            if changed is not None and _is_possible(changed, source, target):
+                yield changed
+
+
+def _changed(reading: Reading, change: PrefixChange) -> Reading | None:
+    """Return a reading with a prefix change in front; None where that change is one of its mapping's own."""
+    if change in reading.mapping.transforms:
+        return None
+    words = f"with {change.prefix_to_add}. added"
+    if change.prefix_to_add is None:
+        words = f"with {change.prefix_to_remove}. removed"
+    mapping = replace(reading.mapping, transforms=(change, *reading.mapping.transforms), forward=None)
+    return Reading(f"{reading.name}, {words}", mapping, reading.is_mapped, change)
+
+
+def _renamed(change: PrefixChange, key: str) -> str:
+    """Return a key as a reading's prefix change gives it: that change has no scope and no path before the prefix."""
+    if change.prefix_to_add is None:
+        return key.removeprefix(f"{change.prefix_to_remove}.")
+    return key if key.startswith(f"{change.prefix_to_add}.") else f"{change.prefix_to_add}.{key}"
+
+
+def _is_possible(reading: Reading, source: Header, target: Header) -> bool:
+    """Whether a prefix change suits the keys as a whole; those that a drop or carry rule takes out do not count.
+
+    A prefix is added to all keys or to none. Where one is removed, what lacks it belongs to other parts of a model
+    (a head, beside the base model) and has no place: if it had, two models would be mixed.
+    """
+    assert reading.change is not None
+    unchanged = {key for key in source if _renamed(reading.change, key) == key}
+    if len(unchanged) == len(source.specs):
+        return False
+    outside = [key for key in reading.live(source) if key in unchanged] if unchanged else []
+    if reading.change.prefix_to_add is not None:
+        return not outside
+    return not outside or not _lands(reading.mapping, outside, target)
+
+
+def _lands(mapping: Mapping, keys: list[str], target: Header) -> bool:
+    """Whether a mapping gives one of the keys the name of a target."""
+    rules = prepare(mapping)
+    names = {name for traced in trace_keys(rules, keys, []) for name in _last_names(rules, traced)}
+    return any(_is_name_of(name, target) for name in names)
+
+
+def _last_names(rules: Rules, traced: Traced) -> Iterable[str]:
+    trace, members = traced
+    if trace.hit is None:
+        return [spell(trace.name, indices) if trace.fired else key for key, indices in members]
+    written = [spell(name, indices) for name in trace.hit.outputs for _, indices in members]
+    return [name for name, _ in finish_names(rules, written, trace.hit.rule + 1, []).values()]
+
+
+def _is_name_of(name: str, target: Header) -> bool:
+    """Whether a name is a target's; the index that a converter makes may be any."""
+    before, free, after = name.partition(FREE)
+    return any(key.startswith(before) and key.endswith(after) for key in target) if free else name in target.specs
+
+
+MOST_PATHS: Final = 16
+"""How many paths of either side are tried, the largest sub-trees first."""
+
+
+def nested_readings(mapping: Mapping, source: Header, target: Header) -> Iterator[Reading]:
+    """Yield the mapped reading under every path of a sub-model: of the target, put in front, or of the source, removed.
+
+    A checkpoint may be that of one part of the model, or of a model that holds this one. These are only tried where
+    no nearer reading fits.
+    """
+    mapped = Reading("mapped", mapping, is_mapped=True)
+    added = (PrefixChange(prefix_to_add=path) for path in _paths(target))
+    removed = (PrefixChange(prefix_to_remove=path) for path in _paths(source))
+    for change in (*added, *removed):
+        reading = _changed(mapped, change)
+        if reading is not None and _is_possible(reading, source, target):
+            yield reading
+
+
+def _paths(header: Header) -> list[str]:
+    """List the paths of sub-models, those with most tensors first: up to the first index in a key, three deep."""
+    counts: Counter[str] = Counter()
+    for key in header:
+        parts = list(takewhile(lambda part: not part.isdigit(), key.split(".")[:-1]))
+        counts.update(".".join(parts[:depth]) for depth in range(1, min(len(parts), 3) + 1))
+    ranked = sorted((-count, path) for path, count in counts.items())
+    return list(islice((path for _, path in ranked if _is_prefix(path)), MOST_PATHS))
+
+
+def _is_prefix(path: str) -> bool:
+    """Whether a path can be a prefix: a key may hold anything, such as an empty segment or a pattern's characters."""
+    try:
+        pairs(PrefixChange(prefix_to_add=path))
+    except WeighbridgeError:
+        return False
+    return True

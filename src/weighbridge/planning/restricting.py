@@ -1,0 +1,195 @@
+"""Restrict a plan to part of its targets.
+
+What the kept targets do not need is not read: such a source is dropped, by a rule that names the selection. A step that
+writes more targets than are kept is cut, so a run of the restricted plan gives what a run of the whole plan gives for
+the same keys, and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from typing import Final
+
+from weighbridge.base.errors import PatternError, PlanError, WeighbridgeError
+from weighbridge.base.keys import nearest
+from weighbridge.pattern import Pattern
+from weighbridge.planning.plan import Binding, Fated, Plan, Step
+from weighbridge.planning.program import Output, Program
+
+MAX_NUMBERS: Final = 4096
+"""How many indices the ranges of one set in braces may stand for."""
+
+_PIECE: Final = re.compile(r"\\.|\{([^{}]*)\}|(?<![^.^])\*\*(?![^.$])")
+_NUMBERS: Final = re.compile(r"[0-9]+(?:\.\.[0-9]+)?(?:,[0-9]+(?:\.\.[0-9]+)?)*")
+
+
+def select(only: str | Iterable[str], keys: Collection[str]) -> set[str]:
+    """Return the keys that a selection names.
+
+    Args:
+        only: A text or several. Each is one of the keys, or a pattern in the key language, in which `{0..3}` and
+            `{0,2,5..7}` also stand for each of these indices, `{down,up}` for each of these words, and `**` for one
+            segment or more: whatever `collapse` prints can be given.
+        keys: The keys to choose from.
+
+    Raises:
+        PatternError: `pattern-syntax`.
+        PlanError: `rule-unused` for a text that names none of the keys.
+
+    Examples:
+        >>> sorted(select("layers.{0,2..9}.**", ["layers.0.up", "layers.1.up", "layers.2.up", "norm"]))
+        ['layers.0.up', 'layers.2.up']
+    """
+    found: set[str] = set()
+    for text in [only] if isinstance(only, str) else list(only):
+        named = {text} if text in keys else _matching(text, keys)
+        if not named:
+            near = ", ".join(nearest(text, keys))
+            got = f"nearest: {near}" if near else ""
+            raise PlanError("rule-unused", "this selection names no target", where=text, got=got)
+        found |= named
+    return found
+
+
+def _matching(text: str, keys: Iterable[str]) -> set[str]:
+    pattern = _selection_pattern(text)
+    return {key for key in keys if pattern.match(key, literal=True) is not None}
+
+
+@lru_cache(maxsize=64)
+def _selection_pattern(text: str) -> Pattern:
+    """Translate ranges, lists and `**` into the captures that the key language has for them."""
+    number = 0
+
+    def spell(piece: re.Match[str]) -> str:
+        nonlocal number
+        inside = piece[1]
+        if piece[0].startswith("\\") or (inside is not None and not ("," in inside or _NUMBERS.fullmatch(inside))):
+            return piece[0]
+        number += 1
+        if inside is None:
+            return f"{{only{number}:**}}"
+        listed = _listed(inside, text)
+        return f"{{only{number}:{'|'.join(listed)}}}" if len(listed) > 1 else listed[0]
+
+    try:
+        return Pattern.parse(_PIECE.sub(spell, text))
+    except WeighbridgeError as problem:
+        raise problem.with_context(because=f"the selection {text}") from None
+
+
+def _listed(inside: str, text: str) -> list[str]:
+    """Return the texts that a list in braces stands for; a range counts up."""
+    listed: list[str] = []
+    for item in inside.split(","):
+        first, dots, last = item.partition("..")
+        if not dots:
+            listed.append(item)
+            continue
+        if not (first.isdecimal() and last.isdecimal() and 0 <= int(last) - int(first) < MAX_NUMBERS):
+            expected = f"two numbers, the smaller one first, and at most {MAX_NUMBERS:,} in all"
+            what = "this is no range of indices"
+            raise PatternError("pattern-syntax", what, where=text, expected=expected, got=item)
+        listed += map(str, range(int(first), int(last) + 1))
+    return listed
+
+
+def restrict(plan: Plan, only: str | Iterable[str]) -> Plan:
+    """Restrict a plan to the targets that a selection names.
+
+    Args:
+        plan: The plan.
+        only: See `select`.
+
+    Returns:
+        A plan that writes these targets alone, into new files. A source that is not read any more is dropped, and the
+        rule that drops it is called `--only` with the selection. It remembers the checkpoint.
+
+    Raises:
+        PatternError: `pattern-syntax`.
+        PlanError: `rule-unused` for a selection that names no target.
+    """
+    texts = (only,) if isinstance(only, str) else tuple(only)
+    there = [*plan.target, *(fated.key for fated in plan.initialised)]
+    wanted = select(texts, dict.fromkeys(there))
+    kept, twins = _keep_twins(plan, wanted)
+    steps = tuple(sorted(_cut_steps(plan, kept), key=lambda step: step.targets))
+    read = {key for step in steps for key in step.sources}
+    by = f"--only {', '.join(texts)}"
+    tied = tuple(fated for fated in plan.tied_sources if fated.by in read)
+    accounted = read | {fated.key for fated in (*tied, *plan.dropped)}
+    unread = [Fated(key, spec, by) for key, spec in plan.source.items() if key not in accounted]
+    made = replace(
+        plan,
+        steps=steps,
+        dropped=tuple(sorted((*plan.dropped, *unread))),
+        initialised=tuple(fated for fated in plan.initialised if fated.key in wanted),
+        tied_sources=tied,
+        tied_targets=twins,
+        notes=(*plan.notes, f"restricted by {by}: {len(wanted):,} of {len(there):,} targets"),
+        target_files=None,
+        binding=Binding(source=plan.binding.source),
+    )
+    made.check()
+    return made
+
+
+def _keep_twins(plan: Plan, wanted: set[str]) -> tuple[dict[str, str], tuple[Fated, ...]]:
+    """Choose the written targets to keep, and their names.
+
+    Returns:
+        New name by old name: where only a tied target is wanted, the one that stands for it is written under its name.
+        And the tied targets that are left.
+    """
+    kept = {key: key for key in plan.step_of_target if key in wanted}
+    tied = sorted(fated for fated in plan.tied_targets if fated.key in wanted)
+    for fated in tied:
+        kept.setdefault(fated.by, fated.key)
+    return kept, tuple(fated._replace(by=kept[fated.by]) for fated in tied if kept[fated.by] != fated.key)
+
+
+def _cut_steps(plan: Plan, kept: dict[str, str]) -> Iterator[Step]:
+    for step in plan.steps:
+        numbers = tuple(number for number, key in enumerate(step.targets) if key in kept)
+        if not numbers:
+            continue
+        program, slots = _cut_program(step.program, numbers)
+        yield replace(
+            step,
+            sources=tuple(step.sources[slot] for slot in slots),
+            targets=tuple(kept[step.targets[number]] for number in numbers),
+            program=program,
+            # the tensor that it had to equal may be left out
+            fate="moved" if step.fate == "tied" else step.fate,
+        )
+
+
+@lru_cache(maxsize=1024)
+def _cut_program(program: Program, numbers: tuple[int, ...]) -> tuple[Program, tuple[int, ...]]:
+    """Keep some targets of a program, and of its slots those that they are made from.
+
+    Returns:
+        The program, and the numbers of the sources that it still reads.
+    """
+    if len(numbers) == len(program.targets):
+        return program, tuple(range(len(program.sources)))
+    targets = [program.targets[number] for number in numbers]
+    first = len(program.sources)
+    used = {copy.source for output in targets for copy in output.layout.copies}
+    for place in reversed(range(len(program.temporaries))):
+        if first + place in used:
+            used |= {copy.source for copy in program.temporaries[place].layout.copies}
+    slots = sorted(used)
+    place_of = {slot: place for place, slot in enumerate(slots)}
+
+    def moved(output: Output) -> Output:
+        copies = tuple(copy._replace(source=place_of[copy.source]) for copy in output.layout.copies)
+        return output._replace(layout=replace(output.layout, copies=copies))
+
+    sources = tuple(slot for slot in slots if slot < first)
+    temporaries = tuple(moved(program.temporaries[slot - first]) for slot in slots if slot >= first)
+    cut = Program(tuple(program.sources[slot] for slot in sources), temporaries, tuple(map(moved, targets)))
+    return cut, sources

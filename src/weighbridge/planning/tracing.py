@@ -1,0 +1,272 @@
+"""Run a mapping's rules over names alone: which rule fires on which key, and what the key becomes.
+
+Keys that differ only in their indices behave alike, so the rules run once for each family of keys. A rule whose
+pattern depends on the digits of an index turns that off, and then they run once for each key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.keys import Families, Member, collapse, expand, families, is_sound
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import Transform, WeightConverter, pairs, strip_scope
+from weighbridge.pattern import Match, Pattern
+
+FREE: Final = "\uf000"
+"""Stands in a converter's target name for the index that its operations make."""
+
+_SHIFTED: Final = frozenset(map(chr, range(0xE800, 0xF000)))
+"""Marks of an index with an offset, in a template: its members may behave differently at the ends of a range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One transform of a mapping, ready to run.
+
+    Args:
+        number: Position in the mapping, from 0.
+        scope: Path of the sub-module whose keys the rule sees.
+        pairs: For a rename, each source pattern with its target pattern.
+        targets: For a converter, all its target patterns; empty for a rename.
+        merges: Whether the converter uses up the index of its sources' last `*`.
+        splits: Whether the converter makes the index of its targets' last `*`.
+    """
+
+    number: int
+    scope: str
+    pairs: tuple[tuple[Pattern, Pattern], ...]
+    targets: tuple[Pattern, ...] = ()
+    merges: bool = False
+    splits: bool = False
+
+    @property
+    def converts(self) -> bool:
+        """Whether this is a converter."""
+        return bool(self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """A mapping's rules, and what must be known of them to collapse keys to families."""
+
+    mapping: Mapping
+    rules: tuple[Rule, ...]
+    keep: frozenset[str]
+    collapsible: bool
+
+
+class Hit(NamedTuple):
+    """A converter that fired: its number, the lane that matched, the merged index's text, and the names it writes."""
+
+    rule: int
+    lane: int
+    place: str
+    outputs: tuple[str, ...]
+
+
+class Trace(NamedTuple):
+    """What became of one name: its last form before a converter, the rules that fired, and the converter."""
+
+    name: str
+    fired: tuple[int, ...]
+    hit: Hit | None
+
+
+class Traced(NamedTuple):
+    """A family's trace with the keys that it stands for, each with its indices."""
+
+    trace: Trace
+    members: list[tuple[str, tuple[int, ...]]]
+
+
+def prepare(mapping: Mapping) -> Rules:
+    """Parse and sort out a mapping's rules."""
+    rules = tuple(_rule(number, transform) for number, transform in enumerate(mapping))
+    patterns = [pattern for rule in rules for pair in rule.pairs for pattern in (*pair, *rule.targets)]
+    scopes = {part for rule in rules for part in rule.scope.split(".") if part.isdigit()}
+    keep = frozenset().union(scopes, *(pattern.literal_indices for pattern in patterns))
+    return Rules(mapping, rules, keep, all(source.collapsible for rule in rules for source, _ in rule.pairs))
+
+
+def _rule(number: int, transform: Transform) -> Rule:
+    if not isinstance(transform, WeightConverter):
+        return Rule(number, transform.scope, pairs(transform))
+    arity = transform.arity
+    targets = tuple(Pattern.parse(text) for text in transform.target_patterns)
+    return Rule(number, transform.scope, pairs(transform), targets, arity.merges, arity.splits)
+
+
+def trace_keys(
+    rules: Rules, keys: Iterable[str], problems: list[WeighbridgeError], start: int = 0, converters: bool = True
+) -> Iterator[Traced]:
+    """Trace many keys, family by family.
+
+    Args:
+        rules: The mapping's rules.
+        keys: Names to trace; the result does not depend on their order.
+        problems: Overlapping rules are added to it.
+        start: Number of the first rule to run.
+        converters: Whether converters may fire.
+    """
+    if not rules.rules[start:]:
+        yield from (Traced(Trace(key, (), None), [(key, ())]) for key in keys)
+        return
+    found = families(keys, rules.keep) if rules.collapsible else Families({}, list(keys))
+    alone = list(found.literal)
+    for name, members in found.templates.items():
+        traced = _trace_family(rules, name, members, start, converters)
+        if traced is None:
+            alone += [key for key, _ in members]
+        elif isinstance(traced, Trace):
+            yield Traced(traced, members)
+        else:
+            problems.append(traced.with_context(where=collapse(key for key, _ in members)[0]))
+    for key in alone:
+        try:
+            yield Traced(trace_name(rules, key, start, converters=converters), [(key, ())])
+        except WeighbridgeError as problem:
+            problems.append(problem.with_context(where=key))
+
+
+def _trace_family(
+    rules: Rules, name: str, members: list[Member], start: int, converters: bool
+) -> Trace | WeighbridgeError | None:
+    """Trace a template; None if its members behave differently after all, so that each must be traced alone."""
+    try:
+        return trace_name(rules, name, start, converters=converters, literal=False)
+    except _FragileError:
+        return None
+    except WeighbridgeError as problem:
+        return problem
+
+
+class _FragileError(Exception):
+    """A rewritten template no longer stands for all of its keys."""
+
+
+def _check_template(*names: str) -> None:
+    """Refuse a template whose indices were moved, or touch other digits: later rules could tell its keys apart."""
+    if not all(name.isascii() or (_SHIFTED.isdisjoint(name) and is_sound(name)) for name in names):
+        raise _FragileError
+
+
+def trace_name(rules: Rules, name: str, start: int = 0, *, converters: bool = True, literal: bool = True) -> Trace:
+    """Run the rules over one name, or over the template of a family (which is not `literal`).
+
+    Raises:
+        PlanError: `rule-overlap`.
+    """
+    fired: list[int] = []
+    for rule in rules.rules[start:]:
+        if rule.converts and not converters:
+            continue
+        matched = match_rule(rules, rule, name, literal=literal)
+        if matched is None:
+            continue
+        lane, match, inner = matched
+        if rule.converts:
+            _refuse_second(rules, rule, name, literal)
+            hit = _hit(rule, lane, match, inner)
+            if not literal:
+                _check_template(*hit.outputs, hit.place)
+            return Trace(name, (*fired, rule.number), hit)
+        written = write_name(rule, rule.pairs[lane][1], match, match.captures, inner)
+        if written is None:
+            continue
+        if not literal:
+            _check_template(written)
+        fired.append(rule.number)
+        name = written
+    return Trace(name, tuple(fired), None)
+
+
+def match_rule(rules: Rules, rule: Rule, name: str, *, literal: bool = True) -> tuple[int, Match, str] | None:
+    """Find the one pattern of a rule that matches a name; also return the name without the rule's scope.
+
+    Raises:
+        PlanError: `rule-overlap` when two patterns of the rule match.
+    """
+    inner = strip_scope(rule.scope, name)
+    if inner is None:
+        return None
+    found = [
+        (lane, m)
+        for lane, (source, _) in enumerate(rule.pairs)
+        if (m := source.match(inner, literal=literal)) is not None
+    ]
+    if not found:
+        return None
+    if len(found) > 1:
+        claims = " and ".join(rule.pairs[lane][0].text for lane, _ in found)
+        raise PlanError(
+            "rule-overlap",
+            "two patterns of one rule claim this key",
+            got=claims,
+            because=rules.mapping.rule_name(rule.number),
+            hint="make one of the two patterns narrower",
+        )
+    return *found[0], inner
+
+
+def _refuse_second(rules: Rules, first: Rule, name: str, literal: bool) -> None:
+    for rule in rules.rules[first.number + 1 :]:
+        if rule.converts and match_rule(rules, rule, name, literal=literal) is not None:
+            both = f"{rules.mapping.rule_name(first.number)}\n{rules.mapping.rule_name(rule.number)}"
+            hint = "make one of the two patterns narrower, or give one a scope"
+            raise PlanError("rule-overlap", "two converters claim this key", because=both, hint=hint)
+
+
+def _hit(rule: Rule, lane: int, match: Match, inner: str) -> Hit:
+    if rule.splits and FREE in inner:
+        raise PlanError("source-unplaced", "a key with the character U+F000 cannot be numbered")
+    captures = dict(match.captures)
+    index = captures.pop(f"*{rule.pairs[lane][0].stars}") if rule.merges else ""
+    outputs = []
+    for target in rule.targets:
+        free = {f"*{target.stars}": FREE} if rule.splits else {}
+        written = write_name(rule, target, match, {**captures, **free}, inner)
+        if written is None:
+            raise PlanError("group-incomplete", "an index of this key becomes negative", got=target.text)
+        outputs.append(written)
+    return Hit(rule.number, lane, index, tuple(outputs))
+
+
+def write_name(rule: Rule, target: Pattern, match: Match, captures: dict[str, str], inner: str) -> str | None:
+    """Put the filled target pattern where the match was, and the scope back in front.
+
+    Returns:
+        The name; None where an offset would make an index negative, so that the rule does not hold.
+    """
+    filled = target.fill(captures)
+    if filled is None:
+        return None
+    written = inner[: match.start] + filled + inner[match.stop :]
+    return f"{rule.scope}.{written}" if rule.scope else written
+
+
+def finish_names(
+    rules: Rules, names: Iterable[str], start: int, problems: list[WeighbridgeError]
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Run the renames from rule `start` on over names that a converter wrote.
+
+    Returns:
+        For each name its last form and the numbers of the rules that fired.
+    """
+    done: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for trace, members in trace_keys(rules, names, problems, start, converters=False):
+        for name, indices in members:
+            done[name] = (spell(trace.name, indices), trace.fired)
+    return done
+
+
+def spell(template: str, indices: tuple[int, ...]) -> str:
+    """Put a member's indices into a traced template; a name that stands for itself has none."""
+    if not indices:
+        return template
+    name = expand(template, indices)
+    assert name is not None, "templates with offsets are traced key by key"
+    return name

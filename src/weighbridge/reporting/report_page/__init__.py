@@ -1,0 +1,149 @@
+"""One HTML page for a plan: both layouts side by side, what leads from one to the other, and what is wrong.
+
+The page holds everything it needs and asks the network for nothing. Keys are text that anybody may have written: they
+reach the page as JSON only, and its script puts them there as text only. A content security policy allows the page's
+own script and style, by their hashes, and nothing else.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from base64 import b64encode
+from functools import lru_cache
+from hashlib import sha256
+from importlib.resources import files
+from string import Template
+from typing import Any, Final
+
+from weighbridge.base.collecting import without_collection
+from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.specs import Header
+from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
+from weighbridge.planning.compiling import declare
+from weighbridge.planning.fitting import Draft, draft_reading
+from weighbridge.planning.plan import Fated, Plan
+from weighbridge.planning.plan_options import Options
+from weighbridge.planning.readings import possible_readings
+from weighbridge.reporting.explaining_plans import Report
+from weighbridge.reporting.report_page.page_facts import Known
+
+SCRIPTS: Final = ("unpack.js", "search.js", "tree.js", "diagram.js", "inspector.js", "page.js")
+"""Parts of the page's script, in the order in which they are put together."""
+
+NOTEBOOK_HINT: Final = "<code>plan.to_html()</code> gives a page with both layouts, every rule and every tensor."
+
+
+@without_collection()
+def plan_page(plan: Plan) -> str:
+    """Return the page of a plan.
+
+    Examples:
+        >>> from weighbridge.planning.program import Program
+        >>> from weighbridge.planning.plan import Step
+        >>> from weighbridge.base.specs import TensorSpec
+        >>> step = Step(("a",), ("b",), Program.identity(TensorSpec("F32", (2,))), "moved")
+        >>> plan_page(Plan(Mapping(()), (step,))).splitlines()[0]
+        '<!doctype html>'
+    """
+    return _fill(Known(plan), "\n".join(Report(plan).lines()))
+
+
+@without_collection()
+def failure_page(
+    error: WeighbridgeError,
+    mapping: MappingLike,
+    source: Header,
+    target: Header | None = None,
+    options: Options | None = None,
+) -> str:
+    """Return the page of a plan that could not be made: what is wrong first, then what is known all the same.
+
+    Args:
+        error: Why there is no plan.
+        mapping: A mapping or a list of transforms.
+        source: Specs of the checkpoint's tensors.
+        target: Specs of the tensors that are wanted, if any.
+        options: What was declared beside the mapping.
+    """
+    options = options or Options()
+    plan = _nearest_draft(declare(as_mapping(mapping), options), source, target, options)
+    placed = {key for key, _ in plan.source_fates()}
+    filled = {key for key, _ in plan.target_fates()}
+    unplaced = tuple(Fated(key, spec, "") for key, spec in source.items() if key not in placed)
+    missing = tuple(Fated(key, spec, "") for key, spec in (target or {}).items() if key not in filled)
+    return _fill(Known(plan, error, unplaced, missing), str(error))
+
+
+def _nearest_draft(mapping: Mapping, source: Header, target: Header | None, options: Options) -> Plan:
+    """Return what the reading that leaves least open could make of the checkpoint."""
+
+    def openness(draft: Draft) -> tuple[int, int]:
+        return len(draft.missing) + len(draft.unplaced), len(draft.faults)
+
+    try:
+        readings = possible_readings(mapping, source, target, options.layout)
+        return min((draft_reading(reading, source, target, options) for reading in readings), key=openness).plan
+    except WeighbridgeError:
+        return Plan(mapping, ())
+
+
+def _fill(known: Known, text: str) -> str:
+    """Put facts and text into the page."""
+    facts = json.dumps(known.to_dict(), separators=(",", ":")).replace("<", "\\u003c")
+    script, style = _asset_texts()
+    name = known.plan.mapping.name or "plan"
+    parts: dict[str, Any] = {
+        "title": _escape(f"{name} · weighbridge"),
+        "policy": _policy(script, style),
+        "style": style,
+        "script": script,
+        "facts": facts,
+        "text": _escape(text),
+    }
+    return Template(_asset("page.html")).substitute(parts)
+
+
+def _escape(text: str) -> str:
+    """Escape text for HTML; what UTF-8 cannot hold is spelled out."""
+    return html.escape(text.encode("utf-8", "backslashreplace").decode())
+
+
+def _policy(*inline: str) -> str:
+    script, style = (b64encode(sha256(text.encode()).digest()).decode() for text in inline)
+    allowed = f"script-src 'sha256-{script}'; style-src 'sha256-{style}'"
+    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+
+
+@lru_cache(maxsize=1)
+def _asset_texts() -> tuple[str, str]:
+    """Return the page's whole script and style, exactly as they stand between their tags."""
+    script = "".join(_asset(name) for name in SCRIPTS)
+    return f'\n"use strict";\n{{\n{script}}}\n', "\n" + _asset("page.css")
+
+
+@lru_cache
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def summary_html(report: Report) -> str:
+    """Return a small table for a notebook: what the printed report begins with.
+
+    A notebook keeps every output in its file, so this has neither the trees nor a script.
+    """
+    rows = []
+    for line in report.lines():
+        if not line:
+            break
+        rows.append((line[:10].rstrip(), line[10:]))
+    cells = "".join(_summary_row(*row) for row in rows)
+    return f"<table>{cells}</table><p><small>{NOTEBOOK_HINT}</small></p>"
+
+
+def _summary_row(name: str, text: str) -> str:
+    head = f'<th style="text-align:left;vertical-align:top">{_escape(name)}</th>'
+    return f'<tr>{head}<td style="text-align:left">{_escape(text)}</td></tr>'
+
+
+__all__ = ["failure_page", "plan_page", "summary_html"]

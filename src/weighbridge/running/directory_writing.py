@@ -1,0 +1,191 @@
+"""Write a plan's targets as safetensors files into a new directory that appears whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from weighbridge.base.file_sets import FileImage
+from weighbridge.base.workers import Counter, Progress
+from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
+from weighbridge.running.alongside import check_link, find_twins, lay_out_alongside
+from weighbridge.running.filling import fill_files
+from weighbridge.running.receipt import add_digests, check_receipt_follows, receipt_text
+from weighbridge.running.results import bind, find_origin
+from weighbridge.running.tensor_digests import digest_written
+from weighbridge.storage import (
+    RECEIPT_NAME,
+    IndexText,
+    Work,
+    build_image,
+    copy_extras,
+    parse_size,
+    plan_shards,
+    staged_directory,
+)
+from weighbridge.storage.places.kernel import BLOCK_BYTES, shares_with
+from weighbridge.storage.protocol import Extra
+
+if TYPE_CHECKING:
+    from weighbridge.storage.protocol import Checkpoint
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Files(NamedTuple):
+    """The files to write, and their index."""
+
+    images: tuple[FileImage, ...]
+    shard_index: IndexText | None
+
+
+def write(
+    plan: Plan,
+    destination: str | Path,
+    source: Any = None,
+    *,
+    max_shard_size: int | str | None = "5GB",
+    memory_budget: int | str = DEFAULT_BUDGET_BYTES,
+    digests: bool = False,
+    resume: bool = False,
+    sync: bool = True,
+    link: str = "never",
+    progress: Progress | None = None,
+) -> Path:
+    """Write a plan's targets.
+
+    The inverse of a plan that was made from safetensors files writes these very files again: names, header text, order
+    and index. Other plans write new files under the hub's names, and a receipt that records the plan. Files beside
+    the weights are carried along.
+
+    With `resume`, a run that is stopped or fails leaves its unfinished output hidden beside the destination, and goes
+    on with the one that an earlier run of the same plan and source left there. Every byte of it is compared, so that
+    the result does not depend on what was there.
+
+    Args:
+        plan: The plan.
+        destination: Directory to make; it must not exist, or be empty.
+        source: What to read, if not what the plan was made on.
+        max_shard_size: Largest size of a new shard, in bytes or as text such as ``"5GB"``; None for a single file.
+        memory_budget: Size of the buffers that are held at a time, in bytes or as text such as ``"200MB"``.
+        digests: Record in the receipt the SHA-256 of every tensor, read back from the new files; see `studies.verify`.
+        resume: Go on with an unfinished output, and leave one if this run does not end.
+        sync: Wait until the disk holds everything before the directory appears. Without it the output is as safe as a
+            copy by `cp`: a power failure soon afterwards may leave it there with parts missing.
+        link: What new files may have in common with those of a safetensors source. ``"share"`` lays them out as the
+            source's files (`max_shard_size` is not looked at) and lets them share the disk's blocks with these, where
+            the file system can do that. ``"hard"`` does the same, and a file that comes out as it was becomes a further
+            name of the source's: whoever changes the one in place changes the other. See `weighbridge.alongside`.
+        progress: Called after each piece with the bytes written so far and the bytes in all.
+
+    Returns:
+        The directory.
+
+    Raises:
+        PlanError: `source-unbound`, `budget-too-small`.
+        CheckpointError: `source-changed` and the codes of reading.
+        DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
+            `destination-unfinished`, `resume-mismatch`, `write-failed`. Nothing is left behind but by `resume`.
+            `usage` for digests where there will be no receipt.
+    """
+    check_link(link)
+    if digests:
+        check_receipt_follows(plan)
+    budget = parse_size(memory_budget)
+    checkpoint = bind(plan, source)
+    files = lay_out(plan, max_shard_size, link)
+    receipt = b"" if plan.target_files is not None else receipt_text(plan, checkpoint)
+    total = sum(image.size_bytes for image in files.images)
+    origin = (None if checkpoint.extras else find_origin(plan)) or checkpoint
+    places = [place for place in (checkpoint.where, origin.where) if Path(place).exists()]
+    extras = _extras(origin, is_read=origin is checkpoint)
+    twins = find_twins(plan, files.images, checkpoint) if link == "hard" else {}
+    work = _work(plan, checkpoint, files, extras)._replace(links=twins)
+    share = link != "never" and _can_share(checkpoint, Path(destination), link)
+    # How much room shared blocks save is known when they are shared.
+    room = len(receipt) + (0 if share else sum(image.size_bytes for image in files.images if image.name not in twins))
+    count = len(files.images)
+    _LOG.info("writing %s: %s bytes in %d file%s", destination, f"{total:,}", count, "s" * (count != 1))
+    direct = bool(getattr(checkpoint, "direct", False))
+    with staged_directory(
+        destination,
+        sources=places,
+        needed_bytes=room,
+        work=work,
+        resume=resume,
+        sync=sync,
+        share=share,
+        direct=direct,
+    ) as output:
+        counter = Counter(plan.target.size_bytes, progress)
+        linked = {name: path for name, path in twins.items() if output.link(name, path)}
+        own = [image for image in files.images if image.name not in linked]
+        fill_files(plan, checkpoint, own, output.create, budget_bytes=budget, counter=counter)
+        if linked:
+            counter.add(sum(image.size_bytes - len(image.head) for image in files.images if image.name in linked))
+        copy_extras(extras, output.create)
+        checkpoint.check_unchanged()
+        if files.shard_index is not None:
+            output.add_index(files.shard_index)
+        if digests:
+            receipt = add_digests(receipt, digest_written(output.path, files.images, files.shard_index, linked))
+        if receipt:
+            output.add_receipt(receipt)
+    made = Path(destination).absolute()
+    _LOG.info("wrote %s", destination)
+    plan.binding.produced = lambda: made
+    return made
+
+
+def _work(plan: Plan, checkpoint: Checkpoint, files: Files, extras: tuple[Extra, ...]) -> Work:
+    """Say what a run will write, so that another one can tell whether it may go on with it."""
+    index = [files.shard_index.name] if files.shard_index is not None else []
+    receipt = [RECEIPT_NAME] if plan.target_files is None else []
+    others = [extra.name for extra in extras] + index + receipt
+    return Work(plan.hash, checkpoint.fingerprint(), files.images, others)
+
+
+def _can_share(checkpoint: Checkpoint, destination: Path, link: str) -> bool:
+    """Tell whether new files at the destination can share blocks with the source's, and say so if they cannot."""
+    folder = next((parent for parent in destination.absolute().parents if parent.is_dir()), None)
+    if folder is None:
+        return False
+    paths = {extent.path for key in checkpoint.header if (extent := checkpoint.extent(key)) is not None}
+    # What is smaller than a block has none to share.
+    large = [path for path in paths if path.stat().st_size >= BLOCK_BYTES]
+    found = bool(large) and all(shares_with(path, folder) for path in large)
+    if large and not found:
+        level = logging.WARNING if link == "share" else logging.INFO
+        _LOG.log(level, "%s and %s share no blocks of a disk: bytes are copied", checkpoint.where, folder)
+    return found
+
+
+def _extras(origin: Checkpoint, *, is_read: bool) -> tuple[Extra, ...]:
+    """Return the files to carry along; those beside a model's original weights that are gone by now are left out."""
+    there = tuple(extra for extra in origin.extras if is_read or extra.path.is_file())
+    gone = [extra.name for extra in origin.extras if extra not in there]
+    if gone:
+        _LOG.warning("not there any more, so not written: %s", ", ".join(gone))
+    return there
+
+
+def lay_out(plan: Plan, max_shard_size: int | str | None, link: str = "never") -> Files:
+    """Decide which files hold which tensors, and where: as recorded, as in the source's files, or by size.
+
+    Raises:
+        CheckpointError: `header-invalid`, `header-too-large`.
+        DestinationError: `usage` for a size that cannot be read.
+    """
+    recorded = plan.target_files
+    if recorded is not None:
+        index = IndexText(recorded.index_name, recorded.index_text) if recorded.index_name else None
+        return Files(recorded.images, index)
+    if link != "never" and plan.source_files is not None:
+        made, spread = lay_out_alongside(plan, plan.source_files)
+        return Files(tuple(made), spread.index)
+    specs = dict(sorted(plan.target.specs.items()))
+    shards = plan_shards(specs, max_shard_size)
+    metadata = dict(plan.metadata) or {"format": "pt"}
+    shares = {name: {key: specs[key] for key in keys} for name, keys in shards.files.items()}
+    return Files(tuple(build_image(name, share, metadata) for name, share in shares.items()), shards.index)

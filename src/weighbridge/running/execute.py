@@ -1,0 +1,380 @@
+"""The engine: run a step's copies, from where the source's bytes lie to where the target's bytes belong.
+
+Each copy goes straight to its final place. Runs that are contiguous on both sides and keep their dtype are read from
+the file into that place; all others go through a small buffer that holds a section of the source, from which they are
+copied by strides, with a cast where dtypes differ. torch is imported when the first tensor is made: a conversion that
+only moves runs of bytes does without it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from weighbridge.algebra.copies import Copy, Loop
+from weighbridge.algebra.layout import Layout
+from weighbridge.algebra.sections import packed, reach, sections
+from weighbridge.base.specs import DTYPES, TensorSpec
+from weighbridge.planning.plan import Step
+from weighbridge.planning.program import Output
+from weighbridge.storage.protocol import FileReader
+
+if TYPE_CHECKING:
+    import torch
+
+    from weighbridge.storage.protocol import Checkpoint
+
+SECTION_BYTES: Final = 2**20
+"""Size of the buffer that holds a section of a source: it stays in the cache of a core."""
+
+FAR_BYTES: Final = 16 * 1024
+"""Pieces of a source that lie this far apart are read by a call each; to read what is between them takes longer."""
+
+HUGE_BYTES: Final = 4 * 2**20
+"""Tensors of at least this size are backed with huge pages, where the kernel offers them."""
+
+
+def allocate(spec: TensorSpec, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Allocate a tensor of a spec, without setting its values; raw bytes for dtypes that torch does not have."""
+    import torch
+
+    from weighbridge.storage.formats.torch_tensors import torch_layout
+    from weighbridge.storage.places.scatter import advise_huge
+
+    dtype, shape = torch_layout(spec) or (torch.uint8, (spec.size_bytes,))
+    tensor = torch.empty(shape, dtype=dtype, device=device)
+    if tensor.device.type == "cpu" and spec.size_bytes >= HUGE_BYTES:
+        advise_huge(tensor.data_ptr(), spec.size_bytes)
+    return tensor
+
+
+class Slots:
+    """The values that a step's copies read: the sources as they lie, and the temporaries."""
+
+    def __init__(self, step: Step, checkpoint: Checkpoint) -> None:
+        self.step = step
+        self.checkpoint = checkpoint
+        self.temporaries: list[torch.Tensor] = []
+        self._flat: dict[int, torch.Tensor] = {}
+        self._lock = threading.Lock()
+        for output in step.program.temporaries:
+            self.temporaries.append(make(output, self).view(-1))
+
+    def key(self, slot: int) -> str | None:
+        """Return the source key of a slot; None for a temporary."""
+        return self.step.sources[slot] if slot < len(self.step.sources) else None
+
+    def dtype(self, slot: int) -> str:
+        """Return the dtype code of a slot."""
+        return self.step.program.slots[slot].dtype
+
+    def flat(self, slot: int) -> torch.Tensor:
+        """Return a slot's elements in row-major order, on one axis."""
+        key = self.key(slot)
+        if key is None:
+            return self.temporaries[slot - len(self.step.sources)]
+        with self._lock:
+            if slot not in self._flat:
+                self._flat[slot] = _dense(self.checkpoint.tensor(key))
+            return self._flat[slot]
+
+    def is_in_file(self, slot: int) -> bool:
+        """Tell whether a slot's elements lie in a file, each on whole bytes."""
+        key = self.key(slot)
+        return key is not None and self.checkpoint.extent(key) is not None
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous().view(-1)
+
+
+def fill(buffer: torch.Tensor, layout: Layout, slots: Slots, dtype: str) -> None:
+    """Run all copies of a layout, or of a window of one.
+
+    Args:
+        buffer: The flat value, on the CPU; one axis, of the layout's number of elements.
+        layout: The copies.
+        slots: What they read.
+        dtype: Dtype code of the value.
+    """
+    from weighbridge.storage.formats.torch_tensors import bytes_of
+
+    if not layout.copies:
+        return
+    if DTYPES[dtype].kind == "packed":
+        _read_whole(buffer, slots)
+        return
+    for copy in layout.copies:
+        if is_direct(copy, slots, dtype):
+            _read_run(bytes_of(buffer), copy, slots, buffer.element_size())
+        elif slots.is_in_file(copy.source):
+            copy_from_file(buffer, copy, slots)
+        else:
+            copy_strided(buffer, slots.flat(copy.source), copy)
+
+
+def is_direct(copy: Copy, slots: Slots, dtype: str) -> bool:
+    """Tell whether a copy is one run of bytes that can be read from a file as it is."""
+    key = slots.key(copy.source)
+    if not is_run(copy) or key is None or slots.dtype(copy.source) != dtype:
+        return False
+    return slots.checkpoint.extent(key) is not None
+
+
+def is_run(copy: Copy) -> bool:
+    """Tell whether a copy moves consecutive elements to consecutive places.
+
+    Examples:
+        >>> is_run(Copy(0, 4, 8, (Loop(6, 1, 1),))), is_run(Copy(0, 0, 0, (Loop(6, 1, 2),)))
+        (True, False)
+    """
+    return not copy.loops or (len(copy.loops) == 1 and copy.loops[0][1:] == (1, 1))
+
+
+def _read_whole(buffer: torch.Tensor, slots: Slots) -> None:
+    from weighbridge.storage.formats.torch_tensors import bytes_of
+
+    slots.checkpoint.read(slots.step.sources[0], 0, bytes_of(buffer))
+
+
+def _read_run(raw: memoryview, copy: Copy, slots: Slots, itemsize: int) -> None:
+    start, size = copy.target_start * itemsize, copy.numel * itemsize
+    slots.checkpoint.read(slots.step.sources[copy.source], copy.source_start * itemsize, raw[start : start + size])
+
+
+def copy_from_file(buffer: torch.Tensor, copy: Copy, slots: Slots) -> None:
+    """Run one copy of a source that lies in a file, section by section.
+
+    It is read, never mapped: a file that is cut short meanwhile is an error, and not the end of the process.
+
+    Args:
+        buffer: The flat value that the copy writes to.
+        copy: The copy.
+        slots: What it reads.
+    """
+    from weighbridge.storage.formats.torch_tensors import bytes_of, dtype_of
+
+    dtype = dtype_of(slots.dtype(copy.source))
+    key = slots.step.sources[copy.source]
+    most = SECTION_BYTES // dtype.itemsize
+    whole, pieces = packed(copy, FAR_BYTES // dtype.itemsize)
+    for section in sections(whole, most, most):
+        start, numel = section.source_start, reach(section)
+        raw = _scratch("section")[: numel * dtype.itemsize]
+        places = [
+            (first * dtype.itemsize, count * dtype.itemsize) for first, count in pieces.between(start, start + numel)
+        ]
+        _read_places(slots.checkpoint, key, places, bytes_of(raw))
+        copy_strided(buffer, raw.view(dtype), section._replace(source_start=0))
+
+
+def copy_side_by_side(parts: Sequence[tuple[torch.Tensor, Copy]], start: int, numel: int, slots: Slots) -> None:
+    """Read a section of a source once, for all copies that read from it.
+
+    Args:
+        parts: Each flat value that is written to, with its copy, whose source is the section.
+        start: The section's first element.
+        numel: Its length.
+        slots: What is read; all copies read from one slot.
+    """
+    from weighbridge.storage.formats.torch_tensors import bytes_of, dtype_of
+
+    number = parts[0][1].source
+    dtype = dtype_of(slots.dtype(number))
+    raw = _scratch("section", numel * dtype.itemsize)[: numel * dtype.itemsize]
+    slots.checkpoint.read(slots.step.sources[number], start * dtype.itemsize, bytes_of(raw))
+    for buffer, copy in parts:
+        copy_strided(buffer, raw.view(dtype), copy)
+
+
+def _read_places(checkpoint: Checkpoint, key: str, places: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+    """Fill a buffer from places of a tensor, each a start and a size in bytes."""
+    if isinstance(checkpoint, FileReader):
+        checkpoint.collect(key, places, buffer)
+        return
+    done = 0
+    for start, size_bytes in places:
+        checkpoint.read(key, start, buffer[done : done + size_bytes])
+        done += size_bytes
+
+
+def copy_stitched(buffer: torch.Tensor, copies: Sequence[Copy], slots: Slots) -> None:
+    """Run copies of `stitched` as one: their sources are laid one after the other, and transposed at once.
+
+    Args:
+        buffer: The flat value that the copies write to.
+        copies: The copies, in the order of their targets.
+        slots: What they read.
+    """
+    from weighbridge.storage.formats.torch_tensors import bytes_of, dtype_of
+
+    dtype = dtype_of(slots.dtype(copies[0].source))
+    numel = sum(copy.numel for copy in copies)
+    raw = _scratch("stitched", numel * dtype.itemsize)[: numel * dtype.itemsize]
+    view, done = bytes_of(raw), 0
+    for copy in copies:
+        size_bytes = copy.numel * dtype.itemsize
+        key = slots.step.sources[copy.source]
+        slots.checkpoint.read(key, copy.source_start * dtype.itemsize, view[done : done + size_bytes])
+        done += size_bytes
+    columns, stride = copies[0].loops[0].size, copies[0].loops[0].target_stride
+    loops = Loop(columns, 1, stride), Loop(stride, columns, 1)
+    copy_strided(buffer, raw.view(dtype), Copy(0, 0, copies[0].target_start, loops))
+
+
+def stitched(copies: Sequence[Copy], most_numel: int) -> tuple[list[tuple[Copy, ...]], list[Copy]]:
+    """Find transposes whose columns lie side by side and fill whole rows of the target: each group is one transpose.
+
+    Args:
+        copies: Copies of one output, all of its dtype, each of a source of its own.
+        most_numel: The most elements of a group.
+
+    Returns:
+        The groups, and the copies that are in none.
+
+    Examples:
+        >>> halves = [Copy(k, 0, 3 * k, (Loop(5, 1, 6), Loop(3, 5, 1))) for k in range(2)]
+        >>> groups, left = stitched(halves, 100)
+        >>> len(groups), left
+        (1, [])
+    """
+    groups, left = [], []
+    open_group: list[Copy] = []
+    for copy in sorted(copies, key=lambda copy: copy.target_start):
+        if not _is_of_rows(copy):
+            left.append(copy)
+            continue
+        if open_group and not _continues(open_group[-1], copy):
+            left += open_group
+            open_group = []
+        open_group.append(copy)
+        rows = sum(one.loops[1].size for one in open_group)
+        if rows >= copy.loops[0].target_stride or rows * copy.loops[0].size > most_numel:
+            whole = rows == copy.loops[0].target_stride and rows * copy.loops[0].size <= most_numel
+            if whole and len(open_group) > 1:
+                groups.append(tuple(open_group))
+            else:
+                left += open_group
+            open_group = []
+    return groups, left + open_group
+
+
+def _continues(first: Copy, second: Copy) -> bool:
+    return first.loops[0] == second.loops[0] and first.target_start + first.loops[1].size == second.target_start
+
+
+_kept = threading.local()
+
+
+def _scratch(name: str, size_bytes: int = SECTION_BYTES) -> torch.Tensor:
+    """Return this thread's buffer for a purpose, of at least a size."""
+    import torch
+
+    found: torch.Tensor | None = getattr(_kept, name, None)
+    if found is None or found.numel() < size_bytes:
+        # Of any mode: it outlives the one that this was called in.
+        with torch.inference_mode(False):
+            found = torch.empty(size_bytes, dtype=torch.uint8, device="cpu")
+        setattr(_kept, name, found)
+    return found
+
+
+# ---- copies between two flat tensors on one device ----
+
+
+GRAIN: Final = 2**15 - 1
+"""torch spreads an operation on more elements over threads of its own; here the callers are the threads."""
+
+
+def copy_strided(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
+    """Copy between two flat tensors by strides, with a cast where their dtypes differ; in this thread alone.
+
+    Args:
+        buffer: What is written; one axis.
+        source: What is read; one axis, on the same device.
+        copy: The copy, in elements of both.
+    """
+    import torch
+
+    if buffer.dtype == source.dtype == torch.bool:
+        # As bytes: torch makes every byte but 0 a 1, which is no exact copy.
+        buffer, source = buffer.view(torch.uint8), source.view(torch.uint8)
+    if buffer.device.type != "cpu":
+        _copy_part(buffer, source, copy)
+        return
+    if buffer.dtype == source.dtype and is_run(copy):
+        _move(buffer, source, copy)
+        return
+    if buffer.dtype == source.dtype and _is_transposed(copy) and copy.loops[0].target_stride == copy.loops[1].size:
+        _copy_transposed(buffer, source, copy)
+        return
+    most = SECTION_BYTES // max(buffer.element_size(), source.element_size())
+    for section in sections(copy, source.numel(), most):
+        if buffer.dtype == source.dtype and _is_transposed(section):
+            _copy_transposed(buffer, source, section)
+            continue
+        for part in sections(section, source.numel(), GRAIN):
+            _copy_part(buffer, source, part)
+
+
+def _move(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
+    itemsize = buffer.element_size()
+    start, origin = (t.data_ptr() + n * itemsize for t, n in ((buffer, copy.target_start), (source, copy.source_start)))
+    ctypes.memmove(start, origin, copy.numel * itemsize)
+
+
+def _copy_part(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
+    sizes = [loop.size for loop in copy.loops]
+    write = [loop.target_stride for loop in copy.loops]
+    read = [loop.source_stride for loop in copy.loops]
+    target = buffer.as_strided(sizes, write, buffer.storage_offset() + copy.target_start)
+    target.copy_(source.as_strided(sizes, read, source.storage_offset() + copy.source_start))
+
+
+def _is_transposed(copy: Copy) -> bool:
+    """Tell whether a copy is a transpose that torch does in blocks."""
+    return _is_of_rows(copy) and copy.numel >= 60 * 60
+
+
+def _is_of_rows(copy: Copy) -> bool:
+    """Tell whether a copy reads whole rows, one after the other, and writes them as columns."""
+    if len(copy.loops) != 2:
+        return False
+    column, row = copy.loops
+    return row[1] == column.size and column[1] == row[2] == 1
+
+
+def _copy_transposed(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
+    """Transpose a section in a dense buffer, which torch does in blocks, and copy its rows to their places."""
+    (columns, _, stride), (rows, _, _) = copy.loops
+    origin = source.as_strided((columns, rows), (1, columns), source.storage_offset() + copy.source_start)
+    target = buffer.as_strided((columns, rows), (stride, 1), buffer.storage_offset() + copy.target_start)
+    if stride == rows:
+        target.copy_(origin)
+        return
+    dense = _scratch("transposed")[: copy.numel * buffer.element_size()].view(buffer.dtype).view(columns, rows)
+    dense.copy_(origin)
+    step = max(1, GRAIN // rows)
+    for start in range(0, columns, step):
+        target[start : start + step].copy_(dense[start : start + step])
+
+
+def run_target(step: Step, number: int, checkpoint: Checkpoint) -> torch.Tensor:
+    """Return one target of a step, by its number, in memory of its own."""
+    return make(step.program.targets[number], Slots(step, checkpoint))
+
+
+def make(output: Output, slots: Slots) -> torch.Tensor:
+    """Return what a step writes as one output, in memory of its own."""
+    tensor = allocate(output.spec)
+    fill(tensor.view(-1), output.layout, slots, output.dtype)
+    return tensor
+
+
+def run_step(step: Step, checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the targets of one step, each in memory of its own."""
+    slots = Slots(step, checkpoint)
+    for key, output in zip(step.targets, step.program.targets, strict=True):
+        yield key, make(output, slots)

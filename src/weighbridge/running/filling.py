@@ -1,0 +1,319 @@
+"""Fill new files with a plan's targets: several pieces at a time, in buffers that keep within a budget.
+
+A tensor whose bytes lie in files, in runs worth a call each, is moved by the kernel. All others are built window by
+window, each worker in a buffer of its own, and written at their place. A file is closed as soon as its last piece is
+there, so that the disk works on it while the next one is filled.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from weighbridge.algebra.copies import Copy, runs
+from weighbridge.algebra.layout import Layout, windows
+from weighbridge.base.errors import PlanError
+from weighbridge.base.file_sets import FileImage
+from weighbridge.base.specs import DTYPES, TensorSpec
+from weighbridge.base.workers import Counter, Task, count_workers, run_all
+from weighbridge.planning.plan import Plan, Step
+from weighbridge.planning.program import Output
+from weighbridge.running.execute import Slots, allocate, fill, is_run
+from weighbridge.running.gather import is_plain, is_serial, settle
+from weighbridge.storage.protocol import Extent
+
+if TYPE_CHECKING:
+    import torch
+
+    from weighbridge.storage.outputs.mending import Sink
+    from weighbridge.storage.protocol import Checkpoint
+
+RUN_BYTES: Final = 512 * 1024
+"""Runs of at least this many bytes are copied from file to file without a buffer of ours."""
+
+PIECE_BYTES: Final = 32 * 2**20
+"""The most that the kernel is asked to copy at once, so that all workers have something to do."""
+
+WINDOW_BYTES: Final = 16 * 2**20
+"""The largest window: larger ones are not faster, but cost memory."""
+
+SHORT_RUN_BYTES: Final = 4096
+"""Where runs are shorter than this, larger windows read each page of the source fewer times."""
+
+SMALLEST_WINDOW_BYTES: Final = 64 * 1024
+"""A worker that has less to work in than this is not worth having."""
+
+
+def fill_files(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    images: Sequence[FileImage],
+    create: Callable[[FileImage], Sink],
+    *,
+    budget_bytes: int,
+    counter: Counter,
+) -> None:
+    """Write every tensor of some files at its place, and close the files.
+
+    Args:
+        plan: The plan.
+        checkpoint: What it reads.
+        images: The files.
+        create: Makes the file of an image; called when its first piece is due.
+        budget_bytes: The most that all windows may hold together.
+        counter: Told of each piece that is written.
+
+    Raises:
+        PlanError: `budget-too-small`.
+        CheckpointError: The codes of reading.
+        DestinationError: The codes of writing. Files that are open then are left to their owner, closed.
+    """
+    settle(checkpoint)
+    run = _Run(plan, checkpoint, create, budget_bytes, counter)
+    try:
+        run_all(run.tasks(images), run.workers)
+    except BaseException:
+        run.abandon()
+        raise
+
+
+class _Move(NamedTuple):
+    """Bytes of a file that move as they are: where they lie, and where they go in the new file."""
+
+    path: Path
+    offset: int
+    target_offset: int
+    size_bytes: int
+
+    def write(self, sink: Sink) -> None:
+        sink.copy_range(Extent(self.path, self.offset, self.size_bytes), self.target_offset)
+
+
+class _Piece(NamedTuple):
+    """Any other part of a tensor in the new file: its size, and what writes it."""
+
+    size_bytes: int
+    write: Callable[[Sink], None]
+
+
+class _File:
+    """A file that is being filled: it is closed by whoever writes its last piece."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.is_open = True
+        self._left = 1
+        self._lock = threading.Lock()
+
+    def expect(self) -> None:
+        """Count one more piece."""
+        with self._lock:
+            self._left += 1
+
+    def finish(self) -> None:
+        """Count a piece as written, or the list of pieces as ended; close the file if that was the last."""
+        with self._lock:
+            self._left -= 1
+            is_last = self._left == 0
+        if is_last:
+            self.sink.close()
+            self.is_open = False
+
+
+class _Run:
+    """One run of a plan into files."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        checkpoint: Checkpoint,
+        create: Callable[[FileImage], Sink],
+        budget_bytes: int,
+        counter: Counter,
+    ) -> None:
+        self.plan = plan
+        self.checkpoint = checkpoint
+        self.create = create
+        self.counter = counter
+        # One more than there are cores: closing a file waits for the disk.
+        wished = 1 if is_serial(checkpoint) else count_workers() + 1
+        self.workers = max(1, min(wished, budget_bytes // SMALLEST_WINDOW_BYTES))
+        self.share_bytes = budget_bytes // self.workers
+        self.twins = {fated.key: fated.by for fated in plan.tied_targets}
+        self.files: list[_File] = []
+        self._staging = threading.Lock()
+        self._staged: tuple[int, Slots] | None = None
+        self._kept = threading.local()
+
+    def tasks(self, images: Sequence[FileImage]) -> Iterator[Task]:
+        """Yield what there is to do, in the order of the files; drawn by one thread at a time."""
+        for image in images:
+            file = _File(self.create(image))
+            self.files.append(file)
+            parts = chain.from_iterable(self._parts(key, offset) for key, offset, _ in image.tensors)
+            for part in _joined(parts):
+                file.expect()
+                yield partial(self._write, part, file)
+            yield file.finish
+
+    def abandon(self) -> None:
+        """Close all files as they are."""
+        for file in self.files:
+            if file.is_open:
+                file.sink.abandon()
+
+    def _write(self, part: _Move | _Piece, file: _File) -> None:
+        part.write(file.sink)
+        self.counter.add(part.size_bytes)
+        file.finish()
+
+    def _parts(self, key: str, offset: int) -> Iterator[_Move | _Piece]:
+        """Cut the work on one tensor into parts."""
+        target = self.twins.get(key, key)
+        number = self.plan.step_of_target[target]
+        step = self.plan.steps[number]
+        output = step.program.targets[step.targets.index(target)]
+        if output.spec.size_bytes == 0:
+            return
+        if DTYPES[output.dtype].kind == "packed":
+            yield from self._packed(offset, output.spec, step.sources[0])
+        elif step.program.temporaries:
+            yield _Piece(output.spec.size_bytes, partial(self._write_staged, number, output, offset))
+        elif self._is_in_runs(output, step):
+            for copy in output.layout.copies:
+                yield from self._run(copy, offset, step)
+        else:
+            slots = Slots(step, self.checkpoint)
+            itemsize = DTYPES[output.dtype].bits // 8
+            for start, window in self._windows(output):
+                write = partial(self._write_window, window, output.dtype, slots, offset + start * itemsize)
+                yield _Piece(window.numel * itemsize, write)
+
+    def _is_in_runs(self, output: Output, step: Step) -> bool:
+        """Tell whether a tensor's bytes lie ready in files or in memory, in runs that are worth a call each."""
+        copies = output.layout.copies
+        return all(
+            is_run(copy)
+            and step.program.sources[copy.source].dtype == output.dtype
+            and (len(copies) == 1 or copy.numel * DTYPES[output.dtype].bits // 8 >= RUN_BYTES)
+            and self._is_ready(step.sources[copy.source])
+            for copy in copies
+        )
+
+    def _is_ready(self, key: str) -> bool:
+        return self.checkpoint.extent(key) is not None or is_plain(self.checkpoint.tensor(key))
+
+    def _run(self, copy: Copy, offset: int, step: Step) -> Iterator[_Move | _Piece]:
+        key = step.sources[copy.source]
+        itemsize = DTYPES[step.program.sources[copy.source].dtype].bits // 8
+        start, size_bytes = copy.source_start * itemsize, copy.numel * itemsize
+        extent = self.checkpoint.extent(key)
+        place = offset + copy.target_start * itemsize
+        if extent is not None:
+            yield _Move(extent.path, extent.offset + start, place, size_bytes)
+            return
+        raw = _raw(self.checkpoint.tensor(key))[start : start + size_bytes]
+        for done in range(0, size_bytes, PIECE_BYTES):
+            part = raw[done : done + PIECE_BYTES]
+            yield _Piece(len(part), partial(_write_raw, part, place + done))
+
+    def _packed(self, offset: int, spec: TensorSpec, key: str) -> Iterator[_Move | _Piece]:
+        """Move a tensor whose elements are smaller than a byte."""
+        extent = self.checkpoint.extent(key)
+        if extent is not None:
+            yield _Move(extent.path, extent.offset, offset, spec.size_bytes)
+            return
+        most = min(WINDOW_BYTES, self.share_bytes)
+        for start in range(0, spec.size_bytes, most):
+            size_bytes = min(most, spec.size_bytes - start)
+            yield _Piece(size_bytes, partial(self._write_bytes, key, start, size_bytes, offset + start))
+
+    def _write_bytes(self, key: str, start: int, size_bytes: int, offset: int, sink: Sink) -> None:
+        part = memoryview(bytearray(size_bytes))
+        self.checkpoint.read(key, start, part)
+        sink.write(offset, part)
+
+    def _windows(self, output: Output) -> Iterator[tuple[int, Layout]]:
+        """Yield the windows of a tensor, each with the number of its first element."""
+        itemsize = DTYPES[output.dtype].bits // 8
+        is_scattered = any(runs(copy) * itemsize < SHORT_RUN_BYTES for copy in output.layout.copies)
+        most = self.share_bytes if is_scattered else min(WINDOW_BYTES, self.share_bytes)
+        if most < itemsize:
+            expected, got = f"at least {itemsize} bytes", f"{most} byte{'s' * (most != 1)}"
+            hint = "raise memory_budget= (--memory)"
+            raise PlanError(
+                "budget-too-small", "the budget does not hold one element", expected=expected, got=got, hint=hint
+            )
+        start = 0
+        for window in windows(output.layout, max(1, most // itemsize)):
+            yield start, window
+            start += window.numel
+
+    def _write_window(self, window: Layout, dtype: str, slots: Slots, offset: int, sink: Sink) -> None:
+        """Build a window in this worker's buffer, and write it."""
+        import torch
+
+        from weighbridge.storage.formats.torch_tensors import bytes_of, dtype_of
+
+        with torch.no_grad():
+            part = self._buffer(window.numel * DTYPES[dtype].bits // 8).view(dtype_of(dtype))
+            fill(part, window, slots, dtype)
+            sink.write(offset, bytes_of(part))
+
+    def _buffer(self, size_bytes: int) -> torch.Tensor:
+        kept: torch.Tensor | None = getattr(self._kept, "buffer", None)
+        if kept is None or kept.numel() < size_bytes:
+            self._kept.buffer = None
+            kept = self._kept.buffer = allocate(TensorSpec("U8", (size_bytes,)))
+        return kept[:size_bytes]
+
+    def _write_staged(self, number: int, output: Output, offset: int, sink: Sink) -> None:
+        """Write a tensor that is made through temporaries; those of one step alone are held at a time."""
+        itemsize = DTYPES[output.dtype].bits // 8
+        with self._staging:
+            if self._staged is None or self._staged[0] != number:
+                self._staged = None
+                self._staged = number, Slots(self.plan.steps[number], self.checkpoint)
+            slots = self._staged[1]
+            for start, window in self._windows(output):
+                self._write_window(window, output.dtype, slots, offset + start * itemsize, sink)
+
+
+def _raw(tensor: torch.Tensor) -> memoryview:
+    from weighbridge.storage.formats.torch_tensors import bytes_of
+
+    return bytes_of(tensor)
+
+
+def _write_raw(part: memoryview, offset: int, sink: Sink) -> None:
+    sink.write(offset, part)
+
+
+def _joined(parts: Iterator[_Move | _Piece]) -> Iterator[_Move | _Piece]:
+    """Join moves that follow each other on both sides, and cut long ones, so that every worker has its share."""
+    pending: _Move | None = None
+    for part in parts:
+        if pending is not None and isinstance(part, _Move) and _follows(pending, part):
+            pending = pending._replace(size_bytes=pending.size_bytes + part.size_bytes)
+        else:
+            yield from _cut(pending)
+            pending = part if isinstance(part, _Move) else None
+            if isinstance(part, _Piece):
+                yield part
+    yield from _cut(pending)
+
+
+def _follows(first: _Move, second: _Move) -> bool:
+    reached = first.path, first.offset + first.size_bytes, first.target_offset + first.size_bytes
+    return first.size_bytes < PIECE_BYTES and second[:3] == reached
+
+
+def _cut(move: _Move | None) -> Iterator[_Move]:
+    for start in range(0, move.size_bytes if move is not None else 0, PIECE_BYTES):
+        assert move is not None
+        size_bytes = min(PIECE_BYTES, move.size_bytes - start)
+        yield _Move(move.path, move.offset + start, move.target_offset + start, size_bytes)

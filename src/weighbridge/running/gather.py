@@ -1,0 +1,306 @@
+"""Fill many tensors at once: reads in the order of the files, several at a time, each byte straight to its place.
+
+What is contiguous on both sides becomes pieces of a file and of memory. Pieces that follow each other in a file are
+read by one call, whichever tensors they belong to; long ones are cut, so that every worker has its share. All other
+copies run beside them in parts, in the order of what they read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from weighbridge.algebra.copies import Copy
+from weighbridge.algebra.sections import Rows, rows_of, sections
+from weighbridge.base.specs import DTYPES
+from weighbridge.base.workers import Counter, Task, count_workers, run_all
+from weighbridge.planning.plan import Step
+from weighbridge.planning.program import Output
+from weighbridge.running.execute import (
+    SECTION_BYTES,
+    Slots,
+    allocate,
+    copy_from_file,
+    copy_side_by_side,
+    copy_stitched,
+    copy_strided,
+    fill,
+)
+from weighbridge.running.pieces import Parts, Piece, cut, join, split_copies
+from weighbridge.storage.places.scatter import MAX_SPANS, Span
+from weighbridge.storage.protocol import FileReader
+
+if TYPE_CHECKING:
+    import torch
+
+    from weighbridge.storage.protocol import Checkpoint, Mapped
+
+STITCH_BYTES: Final = 8 * 2**20
+"""The most that is transposed at once."""
+
+BATCH_BYTES: Final = 16 * 2**20
+"""How much one call reads at most; also the most that a long tensor is cut into."""
+
+
+class Wanted(NamedTuple):
+    """One tensor to fill: output `number` of a step, and where its elements go, dense and on the CPU."""
+
+    step: Step
+    number: int
+    tensor: torch.Tensor
+
+    @property
+    def output(self) -> Output:
+        """What the step writes there."""
+        return self.step.program.targets[self.number]
+
+
+class Job(NamedTuple):
+    """Work in the order of what it reads: a file and a place in it, how much it fills, and what to do."""
+
+    path: str
+    offset: int
+    size_bytes: int
+    task: Task
+
+
+def gather(wanted: Sequence[Wanted], checkpoint: Checkpoint, counter: Counter | None = None) -> None:
+    """Fill tensors that lie dense on the CPU.
+
+    Args:
+        wanted: The tensors; their memory must not overlap, nor be read from.
+        checkpoint: What the steps read.
+        counter: Told of each piece of work that is done.
+
+    Raises:
+        CheckpointError: The codes of reading; part of the tensors may have been filled by then.
+    """
+    settle(checkpoint)
+    modes = modes_of_torch()
+    jobs = sorted(_jobs(wanted, checkpoint), key=lambda job: job[:2])
+    total = sum([job.size_bytes for job in jobs])
+
+    def run(job: Job) -> None:
+        modes(job.task)()
+        if counter is not None:
+            counter.add(job.size_bytes)
+
+    most = 1 if is_serial(checkpoint) else max(1, total // (4 * SECTION_BYTES))
+    run_all((partial(run, job) for job in jobs), count_workers(most))
+
+
+def held_tensors(checkpoint: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in memory that a source, or a source behind it, reads from."""
+    yield from getattr(checkpoint, "tensors", {}).values()
+    for name in ("front", "behind", "checkpoint"):
+        inner = getattr(checkpoint, name, None)
+        if inner is not None:
+            yield from held_tensors(inner)
+
+
+def settle(checkpoint: Checkpoint) -> None:
+    """Wait for what is still being computed in a source's tensors: workers have streams of their own."""
+    found = {tensor.device for tensor in held_tensors(checkpoint) if tensor.is_cuda}
+    for device in found:
+        import torch
+
+        torch.cuda.current_stream(device).synchronize()
+
+
+def modes_of_torch() -> Callable[[Task], Task]:
+    """Return what makes a task run in other threads as it would here: in inference mode or not, without gradients."""
+    import torch
+
+    is_inference = torch.is_inference_mode_enabled()
+
+    def wrap(task: Task) -> Task:
+        def run() -> None:
+            with torch.inference_mode(is_inference), torch.no_grad():
+                task()
+
+        return run
+
+    return wrap
+
+
+def prepare(
+    step: Step, number: int, mapped: Mapped | None, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, Wanted | None]:
+    """Return the tensor that will hold one output of a step, and what is left to be done for it.
+
+    A tensor that moves as it is needs no copy: it is the map of its file.
+
+    Args:
+        step: The step.
+        number: Which of its targets.
+        mapped: The map to take it from; None to have memory of its own.
+        device: Where to allocate it otherwise.
+    """
+    from weighbridge.storage.formats.torch_tensors import torch_layout
+
+    output = step.program.targets[number]
+    if mapped is not None and step.program.is_identity:
+        found = mapped.tensor(step.sources[0])
+        if found is not None:
+            layout = torch_layout(output.spec)
+            return (found if layout is None else found.view(layout[1])), None
+    made = allocate(output.spec, device)
+    return made, Wanted(step, number, made)
+
+
+# ---- what is to be done ----
+
+
+def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
+    pieces: list[Piece[int]] = []
+    parts: dict[tuple[int, int], Parts] = {}
+    staged: dict[int, list[Wanted]] = {}
+    strided: dict[tuple[int, int], list[tuple[Wanted, Copy]]] = {}
+    in_parts = isinstance(checkpoint, FileReader)
+    for want in wanted:
+        step, number, tensor = want
+        if step.program.temporaries or not (in_parts or _is_dense(step, checkpoint)):
+            staged.setdefault(id(step), []).append(want)
+            continue
+        split = parts.get((id(step.program), number))
+        if split is None:
+            split = parts[id(step.program), number] = split_copies(
+                want.output, step, in_files=in_parts, stitch_bytes=STITCH_BYTES
+            )
+        if split.runs:
+            pieces += cut(split.runs, step, checkpoint, BATCH_BYTES, tensor.data_ptr().__add__)
+        for group in split.stitched:
+            yield _stitched_job(want, group, checkpoint)
+        for copy in split.others:
+            strided.setdefault((id(step), copy.source), []).append((want, copy))
+    for alike in strided.values():
+        yield from _strided_jobs(alike, checkpoint)
+    yield from (_staged_job(group, checkpoint) for group in staged.values())
+    if pieces:
+        assert isinstance(checkpoint, FileReader)
+        for batch in join(pieces, BATCH_BYTES, MAX_SPANS):
+            yield _reading_job(batch, checkpoint)
+
+
+def is_serial(checkpoint: Checkpoint) -> bool:
+    """Tell whether a source makes its tensors as it goes, so that threads would get into each other's way."""
+    return bool(getattr(checkpoint, "is_serial", False))
+
+
+def _is_dense(step: Step, checkpoint: Checkpoint) -> bool:
+    """Tell whether all that a step reads lies dense in memory, so that parts of it cost nothing to take."""
+    if not hasattr(checkpoint, "tensors"):
+        return False
+    return all(map(is_plain, map(checkpoint.tensor, step.sources)))
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor's elements lie in the CPU's memory one after the other, as they are."""
+    return tensor.device.type == "cpu" and tensor.is_contiguous() and not (tensor.is_neg() or tensor.is_conj())
+
+
+def _reading_job(batch: Sequence[Piece[int]], reader: FileReader) -> Job:
+    first = batch[0]
+    spans = [Span(piece.goal, piece.size_bytes) for piece in batch]
+    size_bytes = sum([piece.size_bytes for piece in batch])
+    return Job(str(first.path), first.offset, size_bytes, partial(reader.scatter, first.key, first.start_byte, spans))
+
+
+def _strided_jobs(alike: Sequence[tuple[Wanted, Copy]], checkpoint: Checkpoint) -> Iterator[Job]:
+    """Cut copies of one source into parts that workers share; where they read parts of the same rows, it is read once.
+
+    Columns of a matrix that become tensors of their own are such copies.
+    """
+    want, copy = alike[0]
+    code = want.step.program.sources[copy.source].dtype
+    is_whole = checkpoint.extent(want.step.sources[copy.source]) is None or DTYPES[code].kind == "packed"
+    rows = rows_of([copy for _, copy in alike]) if len(alike) > 1 and not is_whole else None
+    itemsize = max(1, DTYPES[code].bits // 8)
+    if rows is None or rows.stride * itemsize > SECTION_BYTES:
+        for want, copy in alike:
+            yield from _jobs_of_copy(want, copy, checkpoint)
+    else:
+        yield from _jobs_of_rows(alike, rows, itemsize, checkpoint)
+
+
+def _jobs_of_rows(
+    alike: Sequence[tuple[Wanted, Copy]], rows: Rows, itemsize: int, checkpoint: Checkpoint
+) -> Iterator[Job]:
+    want, copy = alike[0]
+    slots = Slots(want.step, checkpoint)
+    extent = checkpoint.extent(want.step.sources[copy.source])
+    assert extent is not None
+    flats = [want.tensor.view(-1) for want, _ in alike]
+    copies = [copy for _, copy in alike]
+    # A call for each copy of a section: with many copies, sections are longer.
+    most = min(SECTION_BYTES * max(1, len(alike) // 16), BATCH_BYTES // 2)
+    step = max(1, most // (rows.stride * itemsize))
+    for first in range(0, rows.number, step):
+        last = min(first + step, rows.number)
+        parts = list(zip(flats, rows.between(copies, first, last), strict=True))
+        start, numel = rows.start + first * rows.stride, (last - first - 1) * rows.stride + rows.reach
+        size_bytes = sum([flat.element_size() * part.numel for flat, part in parts])
+        task = partial(copy_side_by_side, parts, start, numel, slots)
+        yield Job(str(extent.path), extent.offset + start * itemsize, size_bytes, task)
+
+
+def _jobs_of_copy(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[Job]:
+    """Cut a copy into parts that workers share."""
+    slots = Slots(want.step, checkpoint)
+    key = want.step.sources[copy.source]
+    extent = checkpoint.extent(key)
+    flat = want.tensor.view(-1)
+    itemsize = max(1, DTYPES[want.output.dtype].bits // 8)
+    if DTYPES[want.output.dtype].kind == "packed":
+        yield Job("", 0, want.output.spec.size_bytes, partial(fill, flat, want.output.layout, slots, want.output.dtype))
+        return
+    read_size = max(1, DTYPES[slots.dtype(copy.source)].bits // 8)
+    for part in sections(copy, want.step.program.sources[copy.source].numel, BATCH_BYTES // itemsize):
+        task = partial(copy_from_file, flat, part, slots) if extent else partial(_from_memory, flat, part, slots)
+        place = (str(extent.path), extent.offset + part.source_start * read_size) if extent else ("", 0)
+        yield Job(*place, part.numel * itemsize, task)
+
+
+def _stitched_job(want: Wanted, group: tuple[Copy, ...], checkpoint: Checkpoint) -> Job:
+    extent = checkpoint.extent(want.step.sources[group[0].source])
+    assert extent is not None
+    size_bytes = sum(copy.numel for copy in group) * want.tensor.element_size()
+    task = partial(copy_stitched, want.tensor.view(-1), group, Slots(want.step, checkpoint))
+    return Job(str(extent.path), extent.offset, size_bytes, task)
+
+
+def _from_memory(flat: torch.Tensor, copy: Copy, slots: Slots) -> None:
+    copy_strided(flat, slots.flat(copy.source), copy)
+
+
+def _staged_job(group: Sequence[Wanted], checkpoint: Checkpoint) -> Job:
+    """Run one step that needs temporaries, for all of its tensors that are wanted."""
+    step = group[0].step
+    extent = checkpoint.extent(step.sources[0])
+    place = (str(extent.path), extent.offset) if extent else ("", 0)
+
+    def task() -> None:
+        slots = Slots(step, checkpoint)
+        for want in group:
+            fill(want.tensor.view(-1), want.output.layout, slots, want.output.dtype)
+
+    return Job(*place, sum(want.output.spec.size_bytes for want in group), task)
+
+
+def batches(wanted: Iterable[Step], most_bytes: int) -> Iterator[list[Step]]:
+    """Group steps, in order, so that the targets of a group hold at most `most_bytes`, or it is a single step."""
+    filled = number = 0
+
+    def numbered() -> Iterator[tuple[int, Step]]:
+        nonlocal filled, number
+        for step in wanted:
+            size_bytes = sum([output.spec.size_bytes for output in step.program.targets])
+            if filled and filled + size_bytes > most_bytes:
+                number, filled = number + 1, 0
+            filled += size_bytes
+            yield number, step
+
+    for _, group in groupby(numbered(), key=lambda pair: pair[0]):
+        yield [step for _, step in group]

@@ -1,0 +1,128 @@
+"""The receipt that lies in every output: the plan that made it, and what the plan read and wrote.
+
+    weighbridge.json
+      {"format": "weighbridge-receipt", "version": 1, "weighbridge": package version, "plan_hash": SHA-256,
+       "mapping": name, "source": {"where", "files": [{"name", "size_bytes", "mtime_ns", "head_sha256"}]},
+       "plan": the plan's JSON form, files of the source included,
+       "digests": what `weighbridge.digests` describes, where it was asked for}
+
+With it, `revert` needs nothing else. The mapping and the layout of the source's files are inside the plan. Digests came
+later, and the version is still 1: a reader that does not know them leaves them aside and misreads nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from weighbridge._version import __version__
+from weighbridge.base.errors import CheckpointError, DestinationError, WeighbridgeError
+from weighbridge.base.json_forms import table, text
+from weighbridge.planning.plan import Plan
+from weighbridge.running.tensor_digests import Digests
+from weighbridge.storage.protocol import RECEIPT_NAME, Checkpoint
+
+_LOG: Final = logging.getLogger(__name__)
+
+RECEIPT_FORMAT: Final = "weighbridge-receipt"
+RECEIPT_VERSION: Final = 1
+
+
+class Receipt(NamedTuple):
+    """What a receipt says.
+
+    Args:
+        plan: The plan that made the output.
+        source: The fingerprints of what it read.
+        package_version: The package's version at the time.
+        digests: Digests of the output; None where they were not asked for.
+    """
+
+    plan: Plan
+    source: dict[str, Any]
+    package_version: str
+    digests: Digests | None = None
+
+
+def receipt_text(plan: Plan, checkpoint: Checkpoint) -> bytes:
+    """Write a receipt for what a plan makes from a checkpoint."""
+    form = {
+        "format": RECEIPT_FORMAT,
+        "version": RECEIPT_VERSION,
+        "weighbridge": __version__,
+        "plan_hash": plan.hash,
+        "mapping": plan.mapping.name,
+        "source": {"where": checkpoint.where, "files": checkpoint.fingerprint()},
+        "plan": plan.to_dict(),
+    }
+    return json.dumps(form, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def check_receipt_follows(plan: Plan) -> None:
+    """Refuse digests where there will be no receipt to hold them: for files that are restored exactly as they were.
+
+    Raises:
+        DestinationError: `usage`.
+    """
+    if plan.target_files is not None:
+        raise DestinationError(
+            "usage",
+            "files that are restored as they were have no receipt, so it can hold no digests",
+            hint="leave out digests=True; weighbridge verify A B compares what is restored with another copy",
+        )
+
+
+def add_digests(receipt: bytes, digests: Digests) -> bytes:
+    r"""Return a receipt with the digests of the output that it is for.
+
+    They are known last, when all else is written and the receipt's size has long been set aside; so they are put at the
+    end of the text, and the plan's form is not made a second time.
+
+    Examples:
+        >>> json.loads(add_digests(b'{"format": "weighbridge-receipt"}\n', Digests({}, {})))["digests"]["tensors"]
+        {}
+    """
+    form = json.dumps(digests.to_dict(), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return receipt.rstrip().removesuffix(b"}") + b', "digests": ' + form + b"}\n"
+
+
+def read_receipt(directory: Path) -> Receipt:
+    """Read the receipt of an output, and prove its plan again.
+
+    Args:
+        directory: The output, or one of the files in it.
+
+    Raises:
+        CheckpointError: `receipt-invalid`, `path-unsafe`.
+    """
+    path = directory / RECEIPT_NAME if directory.is_dir() else directory.parent / RECEIPT_NAME
+    try:
+        form = json.loads(path.read_bytes())
+        found = form["format"], form["version"]
+        if found != (RECEIPT_FORMAT, RECEIPT_VERSION):
+            what = "this is no receipt of a known version"
+            raise CheckpointError("receipt-invalid", what, where=str(path), got=repr(found))
+        digests = Digests.from_dict(form["digests"]) if "digests" in form else None
+        receipt = Receipt(Plan.from_dict(form["plan"]), table(form["source"]), text(form["weighbridge"]), digests)
+        if (form["plan_hash"], form["mapping"]) != (receipt.plan.hash, receipt.plan.mapping.name):
+            raise CheckpointError("receipt-invalid", "the receipt belongs to another plan", where=str(path))
+        if digests is not None and digests.tensors.keys() != receipt.plan.target.keys():
+            raise CheckpointError("receipt-invalid", "the digests are not those of the plan's tensors", where=str(path))
+        _LOG.info('read the receipt %s of mapping "%s"', path, receipt.plan.mapping.name)
+        return receipt
+    except FileNotFoundError:
+        raise CheckpointError(
+            "receipt-invalid",
+            "there is no receipt here, so the way back is not recorded",
+            where=str(path),
+            hint="to go back, give the mapping: weighbridge convert --reverse SOURCE DESTINATION MAPPING\n"
+            "to compare, give the other checkpoint: weighbridge verify A B",
+        ) from None
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, WeighbridgeError) as problem:
+        if isinstance(problem, CheckpointError):
+            raise problem.with_context(where=str(path)) from None
+        plain = f"{type(problem).__name__}: {problem}"[:200]
+        got = problem.headline if isinstance(problem, WeighbridgeError) else plain
+        raise CheckpointError("receipt-invalid", "this is no receipt", where=str(path), got=got) from None

@@ -1,0 +1,302 @@
+"""A checkpoint of one or several safetensors files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from weighbridge.base.errors import CheckpointError
+from weighbridge.base.file_sets import FileImage, FileSet, Placed
+from weighbridge.base.json_text import join_keys, shorten
+from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.storage.formats.safetensors_header import Head, read_head
+from weighbridge.storage.formats.shard_index import WeightMap, check_shards
+from weighbridge.storage.lookup import check_range, not_found
+from weighbridge.storage.places.paths import resolve_inside
+from weighbridge.storage.places.regular_files import (
+    OpenFiles,
+    SourceFile,
+    check_files,
+    fingerprint_files,
+    reporting_read_errors,
+)
+from weighbridge.storage.protocol import Extent, Extra, FileFingerprint, IndexText
+
+if TYPE_CHECKING:
+    import torch
+
+    from weighbridge.storage.formats.torch_tensors import FileMap
+    from weighbridge.storage.places.scatter import Span
+
+_Place = tuple[Path, Placed]
+"""A file and a tensor's place in it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SafetensorsCheckpoint:
+    """A checkpoint of one or several safetensors files.
+
+    `read` never touches mapped memory. `tensor` maps the file: if somebody cuts it short while a tensor from it is in
+    use, the process ends with a bus error, as with any memory map.
+
+    Args:
+        where: The path it was opened at.
+        header: Specs of all tensors, and the metadata of the first file.
+        images: Each file without its data, by name.
+        opened: What was opened: the safetensors files, then the index.
+        places: Where each tensor lies.
+        index: The shard index, where there is one.
+        extras: Files that belong to the model beside its weights.
+        notes: What was left aside.
+        direct: Whether the files are read past the page cache, and never mapped.
+    """
+
+    where: str
+    header: Header
+    images: tuple[FileImage, ...]
+    opened: tuple[SourceFile, ...]
+    places: Mapping[str, _Place]
+    open_files: OpenFiles
+    maps: WeakValueDictionary[Path, FileMap]
+    index: IndexText | None = None
+    extras: tuple[Extra, ...] = ()
+    notes: tuple[str, ...] = ()
+    direct: bool = False
+
+    @property
+    def files(self) -> FileSet:
+        """The images and the index as one value."""
+        return FileSet(self.images, *(self.index or ()))
+
+    def fingerprint(self) -> list[FileFingerprint]:
+        """Describe the opened files."""
+        return fingerprint_files(self.opened)
+
+    def check_unchanged(self) -> None:
+        """Compare the files' stamps and headers with what was opened.
+
+        Raises:
+            CheckpointError: `source-changed`.
+        """
+        check_files(self.opened)
+
+    def extent(self, key: str) -> Extent:
+        """Locate a tensor's bytes.
+
+        Raises:
+            CheckpointError: `tensor-not-found`.
+        """
+        try:
+            path, (_, offset, size_bytes) = self.places[key]
+        except KeyError:
+            raise not_found(key, self.places, self.where) from None
+        return Extent(path, offset, size_bytes)
+
+    def tensor(self, key: str) -> torch.Tensor:
+        """Return a tensor over a private map of its file: a view, or a copy where the file does not align it.
+
+        Raises:
+            CheckpointError: `tensor-not-found`, `source-changed`, `file-truncated`, `read-failed`.
+        """
+        from weighbridge.storage.formats.torch_tensors import tensor_over
+
+        path, offset, size_bytes = self.extent(key)
+        if self.direct or not size_bytes:
+            own = bytearray(size_bytes)
+            self.open_files.read(path, offset, memoryview(own))
+            return tensor_over(own, 0, self.header[key])
+        return tensor_over(self._map(path), offset, self.header[key])
+
+    def _map(self, path: Path) -> FileMap:
+        mapped = self.maps.get(path)
+        if mapped is None:
+            mapped = self.maps[path] = _map_file(self.open_files, path)
+        return mapped
+
+    def read(self, key: str, start_byte: int, buffer: memoryview) -> None:
+        """Fill the whole buffer with the tensor's bytes from `start_byte` on.
+
+        Raises:
+            CheckpointError: `tensor-not-found`, `tensor-bounds`, `source-changed`, `file-truncated`, `read-failed`.
+        """
+        path, offset, size_bytes = self.extent(key)
+        check_range(key, size_bytes, start_byte, buffer.nbytes, self.where)
+        self.open_files.read(path, offset + start_byte, buffer)
+
+    def collect(self, key: str, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill the whole buffer from several places of a tensor, each a start and a size in bytes.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        path, offset, size_bytes = self.extent(key)
+        listed = [(offset + start, length) for start, length in places]
+        low, high = min(listed)[0], max(map(sum, listed))
+        check_range(key, size_bytes, low - offset, high - low, self.where)
+        self.open_files.collect(path, listed, buffer)
+
+    def scatter(self, key: str, start_byte: int, spans: Sequence[Span]) -> None:
+        """Fill pieces of memory with the file's bytes from `start_byte` of a tensor on.
+
+        Raises:
+            CheckpointError: `tensor-not-found`, `source-changed`, `file-truncated`, `read-failed`.
+        """
+        path, offset, _ = self.extent(key)
+        self.open_files.scatter(path, offset + start_byte, spans)
+
+    def past_cache(self) -> SafetensorsCheckpoint:
+        """Return the same checkpoint, read past the page cache."""
+        stamps = {file.path: file.stamp for file in self.opened}
+        return replace(self, open_files=OpenFiles(stamps, direct=True), direct=True)
+
+    def mapped(self) -> FileMaps:
+        """Return maps of the files that nobody else shares."""
+        return FileMaps(self)
+
+
+class FileMaps:
+    """Private maps of a checkpoint's files, made when a tensor of a file is first asked for.
+
+    Args:
+        checkpoint: The checkpoint.
+    """
+
+    def __init__(self, checkpoint: SafetensorsCheckpoint) -> None:
+        self.checkpoint = checkpoint
+        self._maps: dict[Path, FileMap] = {}
+
+    def tensor(self, key: str) -> torch.Tensor | None:
+        """Return a tensor over a map of its file; None where the file does not align it.
+
+        Raises:
+            CheckpointError: `tensor-not-found`, `source-changed`, `read-failed`.
+        """
+        from weighbridge.storage.formats.torch_tensors import is_aligned, tensor_over
+
+        path, offset, size_bytes = self.checkpoint.extent(key)
+        spec = self.checkpoint.header[key]
+        if self.checkpoint.direct or not is_aligned(offset, spec):
+            return None
+        if size_bytes == 0:
+            return tensor_over(bytearray(), 0, spec)
+        if path not in self._maps:
+            self._maps[path] = _map_file(self.checkpoint.open_files, path)
+        return tensor_over(self._maps[path], offset, spec)
+
+
+def _map_file(open_files: OpenFiles, path: Path) -> FileMap:
+    from weighbridge.storage.formats.torch_tensors import map_file
+
+    held = open_files.hold_unchanged(path)
+    with reporting_read_errors(str(path)):
+        return map_file(held.number, held.stamp.size_bytes)
+
+
+def open_safetensors_file(path: Path) -> SafetensorsCheckpoint:
+    """Open one safetensors file; nothing around it is looked at.
+
+    Raises:
+        CheckpointError: What `read_head` raises.
+    """
+    file, head = read_head(path.name, path.resolve())
+    return _assemble(str(path), [file], [head])
+
+
+def open_safetensors_set(
+    directory: Path, names: Sequence[str], *, extras: tuple[Extra, ...] = (), notes: tuple[str, ...] = ()
+) -> SafetensorsCheckpoint:
+    """Open safetensors files that lie in one directory without an index.
+
+    Raises:
+        CheckpointError: `checkpoint-ambiguous` if two files share a key, `path-unsafe`, and what `read_head` raises.
+    """
+    opened = [read_head(name, resolve_inside(directory, name)) for name in sorted(names)]
+    _check_disjoint(opened, str(directory))
+    return _assemble(str(directory), [file for file, _ in opened], [head for _, head in opened], None, extras, notes)
+
+
+def open_safetensors_index(
+    directory: Path,
+    index: SourceFile,
+    weight_map: WeightMap,
+    *,
+    where: str,
+    extras: tuple[Extra, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> SafetensorsCheckpoint:
+    """Open the safetensors files that an index names.
+
+    Raises:
+        CheckpointError: `index-mismatch`, `path-unsafe`, and what `read_head` raises.
+    """
+    opened = [read_head(name, path) for name, path in find_shards(directory, weight_map, index.name)]
+    check_shards(weight_map, {file.name: head.specs for file, head in opened}, f"{directory / index.name}")
+    files, heads = [file for file, _ in opened], [head for _, head in opened]
+    return _assemble(where, files, heads, index, extras, notes)
+
+
+def find_shards(directory: Path, weight_map: WeightMap, index_name: str) -> list[tuple[str, Path]]:
+    """Resolve the files that an index names, sorted by name.
+
+    Raises:
+        CheckpointError: `index-mismatch` if one is not there, `path-unsafe`.
+    """
+    shards = []
+    for name in sorted(set(weight_map.values())):
+        try:
+            shards.append((name, resolve_inside(directory, name)))
+        except CheckpointError as error:
+            if error.code != "checkpoint-not-found":
+                raise
+            hint = "fetch the checkpoint again; a shard did not arrive"
+            where, got = f"{directory / index_name}", f"no file {shorten(name)}"
+            raise CheckpointError("index-mismatch", "a shard is missing", where=where, got=got, hint=hint) from None
+    return shards
+
+
+def _check_disjoint(opened: Sequence[tuple[SourceFile, Head]], where: str) -> None:
+    for number, (file, head) in enumerate(opened):
+        for other, other_head in opened[:number]:
+            shared = head.specs.keys() & other_head.specs.keys()
+            if shared:
+                got = f"{other.name} and {file.name} both hold {join_keys(shared)}"
+                hint = "open the file that is meant"
+                raise CheckpointError(
+                    "checkpoint-ambiguous", "two files hold the same key", where=where, got=got, hint=hint
+                )
+
+
+def _assemble(
+    where: str,
+    files: Sequence[SourceFile],
+    heads: Sequence[Head],
+    index: SourceFile | None = None,
+    extras: tuple[Extra, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> SafetensorsCheckpoint:
+    specs: dict[str, TensorSpec] = {}
+    places: dict[str, _Place] = {}
+    for file, head in zip(files, heads, strict=True):
+        specs.update(head.specs)
+        places.update(zip(map(itemgetter(0), head.tensors), zip(repeat(file.path), head.tensors), strict=False))
+    images = (
+        FileImage(file.name, file.stamp.size_bytes, file.head, head.tensors)
+        for file, head in zip(files, heads, strict=True)
+    )
+    return SafetensorsCheckpoint(
+        where=where,
+        header=Header(specs, heads[0].metadata),
+        images=tuple(images),
+        opened=(*files, index) if index else tuple(files),
+        places=places,
+        open_files=OpenFiles({file.path: file.stamp for file in files}),
+        maps=WeakValueDictionary(),
+        index=IndexText(index.name, index.head) if index else None,
+        extras=extras,
+        notes=notes,
+    )

@@ -1,0 +1,155 @@
+"""Hold the one hidden directory that belongs to a destination, so that two runs never write into it at once.
+
+Its name follows from the destination's. It is locked with `flock` on the directory itself: no lock file is left behind,
+and the lock ends with the process, however that ends. A file system without locks still makes a directory for one
+caller alone, so a new output is safe there; what is left over there cannot be told from what is being written.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from weighbridge.base.errors import DestinationError
+from weighbridge.base.hashes import sha256_of
+from weighbridge.storage.outputs.file_writer import reporting_write_errors
+from weighbridge.storage.outputs.unfinished import RECORD_NAME, is_worthless
+
+_SUFFIX: Final = ".weighbridge-partial"
+_NAME_BYTES: Final = 255 - len("." + _SUFFIX)
+_NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL, errno.ENOSYS)
+_ATTEMPTS: Final = 100
+
+
+class Claim(NamedTuple):
+    """A hidden directory that nobody else writes to.
+
+    Args:
+        path: The directory.
+        was_there: Whether an earlier run left it.
+        is_locked: Whether the file system has locks.
+    """
+
+    path: Path
+    was_there: bool
+    is_locked: bool
+
+
+def partial_path(destination: Path) -> Path:
+    """Name the hidden directory beside a destination; what is too long for a name is cut, and a hash added.
+
+    Examples:
+        >>> partial_path(Path("models/fused")).name
+        '.fused.weighbridge-partial'
+        >>> len(partial_path(Path("x" * 255)).name)
+        255
+    """
+    name = destination.name
+    if len(os.fsencode(name)) > _NAME_BYTES:
+        digest = sha256_of(os.fsencode(name))[:8]
+        while len(os.fsencode(name)) > _NAME_BYTES - 9:
+            name = name[:-1]
+        name = f"{name}-{digest}"
+    return destination.parent / f".{name}{_SUFFIX}"
+
+
+@contextmanager
+def claiming(path: Path) -> Iterator[Claim]:
+    """Make the hidden directory, or take over the one that an earlier run left, and hold it during the block.
+
+    A left directory that holds nothing but a record is made anew.
+
+    Raises:
+        DestinationError: `destination-busy`, `write-failed`.
+    """
+    for _ in range(_ATTEMPTS):
+        was_there = _make(path)
+        descriptor = _open(path)
+        if descriptor is None:
+            continue
+        try:
+            is_locked = _lock(descriptor, path)
+            if not _is_at(descriptor, path) or (was_there and is_locked and _clear(path)):
+                continue
+            yield Claim(path, was_there, is_locked)
+            return
+        finally:
+            os.close(descriptor)
+    raise _busy(path)
+
+
+def _make(path: Path) -> bool:
+    """Make the directory; tell whether it was there."""
+    with reporting_write_errors(str(path)):
+        try:
+            path.mkdir()
+        except FileExistsError:
+            return True
+    return False
+
+
+def _open(path: Path) -> int | None:
+    """Open the directory; None if it is gone again."""
+    with reporting_write_errors(str(path)):
+        try:
+            return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    with reporting_write_errors(str(path)):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _busy(path) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return False
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Tell whether the path still leads to what was opened: its last holder may have published or removed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except OSError:
+        return False
+
+
+def _clear(path: Path) -> bool:
+    """Remove a left directory in which nothing was written yet; tell whether that was so."""
+    if not is_worthless(path):
+        return False
+    with reporting_write_errors(str(path)):
+        (path / RECORD_NAME).unlink(missing_ok=True)
+        path.rmdir()
+    return True
+
+
+def _busy(path: Path) -> DestinationError:
+    hint = "wait until it is done, or choose another name"
+    return DestinationError(
+        "destination-busy", "another run is writing to this destination", where=str(path), hint=hint
+    )
+
+
+def refuse_left(claim: Claim) -> DestinationError:
+    """Return the error for an unfinished output that this run does not go on with."""
+    got, hint = "", "go on with --resume (resume=True), or remove this directory to start anew"
+    if not claim.is_locked:
+        got = "a file system without locks, on which it could be that of a run that goes on"
+        hint = "remove this directory to start anew, if no run is writing to it"
+    return DestinationError(
+        "destination-unfinished",
+        "a run into this destination was stopped before its end",
+        where=str(claim.path),
+        got=got,
+        hint=hint,
+    )

@@ -1,0 +1,79 @@
+"""Where a name in a checkpoint's directory may lead.
+
+A name must be a clean relative path, and the file behind it must lie in the directory. One exception: the cache of the
+Hugging Face hub lays a checkpoint out as links, `models--x--y/snapshots/<revision>/<name>` to
+`models--x--y/blobs/<hash>` (https://huggingface.co/docs/huggingface_hub/guides/manage-cache). A link may leave
+a directory of this shape if, and only if, it ends in that `blobs` folder.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from weighbridge.base.errors import CheckpointError
+from weighbridge.base.json_text import shorten
+from weighbridge.storage.places.regular_files import reporting_read_errors
+from weighbridge.storage.protocol import RECEIPT_NAME
+
+
+def resolve_inside(directory: Path, name: str) -> Path:
+    """Return the file behind a name, links resolved, if the name may lead there.
+
+    Raises:
+        CheckpointError: `path-unsafe`, `checkpoint-not-found`, `read-failed`.
+    """
+    check_name(name, str(directory))
+    real_directory = Path(os.path.realpath(directory))
+    with reporting_read_errors(str(directory / name)):
+        target = Path(os.path.realpath(directory / name, strict=True))
+    if target.is_relative_to(real_directory):
+        return target
+    blobs = hub_blobs(real_directory)
+    if blobs is not None and target.parent == Path(os.path.realpath(blobs)):
+        return target
+    expected, got = "a file in the checkpoint's directory", f"a link to {target}"
+    hint = "put the file itself there, or open the place where it is"
+    raise CheckpointError(
+        "path-unsafe", "a link leaves the directory", where=str(directory / name), expected=expected, got=got, hint=hint
+    )
+
+
+def check_name(name: str, where: str) -> None:
+    r"""Refuse a name that is not a clean relative path: absolute, with `..`, `.`, `\`, or an empty part.
+
+    Raises:
+        CheckpointError: `path-unsafe`.
+
+    Examples:
+        >>> check_name("sub/model-00001-of-00002.safetensors", "index.json")
+    """
+    parts = name.split("/")
+    clean = all(part not in ("", ".", "..") for part in parts) and "\\" not in name and "\0" not in name
+    drive = len(parts[0]) > 1 and parts[0][1] == ":"
+    if not clean or drive or any("\ud800" <= character <= "\udfff" for character in name):
+        expected = "a relative path without '..'"
+        hint = "do not use this checkpoint before you know who wrote it"
+        raise CheckpointError(
+            "path-unsafe", "a name leaves the directory", where=where, expected=expected, got=shorten(name), hint=hint
+        )
+
+
+def check_new_name(name: str, where: str) -> None:
+    """Refuse a name that a new file of a checkpoint may not have: an unsafe one, and the receipt's.
+
+    Raises:
+        CheckpointError: `path-unsafe`.
+    """
+    check_name(name, where)
+    if name == RECEIPT_NAME:
+        what = "this name belongs to the receipt"
+        raise CheckpointError("path-unsafe", what, where=where, expected="another name", got=shorten(name))
+
+
+def hub_blobs(real_directory: Path) -> Path | None:
+    """Return the `blobs` folder that belongs to a hub snapshot or a folder in one; None for any other directory."""
+    for folder in (real_directory, *real_directory.parents):
+        if folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir():
+            return folder.parent.parent / "blobs"
+    return None

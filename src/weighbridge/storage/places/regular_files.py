@@ -1,0 +1,367 @@
+"""Open, identify and read regular files, and nothing else that goes by a path.
+
+A file is identified by its stamp: device, inode, size and time of modification. Descriptors are opened when they are
+first needed, checked against the stamp, and at most `OpenFiles.limit` of them are held, so that a checkpoint of a
+thousand shards does not run into the process's limit. All reads are positional (`preadv`): safe from any number of
+threads, and a file that was cut short is an error, where a memory map would end the process.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from weighbridge.base.errors import CheckpointError
+from weighbridge.base.hashes import sha256_of
+from weighbridge.storage.protocol import FileFingerprint
+
+if TYPE_CHECKING:
+    from weighbridge.storage.places.scatter import Span
+
+_LOG: Final = logging.getLogger(__name__)
+
+HEAD_SAMPLE_BYTES: Final = 65536
+"""How much of a file that has no header of its own counts as its head."""
+
+
+class FileStamp(NamedTuple):
+    """What tells a file from another one, and from itself after a change."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+
+
+class SourceFile(NamedTuple):
+    """One file of a checkpoint as it was when it was opened.
+
+    Args:
+        name: Path relative to the checkpoint's directory, with `/`.
+        path: The file itself, with links resolved.
+        stamp: Its stamp.
+        head: Its first bytes: the safetensors header, a whole index, or the first `HEAD_SAMPLE_BYTES`.
+    """
+
+    name: str
+    path: Path
+    stamp: FileStamp
+    head: bytes
+
+
+@contextmanager
+def reporting_read_errors(where: str) -> Iterator[None]:
+    """Turn an OSError of the enclosed block into a CheckpointError.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found` if there is no such file, otherwise `read-failed`.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError("checkpoint-not-found", "there is no such file", where=where) from error
+    except OSError as error:
+        got = error.strerror or str(error)
+        raise CheckpointError("read-failed", "the file cannot be read", where=where, got=got) from error
+
+
+def stamp_of(status: os.stat_result) -> FileStamp:
+    """Take the stamp from a file's status."""
+    return FileStamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def open_regular(path: Path) -> tuple[int, FileStamp]:
+    """Open a regular file for reading, without ever waiting for a pipe's other end or touching a device.
+
+    Returns:
+        The descriptor, which the caller closes, and the file's stamp.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found`, `read-failed`.
+    """
+    with reporting_read_errors(str(path)):
+        _check_regular(path.stat(), path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            _check_regular(status, path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor, stamp_of(status)
+
+
+def _check_regular(status: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        got = kinds.get(stat.S_IFMT(status.st_mode), "a device")
+        raise CheckpointError("read-failed", "this is not a regular file", where=str(path), got=got)
+
+
+def fill_from(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """Fill a buffer from a file's bytes at `offset`; return how many bytes there were, at most the buffer's size."""
+    done = 0
+    with buffer.cast("B") as view:
+        while done < len(view):
+            count = os.preadv(descriptor, [view[done:]], offset + done)
+            if count == 0:
+                break
+            done += count
+    return done
+
+
+def read_prefix(descriptor: int, size_bytes: int) -> bytes:
+    """Read a file's first bytes: `size_bytes` of them, or as many as there are."""
+    buffer = bytearray(size_bytes)
+    with memoryview(buffer) as view:
+        count = fill_from(descriptor, view, 0)
+    return bytes(buffer[:count])
+
+
+def read_small_file(path: Path, limit_bytes: int) -> tuple[bytes, FileStamp]:
+    """Read a whole file that must not be larger than `limit_bytes`.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found`, `read-failed`.
+    """
+    descriptor, stamp = open_regular(path)
+    try:
+        with reporting_read_errors(str(path)):
+            if stamp.size_bytes > limit_bytes:
+                expected, got = f"at most {limit_bytes:,} bytes", f"{stamp.size_bytes:,} bytes"
+                raise CheckpointError(
+                    "read-failed", "this file is too large to be read", where=str(path), expected=expected, got=got
+                )
+            return read_prefix(descriptor, stamp.size_bytes), stamp
+    finally:
+        os.close(descriptor)
+
+
+def sample_file(name: str, path: Path) -> SourceFile:
+    """Stamp a file and keep its first `HEAD_SAMPLE_BYTES`.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found`, `read-failed`.
+    """
+    descriptor, stamp = open_regular(path)
+    try:
+        with reporting_read_errors(str(path)):
+            return SourceFile(name, path, stamp, read_prefix(descriptor, min(stamp.size_bytes, HEAD_SAMPLE_BYTES)))
+    finally:
+        os.close(descriptor)
+
+
+def fingerprint_files(files: Iterable[SourceFile]) -> list[FileFingerprint]:
+    """Describe opened files as JSON objects."""
+    return [
+        {
+            "name": file.name,
+            "size_bytes": file.stamp.size_bytes,
+            "mtime_ns": file.stamp.mtime_ns,
+            "head_sha256": sha256_of(file.head),
+        }
+        for file in files
+    ]
+
+
+def check_files(files: Iterable[SourceFile]) -> None:
+    """Compare files with what was opened: stamp and head.
+
+    Raises:
+        CheckpointError: `source-changed`.
+    """
+    for file in files:
+        try:
+            descriptor, stamp = open_regular(file.path)
+        except CheckpointError as error:
+            raise _changed(file.path, "it can be opened no more") from error
+        try:
+            check_stamp(file.path, stamp, file.stamp)
+            if read_prefix(descriptor, len(file.head)) != file.head:
+                raise _changed(file.path, "its header is another one")
+        finally:
+            os.close(descriptor)
+
+
+def check_stamp(path: Path, found: FileStamp, opened: FileStamp) -> None:
+    """Compare two stamps of one path.
+
+    Raises:
+        CheckpointError: `source-changed`.
+    """
+    if found.size_bytes != opened.size_bytes:
+        raise _changed(path, f"it had {opened.size_bytes:,} bytes and has {found.size_bytes:,}")
+    if found != opened:
+        raise _changed(path, "it was written to or replaced")
+
+
+def _changed(path: Path, got: str) -> CheckpointError:
+    hint = "open the checkpoint again, and plan again"
+    return CheckpointError("source-changed", "the file is not what was opened", where=str(path), got=got, hint=hint)
+
+
+class _Descriptor:
+    """A descriptor that is closed when nobody holds it any more; a reader may outlive its place in the cache."""
+
+    __slots__ = ("is_direct", "number", "stamp")
+
+    def __init__(self, number: int, stamp: FileStamp) -> None:
+        self.number = number
+        self.stamp = stamp
+        self.is_direct = False
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+class OpenFiles:
+    """Read files by path, holding at most `limit` descriptors open.
+
+    Args:
+        stamps: What each file must still be when it is opened; a path that is not listed may be anything.
+        limit: The most descriptors to hold.
+        direct: Read past the page cache, where the file system can do that.
+    """
+
+    def __init__(self, stamps: Mapping[Path, FileStamp], limit: int = 32, *, direct: bool = False) -> None:
+        self.limit = limit
+        self.direct = direct
+        self._stamps = stamps
+        self._held: OrderedDict[Path, _Descriptor] = OrderedDict()
+        self._lock = Lock()
+
+    def hold(self, path: Path) -> _Descriptor:
+        """Return the open descriptor of a file; it stays open as long as the caller holds it.
+
+        Raises:
+            CheckpointError: `source-changed`, `checkpoint-not-found`, `read-failed`.
+        """
+        with self._lock:
+            if path in self._held:
+                self._held.move_to_end(path)
+                return self._held[path]
+            number, stamp = open_regular(path)
+            held = _Descriptor(number, stamp)
+            check_stamp(path, stamp, self._stamps.get(path, stamp))
+            if self.direct:
+                self._try_direct(held, path)
+            self._held[path] = held
+            while len(self._held) > self.limit:
+                self._held.popitem(last=False)
+            return held
+
+    def hold_unchanged(self, path: Path) -> _Descriptor:
+        """Return the open descriptor of a file that is, at this moment, what it was when it was opened.
+
+        Raises:
+            CheckpointError: `source-changed`, `checkpoint-not-found`, `read-failed`.
+        """
+        held = self.hold(path)
+        check_stamp(path, stamp_of(os.fstat(held.number)), held.stamp)
+        return held
+
+    def read(self, path: Path, offset: int, buffer: memoryview) -> None:
+        """Fill the whole buffer from the file's bytes at `offset`.
+
+        Raises:
+            CheckpointError: `source-changed`, `file-truncated`, `checkpoint-not-found`, `read-failed`.
+        """
+        self._check_count(path, offset, buffer.nbytes, self.fill(path, offset, buffer))
+
+    def fill(self, path: Path, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from the file's bytes at `offset`; return how many there were, at most the buffer's size.
+
+        Raises:
+            CheckpointError: `source-changed`, `checkpoint-not-found`, `read-failed`.
+        """
+
+        def past_the_cache(number: int) -> int:
+            from weighbridge.storage.places.direct import fill_direct
+
+            return fill_direct(number, buffer, offset)
+
+        return self._read(path, lambda number: fill_from(number, buffer, offset), past_the_cache)
+
+    def _read(self, path: Path, plainly: Callable[[int], int], past_the_cache: Callable[[int], int]) -> int:
+        """Read a file in the way that it is open for; a way takes its descriptor and returns the bytes read."""
+        held = self.hold(path)
+        with reporting_read_errors(str(path)):
+            if held.is_direct:
+                try:
+                    return past_the_cache(held.number)
+                except OSError as problem:
+                    self._give_up_direct(held, path, problem)
+            return plainly(held.number)
+
+    def _try_direct(self, held: _Descriptor, path: Path) -> None:
+        from weighbridge.storage.places.direct import set_direct
+
+        held.is_direct = set_direct(held.number, on=True)
+        if not held.is_direct:
+            _LOG.warning("read through the page cache, as this file system does nothing else: %s", path)
+
+    def _give_up_direct(self, held: _Descriptor, path: Path, problem: OSError) -> None:
+        """Go on through the page cache where the file system wants another alignment; what else fails is raised."""
+        from weighbridge.storage.places.direct import set_direct
+
+        if problem.errno != errno.EINVAL:
+            raise problem
+        set_direct(held.number, on=False)
+        held.is_direct = False
+        _LOG.warning("read through the page cache, as direct reads are refused: %s", path)
+
+    def collect(self, path: Path, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill a buffer from several places of a file, one after the other.
+
+        Args:
+            path: The file.
+            places: Offset and size of each, in bytes; together they fill the buffer.
+            buffer: What is filled.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        held, done = self.hold(path), 0
+        with reporting_read_errors(str(path)):
+            for offset, size_bytes in places:
+                part = buffer[done : done + size_bytes]
+                count = 0 if held.is_direct else os.preadv(held.number, [part], offset)
+                if count < size_bytes:
+                    self.read(path, offset + count, part[count:])
+                done += size_bytes
+
+    def scatter(self, path: Path, offset: int, spans: Sequence[Span]) -> None:
+        """Fill pieces of memory, one after the other, from the file's bytes at `offset`.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        from weighbridge.storage.places.scatter import scatter
+
+        def past_the_cache(number: int) -> int:
+            from weighbridge.storage.places.direct import scatter_direct
+
+            return scatter_direct(number, offset, spans)
+
+        count = self._read(path, lambda number: scatter(number, offset, spans), past_the_cache)
+        self._check_count(path, offset, sum([span.size_bytes for span in spans]), count)
+
+    def _check_count(self, path: Path, offset: int, wanted: int, count: int) -> None:
+        if count == wanted:
+            return
+        self.hold_unchanged(path)
+        expected, got = f"{wanted:,} bytes from byte {offset:,} on", f"{count:,} bytes"
+        raise CheckpointError("file-truncated", "the file ends too early", where=str(path), expected=expected, got=got)
+
+    def close(self) -> None:
+        """Let go of all descriptors; the next read opens what it needs."""
+        with self._lock:
+            self._held.clear()

@@ -1,0 +1,151 @@
+"""Turn a division of a tensor into the operations that make the whole from its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from weighbridge.base.specs import Shape
+from weighbridge.operations.groupings import Concatenate, MergeModulelist, Split
+from weighbridge.operations.movements import PermuteForRope, Rearrange, Reshape
+from weighbridge.studies.inference.by_value.movement_search import Operations, axis_rearrange, fit_movement
+from weighbridge.studies.inference.by_value.tiling import Tiling
+from weighbridge.studies.inference.tensor_facts import Fact, Lane, lanes_of, starred
+
+if TYPE_CHECKING:
+    import torch
+
+Read = Callable[[str], "torch.Tensor"]
+"""Gives a part by its key, in the dtype of the whole."""
+
+
+def join_fact(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known: Sequence[Operations]) -> Fact | None:
+    """State how a tensor is made from its parts.
+
+    Args:
+        tiling: The parts, and where they lie.
+        key: Key of the whole.
+        whole: Its values.
+        read: Gives a part's values.
+        known: Operations on single tensors that were found elsewhere.
+
+    Returns:
+        The finding; None where the parts need operations that no rule can give to them.
+    """
+    lanes = _lanes(tiling)
+    if lanes is None:
+        return None
+    offsets = _offsets(tiling, lanes)
+    moves: list[Operations] = []
+    is_stack = tiling.stacked
+    for lane, offset in zip(lanes, offsets, strict=True):
+        part, piece = read(lane.keys[0]), _piece(tiling, whole, offset)
+        if not tiling.stacked and part.dim() == piece.dim() - 1 and piece.shape[tiling.axis] == 1:
+            piece, is_stack = piece.squeeze(tiling.axis), True
+        found = fit_movement(part, piece, (*dict.fromkeys(moves), *known))
+        if found is None:
+            return None
+        moves.append(found)
+    single = _common_moves(lanes, moves)
+    if single is None:
+        return None
+    return Fact(lanes, (Lane((key,)),), (*single, *_join_operations(tiling, lanes, whole, is_stack)))
+
+
+def _lanes(tiling: Tiling) -> tuple[Lane, ...] | None:
+    if not tiling.stacked:
+        return lanes_of([tile.key for tile in tiling.rows[0]])
+    return starred([[tile.key for tile in column] for column in zip(*tiling.rows, strict=True)])
+
+
+def _offsets(tiling: Tiling, lanes: Sequence[Lane]) -> list[tuple[int, int]]:
+    """Return where the first part of each lane lies within a group, half-open."""
+    starts: dict[str, tuple[int, int]] = {}
+    at = 0
+    for tile in tiling.rows[0]:
+        starts[tile.key] = at, at + tile.length
+        at += tile.length
+    return [starts[lane.keys[0]] for lane in lanes]
+
+
+def _piece(tiling: Tiling, whole: torch.Tensor, offset: tuple[int, int]) -> torch.Tensor:
+    """Cut one part's elements out of the whole."""
+    view, axis = (whole[0], tiling.axis - 1) if tiling.stacked else (whole, tiling.axis)
+    shape = tuple(view.shape)
+    grouped = view.reshape(*shape[:axis], tiling.groups, -1, *shape[axis + 1 :])
+    cut = grouped.narrow(axis + 1, offset[0], offset[1] - offset[0])
+    return cut.reshape(*shape[:axis], -1, *shape[axis + 1 :]).contiguous()
+
+
+def _common_moves(lanes: Sequence[Lane], moves: Sequence[Operations]) -> Operations | None:
+    """Return the operations that give every lane what it needs; rotary ones can be told apart by the names."""
+    if len(set(moves)) == 1:
+        return moves[0]
+    rotary: dict[PermuteForRope, list[str]] = {}
+    words = _telling_words(lanes)
+    for word, operations in zip(words, moves, strict=True):
+        for operation in operations:
+            if not isinstance(operation, PermuteForRope) or len(operations) > 1 or not word:
+                return None
+            rotary.setdefault(operation, []).append(word)
+    return tuple(replace_names(operation, names) for operation, names in rotary.items())
+
+
+def replace_names(operation: PermuteForRope, names: Sequence[str]) -> PermuteForRope:
+    """Return the operation for the patterns alone that contain one of the names."""
+    return PermuteForRope(operation.subconfig_key, tuple(names), operation.is_inverse, operation.num_heads)
+
+
+def _telling_words(lanes: Sequence[Lane]) -> list[str]:
+    """Return for each lane a segment of its name that is part of no other lane's."""
+    names = [lane.name for lane in lanes]
+    return [
+        next((s for s in name.split(".") if not any(s in other for other in names if other != name)), "")
+        for name in names
+    ]
+
+
+def _join_operations(tiling: Tiling, lanes: Sequence[Lane], whole: torch.Tensor, is_stack: bool) -> Operations:
+    axis, lengths = tiling.axis, [tile.length for tile in tiling.rows[0]]
+    if lanes[0].star is None and is_stack:
+        shape = tuple(whole.shape)
+        rest = (*shape[:axis], *shape[axis + 1 :])
+        return (Reshape((*rest[:axis], 1, *rest[axis:]), source_shape=rest), Concatenate(axis))
+    stacking: Operations = (MergeModulelist(0 if tiling.stacked else axis),) if is_stack else ()
+    if is_stack and len(lanes) == 1:
+        return stacking
+    per_lane = tuple(lengths) if lanes[0].star is None or tiling.stacked else None
+    if tiling.groups == 1:
+        return (*stacking, _concatenate(axis, per_lane))
+    if len(set(lengths)) == 1:
+        return (*stacking, Concatenate(axis), _interleaved(axis, len(lengths), lengths[0], tiling.groups))
+    if tiling.stacked:
+        return (*stacking, Concatenate(axis))  # does not hold, and is found out when it is run
+    return (*_unfolded(axis, tiling.groups), _concatenate(axis + 1, per_lane), *_folded(axis, tiling.groups))
+
+
+def _concatenate(axis: int, sizes: Shape | None) -> Concatenate:
+    """Name the sizes where the way back could not know them."""
+    return Concatenate(axis, sizes=sizes if sizes is not None and len(set(sizes)) > 1 else None)
+
+
+def _interleaved(axis: int, count: int, length: int, groups: int) -> Rearrange:
+    if length == 1:
+        return axis_rearrange(axis, "pg", "gp", {"p": count})
+    return axis_rearrange(axis, "pgd", "gpd", {"p": count, "d": length})
+
+
+def _unfolded(axis: int, groups: int) -> Operations:
+    leading = "".join(f"{name} " for name in "xyzuvw"[:axis])
+    return (Rearrange(f"{leading}(g n) ... -> {leading}g n ...", g=groups),)
+
+
+def _folded(axis: int, groups: int) -> Operations:
+    return tuple(operation.inverse() for operation in _unfolded(axis, groups))
+
+
+def without_sizes(operations: Operations) -> Operations:
+    """Return operations that leave the sizes of unequal parts to the target."""
+    return tuple(replace(operation, sizes=None) if isinstance(operation, Concatenate | Split) else operation
+                 for operation in operations)  # fmt: skip

@@ -1,0 +1,277 @@
+"""Infer a mapping: gather evidence, state it as rules, run them, and keep only what came out right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from weighbridge.base.errors import PlanError
+from weighbridge.base.keys import collapse_by_name
+from weighbridge.base.specs import widens_exactly
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import Transform, describe
+from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.plan_options import Options
+from weighbridge.studies.inference.by_value.evidence import Evidence
+from weighbridge.studies.inference.commented import commented_file
+from weighbridge.studies.inference.leftovers import Leftovers, settle
+from weighbridge.studies.inference.proving import find_strays, predict, unstated, wrong_targets
+from weighbridge.studies.inference.rules import exact_rules, general_rules
+from weighbridge.studies.inference.tensor_facts import mask
+
+if TYPE_CHECKING:
+    from weighbridge.storage.protocol import Checkpoint
+
+_ROUNDS: Final = 6
+"""How often a proposal that came out wrong is made again without what was wrong."""
+
+
+class Unexplained(NamedTuple):
+    """A tensor that no proven rule accounts for.
+
+    Args:
+        key: Its key.
+        side: ``source`` or ``target``.
+        spec: Its dtype and shape, as text.
+        tried: What came near, or that nothing did.
+    """
+
+    key: str
+    side: str
+    spec: str
+    tried: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """A mapping that was inferred from two checkpoints, with the proof that it holds.
+
+    Args:
+        mapping: The rules.
+        plan: The plan from the one checkpoint to the other; it was run, and gave the other one's bytes. Where something
+            is unexplained, it is the plan of a partial load.
+        unexplained: Tensors of either side that the mapping leaves open.
+        notes: What the values left open and names decided, casts, and what one side alone has.
+        options: Options that planning with the mapping needs beside the target, such as ``dtype``.
+    """
+
+    mapping: Mapping
+    plan: Plan = field(repr=False)
+    unexplained: tuple[Unexplained, ...] = ()
+    notes: tuple[str, ...] = ()
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every tensor of both sides is accounted for."""
+        return not self.unexplained
+
+    def explained_by(self) -> list[int]:
+        """Return for each rule the number of targets that it has a part in."""
+        counts: Counter[int] = Counter()
+        for step in self.plan.steps:
+            for rule in step.rules:
+                counts[rule] += len(step.targets)
+        return [counts[number] for number in range(len(self.mapping))]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> Iterator[str]:
+        """Yield the result as text."""
+        moved, total = self._counts()
+        rules = f"{len(self.mapping):,} rule{'s' * (len(self.mapping) != 1)}"
+        yield f"inferred  {moved:,} of {total:,} targets by {rules}; run, and equal bit for bit"
+        for transform, count in zip(self.mapping, self.explained_by(), strict=True):
+            yield f"{count:>8,}  {describe(transform)}"
+        for kind in ("drop", "carry", "initialise"):
+            for rule in getattr(self.mapping, kind):
+                yield f"{kind:<10}  {rule.pattern}  ({rule.why})"
+        yield from (f"note      {note}" for note in self.notes)
+        yield from (f"option    {name}={value}" for name, value in self.options.items())
+        for side in ("target", "source"):
+            yield from self._open_lines(side)
+
+    def _counts(self) -> tuple[int, int]:
+        """Count the targets that the plan fills, and all of them."""
+        moved = sum(len(step.targets) for step in self.plan.steps if step.fate != "carried")
+        return moved, moved + len(self.plan.tied_targets) + len(self.plan.initialised)
+
+    def _head(self) -> Iterator[str]:
+        """Yield what was proven, and with which options."""
+        if self.is_complete:
+            yield "Inferred from two checkpoints; its plan was run, and gave the second one's tensors bit for bit."
+        else:
+            moved, total = self._counts()
+            yield f"Inferred from two checkpoints, and not complete: its plan was run, and gave {moved:,} of the second"
+            yield f"one's {total:,} tensors bit for bit. What is open stands at the end; a strict plan will not pass."
+        if self.options:
+            yield "That was proven with these options beside the target; without them, planning gives something else:"
+            yield from (f"  --{name} {value}" for name, value in self.options.items())
+
+    def _open_lines(self, side: str) -> Iterator[str]:
+        reasons: dict[str, list[str]] = {}
+        for each in self.unexplained:
+            if each.side == side:
+                reasons.setdefault(each.tried, []).append(each.key)
+        for reason, keys in reasons.items():
+            yield from (f"unexplained {side}  {line}: {reason}" for line in collapse_by_name(keys))
+
+    def to_file(self) -> str:
+        """Return a mapping file with what each rule accounts for, the notes, and what is open, as comments."""
+        remarks = [f"{count:,} tensor{'s' * (count != 1)}" for count in self.explained_by()]
+        rest = [*(f"note: {note}" for note in self.notes), *self._open_lines("target"), *self._open_lines("source")]
+        return commented_file(self.mapping, remarks, self._head(), ["", *rest] if rest else [])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "mapping": self.mapping.to_dict(),
+            "explained_by": self.explained_by(),
+            "complete": self.is_complete,
+            "unexplained": [each._asdict() for each in self.unexplained],
+            "notes": list(self.notes),
+            "options": dict(self.options),
+        }
+
+
+def infer_mapping(source: Checkpoint, target: Checkpoint, name: str = "") -> Inferred:
+    """Infer the mapping that gives one checkpoint from another one of the same model.
+
+    Args:
+        source: What the mapping is to read.
+        target: What it is to give.
+        name: The mapping's name.
+
+    Returns:
+        The mapping with its proof, and what it leaves open.
+
+    Raises:
+        CheckpointError: `data-missing` for a header without values, and the codes of reading.
+        PlanError: `target-missing` when the two have nothing in common.
+    """
+    evidence = Evidence(source, target)
+    _gather(evidence)
+    for _ in range(_ROUNDS):
+        if not evidence.facts:
+            break
+        rules, strays = _choose_rules(evidence)
+        if strays is None:
+            evidence.withdraw(unstated(rules, evidence))
+            continue
+        found = _propose(evidence, rules, settle(evidence, strays), name)
+        wrong = wrong_targets(found.plan, target)
+        if not wrong:
+            return found
+        evidence.withdraw(wrong)
+    raise PlanError(
+        "target-missing",
+        "the two checkpoints have no tensor in common",
+        where=target.where,
+        hint="give two checkpoints of the same model, with the same values",
+    )
+
+
+def _gather(evidence: Evidence) -> None:
+    evidence.read_all()
+    evidence.match_unique()
+    evidence.match_moved()
+    evidence.match_joined()
+    names: dict[str, str] = {}
+    if evidence.facts and evidence.open_targets:
+        names = predict(_general(evidence), evidence)
+    evidence.match_by_name(names)
+
+
+def _general(evidence: Evidence) -> list[Transform]:
+    return general_rules(evidence.facts, evidence.open_sources)
+
+
+def _choose_rules(evidence: Evidence) -> tuple[list[Transform], set[str] | None]:
+    """State the evidence in general rules, or name by name where these come to something else; see `find_strays`."""
+    rules = _general(evidence)
+    strays = find_strays(rules, evidence)
+    if strays is None:
+        rules = exact_rules(evidence.facts)
+        strays = find_strays(rules, evidence)
+    return rules, strays
+
+
+def _propose(evidence: Evidence, rules: list[Transform], leftovers: Leftovers, name: str) -> Inferred:
+    """Make a mapping of rules and compile it."""
+    mapping = Mapping(rules, name, drop=leftovers.drop, carry=leftovers.carry, initialise=leftovers.initialise)
+    plan, options = _compile(evidence, mapping, leftovers)
+    notes = (*_notes(evidence, plan), *leftovers.notes)
+    return Inferred(mapping, plan, _unexplained(evidence, leftovers), notes, options)
+
+
+def _compile(evidence: Evidence, mapping: Mapping, leftovers: Leftovers) -> tuple[Plan, dict[str, str]]:
+    """Compile the mapping as a user would; where the names alone would fit as well, the layout must be declared."""
+    options: dict[str, str] = {"dtype": "target"} if _casts(evidence) else {}
+    is_open = bool(leftovers.open_sources or leftovers.open_targets)
+    source, target = evidence.source, evidence.target
+    for layout in ({}, {"layout": "mapped"}):
+        try:
+            chosen = Options(partial=is_open, **options, **layout)
+            plan = compile_plan(source.header, mapping, target.header, files=source.files, options=chosen)
+        except PlanError as problem:
+            if problem.code != "layout-ambiguous" or layout:
+                raise
+            continue
+        plan.binding.source = source
+        return plan, options | layout
+    raise AssertionError("the second try returns or raises")
+
+
+def _casts(evidence: Evidence) -> dict[tuple[str, str], int]:
+    """Count the casts from one dtype to another."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    for fact in evidence.facts:
+        pair = evidence.source.header[fact.source_keys[0]].dtype, evidence.target.header[fact.target_keys[0]].dtype
+        pairs[pair] += len(fact.target_keys)
+    return {pair: count for pair, count in pairs.items() if pair[0] != pair[1]}
+
+
+def _notes(evidence: Evidence, plan: Plan) -> list[str]:
+    notes = list(_guess_notes(evidence.guessed))
+    for (before, after), count in sorted(_casts(evidence).items()):
+        kind = "exact: each value stays" if widens_exactly(before, after) else "rounded: the way back is lossy"
+        are = "target is" if count == 1 else "targets are"
+        notes.append(f"{count:,} {are} cast from {before} to {after} ({kind})")
+    if plan.tied_targets:
+        count = len(plan.tied_targets)
+        notes.append(f"{count:,} target{'s share' if count > 1 else ' shares'} the storage of another one")
+    return notes
+
+
+def _guess_notes(guessed: dict[str, str]) -> Iterator[str]:
+    """Say which targets hold the same values as others, so that likeness of names decided where each comes from."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for target, source in guessed.items():
+        alike.setdefault((mask(source), mask(target)), []).append(target)
+    for targets in alike.values():
+        made, source = ", ".join(collapse_by_name(targets)), guessed[targets[0]]
+        yield f"told by the likeness of names alone, as several hold the same values: {made} from {source}" + (
+            " and so on" if len(targets) > 1 else ""
+        )
+
+
+def _unexplained(evidence: Evidence, leftovers: Leftovers) -> tuple[Unexplained, ...]:
+    sides = (
+        ("target", leftovers.open_targets, evidence.target.header),
+        ("source", leftovers.open_sources, evidence.source.header),
+    )
+    return tuple(
+        Unexplained(key, side, str(header[key]), evidence.tried.get(key, _NOTHING[side]))
+        for side, keys, header in sides
+        for key in keys
+    )
+
+
+_NOTHING: Final = {
+    "target": "no tensor of the source, or part of one, holds its values",
+    "source": "no tensor of the target, or part of one, holds its values",
+}
