@@ -15,12 +15,12 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from conftest import ROOT
 
 import weighbridge as wb
 from weighbridge.base import errors
 from weighbridge.base.errors import CODES
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "weighbridge"
 
 ORDER = (

@@ -24,10 +24,10 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 import pytest
+from conftest import ROOT
 
 import weighbridge
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OWN_TEST = {"docs/command.md": ("console",)}
 """Kinds of blocks that a page's own test runs."""
