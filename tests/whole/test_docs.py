@@ -20,11 +20,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 import pytest
 from conftest import ROOT
+from rooms import ROOMS, read_modules
 
 import weighbridge
 
@@ -193,16 +195,38 @@ def test_every_block_is_seen() -> None:
         assert len(opened.findall(page)) == len(blocks(page)), path.name
 
 
-def test_terminal_picture_is_what_the_command_prints() -> None:
-    """The committed picture is what its script makes of the command as it is now."""
-    script = ROOT / "docs" / "terminal_picture.py"
-    spec = importlib.util.spec_from_file_location("terminal_picture", script)
+def load_script(name: str) -> ModuleType:
+    """Load a script of the documentation as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    made = module.picture()
+    return module
+
+
+def test_terminal_picture_is_what_the_command_prints() -> None:
+    """The committed picture is what its script makes of the command as it is now."""
+    made = load_script("terminal_picture").picture()
     assert made == (ROOT / "docs" / "terminal.svg").read_text("utf-8"), "run: python docs/terminal_picture.py"
     assert len(made.encode()) < 60_000
     assert tempfile.gettempdir() not in made
     assert ElementTree.fromstring(made).tag.endswith("svg")
+
+
+def test_picture_and_table_of_the_rooms_are_what_the_imports_say() -> None:
+    """And another import, another module or another word of a room makes another picture or another table."""
+    script = load_script("architecture_picture")
+    modules = read_modules()
+    made, page = script.picture(modules), (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    assert made == (ROOT / "docs" / "architecture.svg").read_text("utf-8"), "run: make rooms"
+    assert page == script.page(page, modules), "run: make rooms"
+    assert ElementTree.fromstring(made).tag.endswith("svg")
+    assert [room for room in ROOMS if f">{room}</text>" not in made] == []
+    assert list(script.WORDS) == list(ROOMS)
+    name = "weighbridge.storage.opening"
+    assert made.count("<circle") + 1 == script.picture(
+        modules | {name: "import weighbridge.pattern.parse\n" + modules[name]}
+    ).count("<circle")
+    assert made != script.picture(modules | {"weighbridge.storage.more": ""})
+    assert page != script.page(page, modules | {"weighbridge.storage": '"""Other words."""'})
