@@ -8,6 +8,7 @@ where `...` stands for anything. A block with a `title="name"` is a file of that
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib.util
 import os
@@ -230,3 +231,37 @@ def test_picture_and_table_of_the_rooms_are_what_the_imports_say() -> None:
     ).count("<circle")
     assert made != script.picture(modules | {"weighbridge.storage.more": ""})
     assert page != script.page(page, modules | {"weighbridge.storage": '"""Other words."""'})
+
+
+def missing_from_source(page: str, modules: dict[str, str]) -> list[str]:
+    """Say which files and names in a page's tables of what to open and read are not there."""
+    missing = []
+    for path, names in re.findall(r"^\| `([\w/]+\.py)` \| ((?:`[\w.]+`(?:, )?)+) \|", page, re.MULTILINE):
+        source = modules.get("weighbridge." + path.removesuffix(".py").replace("/", "."))
+        found = defined_names(ast.parse(source)) if source is not None else set()
+        missing += [f"{path}: {name}" for name in re.findall(r"`([\w.]+)`", names) if name not in found]
+    return missing
+
+
+def defined_names(tree: ast.Module) -> set[str]:
+    """The names of a module's functions and classes, and of the classes' methods after theirs."""
+    kinds = ast.FunctionDef | ast.ClassDef
+    return {node.name for node in tree.body if isinstance(node, kinds)} | {
+        f"{owner.name}.{node.name}"
+        for owner in tree.body
+        if isinstance(owner, ast.ClassDef)
+        for node in owner.body
+        if isinstance(node, kinds)
+    }
+
+
+def test_the_way_of_one_tensor_leads_through_what_is_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    assert missing_from_source(page, read_modules()) == []
+    assert len(re.findall(r"^\| `[\w/]+\.py` \|", page, re.MULTILINE)) > 30
+
+
+def test_the_check_of_that_way_can_fail() -> None:
+    page = "| open | and read | then |\n|---|---|---|\n| `a/b.py` | `f`, `C.g`, `C.h` | x |\n| `a/c.py` | `f` | y |\n"
+    modules = {"weighbridge.a.b": "def f(): ...\nclass C:\n    def g(self): ..."}
+    assert missing_from_source(page, modules) == ["a/b.py: C.h", "a/c.py: f"]
