@@ -6,26 +6,36 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.mappings.mapping import Drop
-from weighbridge.models.module_loading import loaded_plan
+from weighbridge.models.module_loading import recall
 from weighbridge.models.modules import module_header
 from weighbridge.planning.inverting import proven_steps
 from weighbridge.planning.origins import invert_rules, unstable_names
-from weighbridge.planning.plan import Fated, Plan, Step
+from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output, Program
+from weighbridge.planning.steps import Fated, Step
 
 if TYPE_CHECKING:
     import torch
 
+    from weighbridge.storage.protocol import Checkpoint
+
 _LOG: Final = logging.getLogger(__name__)
 
 
-def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> Plan | None:
+class WayBack(NamedTuple):
+    """The plan that takes a model's weights back, and the checkpoint that they came from."""
+
+    plan: Plan
+    origin: Checkpoint
+
+
+def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack | None:
     """Return the plan that takes a model's weights back to where they came from; None if it came through no plan.
 
     Weights that were initialised go in under the names that the mapping's rules, run backwards, give them, if the
@@ -40,22 +50,23 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> Plan | 
     Raises:
         PlanError: `inverse-lossy`, `dtype-mismatch`.
     """
-    plan = loaded_plan(model)
-    if plan is None:
+    loaded = recall(model)
+    if loaded is None:
         return None
     header = module_header(model)
-    return _back(in_dtypes(plan, header), model, header, lossy=lossy)
+    config = getattr(model, "config", None)
+    return WayBack(_back(in_dtypes(loaded.plan, header), header, config, lossy=lossy), loaded.checkpoint)
 
 
-def _back(plan: Plan, model: torch.nn.Module, header: Header, *, lossy: bool) -> Plan:
+def _back(plan: Plan, header: Header, config: Any, *, lossy: bool) -> Plan:
     """Invert a plan, and add the weights that no file gave, unless their rule says that no file has them."""
     absent = {rule.why or f'"{rule.pattern}"' for rule in plan.mapping.initialise if not rule.saved}
     new = tuple(fated for fated in plan.initialised if fated.by not in absent)
     left = tuple(fated._replace(by=f"not in the file: {fated.by}") for fated in plan.initialised if fated.by in absent)
     known = dict(plan.target_fates())
     gained = tuple(Fated(key, spec, "new since loading") for key, spec in header.items() if key not in known)
-    back = replace(plan, initialised=new + gained).inverse(model, lossy=lossy, keep_initialised=True)
-    back = _under_published_names(back, [*new, *gained], getattr(model, "config", None))
+    back = replace(plan, initialised=new + gained).inverse(lossy=lossy, keep_initialised=True)
+    back = _under_published_names(back, [*new, *gained], config)
     return replace(back, dropped=back.dropped + left)
 
 

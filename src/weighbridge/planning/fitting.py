@@ -13,11 +13,12 @@ from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.planning.joining import Joiner, collect_groups
 from weighbridge.planning.origins import find_origins
-from weighbridge.planning.plan import Fated, Plan, Step
+from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.problems import OpenSide, first_of, missing_target, unplaced_source
 from weighbridge.planning.program import Program
 from weighbridge.planning.readings import Reading, matching
+from weighbridge.planning.steps import Fated, Step
 from weighbridge.planning.tracing import Traced, prepare, spell, trace_keys
 
 

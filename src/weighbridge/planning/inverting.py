@@ -20,10 +20,11 @@ from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.operations.groupings import Chunk
 from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.origins import find_rivals, invert_rules
-from weighbridge.planning.plan import Plan, Step
+from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.readings import Reading
+from weighbridge.planning.steps import Step
 from weighbridge.planning.tracing import prepare, trace_keys
 
 

@@ -24,7 +24,7 @@ from weighbridge.planning.inverting import choices
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.readings import matching
 from weighbridge.studies.lint import lint
-from weighbridge.testing.sampling import MAX_BYTES, make_values, parts_of, restrict
+from weighbridge.testing.sampling import MAX_BYTES, make_values, parts_of, restrict, run
 from weighbridge.testing.saved_files import check_files, check_model
 from weighbridge.testing.subjects import Model, Place, Subject, is_model, make_subject
 
@@ -233,8 +233,8 @@ def check_round_trip(
     subject = make_subject(mapping, header, model, options)
     for part in _exact_parts(subject, lossy, max_bytes):
         values = make_values(part)
-        there = part.state_dict(values)
-        api.verify(values, part.inverse().state_dict(there)).require_equal()
+        there = run(part, values)
+        api.verify(values, run(part.inverse(), there)).require_equal()
 
 
 def _exact_parts(subject: Subject, lossy: bool, max_bytes: int) -> list[Plan]:
