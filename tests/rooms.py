@@ -40,7 +40,7 @@ ROOMS: Final[dict[str, tuple[str, ...] | str]] = {
 
 AT_THE_ROOT: Final[dict[str, tuple[str, ...]]] = {
     "_version": (),
-    "loading": ("api",),  # the public place of a function; what it does is in the rooms
+    "loading": ("api",),  # the earlier place of a public name
     "__init__": tuple(ROOMS),
     "__main__": ("cli",),
 }
