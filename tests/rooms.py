@@ -176,14 +176,15 @@ class Description(NamedTuple):
 
 
 def describe(source: str) -> Description:
-    """Read the docstring of a package's `__init__`; what it does not say is empty."""
+    """Read the docstring of a package; what it does not say is empty, and what it may use is one sentence."""
     text = ast.get_docstring(ast.parse(source)) or ""
     summary, *_ = text.split("\n\n")
     said = {
         label: re.search(rf"\b{label}: (.*?)\.?(?= (?:Comes in|Goes out|May use):|\n\n|\s*\Z)", joined(text), re.DOTALL)
         for label in ("Comes in", "Goes out", "May use")
     }
-    return Description(joined(summary), *(match[1] if match else "" for match in said.values()))
+    comes_in, goes_out, may_use = (match[1] if match else "" for match in said.values())
+    return Description(joined(summary), comes_in, goes_out, may_use.partition(". ")[0])
 
 
 def joined(text: str) -> str:

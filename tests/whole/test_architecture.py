@@ -176,11 +176,11 @@ def test_room_says_what_comes_in_what_goes_out_and_what_it_may_use(room: str) ->
     assert description_complaints(room, MODULES[f"weighbridge.{room}"]) == []
 
 
-ALGEBRA = '"""Copies.\n\nComes in: a. Goes out: b,\nand c.\nMay use: base.\n\nMore.\n"""'
+ALGEBRA = '"""Copies.\n\nComes in: a. Goes out: b,\nand c. Or d.\nMay use: base. Within,\nall.\n\nMore.\n"""'
 
 
 def test_description_is_read() -> None:
-    assert describe(ALGEBRA) == ("Copies.", "a", "b, and c", "base")
+    assert describe(ALGEBRA) == ("Copies.", "a", "b, and c. Or d", "base")
     assert description_complaints("algebra", ALGEBRA) == []
 
 
