@@ -28,7 +28,7 @@ from weighbridge.planning.plan_options import MODES, Options
 from weighbridge.planning.problems import merge_alike
 from weighbridge.planning.readings import Reading, matching, nested_readings, possible_readings
 from weighbridge.planning.way_back.inverting import open_choices, prove_inverse
-from weighbridge.planning.way_back.settling import steps_from_target
+from weighbridge.planning.way_back.target_steps import steps_from_target
 
 _LOG: Final = logging.getLogger(__name__)
 

@@ -1,14 +1,14 @@
 """Mapping files: a mapping as YAML, pleasant to write by hand, and the way back.
 
-    documents   the text of a file, and how an error shows a place in it
-    nodes       YAML to a tree that knows where each part stands; what YAML would read as something else is an error
-    forms       what a file may say, as pydantic models
-    complaints  what a model refuses, said in the words of the file
-    building    models to transforms and rules; their errors get the file, the line and the column
-    includes    files and registered mappings that a file includes
-    reading     all of that, one after the other
-    writing     a mapping as the canonical text
-    schema      the JSON schema of a file, for editors
+    documents      the text of a file, and how an error shows a place in it
+    nodes          YAML to a tree that knows where each part stands; what YAML would read as something else is an error
+    mapping_forms  what a file may say, as pydantic models
+    complaints     what a model refuses, said in the words of the file
+    rule_building  models to transforms and rules; their errors get the file, the line and the column
+    includes       files and registered mappings that a file includes
+    reading        all of that, one after the other
+    writing        a mapping as the canonical text
+    schema         the JSON schema of a file, for editors
 
 The YAML is that of PyYAML's scanner (YAML 1.1, https://yaml.org/spec/1.1/), but for its types: a value is a text, a
 whole number in decimal, `true`, `false` or `null`. Nothing here loads YAML or pydantic before a file is read.

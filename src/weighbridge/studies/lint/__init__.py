@@ -4,11 +4,11 @@
     walking.py      follow one key through the rules
     witnesses.py    make keys from the patterns, where no header gives real ones
     settling.py     run many keys to their last names
-    checks.py       one function for each kind of finding
+    rule_checks.py  one function for each kind of finding
     linter.py       put them together
     table.py        check all mappings of a registry
 
-The function shares its name with this package: write ``from weighbridge.lint import lint``.
+The function shares its name with this package: write ``from weighbridge.studies.lint import lint``.
 """
 
 from __future__ import annotations
