@@ -14,6 +14,7 @@ from weighbridge.base.keys import layout_path
 from weighbridge.base.nearby import name_near
 from weighbridge.base.specs import Header
 from weighbridge.storage.formats.inventory import open_inventory
+from weighbridge.storage.formats.memory import HeaderCheckpoint, hold_tensors
 from weighbridge.storage.formats.safetensors_files import (
     SafetensorsCheckpoint,
     open_safetensors_file,
@@ -21,7 +22,6 @@ from weighbridge.storage.formats.safetensors_files import (
     open_safetensors_set,
 )
 from weighbridge.storage.formats.shard_index import INDEX_SUFFIX, MAX_INDEX_BYTES, parse_index
-from weighbridge.storage.memory import HeaderCheckpoint, hold_tensors
 from weighbridge.storage.places.directory import (
     SAFETENSORS_SUFFIX,
     TORCH_SUFFIXES,

@@ -17,7 +17,7 @@ from weighbridge.cli.inspecting.quantised import quantisation_hints
 from weighbridge.cli.printing import visible
 from weighbridge.reporting.explaining_plans import format_bytes
 from weighbridge.storage import RECEIPT_NAME, Checkpoint
-from weighbridge.storage.memory import HeaderCheckpoint
+from weighbridge.storage.formats.memory import HeaderCheckpoint
 from weighbridge.studies.detection import Detection, detect
 
 if TYPE_CHECKING:
