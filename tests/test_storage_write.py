@@ -17,9 +17,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from weighbridge.base.errors import CheckpointError, DestinationError
+from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.storage import (
-    RECEIPT_NAME,
     Extent,
     FileWriter,
     IndexText,

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
@@ -15,7 +16,6 @@ from weighbridge.running.receipt import add_digests, check_receipt_follows, rece
 from weighbridge.running.results import bind, find_origin
 from weighbridge.running.tensor_digests import digest_written
 from weighbridge.storage import (
-    RECEIPT_NAME,
     IndexText,
     Work,
     build_image,
@@ -24,8 +24,8 @@ from weighbridge.storage import (
     plan_shards,
     staged_directory,
 )
+from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.kernel import BLOCK_BYTES, shares_with
-from weighbridge.storage.protocol import Extra
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeGuard, cast
 
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
+from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
 from weighbridge.base.keys import layout_path
 from weighbridge.base.nearby import name_near
@@ -21,14 +22,8 @@ from weighbridge.storage.formats.safetensors_files import (
     open_safetensors_index,
     open_safetensors_set,
 )
-from weighbridge.storage.formats.shard_index import INDEX_SUFFIX, MAX_INDEX_BYTES, parse_index
-from weighbridge.storage.places.directory import (
-    SAFETENSORS_SUFFIX,
-    TORCH_SUFFIXES,
-    find_extras,
-    find_weights,
-    note_unused,
-)
+from weighbridge.storage.formats.shard_index import MAX_INDEX_BYTES, parse_index
+from weighbridge.storage.places.directory import find_extras, find_weights, note_unused
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, read_small_file, reporting_read_errors
 from weighbridge.storage.protocol import Checkpoint

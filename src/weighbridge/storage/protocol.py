@@ -12,17 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from weighbridge.base.file_sets import FileImage, FileSet
 from weighbridge.base.specs import Header
+from weighbridge.storage.places.directory import Extra
+from weighbridge.storage.places.regular_files import FileFingerprint
+from weighbridge.storage.places.scatter import Span
 
 if TYPE_CHECKING:
     import torch
-
-    from weighbridge.storage.places.scatter import Span
-
-RECEIPT_NAME = "weighbridge.json"
-"""Name of the receipt that stands beside every output; it describes one output and is never carried along."""
-
-FileFingerprint = dict[str, str | int]
-"""What identifies one opened file: `name`, `size_bytes`, `mtime_ns` and `head_sha256`. A JSON object."""
 
 
 class Extent(NamedTuple):
@@ -44,13 +39,6 @@ class IndexText(NamedTuple):
 
     name: str
     text: bytes
-
-
-class Extra(NamedTuple):
-    """A file that belongs to a checkpoint and holds no weights: its relative name and where it lies."""
-
-    name: str
-    path: Path
 
 
 class Checkpoint(Protocol):

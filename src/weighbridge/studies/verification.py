@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.base.batches import run_in_batches, windows_of
 from weighbridge.base.errors import CheckpointError, VerifyError
+from weighbridge.base.file_names import INDEX_SUFFIX
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import DTYPES, TensorSpec, coordinates
 from weighbridge.base.workers import count_workers
 from weighbridge.running.receipt import read_receipt
 from weighbridge.running.tensor_digests import digest_files, digest_tensor
 from weighbridge.storage import open_checkpoint
-from weighbridge.storage.formats.shard_index import INDEX_SUFFIX
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint

@@ -10,8 +10,9 @@ from weighbridge.base.errors import CheckpointError
 from weighbridge.base.file_sets import FileImage, FileSet
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.storage.lookup import check_range, not_found
-from weighbridge.storage.places.regular_files import SourceFile, check_files, fingerprint_files
-from weighbridge.storage.protocol import Extent, Extra, FileFingerprint, IndexText
+from weighbridge.storage.places.directory import Extra
+from weighbridge.storage.places.regular_files import FileFingerprint, SourceFile, check_files, fingerprint_files
+from weighbridge.storage.protocol import Extent, IndexText
 
 if TYPE_CHECKING:
     import torch

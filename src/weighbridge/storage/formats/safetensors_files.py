@@ -17,15 +17,17 @@ from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.storage.formats.safetensors_header import Head, read_head
 from weighbridge.storage.formats.shard_index import WeightMap, check_shards
 from weighbridge.storage.lookup import check_range, not_found
+from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import (
+    FileFingerprint,
     OpenFiles,
     SourceFile,
     check_files,
     fingerprint_files,
     reporting_read_errors,
 )
-from weighbridge.storage.protocol import Extent, Extra, FileFingerprint, IndexText
+from weighbridge.storage.protocol import Extent, IndexText
 
 if TYPE_CHECKING:
     import torch

@@ -25,9 +25,10 @@ from weighbridge.storage.formats.file_starts import name_start
 from weighbridge.storage.formats.memory import TensorsCheckpoint, hold_tensors
 from weighbridge.storage.formats.safetensors_files import find_shards
 from weighbridge.storage.formats.shard_index import WeightMap, check_shards
+from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, sample_file
-from weighbridge.storage.protocol import Extra, IndexText
+from weighbridge.storage.protocol import IndexText
 
 if TYPE_CHECKING:
     import torch

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from weighbridge.base.errors import CheckpointError, DestinationError, PlanError, WeighbridgeError
+from weighbridge.base.file_names import RECEIPT_NAME, check_new_name
 from weighbridge.base.file_sets import FileImage
 from weighbridge.storage.outputs.claiming import Claim, claiming, partial_path, refuse_left
 from weighbridge.storage.outputs.file_writer import (
@@ -43,9 +44,9 @@ from weighbridge.storage.outputs.unfinished import (
     check_left,
     is_worthless,
 )
-from weighbridge.storage.places.paths import check_new_name
+from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.regular_files import FileStamp, check_stamp, open_regular
-from weighbridge.storage.protocol import RECEIPT_NAME, Extent, Extra, IndexText
+from weighbridge.storage.protocol import Extent, IndexText
 
 _LOG: Final = logging.getLogger(__name__)
 

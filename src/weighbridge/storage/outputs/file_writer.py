@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from weighbridge.base.errors import CheckpointError, DestinationError
+from weighbridge.base.file_names import check_new_name
 from weighbridge.base.file_sets import FileImage
 from weighbridge.storage.formats.safetensors_header import LENGTH_BYTES
 from weighbridge.storage.places.kernel import BLOCK_BYTES, can_share_blocks, share_blocks, start_writing
-from weighbridge.storage.places.paths import check_new_name
 from weighbridge.storage.places.regular_files import OpenFiles
 from weighbridge.storage.protocol import Extent
 
