@@ -21,7 +21,7 @@ from weighbridge.algebra.sections import reach, sections
 from weighbridge.base.specs import DTYPES
 from weighbridge.base.workers import Counter, Task, count_workers, run_all
 from weighbridge.running.execute import Slots, copy_strided, make
-from weighbridge.running.gather import STITCH_BYTES, Wanted, gather, is_serial, modes_of_torch, settle
+from weighbridge.running.gather import STITCH_BYTES, Wanted, gather, modes_of_torch, settle
 from weighbridge.running.pieces import Parts, Piece, cut, join, split_copies
 from weighbridge.storage.formats.torch_tensors import bytes_of, dtype_of
 from weighbridge.storage.protocol import FileReader
@@ -72,7 +72,7 @@ def gather_staged(
     work = _Work(checkpoint, lanes, counter)
     modes = modes_of_torch()
     try:
-        run_all(map(modes, work.tasks(wanted)), 1 if is_serial(checkpoint) else count_workers())
+        run_all(map(modes, work.tasks(wanted)), 1 if checkpoint.is_serial else count_workers())
     finally:
         lanes.finish()
 

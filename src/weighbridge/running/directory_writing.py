@@ -107,7 +107,6 @@ def write(
     room = len(receipt) + (0 if share else sum(image.size_bytes for image in files.images if image.name not in twins))
     count = len(files.images)
     _LOG.info("writing %s: %s bytes in %d file%s", destination, f"{total:,}", count, "s" * (count != 1))
-    direct = bool(getattr(checkpoint, "direct", False))
     with staged_directory(
         destination,
         sources=places,
@@ -116,7 +115,7 @@ def write(
         resume=resume,
         sync=sync,
         share=share,
-        direct=direct,
+        direct=checkpoint.is_past_cache,
     ) as output:
         counter = Counter(plan.target.size_bytes, progress)
         linked = {name: path for name, path in twins.items() if output.link(name, path)}

@@ -23,7 +23,7 @@ from weighbridge.base.workers import Counter, Task, count_workers, run_all
 from weighbridge.planning.plan import Plan, Step
 from weighbridge.planning.program import Output
 from weighbridge.running.execute import Slots, allocate, fill, is_run
-from weighbridge.running.gather import is_plain, is_serial, settle
+from weighbridge.running.gather import is_plain, settle
 from weighbridge.storage.protocol import Extent
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class _Run:
         self.create = create
         self.counter = counter
         # One more than there are cores: closing a file waits for the disk.
-        wished = 1 if is_serial(checkpoint) else count_workers() + 1
+        wished = 1 if checkpoint.is_serial else count_workers() + 1
         self.workers = max(1, min(wished, budget_bytes // SMALLEST_WINDOW_BYTES))
         self.share_bytes = budget_bytes // self.workers
         self.twins = {fated.key: fated.by for fated in plan.tied_targets}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.algebra.copies import Copy
 from weighbridge.algebra.sections import Rows, rows_of, sections
@@ -87,22 +87,13 @@ def gather(wanted: Sequence[Wanted], checkpoint: Checkpoint, counter: Counter | 
         if counter is not None:
             counter.add(job.size_bytes)
 
-    most = 1 if is_serial(checkpoint) else max(1, total // (4 * SECTION_BYTES))
+    most = 1 if checkpoint.is_serial else max(1, total // (4 * SECTION_BYTES))
     run_all((partial(run, job) for job in jobs), count_workers(most))
-
-
-def held_tensors(checkpoint: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in memory that a source, or a source behind it, reads from."""
-    yield from getattr(checkpoint, "tensors", {}).values()
-    for name in ("front", "behind", "checkpoint"):
-        inner = getattr(checkpoint, name, None)
-        if inner is not None:
-            yield from held_tensors(inner)
 
 
 def settle(checkpoint: Checkpoint) -> None:
     """Wait for what is still being computed in a source's tensors: workers have streams of their own."""
-    found = {tensor.device for tensor in held_tensors(checkpoint) if tensor.is_cuda}
+    found = {tensor.device for tensor in checkpoint.held_tensors() if tensor.is_cuda}
     for device in found:
         import torch
 
@@ -184,16 +175,10 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
             yield _reading_job(batch, checkpoint)
 
 
-def is_serial(checkpoint: Checkpoint) -> bool:
-    """Tell whether a source makes its tensors as it goes, so that threads would get into each other's way."""
-    return bool(getattr(checkpoint, "is_serial", False))
-
-
 def _is_dense(step: Step, checkpoint: Checkpoint) -> bool:
     """Tell whether all that a step reads lies dense in memory, so that parts of it cost nothing to take."""
-    if not hasattr(checkpoint, "tensors"):
-        return False
-    return all(map(is_plain, map(checkpoint.tensor, step.sources)))
+    held = map(checkpoint.held, step.sources)
+    return all(tensor is not None and is_plain(tensor) for tensor in held)
 
 
 def is_plain(tensor: torch.Tensor) -> bool:

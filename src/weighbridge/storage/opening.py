@@ -88,8 +88,27 @@ def _logged(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
+_MEMBERS: Final = sorted(name for name in vars(Checkpoint) if not name.startswith("_"))
+_MARKS: Final = ("header", "tensor", "read", "check_unchanged")
+"""Members that nothing but a checkpoint has together."""
+
+
 def _is_opened(place: object) -> TypeGuard[Checkpoint]:
-    return all(hasattr(place, name) for name in ("header", "tensor", "read", "check_unchanged"))
+    """Tell whether a place is a checkpoint, ours or of another make; one that lacks a member is refused here.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found`.
+    """
+    if not all(hasattr(place, name) for name in _MARKS):
+        return False
+    lacking = [name for name in _MEMBERS if not hasattr(place, name)]
+    if lacking:
+        expected, got = "every member of weighbridge.storage.Checkpoint", f"no {', '.join(lacking)}"
+        where, hint = type(place).__name__, "give it these members, or open the path or the tensors that it stands for"
+        raise CheckpointError(
+            "checkpoint-not-found", "this is half a checkpoint", where=where, expected=expected, got=got, hint=hint
+        )
+    return True
 
 
 def _expand(place: str | os.PathLike[str]) -> Path:

@@ -72,6 +72,14 @@ class Checkpoint(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Remarks on what was found and left aside, one sentence each."""
 
+    @property
+    def is_serial(self) -> bool:
+        """Whether tensors are made when they are asked for, so that threads would get into each other's way."""
+
+    @property
+    def is_past_cache(self) -> bool:
+        """Whether its files are read past the page cache; what is copied from them should be, too."""
+
     def fingerprint(self) -> list[FileFingerprint]:
         """Describe the opened files; empty where there are none."""
 
@@ -87,6 +95,15 @@ class Checkpoint(Protocol):
 
         Raises:
             CheckpointError: `tensor-not-found`.
+        """
+
+    def held(self, key: str) -> torch.Tensor | None:
+        """Return a tensor that is held in memory, a meta one included, or None for what is yet to be read or made."""
+
+    def held_tensors(self) -> Iterable[torch.Tensor]:
+        """Return all tensors in memory that this source reads from, those of a source behind it included.
+
+        What fills a model looks here for memory that is the model's own, and for devices that are still computing.
         """
 
     def tensor(self, key: str) -> torch.Tensor:

@@ -105,7 +105,7 @@ def _open_all(
     return TensorsCheckpoint(
         where,
         Header(held.header.specs, ties=ties),
-        held.tensors,
+        tensors=held.tensors,
         opened=(*files, index) if index else tuple(files),
         index=IndexText(index.name, index.head) if index else None,
         extras=extras,
