@@ -21,7 +21,8 @@ import torch
 
 from weighbridge.base.errors import PlanError, RegistryError
 from weighbridge.base.specs import Header
-from weighbridge.mappings.mapping import Carry, Initialise, MappingLike, exception_rules
+from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
+from weighbridge.mappings.mapping import MappingLike
 from weighbridge.mappings.transformers_table import library_module, library_name
 from weighbridge.models.module_loading import remember
 from weighbridge.models.modules import module_header, tensor_places

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header, TensorSpec
-from weighbridge.mappings.mapping import Drop
+from weighbridge.mappings.exception_rules import Drop
 from weighbridge.models.module_loading import loaded_plan
 from weighbridge.models.modules import module_header
 from weighbridge.planning.inverting import proven_steps

@@ -9,7 +9,7 @@ from typing import Any, Final
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.nearby import close_names
 from weighbridge.base.specs import dtype_named
-from weighbridge.mappings.mapping import Rules
+from weighbridge.mappings.exception_rules import Rules
 
 MODES: Final = ("auto", "mapped", "as is")
 """Ways to choose the reading of a checkpoint's layout."""

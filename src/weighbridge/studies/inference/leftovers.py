@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from weighbridge.base.keys import collapse_by_name
 from weighbridge.base.specs import DTYPES, Header
-from weighbridge.mappings.mapping import Carry, Drop, Initialise
+from weighbridge.mappings.exception_rules import Carry, Drop, Initialise
 from weighbridge.studies.inference.rules import shortest_patterns
 
 if TYPE_CHECKING:
