@@ -21,6 +21,7 @@ from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.storage import (
     Extent,
+    FileOptions,
     FileWriter,
     IndexText,
     build_image,
@@ -297,7 +298,7 @@ def test_disk_is_waited_for_if_that_is_wanted(tmp_path, monkeypatch, sync):
     forced = []
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (forced.append(descriptor), real(descriptor)))
-    with FileWriter(tmp_path / "a", b"head", 4, sync=sync):
+    with FileWriter(tmp_path / "a", b"head", 4, FileOptions(sync=sync)):
         pass
     assert bool(forced) == sync
 

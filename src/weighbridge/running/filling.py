@@ -29,7 +29,7 @@ from weighbridge.storage.protocol import Extent
 if TYPE_CHECKING:
     import torch
 
-    from weighbridge.storage.outputs.mending import Sink
+    from weighbridge.storage.outputs.sinks import Sink
     from weighbridge.storage.protocol import Checkpoint
 
 RUN_BYTES: Final = 512 * 1024

@@ -13,7 +13,8 @@ from weighbridge.storage.formats.safetensors_write import ShardPlan, build_image
 from weighbridge.storage.opening import Place, open_checkpoint
 from weighbridge.storage.outputs.destination import OutputDirectory, check_destination, copy_extras, staged_directory
 from weighbridge.storage.outputs.file_writer import FileWriter
-from weighbridge.storage.outputs.mending import MendingWriter, Sink
+from weighbridge.storage.outputs.mending import MendingWriter
+from weighbridge.storage.outputs.sinks import FileOptions, Sink
 from weighbridge.storage.outputs.unfinished import Work
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.regular_files import FileFingerprint
@@ -25,6 +26,7 @@ __all__ = [
     "Extra",
     "FileFingerprint",
     "FileImage",
+    "FileOptions",
     "FileWriter",
     "IndexText",
     "MendingWriter",
