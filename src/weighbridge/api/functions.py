@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.specs import Header
-from weighbridge.mappings.families import MODULES as FAMILIES, load as load_family, module_of
+from weighbridge.mappings.families import MODULES as FAMILIES, load_family, module_of
 from weighbridge.mappings.finding import AnyMapping, find_mapping, refuse_swapped
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import default_registry

@@ -30,7 +30,7 @@ from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import Plan, Step
 from weighbridge.planning.plan_options import Options
 from weighbridge.running.devices import fill_tensors
-from weighbridge.running.gather import prepare
+from weighbridge.running.gather import start_output
 from weighbridge.running.results import check_ties, mapped_files
 from weighbridge.storage.formats.torch_tensors import bytes_of
 from weighbridge.storage.protocol import Checkpoint, Mapped
@@ -66,7 +66,7 @@ class Pending:
         return self._make(None)
 
     def _make(self, mapped: Mapped | None) -> torch.Tensor:
-        made, want = prepare(self.step, self.step.targets.index(self.key), mapped)
+        made, want = start_output(self.step, self.step.targets.index(self.key), mapped)
         if want is not None:
             fill_tensors([want], self.checkpoint)
         return made

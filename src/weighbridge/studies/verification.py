@@ -241,7 +241,7 @@ def _verify(
 def _compare_tensor(first: Checkpoint, second: Checkpoint, key: str) -> Difference | None:
     """Compare a tensor's bytes, a window of both sides at a time."""
     spec = first.header[key]
-    itemsize = max(1, DTYPES[spec.dtype].bits // 8)
+    itemsize = DTYPES[spec.dtype].itemsize
     at, count = None, 0
     one = two = bytearray()
     for start, stop in windows_of(spec.size_bytes):

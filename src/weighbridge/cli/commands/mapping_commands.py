@@ -12,7 +12,7 @@ import typer
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.keys import counted
 from weighbridge.cli.command_options import MappingArgument, spread
-from weighbridge.cli.mapping_argument import load_mapping
+from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.cli.printing import Output, reporting, write_new
 from weighbridge.mappings.exception_rules import RULE_KINDS
 from weighbridge.mappings.mapping import Mapping
@@ -111,7 +111,7 @@ def _registry() -> Registry:
 
 
 def _find(text: str, transformers: bool) -> Mapping:
-    return _registry().find(text) if transformers else load_mapping(text)
+    return _registry().find(text) if transformers else load_argument(text)
 
 
 def _names(registry: Registry) -> Iterator[dict[str, str]]:

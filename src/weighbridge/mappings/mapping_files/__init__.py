@@ -87,9 +87,9 @@ def write_mapping(mapping: Mapping) -> str:
     Raises:
         MappingError: `mapping-invalid` for what no file can say.
     """
-    from weighbridge.mappings.mapping_files.writing import write
+    from weighbridge.mappings.mapping_files.writing import write_text
 
-    return write(mapping)
+    return write_text(mapping)
 
 
 use_text_form(TextForm(write_mapping, read_mapping))

@@ -21,7 +21,7 @@ MAX_WIDTH: Final = 88
 """Longest list or record, in characters, that stands on one line."""
 
 
-def write(mapping: Mapping) -> str:
+def write_text(mapping: Mapping) -> str:
     """Return the text of a mapping.
 
     Raises:

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 from weighbridge.base.file_sets import FileImage, FileSet
 from weighbridge.base.specs import Header
 from weighbridge.storage.places.directory import Extra
-from weighbridge.storage.places.regular_files import FileFingerprint, SourceFile, check_files, fingerprint_files
+from weighbridge.storage.places.regular_files import (
+    FileFingerprint,
+    SourceFile,
+    check_files_unchanged,
+    fingerprint_files,
+)
 from weighbridge.storage.protocol import IndexText
 
 if TYPE_CHECKING:
@@ -60,7 +65,7 @@ class Opened:
         Raises:
             CheckpointError: `source-changed`.
         """
-        check_files(self.opened)
+        check_files_unchanged(self.opened)
 
     def held(self, key: str) -> torch.Tensor | None:
         """Return None: nothing is held in memory."""

@@ -131,7 +131,7 @@ def load_tensors(file: SourceFile) -> tuple[dict[str, torch.Tensor], list[str]]:
     """
     is_zip = file.head.startswith(_ZIP_MAGIC)
     if is_zip:
-        _check_zip(file.path)
+        _check_uncompressed(file.path)
     try:
         content = _load(file.path, is_zip)
     except pickle.UnpicklingError as error:
@@ -155,8 +155,8 @@ def _load(path: Path, is_zip: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
 
 
-def _check_zip(path: Path) -> None:
-    """Check that the archive's directory is there and that its members lie in the file, stored as they are."""
+def _check_uncompressed(path: Path) -> None:
+    """Check that an archive's directory can be read, and that no member is compressed: such a file cannot be mapped."""
     try:
         with zipfile.ZipFile(path) as archive:
             packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]

@@ -174,7 +174,7 @@ def fingerprint_files(files: Iterable[SourceFile]) -> list[FileFingerprint]:
     ]
 
 
-def check_files(files: Iterable[SourceFile]) -> None:
+def check_files_unchanged(files: Iterable[SourceFile]) -> None:
     """Compare files with what was opened: stamp and head.
 
     Raises:

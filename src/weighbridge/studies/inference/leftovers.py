@@ -41,7 +41,7 @@ class Leftovers:
     notes: tuple[str, ...]
 
 
-def settle(evidence: Evidence, strays: Collection[str]) -> Leftovers:
+def settle_leftovers(evidence: Evidence, strays: Collection[str]) -> Leftovers:
     """Account for what no finding does.
 
     A tensor has no partner for certain where it is a copy of one that has, or where nothing is open on the other side
