@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
 from weighbridge.base.errors import CheckpointError
-from weighbridge.running.results import LayeredCheckpoint, PlannedCheckpoint
+from weighbridge.running.sources import LayeredCheckpoint, PlannedCheckpoint
 from weighbridge.storage import Checkpoint, open_checkpoint
 
 MEMBERS = sorted(name for name in vars(Checkpoint) if not name.startswith("_"))
@@ -70,7 +70,8 @@ def test_half_a_checkpoint_is_refused_by_the_name_of_what_it_lacks(name):
 def test_sources_in_layers_say_what_holds_of_one_of_them(tmp_path):
     old, other = torch.zeros(2, 3), torch.ones(4)
     save_file({"other": other}, tmp_path / "other.safetensors")
-    made = PlannedCheckpoint(wb.plan({"old": old}, RULES))
+    plan = wb.plan({"old": old}, RULES)
+    made = PlannedCheckpoint(plan, plan.checkpoint())
     read = open_checkpoint(tmp_path / "other.safetensors", direct=True)
     held = open_checkpoint({"other": other})
     assert (made.is_serial, read.is_serial, held.is_serial) == (True, False, False)

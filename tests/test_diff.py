@@ -243,7 +243,7 @@ def test_windows_of_a_plan_are_what_it_gives(layout) -> None:
     """What a plan would give, read in windows, is what it does give; for every drawn layout."""
     plan = wb.plan(tensors_of(layout.tensors), layout.mapping)
     given_back = plan.state_dict()
-    planned, held = Planned(plan), Held(wb.open(given_back))
+    planned, held = Planned(plan, plan.checkpoint()), Held(wb.open(given_back))
     for key in given_back:
         sides = planned.contents(key), held.contents(key)
         for start in range(0, sides[0].numel, 5):

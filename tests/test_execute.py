@@ -10,12 +10,13 @@ from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
 from weighbridge.algebra.layout import Layout
+from weighbridge.api import Plan
 from weighbridge.base.specs import TensorSpec
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.planning.plan import Plan, Step
 from weighbridge.planning.program import Output, Program
+from weighbridge.planning.steps import Step
 from weighbridge.running.execute import allocate
-from weighbridge.running.results import check_ties
+from weighbridge.running.ties import check_ties
 from weighbridge.storage import open_checkpoint
 
 EXPERTS = Mapping(

@@ -15,10 +15,10 @@ from conftest import corpus_cases
 
 import weighbridge as wb
 from weighbridge.integrations import transformers as wbt
+from weighbridge.loading import loaded_plan
 from weighbridge.mappings.registry import Registry
 from weighbridge.mappings.transformers_table import import_operation, import_transform, registry
 from weighbridge.mappings.transforms import rename_key
-from weighbridge.models.module_loading import loaded_plan
 from weighbridge.models.resolve import find_mounts, resolve
 from weighbridge.storage.formats.torch_tensors import bytes_of
 

@@ -16,11 +16,11 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 
 import weighbridge as wb
+from weighbridge.api import Plan
 from weighbridge.base import json_forms as forms
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.file_sets import MAX_HEAD_BYTES, MAX_INDEX_BYTES, FileImage, FileSet
-from weighbridge.planning import checking as proof
-from weighbridge.planning.plan import Plan
+from weighbridge.planning import stored as proof
 from weighbridge.running.receipt import read_receipt
 from weighbridge.storage import FileWriter, IndexText, staged_directory
 from weighbridge.storage.formats import shard_index

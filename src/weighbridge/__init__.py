@@ -1,9 +1,11 @@
 """Move model weights between layouts, both ways, and account for every byte."""
 
 from weighbridge._version import __version__
+from weighbridge.api.bound_plan import Plan
 from weighbridge.api.functions import (
     convert,
     load,
+    loaded_plan,
     open,
     plan,
     register,
@@ -49,7 +51,6 @@ from weighbridge.operations.movements import (
     Transpose,
 )
 from weighbridge.operations.ops import Cast
-from weighbridge.planning.plan import Plan
 
 __all__ = [
     "Carry",
@@ -98,6 +99,7 @@ __all__ = [
     "infer",
     "load",
     "load_mapping",
+    "loaded_plan",
     "open",
     "plan",
     "register",

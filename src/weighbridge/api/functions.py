@@ -1,14 +1,16 @@
-"""The functions that most users need, each a short walk through the stages: open, plan, run, and back."""
+"""The functions that most users need, each a short walk through the rooms: open, plan, run, and back."""
 
 from __future__ import annotations
 
 import json
 import logging
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from weighbridge.api.bound_plan import Plan
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.specs import Header
 from weighbridge.mappings.families import MODULES as FAMILIES, load_family, module_of
@@ -17,14 +19,14 @@ from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import default_registry
 from weighbridge.models.resolve import resolve as resolve_model, unwrap
 from weighbridge.planning.compiling import compile_plan
-from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
+from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.planning.plan_options import read_options
 from weighbridge.storage import open_checkpoint
 
 if TYPE_CHECKING:
     import torch
 
-    from weighbridge.reporting.explaining_plans import Report
+    from weighbridge.reporting.report import Report
     from weighbridge.storage.protocol import Checkpoint
 
 Place = Any
@@ -118,8 +120,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     compiled = compile_plan(
         source.header, found, _target_header(target), files=source.files, options=read_options(options)
     )
-    compiled.binding.source = source
-    return compiled
+    return Plan.bind(compiled, source)
 
 
 def _target_header(target: Place) -> Header | None:
@@ -202,6 +203,25 @@ def _mapping_for(model: torch.nn.Module, mapping: AnyMapping | None) -> AnyMappi
     return found
 
 
+def loaded_plan(model: torch.nn.Module) -> Plan | None:
+    """Return the plan that a model was last loaded through, bound to the checkpoint that it read; None without one.
+
+    Its `inverse()` reads the model as it is now.
+
+    Args:
+        model: The model, with or without wrappers.
+    """
+    from weighbridge.models.module_loading import recall
+
+    inner = unwrap(model)
+    loaded = recall(inner)
+    if loaded is None:
+        return None
+    made = Plan.bind(loaded.plan, loaded.checkpoint)
+    made.binding.read, made.binding.produced = loaded.checkpoint, weakref.ref(inner)
+    return made
+
+
 def save(
     model: torch.nn.Module,
     out: str | Path,
@@ -240,7 +260,7 @@ def save(
     inner = unwrap(model)
     recorded = recorded_way_back(inner, lossy=lossy) if mapping is None else None
     if recorded is not None:
-        return recorded.write(out, **options)
+        return Plan.bind(recorded.plan, inner, origin=recorded.origin).write(out, **options)
     named = _mapping_for(inner, mapping)
     found = find_mapping(named)
     whole = found if isinstance(found, Mapping) else Mapping(found)
@@ -284,7 +304,7 @@ def convert(
             what it has written for the next. Every byte is compared with what it must be.
         sync: Wait until the disk holds everything before the directory appears; see `Plan.write`.
         link: ``"share"`` or ``"hard"`` to have new files share blocks with the source's, or be the same where nothing
-            in them changes; see `weighbridge.running.directory_writing.write`.
+            in them changes; see `weighbridge.running.directory_writing.WriteOptions`.
         direct: Read the source past the page cache; see `open`. The new files are written through it.
         progress: Called with the bytes written so far and the bytes in all.
         options: As for `plan`.
@@ -362,7 +382,7 @@ def plan_revert(source: str | Path, *, lossy: bool = False, direct: bool = False
     from weighbridge.running.receipt import read_receipt
 
     checkpoint = open(Path(source), direct=direct)
-    back = read_receipt(Path(source)).plan.inverse(checkpoint, lossy=lossy)
+    back = read_receipt(Path(source)).plan.inverse(lossy=lossy)
     # What the model alone was to initialise is in no file, so a file does not lose it.
     dropped = tuple(fated for fated in back.dropped if fated.key in checkpoint.header)
-    return replace(back, dropped=dropped, notes=())  # the record's notes are about the way there
+    return Plan.bind(replace(back, dropped=dropped, notes=()), checkpoint)  # its notes are about the way there

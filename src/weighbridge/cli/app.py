@@ -14,6 +14,7 @@ import typer
 
 from weighbridge import api
 from weighbridge._version import __version__
+from weighbridge.api import Plan
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import counted
 from weighbridge.cli.command_options import (
@@ -52,8 +53,9 @@ from weighbridge.cli.printing import (
 )
 from weighbridge.cli.progress import progress_bar
 from weighbridge.mappings.finding import refuse_swapped
-from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
-from weighbridge.reporting.explaining_plans import Explanation, format_bytes
+from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
+from weighbridge.reporting.costs import format_bytes
+from weighbridge.reporting.explanation import Explanation
 from weighbridge.reporting.unused import unused_lines
 from weighbridge.storage import check_destination
 from weighbridge.storage.formats.inventory import write_inventory

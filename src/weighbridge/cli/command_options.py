@@ -14,12 +14,12 @@ from typing import Annotated, Any, Final, get_type_hints
 import typer
 
 from weighbridge import api
+from weighbridge.api import Plan
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.specs import dtype_named
 from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import default_registry
-from weighbridge.planning.plan import Plan
 from weighbridge.storage import parse_size
 
 PANEL: Final = "Options of the plan"

@@ -150,7 +150,7 @@ def from_pretrained(
 
     The library makes the model, initialises what is missing, ties, and reads generation settings; the weights come from
     the plan. Afterwards every weight is proven to hold the bytes that were loaded. The model remembers its plan:
-    `weighbridge.models.module_loading.loaded_plan(model).report` says what became of each tensor.
+    `weighbridge.loaded_plan(model).report` says what became of each tensor.
 
     Args:
         model_class: A model class of the library, or one of its `Auto` classes.

@@ -19,7 +19,8 @@ from weighbridge.base.collecting import without_collection
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import collapse, layout_path
 from weighbridge.base.specs import DTYPES, Header, TensorSpec
-from weighbridge.planning.plan import Plan, Step
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.steps import Step
 from weighbridge.storage.formats.torch_tensors import spec_of, tie_of
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from weighbridge.base.specs import Header, Shape, TensorSpec
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.operations.ops import lower
 from weighbridge.operations.values import Context, Lane, Value
-from weighbridge.planning.plan import Step
 from weighbridge.planning.program import Output, Program
+from weighbridge.planning.steps import Step
 from weighbridge.planning.tracing import FREE, Hit, Rule, Rules, Traced, finish_names, spell
 
 

@@ -16,7 +16,7 @@ from weighbridge.algebra.copies import Copy, align, strides, swapped
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.keys import by_name, collapse
 from weighbridge.base.specs import Shape, TensorSpec, coordinates
-from weighbridge.planning.plan import Step
+from weighbridge.planning.steps import Step
 
 MAX_ROWS: Final = 8
 """Rows of a grid that are drawn; the others are left out in the middle."""

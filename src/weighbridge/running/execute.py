@@ -17,8 +17,8 @@ from weighbridge.algebra.copies import Copy, Loop, sort_by_target
 from weighbridge.algebra.layout import Layout
 from weighbridge.algebra.sections import close_gaps, reach, sections
 from weighbridge.base.specs import DTYPES, TensorSpec
-from weighbridge.planning.plan import Step
 from weighbridge.planning.program import Output
+from weighbridge.planning.steps import Step
 from weighbridge.storage.protocol import FileReader
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from weighbridge.base.errors import PlanError
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.base.workers import Counter, Task, count_workers, run_all
-from weighbridge.planning.plan import Plan, Step
+from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output
+from weighbridge.planning.steps import Step
 from weighbridge.running.execute import Slots, allocate, fill, is_run
 from weighbridge.running.gather import await_devices, is_plain
 from weighbridge.storage.protocol import Extent

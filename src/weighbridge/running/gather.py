@@ -16,8 +16,8 @@ from weighbridge.algebra.copies import Copy
 from weighbridge.algebra.sections import Rows, rows_of, sections
 from weighbridge.base.specs import DTYPES
 from weighbridge.base.workers import Counter, Task, count_workers, run_all
-from weighbridge.planning.plan import Step
 from weighbridge.planning.program import Output
+from weighbridge.planning.steps import Step
 from weighbridge.running.execute import (
     SECTION_BYTES,
     Slots,

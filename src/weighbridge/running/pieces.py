@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from weighbridge.algebra.copies import Copy
 from weighbridge.base.specs import DTYPES
-from weighbridge.planning.plan import Step
 from weighbridge.planning.program import Output
+from weighbridge.planning.steps import Step
 from weighbridge.running.execute import is_run, stitched
 
 if TYPE_CHECKING:

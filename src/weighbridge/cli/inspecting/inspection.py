@@ -16,7 +16,7 @@ from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.cli.inspecting.measuring import measure, statistics_lines
 from weighbridge.cli.inspecting.quantised import quantisation_hints
 from weighbridge.cli.printing import visible
-from weighbridge.reporting.explaining_plans import format_bytes
+from weighbridge.reporting.costs import format_bytes
 from weighbridge.storage import Checkpoint
 from weighbridge.storage.formats.memory import HeaderCheckpoint
 from weighbridge.studies.detection import Detection, detect

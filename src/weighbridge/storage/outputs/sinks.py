@@ -16,7 +16,7 @@ from weighbridge.storage.protocol import Extent
 
 
 class FileOptions(NamedTuple):
-    """How files are written.
+    """How single files are written.
 
     Args:
         held_bytes: How many bytes of a file's head stay zero, for `seal` to write.

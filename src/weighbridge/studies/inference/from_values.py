@@ -163,7 +163,7 @@ def infer_mapping(source: Checkpoint, target: Checkpoint, name: str = "") -> Inf
             evidence.withdraw(unstated(rules, evidence))
             continue
         found = _propose(evidence, rules, settle_leftovers(evidence, strays), name)
-        wrong = wrong_targets(found.plan, target)
+        wrong = wrong_targets(found.plan, source, target)
         if not wrong:
             return found
         evidence.withdraw(wrong)
@@ -221,7 +221,6 @@ def _compile(evidence: Evidence, mapping: Mapping, leftovers: Leftovers) -> tupl
             if problem.code != "layout-ambiguous" or layout:
                 raise
             continue
-        plan.binding.source = source
         return plan, options | layout
     raise AssertionError("the second try returns or raises")
 
