@@ -33,7 +33,7 @@ from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.cli.app import app
 from weighbridge.cli.inspecting.inspection import collapsed_rows, count_keys, single_rows
-from weighbridge.cli.mapping_argument import load_mapping
+from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.cli.printing import EXIT_CODES, error_text, exit_code, visible
 
 COMMANDS = ("inspect", "detect", "plan", "explain", "convert", "revert", "verify", "diff", "infer", "new", "lint")
@@ -434,13 +434,13 @@ def test_visible_text_is_one_printable_line(text: str) -> None:
 def test_mapping_argument_reads_each_form(tmp_path: Path) -> None:
     file = tmp_path / "maps.py"
     file.write_text(MAPPINGS)
-    fused = load_mapping(f"{file}:FUSED")
+    fused = load_argument(f"{file}:FUSED")
     assert (fused.name, len(fused)) == ("fused", 2)
-    assert load_mapping(str(file)) == fused
-    assert load_mapping(f"{file}:HALF") == Mapping([WeightRenaming("norm.gamma", "norm.weight")], name="HALF")
-    assert load_mapping(f"{file}:make").name == "make"
+    assert load_argument(str(file)) == fused
+    assert load_argument(f"{file}:HALF") == Mapping([WeightRenaming("norm.gamma", "norm.weight")], name="HALF")
+    assert load_argument(f"{file}:make").name == "make"
     (tmp_path / "fused.json").write_text(json.dumps(fused.to_dict()))
-    assert load_mapping(str(tmp_path / "fused.json")) == fused
+    assert load_argument(str(tmp_path / "fused.json")) == fused
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fused.json", "maps.py"]
 
 
@@ -453,7 +453,7 @@ def test_mapping_file_imports_its_neighbours_and_leaves_no_path(tmp_path: Path) 
     )
     before = list(sys.path)
     try:
-        assert len(load_mapping(f"{file}:M")) == 1
+        assert len(load_argument(f"{file}:M")) == 1
     finally:
         sys.modules.pop("weighbridge_test_neighbour", None)
     assert sys.path == before
@@ -485,7 +485,7 @@ def test_wrong_mapping_file_is_named_with_its_line(
     file = tmp_path / "maps.py"
     file.write_text(text)
     with pytest.raises(WeighbridgeError) as caught:
-        load_mapping(f"{file}:{name}" if name else str(file))
+        load_argument(f"{file}:{name}" if name else str(file))
     assert caught.value.code == code
     assert where in caught.value.where
     assert got in caught.value.got
@@ -495,7 +495,7 @@ def test_pattern_error_in_a_mapping_file_keeps_its_code_and_names_the_line(tmp_p
     file = tmp_path / "maps.py"
     file.write_text("import weighbridge as wb\n\nM = [wb.WeightRenaming('a.{', 'b')]\n")
     with pytest.raises(PatternError) as caught:
-        load_mapping(f"{file}:M")
+        load_argument(f"{file}:M")
     assert "line 3 of" in str(caught.value)
 
 
@@ -504,7 +504,7 @@ def test_unreadable_mapping_file_is_an_error(tmp_path: Path, name: str, text: st
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(MappingError) as caught:
-        load_mapping(str(tmp_path / name))
+        load_argument(str(tmp_path / name))
     assert caught.value.code == "mapping-file"
 
 

@@ -59,7 +59,7 @@ def test_table_names_every_mapping_of_every_module() -> None:
     modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "common_rules", "signatures"}
     assert set(families.MODULES.values()) == modules
     for name in families.MODULES:
-        assert isinstance(families.load(name), Mapping)
+        assert isinstance(families.load_family(name), Mapping)
     for module in modules:
         found = sys.modules[f"weighbridge.mappings.families.{module}"].MAPPINGS
         assert {name for name, home in families.MODULES.items() if home == module} == set(found)
@@ -73,8 +73,8 @@ def test_model_type_is_known_and_its_base_class_apart(model_type: str) -> None:
 
 def test_families_load_neither_torch_nor_the_library() -> None:
     """All of them are data: importing every one loads nothing heavy."""
-    code = "import sys; from weighbridge.mappings import families; [families.load(name) for name in families.MODULES]; "
-    code += "print(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
+    code = "import sys; from weighbridge.mappings.families import MODULES, load_family; "
+    code += "list(map(load_family, MODULES)); print(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -82,14 +82,14 @@ def test_families_load_neither_torch_nor_the_library() -> None:
 @pytest.mark.parametrize("name", sorted(families.MODULES))
 def test_mapping_goes_back_and_survives_its_json_form(name: str) -> None:
     """Each has an inverse whose inverse is the mapping again, and is the same value after a trip through JSON."""
-    mapping = families.load(name)
+    mapping = families.load_family(name)
     assert mapping.inverse().inverse() == mapping
     assert Mapping.from_dict(mapping.to_dict()) == mapping
 
 
 @pytest.mark.parametrize("name", sorted(families.MODULES))
 def test_mapping_names_parts_and_claims_that_exist(name: str) -> None:
-    mapping = families.load(name)
+    mapping = families.load_family(name)
     classes = {kind for part in mapping.parts for _, kind in part.classes}
     assert classes <= set(families.MODULES)
     assert len(set(mapping.transforms)) == len(mapping.transforms)
@@ -103,7 +103,7 @@ def test_square_experts_are_transposed_where_the_layout_is_declared() -> None:
     key = "model.language_model.layers.0.mlp.experts.gate_up_proj"
     published = torch.arange(2 * 6 * 6, dtype=torch.float32).reshape(2, 6, 6)
     target = Header({key: TensorSpec("F32", (2, 6, 6))})
-    mapping = families.load("qwen3_vl_moe")
+    mapping = families.load_family("qwen3_vl_moe")
     mapped = wb.plan({key: published}, mapping, target=target, layout="mapped")
     as_is = wb.plan({key: published}, mapping, target=target, layout="as is")
     assert mapped.state_dict()[key].equal(published.transpose(1, 2))
@@ -115,7 +115,7 @@ def test_square_experts_without_a_declared_layout_are_an_error() -> None:
     key = "model.language_model.layers.0.mlp.experts.down_proj"
     target = Header({key: TensorSpec("F32", (2, 6, 6))})
     with pytest.raises(wb.PlanError) as refused:
-        wb.plan(target, families.load("qwen3_vl_moe"), target=target)
+        wb.plan(target, families.load_family("qwen3_vl_moe"), target=target)
     assert refused.value.code == "layout-ambiguous"
 
 
@@ -123,7 +123,7 @@ def test_experts_of_unequal_sides_need_no_declaration() -> None:
     """Where only one way round fits, the published layout and the runtime's are told apart."""
     key = "model.language_model.layers.0.mlp.experts.down_proj"
     published, runtime = TensorSpec("F32", (2, 3, 5)), TensorSpec("F32", (2, 5, 3))
-    mapping = families.load("qwen3_vl_moe")
+    mapping = families.load_family("qwen3_vl_moe")
     readings = [
         wb.plan(Header({key: spec}), mapping, target=Header({key: runtime})).reading for spec in (published, runtime)
     ]

@@ -24,7 +24,7 @@ from strategies import draw_layout, draw_rules, mapping as mapping_of
 
 import weighbridge as wb
 from weighbridge.cli.commands.mapping_commands import app
-from weighbridge.cli.mapping_argument import load_mapping as load_argument
+from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.mappings.families import MODULES
 from weighbridge.mappings.mapping import Part
 from weighbridge.mappings.mapping_files import json_schema, read_mapping

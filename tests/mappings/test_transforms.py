@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import weighbridge as wb
+from weighbridge.mappings.exception_rules import RULE_KINDS
 from weighbridge.mappings.mapping import transform_from_dict, transform_to_dict
 from weighbridge.mappings.transforms import TRANSFORMS, describe, one_way_reason, rename_key, scoped
 
@@ -282,6 +283,20 @@ def test_declared_exceptions_are_mounted_with_the_mapping(kind):
     fates = dict(plan.source_fates())
     assert fates["p.junk"].name == {"drop": "dropped", "carry": "carried"}[kind]
     assert fates["q.junk"].name == "moved"
+
+
+@pytest.mark.parametrize("kind", RULE_KINDS.values(), ids=RULE_KINDS)
+def test_declared_exceptions_are_values_of_their_kind(kind):
+    rule = kind("a.b", "because", "tower")
+    saved = ", saved=True" if kind is wb.Initialise else ""
+    assert repr(rule) == f"{kind.__name__}(pattern='a.b', why='because', scope='tower'{saved})"
+    assert pickle.loads(pickle.dumps(rule)) == rule == kind(pattern="a.b", why="because", scope="tower")
+    assert [other("a.b", "because", "tower") == rule for other in RULE_KINDS.values()].count(True) == 1
+    assert len({rule, kind("a.b", "because", "tower"), kind("a.b", "because")}) == 2
+    with pytest.raises(AttributeError):
+        rule.pattern = "c"
+    with pytest.raises(wb.PatternError):
+        kind("a(")
 
 
 def test_an_explicit_scope_of_a_rule_is_part_of_what_it_is():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import weighbridge as wb
-from weighbridge.mappings.mapping import Refuse
+from weighbridge.mappings.exception_rules import Refuse
 from weighbridge.planning.readings import nested_readings, possible_readings
 
 NAMES = ("enc.weight", "enc.bias", "dec.weight", "dec.bias")

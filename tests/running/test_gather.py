@@ -22,7 +22,7 @@ from weighbridge.base.workers import Counter, run_all
 from weighbridge.running import devices, execute, filling, gather as gathering
 from weighbridge.running.devices import fill_tensors, gather_staged
 from weighbridge.running.execute import Slots, copy_strided, make
-from weighbridge.running.gather import Wanted, batches, gather
+from weighbridge.running.gather import Wanted, gather, group_steps
 from weighbridge.storage.places.scatter import MAX_SPANS, Span, scatter
 
 EXPERTS = [
@@ -326,9 +326,22 @@ def test_scatter_fills_more_places_than_one_call_takes(tmp_path: Path) -> None:
         position += span.size_bytes
 
 
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3"])
+def test_empty_tensor_of_a_dtype_below_a_byte_is_made(tmp_path: Path, dtype: str) -> None:
+    header = {"a": {"dtype": dtype, "shape": [0, 2], "data_offsets": [0, 0]}}
+    text = json.dumps(header).encode()
+    raw = len(text).to_bytes(8, "little") + text
+    (tmp_path / "in.safetensors").write_bytes(raw)
+    plan = wb.plan(tmp_path / "in.safetensors", [wb.WeightRenaming("a", "b")])
+    assert [(key, made.numel()) for key, made in plan.state_dict(copy=True).items()] == [("b", 0)]
+    plan.write(tmp_path / "out")
+    plan.inverse().write(tmp_path / "back")
+    assert (tmp_path / "back" / "in.safetensors").read_bytes() == raw
+
+
 def test_batches_keep_order_and_size() -> None:
     plan = wb.plan({f"w{number}": torch.zeros(number) for number in range(1, 9)})
-    groups = list(batches(plan.steps, 30))
+    groups = list(group_steps(plan.steps, 30))
     assert [step for group in groups for step in group] == list(plan.steps)
     for group in groups:
         assert len(group) == 1 or sum(step.program.targets[0].spec.size_bytes for step in group) <= 30

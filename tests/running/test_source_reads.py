@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.algebra.copies import Copy, Loop
-from weighbridge.algebra.sections import packed
+from weighbridge.algebra.sections import close_gaps
 from weighbridge.running import execute
 from weighbridge.storage.places import direct
 from weighbridge.storage.places.direct import fill_direct, scatter_direct, set_direct
@@ -65,7 +65,7 @@ def test_packed_copy_reads_the_same_elements(copy: Copy, far: int, cut: int) -> 
             found = [(a + read * k, b + write * k) for a, b in found for k in range(size)]
         return found
 
-    whole, pieces = packed(copy, far)
+    whole, pieces = close_gaps(copy, far)
     last = max(place for place, _ in reads(whole)) + 1
     middle = min(cut, last)
     parts = [*pieces.between(0, middle), *pieces.between(middle, last)]

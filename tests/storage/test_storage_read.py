@@ -17,8 +17,9 @@ import safetensors.torch
 import torch
 
 from weighbridge.base.errors import CheckpointError, DestinationError
+from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.specs import DTYPES, Header, TensorSpec
-from weighbridge.storage import RECEIPT_NAME, open_checkpoint, write_inventory
+from weighbridge.storage import open_checkpoint, write_inventory
 from weighbridge.storage.formats.torch_tensors import bytes_of, spec_of, torch_layout
 from weighbridge.storage.places.regular_files import OpenFiles
 

@@ -17,10 +17,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from weighbridge.base.errors import CheckpointError, DestinationError
+from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.storage import (
-    RECEIPT_NAME,
     Extent,
+    FileOptions,
     FileWriter,
     IndexText,
     build_image,
@@ -297,7 +298,7 @@ def test_disk_is_waited_for_if_that_is_wanted(tmp_path, monkeypatch, sync):
     forced = []
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (forced.append(descriptor), real(descriptor)))
-    with FileWriter(tmp_path / "a", b"head", 4, sync=sync):
+    with FileWriter(tmp_path / "a", b"head", 4, FileOptions(sync=sync)):
         pass
     assert bool(forced) == sync
 

@@ -14,7 +14,7 @@ from weighbridge.api.bound_plan import Plan
 from weighbridge.api.conversions import find_conversion
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.specs import Header
-from weighbridge.mappings.families import MODULES as FAMILIES, load as load_family, module_of
+from weighbridge.mappings.families import MODULES as FAMILIES, load_family, module_of
 from weighbridge.mappings.finding import AnyMapping, find_mapping, refuse_swapped
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.registry import default_registry

@@ -20,7 +20,8 @@ from weighbridge.base.errors import PlanError
 from weighbridge.base.file_sets import FileSet
 from weighbridge.base.keys import counted, nearest
 from weighbridge.base.specs import DTYPES, Header
-from weighbridge.mappings.mapping import Carry, Drop, Initialise, Mapping, MappingLike, as_mapping, exception_rules
+from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, exception_rules
+from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.fitting import Draft, draft_reading
 from weighbridge.planning.plan import Plan

@@ -206,7 +206,7 @@ class _Fitting:
                 self.steps += _renamed(traced, self.source)
         partial = self.options.partial and self.target is not None
         joiner = Joiner(rules, self.source, self.target, self.options.config, self.problems, partial)
-        self.steps += joiner.join(collect_groups(rules, hits, self.problems).values())
+        self.steps += joiner.lower_groups(collect_groups(rules, hits, self.problems).values())
         self.steps += [_carry(key, self.source.specs[key]) for key in joiner.left]
         self.blamed = joiner.blamed
 

@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 from weighbridge.base.errors import MappingError
+from weighbridge.mappings.mapping import Mapping, TextForm, use_text_form
 from weighbridge.mappings.mapping_files.documents import read_bytes
-
-if TYPE_CHECKING:
-    from weighbridge.mappings.mapping import Mapping
 
 __all__ = ["YAML_SUFFIXES", "is_mapping_file", "json_schema", "load_mapping", "read_mapping", "write_mapping"]
 
@@ -89,9 +87,12 @@ def write_mapping(mapping: Mapping) -> str:
     Raises:
         MappingError: `mapping-invalid` for what no file can say.
     """
-    from weighbridge.mappings.mapping_files.writing import write
+    from weighbridge.mappings.mapping_files.writing import write_text
 
-    return write(mapping)
+    return write_text(mapping)
+
+
+use_text_form(TextForm(write_mapping, read_mapping))
 
 
 def json_schema() -> dict[str, Any]:
@@ -102,8 +103,6 @@ def json_schema() -> dict[str, Any]:
 
 
 def _from_json(path: Path) -> Mapping:
-    from weighbridge.mappings.mapping import Mapping
-
     try:
         form = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as problem:

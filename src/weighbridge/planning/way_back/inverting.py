@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping as MappingOf
 from dataclasses import replace
 from typing import Any
 
-from weighbridge.algebra.copies import Copy
+from weighbridge.algebra.copies import sort_by_target
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import by_name, collapse
 from weighbridge.base.specs import Header
@@ -245,11 +245,7 @@ def _reorder(program: Program, slots: list[int], order: list[int]) -> Program:
 
     def moved(output: Output) -> Output:
         copies = [copy._replace(source=place.get(copy.source, copy.source)) for copy in output.layout.copies]
-        return output._replace(layout=replace(output.layout, copies=tuple(sorted(copies, key=_target_start))))
+        return output._replace(layout=replace(output.layout, copies=tuple(sort_by_target(copies))))
 
     targets = tuple(moved(program.targets[number]) for number in order)
     return replace(program, sources=tuple(program.sources[slot] for slot in slots), targets=targets)
-
-
-def _target_start(copy: Copy) -> int:
-    return copy.target_start

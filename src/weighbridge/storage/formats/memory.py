@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.file_sets import FileImage, FileSet
 from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.storage.formats.opened import Opened
 from weighbridge.storage.lookup import check_range, not_found
-from weighbridge.storage.places.regular_files import SourceFile, check_files, fingerprint_files
-from weighbridge.storage.protocol import Extent, Extra, FileFingerprint, IndexText
+from weighbridge.storage.protocol import Extent
 
 if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HeaderCheckpoint:
-    """A header without data: enough to plan, not to read.
+class HeaderCheckpoint(Opened):
+    """A header without data: enough to plan, not to read."""
 
-    Args:
-        where: What to call it.
-        header: The header.
-        opened: The inventory it comes from, if it comes from one.
-    """
-
-    where: str
-    header: Header
-    opened: tuple[SourceFile, ...] = ()
-    images: tuple[FileImage, ...] = ()
-    index: IndexText | None = None
-    extras: tuple[Extra, ...] = ()
-    notes: tuple[str, ...] = ()
-    files: FileSet | None = None
-
-    def fingerprint(self) -> list[FileFingerprint]:
-        """Describe the inventory's file; empty if there is none."""
-        return fingerprint_files(self.opened)
-
-    def check_unchanged(self) -> None:
-        """Compare the inventory's file with what was opened.
-
-        Raises:
-            CheckpointError: `source-changed`.
-        """
-        check_files(self.opened)
+    __slots__ = ()
 
     def extent(self, key: str) -> Extent | None:
         """Return None: no file holds the bytes.
@@ -77,38 +50,15 @@ class HeaderCheckpoint:
         self.tensor(key)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TensorsCheckpoint:
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class TensorsCheckpoint(Opened):
     """Tensors in memory, or mapped by `torch.load`.
 
     Args:
-        where: What to call them.
-        header: Their specs and ties.
         tensors: The tensors: of any strides, on any device, meta ones included.
-        opened: The torch files they come from, if any.
     """
 
-    where: str
-    header: Header
     tensors: Mapping[str, torch.Tensor]
-    opened: tuple[SourceFile, ...] = ()
-    images: tuple[FileImage, ...] = ()
-    index: IndexText | None = None
-    extras: tuple[Extra, ...] = ()
-    notes: tuple[str, ...] = ()
-    files: FileSet | None = None
-
-    def fingerprint(self) -> list[FileFingerprint]:
-        """Describe the torch files; empty for a dict of tensors."""
-        return fingerprint_files(self.opened)
-
-    def check_unchanged(self) -> None:
-        """Compare the torch files with what was opened; tensors in memory are not looked at.
-
-        Raises:
-            CheckpointError: `source-changed`.
-        """
-        check_files(self.opened)
 
     def extent(self, key: str) -> Extent | None:
         """Return None: the bytes are in memory.
@@ -116,7 +66,7 @@ class TensorsCheckpoint:
         Raises:
             CheckpointError: `tensor-not-found`.
         """
-        self._find(key)
+        self.held(key)
         return None
 
     def tensor(self, key: str) -> torch.Tensor:
@@ -125,7 +75,7 @@ class TensorsCheckpoint:
         Raises:
             CheckpointError: `tensor-not-found`, `data-missing` for a meta tensor.
         """
-        tensor = self._find(key)
+        tensor = self.held(key)
         if tensor.is_meta:
             where, hint = f"{self.where}: {key}", "materialise the model first"
             raise CheckpointError("data-missing", "a meta tensor has no data", where=where, hint=hint)
@@ -144,11 +94,20 @@ class TensorsCheckpoint:
         with buffer.cast("B") as view:
             view[:] = source[start_byte : start_byte + len(view)]
 
-    def _find(self, key: str) -> torch.Tensor:
+    def held(self, key: str) -> torch.Tensor:
+        """Return the tensor as it is, a meta one included.
+
+        Raises:
+            CheckpointError: `tensor-not-found`.
+        """
         try:
             return self.tensors[key]
         except KeyError:
             raise not_found(key, self.header, self.where) from None
+
+    def held_tensors(self) -> Iterable[torch.Tensor]:
+        """Return all tensors."""
+        return self.tensors.values()
 
 
 def hold_tensors(tensors: Mapping[str, torch.Tensor], where: str = "tensors in memory") -> TensorsCheckpoint:
@@ -164,7 +123,7 @@ def hold_tensors(tensors: Mapping[str, torch.Tensor], where: str = "tensors in m
             got = f"{type(tensor).__name__} under {key!r:.80}"
             raise CheckpointError("header-invalid", "this is no tensor by its key", where=where, got=got)
     header = Header(_specs_of(tensors, where), ties=find_ties(tensors))
-    return TensorsCheckpoint(where, header, dict(tensors))
+    return TensorsCheckpoint(where, header, tensors=dict(tensors))
 
 
 def _specs_of(tensors: Mapping[str, torch.Tensor], where: str) -> dict[str, TensorSpec]:
