@@ -1,4 +1,4 @@
-"""What is chosen is the only possible choice: a reading by names and shapes, a way back that is unique, groups that stay.
+"""What is chosen is the only possible choice: a reading by names and shapes, a unique way back, groups that stay.
 
 Each test names the fault that strangers found, by its letter and number.
 """
@@ -81,7 +81,7 @@ def test_a1_the_hint_can_be_followed_in_the_call_that_raised_it() -> None:
 
 
 def test_a1_shapes_still_tell_the_layouts_apart() -> None:
-    """Where the mapped reading gives another shape, and the file has the target's, the file is in the target's layout."""
+    """Where the mapped reading gives another shape, and the file has the target's, the file is in its layout."""
     rules = [wb.WeightConverter("w", "w", [wb.Transpose(0, 1)])]
     wanted = wb.Header({"w": wb.TensorSpec("F32", (3, 5))})
     assert wb.plan({"w": numbered(5, 3)}, rules, wanted).reading == "mapped"
