@@ -11,6 +11,7 @@ from weighbridge.base.keys import collapse_by_name, nearest
 from weighbridge.base.specs import DTYPES, Header, TensorSpec, dtype_named
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
+from weighbridge.planning.companions import companion_faults
 from weighbridge.planning.joining import Joiner, collect_groups
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
@@ -145,6 +146,7 @@ class _Fitting:
         self._tie_steps()
         tied, initialised, missing = self._account_targets()
         self._refuse_empty()
+        self.problems += companion_faults(self.source, self.steps, dropped)
         self.steps.sort(key=lambda step: step.targets)
         plan = Plan(
             self.mapping,

@@ -64,10 +64,20 @@ def open_choices(plan: Plan, forward: Mapping, options: Options) -> list[str]:
         forward: The mapping.
         options: What was declared; ``layout="mapped"`` says that every rule that can be run backwards is to be.
     """
-    sizes, names = dict(_assumptions(plan)), list(name_choices(plan, forward))
-    taken = {key for keys, _ in names for key in keys}
-    stays = _rivals(plan, forward, sizes.keys(), taken) if options.layout == "auto" else ()
-    return [*sizes.values(), *(note for _, note in names), *stays]
+    names = [note for _, note in name_choices(plan, forward)]
+    others = open_names(plan, forward) if options.layout == "auto" else ()
+    return [*dict(_assumptions(plan)).values(), *names, *others]
+
+
+def open_names(plan: Plan, forward: Mapping) -> list[str]:
+    """Say which names of a derived inverse could be others, besides those that `name_choices` tells of.
+
+    Args:
+        plan: A plan made with the inverse of `forward`.
+        forward: The mapping.
+    """
+    taken = {key for keys, _ in name_choices(plan, forward) for key in keys}
+    return list(_rivals(plan, forward, dict(_assumptions(plan)).keys(), taken))
 
 
 def _rivals(plan: Plan, forward: Mapping, sized: Collection[int], taken: Collection[str]) -> Iterator[str]:

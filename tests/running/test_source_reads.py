@@ -16,6 +16,7 @@ from textwrap import dedent
 
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 
@@ -27,7 +28,7 @@ from weighbridge.storage.places import direct
 from weighbridge.storage.places.direct import fill_direct, scatter_direct, set_direct
 from weighbridge.storage.places.scatter import Span
 
-SOURCE = Path(__file__).parents[1] / "src"
+SOURCE = ROOT / "src"
 
 COLUMNS = wb.Mapping([wb.WeightConverter("w", [f"part{k}" for k in range(32)], [wb.Chunk(dim=1)])], name="columns")
 

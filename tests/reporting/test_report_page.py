@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, strategies as st
 from safetensors.numpy import save_file
 
@@ -27,7 +28,7 @@ from weighbridge.planning.plan_options import Options
 from weighbridge.reporting.report_page import SCRIPTS, failure_page
 from weighbridge.reporting.report_page.packing import MAX_DEPTH, pack_numbers, pack_tree
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(ROOT))
 
 from bench.browser import Browser, Size, find_browser
 from bench.inventories import DeepSeek, deepseek, deepseek_mapping

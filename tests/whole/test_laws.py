@@ -146,16 +146,14 @@ def test_damage_is_named_exactly(seed, damage):
     problems = _account(damaged, wanted)
     assume(not any(code in ("rule-overlap", "group-duplicate") for code, _ in damaged.problems))
     if not problems:
-        same(
-            wb.plan(tensors_of(layout.tensors), layout.mapping, header_of(wanted), layout="mapped").state_dict(), wanted
-        )
+        same(wb.plan(tensors_of(layout.tensors), layout.mapping, header_of(wanted)).state_dict(), wanted)
         return
     shuffled = list(layout.tensors)
     chance.shuffle(shuffled)
     texts = set()
     for keys in (layout.tensors, shuffled):
         with pytest.raises(wb.PlanError) as caught:
-            wb.plan(header_of({k: layout.tensors[k] for k in keys}), layout.mapping, header_of(wanted), layout="mapped")
+            wb.plan(header_of({k: layout.tensors[k] for k in keys}), layout.mapping, header_of(wanted))
         assert _plainly(faults(caught.value)) == _plainly(problems)
         texts.add(str(caught.value))
     assert len(texts) == 1
@@ -193,7 +191,7 @@ def test_shapes_that_do_not_fit_never_pass(seed, damage):
     changed = {key for key, bits in layout.tensors.items() if key not in before or before[key] is not bits}
     assume(changed)
     with pytest.raises(wb.PlanError) as caught:
-        wb.plan(header_of(layout.tensors), layout.mapping, header_of(wanted.targets), layout="mapped")
+        wb.plan(header_of(layout.tensors), layout.mapping, header_of(wanted.targets))
     hit = {key for sources, keys in wanted.provenance.items() if not changed.isdisjoint(sources) for key in keys}
     named = {key.replace("*", "0") for _, key in faults(caught.value)}
     if damage is _bend:

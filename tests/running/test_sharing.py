@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from interrupted import FUSED, Nursery
+from interrupted import FUSED, SOURCE, Nursery
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
@@ -362,7 +362,7 @@ def test_file_system_that_cannot_share_is_said_and_copied(tmp_path: Path, caplog
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    env = {**os.environ, "PYTHONPATH": str(SOURCE)}
     given = [sys.executable, "-m", "weighbridge", *map(str, arguments)]
     return subprocess.run(given, env=env, capture_output=True, text=True, check=False)
 

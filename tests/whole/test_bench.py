@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench.checkpoints import Pattern, differing_tensors, file_hashes, write_checkpoint, write_file, wrong_tensors
 from bench.clock import anonymous_bytes

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import documented, run
 from corpus import PLACE, Case, built_in, case_names, damaged_case
 from hypothesis import given, settings, strategies as st
 from safetensors.numpy import save_file
-from test_cli import documented, run
 
 import weighbridge as wb
 from weighbridge.mappings import families

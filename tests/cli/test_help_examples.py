@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple
 import pytest
 import torch
 import typer
+from command import environment, run
 from safetensors.torch import save_file
-from test_cli import environment, run
 from typer.testing import CliRunner
 
 import weighbridge as wb

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import strategies
+from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 from safetensors.numpy import save_file
 
@@ -28,7 +29,6 @@ from weighbridge.studies.lint import FINDINGS, Finding, LintReport, lint, lint_r
 from weighbridge.studies.lint.table import table_lines
 from weighbridge.studies.lint.witnesses import SPELLINGS_MAX, spellings, witnesses
 
-ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "lint.md").read_text("utf-8")
 
 JOIN = [wb.Concatenate(dim=0)]

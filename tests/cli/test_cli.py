@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from command import MAPPINGS, PAGE, SEGMENTS, documented, environment, fill, run, run_on_terminal, tensors
 from hypothesis import given, settings, strategies as st
 from safetensors.numpy import load_file, save_file
 
@@ -38,108 +36,13 @@ from weighbridge.cli.inspecting.inspection import collapsed_rows, count_keys, si
 from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.cli.printing import EXIT_CODES, error_text, exit_code, visible
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = str(Path(weighbridge.__file__).parents[1])
-PAGE = (ROOT / "docs" / "command.md").read_text("utf-8")
 COMMANDS = ("inspect", "detect", "plan", "explain", "convert", "revert", "verify", "diff", "infer", "new", "lint")
 GROUPS = ("mapping",)
-
-MAPPINGS = """
-from weighbridge import Concatenate, Mapping, WeightConverter, WeightRenaming
-
-FUSED = Mapping(
-    [
-        WeightRenaming("norm.gamma", "norm.weight"),
-        WeightConverter(["q.weight", "k.weight"], "qk.weight", [Concatenate(dim=0)]),
-    ],
-    name="fused",
-)
-HALF = [WeightRenaming("norm.gamma", "norm.weight")]
-
-def make():
-    return HALF
-"""
-
-
-class Ran(NamedTuple):
-    """What a run of the command left: its status and its two streams."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def form(self) -> Any:
-        return json.loads(self.out)
-
-
-def environment(**changes: str) -> dict[str, str]:
-    inherited = {name: text for name, text in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
-    search = os.pathsep.join(path for path in (PACKAGES, changes.pop("PYTHONPATH", "")) if path)
-    return {**inherited, "TERM": "xterm-256color", "PYTHONPATH": search, **changes}
-
-
-def run(folder: Path, *arguments: str, **changes: str) -> Ran:
-    """Run the command with pipes for its streams, in which there must never be a control sequence."""
-    command = [sys.executable, "-m", "weighbridge", *arguments]
-    ran = subprocess.run(command, cwd=folder, env=environment(**changes), capture_output=True, text=True, check=False)
-    assert "\x1b" not in ran.stdout + ran.stderr
-    assert "Traceback" not in ran.stderr
-    return Ran(ran.returncode, ran.stdout, ran.stderr)
-
-
-def run_on_terminal(folder: Path, *arguments: str, **changes: str) -> Ran:
-    """Run the command with one pseudo-terminal for both streams."""
-    pty = pytest.importorskip("pty", reason="needs pseudo-terminals, which this system lacks")
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "weighbridge", *arguments]
-    with subprocess.Popen(command, cwd=folder, env=environment(**changes), stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        text = b"".join(_read_all(ours))
-    os.close(ours)
-    return Ran(process.returncode, text.decode(), "")
-
-
-def _read_all(descriptor: int) -> Iterator[bytes]:
-    while True:
-        try:
-            part = os.read(descriptor, 65536)
-        except OSError:
-            return
-        if not part:
-            return
-        yield part
-
-
-def documented(command: str) -> set[str]:
-    """The members of a command's JSON document, as the page lists them."""
-    row = re.search(rf"^\| `{command}`(?:, `revert`)? \| (.*?)(?: \(each .*)? \|$", PAGE, re.MULTILINE)
-    assert row is not None
-    return set(re.findall("`([a-z_]+)`", row[1]))
-
-
-def tensors() -> dict[str, np.ndarray]:
-    values = np.arange(55, dtype=np.float32)
-    made = {"embed.weight": values.reshape(11, 5)}
-    for i in range(3):
-        made[f"layers.{i}.q.weight"] = values[:30].reshape(6, 5) + i
-        made[f"layers.{i}.k.weight"] = values[:20].reshape(4, 5) - i
-        made[f"layers.{i}.norm.gamma"] = values[:5].astype(np.float16)
-    return made
 
 
 def sha256(folder: Path) -> dict[str, str]:
     files = sorted(file for file in folder.iterdir() if file.name != "weighbridge.json")
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-def fill(folder: Path) -> Path:
-    """Write a checkpoint and a file of mappings."""
-    (folder / "model").mkdir()
-    save_file(tensors(), folder / "model" / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model" / "config.json").write_text('{"hidden_size": 5}')
-    (folder / "maps.py").write_text(MAPPINGS)
-    return folder
 
 
 @pytest.fixture
@@ -240,9 +143,6 @@ def test_keys_cannot_control_the_terminal(tmp_path: Path) -> None:
     save_file({"a.\x1b[2J\u202e[red]b": np.zeros(2, np.float32)}, tmp_path / "odd.safetensors")
     assert r"a.\x1b[2J\u202e[red]b" in run(tmp_path, "inspect", "odd.safetensors").out
     assert r"a.\x1b[2J\u202e[red]b" in run_on_terminal(tmp_path, "inspect", "odd.safetensors").out
-
-
-SEGMENTS = st.sampled_from(["0", "1", "2", "3", "10", "up", "down", "q,r", "{x}", "a\\b", "w"])
 
 
 @settings(max_examples=1000, deadline=None)

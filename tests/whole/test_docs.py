@@ -8,6 +8,7 @@ where `...` stands for anything. A block with a `title="name"` is a file of that
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib.util
 import os
@@ -20,14 +21,16 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 import pytest
+from conftest import ROOT
+from rooms import ROOMS, read_modules
 
 import weighbridge
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OWN_TEST = {"docs/command.md": ("console",)}
 """Kinds of blocks that a page's own test runs."""
@@ -193,16 +196,72 @@ def test_every_block_is_seen() -> None:
         assert len(opened.findall(page)) == len(blocks(page)), path.name
 
 
-def test_terminal_picture_is_what_the_command_prints() -> None:
-    """The committed picture is what its script makes of the command as it is now."""
-    script = ROOT / "docs" / "terminal_picture.py"
-    spec = importlib.util.spec_from_file_location("terminal_picture", script)
+def load_script(name: str) -> ModuleType:
+    """Load a script of the documentation as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    made = module.picture()
+    return module
+
+
+def test_terminal_picture_is_what_the_command_prints() -> None:
+    """The committed picture is what its script makes of the command as it is now."""
+    made = load_script("terminal_picture").picture()
     assert made == (ROOT / "docs" / "terminal.svg").read_text("utf-8"), "run: python docs/terminal_picture.py"
     assert len(made.encode()) < 60_000
     assert tempfile.gettempdir() not in made
     assert ElementTree.fromstring(made).tag.endswith("svg")
+
+
+def test_picture_and_table_of_the_rooms_are_what_the_imports_say() -> None:
+    """And another import, another module or another word of a room makes another picture or another table."""
+    script = load_script("architecture_picture")
+    modules = read_modules()
+    made, page = script.picture(modules), (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    assert made == (ROOT / "docs" / "architecture.svg").read_text("utf-8"), "run: make rooms"
+    assert page == script.page(page, modules), "run: make rooms"
+    assert ElementTree.fromstring(made).tag.endswith("svg")
+    assert [room for room in ROOMS if f">{room}</text>" not in made] == []
+    assert list(script.WORDS) == list(ROOMS)
+    name = "weighbridge.storage.opening"
+    assert made.count("<circle") + 1 == script.picture(
+        modules | {name: "import weighbridge.pattern.parse\n" + modules[name]}
+    ).count("<circle")
+    assert made != script.picture(modules | {"weighbridge.storage.more": ""})
+    assert page != script.page(page, modules | {"weighbridge.storage": '"""Other words."""'})
+
+
+def missing_from_source(page: str, modules: dict[str, str]) -> list[str]:
+    """Say which files and names in a page's tables of what to open and read are not there."""
+    missing = []
+    for path, names in re.findall(r"^\| `([\w/]+\.py)` \| ((?:`[\w.]+`(?:, )?)+) \|", page, re.MULTILINE):
+        source = modules.get("weighbridge." + path.removesuffix(".py").replace("/", "."))
+        found = defined_names(ast.parse(source)) if source is not None else set()
+        missing += [f"{path}: {name}" for name in re.findall(r"`([\w.]+)`", names) if name not in found]
+    return missing
+
+
+def defined_names(tree: ast.Module) -> set[str]:
+    """The names of a module's functions and classes, and of the classes' methods after theirs."""
+    kinds = ast.FunctionDef | ast.ClassDef
+    return {node.name for node in tree.body if isinstance(node, kinds)} | {
+        f"{owner.name}.{node.name}"
+        for owner in tree.body
+        if isinstance(owner, ast.ClassDef)
+        for node in owner.body
+        if isinstance(node, kinds)
+    }
+
+
+def test_the_way_of_one_tensor_leads_through_what_is_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    assert missing_from_source(page, read_modules()) == []
+    assert len(re.findall(r"^\| `[\w/]+\.py` \|", page, re.MULTILINE)) > 30
+
+
+def test_the_check_of_that_way_can_fail() -> None:
+    page = "| open | and read | then |\n|---|---|---|\n| `a/b.py` | `f`, `C.g`, `C.h` | x |\n| `a/c.py` | `f` | y |\n"
+    modules = {"weighbridge.a.b": "def f(): ...\nclass C:\n    def g(self): ..."}
+    assert missing_from_source(page, modules) == ["a/b.py: C.h", "a/c.py: f"]

@@ -13,9 +13,10 @@ from types import ModuleType
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import SEGMENTS, run, run_on_terminal
 from corpus import Case
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
-from test_cli import SEGMENTS, run, run_on_terminal
 
 import weighbridge as wb
 from weighbridge.cli.inspecting.inspection import Inspection

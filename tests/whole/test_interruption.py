@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from conftest import ROOT
 from interrupted import FUSED, SOURCE, TRANSPOSED, Ended, Nursery
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -308,7 +309,7 @@ sys.addaudithook(hook)
 
 
 def run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    search = os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])
+    search = os.pathsep.join([str(SOURCE), str(ROOT / "tests")])
     command = [sys.executable, "-m", "weighbridge", *arguments]
     environment = {**os.environ, "PYTHONPATH": search}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -401,7 +402,7 @@ def test_full_disk_is_no_room(world: World, tmp_path: Path) -> None:
     if subprocess.run(probe, capture_output=True, check=False).returncode != 0:
         pytest.skip("needs the right to mount a disk in memory")
     kept = tmp_path / "kept"
-    arguments = [sys.executable, str(Path(__file__).parent), str(world.folder / "source"), "small/delivered"]
+    arguments = [sys.executable, str(ROOT / "tests"), str(world.folder / "source"), "small/delivered"]
     ran = subprocess.run(
         [unshare, "--mount", "sh", "-c", FILLING, "sh", *arguments, f"{SHARD_BYTES}", "small/fill", str(kept)],
         cwd=tmp_path,

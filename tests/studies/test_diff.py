@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import documented, run
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 from strategies import layouts, tensors_of
-from test_cli import documented, run
 from typer.testing import CliRunner
 
 import weighbridge as wb

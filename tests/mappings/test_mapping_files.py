@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from conftest import ROOT
 from hypothesis import assume, given, settings, strategies as st
 from jsonschema import Draft202012Validator
 from safetensors.numpy import save_file
@@ -35,7 +36,6 @@ from weighbridge.mappings.registry import default_registry
 from weighbridge.mappings.transforms import TRANSFORMS
 from weighbridge.operations.ops import OPERATIONS
 
-ROOT = Path(__file__).parents[1]
 SCHEMA = json_schema()
 
 
@@ -903,7 +903,7 @@ def test_every_command_takes_a_mapping_file(there: Path) -> None:
 
 
 def test_files_on_the_page_are_read() -> None:
-    """Its commands run in tests/test_docs.py."""
+    """Its commands run in tests/whole/test_docs.py."""
     page = (ROOT / "docs" / "mapping-files.md").read_text("utf-8")
     (block,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert len(read_mapping(block)) == 5 + len(default_registry.find("llava"))

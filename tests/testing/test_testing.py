@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given, settings
 
 import weighbridge as wb
@@ -47,7 +48,6 @@ from weighbridge.testing.saved_files import compare_files
 
 pytest_plugins = ["pytester"]
 
-ROOT = Path(__file__).parents[1]
 CASES = sorted((ROOT / "tests" / "data" / "corpus" / "cases").iterdir())
 PLUGIN = "_weighbridge_pytest"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import PACKAGES, PAGE, environment, fill, run
 from corpus import Case
-from test_cli import PACKAGES, PAGE, environment, fill, run
 from typer.testing import CliRunner
 
 from weighbridge.cli.app import app
