@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.storage import RECEIPT_NAME
 
 if TYPE_CHECKING:
     from weighbridge.planning.plan import Plan
