@@ -269,6 +269,13 @@ def write_an_index_in_two_ways(folder: Path) -> object:
     return wb.plan(header(**{f"experts__{i}__up__weight": (2, 3) for i in ("0", "1", "01")}), EXPERTS)
 
 
+@provokes("index-out-of-range")
+def move_an_index_with_a_leading_zero(folder: Path) -> object:
+    return wb.plan(
+        header(layer_02__w=(3,)), wb.Mapping([wb.WeightRenaming("layer_{i:int}", "layers.{i+1}")], name="mine")
+    )
+
+
 @provokes("spec-mismatch")
 def take_a_larger_model(folder: Path) -> object:
     return wb.plan(checkpoint(folder), NORMS, target=header(first__weight=(4,), second__weight=(8,)))

@@ -50,6 +50,7 @@ CODES: Final[dict[str, str]] = {
     "group-incomplete": "a group of tensors lacks members",
     "group-extra": "a group of tensors has members that the target has no room for",
     "group-duplicate": "two sources claim one place in a group",
+    "index-out-of-range": "a rule cannot count or move an index of a key",
     "spec-mismatch": "a tensor's shape is not the target's",
     "dtype-mismatch": "tensors of different dtypes cannot become one tensor",
     "layout-ambiguous": "a checkpoint can be read in more than one layout",

@@ -23,13 +23,16 @@ from weighbridge.base.spelling import divide_boxes, merge_words, numbered_forms,
 FIRST_SLOT: Final = 0xE000
 SLOT_COUNT: Final = 0x800
 NO_OFFSET: Final = 0xEC00
+INDEX_DIGITS: Final = 18
+"""The most digits of an index: it fits 63 bits."""
+
 OFFSET_LIMIT: Final = 0x3FF
 """Largest sum of offsets that a template can carry, in either direction."""
 
 RESERVED: Final = "\ue000-\uefff"
 """The private-use characters that templates are made with, as the inside of a character class."""
 
-_INDEX = "0|[1-9][0-9]{0,17}"
+_INDEX: Final = f"0|[1-9][0-9]{{0,{INDEX_DIGITS - 1}}}"
 _CANONICAL: Final = re.compile(_INDEX)
 _RESERVED: Final = re.compile(f"[{RESERVED}]")
 _PLACEHOLDER: Final = re.compile("([\ue000-\ue7ff])([\ue800-\uefff]?)")
@@ -199,6 +202,22 @@ def shift_index(text: str, offset: int) -> str | None:
     if abs(total) > OFFSET_LIMIT:
         raise PatternError("pattern-syntax", "offsets of an index add up to too much", got=str(total))
     return slot + (chr(NO_OFFSET + total) if total else "")
+
+
+def index_fault(text: str, offset: int) -> str:
+    """Say why an index cannot be moved by an offset; empty if it can.
+
+    Examples:
+        >>> index_fault("02", 1), index_fault("0", -1), index_fault("7", 1)
+        ('has leading zeros, which could not be written back', 'would become negative', '')
+    """
+    if shift_index(text, offset) is not None:
+        return ""
+    if len(text.lstrip("0")) > INDEX_DIGITS:
+        return f"has more than {INDEX_DIGITS} digits"
+    return (
+        "would become negative" if _CANONICAL.fullmatch(text) else "has leading zeros, which could not be written back"
+    )
 
 
 def index_of(text: str) -> int | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from weighbridge.base.errors import PatternError
-from weighbridge.base.keys import shift_index
+from weighbridge.base.json_text import shorten
+from weighbridge.base.keys import index_fault, shift_index
 from weighbridge.pattern import compile as compiling
 from weighbridge.pattern.parse import parse
 from weighbridge.pattern.syntax import (
@@ -95,7 +97,7 @@ class Pattern:
             captures: Text of each capture: `layer`, `1` for `\1`, `*1` for the first star.
 
         Returns:
-            The text; None where an offset makes an index negative, or meets one that is not canonical.
+            The text; None where an offset makes an index negative, or meets one that is not canonical: see `fault`.
 
         Raises:
             PatternError: `pattern-reference` if a capture has no text, or a part does not say what to write.
@@ -113,6 +115,33 @@ class Pattern:
                 return None
             parts.append(shifted)
         return "".join(parts)
+
+    def fault(self, captures: dict[str, str]) -> str:
+        """Say why `fill` writes nothing: which index it cannot move; empty where it writes something.
+
+        Examples:
+            >>> Pattern.parse("layers.{i-1}").fault({"i": "0"})
+            "'0', for {i-1}, would become negative"
+        """
+        pieces = (piece for piece in self._pieces if not isinstance(piece, str) and piece.offset)
+        return _first_fault((piece, captures[piece.name], piece.offset) for piece in pieces)
+
+    def near_fault(self, key: str, match: Match | None) -> str:
+        """Say which index alone keeps this source from matching, as it has leading zeros or too many digits.
+
+        Args:
+            key: The key.
+            match: What the source matches; such an index counts only if it stands before that.
+
+        Examples:
+            >>> Pattern.parse("layer_{i+1}").near_fault("layer_02.w", None)
+            "'02', for {i+1}, has leading zeros, which could not be written back"
+        """
+        found = self._padded_regex.search(key) if self._needle in key else None
+        if found is None or (match is not None and match.start <= found.start()):
+            return ""
+        held = dict(zip(self._names, found.groups(), strict=True))
+        return _first_fault((node, held[node.name], -node.offset) for node in self.captures if node.offset)
 
     @cached_property
     def captures(self) -> tuple[Capture, ...]:
@@ -155,11 +184,15 @@ class Pattern:
 
     @cached_property
     def _regex(self) -> re.Pattern[str]:
-        return compiling.to_regex(self._bounded, templates=True)
+        return compiling.to_regex(self._bounded, compiling.Reading(templates=True))
 
     @cached_property
     def _literal_regex(self) -> re.Pattern[str]:
-        return compiling.to_regex(self._bounded, templates=False)
+        return compiling.to_regex(self._bounded, compiling.Reading())
+
+    @cached_property
+    def _padded_regex(self) -> re.Pattern[str]:
+        return compiling.to_regex(self._bounded, compiling.Reading(templates=True, padded=True))
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
@@ -178,6 +211,11 @@ class Pattern:
     def _pieces(self) -> tuple[str | Capture | Reference, ...]:
         written = join(node for node in self.nodes if not isinstance(node, Edge | Guard))
         return tuple(_piece(self, node) for node in written)
+
+
+def _first_fault(moves: Iterable[tuple[Capture | Reference, str, int]]) -> str:
+    found = ((node, index, index_fault(index, offset)) for node, index, offset in moves)
+    return next((f"{shorten(index, 40)}, for {render((node,))}, {fault}" for node, index, fault in found if fault), "")
 
 
 @lru_cache(maxsize=16384)

@@ -26,7 +26,7 @@ from weighbridge.planning.fitting import Draft, draft_reading
 from weighbridge.planning.inverting import assumptions, choices, prove_inverse
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import MODES, Options
-from weighbridge.planning.problems import merge_alike
+from weighbridge.planning.problems import merge_alike, uneven_groups
 from weighbridge.planning.readings import matching, nested_readings, possible_readings
 
 _LOG: Final = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ def compile_plan(
         notes += (*assumptions(plan), *choices(plan, declared.forward)) if target is None else ()
     if declared.transforms and chosen.reading.is_mapped and not any(step.rules for step in plan.steps):
         notes.append("no rule of the mapping fired on any tensor")
+    notes += uneven_groups(plan) if target is None else ()
     notes += _kept_dtypes(plan, target, options) if target is not None else ()
     _log(plan)
     return replace(plan, notes=tuple(notes))

@@ -6,12 +6,17 @@ Problems that differ in indices only are put together: a report has a block for 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import collapse_by_name, natural_key, nearest
 from weighbridge.base.specs import Header, Shape
+from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.planning.origins import Origin
+from weighbridge.planning.plan import Plan
+
+SHOWN_SIZES: Final = 3
 
 _NUMBER = re.compile(r"\d+")
 _BRACES = re.compile(r"\\(.)|\{((?:\\.|[^,{}\\])*?)(?:\.\.|,)(?:\\.|[^{}\\])*\}")
@@ -96,6 +101,36 @@ def missing_target(line: str, origin: Origin | None, sources: OpenSide, targets:
         likes = list(dict.fromkeys([*nearest(origin.sources[0], sources.names, 2), *likes]))[:3]
     got = f"nearest sources: {', '.join(likes)}" if likes else ""
     return PlanError("target-missing", "nothing fills this target", where=line, expected=expected, got=got)
+
+
+def uneven_groups(plan: Plan) -> Iterator[str]:
+    """Say of each converter that joins tensors by an index where its groups differ in size.
+
+    A group whose last members are missing is a whole group of another size: only a target can tell.
+
+    Args:
+        plan: A plan without a target.
+    """
+    sizes: dict[int, dict[int, list[str]]] = {}
+    for step in plan.steps:
+        for number in step.rules:
+            transform = plan.mapping.transforms[number]
+            if isinstance(transform, WeightConverter) and transform.arity.merges:
+                sizes.setdefault(number, {}).setdefault(len(step.sources), []).append(step.targets[0])
+    for number, groups in sorted(sizes.items()):
+        if len(groups) > 1:
+            common, *others = sorted(groups.items(), key=lambda group: (-len(group[1]), -group[0]))
+            said = [f"{count:,} into {_some(names)}" for count, names in others[:SHOWN_SIZES]]
+            said += [f"{len(others) - SHOWN_SIZES} more sizes"] if len(others) > SHOWN_SIZES else []
+            yield (
+                f"rule {number + 1} joins {common[0]:,} tensors into {_some(common[1])}, but {', '.join(said)}: "
+                "if the last ones are missing there, only a target would tell"
+            )
+
+
+def _some(names: list[str]) -> str:
+    lines = collapse_by_name(names)
+    return lines[0] + (f" and {len(lines) - 1} more" if len(lines) > 1 else "")
 
 
 def unplaced_source(line: str, likes: Sequence[str]) -> PlanError:
