@@ -367,6 +367,11 @@ def name_a_tensor_twice(folder: Path) -> object:
     return wb.open(raw_file(folder, f"{{{entry('a.weight')}, {entry('a.weight')}}}", bytes(8)))
 
 
+@provokes("name-too-long")
+def write_a_text_as_a_name(folder: Path) -> object:
+    return wb.open(raw_file(folder, f"{{{entry('once upon a time ' * 300)}}}", bytes(8)))
+
+
 @provokes("dtype-unknown")
 def write_a_dtype_of_torch(folder: Path) -> object:
     return wb.open(raw_file(folder, f"{{{entry('a.weight', dtype='float32')}}}", bytes(8)))

@@ -261,7 +261,7 @@ UNMOVED = {
     "in a source, backwards": (["layer_00.w"], "^layer_{i-1}", "layers.{i}", "leading zeros"),
     "in a source, before another": (["a.02.b.3"], "{i+1}", "{i}", "leading zeros"),
     "too large": ([f"l.{10**18}.w"], "l.{i:int}", "m.{i+1}", "more than 18 digits"),
-    "in a source, too large": (["l.1" + "0" * 5000 + ".w"], "l.{i+1}", "m.{i}", "more than 18 digits"),
+    "in a source, too large": (["l.1" + "0" * 4000 + ".w"], "l.{i+1}", "m.{i}", "more than 18 digits"),
 }
 
 

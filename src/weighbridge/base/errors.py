@@ -67,6 +67,7 @@ CODES: Final[dict[str, str]] = {
     "header-too-large": "a header's length is beyond the limit or beyond the file",
     "header-invalid": "a header is not what its format demands",
     "header-duplicate-key": "a header names something twice",
+    "name-too-long": "a tensor's name is longer than any that is handled",
     "dtype-unknown": "a dtype is not one of the format's",
     "tensor-bounds": "a tensor's bytes overlap, leave holes, or do not match its shape",
     "index-invalid": "a shard index is not what its format demands",

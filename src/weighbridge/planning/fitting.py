@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.keys import collapse_by_name, nearest
+from weighbridge.base.keys import collapse_by_name
 from weighbridge.base.specs import DTYPES, Header, TensorSpec, dtype_named
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
@@ -15,7 +15,14 @@ from weighbridge.planning.joining import Joiner, collect_groups
 from weighbridge.planning.origins import find_origins
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
-from weighbridge.planning.problems import OpenSide, first_of, missing_target, unplaced_source
+from weighbridge.planning.problems import (
+    OpenSide,
+    first_of,
+    missing_target,
+    no_such_target,
+    unplaced_source,
+    with_likes,
+)
 from weighbridge.planning.program import Program
 from weighbridge.planning.readings import Reading, matching
 from weighbridge.planning.steps import Fated, Step
@@ -62,14 +69,16 @@ class Draft:
 
     def problems(self, source: Header, target: Header | None) -> list[WeighbridgeError]:
         """List everything that is wrong; missing and left-over tensors collapsed by their indices."""
+        targets = OpenSide(target or Header({}), () if self.partial else self.missing)
+        faults = [with_likes(fault, targets) for fault in self.faults]
         if self.partial:
-            return list(self.faults)
-        sources, targets = OpenSide(source, self.unplaced), OpenSide(target or Header({}), self.missing)
+            return faults
+        sources = OpenSide(source, self.unplaced)
         missing = {line: first_of(line) for line in collapse_by_name(self.missing)}
         unplaced = {line: first_of(line) for line in collapse_by_name(self.unplaced)}
         origins = find_origins(self.plan.mapping, missing.values())
         return [
-            *self.faults,
+            *faults,
             *(missing_target(line, origins.get(key), sources, targets) for line, key in missing.items()),
             *(unplaced_source(line, targets.near(key, sources)) for line, key in unplaced.items()),
         ]
@@ -268,15 +277,7 @@ class _Fitting:
                     self.problems.append(self._misfit(key, step, output.layout.shape, wanted))
 
     def _no_such_target(self, key: str, step: Step) -> PlanError:
-        assert self.target is not None
-        near = ", ".join(nearest(key, sorted(self.target)))
-        return PlanError(
-            "source-unplaced",
-            "the target has no tensor of this name",
-            where=key,
-            got=f"written from {', '.join(step.sources[:3])}" + (f"\nnearest: {near}" if near else ""),
-            because=_rules(self.mapping, step),
-        )
+        return no_such_target(key, step.sources[:3], _rules(self.mapping, step))
 
     def _misfit(self, key: str, step: Step, shape: tuple[int, ...], wanted: TensorSpec) -> PlanError:
         """Say that shapes differ; where only the number of joined tensors does, name those in excess or lacking."""

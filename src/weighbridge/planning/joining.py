@@ -18,6 +18,7 @@ from weighbridge.base.spelling import Range, gaps, spell_ranges
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.operations.ops import lower
 from weighbridge.operations.values import Context, Lane, Value
+from weighbridge.planning.problems import MOST_SEARCHES
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Step
 from weighbridge.planning.tracing import FREE, Hit, Rule, Rules, Traced, finish_names, spell
@@ -264,8 +265,8 @@ class Joiner:
             index = f"  missing: {spell_ranges(missing).strip('{}')}" if rule.merges else "  missing"
             lacking = sum(stop - start for start, stop in missing)
             got.append(f"{wanted - lacking} of {wanted}  {text}{index}")
-            if lacking == wanted:
-                got.append(f"    nearest keys: {', '.join(self._near(self._wanted_key(group, text)))}")
+            near = self._near(self._wanted_key(group, text)) if lacking == wanted else []
+            got += [f"    nearest keys: {', '.join(near)}"] if near else []
         return PlanError(
             "group-incomplete",
             "a group of tensors lacks members",
@@ -277,13 +278,13 @@ class Joiner:
         )
 
     def _near(self, wanted: str) -> list[str]:
-        """Find the nearest keys once for each wanted one, among those of its layer where it has one."""
+        """Find the nearest keys for the first of the wanted ones, among those of its layer where it has one."""
         if not self._by_layer:
             for key in sorted(self.source):
                 self._by_layer.setdefault(_first_index(key), []).append(key)
-        if wanted not in self._nearest:
+        if wanted not in self._nearest and len(self._nearest) < MOST_SEARCHES:
             self._nearest[wanted] = nearest(wanted, self._of_layer(wanted))
-        return self._nearest[wanted]
+        return self._nearest.get(wanted, [])
 
     def _of_layer(self, wanted: str) -> list[str]:
         layer = _first_index(wanted)

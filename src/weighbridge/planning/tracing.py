@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.json_text import shorten
 from weighbridge.base.keys import INDEX_DIGITS, Families, Member, collapse, expand, families, is_sound
+from weighbridge.base.specs import MAX_KEY_CHARACTERS
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, WeightConverter, pairs, strip_scope
 from weighbridge.pattern import Match, Pattern
@@ -163,7 +164,7 @@ def trace_name(rules: Rules, name: str, start: int = 0, *, converters: bool = Tr
     """Run the rules over one name, or over the template of a family (which is not `literal`).
 
     Raises:
-        PlanError: `rule-overlap`, `index-out-of-range`.
+        PlanError: `rule-overlap`, `index-out-of-range`, `name-too-long`.
     """
     fired: list[int] = []
     for rule in rules.rules[start:]:
@@ -259,11 +260,16 @@ def require_name(rules: Rules, rule: Rule, target: Pattern, match: Match, captur
     """Return what `write_name` does.
 
     Raises:
-        PlanError: `index-out-of-range`.
+        PlanError: `index-out-of-range`, `name-too-long`.
     """
     written = write_name(rule, target, match, captures, inner)
     if written is None:
         raise _cannot_move(rules, rule, target.fault(captures))
+    if len(written) > MAX_KEY_CHARACTERS:
+        # A rule may write a capture twice, the next one as well: each doubles what is there.
+        because, expected = rules.mapping.rule_name(rule.number), f"at most {MAX_KEY_CHARACTERS:,} characters"
+        what, got = "a rule would write a name that is too long to be handled", f"{len(written):,}"
+        raise PlanError("name-too-long", what, expected=expected, got=got, because=because)
     return written
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.file_sets import FileImage, FileSet
-from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.base.specs import Header, TensorSpec, check_keys
 from weighbridge.storage.lookup import check_range, not_found
 from weighbridge.storage.places.regular_files import SourceFile, check_files, fingerprint_files
 from weighbridge.storage.protocol import Extent, Extra, FileFingerprint, IndexText
@@ -155,7 +155,7 @@ def hold_tensors(tensors: Mapping[str, torch.Tensor], where: str = "tensors in m
     """Make a checkpoint of tensors by key; nothing is copied, moved or read.
 
     Raises:
-        CheckpointError: `dtype-unknown`, `header-invalid` for something else than tensors by text.
+        CheckpointError: `dtype-unknown`, `name-too-long`, `header-invalid` for something else than tensors by text.
     """
     import torch
 
@@ -163,6 +163,7 @@ def hold_tensors(tensors: Mapping[str, torch.Tensor], where: str = "tensors in m
         if type(key) is not str or not isinstance(tensor, torch.Tensor):
             got = f"{type(tensor).__name__} under {key!r:.80}"
             raise CheckpointError("header-invalid", "this is no tensor by its key", where=where, got=got)
+    check_keys(tensors, where)
     header = Header(_specs_of(tensors, where), ties=find_ties(tensors))
     return TensorsCheckpoint(where, header, dict(tensors))
 
