@@ -127,6 +127,12 @@ def misspell_a_capture(folder: Path) -> object:
     return wb.WeightRenaming("layers.{layer}.norm", "blocks.{leyer}.norm")
 
 
+@provokes("pattern-costly")
+def look_for_repetitions(folder: Path) -> object:
+    rules = wb.Mapping([wb.WeightRenaming("{a:**}.{b:**}.{a}.{b}.w", "{a}.{b}.w")], name="mine")
+    return wb.plan(header(**{"__".join(["layer"] * 200) + "__w": (2,)}), rules)
+
+
 @provokes("pattern-one-way")
 def forget_a_number(folder: Path) -> object:
     return wb.Mapping([wb.WeightRenaming("layers.{layer}.rotary", "rotary")], name="mine").inverse()

@@ -23,6 +23,7 @@ CODES: Final[dict[str, str]] = {
     # patterns
     "pattern-syntax": "a key pattern cannot be read",
     "pattern-reference": "a pattern refers to a capture that its other side does not have",
+    "pattern-costly": "matching a pattern against a key could take very long",
     "pattern-one-way": "the inverse of a pattern was asked for, and it has none",
     # layout algebra and operations
     "shape-mismatch": "an operation does not fit the shape of its tensor",

@@ -1,8 +1,9 @@
 """Key patterns: one language for both sides of a rule, read by our own parser into a small tree.
 
 parse.py      text to tree
-tree.py       the nodes, and their canonical text
+syntax.py     the nodes, and their canonical text
 compile.py    tree to regular expression; whether templates may stand for keys
+positions.py  matching in a bounded time, where a regular expression could take long
 matching.py   Pattern: match, fill; rewrite
 inverse.py    the way back, or the reason why there is none
 """

@@ -153,6 +153,11 @@ class Reading(NamedTuple):
     padded: bool = False
 
 
+LITERAL: Final = Reading()
+TEMPLATE: Final = Reading(templates=True)
+PADDED: Final = Reading(templates=True, padded=True)
+
+
 def to_regex(nodes: Nodes, reading: Reading) -> re.Pattern[str]:
     """Compile a source, with its boundaries."""
     numbers: dict[str, int] = {}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from weighbridge.base.errors import PatternError
 from weighbridge.base.json_text import shorten
 from weighbridge.base.keys import index_fault, shift_index
-from weighbridge.pattern import compile as compiling
+from weighbridge.pattern import compile as compiling, positions
 from weighbridge.pattern.parse import parse
 from weighbridge.pattern.syntax import (
     WORD,
@@ -75,20 +75,39 @@ class Pattern:
             literal: Whether `key` is a key that contains reserved characters, so that they stand for themselves.
 
         Raises:
-            PatternError: `pattern-reference` or `pattern-syntax` if the pattern cannot be a source.
+            PatternError: `pattern-reference` or `pattern-syntax` if the pattern cannot be a source; `pattern-costly`.
         """
-        if self._needle not in key:
-            return None
-        found = (self._literal_regex if literal else self._regex).search(key)
+        found = self._search(key, compiling.LITERAL if literal else compiling.TEMPLATE)
         if found is None:
             return None
-        captures = dict(zip(self._names, found.groups(), strict=True))
         for name, offset in self._offsets:
-            shifted = shift_index(captures[name], -offset)
+            shifted = shift_index(found.captures[name], -offset)
             if shifted is None:
                 return None
-            captures[name] = shifted
-        return Match(found.start(), found.end(), captures)
+            found.captures[name] = shifted
+        return found
+
+    def _search(self, key: str, reading: compiling.Reading) -> Match | None:
+        """Find the leftmost match, each index as it stands: by a regular expression, unless that could take long."""
+        if self._needle not in key:
+            return None
+        if len(key) > self._quick_length and self._looseness.bound(key) > positions.QUICK:
+            if not self._looseness.refers:
+                placed = positions.find(self._bounded, key, reading)
+                return None if placed is None else Match(*placed)
+            self._refuse_costly(key)
+        found = self._regex(reading).search(key)
+        return found and Match(found.start(), found.end(), dict(zip(self._names, found.groups(), strict=True)))
+
+    def _refuse_costly(self, key: str) -> None:
+        if self._looseness.bound(key) > positions.MOST:
+            raise PatternError(
+                "pattern-costly",
+                "matching this pattern against this key could take very long",
+                where=shorten(key),
+                got=self.text,
+                hint="give the part that is repeated a narrower kind, such as {i:int}, or anchor the pattern with ^",
+            )
 
     def fill(self, captures: dict[str, str]) -> str | None:
         r"""Write the text that a target stands for; anchors and guards write nothing.
@@ -137,11 +156,11 @@ class Pattern:
             >>> Pattern.parse("layer_{i+1}").near_fault("layer_02.w", None)
             "'02', for {i+1}, has leading zeros, which could not be written back"
         """
-        found = self._padded_regex.search(key) if self._needle in key else None
-        if found is None or (match is not None and match.start <= found.start()):
+        found = self._search(key, compiling.PADDED)
+        if found is None or (match is not None and match.start <= found.start):
             return ""
-        held = dict(zip(self._names, found.groups(), strict=True))
-        return _first_fault((node, held[node.name], -node.offset) for node in self.captures if node.offset)
+        shifted = (node for node in self.captures if node.offset)
+        return _first_fault((node, found.captures[node.name], -node.offset) for node in shifted)
 
     @cached_property
     def captures(self) -> tuple[Capture, ...]:
@@ -182,17 +201,22 @@ class Pattern:
         except PatternError as error:
             raise error.with_context(got=self.text) from None
 
-    @cached_property
-    def _regex(self) -> re.Pattern[str]:
-        return compiling.to_regex(self._bounded, compiling.Reading(templates=True))
+    def _regex(self, reading: compiling.Reading) -> re.Pattern[str]:
+        if reading not in self._regexes:
+            self._regexes[reading] = compiling.to_regex(self._bounded, reading)
+        return self._regexes[reading]
 
     @cached_property
-    def _literal_regex(self) -> re.Pattern[str]:
-        return compiling.to_regex(self._bounded, compiling.Reading())
+    def _regexes(self) -> dict[compiling.Reading, re.Pattern[str]]:
+        return {}
 
     @cached_property
-    def _padded_regex(self) -> re.Pattern[str]:
-        return compiling.to_regex(self._bounded, compiling.Reading(templates=True, padded=True))
+    def _looseness(self) -> positions.Looseness:
+        return positions.looseness(self._bounded)
+
+    @cached_property
+    def _quick_length(self) -> int:
+        return self._looseness.quick_length
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
