@@ -159,3 +159,36 @@ def test_a_pattern_that_refers_to_itself_matches_names_as_they_are() -> None:
     match = pattern.match("model.language_model.encoder.layers.11.q_11_q.weight")
     assert match is not None
     assert match.captures == {"a": "model.language_model.encoder", "i": "11", "1": "q"}
+
+
+# The size of a pattern
+
+LARGE = {
+    "classes": "[ab]" * 4000,
+    "stars": "a.*." * 1000,
+    "alternatives": "(a|b)" * 1000,
+    "words": "(" + "|".join(f"w{k}" for k in range(4000)) + ").x",
+    "captures": "".join(f"{{x{k}}}." for k in range(1300)),
+    "loose captures": ".".join(f"{{x{k}:**}}" for k in range(1300)),
+    "guards": "(?<!a)" * 1900 + "s",
+    "nested": "(?:" * 49 + "s" + ")?" * 49 + "_",
+}
+
+
+@pytest.mark.parametrize("text", LARGE.values(), ids=LARGE)
+def test_g14_a_large_pattern_is_read_and_matched_in_a_moment(text: str) -> None:
+    found = run_bounded(f"""
+        from weighbridge.pattern import Pattern
+        pattern = Pattern.parse({text!r})
+        matches = [pattern.match(key) for key in ("w3999.x", "s_." * 255 + "s_" * 1660 + "s_")]
+        return [pattern.collapsible in (True, False), len(str(pattern)) > 100, len(matches)]
+    """)
+    assert found.value == [True, True, 2]
+
+
+@pytest.mark.parametrize("text", ["a" * 70_000, "[ab]" * 5000, "*." * 2100], ids=["long", "classes", "stars"])
+def test_a_pattern_has_a_limited_size(text: str) -> None:
+    with pytest.raises(wb.PatternError) as caught:
+        wb.WeightRenaming(text, "b")
+    assert caught.value.code == "pattern-syntax"
+    assert len(str(caught.value)) < 500

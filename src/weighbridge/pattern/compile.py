@@ -7,6 +7,7 @@ must begin where a segment does; the same at its end. This is written into the t
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import PatternError
@@ -28,6 +29,7 @@ from weighbridge.pattern.syntax import (
     can_be_empty,
     digits_of,
     facing,
+    facings,
     walk,
 )
 
@@ -74,6 +76,17 @@ def bounded(nodes: Nodes) -> Nodes:
 
 def _bound(nodes: Nodes, beyond: Signs, at_end: bool) -> Nodes:
     """Add the boundaries on one side, `beyond` being what shows there if the sequence consumes nothing."""
+    outside = list(takewhile(lambda node: _consumes_nothing(node, at_end), nodes[::-1] if at_end else nodes))
+    count = len(outside)
+    inner = _bound_inside(nodes[: len(nodes) - count] if at_end else nodes[count:], beyond, at_end)
+    return (*inner, *outside[::-1]) if at_end else (*outside, *inner)
+
+
+def _consumes_nothing(node: Node, at_end: bool) -> bool:
+    return isinstance(node, Guard) or (isinstance(node, Edge) and node.at_end != at_end)
+
+
+def _bound_inside(nodes: Nodes, beyond: Signs, at_end: bool) -> Nodes:
     if not nodes:
         return _boundary(beyond, at_end)
     node, rest = (nodes[-1], nodes[:-1]) if at_end else (nodes[0], nodes[1:])
@@ -84,10 +97,8 @@ def _bound(nodes: Nodes, beyond: Signs, at_end: bool) -> Nodes:
     wall = SEGMENT_END if at_end else SEGMENT_START
     after = facing(rest, at_end, beyond, lambda leaf: _edge_sign(leaf, at_end))
     match node:
-        case Edge(side) if side == at_end:
+        case Edge():
             return nodes
-        case Guard() | Edge():
-            return put(node, far=_bound(rest, beyond, at_end))
         case Chars(members, "?" | "*" as repeat) if after != CLOSED:
             some: Nodes = (Chars(members, "+" if repeat == "*" else ""),)
             walled = (*some, wall) if at_end else (wall, *some)
@@ -245,12 +256,9 @@ def is_collapsible(nodes: Nodes) -> bool:
 
 
 def _parts_collapse(nodes: Nodes, before: Signs, after: Signs) -> bool:
-    for at, node in enumerate(nodes):
-        left = facing(nodes[:at], True, before, lambda leaf: _char_sign(leaf, True))
-        right = facing(nodes[at + 1 :], False, after, lambda leaf: _char_sign(leaf, False))
-        if not _part_collapses(node, left, right):
-            return False
-    return True
+    lefts = facings(nodes, True, before, lambda leaf: _char_sign(leaf, True))
+    rights = facings(nodes, False, after, lambda leaf: _char_sign(leaf, False))
+    return all(map(_part_collapses, nodes, lefts[:-1], rights[1:]))
 
 
 def _part_collapses(node: Node, left: Signs, right: Signs) -> bool:
