@@ -1,5 +1,8 @@
 """Key patterns: one language for both sides of a rule, read by our own parser into a small tree.
 
+Comes in: the text of a pattern, and keys. Goes out: matches, keys that are written anew, the inverse of a pattern.
+May use: base.
+
 parse.py      text to tree
 syntax.py     the nodes, and their canonical text
 compile.py    tree to regular expression; whether templates may stand for keys

@@ -35,7 +35,7 @@ from weighbridge.pattern.syntax import (
     Nodes,
     Reference,
     Text,
-    join,
+    merge_texts,
     walk,
     width,
 )
@@ -128,7 +128,7 @@ class _Parser:
         nodes: list[Node] = []
         while self.at < len(self.text) and self.peek() not in "|)":
             nodes.extend(self.part(nodes))
-        return join(nodes)
+        return merge_texts(nodes)
 
     def part(self, before: list[Node]) -> Nodes:
         match self.peek():

@@ -14,8 +14,8 @@ from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import NearKeys, collapse_by_name, natural_key
 from weighbridge.base.specs import Header, Shape
 from weighbridge.mappings.transforms import WeightConverter
-from weighbridge.planning.origins import Origin
 from weighbridge.planning.plan import Plan
+from weighbridge.planning.way_back.origins import Origin
 
 SHOWN_SIZES: Final = 3
 

@@ -46,7 +46,7 @@ class Reading:
             keys: Names of the checkpoint.
 
         Examples:
-            >>> from weighbridge.mappings.mapping import Drop
+            >>> from weighbridge.mappings.exception_rules import Drop
             >>> added = PrefixChange(prefix_to_add="tower")
             >>> reading = Reading("with tower. added", Mapping([added]), is_mapped=True, change=added)
             >>> reading.named_by(Drop("^table", scope="tower"), ["table", "weight"])
@@ -82,13 +82,13 @@ def possible_readings(mapping: Mapping, source: Header, target: Header | None, m
     """List the readings to compile, the mapped one first; those that cannot fit by their names alone are left out.
 
     Without a target there is nothing to compare with: the reading is the plain one if the caller says so, else the
-    mapped one.
+    mapped one. Who reverses a mapping says with it that the tensors are in the layout that the mapping gives.
     """
     mapped = Reading("mapped", mapping, is_mapped=True)
     plain = Reading("as is", replace(mapping, transforms=(), forward=None), is_mapped=False)
     if mode == "as is":
         first = [plain]
-    elif target is None or mode == "mapped":
+    elif target is None or mode == "mapped" or mapping.forward is not None:
         first = [mapped]
     else:
         first = [mapped, *([plain] if mapping.transforms and _shares_names(source, target) else [])]

@@ -17,12 +17,13 @@ from weighbridge import api
 from weighbridge.base.errors import MappingError, PlanError, VerifyError, WeighbridgeError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.mappings.exception_rules import Carry, Drop, Initialise
 from weighbridge.mappings.finding import AnyMapping
-from weighbridge.mappings.mapping import Carry, Drop, Initialise, Mapping
+from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import describe
-from weighbridge.planning.inverting import choices
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.readings import matching
+from weighbridge.planning.way_back.inverting import name_choices
 from weighbridge.studies.lint import lint
 from weighbridge.testing.sampling import MAX_BYTES, make_values, parts_of, restrict, run
 from weighbridge.testing.saved_files import check_files, check_model
@@ -306,7 +307,7 @@ def _require_layout(published: dict[str, TensorSpec], back: Plan, mapping: Mappi
         raise VerifyError(
             "verify-failed",
             "the mapping's inverse leads to another layout",
-            got="\n".join([*shown, *(choices(back, mapping) if only_names else back.notes)]),
+            got="\n".join([*shown, *((line for _, line in name_choices(back, mapping)) if only_names else back.notes)]),
             hint=NAMES_DIFFER if only_names else NO_INVERSE,
         )
 
