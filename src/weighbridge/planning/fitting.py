@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.keys import collapse_by_name, nearest
+from weighbridge.base.keys import collapse_by_name
 from weighbridge.base.specs import DTYPES, Header, TensorSpec, dtype_named
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
@@ -15,6 +15,7 @@ from weighbridge.planning.drafts import Draft
 from weighbridge.planning.joining import Joiner, collect_groups
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
+from weighbridge.planning.problems import no_such_target
 from weighbridge.planning.program import Program
 from weighbridge.planning.readings import Reading, matching
 from weighbridge.planning.steps import Fated, Step
@@ -232,15 +233,7 @@ class _Fitting:
                     self.problems.append(self._misfit(key, step, output.layout.shape, wanted))
 
     def _no_such_target(self, key: str, step: Step) -> PlanError:
-        assert self.target is not None
-        near = ", ".join(nearest(key, sorted(self.target)))
-        return PlanError(
-            "source-unplaced",
-            "the target has no tensor of this name",
-            where=key,
-            got=f"written from {', '.join(step.sources[:3])}" + (f"\nnearest: {near}" if near else ""),
-            because=_rules(self.mapping, step),
-        )
+        return no_such_target(key, step.sources[:3], _rules(self.mapping, step))
 
     def _misfit(self, key: str, step: Step, shape: tuple[int, ...], wanted: TensorSpec) -> PlanError:
         """Say that shapes differ; where only the number of joined tensors does, name those in excess or lacking."""
