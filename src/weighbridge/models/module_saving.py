@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.mapping import Drop
 from weighbridge.models.module_loading import recall
 from weighbridge.models.modules import module_header
@@ -112,7 +112,7 @@ def tied_names(model: torch.nn.Module) -> list[Drop]:
     said: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
     ties = module_header(model).ties if said else {}
     shared = (key for key, twin in said.items() if key in ties and ties[key] == ties.get(twin, twin))
-    return [Drop(f"^{re.escape(key)}$", "tied") for key in shared]
+    return [Drop(exact_pattern(key), "tied") for key in shared]
 
 
 def in_dtypes(plan: Plan, header: Header) -> Plan:

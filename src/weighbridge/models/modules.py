@@ -228,6 +228,15 @@ def check_model(plan: Plan, header: Header) -> None:
             problems.append(
                 PlanError("model-mismatch", "the model's shape is another", where=key, expected=expected, got=got)
             )
+    problems += _broken_ties(plan, header)
     if problems:
         hint = "make the plan anew, with this model as its target"
         raise PlanError("model-mismatch", "the plan was not made for this model", hint=hint, problems=problems)
+
+
+def _broken_ties(plan: Plan, header: Header) -> Iterator[PlanError]:
+    """Yield an error for each target that a plan leaves to its twin, and that is another parameter of the model."""
+    for key, twin in (*plan.twins, *((fated.key, fated.by) for fated in plan.tied_targets)):
+        if key in header and header.ties.get(key, key) != header.ties.get(twin, twin):
+            what = "this parameter was tied to another one when the plan was made, and is not tied now"
+            yield PlanError("model-mismatch", what, where=key, expected=f"the same parameter as {twin}")

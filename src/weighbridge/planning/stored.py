@@ -90,9 +90,15 @@ def _plan_from_form(form: MappingOf[str, Any]) -> Plan:
         reading=text(form["reading"]),
         metadata={name: text(value) for name, value in table(form["metadata"]).items()},
         notes=texts(form["notes"]),
+        twins=tuple(_pair(entry) for entry in items(form.get("twins", []))),
         **fated,
         **files,
     )
+
+
+def _pair(entry: object) -> tuple[str, str]:
+    key, twin = items(entry, 2)
+    return text(key), text(twin)
 
 
 def _fated(entry: object) -> Fated:
