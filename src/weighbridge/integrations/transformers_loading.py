@@ -24,8 +24,9 @@ from weighbridge.base.spelling import exact_pattern, literally
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.mappings.mapping import Carry, Initialise, MappingLike, exception_rules
 from weighbridge.mappings.transformers_table import library_module, library_name
+from weighbridge.models.holdings import take_stock
 from weighbridge.models.module_loading import remember
-from weighbridge.models.modules import module_header, tensor_places
+from weighbridge.models.modules import module_header
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
@@ -309,7 +310,7 @@ def _prove(model: Any, tensors: dict[str, Pending]) -> None:
     Raises:
         PlanError: `model-mismatch` for a weight that is gone, or has another shape.
     """
-    places = tensor_places(model)
+    places = take_stock(model).places
     is_custom = model.is_custom_code()
     for key, pending in tensors.items():
         tensor = places[key].tensor if key in places else None

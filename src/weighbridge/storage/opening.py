@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeGuard, cast
 
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
 from weighbridge.base.json_text import join_keys
-from weighbridge.base.keys import layout_path
 from weighbridge.base.nearby import name_near
 from weighbridge.base.specs import Header
 from weighbridge.storage.formats.inventory import open_inventory
@@ -70,10 +69,6 @@ def open_checkpoint(place: Place, *, direct: bool = False) -> Checkpoint:
         return HeaderCheckpoint("a header", place)
     if isinstance(place, Mapping):
         return hold_tensors(cast("Mapping[str, torch.Tensor]", place))
-    state_dict = getattr(place, "state_dict", None)
-    if callable(state_dict):
-        tensors = {layout_path(key): tensor for key, tensor in state_dict().items()}
-        return hold_tensors(tensors, where=f"a {type(place).__name__}")
     got = type(place).__name__
     expected = "a path, a dict of tensors, a model, a header or a checkpoint"
     raise CheckpointError("checkpoint-not-found", "this cannot be opened", expected=expected, got=got)
