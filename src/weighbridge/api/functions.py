@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.api.bound_plan import Plan
-from weighbridge.base.errors import CheckpointError
+from weighbridge.api.conversions import find_conversion
+from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
-from weighbridge.mappings.families import MODULES as FAMILIES, load as load_family, module_of
+from weighbridge.mappings.exception_rules import Carry, exception_rules
+from weighbridge.mappings.families import MODULES as FAMILIES, load_family, module_of
 from weighbridge.mappings.finding import AnyMapping, find_mapping, refuse_swapped
-from weighbridge.mappings.mapping import Carry, Mapping, exception_rules
+from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.registry import default_registry
 from weighbridge.mappings.wrapped_names import look_through
 from weighbridge.models.model_sources import is_model, open_place
@@ -23,7 +25,7 @@ from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
-from weighbridge.planning.plan_options import Options, read_options
+from weighbridge.planning.plan_options import read_options
 
 if TYPE_CHECKING:
     import torch
@@ -116,35 +118,53 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
         ['norm.weight']
     """
     source = open(checkpoint)
-    found = find_mapping(mapping)
+    found = as_mapping(find_mapping(mapping))
     if options.get("config") is None:
-        options["config"] = config_of(source, target)
-    wanted, chosen = _target_of(target, source.header, read_options(options))
-    named = look_through(found, source.header, wanted.header)
-    compiled = compile_plan(source.header, named, wanted.header, files=source.files, options=chosen)
-    said = (*(source.notes if is_model(checkpoint) else ()), *wanted.notes)
+        options["config"] = config_of(source, target, checkpoint)
+    wanted, notes, computed = _target_of(target, source.header)
+    recorded = find_conversion(source, found) if options.get("layout", "auto") == "auto" else None
+    if recorded is not None and found.forward is not None:
+        wanted = recorded.source if wanted is None and recorded.is_exact else wanted
+    elif recorded is not None and wanted is not None:
+        options["layout"] = "as is"
+    if computed:
+        options["carry"] = (*exception_rules(Carry, options.get("carry", ())), *computed)
+    named = look_through(found, source.header, wanted)
+    compiled = compile_plan(source.header, named, wanted, files=source.files, options=read_options(options))
+    if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
+        raise _converted_already(source, found)
+    said = (*(source.notes if is_model(checkpoint) else ()), *notes)
     return Plan.bind(replace(compiled, notes=(*compiled.notes, *said)), source)
 
 
+def _converted_already(source: Checkpoint, mapping: Mapping) -> PlanError:
+    return PlanError(
+        "already-converted",
+        "this was made by the very mapping that it is to be converted with",
+        where=source.where,
+        got=f'its receipt names the mapping "{mapping.name}"' if mapping.name else "its receipt has the same rules",
+        hint='weighbridge revert takes it back; layout="as is" takes it as it is, layout="mapped" runs the rules again',
+    )
+
+
 class _Wanted(NamedTuple):
-    """What a plan is to reach, and what is to be said of it."""
+    """What a plan is to reach, what is to be said of it, and what a model's hooks make, which is carried."""
 
     header: Header | None
     notes: tuple[str, ...] = ()
+    computed: tuple[Carry, ...] = ()
 
 
-def _target_of(target: Place, source: Header, options: Options) -> tuple[_Wanted, Options]:
-    """Return what a plan is to reach, and the options with what a model's hooks make added to what is carried."""
+def _target_of(target: Place, source: Header) -> _Wanted:
     if target is None or isinstance(target, Header):
-        return _Wanted(target), options
+        return _Wanted(target)
     if not is_model(target):
-        return _Wanted(_layout_at(target)), options
+        return _Wanted(_layout_at(target))
     from weighbridge.models.holdings import take_stock
 
     held = take_stock(target)
-    computed = [Carry(exact_pattern(key), "made by a hook of the model") for key in held.computed if key in source]
-    carried = replace(options, carry=(*exception_rules(Carry, options.carry), *computed)) if computed else options
-    return _Wanted(held.header(source), held.notes), carried
+    computed = (Carry(exact_pattern(key), "made by a hook of the model") for key in held.computed if key in source)
+    return _Wanted(held.header(source), held.notes, tuple(computed))
 
 
 def _layout_at(target: Place) -> Header:
@@ -159,9 +179,16 @@ def _layout_at(target: Place) -> Header:
         raise
 
 
-def config_of(source: Checkpoint, target: Place) -> Any:
-    """Find the model's configuration: the target model's own, or the `config.json` beside the checkpoint."""
-    config = getattr(unwrap(target) if is_model(target) else target, "config", None)
+def config_of(source: Checkpoint, target: Place, place: Place = None) -> Any:
+    """Find the model's configuration: that of a model, as target or as source, or the `config.json` beside the weights.
+
+    Args:
+        source: The opened checkpoint.
+        target: What is wanted.
+        place: What the checkpoint was opened from.
+    """
+    models = (unwrap(each) if is_model(each) else each for each in (target, place))
+    config = next((found for model in models if (found := getattr(model, "config", None))), None)
     if config is not None:
         return config
     path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
@@ -223,8 +250,7 @@ def convert(
     refuse_swapped(source, destination, mapping)
     found = find_mapping(mapping)
     if reverse:
-        whole = found if isinstance(found, Mapping) else Mapping(found)
-        found, target = whole.inverse(), _recorded_layout(source, whole) if target is None else target
+        found = as_mapping(found).inverse()
     made = plan(open(source, direct=True) if direct else source, found, target, **options)
     made = made if only is None else made.restrict(only)
     return made.write(
@@ -237,19 +263,6 @@ def convert(
         link=link,
         progress=progress,
     )
-
-
-def _recorded_layout(source: Place, mapping: Mapping) -> Header | None:
-    """Return the layout that a directory was converted from by this very mapping, if its receipt says so."""
-    from weighbridge.running.receipt import read_receipt
-
-    if not isinstance(source, str | Path):
-        return None
-    try:
-        recorded = read_receipt(Path(source)).plan
-    except CheckpointError:
-        return None
-    return recorded.source if recorded.mapping == mapping and recorded.is_exact else None
 
 
 def revert(

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.functions import Place, open, plan
 from weighbridge.base.errors import WeighbridgeError
+from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping
-from weighbridge.mappings.mapping import Drop, Mapping, exception_rules
+from weighbridge.mappings.mapping import as_mapping
 from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan_options import Options
+from weighbridge.planning.way_back.inverting import open_names
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +109,7 @@ def save(
     back keep their own, and a warning names them where these would not be read again.
 
     Any other model needs a mapping, whose inverse is used and proven key by key: each name comes back to the model's.
-    That is the published name wherever the rules leave no choice; where they do, a warning names the two rules. Where
+    That is the published name wherever the rules leave no choice; where they do, a warning says so. Where
     a model says that weights are tied, as those of transformers do, the second name is left out by a rule named "tied".
 
     Args:
@@ -150,11 +152,11 @@ def _derived(model: torch.nn.Module, mapping: AnyMapping | None, planning: dict[
     from weighbridge.models.module_saving import tied_names
 
     inner = unwrap(model)
-    found = find_mapping(_mapping_for(inner, mapping))
-    whole = found if isinstance(found, Mapping) else Mapping(found)
-    drop = (*tied_names(inner), *exception_rules(Drop, planning.pop("drop", ())))
-    made = plan(model, whole.inverse(), drop=drop, **planning)
-    say(made.notes)
+    found = as_mapping(find_mapping(_mapping_for(inner, mapping)))
+    drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
+    # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
+    made = plan(model, found.inverse(), **{"layout": "mapped", **planning, "drop": drop})
+    say(dict.fromkeys((*made.notes, *(open_names(made, found) if mapping is not None else ()))))
     return made
 
 

@@ -22,7 +22,8 @@ from weighbridge.base.errors import PlanError, RegistryError
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern, literally
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
-from weighbridge.mappings.mapping import Carry, Initialise, MappingLike, exception_rules
+from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
+from weighbridge.mappings.mapping import MappingLike
 from weighbridge.mappings.transformers_table import library_module, library_name
 from weighbridge.models.holdings import take_stock
 from weighbridge.models.module_loading import remember
@@ -32,7 +33,7 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
-from weighbridge.running.gather import prepare
+from weighbridge.running.gather import start_output
 from weighbridge.running.results import mapped_files
 from weighbridge.running.ties import value_classes
 from weighbridge.storage.formats.torch_tensors import bytes_of
@@ -69,7 +70,7 @@ class Pending:
         return self._make(None)
 
     def _make(self, mapped: Mapped | None) -> torch.Tensor:
-        made, want = prepare(self.step, self.step.targets.index(self.key), mapped)
+        made, want = start_output(self.step, self.step.targets.index(self.key), mapped)
         if want is not None:
             fill_tensors([want], self.checkpoint)
         return made

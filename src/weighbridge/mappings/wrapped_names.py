@@ -13,14 +13,14 @@ from typing import Final
 
 from weighbridge.base.keys import WRAPPERS
 from weighbridge.base.specs import Header
-from weighbridge.mappings.mapping import MappingLike, as_mapping
-from weighbridge.mappings.transforms import Transform, WeightRenaming, rename_key  # noqa: F401 - for the example
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import Transform, WeightRenaming
 
 MOST_NESTED: Final = 8
 """How many wrappers of one kind are taken out of one key."""
 
 
-def look_through(mapping: MappingLike, source: Header, target: Header | None = None) -> MappingLike:
+def look_through(mapping: Mapping, source: Header, target: Header | None = None) -> Mapping:
     """Put rules before a mapping that take the names of wrappers out of a checkpoint's keys.
 
     Args:
@@ -34,16 +34,22 @@ def look_through(mapping: MappingLike, source: Header, target: Header | None = N
     Examples:
         >>> from weighbridge.base.specs import TensorSpec
         >>> source = Header({"layers.0._orig_mod.weight": TensorSpec("F32", (2,))})
-        >>> rename_key(as_mapping(look_through([], source)).transforms[0], "layers.0._orig_mod.weight")
+        >>> from weighbridge.mappings.transforms import rename_key
+        >>> rename_key(look_through(Mapping(), source).transforms[0], "layers.0._orig_mod.weight")
         'layers.0.weight'
     """
     found = {name: _most(name, source) for name in WRAPPERS}
-    whole = as_mapping(mapping)
     is_wanted = target is not None and any(_most(name, target) for name in WRAPPERS)
-    if not any(found.values()) or is_wanted or whole.forward is not None:
+    if not any(found.values()) or is_wanted or mapping.forward is not None:
         return mapping
     rules = tuple(rule for name, most in found.items() for rule in _rules(name, most))
-    return replace(whole, transforms=(*rules, *whole.transforms), legacy=(*rules, *whole.legacy))
+    return replace(mapping, transforms=(*rules, *mapping.transforms), legacy=(*rules, *mapping.legacy))
+
+
+def own_rules(mapping: Mapping) -> tuple[Transform, ...]:
+    """Return the transforms of a mapping without those that `look_through` may have put before them."""
+    put = {rule for name in WRAPPERS for rule in _rules(name, MOST_NESTED)}
+    return tuple(rule for rule in mapping.transforms if rule not in put)
 
 
 def _most(name: str, header: Header) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from weighbridge.storage import open_checkpoint
-from weighbridge.storage.memory import TensorsCheckpoint, hold_tensors
+from weighbridge.storage.formats.memory import TensorsCheckpoint, hold_tensors
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
-from weighbridge.mappings.mapping import Drop
+from weighbridge.mappings.exception_rules import Drop
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_loading import recall

@@ -46,7 +46,7 @@ class Reading:
             keys: Names of the checkpoint.
 
         Examples:
-            >>> from weighbridge.mappings.mapping import Drop
+            >>> from weighbridge.mappings.exception_rules import Drop
             >>> added = PrefixChange(prefix_to_add="tower")
             >>> reading = Reading("with tower. added", Mapping([added]), is_mapped=True, change=added)
             >>> reading.named_by(Drop("^table", scope="tower"), ["table", "weight"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
@@ -17,7 +18,6 @@ from weighbridge.running.receipt import add_digests, check_receipt_follows, rece
 from weighbridge.running.tensor_digests import digest_written
 from weighbridge.running.ties import check_ties
 from weighbridge.storage import (
-    RECEIPT_NAME,
     IndexText,
     OutputDirectory,
     Work,
@@ -27,8 +27,8 @@ from weighbridge.storage import (
     plan_shards,
     staged_directory,
 )
+from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.kernel import BLOCK_BYTES, shares_with
-from weighbridge.storage.protocol import Extra
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -158,7 +158,7 @@ def write(
         resume=options.resume,
         sync=options.sync,
         share=share,
-        direct=bool(getattr(checkpoint, "direct", False)),
+        direct=checkpoint.is_past_cache,
     ) as output:
         _fill(output, made, plan, checkpoint, options)
     _LOG.info("wrote %s", destination)
