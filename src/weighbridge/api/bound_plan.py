@@ -80,7 +80,10 @@ class Plan(planned.Plan):
     @property
     def report(self) -> Report:
         """Fates, bytes, peak memory and reversibility, to print."""
-        return Report(self)
+        return Report(self, tuple(getattr(self.binding.source, "notes", ())) if self._is_opened() else ())
+
+    def _is_opened(self) -> bool:
+        return hasattr(self.binding.source, "header")
 
     def explain(self, key: str) -> Explanation:
         """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss."""

@@ -22,7 +22,8 @@ from weighbridge.storage.formats.safetensors_files import (
     open_safetensors_set,
 )
 from weighbridge.storage.formats.shard_index import MAX_INDEX_BYTES, parse_index
-from weighbridge.storage.places.directory import find_extras, find_weights, note_unused
+from weighbridge.storage.places.directory import find_weights
+from weighbridge.storage.places.extras import find_extras
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, read_small_file, reporting_read_errors
 from weighbridge.storage.protocol import Checkpoint
@@ -152,8 +153,7 @@ def _open_directory(directory: Path) -> Checkpoint:
     found = find_weights(directory)
     if found.index_name:
         return _open_index(directory, found.index_name, str(directory))
-    extras, notes = find_extras(directory)
-    notes = (*found.notes, *notes)
+    extras, notes = find_extras(directory, found.names)
     if not found.is_torch:
         return open_safetensors_set(directory, found.names, extras=extras, notes=notes)
     from weighbridge.storage.formats.torch_files import open_torch_set
@@ -167,8 +167,7 @@ def _open_index(directory: Path, name: str, where: str) -> Checkpoint:
     weight_map = parse_index(text, str(directory / name))
     index = SourceFile(name, path, stamp, text)
     is_torch = _holds_torch(weight_map.values(), str(directory / name))
-    extras, notes = find_extras(directory)
-    notes = (*note_unused(directory, weight_map.values(), is_torch), *notes)
+    extras, notes = find_extras(directory, (name, *weight_map.values()))
     if not is_torch:
         return open_safetensors_index(directory, index, weight_map, where=where, extras=extras, notes=notes)
     from weighbridge.storage.formats.torch_files import open_torch_index
