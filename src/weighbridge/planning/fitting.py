@@ -320,7 +320,7 @@ class _Fitting:
 
     def _refuse_empty(self) -> None:
         """Refuse a partial load that loads nothing."""
-        if not self.options.partial or self.target is None or self.blamed:
+        if not self.options.partial or self.target is None or self.problems:
             return
         if not any(key in self.target.specs for step in self.steps for key in step.targets):
             self.problems.append(PlanError("target-missing", "a partial load that fills no target at all"))
