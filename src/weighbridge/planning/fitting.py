@@ -74,7 +74,7 @@ class _Fitting:
         self._tie_steps()
         tied, initialised, missing = self._account_targets()
         self._refuse_empty()
-        self.problems += companion_faults(self.source, self.steps, dropped)
+        self.problems += companion_faults(self.mapping, self.source, self.steps, dropped)
         self.steps.sort(key=lambda step: step.targets)
         plan = Plan(
             self.mapping,
