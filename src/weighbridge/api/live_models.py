@@ -156,7 +156,7 @@ def _derived(model: torch.nn.Module, mapping: AnyMapping | None, planning: dict[
     drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
     # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
     made = plan(model, found.inverse(), **{"layout": "mapped", **planning, "drop": drop})
-    say(dict.fromkeys((*made.notes, *(open_names(made, found) if mapping is not None else ()))))
+    say(dict.fromkeys((*made.notes, *(open_names(made, found).notes if mapping is not None else ()))))
     return made
 
 
