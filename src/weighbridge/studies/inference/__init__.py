@@ -12,6 +12,8 @@ renaming   a few renames for many names
 rules      findings written as a mapping
 leftovers  what only one side has
 proving    running a proposal and comparing
+way back   running its inverse and comparing
+choices    what the values left open, for each rule
 inferring  all of that, one after the other
 """
 
@@ -19,5 +21,6 @@ from __future__ import annotations
 
 from weighbridge.studies.inference.from_headers import Sketch, sketch_mapping
 from weighbridge.studies.inference.from_values import Inferred, Unexplained, infer_mapping
+from weighbridge.studies.inference.open_choices import OpenChoice
 
-__all__ = ["Inferred", "Sketch", "Unexplained", "infer_mapping", "sketch_mapping"]
+__all__ = ["Inferred", "OpenChoice", "Sketch", "Unexplained", "infer_mapping", "sketch_mapping"]
