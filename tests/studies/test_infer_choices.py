@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import weighbridge as wb
-from weighbridge.base.keys import collapse
 from weighbridge.cli.app import app
 from weighbridge.cli.commands.inference_commands import status_of
 from weighbridge.mappings.mapping_files import read_mapping
@@ -733,5 +732,4 @@ def test_a9_each_status_has_its_meaning(fresh: Path) -> None:
     assert status_of(replace(unsettled, inverse_faults=("x does not come back",))) == 6
     text = ran("--help").stdout
     assert "6" in text
-    assert "marked CHECK" in " ".join(text.split())
-    assert collapse(found.mapping.renames[0].source_patterns)
+    assert "(CHECK)" in " ".join(text.split())
