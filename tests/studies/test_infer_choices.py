@@ -485,6 +485,11 @@ OPEN: dict[str, tuple[Tensors, Tensors, str]] = {
         {"a": transposed(MATRIX), "b": transposed(MATRIX)},
         "y",
     ),
+    "a matrix and its own transpose": (
+        {"x": MATRIX, "y": transposed(MATRIX)},
+        {"a": MATRIX, "b": transposed(MATRIX)},
+        "Transpose(dim1=1) of y",
+    ),
     "equal values, cast": (
         {"x": MATRIX.bfloat16(), "y": MATRIX.bfloat16()},
         {"a": MATRIX.bfloat16().float(), "b": MATRIX.bfloat16().float()},
@@ -521,6 +526,11 @@ SETTLED: dict[str, tuple[Tensors, Tensors, str]] = {
     "one layer of several is symmetric, and nothing is transposed": (
         {f"l.{i}.w": value.contiguous() for i, value in enumerate([OTHER[:4, :4], squares(1)[0], OTHER[2:, 2:]])},
         {f"m.{i}.w": value.contiguous() for i, value in enumerate([OTHER[:4, :4], squares(1)[0], OTHER[2:, 2:]])},
+        "",
+    ),
+    "a matrix and its transpose, in a layer that another one tells of": (
+        {"l.0.w": OTHER, "l.0.u": transposed(OTHER), "l.1.w": OTHER + 1, "l.1.u": OTHER + 2},
+        {"m.0.w": OTHER, "m.0.u": transposed(OTHER), "m.1.w": OTHER + 1, "m.1.u": OTHER + 2},
         "",
     ),
     "one expert of several is not symmetric": (
@@ -577,13 +587,16 @@ def test_a9_settled_means_right_on_any_other_values(data: st.DataObject) -> None
     """Tensors of few values, under names that say nothing, each renamed or transposed: no silence where it matters."""
     count = data.draw(st.integers(2, 5))
     targets = data.draw(st.permutations(NAMES))[:count]
-    kinds = data.draw(st.lists(st.sampled_from(["own", "ones", "symmetric", "copy"]), min_size=count, max_size=count))
+    kinds = data.draw(
+        st.lists(st.sampled_from(["own", "ones", "symmetric", "copy", "turned"]), min_size=count, max_size=count)
+    )
     turns = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
     numbers = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     fresh: Tensors = {}
     for word, kind in zip(WORDS, kinds, strict=False):
         value = torch.randn(4, 4, generator=numbers)
-        known = {"ones": torch.ones(4, 4), "symmetric": value + value.T, "copy": next(iter(fresh.values()), value)}
+        first = next(iter(fresh.values()), value)
+        known = {"ones": torch.ones(4, 4), "symmetric": value + value.T, "copy": first, "turned": transposed(first)}
         fresh[word] = known.get(kind, value).clone()
     trained = {word: torch.randn(4, 4, generator=numbers) for word in fresh}
 

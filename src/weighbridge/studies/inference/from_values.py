@@ -15,7 +15,7 @@ from weighbridge.mappings.transforms import Transform, describe
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
-from weighbridge.studies.inference.by_value.equal_matching import doubt_followed, match_equals
+from weighbridge.studies.inference.by_value.equal_matching import doubt_followed, doubt_twins, match_equals
 from weighbridge.studies.inference.by_value.evidence import Evidence
 from weighbridge.studies.inference.by_value.told import Told
 from weighbridge.studies.inference.commented import commented_file
@@ -209,6 +209,7 @@ def _gather(evidence: Evidence) -> None:
     evidence.match_joined()
     evidence.told = Told(list(evidence.facts))
     rules = _general(evidence)
+    doubt_twins(evidence)
     followed = predict(rules, evidence)
     doubt_followed(evidence, followed)
     evidence.followed |= {key for fact in followed for key in fact.target_keys}

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping as MappingOf, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weighbridge.base.keys import collapse
-from weighbridge.studies.inference.by_value.choices import BY_MODULE, Choice
+from weighbridge.studies.inference.by_value.choices import BY_MODULE, BY_PLAINNESS, Choice
 from weighbridge.studies.inference.tensor_facts import mask
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _gathered(steps: Sequence[Step], choices: MappingOf[str, Choice], rules: tup
 
 def _reason(found: Sequence[Choice]) -> str:
     if not any(choice.sources or choice.targets for choice in found):
-        return "being the plainest"
+        return BY_PLAINNESS
     reasons = dict.fromkeys(choice.by for choice in found)
     if len(reasons) > 1:
         reasons.pop(BY_MODULE, None)  # which was chosen by the others

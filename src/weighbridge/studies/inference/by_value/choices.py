@@ -10,6 +10,9 @@ ANY_ORDER: Final = "any order of their elements"
 BY_MODULE: Final = "the module that its other tensors are in"
 """The reason of a choice that rests on another one."""
 
+BY_PLAINNESS: Final = "being the plainest"
+"""The reason of a choice among operations."""
+
 
 class Choice(NamedTuple):
     """Other findings that would give the same values as the one that was chosen.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping as MappingOf, Sequence
+from itertools import permutations
 from typing import TYPE_CHECKING, Final
 
 from weighbridge.base.specs import Header
-from weighbridge.studies.inference.by_value.choices import ANY_ORDER, Choice
+from weighbridge.studies.inference.by_value.choices import ANY_ORDER, BY_PLAINNESS, Choice
 from weighbridge.studies.inference.by_value.equal_kin import (
     MOST_KINDS,
     Equals,
@@ -20,8 +21,8 @@ from weighbridge.studies.inference.by_value.equal_kin import (
     pair_kinds,
 )
 from weighbridge.studies.inference.by_value.evidence import BY_NAMES, operations_text
-from weighbridge.studies.inference.by_value.fingerprints import read_as
-from weighbridge.studies.inference.by_value.movement_search import Operations, moved
+from weighbridge.studies.inference.by_value.fingerprints import bit_total, read_as
+from weighbridge.studies.inference.by_value.movement_search import Operations, fit_movement, moved
 from weighbridge.studies.inference.by_value.surroundings import Surroundings
 from weighbridge.studies.inference.by_value.symmetry import may_be_symmetric, rival_movements
 from weighbridge.studies.inference.by_value.told import module_of
@@ -122,6 +123,33 @@ def doubt_followed(evidence: Evidence, followed: Iterable[Fact]) -> None:
         operations = rival_operations(evidence, pairs)
         if operations:
             evidence.choices |= dict.fromkeys((two for _, two in pairs), Choice((), (), operations, BY_RULES))
+
+
+def doubt_twins(evidence: Evidence) -> None:
+    """Write down for what values tell which other pair of tensors could change places with it, each reordered.
+
+    A matrix beside its own transpose is such a pair: either could be renamed, and either transposed.
+
+    Args:
+        evidence: What is known; choices are added to it.
+    """
+    alike: defaultdict[object, list[tuple[str, str]]] = defaultdict(list)
+    for source, target, _ in evidence.told.single:
+        spec = evidence.source.header[source]
+        alone = evidence.told.counts[mask(source), mask(target)] == 1
+        if alone and spec.dtype == evidence.target.header[target].dtype and sum(size > 1 for size in spec.shape) > 1:
+            alike[spec.dtype, spec.numel, bit_total(evidence.source, source)].append((source, target))
+    for pairs in alike.values():
+        for (one, its_own), (two, other) in permutations(pairs, 2):
+            found = _movement(evidence, two, its_own)
+            if found is not None and _movement(evidence, one, other) is not None:
+                evidence.choices[its_own] = Choice((), (), (f"{operations_text(found)} of {two}",), BY_PLAINNESS)
+
+
+def _movement(evidence: Evidence, source: str, target: str) -> Operations | None:
+    one = read_as(evidence.source, source, evidence.source.header[source].dtype)
+    two = read_as(evidence.target, target, evidence.target.header[target].dtype)
+    return fit_movement(one, two, evidence.movements)
 
 
 def rival_operations(evidence: Evidence, pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:

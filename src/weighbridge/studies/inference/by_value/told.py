@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,6 +70,11 @@ class Told:
     def renamed_kinds(self) -> frozenset[Pair]:
         """Names, without indices, of tensors that are renamed and nothing else."""
         return frozenset((mask(one), mask(two)) for one, two, operations in self.single if not operations)
+
+    @cached_property
+    def counts(self) -> Counter[Pair]:
+        """How many tensors of each kind there are, by its names on both sides without indices."""
+        return Counter((mask(one), mask(two)) for one, two, _ in self.single)
 
     @cached_property
     def modules(self) -> dict[str, set[str]]:
