@@ -372,22 +372,38 @@ def one_way_reason(transform: Transform) -> str:
     return ""
 
 
-def describe(transform: Transform) -> str:
+_SHOWN: Final = 6
+"""Number of patterns of one side that a report shows; of more, it shows half as many."""
+
+
+def describe(transform: Transform, *, full: bool = False) -> str:
     """Write a transform on one line, for reports.
+
+    Args:
+        transform: The transform.
+        full: Whether to write all its patterns, however many there are.
 
     Examples:
         >>> describe(PrefixChange(prefix_to_add="model", scope="tower"))
         'PrefixChange(add model) in tower'
+        >>> describe(GroupWeightRename([f"a{n}" for n in range(44)], [f"b{n}" for n in range(44)]))
+        'GroupWeightRename(a0, a1, a2, … of 44 -> b0, b1, b2, … of 44)'
     """
     if isinstance(transform, PrefixChange):
         change = f"add {transform.prefix_to_add}" if transform.prefix_to_add else f"remove {transform.prefix_to_remove}"
         text = f"PrefixChange({change})"
     else:
-        sides = (", ".join(side) for side in (transform.source_patterns, transform.target_patterns))
+        sides = (_listed(side, full=full) for side in (transform.source_patterns, transform.target_patterns))
         text = f"{type(transform).__name__}({' -> '.join(sides)})"
     if isinstance(transform, WeightConverter):
         text += f" by {', '.join(map(str, transform.operations))}"
     return text + (f" in {transform.scope}" if transform.scope else "")
+
+
+def _listed(patterns: tuple[str, ...], *, full: bool) -> str:
+    if full or len(patterns) <= _SHOWN:
+        return ", ".join(patterns)
+    return f"{', '.join(patterns[: _SHOWN // 2])}, … of {len(patterns)}"
 
 
 def scoped(transform: Transform, prefix: str) -> Transform:

@@ -142,7 +142,8 @@ def _lines(mapping: Mapping) -> Iterator[str]:
         yield f"prefix    {mapping.base_prefix}, of head models only"
     yield f"rules     {len(mapping):,}"
     for number, transform in enumerate(mapping, 1):
-        yield f"  {number}  {describe(transform)}" + ("  (old files only)" if transform in mapping.legacy else "")
+        when = "  (old files only)" if transform in mapping.legacy else ""
+        yield f"  {number}  {describe(transform, full=True)}{when}"
     for kind in RULE_KINDS:
         yield from (f"{kind:<9} {_rule(rule)}" for rule in getattr(mapping, kind))
     yield from (f"part      {_part(part)}" for part in mapping.parts)
