@@ -10,7 +10,8 @@ import torch
 import weighbridge as wb
 from weighbridge.mappings.exception_rules import RULE_KINDS
 from weighbridge.mappings.mapping import transform_from_dict, transform_to_dict
-from weighbridge.mappings.transforms import TRANSFORMS, describe, one_way_reason, rename_key, scoped
+from weighbridge.mappings.one_way import one_way_reason
+from weighbridge.mappings.transforms import TRANSFORMS, describe, rename_key, scoped
 
 ONE_OF_EACH = [
     wb.WeightRenaming(r"^language_model\.model", "model.language_model"),

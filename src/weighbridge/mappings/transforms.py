@@ -22,7 +22,7 @@ from typing import Any, Final
 from weighbridge.base.errors import MappingError, PatternError, WeighbridgeError
 from weighbridge.operations.arity import Arity
 from weighbridge.operations.ops import OPERATIONS, Operation, invert as invert_operations
-from weighbridge.pattern import Pattern, check_rewrite, invert, is_one_way
+from weighbridge.pattern import Pattern, check_rewrite, invert
 
 Patterns = str | Iterable[str]
 Pair = tuple[Pattern, Pattern]
@@ -357,21 +357,6 @@ def _one_way(transform: Transform, reason: str) -> PatternError:
     return PatternError("pattern-one-way", f"this rule has no inverse: {reason}", where=describe(transform))
 
 
-def one_way_reason(transform: Transform) -> str:
-    """Say why a transform has no inverse; empty for one that has.
-
-    Examples:
-        >>> one_way_reason(WeightRenaming(["x.w1", "x.w2"], "y.w"))
-        'several sources share one target'
-    """
-    try:
-        transform.inverse()
-    except WeighbridgeError as problem:
-        reasons = (is_one_way(*pair) for pair in pairs(transform))
-        return next((reason for reason in reasons if reason), problem.what.removeprefix("this rule has no inverse: "))
-    return ""
-
-
 _SHOWN: Final = 6
 """Number of patterns of one side that a report shows; of more, it shows half as many."""
 
@@ -401,9 +386,8 @@ def describe(transform: Transform, *, full: bool = False) -> str:
 
 
 def _listed(patterns: tuple[str, ...], *, full: bool) -> str:
-    if full or len(patterns) <= _SHOWN:
-        return ", ".join(patterns)
-    return f"{', '.join(patterns[: _SHOWN // 2])}, … of {len(patterns)}"
+    shown = patterns if full or len(patterns) <= _SHOWN else (*patterns[: _SHOWN // 2], f"… of {len(patterns)}")
+    return ", ".join(shown)
 
 
 def scoped(transform: Transform, prefix: str) -> Transform:

@@ -17,8 +17,9 @@ from weighbridge.cli.printing import Output, reporting, write_new
 from weighbridge.mappings.exception_rules import RULE_KINDS
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.mapping_files import json_schema, load_mapping as load_file, write_mapping
+from weighbridge.mappings.one_way import one_way_reason
 from weighbridge.mappings.registry import Registry, default_registry
-from weighbridge.mappings.transforms import describe, one_way_reason
+from weighbridge.mappings.transforms import describe
 
 _HELP = "List, show and write mappings; check and normalise mapping files.\n\nExample: weighbridge mapping list"
 

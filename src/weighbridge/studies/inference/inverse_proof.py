@@ -9,8 +9,9 @@ from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import collapse_by_name
 from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan_options import Options
+from weighbridge.planning.readings import Reading
 from weighbridge.running.execute import run_step
 from weighbridge.studies.inference.by_value.fingerprints import bits_of, read_as
 from weighbridge.studies.inference.proving import is_equal
@@ -54,11 +55,22 @@ def inverse_faults(mapping: Mapping, plan: Plan, source: Checkpoint, target: Che
 
 
 def _plan_back(inverse: Mapping, moving: Sequence[Step], source: Header, target: Header) -> Plan:
-    """Plan the way back of what moves; what is dropped, or left to be initialised, is lost and not asked for."""
+    """Plan the way back of what moves by the rules alone: the layout to reach is known here, and is not to settle it.
+
+    What is dropped, or left to be initialised, is lost and not asked for.
+
+    Raises:
+        PlanError: `plan-failed`.
+    """
     made = Header({key: target[key] for step in moving for key in step.targets})
     wanted = Header({key: source[key] for step in moving for key in step.sources})
     casts = any(step.program.casts for step in moving)
-    return compile_plan(made, inverse, wanted, options=Options(dtype="target" if casts else None, layout="mapped"))
+    options = Options(dtype="target" if casts else None)
+    draft = draft_reading(Reading("mapped", inverse, is_mapped=True), made, wanted, options)
+    if not draft.fits:
+        problems = draft.problems(made, wanted)
+        raise PlanError("plan-failed", "the inverse of the mapping does not fit", problems=problems)
+    return draft.plan
 
 
 def _is_back(value: torch.Tensor, source: Checkpoint, key: str, through: str) -> bool:
