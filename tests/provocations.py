@@ -370,6 +370,11 @@ def let_tensors_overlap(folder: Path) -> object:
     return wb.open(raw_file(folder, f"{{{entry('a.weight')}, {entry('b.weight', offsets=(4, 12))}}}", bytes(12)))
 
 
+@provokes("tensor-unsupported")
+def give_a_sparse_tensor(folder: Path) -> object:
+    return wb.open({"a.weight": numbers(3, 3).to_sparse()})
+
+
 @provokes("index-invalid")
 def cut_an_index(folder: Path) -> object:
     path = sharded(folder)

@@ -68,6 +68,7 @@ CODES: Final[dict[str, str]] = {
     "header-duplicate-key": "a header names something twice",
     "dtype-unknown": "a dtype is not one of the format's",
     "tensor-bounds": "a tensor's bytes overlap, leave holes, or do not match its shape",
+    "tensor-unsupported": "a tensor has no dense memory of its own",
     "index-invalid": "a shard index is not what its format demands",
     "index-mismatch": "a shard index and its shards disagree",
     "path-unsafe": "a path leaves the checkpoint's directory",

@@ -29,7 +29,7 @@ from weighbridge.reporting.explaining_plans import Report
 from weighbridge.running.devices import fill_tensors
 from weighbridge.running.gather import Wanted, batches, prepare
 from weighbridge.running.results import STREAM_BYTES, bind, check_ties, mapped_files
-from weighbridge.storage.formats.torch_tensors import dtype_of
+from weighbridge.storage.formats.torch_tensors import dtype_of, put_elements
 from weighbridge.storage.protocol import Checkpoint, Mapped
 
 _LOG: Final = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def _put(places: Places, made: torch.Tensor) -> None:
     """Give a tensor of a model the values of another one."""
     current = places.tensor
     if not current.is_meta and current.dtype == made.dtype:
-        current.detach().copy_(made)
+        put_elements(current, made)
     else:
         _replace(places, made if current.is_meta else made.to(current.device))
 

@@ -21,7 +21,7 @@ from weighbridge.base.keys import collapse, layout_path
 from weighbridge.base.specs import DTYPES, Header, TensorSpec
 from weighbridge.planning.plan import Plan, Step
 from weighbridge.running.gather import held_tensors
-from weighbridge.storage.formats.torch_tensors import spec_of, tie_of
+from weighbridge.storage.formats.torch_tensors import address_of, spec_of, storage_span, tie_of
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -46,7 +46,7 @@ def header_of(places: dict[str, Places]) -> Header:
     ties: dict[str, str] = {}
     first: dict[int, str] = {}
     for key, place in places.items():
-        specs[key] = spec_of(place.tensor)
+        specs[key] = spec_of(place.tensor, key)
         owner = first.setdefault(id(place.slots), key)
         if owner != key:
             ties[key] = ties[owner] = owner
@@ -86,11 +86,7 @@ def tensor_places(model: torch.nn.Module) -> dict[str, Places]:
 
 def _places_of(tensor: torch.Tensor, held: dict[int, list[Places]]) -> Places:
     """Return the places of a tensor, old ones if it is tied; only tensors at one address are compared."""
-    try:
-        address = tensor.untyped_storage()._cdata if tensor.is_meta else tensor.data_ptr()
-    except (NotImplementedError, RuntimeError):
-        address = 0
-    there = held.setdefault(address or id(tensor), [])
+    there = held.setdefault(address_of(tensor) or id(tensor), [])
     for places in there:
         if places.tensor is tensor or ((tie := tie_of(tensor)) is not None and tie == tie_of(places.tensor)):
             return places
@@ -113,20 +109,15 @@ def steps_into(plan: Plan, places: dict[str, Places]) -> Iterator[Step]:
 
 def shares_memory(checkpoint: Checkpoint, places: dict[str, Places]) -> bool:
     """Tell whether a source holds tensors in memory that belongs to the model."""
-    own = sorted(_extent(place.tensor) for place in places.values() if not place.tensor.is_meta)
+    own = sorted(span for place in places.values() if (span := storage_span(place.tensor)) is not None)
     reached = list(accumulate((stop for _, stop in own), max))
     for tensor in held_tensors(checkpoint):
-        if not tensor.is_meta:
-            start, stop = _extent(tensor)
+        if (span := storage_span(tensor)) is not None:
+            start, stop = span
             before = bisect_left(own, (stop, 0))
             if before and reached[before - 1] > start:
                 return True
     return False
-
-
-def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    storage = tensor.untyped_storage()
-    return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
 def probe(plan: Plan, checkpoint: Checkpoint, places: dict[str, Places]) -> None:

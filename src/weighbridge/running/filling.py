@@ -22,8 +22,8 @@ from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.base.workers import Counter, Task, count_workers, run_all
 from weighbridge.planning.plan import Plan, Step
 from weighbridge.planning.program import Output
-from weighbridge.running.execute import Slots, allocate, fill, is_run
-from weighbridge.running.gather import is_plain, is_serial, settle
+from weighbridge.running.execute import Slots, allocate, fill, is_at_hand, is_run
+from weighbridge.running.gather import is_serial, settle
 from weighbridge.storage.protocol import Extent
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class _Run:
         )
 
     def _is_ready(self, key: str) -> bool:
-        return self.checkpoint.extent(key) is not None or is_plain(self.checkpoint.tensor(key))
+        return self.checkpoint.extent(key) is not None or is_at_hand(self.checkpoint, key)
 
     def _run(self, copy: Copy, offset: int, step: Step) -> Iterator[_Move | _Piece]:
         key = step.sources[copy.source]

@@ -22,11 +22,11 @@ from weighbridge.running.execute import (
     SECTION_BYTES,
     Slots,
     allocate,
-    copy_from_file,
+    copy_by_sections,
     copy_side_by_side,
     copy_stitched,
-    copy_strided,
     fill,
+    run_copy,
 )
 from weighbridge.running.pieces import Parts, Piece, cut, join, split_copies
 from weighbridge.storage.places.scatter import MAX_SPANS, Span
@@ -158,16 +158,17 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
     parts: dict[tuple[int, int], Parts] = {}
     staged: dict[int, list[Wanted]] = {}
     strided: dict[tuple[int, int], list[tuple[Wanted, Copy]]] = {}
-    in_parts = isinstance(checkpoint, FileReader)
+    in_files = isinstance(checkpoint, FileReader)
+    in_parts = in_files or hasattr(checkpoint, "tensors")
     for want in wanted:
         step, number, tensor = want
-        if step.program.temporaries or not (in_parts or _is_dense(step, checkpoint)):
+        if step.program.temporaries or not in_parts:
             staged.setdefault(id(step), []).append(want)
             continue
         split = parts.get((id(step.program), number))
         if split is None:
             split = parts[id(step.program), number] = split_copies(
-                want.output, step, in_files=in_parts, stitch_bytes=STITCH_BYTES
+                want.output, step, in_files=in_files, stitch_bytes=STITCH_BYTES
             )
         if split.runs:
             pieces += cut(split.runs, step, checkpoint, BATCH_BYTES, tensor.data_ptr().__add__)
@@ -187,18 +188,6 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
 def is_serial(checkpoint: Checkpoint) -> bool:
     """Tell whether a source makes its tensors as it goes, so that threads would get into each other's way."""
     return bool(getattr(checkpoint, "is_serial", False))
-
-
-def _is_dense(step: Step, checkpoint: Checkpoint) -> bool:
-    """Tell whether all that a step reads lies dense in memory, so that parts of it cost nothing to take."""
-    if not hasattr(checkpoint, "tensors"):
-        return False
-    return all(map(is_plain, map(checkpoint.tensor, step.sources)))
-
-
-def is_plain(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor's elements lie in the CPU's memory one after the other, as they are."""
-    return tensor.device.type == "cpu" and tensor.is_contiguous() and not (tensor.is_neg() or tensor.is_conj())
 
 
 def _reading_job(batch: Sequence[Piece[int]], reader: FileReader) -> Job:
@@ -258,7 +247,9 @@ def _jobs_of_copy(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[
         return
     read_size = max(1, DTYPES[slots.dtype(copy.source)].bits // 8)
     for part in sections(copy, want.step.program.sources[copy.source].numel, BATCH_BYTES // itemsize):
-        task = partial(copy_from_file, flat, part, slots) if extent else partial(_from_memory, flat, part, slots)
+        task = partial(copy_by_sections, flat, part, slots)
+        if extent is None:
+            task = partial(run_copy, flat, part, slots, want.output.dtype)
         place = (str(extent.path), extent.offset + part.source_start * read_size) if extent else ("", 0)
         yield Job(*place, part.numel * itemsize, task)
 
@@ -269,10 +260,6 @@ def _stitched_job(want: Wanted, group: tuple[Copy, ...], checkpoint: Checkpoint)
     size_bytes = sum(copy.numel for copy in group) * want.tensor.element_size()
     task = partial(copy_stitched, want.tensor.view(-1), group, Slots(want.step, checkpoint))
     return Job(str(extent.path), extent.offset, size_bytes, task)
-
-
-def _from_memory(flat: torch.Tensor, copy: Copy, slots: Slots) -> None:
-    copy_strided(flat, slots.flat(copy.source), copy)
 
 
 def _staged_job(group: Sequence[Wanted], checkpoint: Checkpoint) -> Job:
