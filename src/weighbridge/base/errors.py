@@ -61,7 +61,8 @@ CODES: Final[dict[str, str]] = {
     "budget-too-small": "the memory budget cannot hold the smallest unit of work",
     # sources
     "checkpoint-not-found": "there is no checkpoint at this place",
-    "checkpoint-ambiguous": "a directory holds more than one checkpoint",
+    "checkpoint-ambiguous": "a place holds more than one checkpoint",
+    "checkpoint-partial": "a file holds one rank's piece of its tensors",
     "file-truncated": "a file ends before its contents do",
     "header-too-large": "a header's length is beyond the limit or beyond the file",
     "header-invalid": "a header is not what its format demands",

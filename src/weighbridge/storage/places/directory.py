@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.json_text import join_keys
+from weighbridge.storage.formats.rank_pieces import check_pieces
 from weighbridge.storage.formats.shard_index import INDEX_SUFFIX
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import reporting_read_errors
@@ -114,7 +115,8 @@ def _choose(files: Sequence[str], is_torch: bool, where: str) -> tuple[str, ...]
     return tuple(files)
 
 
-def _ambiguous(names: Iterable[str], where: str) -> CheckpointError:
+def _ambiguous(names: Sequence[str], where: str) -> CheckpointError:
+    check_pieces(names, where)
     return CheckpointError(
         "checkpoint-ambiguous",
         "more than one checkpoint is in here",
