@@ -1,9 +1,11 @@
 """Move model weights between layouts, both ways, and account for every byte."""
 
 from weighbridge._version import __version__
+from weighbridge.api.bound_plan import Plan
 from weighbridge.api.functions import (
     convert,
     load,
+    loaded_plan,
     open,
     plan,
     register,
@@ -24,7 +26,8 @@ from weighbridge.base.errors import (
     WeighbridgeError,
 )
 from weighbridge.base.specs import Header, TensorSpec
-from weighbridge.mappings.mapping import Carry, Drop, Initialise, Mapping, Refuse
+from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, Refuse
+from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.mapping_files import load_mapping
 from weighbridge.mappings.registry import Registry, default_registry
 from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, WeightConverter, WeightRenaming
@@ -48,7 +51,6 @@ from weighbridge.operations.movements import (
     Transpose,
 )
 from weighbridge.operations.ops import Cast
-from weighbridge.planning.plan import Plan
 
 __all__ = [
     "Carry",
@@ -97,6 +99,7 @@ __all__ = [
     "infer",
     "load",
     "load_mapping",
+    "loaded_plan",
     "open",
     "plan",
     "register",

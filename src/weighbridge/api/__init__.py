@@ -4,16 +4,31 @@ Comes in: paths, tensors, models, mappings, names. Goes out: plans that can be r
 May use: every room before it.
 """
 
-from weighbridge.api.functions import config_of, convert, load, open, plan, plan_revert, register, resolve, revert, save
+from weighbridge.api.bound_plan import Plan
+from weighbridge.api.functions import (
+    config_of,
+    convert,
+    load,
+    loaded_plan,
+    open,
+    plan,
+    plan_revert,
+    register,
+    resolve,
+    revert,
+    save,
+)
 from weighbridge.api.studying import detect, diff, infer, verify
 
 __all__ = [
+    "Plan",
     "config_of",
     "convert",
     "detect",
     "diff",
     "infer",
     "load",
+    "loaded_plan",
     "open",
     "plan",
     "plan_revert",

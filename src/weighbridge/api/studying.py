@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
+from weighbridge.api.bound_plan import Plan
 from weighbridge.api.functions import Place, config_of, open, plan
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.mappings.finding import AnyMapping
@@ -68,7 +70,8 @@ def diff(first: Place, second: Place, through: AnyMapping | None = None, **optio
     other = open(second)
     if through is None:
         return compare_sides(Held(open(first)), Held(other))
-    return compare_sides(Planned(plan(first, through, target=other.header, **options)), Held(other))
+    made = plan(first, through, target=other.header, **options)
+    return compare_sides(Planned(made, made.checkpoint()), Held(other))
 
 
 def detect(place: Place, *, transformers: bool = False) -> Detection:
@@ -92,7 +95,7 @@ def detect(place: Place, *, transformers: bool = False) -> Detection:
     source, meant = open(place), default_registry.registered()
     others = {name: meant.find(name) for name in meant}
     if transformers:
-        from weighbridge.integrations.transformers import registry
+        from weighbridge.mappings.transformers_table import registry
 
         table = registry()
         others = {name: table.find(name) for name in table} | others
@@ -115,4 +118,6 @@ def infer(first: Place, second: Place, name: str = "") -> Inferred:
     """
     from weighbridge.studies.inference import infer_mapping
 
-    return infer_mapping(open(first), open(second), name)
+    source = open(first)
+    found = infer_mapping(source, open(second), name)
+    return replace(found, plan=Plan.bind(found.plan, source))

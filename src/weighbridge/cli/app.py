@@ -14,6 +14,7 @@ import typer
 
 from weighbridge import api
 from weighbridge._version import __version__
+from weighbridge.api import Plan
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import counted
 from weighbridge.cli.command_options import (
@@ -40,7 +41,7 @@ from weighbridge.cli.commands.mapping_commands import app as mappings
 from weighbridge.cli.explaining import explain_unfit
 from weighbridge.cli.inspecting.inspection import Inspection, describe_tensor, tensor_lines
 from weighbridge.cli.inspecting.module_tree import module_tree, tree_lines
-from weighbridge.cli.pages import plan_page
+from weighbridge.cli.pages import write_plan_page
 from weighbridge.cli.printing import (
     DIFFERENT,
     EXIT_CODES,
@@ -54,8 +55,9 @@ from weighbridge.cli.printing import (
 from weighbridge.cli.progress import progress_bar
 from weighbridge.cli.source_notes import note_lines, report_form
 from weighbridge.mappings.finding import refuse_swapped
-from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
-from weighbridge.reporting.explaining_plans import Explanation, format_bytes
+from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
+from weighbridge.reporting.costs import format_bytes
+from weighbridge.reporting.explanation import Explanation
 from weighbridge.reporting.unused import unused_lines
 from weighbridge.storage import check_destination
 from weighbridge.storage.formats.inventory import write_inventory
@@ -155,7 +157,11 @@ def plan(
     """
     with reporting(output, full=full), options.naming(source, mapping):
         found = options.mapping(mapping)
-        made = options.make_plan(source, found, only) if html is None else plan_page(options, source, found, only, html)
+        made = (
+            options.make_plan(source, found, only)
+            if html is None
+            else write_plan_page(options, source, found, only, html)
+        )
         if out is not None:
             write_new(out, made.to_json())
         output.give(lambda: report_form(made), [*made.report.lines(full=full), *note_lines(made)])
@@ -281,7 +287,7 @@ def _written_lines(made: Plan, destination: str, *, is_reverted: bool = False) -
     yield f"wrote     {destination}: {counted(len(made.target), 'tensor')}, {format_bytes(written)}"
     yield from () if is_reverted else unused_lines(made)
     yield from note_lines(made)
-    yield from (f"note      {note}" for note in made.notes)
+    yield from (f"{'choice' if note in made.choices else 'note':<10}{note}" for note in made.notes)
     if made.initialised:
         have = "has" if len(made.initialised) == 1 else "have"
         yield f"note      {counted(len(made.initialised), 'target')} {have} no values: {made.initialised[0].by}"

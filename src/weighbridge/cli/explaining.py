@@ -12,7 +12,7 @@ from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.readings import Reading
-from weighbridge.reporting.explaining_plans import Explanation, Tried, explain, try_rules
+from weighbridge.reporting.explanation import Explanation, Tried, explain, try_rules
 from weighbridge.reporting.membership import missing_members
 
 

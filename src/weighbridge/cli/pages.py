@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from weighbridge import api
+from weighbridge.api import Plan
 from weighbridge.base.errors import DestinationError, WeighbridgeError
 from weighbridge.cli.command_options import PlanOptions
 from weighbridge.cli.printing import write_new
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.reporting.report_page import failure_page
 
 
-def plan_page(options: PlanOptions, source: str, mapping: Mapping, only: list[str] | None, page: Path) -> Plan:
+def write_plan_page(options: PlanOptions, source: str, mapping: Mapping, only: list[str] | None, page: Path) -> Plan:
     """Compile a plan and write its page; without a plan, write a page that says why, and raise all the same.
 
     Args:

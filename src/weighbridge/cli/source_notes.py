@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from weighbridge.planning.plan import Plan
+from weighbridge.api import Plan
 
 
 def source_notes(plan: Plan) -> tuple[str, ...]:

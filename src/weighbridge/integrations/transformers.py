@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.base.errors import CheckpointError, RegistryError
+from weighbridge.mappings.exception_rules import Rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping
-from weighbridge.mappings.mapping import Mapping, Rules
+from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import Registry, default_registry
 from weighbridge.mappings.transformers_table import LEGACY, UNDERSTOOD, in_order, registry
 from weighbridge.mappings.transforms import Transform, WeightRenaming
@@ -149,7 +150,7 @@ def from_pretrained(
 
     The library makes the model, initialises what is missing, ties, and reads generation settings; the weights come from
     the plan. Afterwards every weight is proven to hold the bytes that were loaded. The model remembers its plan:
-    `weighbridge.models.module_loading.loaded_plan(model).report` says what became of each tensor.
+    `weighbridge.loaded_plan(model).report` says what became of each tensor.
 
     Args:
         model_class: A model class of the library, or one of its `Auto` classes.

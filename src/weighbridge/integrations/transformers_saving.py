@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from weighbridge.api.bound_plan import Plan
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import PrefixChange
 from weighbridge.models.module_saving import recorded_way_back, tied_names
 from weighbridge.models.resolve import class_name
 from weighbridge.planning.compiling import compile_plan
-from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.storage import open_checkpoint
 
@@ -28,7 +28,8 @@ def plan_back(model: Any, mapping: Mapping, *, lossy: bool = False) -> Plan:
     Raises:
         PlanError: `inverse-unproven`, `inverse-lossy`, `dtype-mismatch`.
     """
-    return recorded_way_back(model, lossy=lossy) or _derived(model, mapping)
+    recorded = recorded_way_back(model, lossy=lossy)
+    return _derived(model, mapping) if recorded is None else Plan.bind(recorded.plan, model, origin=recorded.origin)
 
 
 def _derived(model: Any, mapping: Mapping) -> Plan:
@@ -41,8 +42,7 @@ def _derived(model: Any, mapping: Mapping) -> Plan:
     back = replace(mapping, transforms=kept, carry=()).inverse()
     checkpoint = open_checkpoint(model)
     plan = compile_plan(checkpoint.header, back, options=Options(drop=tied_names(model), config=model.config))
-    plan.binding.source = checkpoint
-    return plan
+    return Plan.bind(plan, checkpoint)
 
 
 def save_settings(model: Any, out: Path) -> None:

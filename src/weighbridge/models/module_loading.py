@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import Counter as Counts
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -24,52 +23,59 @@ from weighbridge.models.modules import (
     tensor_places,
     warn_of_meta,
 )
-from weighbridge.planning.plan import Binding, Plan, Step
-from weighbridge.reporting.explaining_plans import Report
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
-from weighbridge.running.gather import Wanted, batches, prepare
-from weighbridge.running.results import STREAM_BYTES, bind, check_ties, mapped_files
+from weighbridge.running.gather import Wanted, group_steps, start_output
+from weighbridge.running.results import STREAM_BYTES, mapped_files
+from weighbridge.running.ties import check_ties
 from weighbridge.storage.formats.torch_tensors import dtype_of, put_elements
 from weighbridge.storage.protocol import Checkpoint, Mapped
 
 _LOG: Final = logging.getLogger(__name__)
 
-_loaded: weakref.WeakKeyDictionary[torch.nn.Module, Plan] = weakref.WeakKeyDictionary()
+_loaded: weakref.WeakKeyDictionary[torch.nn.Module, Loaded] = weakref.WeakKeyDictionary()
+
+
+class Loaded(NamedTuple):
+    """What a model was last loaded through, and what that plan read."""
+
+    plan: Plan
+    checkpoint: Checkpoint
 
 
 @without_collection()
 def load_into(
     plan: Plan,
     model: torch.nn.Module,
-    source: Any = None,
+    checkpoint: Checkpoint,
     *,
     copy: bool = False,
     device: Any = "cpu",
     progress: Progress | None = None,
-) -> Report:
+) -> Plan:
     """Put a plan's targets into a model.
 
-    A meta tensor that a safetensors file holds as it is wanted is mapped, not copied; see `Plan.stream`.
+    A meta tensor that a safetensors file holds as it is wanted is mapped, not copied; see `results.stream`.
 
     Args:
         plan: A plan that was made for this model, or for one with the same tensors.
         model: Its parameters and persistent buffers are set: in place where device and dtype already fit, else
             replaced by tensors of the plan's dtype on the model's device.
-        source: What to read, if not what the plan was made on.
+        checkpoint: What the plan reads.
         copy: Give every tensor memory of its own.
         device: Where to make tensors that are on the meta device now.
         progress: Called with the bytes loaded so far and the bytes in all, by one thread at a time; what it raises
             stops the load.
 
     Returns:
-        The plan's report.
+        The plan, which the model remembers.
 
     Raises:
-        PlanError: `model-mismatch`, `tie-differs`, `source-unbound`, `dtype-mismatch`; nothing has been changed then.
+        PlanError: `model-mismatch`, `tie-differs`, `dtype-mismatch`; nothing has been changed then.
         CheckpointError: `source-changed` and `data-missing`, before anything is changed; the codes of reading, which
             may leave part of a model loaded that had values before, and a meta model as it was.
     """
-    checkpoint = bind(plan, source)
     places = tensor_places(model)
     header = header_of(places)
     check_model(plan, header)
@@ -84,13 +90,12 @@ def load_into(
         else:
             _set_in_batches(plan, checkpoint, places, copy=copy, device=device, progress=progress)
     checkpoint.check_unchanged()
-    remember(model, replace(plan, binding=Binding(checkpoint, weakref.ref(model), checkpoint)))
-    plan.binding.produced = weakref.ref(model)
+    remember(model, plan, checkpoint)
     warn_of_meta(model)
     _LOG.info("loaded %s into a %s: %s", checkpoint.where, type(model).__name__, plan.target)
     for fated in plan.initialised:
         _LOG.debug("left as it is: %s, by %s", fated.key, fated.by)
-    return Report(plan)
+    return plan
 
 
 def _warn_of_dtypes(plan: Plan, places: dict[str, Places]) -> None:
@@ -104,13 +109,13 @@ def _warn_of_dtypes(plan: Plan, places: dict[str, Places]) -> None:
         _LOG.warning('%s, %s so far, will be %s: dtype="target" keeps the model\'s', words, held, dtype)
 
 
-def remember(model: torch.nn.Module, plan: Plan) -> None:
-    """Note the plan that a model was loaded through: one of its own, whatever the same plan reads or makes later."""
-    _loaded[model] = plan
+def remember(model: torch.nn.Module, plan: Plan, checkpoint: Checkpoint) -> None:
+    """Note what a model was loaded through."""
+    _loaded[model] = Loaded(plan, checkpoint)
 
 
-def loaded_plan(model: torch.nn.Module) -> Plan | None:
-    """Return the plan that a model was last loaded through, if there is one."""
+def recall(model: torch.nn.Module) -> Loaded | None:
+    """Return what a model was last loaded through, if it was."""
     return _loaded.get(model)
 
 
@@ -162,7 +167,7 @@ def _set_in_batches(
     counter = Counter(total, progress)
     mapped = mapped_files(checkpoint, copy=copy or str(device) != "cpu")
     _set(together, checkpoint, mapped, device, counter)
-    for steps in batches(others, STREAM_BYTES):
+    for steps in group_steps(others, STREAM_BYTES):
         _set([target for step in steps for target in _targets(step, places)], checkpoint, None, "cpu", counter)
 
 
@@ -174,7 +179,7 @@ def _set(targets: list[_Target], checkpoint: Checkpoint, mapped: Mapped | None, 
         if is_in_place:
             wanted.append(Wanted(step, number, places.tensor.detach()))
             continue
-        made, want = prepare(step, number, mapped, device)
+        made, want = start_output(step, number, mapped, device)
         new.append((places, made))
         if want is None:
             counter.add(target.size_bytes)

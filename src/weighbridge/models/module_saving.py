@@ -6,26 +6,35 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse
-from weighbridge.base.specs import Header, TensorSpec
-from weighbridge.mappings.mapping import Drop
-from weighbridge.models.module_loading import loaded_plan
+from weighbridge.base.specs import Header
+from weighbridge.mappings.exception_rules import Drop
+from weighbridge.models.module_loading import recall
 from weighbridge.models.modules import module_header
-from weighbridge.planning.inverting import proven_steps
-from weighbridge.planning.origins import invert_rules, unstable_names
-from weighbridge.planning.plan import Fated, Plan, Step
-from weighbridge.planning.program import Output, Program
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.steps import Fated, Step
+from weighbridge.planning.way_back.inverting import proven_steps
+from weighbridge.planning.way_back.origins import invert_rules, unstable_names
+from weighbridge.planning.way_back.recasting import in_dtypes, step_in_dtype
 
 if TYPE_CHECKING:
     import torch
 
+    from weighbridge.storage.protocol import Checkpoint
+
 _LOG: Final = logging.getLogger(__name__)
 
 
-def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> Plan | None:
+class WayBack(NamedTuple):
+    """The plan that takes a model's weights back, and the checkpoint that they came from."""
+
+    plan: Plan
+    origin: Checkpoint
+
+
+def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack | None:
     """Return the plan that takes a model's weights back to where they came from; None if it came through no plan.
 
     Weights that were initialised go in under the names that the mapping's rules, run backwards, give them, if the
@@ -40,22 +49,23 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> Plan | 
     Raises:
         PlanError: `inverse-lossy`, `dtype-mismatch`.
     """
-    plan = loaded_plan(model)
-    if plan is None:
+    loaded = recall(model)
+    if loaded is None:
         return None
     header = module_header(model)
-    return _back(in_dtypes(plan, header), model, header, lossy=lossy)
+    config = getattr(model, "config", None)
+    return WayBack(_back(in_dtypes(loaded.plan, header), header, config, lossy=lossy), loaded.checkpoint)
 
 
-def _back(plan: Plan, model: torch.nn.Module, header: Header, *, lossy: bool) -> Plan:
+def _back(plan: Plan, header: Header, config: Any, *, lossy: bool) -> Plan:
     """Invert a plan, and add the weights that no file gave, unless their rule says that no file has them."""
     absent = {rule.why or f'"{rule.pattern}"' for rule in plan.mapping.initialise if not rule.saved}
     new = tuple(fated for fated in plan.initialised if fated.by not in absent)
     left = tuple(fated._replace(by=f"not in the file: {fated.by}") for fated in plan.initialised if fated.by in absent)
     known = dict(plan.target_fates())
     gained = tuple(Fated(key, spec, "new since loading") for key, spec in header.items() if key not in known)
-    back = replace(plan, initialised=new + gained).inverse(model, lossy=lossy, keep_initialised=True)
-    back = _under_published_names(back, [*new, *gained], getattr(model, "config", None))
+    back = replace(plan, initialised=new + gained).inverse(lossy=lossy, keep_initialised=True)
+    back = _under_published_names(back, [*new, *gained], config)
     return replace(back, dropped=back.dropped + left)
 
 
@@ -104,63 +114,7 @@ def tied_names(model: torch.nn.Module) -> list[Drop]:
     return [Drop(f"^{re.escape(key)}$", "tied") for key in shared]
 
 
-def in_dtypes(plan: Plan, header: Header) -> Plan:
-    """Return a plan as it would be, had the checkpoint been in the dtypes that the model has now.
-
-    A model that was cast, on loading or later, is saved in the dtype that it has: a cast back could lose what it has
-    learnt since. A plan without casts whose dtypes are still the model's is left as it is.
-
-    Args:
-        plan: The plan that the model was loaded through.
-        header: The model's specs.
-
-    Raises:
-        PlanError: `dtype-mismatch` where weights that become one tensor have different dtypes now.
-    """
-    same = all(header.specs.get(key, spec).dtype == spec.dtype for key, spec in plan.target.items())
-    if same and not any(step.program.casts for step in plan.steps):
-        return plan
-    made = replace(
-        plan,
-        steps=tuple(_step_in(step, header) for step in plan.steps),
-        initialised=_specs_in(plan.initialised, header),
-        tied_targets=_specs_in(plan.tied_targets, header),
-        source_files=None,
-    )
-    made.check()
-    return made
-
-
-def _specs_in(fated: tuple[Fated, ...], header: Header) -> tuple[Fated, ...]:
-    return tuple(one._replace(spec=header.specs.get(one.key, one.spec)) for one in fated)
-
-
-def _step_in(step: Step, header: Header) -> Step:
-    dtypes = {header[key].dtype for key in step.targets if key in header}
-    if len(dtypes) > 1:
-        raise PlanError(
-            "dtype-mismatch",
-            "weights that become one tensor have different dtypes now",
-            where=", ".join(step.sources[:3]),
-            got=", ".join(f"{key}: {header[key].dtype}" for key in step.targets),
-        )
-    return _in_dtype(step, dtypes.pop()) if dtypes else step
-
-
 def _step_back_in(step: Step, header: Header) -> Step:
     """Return a step of the way back without casts: what it makes has the dtype that the model has."""
     dtypes = {header[key].dtype for key in step.sources}
-    return _in_dtype(step, dtypes.pop()) if len(dtypes) == 1 else step
-
-
-def _in_dtype(step: Step, dtype: str) -> Step:
-    program = step.program
-    if {spec.dtype for spec in program.slots} | {out.dtype for out in program.targets} == {dtype}:
-        return step
-
-    def output(one: Output) -> Output:
-        return one._replace(dtype=dtype)
-
-    sources = tuple(TensorSpec(dtype, spec.shape) for spec in program.sources)
-    recast = Program(sources, tuple(map(output, program.temporaries)), tuple(map(output, program.targets)))
-    return Step(step.sources, step.targets, recast, "moved" if step.fate == "computed" else step.fate, step.rules)
+    return step_in_dtype(step, dtypes.pop()) if len(dtypes) == 1 else step

@@ -19,8 +19,8 @@ from weighbridge.base.collecting import without_collection
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import collapse, layout_path
 from weighbridge.base.specs import DTYPES, Header, TensorSpec
-from weighbridge.planning.plan import Plan, Step
-from weighbridge.running.gather import held_tensors
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.steps import Step
 from weighbridge.storage.formats.torch_tensors import address_of, spec_of, storage_span, tie_of
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def shares_memory(checkpoint: Checkpoint, places: dict[str, Places]) -> bool:
     """Tell whether a source holds tensors in memory that belongs to the model."""
     own = sorted(span for place in places.values() if (span := storage_span(place.tensor)) is not None)
     reached = list(accumulate((stop for _, stop in own), max))
-    for tensor in held_tensors(checkpoint):
+    for tensor in checkpoint.held_tensors():
         if (span := storage_span(tensor)) is not None:
             start, stop = span
             before = bisect_left(own, (stop, 0))
@@ -122,7 +122,7 @@ def shares_memory(checkpoint: Checkpoint, places: dict[str, Places]) -> bool:
 
 def probe(plan: Plan, checkpoint: Checkpoint, places: dict[str, Places]) -> None:
     """Ask for tensors of a source in memory before anything is set: one on the meta device has no data."""
-    if not any(tensor.is_meta for tensor in held_tensors(checkpoint)):
+    if not any(tensor.is_meta for tensor in checkpoint.held_tensors()):
         return
     for step in steps_into(plan, places):
         for key in step.sources:

@@ -1,41 +1,28 @@
 """A plan: what will happen to every tensor of a checkpoint, as a frozen value that was proven before it could run.
 
 A plan is a list of steps, each joining some source tensors to some target tensors by one program, and the exceptions
-that were declared. Every source and every target has exactly one fate:
-
-    source   moved      its bytes go into targets, re-ordered at most
-             computed   its values are cast on the way
-             carried    it passes through under its own name
-             tied       its bytes must equal those of another source, which moves in its place
-             dropped    a named rule leaves it out
-    target   filled     a step writes every element of it once
-             tied       it shares its storage with another target, which is filled
-             initialised  a named rule, or a declared partial load, leaves it as the model made it
+that were declared. It says what happens, and how to go back; it knows nothing of where it reads, who runs it, or how it
+is printed.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping as MappingOf
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping as MappingOf
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final
 
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_sets import FileSet
 from weighbridge.base.hashes import sha256_of
 from weighbridge.base.keys import counted
-from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
+from weighbridge.planning.checking import find_problems
 from weighbridge.planning.program import Program, program_to_dict
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
-
-    from weighbridge.reporting.explaining_plans import Explanation, Report
+from weighbridge.planning.steps import FATED_FIELDS, Fate, Fated, Step
 
 PLAN_FORMAT: Final = "weighbridge-plan"
 PLAN_VERSION: Final = 1
@@ -45,51 +32,7 @@ DEFAULT_BUDGET_BYTES: Final = 256 * 2**20
 """Size of the buffers that a run may hold beside its results, in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Some sources, the program that reads them, and the targets it writes.
-
-    Args:
-        sources: Keys that are read; their position is the program's slot.
-        targets: Keys that are written, in the program's order.
-        program: The copies.
-        fate: What becomes of the sources: ``moved``, ``computed``, ``carried`` or ``tied``.
-        rules: Numbers of the mapping's rules that fired, in order.
-    """
-
-    sources: tuple[str, ...]
-    targets: tuple[str, ...]
-    program: Program
-    fate: str
-    rules: tuple[int, ...] = ()
-
-
-class Fated(NamedTuple):
-    """A tensor that no step touches: its key, its spec, and the rule (or the key) that accounts for it."""
-
-    key: str
-    spec: TensorSpec
-    by: str
-
-
-class Fate(NamedTuple):
-    """What became of one tensor: the word for it, and the step, rule or key that is responsible."""
-
-    name: str
-    step: int | None = None
-    by: str = ""
-
-
-@dataclass(slots=True)
-class Binding:
-    """Where a plan reads, and what its runs made last; no part of the plan's value."""
-
-    source: Any = None
-    produced: Any = None
-    read: Any = None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Everything that will happen, known before a byte moves.
 
@@ -103,9 +46,13 @@ class Plan:
         reading: Which reading of the checkpoint's layout fits: ``mapped``, ``as is``, with or without a prefix.
         metadata: Free text pairs for the header of new files.
         notes: What the plan takes for granted, one sentence each.
+        choices: Those of the notes that say where a derived way back takes one of several names or sizes, each of which
+            the rules would lead to the source: a target or a record would have settled it.
         source_files: How the source lies in files; the inverse writes exactly these. Like the next one, no part of
             the plan's value: another sharding of the same tensors gives an equal plan.
         target_files: The files to write, where they are to be the very same as earlier ones.
+        is_back: Whether this is the recorded inverse of a plan, so that its steps lead from what the mapping gives to
+            what it takes; no part of the plan's value either. None if it is not known.
     """
 
     mapping: Mapping
@@ -117,12 +64,10 @@ class Plan:
     reading: str = "mapped"
     metadata: MappingOf[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     source_files: FileSet | None = field(default=None, repr=False, compare=False)
     target_files: FileSet | None = field(default=None, repr=False, compare=False)
-    binding: Binding = field(default_factory=Binding, repr=False, compare=False)
-
-    def __str__(self) -> str:
-        return str(self.report)
+    is_back: bool | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         sizes = f"{len(self.source):,} -> {counted(len(self.target), 'tensor')}"
@@ -205,24 +150,27 @@ class Plan:
         Raises:
             PlanError: `plan-failed` with every problem found.
         """
-        from weighbridge.planning.checking import find_problems
-
         problems = find_problems(self)
         if problems:
             hint = "make the plan anew: its form was changed"
             raise PlanError("plan-failed", "the plan does not hold", hint=hint, problems=problems)
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether two plans say the same; what one of them is bound to besides makes no difference."""
+        if not isinstance(other, Plan):
+            return NotImplemented
+        compared = (each.name for each in fields(Plan) if each.compare)
+        return all(getattr(self, name) == getattr(other, name) for name in compared)
 
     def __hash__(self) -> int:
         return int(self.hash[:16], 16)
 
     # ---- the way back ----
 
-    def inverse(self, source: Any = None, *, lossy: bool = False, keep_initialised: bool = False) -> Plan:
+    def inverse(self, *, lossy: bool = False, keep_initialised: bool = False) -> Plan:
         """Return the recorded way back: every step turned round, and the files as they were.
 
         Args:
-            source: What to read: a model, a directory, a state dict. By default what this plan's last run made, or,
-                if it never ran, what it would make.
             lossy: Accept that part of the source is lost, instead of an error.
             keep_initialised: Carry the targets that were initialised under their own names, instead of leaving them
                 out; the files are then new ones.
@@ -237,7 +185,7 @@ class Plan:
                 got="\n".join(self.lossy_reasons),
                 hint="pass lossy=True (revert --lossy) to go back without what is lost",
             )
-        back = [_step_back(step, lossy=lossy) for step in self.steps]
+        back = [step.inverse(lossy=lossy) for step in self.steps]
         new = self.initialised if keep_initialised else ()
         back += [Step((f.key,), (f.key,), Program.identity(f.spec), "carried") for f in new]
         left = () if keep_initialised else self.initialised
@@ -250,7 +198,7 @@ class Plan:
             tied_targets=self.tied_sources,
             source_files=self.target_files,
             target_files=self.source_files if self.is_exact and not new else None,
-            binding=Binding(source=Made(self, source)),
+            is_back=None if self.is_back is None else not self.is_back,
         )
         made.check()
         return made
@@ -267,7 +215,8 @@ class Plan:
         for name in ("source_files", "target_files"):
             files: FileSet | None = getattr(self, name)
             form[name] = files.to_dict() if files is not None else None
-        return {**form, "hash": self.hash, "files_hash": self.files_hash}
+        way = {} if self.is_back is None else {"is_back": self.is_back}
+        return {**form, **way, "hash": self.hash, "files_hash": self.files_hash}
 
     def _form(self) -> dict[str, Any]:
         by_value = {program: number for number, program in enumerate(self.programs)}
@@ -283,6 +232,7 @@ class Plan:
             "reading": self.reading,
             "metadata": dict(self.metadata),
             "notes": list(self.notes),
+            **({"choices": list(self.choices)} if self.choices else {}),
             "programs": [program_to_dict(program) for program in self.programs],
             "steps": [
                 [numbers[id(step.program)], list(step.sources), list(step.targets), step.fate, list(step.rules)]
@@ -291,103 +241,7 @@ class Plan:
             **fated,
         }
 
-    @staticmethod
-    def from_json(text: str | bytes) -> Plan:
-        """Read a plan's JSON form, and prove it again.
-
-        Raises:
-            PlanError: `plan-format`, `plan-failed`.
-        """
-        try:
-            form = json.loads(text)
-        except (ValueError, RecursionError) as problem:
-            raise PlanError("plan-format", "this is no JSON", got=repr(problem)) from None
-        return Plan.from_dict(form)
-
-    @staticmethod
-    def from_dict(form: Any) -> Plan:
-        """Read the form that `to_dict` gives, and prove the plan and its record of files again.
-
-        Raises:
-            PlanError: `plan-format`, `plan-failed`.
-            MappingError: `mapping-invalid`.
-            CheckpointError: `path-unsafe`.
-        """
-        from weighbridge.planning.checking import read_plan
-
-        return read_plan(form)
-
-    # ---- what can be asked of it, and done with it ----
-
-    @property
-    def report(self) -> Report:
-        """Fates, bytes, peak memory and reversibility, to print."""
-        from weighbridge.reporting.explaining_plans import Report
-
-        return Report(self)
-
-    def to_html(self) -> str:
-        """Return one self-contained page: both layouts side by side, every rule, every tensor; see `docs/report.md`."""
-        from weighbridge.reporting.report_page import plan_page
-
-        return plan_page(self)
-
-    def _repr_html_(self) -> str:
-        """Return the head of the report as a small table, for notebooks."""
-        return self.report._repr_html_()
-
-    def explain(self, key: str) -> Explanation:
-        """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss."""
-        from weighbridge.reporting.explaining_plans import explain
-
-        return explain(self, key)
-
-    def restrict(self, only: str | Iterable[str]) -> Plan:
-        """Return the plan for part of the targets; see `weighbridge.planning.restricting.restrict`."""
-        from weighbridge.planning.restricting import restrict
-
-        return restrict(self, only)
-
-    def load_into(self, model: torch.nn.Module, source: Any = None, **options: Any) -> Report:
-        """Put the targets into a model's parameters and persistent buffers; see `module_loading.load_into`."""
-        from weighbridge.models.module_loading import load_into
-
-        return load_into(self, model, source, **options)
-
-    def state_dict(self, source: Any = None, **options: Any) -> dict[str, torch.Tensor]:
-        """Return all targets as a state dict; see `weighbridge.running.results.state_dict`."""
-        from weighbridge.running.results import state_dict
-
-        return state_dict(self, source, **options)
-
-    def stream(self, source: Any = None, **options: Any) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the targets one at a time, as (key, tensor); see `weighbridge.running.results.stream`."""
-        from weighbridge.running.results import stream
-
-        return stream(self, source, **options)
-
-    def write(self, destination: str | Path, source: Any = None, **options: Any) -> Path:
-        """Write the targets as safetensors files into a new directory; see `directory_writing.write`."""
-        from weighbridge.running.directory_writing import write
-
-        return write(self, destination, source, **options)
-
-
-class Made(NamedTuple):
-    """Stands for what a plan made: the source of its inverse, looked up when the inverse runs."""
-
-    plan: Plan
-    source: Any
-
-
-FATED_FIELDS: Final = ("dropped", "initialised", "tied_sources", "tied_targets")
-
 
 def _first_uses(steps: tuple[Step, ...]) -> Iterator[Step]:
     """Yield one step for each program object."""
     yield from {id(step.program): step for step in steps}.values()
-
-
-def _step_back(step: Step, *, lossy: bool) -> Step:
-    fate = "moved" if step.fate == "tied" else step.fate
-    return Step(step.targets, step.sources, step.program.inverse(lossy=lossy), fate, step.rules)

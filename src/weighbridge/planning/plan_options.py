@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
-from weighbridge.base.errors import WeighbridgeError
-from weighbridge.base.nearby import close_names
+from weighbridge.base.named_options import read_named
 from weighbridge.base.specs import dtype_named
-from weighbridge.mappings.mapping import Rules
+from weighbridge.mappings.exception_rules import Rules
 
 MODES: Final = ("auto", "mapped", "as is")
 """Ways to choose the reading of a checkpoint's layout."""
@@ -63,10 +62,4 @@ def read_options(given: MappingOf[str, Any]) -> Options:
           expected  partial, drop, carry, initialise, dtype, layout, base_prefix, config
           got       nearest: initialise
     """
-    names = [field.name for field in fields(Options)]
-    strange = next((name for name in given if name not in names), None)
-    if strange is not None:
-        near = close_names(strange, names)
-        got = f"nearest: {near[0]}" if near else ""
-        raise WeighbridgeError("usage", "there is no such option", where=strange, expected=", ".join(names), got=got)
-    return Options(**given)
+    return read_named(Options, given)

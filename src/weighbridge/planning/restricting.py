@@ -16,8 +16,9 @@ from typing import Final
 from weighbridge.base.errors import PatternError, PlanError, WeighbridgeError
 from weighbridge.base.keys import nearest
 from weighbridge.pattern import Pattern
-from weighbridge.planning.plan import Binding, Fated, Plan, Step
+from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output, Program
+from weighbridge.planning.steps import Fated, Step
 
 MAX_NUMBERS: Final = 4096
 """How many indices the ranges of one set in braces may stand for."""
@@ -106,7 +107,7 @@ def restrict(plan: Plan, only: str | Iterable[str]) -> Plan:
 
     Returns:
         A plan that writes these targets alone, into new files. A source that is not read any more is dropped, and the
-        rule that drops it is called `--only` with the selection. It remembers the checkpoint.
+        rule that drops it is called `--only` with the selection.
 
     Raises:
         PatternError: `pattern-syntax`.
@@ -131,7 +132,6 @@ def restrict(plan: Plan, only: str | Iterable[str]) -> Plan:
         tied_targets=twins,
         notes=(*plan.notes, f"restricted by {by}: {len(wanted):,} of {len(there):,} targets"),
         target_files=None,
-        binding=Binding(source=plan.binding.source),
     )
     made.check()
     return made

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
 from weighbridge.running.alongside import check_link, find_twins, lay_out_alongside
 from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests, check_receipt_follows, receipt_text
-from weighbridge.running.results import bind, find_origin
 from weighbridge.running.tensor_digests import digest_written
 from weighbridge.storage import (
-    RECEIPT_NAME,
     IndexText,
+    OutputDirectory,
     Work,
     build_image,
     copy_extras,
@@ -24,8 +26,8 @@ from weighbridge.storage import (
     plan_shards,
     staged_directory,
 )
+from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.kernel import BLOCK_BYTES, shares_with
-from weighbridge.storage.protocol import Extra
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -40,18 +42,77 @@ class Files(NamedTuple):
     shard_index: IndexText | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteOptions:
+    """How files are written.
+
+    Args:
+        max_shard_size: Largest size of a new shard, in bytes or as text such as ``"5GB"``; None for a single file.
+        memory_budget: Size of the buffers that are held at a time, in bytes or as text such as ``"200MB"``.
+        digests: Record in the receipt the SHA-256 of every tensor, read back from the new files; see `verify`.
+        resume: Go on with an unfinished output, and leave one if this run does not end.
+        sync: Wait until the disk holds everything before the directory appears. Without it the output is as safe as a
+            copy by `cp`: a power failure soon afterwards may leave it there with parts missing.
+        link: What new files may have in common with those of a safetensors source. ``"share"`` lays them out as the
+            source's files (`max_shard_size` is not looked at) and lets them share the disk's blocks with these, where
+            the file system can do that. ``"hard"`` does the same, and a file that comes out as it was becomes a further
+            name of the source's: whoever changes the one in place changes the other.
+        progress: Called after each piece with the bytes written so far and the bytes in all.
+
+    Raises:
+        DestinationError: `usage` for a size or a link that there is not.
+    """
+
+    max_shard_size: int | str | None = "5GB"
+    memory_budget: int | str = DEFAULT_BUDGET_BYTES
+    digests: bool = False
+    resume: bool = False
+    sync: bool = True
+    link: str = "never"
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        check_link(self.link)
+        parse_size(self.memory_budget)
+
+    @property
+    def budget_bytes(self) -> int:
+        """The budget of the buffers in bytes."""
+        return parse_size(self.memory_budget)
+
+
+class Output(NamedTuple):
+    """What a run writes, decided before it begins.
+
+    Args:
+        files: The weights.
+        extras: Files beside them.
+        receipt: The receipt's bytes; empty where files are restored as they were.
+        twins: Files of the source that come out as they were, by the new file's name.
+    """
+
+    files: Files
+    extras: tuple[Extra, ...]
+    receipt: bytes
+    twins: Mapping[str, Path]
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the weights' files."""
+        return sum(image.size_bytes for image in self.files.images)
+
+    def needed_bytes(self, *, shares: bool) -> int:
+        """Room on the disk that is needed; how much of it shared blocks save is known when they are shared."""
+        images = () if shares else self.files.images
+        return len(self.receipt) + sum(image.size_bytes for image in images if image.name not in self.twins)
+
+
 def write(
     plan: Plan,
+    checkpoint: Checkpoint,
     destination: str | Path,
-    source: Any = None,
-    *,
-    max_shard_size: int | str | None = "5GB",
-    memory_budget: int | str = DEFAULT_BUDGET_BYTES,
-    digests: bool = False,
-    resume: bool = False,
-    sync: bool = True,
-    link: str = "never",
-    progress: Progress | None = None,
+    options: WriteOptions,
+    origin: Checkpoint | None = None,
 ) -> Path:
     """Write a plan's targets.
 
@@ -65,85 +126,77 @@ def write(
 
     Args:
         plan: The plan.
+        checkpoint: What it reads.
         destination: Directory to make; it must not exist, or be empty.
-        source: What to read, if not what the plan was made on.
-        max_shard_size: Largest size of a new shard, in bytes or as text such as ``"5GB"``; None for a single file.
-        memory_budget: Size of the buffers that are held at a time, in bytes or as text such as ``"200MB"``.
-        digests: Record in the receipt the SHA-256 of every tensor, read back from the new files; see `studies.verify`.
-        resume: Go on with an unfinished output, and leave one if this run does not end.
-        sync: Wait until the disk holds everything before the directory appears. Without it the output is as safe as a
-            copy by `cp`: a power failure soon afterwards may leave it there with parts missing.
-        link: What new files may have in common with those of a safetensors source. ``"share"`` lays them out as the
-            source's files (`max_shard_size` is not looked at) and lets them share the disk's blocks with these, where
-            the file system can do that. ``"hard"`` does the same, and a file that comes out as it was becomes a further
-            name of the source's: whoever changes the one in place changes the other. See `weighbridge.alongside`.
-        progress: Called after each piece with the bytes written so far and the bytes in all.
+        options: How to write.
+        origin: Where the files beside the weights are; None for the checkpoint itself.
 
     Returns:
         The directory.
 
     Raises:
-        PlanError: `source-unbound`, `budget-too-small`.
+        PlanError: `budget-too-small`.
         CheckpointError: `source-changed` and the codes of reading.
         DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
             `destination-unfinished`, `resume-mismatch`, `write-failed`. Nothing is left behind but by `resume`.
             `usage` for digests where there will be no receipt.
     """
-    check_link(link)
-    if digests:
+    if options.digests:
         check_receipt_follows(plan)
-    budget = parse_size(memory_budget)
-    checkpoint = bind(plan, source)
-    files = lay_out(plan, max_shard_size, link)
-    receipt = b"" if plan.target_files is not None else receipt_text(plan, checkpoint)
-    total = sum(image.size_bytes for image in files.images)
-    origin = (None if checkpoint.extras else find_origin(plan)) or checkpoint
-    places = [place for place in (checkpoint.where, origin.where) if Path(place).exists()]
-    extras = _extras(origin, is_read=origin is checkpoint)
-    twins = find_twins(plan, files.images, checkpoint) if link == "hard" else {}
-    work = _work(plan, checkpoint, files, extras)._replace(links=twins)
-    share = link != "never" and _can_share(checkpoint, Path(destination), link)
-    # How much room shared blocks save is known when they are shared.
-    room = len(receipt) + (0 if share else sum(image.size_bytes for image in files.images if image.name not in twins))
-    count = len(files.images)
-    _LOG.info("writing %s: %s bytes in %d file%s", destination, f"{total:,}", count, "s" * (count != 1))
-    direct = bool(getattr(checkpoint, "direct", False))
+    made = _decide(plan, checkpoint, options, origin or checkpoint)
+    count = len(made.files.images)
+    _LOG.info("writing %s: %s bytes in %d file%s", destination, f"{made.size_bytes:,}", count, "s" * (count != 1))
+    share = options.link != "never" and _can_share(checkpoint, Path(destination), options.link)
+    places = [each.where for each in (checkpoint, origin or checkpoint) if Path(each.where).exists()]
     with staged_directory(
         destination,
         sources=places,
-        needed_bytes=room,
-        work=work,
-        resume=resume,
-        sync=sync,
+        needed_bytes=made.needed_bytes(shares=share),
+        work=_work(plan, checkpoint, made),
+        resume=options.resume,
+        sync=options.sync,
         share=share,
-        direct=direct,
+        direct=checkpoint.is_past_cache,
     ) as output:
-        counter = Counter(plan.target.size_bytes, progress)
-        linked = {name: path for name, path in twins.items() if output.link(name, path)}
-        own = [image for image in files.images if image.name not in linked]
-        fill_files(plan, checkpoint, own, output.create, budget_bytes=budget, counter=counter)
-        if linked:
-            counter.add(sum(image.size_bytes - len(image.head) for image in files.images if image.name in linked))
-        copy_extras(extras, output.create)
-        checkpoint.check_unchanged()
-        if files.shard_index is not None:
-            output.add_index(files.shard_index)
-        if digests:
-            receipt = add_digests(receipt, digest_written(output.path, files.images, files.shard_index, linked))
-        if receipt:
-            output.add_receipt(receipt)
-    made = Path(destination).absolute()
+        _fill(output, made, plan, checkpoint, options)
     _LOG.info("wrote %s", destination)
-    plan.binding.produced = lambda: made
-    return made
+    return Path(destination).absolute()
 
 
-def _work(plan: Plan, checkpoint: Checkpoint, files: Files, extras: tuple[Extra, ...]) -> Work:
+def _decide(plan: Plan, checkpoint: Checkpoint, options: WriteOptions, origin: Checkpoint) -> Output:
+    files = lay_out(plan, options.max_shard_size, options.link)
+    receipt = b"" if plan.target_files is not None else receipt_text(plan, checkpoint)
+    extras = _extras(origin, is_read=origin is checkpoint)
+    twins = find_twins(plan, files.images, checkpoint) if options.link == "hard" else {}
+    return Output(files, extras, receipt, twins)
+
+
+def _fill(output: OutputDirectory, made: Output, plan: Plan, checkpoint: Checkpoint, options: WriteOptions) -> None:
+    """Fill a directory that nobody sees yet: weights first, the receipt last."""
+    images, shard_index = made.files
+    counter = Counter(plan.target.size_bytes, options.progress)
+    linked = {name: path for name, path in made.twins.items() if output.link(name, path)}
+    own = [image for image in images if image.name not in linked]
+    fill_files(plan, checkpoint, own, output.create, budget_bytes=options.budget_bytes, counter=counter)
+    if linked:
+        counter.add(sum(image.size_bytes - len(image.head) for image in images if image.name in linked))
+    copy_extras(made.extras, output.create)
+    checkpoint.check_unchanged()
+    if shard_index is not None:
+        output.add_index(shard_index)
+    receipt = made.receipt
+    if options.digests:
+        receipt = add_digests(receipt, digest_written(output.path, images, shard_index, linked))
+    if receipt:
+        output.add_receipt(receipt)
+
+
+def _work(plan: Plan, checkpoint: Checkpoint, made: Output) -> Work:
     """Say what a run will write, so that another one can tell whether it may go on with it."""
-    index = [files.shard_index.name] if files.shard_index is not None else []
+    index = [made.files.shard_index.name] if made.files.shard_index is not None else []
     receipt = [RECEIPT_NAME] if plan.target_files is None else []
-    others = [extra.name for extra in extras] + index + receipt
-    return Work(plan.hash, checkpoint.fingerprint(), files.images, others)
+    others = [extra.name for extra in made.extras] + index + receipt
+    return Work(plan.hash, checkpoint.fingerprint(), made.files.images, others)._replace(links=made.twins)
 
 
 def _can_share(checkpoint: Checkpoint, destination: Path, link: str) -> bool:

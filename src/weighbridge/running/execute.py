@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Final
 from weighbridge.algebra.copies import Copy, Loop
 from weighbridge.algebra.layout import Layout
 from weighbridge.algebra.rereading import reread
-from weighbridge.algebra.sections import packed, reach, sections
+from weighbridge.algebra.sections import close_gaps, reach, sections
+from weighbridge.algebra.stitching import is_of_rows
 from weighbridge.base.errors import LayoutError, PlanError
 from weighbridge.base.specs import DTYPES, TensorSpec
-from weighbridge.planning.plan import Step
 from weighbridge.planning.program import Output
+from weighbridge.planning.steps import Step
 from weighbridge.storage.protocol import FileReader
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def copy_by_sections(buffer: torch.Tensor, copy: Copy, slots: Slots) -> None:
     dtype = dtype_of(slots.dtype(copy.source))
     key = slots.step.sources[copy.source]
     most = SECTION_BYTES // dtype.itemsize
-    whole, pieces = packed(copy, FAR_BYTES // dtype.itemsize)
+    whole, pieces = close_gaps(copy, FAR_BYTES // dtype.itemsize)
     for section in sections(whole, most, most):
         start, numel = section.source_start, reach(section)
         raw = _scratch("section")[: numel * dtype.itemsize]
@@ -270,47 +271,6 @@ def copy_stitched(buffer: torch.Tensor, copies: Sequence[Copy], slots: Slots) ->
     columns, stride = copies[0].loops[0].size, copies[0].loops[0].target_stride
     loops = Loop(columns, 1, stride), Loop(stride, columns, 1)
     copy_strided(buffer, raw.view(dtype), Copy(0, 0, copies[0].target_start, loops))
-
-
-def stitched(copies: Sequence[Copy], most_numel: int) -> tuple[list[tuple[Copy, ...]], list[Copy]]:
-    """Find transposes whose columns lie side by side and fill whole rows of the target: each group is one transpose.
-
-    Args:
-        copies: Copies of one output, all of its dtype, each of a source of its own.
-        most_numel: The most elements of a group.
-
-    Returns:
-        The groups, and the copies that are in none.
-
-    Examples:
-        >>> halves = [Copy(k, 0, 3 * k, (Loop(5, 1, 6), Loop(3, 5, 1))) for k in range(2)]
-        >>> groups, left = stitched(halves, 100)
-        >>> len(groups), left
-        (1, [])
-    """
-    groups, left = [], []
-    open_group: list[Copy] = []
-    for copy in sorted(copies, key=lambda copy: copy.target_start):
-        if not _is_of_rows(copy):
-            left.append(copy)
-            continue
-        if open_group and not _continues(open_group[-1], copy):
-            left += open_group
-            open_group = []
-        open_group.append(copy)
-        rows = sum(one.loops[1].size for one in open_group)
-        if rows >= copy.loops[0].target_stride or rows * copy.loops[0].size > most_numel:
-            whole = rows == copy.loops[0].target_stride and rows * copy.loops[0].size <= most_numel
-            if whole and len(open_group) > 1:
-                groups.append(tuple(open_group))
-            else:
-                left += open_group
-            open_group = []
-    return groups, left + open_group
-
-
-def _continues(first: Copy, second: Copy) -> bool:
-    return first.loops[0] == second.loops[0] and first.target_start + first.loops[1].size == second.target_start
 
 
 _kept = threading.local()
@@ -384,15 +344,7 @@ def _copy_part(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
 
 def _is_transposed(copy: Copy) -> bool:
     """Tell whether a copy is a transpose that torch does in blocks."""
-    return _is_of_rows(copy) and copy.numel >= 60 * 60
-
-
-def _is_of_rows(copy: Copy) -> bool:
-    """Tell whether a copy reads whole rows, one after the other, and writes them as columns."""
-    if len(copy.loops) != 2:
-        return False
-    column, row = copy.loops
-    return row[1] == column.size and column[1] == row[2] == 1
+    return is_of_rows(copy) and copy.numel >= 60 * 60
 
 
 def _copy_transposed(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:

@@ -4,7 +4,7 @@
       {"format": "weighbridge-receipt", "version": 1, "weighbridge": package version, "plan_hash": SHA-256,
        "mapping": name, "source": {"where", "files": [{"name", "size_bytes", "mtime_ns", "head_sha256"}]},
        "plan": the plan's JSON form, files of the source included,
-       "digests": what `weighbridge.digests` describes, where it was asked for}
+       "digests": what `tensor_digests` describes, where it was asked for}
 
 With it, `revert` needs nothing else. The mapping and the layout of the source's files are inside the plan. Digests came
 later, and the version is still 1: a reader that does not know them leaves them aside and misreads nothing.
@@ -19,10 +19,12 @@ from typing import Any, Final, NamedTuple
 
 from weighbridge._version import __version__
 from weighbridge.base.errors import CheckpointError, DestinationError, WeighbridgeError
+from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.json_forms import table, text
 from weighbridge.planning.plan import Plan
+from weighbridge.planning.stored import read_plan
 from weighbridge.running.tensor_digests import Digests
-from weighbridge.storage.protocol import RECEIPT_NAME, Checkpoint
+from weighbridge.storage.protocol import Checkpoint
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -105,7 +107,7 @@ def read_receipt(directory: Path) -> Receipt:
             what = "this is no receipt of a known version"
             raise CheckpointError("receipt-invalid", what, where=str(path), got=repr(found))
         digests = Digests.from_dict(form["digests"]) if "digests" in form else None
-        receipt = Receipt(Plan.from_dict(form["plan"]), table(form["source"]), text(form["weighbridge"]), digests)
+        receipt = Receipt(read_plan(form["plan"]), table(form["source"]), text(form["weighbridge"]), digests)
         if (form["plan_hash"], form["mapping"]) != (receipt.plan.hash, receipt.plan.mapping.name):
             raise CheckpointError("receipt-invalid", "the receipt belongs to another plan", where=str(path))
         if digests is not None and digests.tensors.keys() != receipt.plan.target.keys():

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from weighbridge.algebra.layout import Layout, flat
 from weighbridge.base.specs import DTYPES, Header, Shape, TensorSpec
-from weighbridge.planning.plan import Plan, Step
+from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output, Program
+from weighbridge.planning.steps import Step
 from weighbridge.running.execute import Slots, allocate, fill
-from weighbridge.running.results import bind
 
 if TYPE_CHECKING:
     import torch
@@ -112,17 +112,14 @@ class Planned:
     """The side that a plan would make; nothing is written.
 
     Args:
-        plan: The plan; it remembers what it reads.
-
-    Raises:
-        PlanError: `source-unbound`.
-        CheckpointError: `source-changed`.
+        plan: The plan.
+        checkpoint: What it reads.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, checkpoint: Checkpoint) -> None:
         self.plan = plan
         self.header = plan.target
-        self.checkpoint = bind(plan)
+        self.checkpoint = checkpoint
         self.where = f"{self.checkpoint.where} through {plan.mapping.name or 'the mapping'}, reading: {plan.reading}"
         self._twins = {fated.key: fated.by for fated in plan.tied_targets}
         self._last: tuple[int, Slots] | None = None

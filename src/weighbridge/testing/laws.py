@@ -17,14 +17,15 @@ from weighbridge import api
 from weighbridge.base.errors import MappingError, PlanError, VerifyError, WeighbridgeError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.mappings.exception_rules import Carry, Drop, Initialise
 from weighbridge.mappings.finding import AnyMapping
-from weighbridge.mappings.mapping import Carry, Drop, Initialise, Mapping
+from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import describe
-from weighbridge.planning.inverting import choices
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.readings import matching
+from weighbridge.planning.way_back.inverting import name_choices
 from weighbridge.studies.lint import lint
-from weighbridge.testing.sampling import MAX_BYTES, make_values, parts_of, restrict
+from weighbridge.testing.sampling import MAX_BYTES, make_values, parts_of, restrict, run
 from weighbridge.testing.saved_files import check_files, check_model
 from weighbridge.testing.subjects import Model, Place, Subject, is_model, make_subject
 
@@ -233,8 +234,8 @@ def check_round_trip(
     subject = make_subject(mapping, header, model, options)
     for part in _exact_parts(subject, lossy, max_bytes):
         values = make_values(part)
-        there = part.state_dict(values)
-        api.verify(values, part.inverse().state_dict(there)).require_equal()
+        there = run(part, values)
+        api.verify(values, run(part.inverse(), there)).require_equal()
 
 
 def _exact_parts(subject: Subject, lossy: bool, max_bytes: int) -> list[Plan]:
@@ -306,7 +307,7 @@ def _require_layout(published: dict[str, TensorSpec], back: Plan, mapping: Mappi
         raise VerifyError(
             "verify-failed",
             "the mapping's inverse leads to another layout",
-            got="\n".join([*shown, *(choices(back, mapping) if only_names else back.notes)]),
+            got="\n".join([*shown, *((line for _, line in name_choices(back, mapping)) if only_names else back.notes)]),
             hint=NAMES_DIFFER if only_names else NO_INVERSE,
         )
 

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.specs import DTYPES, Header, TensorSpec
 from weighbridge.planning.compiling import compile_plan
-from weighbridge.planning.plan import Binding, Plan, Step
+from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
+from weighbridge.planning.steps import Step
+from weighbridge.running.results import state_dict
+from weighbridge.storage import open_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +66,6 @@ def restrict(plan: Plan, steps: list[Step]) -> Plan:
         tied_targets=(),
         source_files=None,
         target_files=None,
-        binding=Binding(),
     )
 
 
@@ -140,8 +142,13 @@ def _twin_values(
         if other.fate != "tied" and ties.get(target, target) == group
     )
     other, target = next(twins)
-    made = restrict(plan, [other]).state_dict({source: values[source] for source in other.sources})
-    return restrict(plan, [step]).inverse().state_dict({key: made[target]})
+    made = run(restrict(plan, [other]), {source: values[source] for source in other.sources})
+    return run(restrict(plan, [step]).inverse(), {key: made[target]})
+
+
+def run(plan: Plan, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return what a plan makes of tensors."""
+    return state_dict(plan, open_checkpoint(values))
 
 
 def make_tensor(spec: TensorSpec, key: str, *, finite: bool = False) -> torch.Tensor:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from weighbridge import api
 from weighbridge.base.errors import VerifyError
-from weighbridge.planning.plan import Binding, Plan
-from weighbridge.storage import RECEIPT_NAME
+from weighbridge.base.file_names import RECEIPT_NAME
+from weighbridge.planning.plan import Plan
 from weighbridge.testing.sampling import make_values
 from weighbridge.testing.subjects import Subject
 
@@ -38,7 +38,7 @@ def check_files(plan: Plan, place: Path) -> None:
     place.mkdir()
     published = publish(plan, place / "published", {})
     source = api.open(published)
-    bound = replace(plan, source_files=source.files, binding=Binding(source=source))
+    bound = api.Plan.bind(replace(plan, source_files=source.files), source)
     compare_files(published, api.revert(bound.write(place / "converted"), place / "back"))
 
 

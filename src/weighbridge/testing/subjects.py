@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from weighbridge import api
+from weighbridge.api import Plan
 from weighbridge.base.errors import MappingError
 from weighbridge.base.specs import Header
 from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import Mapping, as_mapping
-from weighbridge.planning.plan import Plan
 
 Place = Any
 """A `Header`, a path (of an inventory, such as a ``header.json.gz``, or of a checkpoint), or a dict of tensors."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from weighbridge.base.keys import index_set, natural_key
 from weighbridge.base.specs import Header, TensorSpec
-from weighbridge.reporting.explaining_plans import format_bytes
+from weighbridge.reporting.costs import format_bytes
 
 MAX_DEPTH: Final = 64
 """Segments of a key that make levels; what is left of a longer key is one name."""

@@ -7,7 +7,6 @@ own script and style, by their hashes, and nothing else.
 
 from __future__ import annotations
 
-import html
 import json
 from base64 import b64encode
 from functools import lru_cache
@@ -21,17 +20,18 @@ from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
 from weighbridge.planning.compiling import declare
-from weighbridge.planning.fitting import Draft, draft_reading
-from weighbridge.planning.plan import Fated, Plan
+from weighbridge.planning.drafts import Draft
+from weighbridge.planning.fitting import draft_reading
+from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.readings import possible_readings
-from weighbridge.reporting.explaining_plans import Report
+from weighbridge.planning.steps import Fated
+from weighbridge.reporting.notebook import escape
+from weighbridge.reporting.report import Report
 from weighbridge.reporting.report_page.page_facts import Known
 
 SCRIPTS: Final = ("unpack.js", "search.js", "tree.js", "diagram.js", "inspector.js", "page.js")
 """Parts of the page's script, in the order in which they are put together."""
-
-NOTEBOOK_HINT: Final = "<code>plan.to_html()</code> gives a page with both layouts, every rule and every tensor."
 
 
 @without_collection()
@@ -40,7 +40,7 @@ def plan_page(plan: Plan) -> str:
 
     Examples:
         >>> from weighbridge.planning.program import Program
-        >>> from weighbridge.planning.plan import Step
+        >>> from weighbridge.planning.steps import Step
         >>> from weighbridge.base.specs import TensorSpec
         >>> step = Step(("a",), ("b",), Program.identity(TensorSpec("F32", (2,))), "moved")
         >>> plan_page(Plan(Mapping(()), (step,))).splitlines()[0]
@@ -94,19 +94,14 @@ def _fill(known: Known, text: str) -> str:
     script, style = _asset_texts()
     name = known.plan.mapping.name or "plan"
     parts: dict[str, Any] = {
-        "title": _escape(f"{name} · weighbridge"),
+        "title": escape(f"{name} · weighbridge"),
         "policy": _policy(script, style),
         "style": style,
         "script": script,
         "facts": facts,
-        "text": _escape(text),
+        "text": escape(text),
     }
     return Template(_asset("page.html")).substitute(parts)
-
-
-def _escape(text: str) -> str:
-    """Escape text for HTML; what UTF-8 cannot hold is spelled out."""
-    return html.escape(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _policy(*inline: str) -> str:
@@ -127,23 +122,4 @@ def _asset(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def summary_html(report: Report) -> str:
-    """Return a small table for a notebook: what the printed report begins with.
-
-    A notebook keeps every output in its file, so this has neither the trees nor a script.
-    """
-    rows = []
-    for line in report.lines():
-        if not line:
-            break
-        rows.append((line[:10].rstrip(), line[10:]))
-    cells = "".join(_summary_row(*row) for row in rows)
-    return f"<table>{cells}</table><p><small>{NOTEBOOK_HINT}</small></p>"
-
-
-def _summary_row(name: str, text: str) -> str:
-    head = f'<th style="text-align:left;vertical-align:top">{_escape(name)}</th>'
-    return f'<tr>{head}<td style="text-align:left">{_escape(text)}</td></tr>'
-
-
-__all__ = ["failure_page", "plan_page", "summary_html"]
+__all__ = ["failure_page", "plan_page"]

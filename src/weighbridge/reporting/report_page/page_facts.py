@@ -17,9 +17,11 @@ from weighbridge._version import __version__
 from weighbridge.base.errors import CODES, PlanError, WeighbridgeError
 from weighbridge.base.specs import TensorSpec
 from weighbridge.mappings.transforms import describe
-from weighbridge.planning.plan import Fated, Plan, Step
+from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output, Program
-from weighbridge.reporting.explaining_plans import cost, try_rules
+from weighbridge.planning.steps import Fated, Step
+from weighbridge.reporting.costs import cost
+from weighbridge.reporting.explanation import try_rules
 from weighbridge.reporting.report_page.packing import PackedTree, pack_numbers, pack_tree
 
 MAX_TRACES: Final = 400

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Final
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.json_text import join_keys, shorten
 from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.storage.formats.memory import TensorsCheckpoint, hold_tensors
 from weighbridge.storage.formats.safetensors_files import find_shards
 from weighbridge.storage.formats.shard_index import WeightMap, check_shards
 from weighbridge.storage.formats.torch_archives import Builder, item_bytes, open_archive
 from weighbridge.storage.formats.torch_entries import choose, notes_on
 from weighbridge.storage.formats.torch_pickles import UNSAFE_HINT, Stored, Strange, forbidden
-from weighbridge.storage.memory import TensorsCheckpoint, hold_tensors
+from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, sample_file
-from weighbridge.storage.protocol import Extra, IndexText
+from weighbridge.storage.protocol import IndexText
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +111,7 @@ def _open_all(
     return TensorsCheckpoint(
         where,
         Header(specs, ties=ties),
-        tensors,
+        tensors=tensors,
         opened=(*files, index) if index else tuple(files),
         index=IndexText(index.name, index.head) if index else None,
         extras=extras,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, WeightConverter
-from weighbridge.planning.fitting import Draft, draft_reading
+from weighbridge.planning.drafts import Draft
+from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.readings import Reading
 from weighbridge.running.execute import run_step
@@ -18,7 +19,8 @@ from weighbridge.studies.inference.tensor_facts import Fact, Lane, starred
 if TYPE_CHECKING:
     import torch
 
-    from weighbridge.planning.plan import Plan, Step
+    from weighbridge.planning.plan import Plan
+    from weighbridge.planning.steps import Step
     from weighbridge.storage.protocol import Checkpoint
     from weighbridge.studies.inference.by_value.evidence import Evidence
 
@@ -125,11 +127,12 @@ def unstated(rules: Sequence[Transform], evidence: Evidence) -> set[str]:
     return {key for fact in missing or evidence.facts for key in fact.target_keys}
 
 
-def wrong_targets(plan: Plan, target: Checkpoint) -> set[str]:
+def wrong_targets(plan: Plan, source: Checkpoint, target: Checkpoint) -> set[str]:
     """Run a plan and compare all that it gives.
 
     Args:
-        plan: The plan; it knows its source.
+        plan: The plan.
+        source: What it reads.
         target: What it should give.
 
     Returns:
@@ -138,4 +141,4 @@ def wrong_targets(plan: Plan, target: Checkpoint) -> set[str]:
     Raises:
         CheckpointError: The codes of reading.
     """
-    return {key for key, value in stream(plan) if key in target.header and not is_equal(value, target, key)}
+    return {key for key, value in stream(plan, source) if key in target.header and not is_equal(value, target, key)}

@@ -1,0 +1,306 @@
+"""The public plan: the value that was planned, bound to what it reads, with all that can be asked of it and done."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weighbridge.base.errors import PlanError
+from weighbridge.base.named_options import read_named
+from weighbridge.planning import plan as planned, restricting, stored
+from weighbridge.reporting.explanation import Explanation, explain
+from weighbridge.reporting.report import Report
+from weighbridge.reporting.report_page import plan_page
+from weighbridge.running import directory_writing, results
+from weighbridge.running.sources import PlannedCheckpoint, check_source, complete
+from weighbridge.running.ties import check_standing_ties
+from weighbridge.storage import open_checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+    from weighbridge.storage.protocol import Checkpoint
+
+
+@dataclass(slots=True)
+class Binding:
+    """What a plan is bound to; no part of its value.
+
+    Args:
+        source: What it reads: a place, or an opened checkpoint. None if it is a way back, which reads what the plan
+            there made, or if nobody has said.
+        forward: The plan there, for a way back.
+        origin: The checkpoint that the source's weights came from, for what the source itself has no place for: files
+            beside the weights, and carried tensors.
+        produced: Gives what the last run made; None as long as there was no run.
+        read: What the last run read.
+    """
+
+    source: Any = None
+    forward: Plan | None = None
+    origin: Checkpoint | None = None
+    produced: Callable[[], Any] | None = None
+    read: Checkpoint | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Plan(planned.Plan):
+    """Everything that will happen, known before a byte moves; and the means to let it happen.
+
+    Two plans are equal if they say the same, whatever they are bound to. A plan that `weighbridge.plan` made is bound
+    to the checkpoint that it was made on; each method that runs it takes another `source`, which must hold the same.
+
+    Its fields are those of the value: `mapping`, `steps`, `dropped`, `initialised`, `tied_sources`, `tied_targets`,
+    `reading`, `metadata`, `notes`, `source_files`, `target_files`.
+    """
+
+    binding: Binding = field(default_factory=Binding, init=False, compare=False)
+
+    def __str__(self) -> str:
+        return str(self.report)
+
+    @classmethod
+    def bind(cls, plan: planned.Plan, source: Any = None, *, origin: Checkpoint | None = None) -> Plan:
+        """Bind a value to what it reads.
+
+        Args:
+            plan: What was planned; nothing that it may be bound to already is taken over.
+            source: A path, an opened checkpoint, a state dict or a model.
+            origin: See `Binding`.
+        """
+        made = cls(**{each.name: getattr(plan, each.name) for each in fields(planned.Plan)})
+        made.binding.source, made.binding.origin = source, origin
+        return made
+
+    # ---- what it says ----
+
+    @property
+    def report(self) -> Report:
+        """Fates, bytes, peak memory and reversibility, to print."""
+        return Report(self)
+
+    def explain(self, key: str) -> Explanation:
+        """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss."""
+        return explain(self, key)
+
+    def to_html(self) -> str:
+        """Return one self-contained page: both layouts side by side, every rule, every tensor; see `docs/report.md`."""
+        return plan_page(self)
+
+    def _repr_html_(self) -> str:
+        """Return the head of the report as a small table, for notebooks."""
+        return self.report._repr_html_()
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Plan:
+        """Read a plan's JSON form, and prove it again; it is bound to nothing.
+
+        Raises:
+            PlanError: `plan-format`, `plan-failed`.
+        """
+        return Plan.bind(stored.read_plan_text(text))
+
+    @staticmethod
+    def from_dict(form: Any) -> Plan:
+        """Read the form that `to_dict` gives, and prove the plan and its record of files again.
+
+        Raises:
+            PlanError: `plan-format`, `plan-failed`.
+            MappingError: `mapping-invalid`.
+            CheckpointError: `path-unsafe`.
+        """
+        return Plan.bind(stored.read_plan(form))
+
+    # ---- other plans ----
+
+    def inverse(self, source: Any = None, *, lossy: bool = False, keep_initialised: bool = False) -> Plan:
+        """Return the recorded way back: every step turned round, and the files as they were.
+
+        Args:
+            source: What to read: a model, a directory, a state dict. By default what this plan makes: what its last run
+                made (the model that was loaded, the directory that was written, the state dict), which is looked up
+                when the way back is run, and is an error if it is no longer there. If this plan has not run by then,
+                what it would make of what it is bound to.
+            lossy: Accept that part of the source is lost, instead of an error.
+            keep_initialised: Carry the targets that were initialised under their own names, instead of leaving them
+                out; the files are then new ones.
+
+        Raises:
+            PlanError: `inverse-lossy`.
+        """
+        made = Plan.bind(super().inverse(lossy=lossy, keep_initialised=keep_initialised), source)
+        made.binding.forward = self
+        return made
+
+    def restrict(self, only: str | Iterable[str]) -> Plan:
+        """Return the plan for part of the targets, bound to the same source.
+
+        Args:
+            only: A text or several: a key each, or a pattern, in which `{0..3}` and `{0,2,5..7}` stand for each of
+                these indices, `{down,up}` for each of these words, and `**` for one segment or more.
+
+        Raises:
+            PatternError: `pattern-syntax`.
+            PlanError: `rule-unused` for a selection that names no target.
+        """
+        made = Plan.bind(restricting.restrict(self, only), self.binding.source, origin=self.binding.origin)
+        made.binding.forward = self.binding.forward
+        return made
+
+    # ---- what can be done with it ----
+
+    def stream(
+        self, source: Any = None, *, copy: bool = False, device: Any = "cpu"
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the targets one at a time; see `weighbridge.running.results.stream`.
+
+        Args:
+            source: What to read, if not what the plan is bound to: a path, a state dict, a model.
+            copy: Give every tensor memory of its own, read before it is given out. Otherwise one that a safetensors
+                file holds as it is wanted is mapped: whoever writes into the file changes it, or ends the process.
+            device: Where to make the tensors: a torch device, or its name.
+
+        Raises:
+            PlanError: `source-unbound`.
+            CheckpointError: `source-changed` and the codes of reading.
+        """
+        return results.stream(self, self.checkpoint(source), copy=copy, device=device)
+
+    def state_dict(
+        self,
+        source: Any = None,
+        *,
+        copy: bool = False,
+        device: Any = "cpu",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Return all targets as a state dict; tied ones share their storage.
+
+        Args:
+            source: As for `stream`.
+            copy: As for `stream`.
+            device: As for `stream`.
+            progress: Called with the bytes read so far and the bytes to be read, by one thread at a time.
+
+        Raises:
+            As `stream`.
+        """
+        made = results.state_dict(self, self.checkpoint(source), copy=copy, device=device, progress=progress)
+        self.binding.produced = weakref.ref(made)
+        return made
+
+    def load_into(
+        self,
+        model: torch.nn.Module,
+        source: Any = None,
+        *,
+        copy: bool = False,
+        device: Any = "cpu",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Report:
+        """Put the targets into a model's parameters and persistent buffers; the model remembers the plan.
+
+        Args:
+            model: A model that the plan was made for, or one with the same tensors. They are set in place where device
+                and dtype already fit, else replaced by tensors of the plan's dtype on the model's device.
+            source: As for `stream`.
+            copy: As for `stream`.
+            device: Where to make tensors that are on the meta device now.
+            progress: Called with the bytes loaded so far and the bytes in all, by one thread at a time.
+
+        Returns:
+            The plan's report.
+
+        Raises:
+            PlanError: `model-mismatch`, `tie-differs`, `source-unbound`, `dtype-mismatch`; nothing has been changed.
+            CheckpointError: `source-changed` and `data-missing`, before anything is changed; the codes of reading,
+                which may leave part of a model loaded that had values before, and a meta model as it was.
+        """
+        from weighbridge.models.module_loading import load_into
+
+        load_into(self, model, self.checkpoint(source), copy=copy, device=device, progress=progress)
+        self.binding.produced = weakref.ref(model)
+        return self.report
+
+    def write(self, destination: str | Path, source: Any = None, **options: Any) -> Path:
+        """Write the targets as safetensors files into a new directory; see `directory_writing.write`.
+
+        Args:
+            destination: Directory to make; it must not exist, or be empty.
+            source: As for `stream`.
+            options: See `weighbridge.running.directory_writing.WriteOptions`: `max_shard_size`, `memory_budget`,
+                `digests`, `resume`, `sync`, `link`, `progress`.
+
+        Returns:
+            The directory.
+
+        Raises:
+            PlanError: `source-unbound`, `budget-too-small`.
+            CheckpointError: `source-changed` and the codes of reading.
+            DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
+                `destination-unfinished`, `resume-mismatch`, `write-failed`; `usage`.
+        """
+        chosen = read_named(directory_writing.WriteOptions, options)
+        checkpoint = self.checkpoint(source)
+        origin = None if checkpoint.extras else self._origin()
+        made = directory_writing.write(self, checkpoint, destination, chosen, origin)
+        self.binding.produced = lambda: made
+        return made
+
+    # ---- what it reads ----
+
+    def checkpoint(self, source: Any = None) -> Checkpoint:
+        """Open what a run reads: the source given here, the one the plan is bound to, or what the plan there made.
+
+        Args:
+            source: As for `stream`.
+
+        Raises:
+            PlanError: `source-unbound`, `tie-differs`.
+            CheckpointError: `source-changed` when the source does not have the tensors that the plan was made for.
+        """
+        found = open_checkpoint(self._place(source))
+        found = complete(self, found, self._origin) if self._is_way_back() else found
+        check_source(self, found)
+        check_standing_ties(self, found)
+        self.binding.read = found
+        return found
+
+    def _is_way_back(self) -> bool:
+        return self.binding.forward is not None or self.binding.origin is not None
+
+    def _place(self, source: Any) -> Any:
+        """Return what is to be opened."""
+        place = self.binding.source if source is None else source
+        if place is None and self.binding.forward is not None:
+            place = self.binding.forward._made()
+        if place is None:
+            raise PlanError(
+                "source-unbound",
+                "this plan does not know where to read",
+                hint="give the source: plan.write(out, source=...), with a path, a state dict or a model",
+            )
+        return place
+
+    def _made(self) -> Any:
+        """Return what the last run made; a plan that never ran stands for its own result."""
+        if self.binding.produced is None:
+            return PlannedCheckpoint(self, self.checkpoint())
+        live = self.binding.produced()
+        if live is None:
+            raise PlanError(
+                "source-unbound", "what the plan produced is gone", hint="give the source: plan.inverse(source=...)"
+            )
+        return live
+
+    def _origin(self) -> Checkpoint | None:
+        """Return the checkpoint at the start of a chain of ways back; None where it is not known."""
+        if self.binding.origin is not None:
+            return self.binding.origin
+        if self.binding.forward is None:
+            place = self.binding.source
+            return None if place is None else open_checkpoint(place)
+        return self.binding.forward.binding.read or self.binding.forward._origin()

@@ -1,0 +1,251 @@
+"""Prove a plan that was made with a derived inverse, where no earlier plan recorded the way back.
+
+A name that the inverse gives is accepted only if the mapping itself, run over everything that was given, brings it back
+by the same copies. And a name that the mapping would change is not taken for one that it has made: such a source could
+be in the original layout already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping as MappingOf
+from dataclasses import replace
+from typing import Any
+
+from weighbridge.algebra.copies import sort_by_target
+from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.keys import by_name, collapse
+from weighbridge.base.specs import Header
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import WeightConverter
+from weighbridge.operations.groupings import Chunk
+from weighbridge.planning.fitting import draft_reading
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.plan_options import Options
+from weighbridge.planning.program import Output, Program
+from weighbridge.planning.readings import Reading
+from weighbridge.planning.steps import Step
+from weighbridge.planning.tracing import prepare, trace_keys
+from weighbridge.planning.way_back.origins import find_rivals, invert_rules
+from weighbridge.planning.way_back.preimages import find_preimages
+
+
+def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled: bool = False) -> None:
+    """Accept what a derived inverse gives only if the forward mapping turns exactly that into exactly the source.
+
+    Args:
+        plan: A plan made with the inverse of `forward`, without a dtype asked for.
+        forward: The mapping.
+        options: What was declared; ``layout="mapped"`` says that the source is in the mapping's own layout.
+        is_settled: Whether the layout to reach has decided about every name.
+
+    Raises:
+        PlanError: `inverse-unproven`, with every key that does not come back or cannot be told.
+    """
+    produced = Header({key: plan.target[key] for step in plan.steps for key in step.targets})
+    reading = Reading("mapped", forward, is_mapped=True)
+    back = draft_reading(reading, produced, None, replace(options, partial=False))
+    problems = [*back.faults, *_not_back(plan, back.plan)]
+    if options.layout == "auto" and not is_settled and not problems:
+        problems += _untold(plan, forward)
+    if problems:
+        raise PlanError(
+            "inverse-unproven",
+            "the inverse of the mapping gives names that cannot be relied on",
+            hint="go back through the inverse of the plan that made the source: plan.inverse(), or weighbridge revert",
+            problems=problems,
+        )
+
+
+def open_choices(plan: Plan, forward: Mapping, options: Options) -> list[str]:
+    """Say where a derived inverse takes one of several sizes or names, each of which the mapping would bring back.
+
+    Args:
+        plan: A plan made with the inverse of `forward`, for which no layout to reach was known, or none that fitted.
+        forward: The mapping.
+        options: What was declared; ``layout="mapped"`` says that every rule that can be run backwards is to be.
+    """
+    names = [note for _, note in name_choices(plan, forward)]
+    others = open_names(plan, forward) if options.layout == "auto" else ()
+    return [*dict(_assumptions(plan)).values(), *names, *others]
+
+
+def open_names(plan: Plan, forward: Mapping) -> list[str]:
+    """Say which names of a derived inverse could be others, besides those that `name_choices` tells of.
+
+    Args:
+        plan: A plan made with the inverse of `forward`.
+        forward: The mapping.
+    """
+    taken = {key for keys, _ in name_choices(plan, forward) for key in keys}
+    return list(_rivals(plan, forward, dict(_assumptions(plan)).keys(), taken))
+
+
+def _rivals(plan: Plan, forward: Mapping, sized: Collection[int], taken: Collection[str]) -> Iterator[str]:
+    """Yield a line for each way in which rules are run back, where the mapping makes a name of others as well.
+
+    Args:
+        plan: The plan.
+        forward: The mapping.
+        sized: Rules of the plan of which it was said already what they take for granted.
+        taken: Keys of which it was said.
+    """
+    steps = [step for step in plan.steps if step.rules and not set(sized) & set(step.rules)]
+    went = {key: step.targets[0] for step in steps for key in step.sources if key not in taken}
+    rules = {key: step.rules for step in steps for key in step.sources}
+    alike = by_name(went)
+    found: dict[tuple[int, ...], list[tuple[str, str, int]]] = {}
+    for key, preimages in find_preimages(forward, [keys[0] for keys in alike.values()]).items():
+        others = sorted(preimages.names - {went[key]}, key=lambda name: (name == key, name))
+        if others:
+            count = next(len(keys) for keys in alike.values() if keys[0] == key)
+            found.setdefault(rules[key], []).append((key, others[0], count))
+    for numbers, names in sorted(found.items()):
+        yield _rival_line(plan, went, numbers, names)
+
+
+def _rival_line(
+    plan: Plan, went: MappingOf[str, str], numbers: tuple[int, ...], names: list[tuple[str, str, int]]
+) -> str:
+    key, other, _ = names[0]
+    count = sum(alike for _, _, alike in names)
+    more = f", and {count - 1} more like it" if count > 1 else ""
+    ran = ", ".join(str(_forward_number(plan.mapping, number)) for number in numbers)
+    could = "it may have had that name already" if other == key else f"the mapping would make it of {other}, too"
+    remedy = "give the layout to reach as target, if it is known"
+    return f"{key} goes back to {went[key]}, by rule {ran}{more}; {could}: {remedy}"
+
+
+def _assumptions(plan: Plan) -> Iterator[tuple[int, str]]:
+    """Say of each rule, by number, what is taken for granted because neither the mapping nor a target says it."""
+    fired = {number for step in plan.steps for number in step.rules}
+    for number in sorted(fired):
+        transform = plan.mapping.transforms[number]
+        if isinstance(transform, WeightConverter) and any(map(_is_equal_cut, transform.operations)):
+            names, rule = ", ".join(transform.target_patterns), _forward_number(plan.mapping, number)
+            yield (
+                number,
+                f"rule {rule} takes {names} to be of equal size; declare Concatenate(sizes=...) if they are not",
+            )
+
+
+def _forward_number(mapping: Mapping, number: int) -> int:
+    """Return the number, from 1, of a rule in the mapping that this one is the inverse of: the one that people read."""
+    forward = mapping.forward
+    numbers = invert_rules(forward).numbers if forward is not None else ()
+    return (numbers[number] if len(numbers) == len(mapping.transforms) else number) + 1
+
+
+def name_choices(plan: Plan, forward: Mapping) -> Iterator[tuple[set[str], str]]:
+    """Say where a derived inverse gives a name by a general rule, with the keys of which that is said.
+
+    The rules run backwards in reverse order, so that a general rule behind a special one takes the name first.
+    """
+    alike = by_name(key for step in plan.steps if step.rules for key in step.sources)
+    firsts = {keys[0]: keys for keys in alike.values()}
+    found: dict[tuple[int, int], list[tuple[str, str, str]]] = {}
+    for key, (chosen, rival) in find_rivals(forward, firsts).items():
+        rules = min(set(chosen.rules) - set(rival.rules)), min(set(rival.rules) - set(chosen.rules))
+        found.setdefault(rules, []).append((key, chosen.sources[0], rival.sources[0]))
+    for (one, other), names in sorted(found.items()):
+        key, went, could = names[0]
+        count = sum(len(firsts[name]) for name, _, _ in names)
+        more = f", and {count - 1} more like it" if count > 1 else ""
+        told = f"{key} goes back to {went}, by rule {one + 1}{more}; rule {other + 1} would make it of {could}: "
+        remedy = f"list rule {one + 1} before rule {other + 1}, or narrow it, if that is the published name"
+        yield {key for name, _, _ in names for key in firsts[name]}, told + remedy
+
+
+def proven_steps(mapping: Mapping, header: Header, config: Any = None) -> tuple[Step, ...]:
+    """Make the steps that take a model's tensors back by a mapping's rules, without a plan that recorded the way.
+
+    Args:
+        mapping: The mapping; rules of it that have no inverse are passed over.
+        header: Specs of the tensors, by the names that the mapping gives.
+        config: The model's configuration.
+
+    Returns:
+        The steps in which a rule has a part, and which the mapping undoes; for all other tensors there is none.
+    """
+    way = invert_rules(mapping)
+    options = Options(config=config)
+    made = draft_reading(Reading("mapped", way.mapping, is_mapped=True), header, None, options).plan
+    produced = Header({key: made.target[key] for step in made.steps for key in step.targets})
+    ahead = draft_reading(
+        Reading("mapped", replace(mapping, forward=None), is_mapped=True), produced, None, options
+    ).plan
+    numbers = ((step, ahead.step_of_source.get(step.targets[0])) for step in made.steps if step.rules)
+    return tuple(
+        replace(step, rules=tuple(way.numbers[rule] for rule in step.rules))
+        for step, number in numbers
+        if number is not None and _undoes(ahead.steps[number], step)
+    )
+
+
+def _is_equal_cut(operation: object) -> bool:
+    return isinstance(operation, Chunk) and operation.num_shards_attribute is None
+
+
+def _not_back(plan: Plan, back: Plan) -> Iterator[WeighbridgeError]:
+    """Yield a problem for the steps that the forward plan does not undo, those of like keys together."""
+    lost: dict[tuple[int, ...], list[Step]] = {}
+    for step in plan.steps:
+        number = back.step_of_source.get(step.targets[0])
+        if number is None or not _undoes(back.steps[number], step):
+            lost.setdefault(step.rules, []).append(step)
+    for rules, steps in lost.items():
+        number = back.step_of_source.get(steps[0].targets[0])
+        came = ", ".join(back.steps[number].targets[:3]) if number is not None else "nothing"
+        yield PlanError(
+            "inverse-unproven",
+            "these keys do not come back",
+            where=", ".join(collapse(key for step in steps for key in step.targets)[:4]),
+            expected=", ".join(collapse(key for step in steps for key in step.sources)[:4]),
+            got=came,
+            because="\n".join(plan.mapping.rule_name(rule) for rule in rules) or _rules_of(back, number),
+        )
+
+
+def _rules_of(plan: Plan, number: int | None) -> str:
+    return "\n".join(plan.mapping.rule_name(rule) for rule in (plan.steps[number].rules if number is not None else ()))
+
+
+def _untold(plan: Plan, forward: Mapping) -> Iterator[WeighbridgeError]:
+    """Yield a problem for keys that the mapping's renames would change: they may be original names."""
+    changed = {key for step in plan.steps if step.rules for key in step.sources}
+    renames = Mapping(forward.renames, name=forward.name)
+    for trace, members in trace_keys(prepare(renames), changed, []):
+        if not trace.fired:
+            continue
+        keys = [key for key, _ in members]
+        yield PlanError(
+            "inverse-unproven",
+            "these keys could be in the original layout already",
+            where=", ".join(collapse(keys)[:4]),
+            got=f"the mapping would turn {keys[0]} into another name",
+            because="\n".join(renames.rule_name(rule) for rule in trace.fired),
+            hint='declare layout="mapped" if they are not, or guard the rule so that it leaves its own names alone',
+        )
+
+
+def _undoes(forward: Step, inverse: Step) -> bool:
+    """Tell whether one step is the other one turned round, the order of their keys apart."""
+    if set(forward.sources) != set(inverse.targets) or set(forward.targets) != set(inverse.sources):
+        return False
+    turned = inverse.program.inverse(lossy=True)
+    if forward.sources == inverse.targets and forward.targets == inverse.sources:
+        return turned == forward.program
+    slots = [inverse.targets.index(key) for key in forward.sources]
+    order = [inverse.sources.index(key) for key in forward.targets]
+    return _reorder(turned, slots, order) == forward.program
+
+
+def _reorder(program: Program, slots: list[int], order: list[int]) -> Program:
+    """Give a program's sources and targets another order."""
+    place = {slot: number for number, slot in enumerate(slots)}
+
+    def moved(output: Output) -> Output:
+        copies = [copy._replace(source=place.get(copy.source, copy.source)) for copy in output.layout.copies]
+        return output._replace(layout=replace(output.layout, copies=tuple(sort_by_target(copies))))
+
+    targets = tuple(moved(program.targets[number]) for number in order)
+    return replace(program, sources=tuple(program.sources[slot] for slot in slots), targets=targets)

@@ -1,0 +1,227 @@
+"""Explain one key of a plan: every rule that was tried, what fired, its copies, the nearest names for a miss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from weighbridge.algebra.copies import Copy
+from weighbridge.base.keys import collapse, nearest
+from weighbridge.base.specs import Shape
+from weighbridge.mappings.transforms import describe
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.steps import Fate, Step
+from weighbridge.planning.tracing import Rules, match_rule, prepare, write_name
+from weighbridge.planning.way_back.origins import find_origins
+from weighbridge.reporting.diagrams import draw_step, region_of, span_text
+from weighbridge.reporting.membership import missing_members, near_miss
+
+SHOWN_LINES = 40
+"""Lines of copies that a printed explanation shows."""
+
+
+class Tried(NamedTuple):
+    """One rule that was tried on a key: its name, whether it fired, and what the key was before and after."""
+
+    rule: str
+    outcome: str
+    before: str
+    after: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a key goes where it goes; `str` gives it as text.
+
+    Args:
+        key: What was asked about.
+        sides: ``source``, ``target``, both, or neither for a key that the plan does not know.
+        fates: The key's fate on each of its sides.
+        tried: Every rule in order, for the key itself or, for a target, for its first source or origin.
+        copies: The strided copies that touch the key, in words.
+        nearest: Existing names like it, for a key that the plan does not know.
+        group: The incomplete group that the key belongs to, and what is missing of it.
+        diagrams: The copies as pictures, in lines of text.
+        origins: Names that the rules would make the key of, for one that nothing fills.
+    """
+
+    key: str
+    sides: tuple[str, ...]
+    fates: tuple[Fate, ...]
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    tried: tuple[Tried, ...]
+    copies: tuple[str, ...]
+    nearest: tuple[str, ...]
+    group: tuple[str, ...] = ()
+    diagrams: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        known = " and ".join(self.sides) or "in neither layout"
+        fates = ", ".join(fate.name + (f" ({fate.by})" if fate.by else "") for fate in self.fates)
+        yield f"{self.key}   {known}" + (f": {fates}" if fates else "")
+        if self.origins:
+            yield f"  origin   {', '.join(self.origins)}: not in the source; the rules would make the key of it"
+        if self.nearest:
+            yield f"  nearest  {', '.join(self.nearest)}"
+        if self.sources:
+            yield f"  from     {', '.join(collapse(self.sources))}"
+            yield f"  to       {', '.join(collapse(self.targets))}"
+        yield from (f"  {'group' if number == 0 else '':<8} {line}" for number, line in enumerate(self.group))
+        for tried in self.tried:
+            yield f"  {tried.rule}"
+            yield f"      {tried.outcome}" + (f": {tried.before} -> {', '.join(tried.after)}" if tried.after else "")
+        yield from (f"  {copy}" for copy in self.copies[:SHOWN_LINES])
+        if len(self.copies) > SHOWN_LINES:
+            yield f"  … and {len(self.copies) - SHOWN_LINES:,} more copies"
+        if self.diagrams:
+            yield ""
+            yield from (f"  {line}" for line in self.diagrams)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "key": self.key,
+            "sides": list(self.sides),
+            "fates": [fate._asdict() for fate in self.fates],
+            "sources": list(self.sources),
+            "targets": list(self.targets),
+            "rules": [tried._asdict() for tried in self.tried],
+            "copies": list(self.copies),
+            "nearest": list(self.nearest),
+            "group": list(self.group),
+            "diagrams": list(self.diagrams),
+            "origins": list(self.origins),
+        }
+
+
+def explain(plan: Plan, key: str) -> Explanation:
+    """Explain one key of either side of a plan.
+
+    Args:
+        plan: The plan to look in.
+        key: A source's or a target's key; any other text is explained as a miss, with the nearest names.
+
+    Returns:
+        Everything that is known about the key.
+    """
+    fates = {"source": dict(plan.source_fates()), "target": dict(plan.target_fates())}
+    sides = tuple(side for side, known in fates.items() if key in known)
+    numbers = dict.fromkeys(fates[side][key].step for side in sides)
+    steps = [plan.steps[number] for number in numbers if number is not None]
+    origins = () if steps or "source" in sides else _missing_origins(plan, key)
+    near = () if sides else _near(plan, origins, key)
+    traced = key if "source" in sides else next(iter([*(s for step in steps for s in step.sources), *origins]), key)
+    return Explanation(
+        key,
+        sides,
+        tuple(fates[side][key] for side in sides),
+        tuple(source for step in steps for source in step.sources),
+        tuple(target for step in steps for target in step.targets),
+        tuple(try_rules(plan, traced)),
+        tuple(line for step in steps for line in _copy_lines(step, key)),
+        near,
+        missing_members(plan.mapping, plan.source, key) if _is_left_out(plan, steps) else (),
+        tuple(line for step in steps for line in draw_step(step, key)),
+        origins,
+    )
+
+
+def _missing_origins(plan: Plan, key: str) -> tuple[str, ...]:
+    """Name what the rules would make a key of, where none of that is there: what is there has made something else."""
+    found = find_origins(plan.mapping, [key]).get(key)
+    return () if found is None or any(name in plan.source for name in found.sources) else found.sources
+
+
+def _near(plan: Plan, origins: tuple[str, ...], key: str) -> tuple[str, ...]:
+    like_origin = [name for origin in origins[:1] for name in nearest(origin, list(plan.source), 2)]
+    like_key = nearest(key, list(dict.fromkeys([*plan.source, *plan.target])), 5)
+    return tuple(dict.fromkeys([*like_key[:1], *like_origin, *like_key]))[:5]
+
+
+def _is_left_out(plan: Plan, steps: Iterable[Step]) -> bool:
+    """Whether a key may belong to a group that a partial plan leaves out: carried, filled by nothing, or unknown."""
+    return bool(plan.mapping.converters) and all(step.fate == "carried" for step in steps)
+
+
+def try_rules(plan: Plan, key: str) -> Iterator[Tried]:
+    """Run every rule of a plan's mapping over a key, and say what each of them did."""
+    rules = prepare(plan.mapping)
+    name, converted = key, False
+    for rule in rules.rules:
+        label = f"rule {rule.number + 1}  {describe(plan.mapping.transforms[rule.number])}"
+        if rule.converts and converted:
+            yield Tried(label, "not tried: a converter has fired", name, ())
+            continue
+        written = _write(rules, rule.number, name)
+        if not written:
+            outside = rule.scope and not name.startswith(rule.scope + ".")
+            near = "" if outside else near_miss(rule, name)
+            unmatched = "no match" + (f": nearly, but {near}" if near else "")
+            yield Tried(label, f"outside scope {rule.scope}" if outside else unmatched, name, ())
+            continue
+        yield Tried(label, "fired", name, written)
+        name, converted = written[0], converted or rule.converts
+
+
+def _write(rules: Rules, number: int, name: str) -> tuple[str, ...]:
+    rule = rules.rules[number]
+    matched = match_rule(rules, rule, name)
+    if matched is None:
+        return ()
+    lane, match, inner = matched
+    if not rule.converts:
+        renamed = write_name(rule, rule.pairs[lane][1], match, match.captures, inner)
+        return () if renamed is None else (renamed,)
+    captures = dict(match.captures)
+    if rule.merges:
+        captures.pop(f"*{rule.pairs[lane][0].stars}")
+    free = [{f"*{target.stars}": "*"} if rule.splits else {} for target in rule.targets]
+    names = (write_name(rule, t, match, captures | star, inner) for t, star in zip(rule.targets, free, strict=True))
+    return tuple(name for name in names if name is not None)
+
+
+def _copy_lines(step: Step, key: str) -> Iterator[str]:
+    """Yield the copies that touch a key, target region first, each source region beside it."""
+    program = step.program
+    names = [*step.sources, *(f"temporary {number}" for number in range(len(program.temporaries)))]
+    outputs = [*names[len(step.sources) :], *step.targets]
+    made = list(zip(outputs, program.outputs, strict=True))
+    before, after = {key}, {key}  # with the temporaries that the key is made of, and that are made of it
+    reads = [(name, {names[copy.source] for copy in output.layout.copies}) for name, output in made]
+    for name, parts in reads:
+        after |= {name} if parts & after else set()
+    for name, parts in reversed(reads):
+        before |= parts if name in before else set()
+    for name, output in made:
+        for copy in output.layout.copies:
+            if name not in before and names[copy.source] not in after:
+                continue
+            source = program.slots[copy.source]
+            target_box = region(copy, output.layout.shape, of_target=True)
+            source_box = region(copy, source.shape, of_target=False)
+            cast = f"  cast {source.dtype} to {output.dtype}" if source.dtype != output.dtype else ""
+            yield f"{name}{target_box} <- {names[copy.source]}{source_box}{cast}"
+
+
+def region(copy: Copy, shape: Shape, *, of_target: bool) -> str:
+    """Write the elements that a copy touches on one side: as a box of the tensor, or as loops over its flat elements.
+
+    Examples:
+        >>> from weighbridge.algebra.layout import Layout, concat
+        >>> both = concat([Layout.of(0, (2, 3)), Layout.of(1, (4, 3))], 0)
+        >>> region(both.copies[1], both.shape, of_target=True)
+        '[2:6, :]'
+    """
+    found = region_of(copy, shape, of_target=of_target)
+    if found is not None:
+        axes = (span_text(span, whole) for span, whole in zip(found.spans, shape, strict=True))
+        return f"[{', '.join(axes)}]" + ("" if found.ascending else " re-ordered")
+    start = copy.target_start if of_target else copy.source_start
+    strides = [(loop.size, loop.target_stride if of_target else loop.source_stride) for loop in copy.loops]
+    return f"{{from {start}: {' '.join(f'{size}x{stride}' for size, stride in strides)}}}"

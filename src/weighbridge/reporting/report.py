@@ -1,0 +1,136 @@
+"""The report of a plan: fates, sizes and reversibility, as text and as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from weighbridge.base.keys import collapse, collapse_by_name, counted, natural_key
+from weighbridge.base.spelling import numbered_forms
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.steps import Step
+from weighbridge.reporting.costs import cost, format_bytes
+from weighbridge.reporting.notebook import summary_html
+from weighbridge.reporting.unused import find_unused, unused_lines
+
+SHOWN_LINES = 40
+"""Lines of steps that a printed report shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A plan's fates, sizes and reversibility; `str` gives it as text.
+
+    Args:
+        plan: What is reported.
+    """
+
+    plan: Plan
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self, *, full: bool = False) -> Iterator[str]:
+        """Yield the report's lines; `full` lists every group of like steps."""
+        plan, spent = self.plan, cost(self.plan)
+        name = plan.mapping.name or counted(len(plan.mapping), "transform")
+        sizes = f"{len(plan.source):,} -> {counted(len(plan.target), 'tensor')}"
+        yield f"plan      {name}: {sizes}, reading: {plan.reading}"
+        yield f"bytes     {format_bytes(spent.read_bytes)} read, {format_bytes(spent.written_bytes)} written"
+        yield f"memory    at most {format_bytes(spent.buffer_bytes)} of buffers beside the result"
+        yield f"copies    {spent.copies:,} in {counted(len(plan.programs), 'program')}"
+        yield "way back  " + ("exact" if plan.is_exact else "lossy: " + "; ".join(plan.lossy_reasons))
+        for side, fates in self.fates().items():
+            counts = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
+            yield f"{side + 's':<9} {counts or 'none'}"
+        yield from unused_lines(plan)
+        yield from (f"{'choice' if note in plan.choices else 'note':<10}{note}" for note in plan.notes)
+        yield f"hash      {plan.hash[:16]}"
+        yield ""
+        yield from self._step_lines(None if full else SHOWN_LINES)
+
+    def _repr_html_(self) -> str:
+        """Return the head of the report as a small table, for notebooks."""
+        return summary_html(self.lines())
+
+    def fates(self) -> dict[str, dict[str, int]]:
+        """Count the fates of both sides."""
+        return {
+            "source": dict(Counter(fate.name for _, fate in self.plan.source_fates())),
+            "target": dict(Counter(fate.name for _, fate in self.plan.target_fates())),
+        }
+
+    def _step_lines(self, limit: int | None) -> Iterator[str]:
+        groups = list(_alike(self.plan.steps))
+        for alike in groups[:limit]:
+            yield from _group_lines(self.plan, alike)
+        if limit is not None and len(groups) > limit:
+            yield f"… and {len(groups) - limit} more groups of steps"
+        for word, fated in (("dropped", self.plan.dropped), ("initialised", self.plan.initialised)):
+            for by in dict.fromkeys(entry.by for entry in fated):
+                for line in collapse([entry.key for entry in fated if entry.by == by]):
+                    yield f"{line}   {word}: {by}"
+        for entry in self.plan.tied_targets:
+            yield f"{entry.key}   tied to {entry.by}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        plan, spent = self.plan, cost(self.plan)
+        return {
+            "mapping": plan.mapping.name,
+            "reading": plan.reading,
+            "hash": plan.hash,
+            "source_tensors": len(plan.source),
+            "target_tensors": len(plan.target),
+            "exact": plan.is_exact,
+            "lossy_reasons": list(plan.lossy_reasons),
+            "notes": list(plan.notes),
+            "choices": list(plan.choices),
+            "unused": find_unused(plan)._asdict(),
+            "fates": self.fates(),
+            **spent._asdict(),
+            "steps": [
+                {
+                    "targets": collapse([key for step in alike for key in step.targets]),
+                    "sources": collapse_by_name(key for step in alike for key in step.sources),
+                    "fate": alike[0].fate,
+                    "rules": [number + 1 for number in alike[0].rules],
+                    "specs": sorted({str(output.spec) for output in alike[0].program.targets}),
+                }
+                for alike in _alike(plan.steps)
+            ],
+        }
+
+
+def _alike(steps: Iterable[Step]) -> Iterator[list[Step]]:
+    """Group steps that differ only in indices, in natural order of their first target."""
+    groups: dict[tuple[Any, ...], list[Step]] = {}
+    for step in steps:
+        name = tuple(part for part in step.targets[0].split(".") if not part.isdigit())
+        groups.setdefault((name, id(step.program), step.fate, step.rules), []).append(step)
+    by_rest: dict[tuple[Any, ...], dict[tuple[str, ...], list[Step]]] = {}
+    for (name, *rest), group in groups.items():
+        by_rest.setdefault(tuple(rest), {})[name] = group
+    merged: dict[tuple[Any, ...], list[Step]] = {}
+    for alike, named in by_rest.items():
+        for name, form in numbered_forms(named).items():
+            merged.setdefault((form, *alike), []).extend(named[name])
+    yield from sorted(merged.values(), key=lambda group: natural_key(group[0].targets[0]))
+
+
+def _group_lines(plan: Plan, alike: list[Step]) -> Iterator[str]:
+    program = alike[0].program
+    targets = collapse([key for step in alike for key in step.targets])
+    specs = ", ".join(dict.fromkeys(str(output.spec) for output in program.targets))
+    yield f"{', '.join(targets)}   {specs}"
+    sources = collapse_by_name(key for step in alike for key in step.sources)
+    rules = ", ".join(f"rule {number + 1}" for number in alike[0].rules)
+    if sources != targets or program.casts:
+        casts = "".join(f"  {a} cast to {b}" for a, b in program.casts)
+        yield f"  <- {', '.join(sources)}   {rules}{casts}"
+    if program.temporaries:
+        count = len(program.temporaries)
+        words = f"{count} temporaries" if count > 1 else "a temporary"
+        yield f"     through {words} of {format_bytes(program.temporary_bytes)}"
