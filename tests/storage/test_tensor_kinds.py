@@ -20,7 +20,8 @@ from torch.testing._internal.two_tensor import TwoTensor
 import weighbridge as wb
 from weighbridge.algebra.copies import Copy, Loop
 from weighbridge.algebra.rereading import reread
-from weighbridge.models.modules import module_header, tensor_places
+from weighbridge.models.holdings import take_stock
+from weighbridge.models.modules import module_header
 from weighbridge.storage.formats.tensor_kinds import Kind, kind_of
 from weighbridge.storage.formats.torch_tensors import bytes_of, put_elements, read_bytes, row_major, tie_of
 
@@ -257,7 +258,7 @@ class Conjugated(torch.nn.Module):
 def test_g4_conjugated_buffer_is_no_tie_of_a_model() -> None:
     model = Conjugated()
     assert module_header(model).ties == {}
-    assert len({id(place.slots) for place in tensor_places(model).values()}) == 2
+    assert len({id(place.slots) for place in take_stock(model).places.values()}) == 2
     with pytest.raises(wb.PlanError) as caught:
         wb.load(model, {"p": complex_numbers()}, [])
     assert [problem.code for problem in caught.value.problems] == ["target-missing"]

@@ -53,7 +53,6 @@ from weighbridge.cli.printing import (
     write_new,
 )
 from weighbridge.cli.progress import progress_bar
-from weighbridge.cli.source_notes import note_lines, report_form
 from weighbridge.mappings.finding import refuse_swapped
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.reporting.costs import format_bytes
@@ -164,7 +163,7 @@ def plan(
         )
         if out is not None:
             write_new(out, made.to_json())
-        output.give(lambda: report_form(made), [*made.report.lines(full=full), *note_lines(made)])
+        output.give(made.report.to_dict, made.report.lines(full=full))
 
 
 @app.command()
@@ -276,7 +275,7 @@ def _write(output: Output, made: Plan, destination: str, word: str, options: dic
 
 
 def _written_form(made: Plan, destination: str) -> dict[str, Any]:
-    report = report_form(made)
+    report = made.report.to_dict()
     del report["steps"]
     files = sorted(file.name for file in Path(destination).iterdir())
     return {"destination": destination, "files": files, **report}
@@ -286,8 +285,7 @@ def _written_lines(made: Plan, destination: str, *, is_reverted: bool = False) -
     written = made.report.to_dict()["written_bytes"]
     yield f"wrote     {destination}: {counted(len(made.target), 'tensor')}, {format_bytes(written)}"
     yield from () if is_reverted else unused_lines(made)
-    yield from note_lines(made)
-    yield from (f"{'choice' if note in made.choices else 'note':<10}{note}" for note in made.notes)
+    yield from (f"{'choice' if note in made.choices else 'note':<10}{note}" for note in made.report.notes)
     if made.initialised:
         have = "has" if len(made.initialised) == 1 else "have"
         yield f"note      {counted(len(made.initialised), 'target')} {have} no values: {made.initialised[0].by}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.specs import Header
+from weighbridge.base.specs import Header, check_keys
 from weighbridge.storage.formats.opened import Opened
 from weighbridge.storage.lookup import check_range, not_found
 from weighbridge.storage.protocol import Extent
@@ -117,7 +117,8 @@ def hold_tensors(tensors: Mapping[str, torch.Tensor], where: str = "tensors in m
 
     Raises:
         CheckpointError: `tensor-unsupported` for a tensor that has no dense memory of its own, `tensor-bounds` for one
-            that reaches beyond its storage, `dtype-unknown`, `header-invalid` for something else than tensors by text.
+            that reaches beyond its storage, `dtype-unknown`, `name-too-long`, `header-invalid` for something else than
+            tensors by text.
     """
     import torch
 
@@ -128,6 +129,7 @@ def hold_tensors(tensors: Mapping[str, torch.Tensor], where: str = "tensors in m
         if type(key) is not str or not isinstance(tensor, torch.Tensor):
             got = f"{type(tensor).__name__} under {key!r:.80}"
             raise CheckpointError("header-invalid", "this is no tensor by its key", where=where, got=got)
+    check_keys(tensors, where)
     held = {key: plain_tensor(tensor, f"{where}: {key}") for key, tensor in tensors.items()}
     specs = {key: spec_of(tensor, f"{where}: {key}") for key, tensor in held.items()}
     return TensorsCheckpoint(where, Header(specs, ties=find_ties(held)), tensors=held)
