@@ -169,7 +169,7 @@ def _load(file: SourceFile, entry: str | None) -> tuple[dict[str, torch.Tensor],
 def _build(builder: Builder, stored: Stored | Strange) -> torch.Tensor:
     if isinstance(stored, Strange):
         what, expected = "this tensor has no dense memory of its own", "a dense tensor"
-        hint = "save the plain tensor that is meant, with the program that wrote this file"
+        hint = "save the plain tensor, of a DTensor its .full_tensor(), with the program that wrote this file"
         raise CheckpointError("tensor-unsupported", what, expected=expected, got=stored.what, hint=hint)
     return builder.build(stored)
 
