@@ -28,7 +28,7 @@ from weighbridge.running.devices import fill_tensors
 from weighbridge.running.gather import Wanted, group_steps, start_output
 from weighbridge.running.results import STREAM_BYTES, mapped_files
 from weighbridge.running.ties import check_ties
-from weighbridge.storage.formats.torch_tensors import dtype_of
+from weighbridge.storage.formats.torch_tensors import dtype_of, put_elements
 from weighbridge.storage.protocol import Checkpoint, Mapped
 
 _LOG: Final = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ def _put(places: Places, made: torch.Tensor) -> None:
     if places.receive is not None:
         places.receive(made)
     elif not current.is_meta and current.dtype == made.dtype:
-        current.detach().copy_(made)
+        put_elements(current, made)
     else:
         _replace(places, made if current.is_meta else made.to(current.device))
 

@@ -21,6 +21,7 @@ from weighbridge.models.holdings import Places, take_stock
 from weighbridge.models.wrappers import parts
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
+from weighbridge.storage.formats.torch_tensors import storage_span
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -58,20 +59,15 @@ def steps_into(plan: Plan, places: dict[str, Places]) -> Iterator[Step]:
 
 def shares_memory(checkpoint: Checkpoint, places: dict[str, Places]) -> bool:
     """Tell whether a source holds tensors in memory that belongs to the model."""
-    own = sorted(_extent(place.tensor) for place in places.values() if not place.tensor.is_meta)
+    own = sorted(span for place in places.values() if (span := storage_span(place.tensor)) is not None)
     reached = list(accumulate((stop for _, stop in own), max))
     for tensor in checkpoint.held_tensors():
-        if not tensor.is_meta:
-            start, stop = _extent(tensor)
+        if (span := storage_span(tensor)) is not None:
+            start, stop = span
             before = bisect_left(own, (stop, 0))
             if before and reached[before - 1] > start:
                 return True
     return False
-
-
-def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    storage = tensor.untyped_storage()
-    return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
 def probe(plan: Plan, checkpoint: Checkpoint, places: dict[str, Places]) -> None:

@@ -23,8 +23,8 @@ from weighbridge.base.workers import Counter, Task, count_workers, run_all
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
-from weighbridge.running.execute import Slots, allocate, fill, is_run
-from weighbridge.running.gather import await_devices, is_plain
+from weighbridge.running.execute import Slots, allocate, fill, is_at_hand, is_run
+from weighbridge.running.gather import await_devices
 from weighbridge.storage.protocol import Extent
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class _Filling:
         )
 
     def _is_ready(self, key: str) -> bool:
-        return self.checkpoint.extent(key) is not None or is_plain(self.checkpoint.tensor(key))
+        return self.checkpoint.extent(key) is not None or is_at_hand(self.checkpoint, key)
 
     def _run(self, copy: Copy, offset: int, step: Step) -> Iterator[_Move | _Build]:
         key = step.sources[copy.source]
