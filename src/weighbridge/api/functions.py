@@ -24,6 +24,7 @@ from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.planning.plan_options import read_options
 from weighbridge.planning.way_back.inverting import open_names
 from weighbridge.storage import open_checkpoint
+from weighbridge.storage.places.regular_files import read_small_file
 
 if TYPE_CHECKING:
     import torch
@@ -173,9 +174,10 @@ def config_of(source: Checkpoint, target: Place, place: Place = None) -> Any:
     path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
     if path is None:
         return None
+    raw, _ = read_small_file(path)
     try:
-        return json.loads(path.read_bytes())
-    except (ValueError, OSError, RecursionError):
+        return json.loads(raw)
+    except (ValueError, RecursionError):
         return None
 
 
