@@ -225,7 +225,7 @@ BOMBS = {
     "lists": lambda: gzip.compress(inventory('{"a": ' + "[" + "[]," * 3 * 10**7 + "[]]}")),
     "shapes": lambda: gzip.compress(inventory('{"a": {"dtype": "F32", "shape": [' + "1," * 5 * 10**7 + "1]}}")),
     "tensors": lambda: gzip.compress(
-        inventory("{" + ",".join(f'"{k}":{{"dtype":"F32","shape":[2]}}' for k in range(10**6)) + "}")
+        inventory("{" + ",".join(f'"{k}":{{"dtype":"F32","shape":[2]}}' for k in range(300_000)) + "}")
     ),
 }
 
