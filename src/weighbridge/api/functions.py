@@ -26,6 +26,7 @@ from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.planning.plan_options import read_options
+from weighbridge.storage.places.regular_files import read_small_file
 
 if TYPE_CHECKING:
     import torch
@@ -197,9 +198,10 @@ def config_of(source: Checkpoint, target: Place, place: Place = None) -> Any:
     path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
     if path is None:
         return None
+    raw, _ = read_small_file(path)
     try:
-        return json.loads(path.read_bytes())
-    except (ValueError, OSError, RecursionError):
+        return json.loads(raw)
+    except (ValueError, RecursionError):
         return None
 
 
