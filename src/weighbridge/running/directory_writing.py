@@ -13,6 +13,7 @@ from weighbridge.base.file_sets import FileImage
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
 from weighbridge.running.alongside import check_link, find_twins, lay_out_alongside
+from weighbridge.running.budgets import check_budget
 from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests, check_receipt_follows, receipt_text
 from weighbridge.running.tensor_digests import digest_written
@@ -147,6 +148,7 @@ def write(
     """
     if options.digests:
         check_receipt_follows(plan)
+    check_budget(plan, checkpoint, options.budget_bytes)
     check_ties(plan, checkpoint)
     made = _decide(plan, checkpoint, options, origin or checkpoint, beside)
     count = len(made.files.images)
