@@ -157,3 +157,75 @@ def test_an_option_that_has_no_part_is_refused_with_what_to_do(tmp_path: Path) -
             save(model, tmp_path / "out", max_shard_sise=3)
         assert caught.value.code == "usage"
     wb.save(model, tmp_path / "out", "llama", layout="mapped")  # as the hint says
+
+
+# ---- what else may happen meanwhile ----
+
+
+def test_what_somebody_else_put_there_meanwhile_stays(tmp_path: Path) -> None:
+    """G17: the patch of another library was thrown away at the end of a load."""
+    from transformers import modeling_utils
+
+    from weighbridge.integrations.transformers_loading import converted_by
+
+    name = "convert_and_load_state_dict_in_model"
+    llama().save_pretrained(tmp_path / "hub")
+    before = getattr(modeling_utils, name)
+    calls: list[str] = []
+    try:
+        with converted_by(lambda model: {}):
+            ours = getattr(modeling_utils, name)
+
+            def theirs(*args: Any, **options: Any) -> Any:
+                calls.append("theirs")
+                return ours(*args, **options)
+
+            setattr(modeling_utils, name, theirs)
+        assert getattr(modeling_utils, name) is theirs
+        for _ in range(2):
+            loaded = wbt.from_pretrained(LlamaForCausalLM, tmp_path / "hub")
+            assert getattr(modeling_utils, name) is theirs
+            assert all(tensor.equal(llama().state_dict()[key]) for key, tensor in loaded.state_dict().items())
+        LlamaForCausalLM.from_pretrained(tmp_path / "hub")
+        assert calls == ["theirs"] * 3
+    finally:
+        setattr(modeling_utils, name, before)
+    wbt.from_pretrained(LlamaForCausalLM, tmp_path / "hub")
+    assert getattr(modeling_utils, name) is before
+
+
+class WithState(LlamaForCausalLM):
+    """A class with extra state of its own."""
+
+    state = torch.zeros(3)
+
+    def get_extra_state(self) -> torch.Tensor:
+        return self.state
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        self.state = state
+
+
+def test_extra_state_goes_through_the_library_and_back(tmp_path: Path) -> None:
+    """B2: what a model holds is the same for the integration."""
+    state = {key: tensor.clone() for key, tensor in llama().state_dict().items()} | {"_extra_state": torch.arange(5)}
+    (tmp_path / "hub").mkdir()
+    save_file(state, tmp_path / "hub" / "model.safetensors", metadata={"format": "pt"})
+    llama().config.save_pretrained(tmp_path / "hub")
+    model = wbt.from_pretrained(WithState, tmp_path / "hub")
+    assert model.state.tolist() == [0, 1, 2, 3, 4]
+    out = wbt.save_pretrained(model, tmp_path / "out")
+    name = "model.safetensors"
+    assert (out / name).read_bytes() == (tmp_path / "hub" / name).read_bytes()
+
+
+def test_names_of_wrappers_inside_keys_are_read_by_the_integration(tmp_path: Path) -> None:
+    """C9: a checkpoint of a model with one compiled layer."""
+    state = {key.replace("mlp.", "mlp._orig_mod."): tensor.clone() for key, tensor in llama().state_dict().items()}
+    (tmp_path / "hub").mkdir()
+    save_file(state, tmp_path / "hub" / "model.safetensors", metadata={"format": "pt"})
+    llama().config.save_pretrained(tmp_path / "hub")
+    model = wbt.from_pretrained(LlamaForCausalLM, tmp_path / "hub")
+    assert all(tensor.equal(llama().state_dict()[key]) for key, tensor in model.state_dict().items())
+    out = wbt.save_pretrained(model, tmp_path / "out")
+    assert load_file(out / "model.safetensors").keys() == state.keys()
