@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.keys import collapse_by_name, nearest
+from weighbridge.base.keys import collapse_by_name
 from weighbridge.base.specs import DTYPES, Header, TensorSpec, dtype_named
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
@@ -16,6 +16,7 @@ from weighbridge.planning.drafts import Draft
 from weighbridge.planning.joining import Joiner, collect_groups
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
+from weighbridge.planning.problems import no_such_target
 from weighbridge.planning.program import Program
 from weighbridge.planning.readings import Reading, matching
 from weighbridge.planning.steps import Fated, Step
@@ -73,7 +74,7 @@ class _Fitting:
         self._tie_steps()
         tied, initialised, missing = self._account_targets()
         self._refuse_empty()
-        self.problems += companion_faults(self.source, self.steps, dropped)
+        self.problems += companion_faults(self.mapping, self.source, self.steps, dropped)
         self.steps.sort(key=lambda step: step.targets)
         plan = Plan(
             self.mapping,
@@ -235,15 +236,7 @@ class _Fitting:
                     self.problems.append(self._misfit(key, step, output.layout.shape, wanted))
 
     def _no_such_target(self, key: str, step: Step) -> PlanError:
-        assert self.target is not None
-        near = ", ".join(nearest(key, sorted(self.target)))
-        return PlanError(
-            "source-unplaced",
-            "the target has no tensor of this name",
-            where=key,
-            got=f"written from {', '.join(step.sources[:3])}" + (f"\nnearest: {near}" if near else ""),
-            because=_rules(self.mapping, step),
-        )
+        return no_such_target(key, step.sources[:3], _rules(self.mapping, step))
 
     def _misfit(self, key: str, step: Step, shape: tuple[int, ...], wanted: TensorSpec) -> PlanError:
         """Say that shapes differ; where only the number of joined tensors does, name those in excess or lacking."""
@@ -327,7 +320,7 @@ class _Fitting:
 
     def _refuse_empty(self) -> None:
         """Refuse a partial load that loads nothing."""
-        if not self.options.partial or self.target is None or self.blamed:
+        if not self.options.partial or self.target is None or self.problems:
             return
         if not any(key in self.target.specs for step in self.steps for key in step.targets):
             self.problems.append(PlanError("target-missing", "a partial load that fills no target at all"))
