@@ -9,7 +9,6 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from weighbridge.base.collecting import without_collection
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.models.holdings import Places, take_stock
 from weighbridge.models.modules import (
@@ -43,7 +42,6 @@ class Loaded(NamedTuple):
     checkpoint: Checkpoint
 
 
-@without_collection()
 def load_into(
     plan: Plan,
     model: torch.nn.Module,
