@@ -79,7 +79,8 @@ def header_of(values: Mapping[str, Bits]) -> wb.Header:
 
 def raw(tensor: torch.Tensor) -> bytes:
     """Return a tensor's row-major bytes."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    dense = tensor.detach().clone(memory_format=torch.contiguous_format)  # one element may have any stride until then
+    return dense.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def same(found: Mapping[str, torch.Tensor], wanted: Mapping[str, Bits]) -> None:

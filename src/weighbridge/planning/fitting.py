@@ -212,7 +212,7 @@ class _Fitting:
         assert self.target is not None
         for key in step.sources:
             if key in self.target.specs:
-                self.problems.append(self._no_such_target(step.targets[0], step))
+                self.problems.append(self._no_such_target(step.targets[0] if step.targets else key, step))
         return [_carry(key, self.source.specs[key]) for key in step.sources if key not in self.target.specs]
 
     def _find_collisions(self) -> None:

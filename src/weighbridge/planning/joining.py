@@ -297,7 +297,10 @@ class Joiner:
 def _name_of(rules: Rules, group: Group) -> str:
     """Name a group by its first target, under its last name; an index that the operations make is written `*`."""
     first = group.outputs[0]
-    return first.replace(FREE, "*") if FREE in first else finish_names(rules, [first], group.rule + 1, [])[first][0]
+    if FREE in first:
+        return first.replace(FREE, "*")
+    # A later rule that is at fault itself has no name for it.
+    return finish_names(rules, [first], group.rule + 1, []).get(first, (first, ()))[0]
 
 
 def _first_index(key: str) -> str:
