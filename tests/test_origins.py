@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import weighbridge as wb
-from weighbridge.planning.origins import find_origins, find_rivals
+from weighbridge.planning.way_back.origins import find_origins, find_rivals
 from weighbridge.testing import laws
 
 RULES = """\

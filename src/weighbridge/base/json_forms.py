@@ -30,6 +30,17 @@ def number(value: object) -> int:
     return value
 
 
+def truth(value: object) -> bool:
+    """Return a truth value.
+
+    Raises:
+        PlanError: `plan-format`.
+    """
+    if type(value) is not bool:
+        _refuse("true or false", value)
+    return value
+
+
 def text(value: object) -> str:
     """Return a text.
 

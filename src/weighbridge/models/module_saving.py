@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse
-from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Drop
 from weighbridge.models.module_loading import recall
 from weighbridge.models.modules import module_header
-from weighbridge.planning.inverting import proven_steps
-from weighbridge.planning.origins import invert_rules, unstable_names
 from weighbridge.planning.plan import Plan
-from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Fated, Step
+from weighbridge.planning.way_back.inverting import proven_steps
+from weighbridge.planning.way_back.origins import invert_rules, unstable_names
+from weighbridge.planning.way_back.recasting import in_dtypes, step_in_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -115,63 +114,7 @@ def tied_names(model: torch.nn.Module) -> list[Drop]:
     return [Drop(f"^{re.escape(key)}$", "tied") for key in shared]
 
 
-def in_dtypes(plan: Plan, header: Header) -> Plan:
-    """Return a plan as it would be, had the checkpoint been in the dtypes that the model has now.
-
-    A model that was cast, on loading or later, is saved in the dtype that it has: a cast back could lose what it has
-    learnt since. A plan without casts whose dtypes are still the model's is left as it is.
-
-    Args:
-        plan: The plan that the model was loaded through.
-        header: The model's specs.
-
-    Raises:
-        PlanError: `dtype-mismatch` where weights that become one tensor have different dtypes now.
-    """
-    same = all(header.specs.get(key, spec).dtype == spec.dtype for key, spec in plan.target.items())
-    if same and not any(step.program.casts for step in plan.steps):
-        return plan
-    made = replace(
-        plan,
-        steps=tuple(_step_in(step, header) for step in plan.steps),
-        initialised=_specs_in(plan.initialised, header),
-        tied_targets=_specs_in(plan.tied_targets, header),
-        source_files=None,
-    )
-    made.check()
-    return made
-
-
-def _specs_in(fated: tuple[Fated, ...], header: Header) -> tuple[Fated, ...]:
-    return tuple(one._replace(spec=header.specs.get(one.key, one.spec)) for one in fated)
-
-
-def _step_in(step: Step, header: Header) -> Step:
-    dtypes = {header[key].dtype for key in step.targets if key in header}
-    if len(dtypes) > 1:
-        raise PlanError(
-            "dtype-mismatch",
-            "weights that become one tensor have different dtypes now",
-            where=", ".join(step.sources[:3]),
-            got=", ".join(f"{key}: {header[key].dtype}" for key in step.targets),
-        )
-    return _in_dtype(step, dtypes.pop()) if dtypes else step
-
-
 def _step_back_in(step: Step, header: Header) -> Step:
     """Return a step of the way back without casts: what it makes has the dtype that the model has."""
     dtypes = {header[key].dtype for key in step.sources}
-    return _in_dtype(step, dtypes.pop()) if len(dtypes) == 1 else step
-
-
-def _in_dtype(step: Step, dtype: str) -> Step:
-    program = step.program
-    if {spec.dtype for spec in program.slots} | {out.dtype for out in program.targets} == {dtype}:
-        return step
-
-    def output(one: Output) -> Output:
-        return one._replace(dtype=dtype)
-
-    sources = tuple(TensorSpec(dtype, spec.shape) for spec in program.sources)
-    recast = Program(sources, tuple(map(output, program.temporaries)), tuple(map(output, program.targets)))
-    return Step(step.sources, step.targets, recast, "moved" if step.fate == "computed" else step.fate, step.rules)
+    return step_in_dtype(step, dtypes.pop()) if len(dtypes) == 1 else step

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from shlex import quote
 from typing import Any, Final
@@ -23,11 +23,12 @@ from weighbridge.base.specs import DTYPES, Header
 from weighbridge.mappings.mapping import Carry, Drop, Initialise, Mapping, MappingLike, as_mapping, exception_rules
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.fitting import Draft, draft_reading
-from weighbridge.planning.inverting import assumptions, choices, prove_inverse
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import MODES, Options
 from weighbridge.planning.problems import merge_alike
-from weighbridge.planning.readings import matching, nested_readings, possible_readings
+from weighbridge.planning.readings import Reading, matching, nested_readings, possible_readings
+from weighbridge.planning.way_back.inverting import open_choices, prove_inverse
+from weighbridge.planning.way_back.settling import steps_from_target
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -69,25 +70,33 @@ def compile_plan(
     _refuse_unused(options, source, target)
     declared = declare(as_mapping(mapping), options)
     readings = possible_readings(declared, source, target, options.layout)
-    drafts = [draft_reading(reading, source, target, options) for reading in readings]
-    if target is not None and options.layout == "auto" and not any(draft.fits for draft in drafts):
-        nested = (draft_reading(each, source, target, options) for each in nested_readings(declared, source, target))
+    drafts = [_draft(reading, source, target, options) for reading in readings]
+    if target is not None and options.layout == "auto" and not any(draft.is_named for draft in drafts):
+        nested = (_draft(each, source, target, options) for each in nested_readings(declared, source, target))
         near = [draft for draft in nested if not any(_is_as_near(d, draft) for d in drafts)]
         drafts += [draft for draft in near if options.partial or not draft.faults]
     chosen = _choose(drafts, source, target, options)
-    plan = replace(chosen.plan, source_files=files)
+    plan = replace(chosen.plan, source_files=files, is_back=False)
     plan.check()
     notes: list[str] = []
     if declared.forward is not None and chosen.reading.is_mapped:
         as_stored = replace(options, dtype=None)  # a cast that the caller wants comes after the way back
-        proven = plan if options.dtype is None else draft_reading(chosen.reading, source, target, as_stored).plan
-        prove_inverse(proven, declared.forward, as_stored)
-        notes += (*assumptions(plan), *choices(plan, declared.forward)) if target is None else ()
+        proven = plan if options.dtype is None else _draft(chosen.reading, source, target, as_stored).plan
+        is_settled = steps_from_target(chosen.reading, source, target, as_stored) is not None
+        prove_inverse(proven, declared.forward, as_stored, is_settled=is_settled)
+        notes += open_choices(proven, declared.forward, as_stored) if not is_settled else ()
+        plan = replace(plan, choices=tuple(notes))
     if declared.transforms and chosen.reading.is_mapped and not any(step.rules for step in plan.steps):
         notes.append("no rule of the mapping fired on any tensor")
     notes += _kept_dtypes(plan, target, options) if target is not None else ()
     _log(plan)
     return replace(plan, notes=tuple(notes))
+
+
+def _draft(reading: Reading, source: Header, target: Header | None, options: Options) -> Draft:
+    """Compile one reading; a target settles what the inverse of a mapping would leave open."""
+    settled = steps_from_target(reading, source, target, options)
+    return draft_reading(reading, source, target, options, settled)
 
 
 def _kept_dtypes(plan: Plan, target: Header, options: Options) -> Iterator[str]:
@@ -155,17 +164,19 @@ def declare(mapping: Mapping, options: Options) -> Mapping:
 
 
 def _choose(drafts: list[Draft], source: Header, target: Header | None, options: Options) -> Draft:
-    """Take the one reading that fits; readings that come to the same steps are one."""
+    """Take the one reading whose names and shapes fit; readings that come to the same steps are one.
+
+    What else is wrong with a reading whose names and shapes fit is reported, and is no reason to take another one.
+    """
     fitting: list[Draft] = []
     for draft in drafts:
         if draft.fits and all(draft.movement != other.movement for other in fitting):
             fitting.append(draft)
     if options.partial:
         fitting = [draft for draft in fitting if not any(other.covers_more(draft) for other in fitting)]
-        furthest = max(drafts, key=lambda draft: draft.reach)
-        if not furthest.fits and all(draft.reach < furthest.reach for draft in fitting):
-            # What is wrong with the right reading is no reason to take another one.
-            raise _none_fits([furthest], source, target)
+    faulty = next((draft for draft in drafts if _is_right_but_faulty(draft, fitting, options)), None)
+    if faulty is not None:
+        raise _none_fits([faulty], source, target, others=fitting)
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
@@ -178,6 +189,16 @@ def _choose(drafts: list[Draft], source: Header, target: Header | None, options:
     )
 
 
+def _is_right_but_faulty(draft: Draft, fitting: list[Draft], options: Options) -> bool:
+    """Whether a reading would be taken, or be one of those that could be, if it were not for faults of another kind."""
+    if draft.fits:
+        return False
+    if not options.partial:
+        return draft.is_named
+    rivals = [other.reach for other in fitting]
+    return all(reach < draft.reach or (draft.is_named and reach == draft.reach) for reach in rivals)
+
+
 def _describe(draft: Draft) -> str:
     plan = draft.plan
     line = f"{draft.reading.name}: fills {len(plan.step_of_target)} targets from {len(plan.step_of_source)} sources"
@@ -185,19 +206,27 @@ def _describe(draft: Draft) -> str:
     return line + (f", such as {example.targets[0]} from {example.sources[0]}" if example else "")
 
 
-def _none_fits(drafts: list[Draft], source: Header, target: Header | None) -> PlanError:
-    """Report the nearest reading's problems in full, and the others in a line each."""
+def _none_fits(drafts: list[Draft], source: Header, target: Header | None, others: Sequence[Draft] = ()) -> PlanError:
+    """Report the nearest reading's problems in full, and the others in a line each.
+
+    Args:
+        drafts: Readings that do not fit.
+        source: Specs of the checkpoint's tensors.
+        target: Specs of the wanted tensors, if they are known.
+        others: Readings that fit, and are not taken, because one of the drafts could be the right one.
+    """
     best = min(drafts, key=_openness)
-    others = sorted((draft for draft in drafts if draft is not best), key=_openness)
-    tried = [f"{draft.reading.name}: {_fault_line(draft)}" for draft in (best, *others[:2])]
-    tried += [f"and {len(others) - 2} more readings that fit less"] if len(others) > 2 else []
+    further = sorted((draft for draft in drafts if draft is not best), key=_openness)
+    tried = [f"{draft.reading.name}: {_fault_line(draft)}" for draft in (best, *further[:2])]
+    tried += [f"and {len(further) - 2} more readings that fit less"] if len(further) > 2 else []
+    tried += [f"{draft.reading.name}: would fit, if that were the checkpoint's layout" for draft in others]
     return PlanError(
         "plan-failed",
         f'the mapping "{best.plan.mapping.name}" does not fit'
         if best.plan.mapping.name
         else "the mapping does not fit",
         got="\n".join(tried),
-        hint=_hint(best),
+        hint=_hint(best) or _other_layout(others),
         problems=merge_alike(best.problems(source, target)),
     )
 
@@ -211,6 +240,11 @@ def _fault_line(draft: Draft) -> str:
     words = {"target": "missing", "source": "left over", "fault": ""}
     named = (f"{count:,} {word}{'s' * (count != 1)} {words[word]}".strip() for count, word in counts if count)
     return ", ".join(named)
+
+
+def _other_layout(others: Sequence[Draft]) -> str:
+    is_plain = any(draft.reading.name == "as is" for draft in others)
+    return 'mend what is wrong; layout="as is" if the checkpoint is in the target\'s layout already' if is_plain else ""
 
 
 def _hint(draft: Draft) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import collapse_by_name, nearest
@@ -12,7 +12,6 @@ from weighbridge.base.specs import DTYPES, Header, TensorSpec, dtype_named
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.planning.joining import Joiner, collect_groups
-from weighbridge.planning.origins import find_origins
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.problems import OpenSide, first_of, missing_target, unplaced_source
@@ -20,6 +19,21 @@ from weighbridge.planning.program import Program
 from weighbridge.planning.readings import Reading, matching
 from weighbridge.planning.steps import Fated, Step
 from weighbridge.planning.tracing import Traced, prepare, spell, trace_keys
+from weighbridge.planning.way_back.origins import find_origins
+
+NAMING_FAULTS: Final = frozenset(
+    {
+        "group-duplicate",
+        "group-extra",
+        "group-incomplete",
+        "rule-overlap",
+        "source-unplaced",
+        "spec-mismatch",
+        "target-collision",
+        "target-missing",
+    }
+)
+"""Codes of what is wrong with names and shapes; any other fault is one of a reading that may well be the right one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,12 @@ class Draft:
         return not self.faults and (self.partial or not (self.missing or self.unplaced))
 
     @property
+    def is_named(self) -> bool:
+        """Whether all names and shapes fit, whatever else is wrong: that alone decides which reading is right."""
+        open_ended = not self.partial and bool(self.missing or self.unplaced)
+        return not open_ended and not any(fault.code in NAMING_FAULTS for fault in self.faults)
+
+    @property
     def movement(self) -> list[tuple[tuple[str, ...], tuple[str, ...], Program]]:
         """What the plan moves where, whichever rules say so."""
         return [(step.sources, step.targets, step.program) for step in self.plan.steps]
@@ -75,9 +95,23 @@ class Draft:
         ]
 
 
-def draft_reading(reading: Reading, source: Header, target: Header | None, options: Options) -> Draft:
-    """Compile one reading; collects problems instead of raising them."""
-    return _Fitting(reading, source, target, options).draft()
+def draft_reading(
+    reading: Reading,
+    source: Header,
+    target: Header | None,
+    options: Options,
+    settled: Sequence[Step] | None = None,
+) -> Draft:
+    """Compile one reading; collects problems instead of raising them.
+
+    Args:
+        reading: What to compile.
+        source: Specs of the checkpoint's tensors.
+        target: Specs of the wanted tensors, if they are known.
+        options: What was declared.
+        settled: The steps of all tensors that no exception names, where they are known already; else the rules are run.
+    """
+    return _Fitting(reading, source, target, options).draft(settled)
 
 
 class _Fitting:
@@ -94,11 +128,14 @@ class _Fitting:
         self.blamed: set[str] = set()
         self.tied_groups = frozenset(target.ties.values()) if target is not None else frozenset()
 
-    def draft(self) -> Draft:
+    def draft(self, settled: Sequence[Step] | None = None) -> Draft:
         live, dropped, carried = self._split_declared()
         if self._is_hopeless(live):
             return self._reject(live)
-        self._trace(live)
+        if settled is None:
+            self._trace(live)
+        else:
+            self.steps += settled
         self.steps += [_carry(key, self.source.specs[key]) for key in carried]
         declared = set(carried)
         unplaced = self._refuse(self._place(declared))
@@ -360,7 +397,7 @@ class _Fitting:
 
     def _refuse_empty(self) -> None:
         """Refuse a partial load that loads nothing."""
-        if not self.options.partial or self.target is None:
+        if not self.options.partial or self.target is None or self.blamed:
             return
         if not any(key in self.target.specs for step in self.steps for key in step.targets):
             self.problems.append(PlanError("target-missing", "a partial load that fills no target at all"))

@@ -46,9 +46,13 @@ class Plan:
         reading: Which reading of the checkpoint's layout fits: ``mapped``, ``as is``, with or without a prefix.
         metadata: Free text pairs for the header of new files.
         notes: What the plan takes for granted, one sentence each.
+        choices: Those of the notes that say where a derived way back takes one of several names or sizes, each of which
+            the rules would lead to the source: a target or a record would have settled it.
         source_files: How the source lies in files; the inverse writes exactly these. Like the next one, no part of
             the plan's value: another sharding of the same tensors gives an equal plan.
         target_files: The files to write, where they are to be the very same as earlier ones.
+        is_back: Whether this is the recorded inverse of a plan, so that its steps lead from what the mapping gives to
+            what it takes; no part of the plan's value either. None if it is not known.
     """
 
     mapping: Mapping
@@ -60,8 +64,10 @@ class Plan:
     reading: str = "mapped"
     metadata: MappingOf[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     source_files: FileSet | None = field(default=None, repr=False, compare=False)
     target_files: FileSet | None = field(default=None, repr=False, compare=False)
+    is_back: bool | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         sizes = f"{len(self.source):,} -> {counted(len(self.target), 'tensor')}"
@@ -192,6 +198,7 @@ class Plan:
             tied_targets=self.tied_sources,
             source_files=self.target_files,
             target_files=self.source_files if self.is_exact and not new else None,
+            is_back=None if self.is_back is None else not self.is_back,
         )
         made.check()
         return made
@@ -208,7 +215,8 @@ class Plan:
         for name in ("source_files", "target_files"):
             files: FileSet | None = getattr(self, name)
             form[name] = files.to_dict() if files is not None else None
-        return {**form, "hash": self.hash, "files_hash": self.files_hash}
+        way = {} if self.is_back is None else {"is_back": self.is_back}
+        return {**form, **way, "hash": self.hash, "files_hash": self.files_hash}
 
     def _form(self) -> dict[str, Any]:
         by_value = {program: number for number, program in enumerate(self.programs)}
@@ -224,6 +232,7 @@ class Plan:
             "reading": self.reading,
             "metadata": dict(self.metadata),
             "notes": list(self.notes),
+            **({"choices": list(self.choices)} if self.choices else {}),
             "programs": [program_to_dict(program) for program in self.programs],
             "steps": [
                 [numbers[id(step.program)], list(step.sources), list(step.targets), step.fate, list(step.rules)]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import collapse_by_name, natural_key, nearest
 from weighbridge.base.specs import Header, Shape
-from weighbridge.planning.origins import Origin
+from weighbridge.planning.way_back.origins import Origin
 
 _NUMBER = re.compile(r"\d+")
 _BRACES = re.compile(r"\\(.)|\{((?:\\.|[^,{}\\])*?)(?:\.\.|,)(?:\\.|[^{}\\])*\}")

@@ -82,13 +82,13 @@ def possible_readings(mapping: Mapping, source: Header, target: Header | None, m
     """List the readings to compile, the mapped one first; those that cannot fit by their names alone are left out.
 
     Without a target there is nothing to compare with: the reading is the plain one if the caller says so, else the
-    mapped one.
+    mapped one. Who reverses a mapping says with it that the tensors are in the layout that the mapping gives.
     """
     mapped = Reading("mapped", mapping, is_mapped=True)
     plain = Reading("as is", replace(mapping, transforms=(), forward=None), is_mapped=False)
     if mode == "as is":
         first = [plain]
-    elif target is None or mode == "mapped":
+    elif target is None or mode == "mapped" or mapping.forward is not None:
         first = [mapped]
     else:
         first = [mapped, *([plain] if mapping.transforms and _shares_names(source, target) else [])]

@@ -10,10 +10,10 @@ from weighbridge.algebra.copies import Copy
 from weighbridge.base.keys import collapse, nearest
 from weighbridge.base.specs import Shape
 from weighbridge.mappings.transforms import describe
-from weighbridge.planning.origins import find_origins
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Fate, Step
 from weighbridge.planning.tracing import Rules, match_rule, prepare, write_name
+from weighbridge.planning.way_back.origins import find_origins
 from weighbridge.reporting.diagrams import draw_step, region_of
 from weighbridge.reporting.membership import missing_members, near_miss
 

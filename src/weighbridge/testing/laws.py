@@ -20,9 +20,9 @@ from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.mappings.finding import AnyMapping
 from weighbridge.mappings.mapping import Carry, Drop, Initialise, Mapping
 from weighbridge.mappings.transforms import describe
-from weighbridge.planning.inverting import choices
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.readings import matching
+from weighbridge.planning.way_back.inverting import name_choices
 from weighbridge.studies.lint import lint
 from weighbridge.testing.sampling import MAX_BYTES, make_values, parts_of, restrict, run
 from weighbridge.testing.saved_files import check_files, check_model
@@ -306,7 +306,7 @@ def _require_layout(published: dict[str, TensorSpec], back: Plan, mapping: Mappi
         raise VerifyError(
             "verify-failed",
             "the mapping's inverse leads to another layout",
-            got="\n".join([*shown, *(choices(back, mapping) if only_names else back.notes)]),
+            got="\n".join([*shown, *((line for _, line in name_choices(back, mapping)) if only_names else back.notes)]),
             hint=NAMES_DIFFER if only_names else NO_INVERSE,
         )
 

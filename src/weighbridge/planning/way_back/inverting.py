@@ -7,7 +7,7 @@ be in the original layout already.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping as MappingOf
 from dataclasses import replace
 from typing import Any
 
@@ -19,22 +19,24 @@ from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.operations.groupings import Chunk
 from weighbridge.planning.fitting import draft_reading
-from weighbridge.planning.origins import find_rivals, invert_rules
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.readings import Reading
 from weighbridge.planning.steps import Step
 from weighbridge.planning.tracing import prepare, trace_keys
+from weighbridge.planning.way_back.origins import find_rivals, invert_rules
+from weighbridge.planning.way_back.preimages import find_preimages
 
 
-def prove_inverse(plan: Plan, forward: Mapping, options: Options) -> None:
+def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled: bool = False) -> None:
     """Accept what a derived inverse gives only if the forward mapping turns exactly that into exactly the source.
 
     Args:
         plan: A plan made with the inverse of `forward`, without a dtype asked for.
         forward: The mapping.
         options: What was declared; ``layout="mapped"`` says that the source is in the mapping's own layout.
+        is_settled: Whether the layout to reach has decided about every name.
 
     Raises:
         PlanError: `inverse-unproven`, with every key that does not come back or cannot be told.
@@ -43,7 +45,7 @@ def prove_inverse(plan: Plan, forward: Mapping, options: Options) -> None:
     reading = Reading("mapped", forward, is_mapped=True)
     back = draft_reading(reading, produced, None, replace(options, partial=False))
     problems = [*back.faults, *_not_back(plan, back.plan)]
-    if options.layout == "auto" and not problems:
+    if options.layout == "auto" and not is_settled and not problems:
         problems += _untold(plan, forward)
     if problems:
         raise PlanError(
@@ -54,14 +56,66 @@ def prove_inverse(plan: Plan, forward: Mapping, options: Options) -> None:
         )
 
 
-def assumptions(plan: Plan) -> Iterator[str]:
-    """Say what a derived inverse takes for granted because neither the mapping nor a target says it."""
+def open_choices(plan: Plan, forward: Mapping, options: Options) -> list[str]:
+    """Say where a derived inverse takes one of several sizes or names, each of which the mapping would bring back.
+
+    Args:
+        plan: A plan made with the inverse of `forward`, for which no layout to reach was known, or none that fitted.
+        forward: The mapping.
+        options: What was declared; ``layout="mapped"`` says that every rule that can be run backwards is to be.
+    """
+    sizes, names = dict(_assumptions(plan)), list(name_choices(plan, forward))
+    taken = {key for keys, _ in names for key in keys}
+    stays = _rivals(plan, forward, sizes.keys(), taken) if options.layout == "auto" else ()
+    return [*sizes.values(), *(note for _, note in names), *stays]
+
+
+def _rivals(plan: Plan, forward: Mapping, sized: Collection[int], taken: Collection[str]) -> Iterator[str]:
+    """Yield a line for each way in which rules are run back, where the mapping makes a name of others as well.
+
+    Args:
+        plan: The plan.
+        forward: The mapping.
+        sized: Rules of the plan of which it was said already what they take for granted.
+        taken: Keys of which it was said.
+    """
+    steps = [step for step in plan.steps if step.rules and not set(sized) & set(step.rules)]
+    went = {key: step.targets[0] for step in steps for key in step.sources if key not in taken}
+    rules = {key: step.rules for step in steps for key in step.sources}
+    alike = by_name(went)
+    found: dict[tuple[int, ...], list[tuple[str, str, int]]] = {}
+    for key, preimages in find_preimages(forward, [keys[0] for keys in alike.values()]).items():
+        others = sorted(preimages.names - {went[key]}, key=lambda name: (name == key, name))
+        if others:
+            count = next(len(keys) for keys in alike.values() if keys[0] == key)
+            found.setdefault(rules[key], []).append((key, others[0], count))
+    for numbers, names in sorted(found.items()):
+        yield _rival_line(plan, went, numbers, names)
+
+
+def _rival_line(
+    plan: Plan, went: MappingOf[str, str], numbers: tuple[int, ...], names: list[tuple[str, str, int]]
+) -> str:
+    key, other, _ = names[0]
+    count = sum(alike for _, _, alike in names)
+    more = f", and {count - 1} more like it" if count > 1 else ""
+    ran = ", ".join(str(_forward_number(plan.mapping, number)) for number in numbers)
+    could = "it may have had that name already" if other == key else f"the mapping would make it of {other}, too"
+    remedy = "give the layout to reach as target, if it is known"
+    return f"{key} goes back to {went[key]}, by rule {ran}{more}; {could}: {remedy}"
+
+
+def _assumptions(plan: Plan) -> Iterator[tuple[int, str]]:
+    """Say of each rule, by number, what is taken for granted because neither the mapping nor a target says it."""
     fired = {number for step in plan.steps for number in step.rules}
     for number in sorted(fired):
         transform = plan.mapping.transforms[number]
         if isinstance(transform, WeightConverter) and any(map(_is_equal_cut, transform.operations)):
             names, rule = ", ".join(transform.target_patterns), _forward_number(plan.mapping, number)
-            yield f"rule {rule} takes {names} to be of equal size; declare Concatenate(sizes=...) if they are not"
+            yield (
+                number,
+                f"rule {rule} takes {names} to be of equal size; declare Concatenate(sizes=...) if they are not",
+            )
 
 
 def _forward_number(mapping: Mapping, number: int) -> int:
@@ -71,8 +125,8 @@ def _forward_number(mapping: Mapping, number: int) -> int:
     return (numbers[number] if len(numbers) == len(mapping.transforms) else number) + 1
 
 
-def choices(plan: Plan, forward: Mapping) -> Iterator[str]:
-    """Say where a derived inverse gives one of several names, each of which the mapping would bring back.
+def name_choices(plan: Plan, forward: Mapping) -> Iterator[tuple[set[str], str]]:
+    """Say where a derived inverse gives a name by a general rule, with the keys of which that is said.
 
     The rules run backwards in reverse order, so that a general rule behind a special one takes the name first.
     """
@@ -86,10 +140,9 @@ def choices(plan: Plan, forward: Mapping) -> Iterator[str]:
         key, went, could = names[0]
         count = sum(len(firsts[name]) for name, _, _ in names)
         more = f", and {count - 1} more like it" if count > 1 else ""
-        yield (
-            f"{key} goes back to {went}, by rule {one + 1}{more}; rule {other + 1} would make it of {could}: "
-            f"list rule {one + 1} before rule {other + 1}, or narrow it, if that is the published name"
-        )
+        told = f"{key} goes back to {went}, by rule {one + 1}{more}; rule {other + 1} would make it of {could}: "
+        remedy = f"list rule {one + 1} before rule {other + 1}, or narrow it, if that is the published name"
+        yield {key for name, _, _ in names for key in firsts[name]}, told + remedy
 
 
 def proven_steps(mapping: Mapping, header: Header, config: Any = None) -> tuple[Step, ...]:

@@ -1,0 +1,123 @@
+"""All names that a mapping would turn into one name: a way back is unique only if there is no more than one.
+
+A name that stays as it is counts, too: `0.weight` may have been called `0.gamma`, or may have had its name already.
+What is left out is what the keys decide as a whole: a rule that moves one place of the tree to another
+(`^language_model` to `model.language_model`) has either moved everything that is there, or the layout is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+from weighbridge.base.errors import WeighbridgeError
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import PrefixChange, Transform, WeightRenaming
+from weighbridge.planning.tracing import FREE, Rule, Rules, finish_names, match_rule, prepare, trace_name, write_name
+from weighbridge.planning.way_back.origins import invert_rules
+
+MOST_NAMES: Final = 64
+"""How many combinations of rules are followed back from one name."""
+
+
+class Preimages(NamedTuple):
+    """The names that a mapping turns into one, and whether more were possible than were followed."""
+
+    names: frozenset[str]
+    is_cut: bool
+
+
+def find_preimages(mapping: Mapping, keys: Iterable[str]) -> dict[str, Preimages]:
+    """Find for each key all the names that a mapping would make it of, its own included.
+
+    Args:
+        mapping: The mapping.
+        keys: Names of targets.
+
+    Returns:
+        By key; of several sources that are joined, the first stands for all. An index that is used up is given as 0.
+
+    Examples:
+        >>> mapping = Mapping([WeightRenaming("ln_post", "layer_norm"), WeightRenaming("ln", "layer_norm")])
+        >>> sorted(find_preimages(mapping, ["enc.layer_norm"])["enc.layer_norm"].names)
+        ['enc.layer_norm', 'enc.ln', 'enc.ln_post']
+    """
+    way = invert_rules(mapping)
+    forward, back = prepare(mapping), prepare(way.mapping)
+    moves = frozenset(place for place, number in enumerate(way.numbers) if is_move(mapping.transforms[number]))
+    return {key: _verified(forward, back, moves, key) for key in keys}
+
+
+def is_move(transform: Transform) -> bool:
+    """Tell whether a rule moves a place of the tree to another one: everything from the start of the key, to a name.
+
+    Examples:
+        >>> [is_move(WeightRenaming(text, "model.vlm")) for text in ("^old", "old")]
+        [True, False]
+        >>> is_move(PrefixChange(prefix_to_remove="model"))
+        False
+    """
+    if isinstance(transform, PrefixChange):
+        return bool(transform.prefix_to_add)
+    if not isinstance(transform, WeightRenaming):
+        return False
+    anchored = all(text.startswith("^") for text in transform.source_patterns)
+    return anchored and all(text.lstrip("^") for text in transform.target_patterns)
+
+
+def _verified(forward: Rules, back: Rules, moves: frozenset[int], key: str) -> Preimages:
+    found: set[str] = set()
+    is_cut = False
+    for count, name in enumerate(_followed(back, moves, key)):
+        if count >= MOST_NAMES:
+            is_cut = True
+            break
+        if name not in found and _leads(forward, name, key):
+            found.add(name)
+    return Preimages(frozenset(found), is_cut)
+
+
+def _followed(back: Rules, moves: frozenset[int], key: str) -> Iterator[str]:
+    """Yield what comes of a name if each rule that can be run backwards on it is, or is not."""
+    open_names: list[tuple[str, int, bool]] = [(key, 0, False)]
+    while open_names:
+        name, place, has_converted = open_names.pop()
+        if place == len(back.rules):
+            yield name
+            continue
+        rule = back.rules[place]
+        earlier = None if rule.converts and has_converted else _before(back, rule, name)
+        if earlier is None or place not in moves:
+            open_names.append((name, place + 1, has_converted))
+        if earlier is not None:
+            open_names.append((earlier, place + 1, has_converted or rule.converts))
+
+
+def _before(back: Rules, rule: Rule, name: str) -> str | None:
+    """Run one inverted rule over a name; of several names that it writes, the first is returned."""
+    try:
+        matched = match_rule(back, rule, name)
+    except WeighbridgeError:
+        return None
+    if matched is None:
+        return None
+    lane, match, inner = matched
+    captures = dict(match.captures)
+    if not rule.converts:
+        return write_name(rule, rule.pairs[lane][1], match, captures, inner)
+    if rule.merges:
+        captures.pop(f"*{rule.pairs[lane][0].stars}", None)
+    free = {f"*{rule.targets[0].stars}": "0"} if rule.splits else {}
+    return write_name(rule, rule.targets[0], match, {**captures, **free}, inner)
+
+
+def _leads(forward: Rules, name: str, key: str) -> bool:
+    """Tell whether a mapping turns a name into a key."""
+    try:
+        trace = trace_name(forward, name)
+        if trace.hit is None:
+            return trace.name == key
+        names = [output.replace(FREE, trace.hit.place or "0") for output in trace.hit.outputs]
+        return any(last == key for last, _ in finish_names(forward, names, trace.hit.rule + 1, []).values())
+    except WeighbridgeError:
+        return False
