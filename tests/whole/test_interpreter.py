@@ -69,7 +69,7 @@ def test_a_derived_way_back_is_the_only_one(seed):
 @many
 @given(seeds)
 def test_a_derived_way_back_to_a_target_is_right(seed):
-    hold("derived, with a target", seed)
+    hold("derived for a target", seed)
 
 
 @pytest.mark.xfail(reason="A2: with what was dropped, the receipt does not decide")
