@@ -45,7 +45,7 @@ _DTYPES: Final = {
 def built_in() -> Registry:
     """Return a registry with the built-in families and nothing else."""
     registry = Registry(use_entry_points=False)
-    registry.provide(families.MODULES, families.load)
+    registry.provide(families.MODULES, families.load_family)
     return registry
 
 

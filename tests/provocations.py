@@ -281,10 +281,23 @@ def join_two_dtypes(folder: Path) -> object:
     )
 
 
+@provokes("companion-unknown")
+def cast_codes(folder: Path) -> object:
+    specs = {"q.weight": wb.TensorSpec("F8_E4M3", (4, 4)), "q.weight_scale_inv": wb.TensorSpec("F32", (1, 1))}
+    return wb.plan(wb.Header(specs), [], dtype="bfloat16")
+
+
 @provokes("layout-ambiguous")
 def swap_two_names(folder: Path) -> object:
     rules = wb.Mapping([wb.GroupWeightRename(["up", "gate"], ["gate", "up"])], name="mine")
     return wb.plan(header(up=(2, 2), gate=(2, 2)), rules, target=header(up=(2, 2), gate=(2, 2)))
+
+
+@provokes("already-converted")
+def convert_an_output_again(folder: Path) -> object:
+    turned = wb.Mapping([wb.WeightConverter("first.gamma", "first.gamma", [wb.Permute((0,))])], name="turned")
+    wb.convert(checkpoint(folder), folder / "made", turned)
+    return wb.convert(folder / "made", folder / "again", turned)
 
 
 @provokes("rule-unused")

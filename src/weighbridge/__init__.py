@@ -26,7 +26,8 @@ from weighbridge.base.errors import (
     WeighbridgeError,
 )
 from weighbridge.base.specs import Header, TensorSpec
-from weighbridge.mappings.mapping import Carry, Drop, Initialise, Mapping, Refuse
+from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, Refuse
+from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.mapping_files import load_mapping
 from weighbridge.mappings.registry import Registry, default_registry
 from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, WeightConverter, WeightRenaming

@@ -226,7 +226,7 @@ def _regroup(copy: Copy, number: int, period: int) -> tuple[Copy, ...]:
     return (pick(copy, number, size - left, size), body) if left else (body,)
 
 
-def cut(copy: Copy, stride: int, size: int, bounds: Sequence[int]) -> Iterator[tuple[int, Copy]]:
+def cut_copy(copy: Copy, stride: int, size: int, bounds: Sequence[int]) -> Iterator[tuple[int, Copy]]:
     """Cut a copy along one axis.
 
     Args:
@@ -255,7 +255,7 @@ def cut(copy: Copy, stride: int, size: int, bounds: Sequence[int]) -> Iterator[t
         stop = bounds[bisect_right(bounds, at)]
         whole = (stop - 1 - at - rest) // step + 1
         taken = max(1, min(whole, count - done))
-        yield from cut(pick(copy, number, done, done + taken), stride, size, bounds)
+        yield from cut_copy(pick(copy, number, done, done + taken), stride, size, bounds)
         done += taken
 
 
@@ -285,6 +285,11 @@ def rescaled(copy: Copy, block: int, row: int, shift: int) -> Copy:
 # Fusing
 
 
+def sort_by_target(copies: Iterable[Copy]) -> list[Copy]:
+    """Return copies in the order of their places in the target."""
+    return sorted(copies, key=lambda copy: copy.target_start)
+
+
 def fuse(copies: Iterable[Copy]) -> tuple[Copy, ...]:
     """Order simplified copies by their place in the target, and join neighbours that are one longer copy.
 
@@ -293,9 +298,9 @@ def fuse(copies: Iterable[Copy]) -> tuple[Copy, ...]:
         (Loop(size=7, source_stride=1, target_stride=1),)
     """
     fused: list[Copy] = []
-    for copy in sorted(copies, key=_target_start):
+    for copy in sort_by_target(copies):
         while fused and fused[-1].source == copy.source:
-            joined = _join(fused[-1], copy)
+            joined = _fuse_pair(fused[-1], copy)
             if joined is None:
                 break
             fused.pop()
@@ -304,11 +309,7 @@ def fuse(copies: Iterable[Copy]) -> tuple[Copy, ...]:
     return tuple(fused)
 
 
-def _target_start(copy: Copy) -> int:
-    return copy.target_start
-
-
-def _join(first: Copy, second: Copy) -> Copy | None:
+def _fuse_pair(first: Copy, second: Copy) -> Copy | None:
     """Return one copy for two of the same source, where a loop can hold both."""
     step = second.source_start - first.source_start, second.target_start - first.target_start
     if step[0] < 0 or step[1] <= 0:

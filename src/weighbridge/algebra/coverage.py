@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 from math import prod
 
-from weighbridge.algebra.copies import MAX_PIECES, Copy, Loop, align, simplify
+from weighbridge.algebra.copies import MAX_PIECES, Copy, Loop, align, simplify, sort_by_target
 from weighbridge.base.errors import LayoutError
 
 Span = tuple[int, int]
@@ -160,7 +160,7 @@ def _groups(pieces: Sequence[Copy]) -> Iterator[list[Copy]]:
     """Yield the pieces in groups whose extents do not overlap."""
     group: list[Copy] = []
     last = -1
-    for piece in sorted(pieces, key=lambda piece: piece.target_start):
+    for piece in sort_by_target(pieces):
         if group and piece.target_start > last:
             yield group
             group = []

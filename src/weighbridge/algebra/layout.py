@@ -21,7 +21,7 @@ from weighbridge.algebra.copies import (
     Loop,
     align,
     check_pieces,
-    cut,
+    cut_copy,
     fuse,
     remapped,
     rescaled,
@@ -161,7 +161,7 @@ class Layout:
                 expected=f"sizes that add up to {self.shape[axis]}",
                 got=" + ".join(map(str, sizes)) or "no parts",
             )
-        return self._cut(axis, (0, *accumulate(sizes)))
+        return self._cut_axis(axis, (0, *accumulate(sizes)))
 
     def slice(self, axis: int, start: int, stop: int) -> Layout:
         """Restrict an axis to [start, stop).
@@ -176,16 +176,16 @@ class Layout:
         axis = checked_axis(axis, len(self.shape))
         size = self.shape[axis]
         _check_interval(start, stop, size)
-        return self if (start, stop) == (0, size) else self._cut(axis, (0, start, stop, size))[1]
+        return self if (start, stop) == (0, size) else self._cut_axis(axis, (0, start, stop, size))[1]
 
-    def _cut(self, axis: int, bounds: Sequence[int]) -> tuple[Layout, ...]:
+    def _cut_axis(self, axis: int, bounds: Sequence[int]) -> tuple[Layout, ...]:
         size, stride = self.shape[axis], prod(self.shape[axis + 1 :])
         block = stride * size
         widths = [stop - start for start, stop in pairwise(bounds)]
         parts: list[list[Copy]] = [[] for _ in widths]
         pieces, limit = 0, MAX_PIECES + len(widths) + len(self.copies)
         for copy in align(self.copies, (block, stride)):
-            for number, part in cut(copy, stride, size, bounds):
+            for number, part in cut_copy(copy, stride, size, bounds):
                 check_pieces(pieces := pieces + 1, limit)
                 shift, rows = bounds[number] * stride, widths[number] * stride
                 parts[number].append(rescaled(part, block, rows, -shift))
@@ -218,10 +218,10 @@ def concat(layouts: Sequence[Layout], axis: int) -> Layout:
                 got=_text(shape),
             )
     total = sum([layout.shape[axis] for layout in layouts])
-    return Layout((*before, total, *after), _joined(layouts, axis, prod(after) * total))
+    return Layout((*before, total, *after), _concat_copies(layouts, axis, prod(after) * total))
 
 
-def _joined(layouts: Sequence[Layout], axis: int, row: int) -> tuple[Copy, ...]:
+def _concat_copies(layouts: Sequence[Layout], axis: int, row: int) -> tuple[Copy, ...]:
     copies: list[Copy] = []
     shift = 0
     is_outermost = prod(layouts[0].shape[:axis]) == 1
@@ -272,7 +272,7 @@ def flat(layout: Layout, start: int, stop: int) -> Layout:
     _check_interval(start, stop, numel)
     near = [copy for copy in layout.copies if copy.target_start < stop and copy.target_last >= start]
     bounds = (0, start, stop, numel)
-    inside = [part for copy in near for number, part in cut(copy, 1, numel, bounds) if number == 1]
+    inside = [part for copy in near for number, part in cut_copy(copy, 1, numel, bounds) if number == 1]
     return Layout((stop - start,), fuse([part._replace(target_start=part.target_start - start) for part in inside]))
 
 

@@ -16,7 +16,7 @@ def reach(copy: Copy) -> int:
         >>> reach(Copy(0, 5, 0, (Loop(3, 10, 2), Loop(2, 1, 1))))
         22
     """
-    return 1 + sum([(size - 1) * stride for size, stride, _ in copy.loops])
+    return copy.source_last - copy.source_start + 1
 
 
 def sections(copy: Copy, longest: int, numel: int) -> Iterator[Copy]:
@@ -106,7 +106,7 @@ def _outermost(copy: Copy) -> int:
     return max(range(len(copy.loops)), key=lambda k: copy.loops[k].source_stride)
 
 
-class Pieces(NamedTuple):
+class Intervals(NamedTuple):
     """Intervals of one length in a source, laid one after the other.
 
     Args:
@@ -123,7 +123,7 @@ class Pieces(NamedTuple):
         """Yield where elements [start, stop) of the row of intervals lie in the source: first element, and how many.
 
         Examples:
-            >>> list(Pieces(5, 10, (Loop(3, 1000, 0),)).between(8, 21))
+            >>> list(Intervals(5, 10, (Loop(3, 1000, 0),)).between(8, 21))
             [(13, 2), (1005, 10), (2005, 1)]
         """
         for number in range(start // self.numel, -(-stop // self.numel)):
@@ -136,22 +136,22 @@ class Pieces(NamedTuple):
             yield place, last - first
 
 
-def packed(copy: Copy, far: int) -> tuple[Copy, Pieces]:
-    """Leave out of a copy's source what lies between pieces that are far apart, at least as much as they hold.
+def close_gaps(copy: Copy, far: int) -> tuple[Copy, Intervals]:
+    """Leave out of a copy's source what lies between parts that are far apart, at least as much as they hold.
 
     Args:
         copy: The copy.
-        far: From how many elements on a stride leads to another piece.
+        far: From how many elements on a stride leads to another part.
 
     Returns:
-        The copy as it reads from the pieces laid one after the other, and the pieces.
+        The copy as it reads from the parts laid one after the other, and where these lie.
 
     Examples:
         >>> columns = Copy(0, 7, 0, (Loop(4, 1000, 3), Loop(3, 1, 1)))
-        >>> packed(columns, 100)[0].loops
+        >>> close_gaps(columns, 100)[0].loops
         (Loop(size=4, source_stride=3, target_stride=3), Loop(size=3, source_stride=1, target_stride=1))
-        >>> packed(columns, 2000)[1]
-        Pieces(start=7, numel=3003, loops=())
+        >>> close_gaps(columns, 2000)[1]
+        Intervals(start=7, numel=3003, loops=())
     """
     order = sorted(range(len(copy.loops)), key=lambda k: copy.loops[k].source_stride)
     strides = [loop.source_stride for loop in copy.loops]
@@ -171,4 +171,4 @@ def packed(copy: Copy, far: int) -> tuple[Copy, Pieces]:
         [Loop(loop.size, stride, loop.target_stride) for loop, stride in zip(copy.loops, strides, strict=True)]
     )
     apart = tuple([copy.loops[number] for number in reversed(distant)])
-    return Copy(copy.source, 0, copy.target_start, loops), Pieces(copy.source_start, numel, apart)
+    return Copy(copy.source, 0, copy.target_start, loops), Intervals(copy.source_start, numel, apart)

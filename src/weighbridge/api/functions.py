@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.api.bound_plan import Plan
-from weighbridge.base.errors import CheckpointError
+from weighbridge.api.conversions import find_conversion
+from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.specs import Header
-from weighbridge.mappings.families import MODULES as FAMILIES, load as load_family, module_of
+from weighbridge.mappings.families import MODULES as FAMILIES, load_family, module_of
 from weighbridge.mappings.finding import AnyMapping, find_mapping, refuse_swapped
-from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.registry import default_registry
 from weighbridge.models.resolve import resolve as resolve_model, unwrap
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.planning.plan_options import read_options
+from weighbridge.planning.way_back.inverting import open_names
 from weighbridge.storage import open_checkpoint
 
 if TYPE_CHECKING:
@@ -114,13 +116,29 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
         ['norm.weight']
     """
     source = open(checkpoint)
-    found = find_mapping(mapping)
+    found = as_mapping(find_mapping(mapping))
     if options.get("config") is None:
-        options["config"] = config_of(source, target)
-    compiled = compile_plan(
-        source.header, found, _target_header(target), files=source.files, options=read_options(options)
-    )
+        options["config"] = config_of(source, target, checkpoint)
+    wanted = _target_header(target)
+    recorded = find_conversion(source, found) if options.get("layout", "auto") == "auto" else None
+    if recorded is not None and found.forward is not None:
+        wanted = recorded.source if wanted is None and recorded.is_exact else wanted
+    elif recorded is not None and wanted is not None:
+        options["layout"] = "as is"
+    compiled = compile_plan(source.header, found, wanted, files=source.files, options=read_options(options))
+    if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
+        raise _converted_already(source, found)
     return Plan.bind(compiled, source)
+
+
+def _converted_already(source: Checkpoint, mapping: Mapping) -> PlanError:
+    return PlanError(
+        "already-converted",
+        "this was made by the very mapping that it is to be converted with",
+        where=source.where,
+        got=f'its receipt names the mapping "{mapping.name}"' if mapping.name else "its receipt has the same rules",
+        hint='weighbridge revert takes it back; layout="as is" takes it as it is, layout="mapped" runs the rules again',
+    )
 
 
 def _target_header(target: Place) -> Header | None:
@@ -141,9 +159,15 @@ def _target_header(target: Place) -> Header | None:
         raise
 
 
-def config_of(source: Checkpoint, target: Place) -> Any:
-    """Find the model's configuration: the target model's own, or the `config.json` beside the checkpoint."""
-    config = getattr(target, "config", None)
+def config_of(source: Checkpoint, target: Place, place: Place = None) -> Any:
+    """Find the model's configuration: that of a model, as target or as source, or the `config.json` beside the weights.
+
+    Args:
+        source: The opened checkpoint.
+        target: What is wanted.
+        place: What the checkpoint was opened from.
+    """
+    config = getattr(target, "config", None) or getattr(place, "config", None)
     if config is not None:
         return config
     path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
@@ -237,7 +261,7 @@ def save(
     back keep their own, and a warning names them where these would not be read again.
 
     Any other model needs a mapping, whose inverse is used and proven key by key: each name comes back to the model's.
-    That is the published name wherever the rules leave no choice; where they do, a warning names the two rules. Where
+    That is the published name wherever the rules leave no choice; where they do, a warning says so. Where
     a model says that weights are tied, as those of transformers do, the second name is left out by a rule named "tied".
 
     Args:
@@ -262,10 +286,10 @@ def save(
     if recorded is not None:
         return Plan.bind(recorded.plan, inner, origin=recorded.origin).write(out, **options)
     named = _mapping_for(inner, mapping)
-    found = find_mapping(named)
-    whole = found if isinstance(found, Mapping) else Mapping(found)
-    derived = plan(inner, whole.inverse(), drop=tied_names(inner))
-    for note in derived.notes:
+    found = as_mapping(find_mapping(named))
+    # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
+    derived = plan(inner, found.inverse(), drop=tied_names(inner), layout="mapped")
+    for note in dict.fromkeys((*derived.notes, *(open_names(derived, found) if mapping is not None else ()))):
         _LOG.warning("%s", note)
     return derived.write(out, **options)
 
@@ -320,8 +344,7 @@ def convert(
     refuse_swapped(source, destination, mapping)
     found = find_mapping(mapping)
     if reverse:
-        whole = found if isinstance(found, Mapping) else Mapping(found)
-        found, target = whole.inverse(), _recorded_layout(source, whole) if target is None else target
+        found = as_mapping(found).inverse()
     made = plan(open(source, direct=True) if direct else source, found, target, **options)
     made = made if only is None else made.restrict(only)
     return made.write(
@@ -334,19 +357,6 @@ def convert(
         link=link,
         progress=progress,
     )
-
-
-def _recorded_layout(source: Place, mapping: Mapping) -> Header | None:
-    """Return the layout that a directory was converted from by this very mapping, if its receipt says so."""
-    from weighbridge.running.receipt import read_receipt
-
-    if not isinstance(source, str | Path):
-        return None
-    try:
-        recorded = read_receipt(Path(source)).plan
-    except CheckpointError:
-        return None
-    return recorded.source if recorded.mapping == mapping and recorded.is_exact else None
 
 
 def revert(

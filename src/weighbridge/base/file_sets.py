@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from weighbridge.base.errors import PlanError
+from weighbridge.base.file_names import check_new_name
 from weighbridge.base.hashes import sha256_of
 from weighbridge.base.json_forms import deflate, inflate, items, number, text
 
@@ -57,7 +58,7 @@ class FileImage(NamedTuple):
 
     @staticmethod
     def from_dict(form: Mapping[str, Any], limit_bytes: int = MAX_HEAD_BYTES) -> FileImage:
-        """Read the JSON form; `proof.check_files` must still vouch for it.
+        """Read the JSON form; `planning.checking.check_files` must still vouch for it.
 
         Args:
             form: What `to_dict` gave.
@@ -135,8 +136,6 @@ class FileSet:
             PlanError: `plan-format`.
             CheckpointError: `path-unsafe`.
         """
-        from weighbridge.storage.places.paths import check_new_name
-
         names = [image.name for image in self.images] + [self.index_name] * bool(self.index_name or self.index_text)
         for name in names:
             check_new_name(name, "recorded files")

@@ -45,6 +45,11 @@ class DType(NamedTuple):
     exponent_bits: int = 0
     mantissa_bits: int = 0
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element; 1 where several share a byte, whose tensors are moved whole."""
+        return max(1, self.bits // 8)
+
 
 DTYPES: Final[Mapping[str, DType]] = MappingProxyType(
     {

@@ -79,11 +79,11 @@ def merge_words(lines: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
             word = line[at] if at >= 0 and _is_word(line[at]) else ""
             rest = (line[:at], line[at + 1 :]) if word else (line, ())
             grouped[(*rest, ("word",) if word else ())].append(word)
-        lines = [line for rest, words in grouped.items() for line in _joined(rest, words)]
+        lines = [line for rest, words in grouped.items() for line in _spell_line(rest, words)]
     return lines
 
 
-def _joined(rest: tuple[tuple[str, ...], ...], words: list[str]) -> Iterator[tuple[str, ...]]:
+def _spell_line(rest: tuple[tuple[str, ...], ...], words: list[str]) -> Iterator[tuple[str, ...]]:
     left, right, kind = rest
     if not kind:
         yield left

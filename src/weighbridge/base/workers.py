@@ -42,12 +42,12 @@ def run_all(tasks: Iterable[Task], workers: int) -> None:
         crew.work()
     except BaseException as problem:
         crew.stop(problem)
-    _join(threads, crew)
+    _wait_for_all(threads, crew)
     if crew.problem is not None:
         raise crew.problem
 
 
-def _join(threads: list[threading.Thread], crew: _Crew) -> None:
+def _wait_for_all(threads: list[threading.Thread], crew: _Crew) -> None:
     """Wait for all threads, interrupts or not: what they write to must not be given up before they have ended."""
     while True:
         try:

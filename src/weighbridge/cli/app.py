@@ -40,7 +40,7 @@ from weighbridge.cli.commands.mapping_commands import app as mappings
 from weighbridge.cli.explaining import explain_unfit
 from weighbridge.cli.inspecting.inspection import Inspection, describe_tensor, tensor_lines
 from weighbridge.cli.inspecting.module_tree import module_tree, tree_lines
-from weighbridge.cli.pages import plan_page
+from weighbridge.cli.pages import write_plan_page
 from weighbridge.cli.printing import (
     DIFFERENT,
     EXIT_CODES,
@@ -154,7 +154,11 @@ def plan(
     """
     with reporting(output, full=full), options.naming(source, mapping):
         found = options.mapping(mapping)
-        made = options.make_plan(source, found, only) if html is None else plan_page(options, source, found, only, html)
+        made = (
+            options.make_plan(source, found, only)
+            if html is None
+            else write_plan_page(options, source, found, only, html)
+        )
         if out is not None:
             write_new(out, made.to_json())
         output.give(made.report.to_dict, made.report.lines(full=full))
@@ -278,7 +282,7 @@ def _written_lines(made: Plan, destination: str, *, is_reverted: bool = False) -
     written = made.report.to_dict()["written_bytes"]
     yield f"wrote     {destination}: {counted(len(made.target), 'tensor')}, {format_bytes(written)}"
     yield from () if is_reverted else unused_lines(made)
-    yield from (f"note      {note}" for note in made.notes)
+    yield from (f"{'choice' if note in made.choices else 'note':<10}{note}" for note in made.notes)
     if made.initialised:
         have = "has" if len(made.initialised) == 1 else "have"
         yield f"note      {counted(len(made.initialised), 'target')} {have} no values: {made.initialised[0].by}"

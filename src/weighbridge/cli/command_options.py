@@ -17,7 +17,7 @@ from weighbridge import api
 from weighbridge.api import Plan
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.specs import dtype_named
-from weighbridge.cli.mapping_argument import load_mapping
+from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import default_registry
 from weighbridge.storage import parse_size
@@ -120,7 +120,7 @@ class PlanOptions:
 
     def mapping(self, text: str) -> Mapping:
         """Load the mapping that an argument names, reversed if that was asked for."""
-        mapping = load_mapping(text)
+        mapping = load_argument(text)
         return mapping.inverse() if self.reverse else mapping
 
     @contextmanager

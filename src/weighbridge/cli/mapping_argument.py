@@ -19,7 +19,7 @@ from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.mapping_files import is_mapping_file, load_mapping as load_file
 
 
-def load_mapping(text: str) -> Mapping:
+def load_argument(text: str) -> Mapping:
     """Find the mapping that an argument names.
 
     Args:
@@ -36,7 +36,7 @@ def load_mapping(text: str) -> Mapping:
         WeighbridgeError: As `weighbridge.load_mapping`.
 
     Examples:
-        >>> load_mapping("maps/fused.py:MAPPING")
+        >>> load_argument("maps/fused.py:MAPPING")
         Traceback (most recent call last):
         ...
         weighbridge.MappingError: mapping-file: this file cannot be read @ maps/fused.py

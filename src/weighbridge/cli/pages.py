@@ -14,7 +14,7 @@ from weighbridge.planning.plan_options import Options
 from weighbridge.reporting.report_page import failure_page
 
 
-def plan_page(options: PlanOptions, source: str, mapping: Mapping, only: list[str] | None, page: Path) -> Plan:
+def write_plan_page(options: PlanOptions, source: str, mapping: Mapping, only: list[str] | None, page: Path) -> Plan:
     """Compile a plan and write its page; without a plan, write a page that says why, and raise all the same.
 
     Args:

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.base.errors import CheckpointError, RegistryError
+from weighbridge.mappings.exception_rules import Rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping
-from weighbridge.mappings.mapping import Mapping, Rules
+from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import Registry, default_registry
 from weighbridge.mappings.transformers_table import LEGACY, UNDERSTOOD, in_order, registry
 from weighbridge.mappings.transforms import Transform, WeightRenaming

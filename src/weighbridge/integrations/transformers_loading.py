@@ -20,7 +20,8 @@ import torch
 
 from weighbridge.base.errors import PlanError, RegistryError
 from weighbridge.base.specs import Header
-from weighbridge.mappings.mapping import Carry, Initialise, MappingLike, exception_rules
+from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
+from weighbridge.mappings.mapping import MappingLike
 from weighbridge.mappings.transformers_table import library_module, library_name
 from weighbridge.models.module_loading import remember
 from weighbridge.models.modules import module_header, tensor_places
@@ -29,7 +30,7 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
-from weighbridge.running.gather import prepare
+from weighbridge.running.gather import start_output
 from weighbridge.running.results import mapped_files
 from weighbridge.running.ties import check_ties
 from weighbridge.storage.formats.torch_tensors import bytes_of
@@ -66,7 +67,7 @@ class Pending:
         return self._make(None)
 
     def _make(self, mapped: Mapped | None) -> torch.Tensor:
-        made, want = prepare(self.step, self.step.targets.index(self.key), mapped)
+        made, want = start_output(self.step, self.step.targets.index(self.key), mapped)
         if want is not None:
             fill_tensors([want], self.checkpoint)
         return made

@@ -1,16 +1,22 @@
-"""A mapping: an ordered, named tuple of transforms, with the exceptions that it declares.
-
-The exceptions say what would otherwise be an error: a source tensor that is dropped or carried along, a target tensor
-that nothing fills. Each has a name, which the plan's report repeats; nothing is ever dropped without one.
-"""
+"""A mapping: an ordered, named tuple of transforms, with the exceptions that it declares."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping as MappingOf
+from collections.abc import Callable, Iterable, Iterator, Mapping as MappingOf
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from weighbridge.base.errors import MappingError
+from weighbridge.mappings.exception_rules import (
+    RULE_KINDS,
+    Carry,
+    Drop,
+    Initialise,
+    Refuse,
+    Rules,
+    exception_rules,
+    mounted,
+)
 from weighbridge.mappings.transforms import (
     TRANSFORMS,
     GroupWeightRename,
@@ -22,83 +28,6 @@ from weighbridge.mappings.transforms import (
     scoped,
 )
 from weighbridge.operations.ops import operation_from_dict
-from weighbridge.pattern import Pattern
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Leave out the source tensors whose key matches `pattern`; they are lost on the way back.
-
-    Args:
-        pattern: Key pattern, matched against the checkpoint's own keys.
-        why: The rule's name in reports; the pattern by default.
-        scope: Path of the sub-module whose keys this rule sees; empty for all keys.
-    """
-
-    pattern: str
-    why: str = ""
-    scope: str = ""
-
-    def __post_init__(self) -> None:
-        Pattern.parse(self.pattern)
-
-
-@dataclass(frozen=True, slots=True)
-class Carry:
-    """Pass the source tensors whose key matches `pattern` through under their own name, past every transform.
-
-    Args:
-        pattern: Key pattern, matched against the checkpoint's own keys.
-        why: The rule's name in reports; the pattern by default.
-        scope: Path of the sub-module whose keys this rule sees; empty for all keys.
-    """
-
-    pattern: str
-    why: str = ""
-    scope: str = ""
-
-    def __post_init__(self) -> None:
-        Pattern.parse(self.pattern)
-
-
-@dataclass(frozen=True, slots=True)
-class Initialise:
-    """Let the target tensors whose key matches `pattern` keep the values that the model was made with.
-
-    Args:
-        pattern: Key pattern, matched against the target's keys.
-        why: The rule's name in reports; the pattern by default.
-        scope: Path of the sub-module whose keys this rule sees; empty for all keys.
-        saved: Whether a model that is saved writes these tensors; False for those that no published file has.
-    """
-
-    pattern: str
-    why: str = ""
-    scope: str = ""
-    saved: bool = True
-
-    def __post_init__(self) -> None:
-        Pattern.parse(self.pattern)
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Refuse a load in which a source tensor whose key matches `pattern` has no place, a declared partial one too.
-
-    For tensors that a model cannot do without: carried beside it, they would leave it computing something else.
-
-    Args:
-        pattern: Key pattern, matched against the checkpoint's own keys.
-        why: The reason, for the error.
-        scope: Path of the sub-module whose keys this rule sees; empty for all keys.
-    """
-
-    pattern: str
-    why: str = ""
-    scope: str = ""
-
-    def __post_init__(self) -> None:
-        Pattern.parse(self.pattern)
 
 
 class Part(NamedTuple):
@@ -117,10 +46,16 @@ class Part(NamedTuple):
     classes: tuple[tuple[str, str], ...] = ()
 
 
-ExceptionRule = Drop | Carry | Initialise | Refuse
+class TextForm(NamedTuple):
+    """A text that says what a mapping says: what `Mapping.to_yaml` and `Mapping.from_yaml` do.
 
-Rules = str | ExceptionRule | Iterable[str | ExceptionRule]
-"""Declared exceptions: rules, or patterns that become rules; one or several."""
+    Args:
+        write: Returns the text of a mapping.
+        read: Makes the mapping of a text.
+    """
+
+    write: Callable[[Mapping], str]
+    read: Callable[[str], Mapping]
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -165,6 +100,8 @@ class Mapping:
     claims: tuple[str, ...]
     legacy: tuple[Transform, ...]
     forward: Mapping | None
+
+    _text_form: ClassVar[TextForm]
 
     def __init__(
         self,
@@ -254,7 +191,7 @@ class Mapping:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form of the mapping."""
         form: dict[str, Any] = {"name": self.name, "transforms": [transform_to_dict(t) for t in self.transforms]}
-        for field_name in _RULE_KINDS:
+        for field_name in RULE_KINDS:
             rules = getattr(self, field_name)
             if rules:
                 form[field_name] = [asdict(rule) for rule in rules]
@@ -278,7 +215,7 @@ class Mapping:
         try:
             rules = {
                 field_name: [kind(**rule) for rule in form.get(field_name, ())]
-                for field_name, kind in _RULE_KINDS.items()
+                for field_name, kind in RULE_KINDS.items()
             }
             return Mapping(
                 [transform_from_dict(transform) for transform in form["transforms"]],
@@ -295,44 +232,20 @@ class Mapping:
 
     def to_yaml(self) -> str:
         """Return the mapping as the text of a mapping file; `load_mapping` reads such a file."""
-        from weighbridge.mappings.mapping_files import write_mapping
-
-        return write_mapping(self)
+        return self._text_form.write(self)
 
     @staticmethod
     def from_yaml(text: str) -> Mapping:
         """Read the text of a mapping file; errors are those of `load_mapping`."""
-        from weighbridge.mappings.mapping_files import read_mapping
+        return Mapping._text_form.read(text)
 
-        return read_mapping(text)
-
-
-def mounted(rule: Any, prefix: str) -> Any:
-    """Mount a declared exception under a path; a scope that it already has lies below."""
-    return replace(rule, scope=".".join(part for part in (prefix, rule.scope) if part))
-
-
-_RULE_KINDS: Final[MappingOf[str, type[Any]]] = {
-    "drop": Drop,
-    "carry": Carry,
-    "initialise": Initialise,
-    "refuse": Refuse,
-}
 
 MappingLike = Mapping | Iterable[Transform]
 
 
-def exception_rules(kind: type[Any], rules: Any) -> tuple[Any, ...]:
-    """Read declared exceptions: rules of `kind`, or patterns that become such rules.
-
-    Raises:
-        MappingError: `mapping-invalid`.
-    """
-    listed = (rules,) if isinstance(rules, str | kind) or not isinstance(rules, Iterable) else tuple(rules)
-    wrong = [rule for rule in listed if not isinstance(rule, str | kind)]
-    if wrong:
-        raise MappingError("mapping-invalid", f"expected patterns or {kind.__name__} rules", got=repr(wrong))
-    return tuple(kind(rule) if isinstance(rule, str) else rule for rule in listed)
+def use_text_form(form: TextForm) -> None:
+    """Say how mappings are written and read as text; `mapping_files`, which knows how, does so when it is imported."""
+    Mapping._text_form = form
 
 
 def as_mapping(mapping: MappingLike) -> Mapping:

@@ -26,7 +26,7 @@ from weighbridge.models.modules import (
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
-from weighbridge.running.gather import Wanted, batches, prepare
+from weighbridge.running.gather import Wanted, group_steps, start_output
 from weighbridge.running.results import STREAM_BYTES, mapped_files
 from weighbridge.running.ties import check_ties
 from weighbridge.storage.formats.torch_tensors import dtype_of
@@ -167,7 +167,7 @@ def _set_in_batches(
     counter = Counter(total, progress)
     mapped = mapped_files(checkpoint, copy=copy or str(device) != "cpu")
     _set(together, checkpoint, mapped, device, counter)
-    for steps in batches(others, STREAM_BYTES):
+    for steps in group_steps(others, STREAM_BYTES):
         _set([target for step in steps for target in _targets(step, places)], checkpoint, None, "cpu", counter)
 
 
@@ -179,7 +179,7 @@ def _set(targets: list[_Target], checkpoint: Checkpoint, mapped: Mapped | None, 
         if is_in_place:
             wanted.append(Wanted(step, number, places.tensor.detach()))
             continue
-        made, want = prepare(step, number, mapped, device)
+        made, want = start_output(step, number, mapped, device)
         new.append((places, made))
         if want is None:
             counter.add(target.size_bytes)

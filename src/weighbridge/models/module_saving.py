@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
-from weighbridge.mappings.mapping import Drop
+from weighbridge.mappings.exception_rules import Drop
 from weighbridge.models.module_loading import recall
 from weighbridge.models.modules import module_header
 from weighbridge.planning.plan import Plan

@@ -21,7 +21,6 @@ from weighbridge.base.keys import collapse, layout_path
 from weighbridge.base.specs import DTYPES, Header, TensorSpec
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
-from weighbridge.running.gather import held_tensors
 from weighbridge.storage.formats.torch_tensors import spec_of, tie_of
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def shares_memory(checkpoint: Checkpoint, places: dict[str, Places]) -> bool:
     """Tell whether a source holds tensors in memory that belongs to the model."""
     own = sorted(_extent(place.tensor) for place in places.values() if not place.tensor.is_meta)
     reached = list(accumulate((stop for _, stop in own), max))
-    for tensor in held_tensors(checkpoint):
+    for tensor in checkpoint.held_tensors():
         if not tensor.is_meta:
             start, stop = _extent(tensor)
             before = bisect_left(own, (stop, 0))
@@ -132,7 +131,7 @@ def _extent(tensor: torch.Tensor) -> tuple[int, int]:
 
 def probe(plan: Plan, checkpoint: Checkpoint, places: dict[str, Places]) -> None:
     """Ask for tensors of a source in memory before anything is set: one on the meta device has no data."""
-    if not any(tensor.is_meta for tensor in held_tensors(checkpoint)):
+    if not any(tensor.is_meta for tensor in checkpoint.held_tensors()):
         return
     for step in steps_into(plan, places):
         for key in step.sources:

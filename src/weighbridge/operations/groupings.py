@@ -25,13 +25,13 @@ from weighbridge.operations.values import (
 )
 
 
-def _join(values: Sequence[Value], axis: int, join: Callable[[Sequence[Layout], int], Layout]) -> Value:
+def _combine(values: Sequence[Value], axis: int, join: Callable[[Sequence[Layout], int], Layout]) -> Value:
     dtype = common_dtype(values)
     layout = join([value.layout for value in values], axis)
     return Value(layout, dtype, any(value.is_rounded for value in values))
 
 
-def _cut(value: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, ...]:
+def _split_value(value: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, ...]:
     return tuple(Value(layout, value.dtype, value.is_rounded) for layout in value.layout.split(axis, sizes))
 
 
@@ -104,7 +104,7 @@ class MergeModulelist(Arguments):
         """Stack each lane's values."""
         if not lanes or not all(lane.indexed for lane in lanes):
             raise arity_error("patterns with an index", lanes)
-        return tuple(Lane(lane.name, (_join(lane.values, self.dim, stack),)) for lane in lanes)
+        return tuple(Lane(lane.name, (_combine(lane.values, self.dim, stack),)) for lane in lanes)
 
     def inverse(self) -> SplitModulelist:
         """Return the operation that takes the stacks apart."""
@@ -145,7 +145,7 @@ class Concatenate(Arguments):
     def lower(self, lanes: tuple[Lane, ...], context: Context) -> tuple[Lane, ...]:
         """Join the values of all lanes."""
         values = [value for lane in lanes for value in lane.values]
-        whole = _join(values, self.dim, concat)
+        whole = _combine(values, self.dim, concat)
         axis = checked_axis(self.dim, len(whole.shape))
         sizes = tuple(value.shape[axis] for value in values)
         if self.sizes not in (None, sizes):
@@ -182,7 +182,7 @@ class Chunk(Arguments):
             return (Lane(self._only_target(context, lane), self._shards(value, axis, context), indexed=True),)
         counts = _counts(context)
         sizes = _target_sizes(context, counts, value.shape, axis) or _equal_sizes(value.shape[axis], sum(counts))
-        return _into_targets(_cut(value, axis, sizes), counts, context)
+        return _into_targets(_split_value(value, axis, sizes), counts, context)
 
     def _only_target(self, context: Context, lane: Lane) -> str:
         if len(context.targets) > 1:
@@ -192,7 +192,7 @@ class Chunk(Arguments):
     def _shards(self, value: Value, axis: int, context: Context) -> tuple[Value, ...]:
         count = read_config(context.config, self.num_shards_attribute or "", default_to_text=True)
         known = _target_sizes(context, [count], value.shape, axis) if context.targets else None
-        return _cut(value, axis, known or _equal_sizes(value.shape[axis], count))
+        return _split_value(value, axis, known or _equal_sizes(value.shape[axis], count))
 
     def inverse(self) -> Concatenate:
         """Return the operation that joins the parts."""
@@ -225,7 +225,7 @@ class Split(Arguments):
         if len(sizes) != sum(counts):
             expected, got = f"{sum(counts)} sizes", f"{len(sizes)}: {', '.join(map(str, sizes))}"
             raise LayoutError("operation-arity", "there is not one size for each target", expected=expected, got=got)
-        return _into_targets(_cut(value, axis, sizes), counts, context)
+        return _into_targets(_split_value(value, axis, sizes), counts, context)
 
     def inverse(self) -> Concatenate:
         """Return the operation that joins the parts."""
@@ -255,10 +255,10 @@ class ErnieFuseAndSplitTextVisionExperts(Arguments):
         fused = []
         for number, target in enumerate(context.targets):
             stacks = [
-                _join(lane.values[number * share : (number + 1) * share], self.stack_dim, stack)
+                _combine(lane.values[number * share : (number + 1) * share], self.stack_dim, stack)
                 for lane, share in zip(lanes, shares, strict=True)
             ]
-            fused.append(Lane(target, (_join(stacks, self.concat_dim, concat),)))
+            fused.append(Lane(target, (_combine(stacks, self.concat_dim, concat),)))
         return tuple(fused)
 
     def inverse(self) -> ErnieSplitAndDecoupleTextVisionExperts:
@@ -287,7 +287,7 @@ class ErnieSplitAndDecoupleTextVisionExperts(Arguments):
         values = [lane.values[0] for lane in lanes]
         counts = [value.shape[checked_axis(self.stack_dim, len(value.shape))] for value in values]
         starts = accumulate(counts[:-1], initial=0)
-        parts = [self._cut(value, start, context) for value, start in zip(values, starts, strict=True)]
+        parts = [self._split_for_targets(value, start, context) for value, start in zip(values, starts, strict=True)]
         return tuple(
             Lane(
                 target, tuple(value for part in parts for value in _unbind(part[number], self.stack_dim)), indexed=True
@@ -295,15 +295,15 @@ class ErnieSplitAndDecoupleTextVisionExperts(Arguments):
             for number, target in enumerate(context.targets)
         )
 
-    def _cut(self, value: Value, start: int, context: Context) -> tuple[Value, ...]:
+    def _split_for_targets(self, value: Value, start: int, context: Context) -> tuple[Value, ...]:
         axis = checked_axis(self.concat_dim, len(value.shape))
         stacked = checked_axis(self.stack_dim, len(value.shape))
         wanted = [context.shape(number, start) for number in range(len(context.targets))]
         # The targets lack the axis that vanishes; put it back to find the others at their places.
         known = [(*shape[:stacked], 1, *shape[stacked:]) for shape in wanted if shape is not None]
         if len(known) == len(wanted) and all(len(shape) == len(value.shape) for shape in known):
-            return _cut(value, axis, [shape[axis] for shape in known])
-        return _cut(value, axis, _equal_sizes(value.shape[axis], len(wanted)))
+            return _split_value(value, axis, [shape[axis] for shape in known])
+        return _split_value(value, axis, _equal_sizes(value.shape[axis], len(wanted)))
 
     def inverse(self) -> ErnieFuseAndSplitTextVisionExperts:
         """Return the operation that fuses the tensors."""

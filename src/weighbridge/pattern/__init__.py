@@ -1,7 +1,10 @@
 """Key patterns: one language for both sides of a rule, read by our own parser into a small tree.
 
+Comes in: the text of a pattern, and keys. Goes out: matches, keys that are written anew, the inverse of a pattern.
+May use: base.
+
 parse.py      text to tree
-tree.py       the nodes, and their canonical text
+syntax.py     the nodes, and their canonical text
 compile.py    tree to regular expression; whether templates may stand for keys
 matching.py   Pattern: match, fill; rewrite
 inverse.py    the way back, or the reason why there is none

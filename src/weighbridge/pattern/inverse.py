@@ -22,7 +22,7 @@ from weighbridge.pattern.syntax import (
     Signs,
     Text,
     can_be_empty,
-    join,
+    merge_texts,
     render,
 )
 
@@ -110,7 +110,7 @@ def _swap(source: Pattern, target: Pattern) -> tuple[Pattern, Pattern] | str:
         if isinstance(walled, str):
             return walled
         turned = walled
-    new_target = join(_turn_source(node, names) for node in source.nodes if not isinstance(node, Guard | Edge))
+    new_target = merge_texts(_turn_source(node, names) for node in source.nodes if not isinstance(node, Guard | Edge))
     return Pattern.parse(render(turned)), Pattern.parse(render(new_target))
 
 
@@ -176,7 +176,7 @@ def _plain(body: Nodes, keep_start: bool, keep_end: bool) -> Nodes:
             case _:
                 return node
 
-    return join(plain(node) for node in body if stays(node))
+    return merge_texts(plain(node) for node in body if stays(node))
 
 
 def _turn_source(node: Node, names: dict[str, str]) -> Node:

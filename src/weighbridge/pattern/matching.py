@@ -21,7 +21,7 @@ from weighbridge.pattern.syntax import (
     Reference,
     Text,
     can_be_empty,
-    join,
+    merge_texts,
     render,
     walk,
 )
@@ -176,7 +176,7 @@ class Pattern:
 
     @cached_property
     def _pieces(self) -> tuple[str | Capture | Reference, ...]:
-        written = join(node for node in self.nodes if not isinstance(node, Edge | Guard))
+        written = merge_texts(node for node in self.nodes if not isinstance(node, Edge | Guard))
         return tuple(_piece(self, node) for node in written)
 
 

@@ -34,7 +34,7 @@ from weighbridge.pattern.syntax import (
     Nodes,
     Reference,
     Text,
-    join,
+    merge_texts,
     width,
 )
 
@@ -115,7 +115,7 @@ class _Parser:
         nodes: list[Node] = []
         while self.at < len(self.text) and self.peek() not in "|)":
             nodes.extend(self.part(nodes))
-        return join(nodes)
+        return merge_texts(nodes)
 
     def part(self, before: list[Node]) -> Nodes:
         match self.peek():

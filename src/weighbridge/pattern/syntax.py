@@ -102,7 +102,7 @@ def _is_literal_choice(body: Nodes) -> bool:
     return all(isinstance(node, Text) for branch in branches for node in branch)
 
 
-def join(nodes: Iterable[Node]) -> Nodes:
+def merge_texts(nodes: Iterable[Node]) -> Nodes:
     """Merge neighbouring texts, so that equal patterns have equal trees."""
     merged: list[Node] = []
     for node in nodes:

@@ -20,15 +20,17 @@ from weighbridge.base.errors import PlanError
 from weighbridge.base.file_sets import FileSet
 from weighbridge.base.keys import counted, nearest
 from weighbridge.base.specs import DTYPES, Header
-from weighbridge.mappings.mapping import Carry, Drop, Initialise, Mapping, MappingLike, as_mapping, exception_rules
+from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, exception_rules
+from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
 from weighbridge.mappings.transforms import describe
-from weighbridge.planning.fitting import Draft, draft_reading
+from weighbridge.planning.drafts import Draft
+from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import MODES, Options
 from weighbridge.planning.problems import merge_alike
 from weighbridge.planning.readings import Reading, matching, nested_readings, possible_readings
 from weighbridge.planning.way_back.inverting import open_choices, prove_inverse
-from weighbridge.planning.way_back.settling import steps_from_target
+from weighbridge.planning.way_back.target_steps import steps_from_target
 
 _LOG: Final = logging.getLogger(__name__)
 

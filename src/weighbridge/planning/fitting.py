@@ -3,96 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import collapse_by_name, nearest
 from weighbridge.base.specs import DTYPES, Header, TensorSpec, dtype_named
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
+from weighbridge.planning.companions import companion_faults
+from weighbridge.planning.drafts import Draft
 from weighbridge.planning.joining import Joiner, collect_groups
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
-from weighbridge.planning.problems import OpenSide, first_of, missing_target, unplaced_source
 from weighbridge.planning.program import Program
 from weighbridge.planning.readings import Reading, matching
 from weighbridge.planning.steps import Fated, Step
 from weighbridge.planning.tracing import Traced, prepare, spell, trace_keys
-from weighbridge.planning.way_back.origins import find_origins
-
-NAMING_FAULTS: Final = frozenset(
-    {
-        "group-duplicate",
-        "group-extra",
-        "group-incomplete",
-        "rule-overlap",
-        "source-unplaced",
-        "spec-mismatch",
-        "target-collision",
-        "target-missing",
-    }
-)
-"""Codes of what is wrong with names and shapes; any other fault is one of a reading that may well be the right one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """One reading, compiled: the plan as far as it goes, and what is wrong with it.
-
-    Args:
-        reading: What was compiled.
-        plan: The plan; complete only if the draft fits.
-        faults: What is wrong beside tensors that are missing or left over.
-        missing: Targets that nothing fills and no rule excuses.
-        unplaced: Sources without a place.
-        partial: Whether missing and left-over tensors are accepted.
-        reach: Number of targets that the reading fills, or would fill but for a fault.
-    """
-
-    reading: Reading
-    plan: Plan
-    faults: tuple[WeighbridgeError, ...]
-    missing: tuple[str, ...]
-    unplaced: tuple[str, ...]
-    partial: bool
-    reach: int = 0
-
-    @property
-    def fits(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.faults and (self.partial or not (self.missing or self.unplaced))
-
-    @property
-    def is_named(self) -> bool:
-        """Whether all names and shapes fit, whatever else is wrong: that alone decides which reading is right."""
-        open_ended = not self.partial and bool(self.missing or self.unplaced)
-        return not open_ended and not any(fault.code in NAMING_FAULTS for fault in self.faults)
-
-    @property
-    def movement(self) -> list[tuple[tuple[str, ...], tuple[str, ...], Program]]:
-        """What the plan moves where, whichever rules say so."""
-        return [(step.sources, step.targets, step.program) for step in self.plan.steps]
-
-    def covers_more(self, other: Draft) -> bool:
-        """Whether this draft leaves strictly less open than another one, on both sides."""
-        mine = {("missing", key) for key in self.missing} | {("unplaced", key) for key in self.unplaced}
-        theirs = {("missing", key) for key in other.missing} | {("unplaced", key) for key in other.unplaced}
-        return mine < theirs
-
-    def problems(self, source: Header, target: Header | None) -> list[WeighbridgeError]:
-        """List everything that is wrong; missing and left-over tensors collapsed by their indices."""
-        if self.partial:
-            return list(self.faults)
-        sources, targets = OpenSide(source, self.unplaced), OpenSide(target or Header({}), self.missing)
-        missing = {line: first_of(line) for line in collapse_by_name(self.missing)}
-        unplaced = {line: first_of(line) for line in collapse_by_name(self.unplaced)}
-        origins = find_origins(self.plan.mapping, missing.values())
-        return [
-            *self.faults,
-            *(missing_target(line, origins.get(key), sources, targets) for line, key in missing.items()),
-            *(unplaced_source(line, targets.near(key, sources)) for line, key in unplaced.items()),
-        ]
 
 
 def draft_reading(
@@ -145,6 +71,7 @@ class _Fitting:
         self._tie_steps()
         tied, initialised, missing = self._account_targets()
         self._refuse_empty()
+        self.problems += companion_faults(self.source, self.steps, dropped)
         self.steps.sort(key=lambda step: step.targets)
         plan = Plan(
             self.mapping,
@@ -204,7 +131,7 @@ class _Fitting:
                 self.steps += _renamed(traced, self.source)
         partial = self.options.partial and self.target is not None
         joiner = Joiner(rules, self.source, self.target, self.options.config, self.problems, partial)
-        self.steps += joiner.join(collect_groups(rules, hits, self.problems).values())
+        self.steps += joiner.lower_groups(collect_groups(rules, hits, self.problems).values())
         self.steps += [_carry(key, self.source.specs[key]) for key in joiner.left]
         self.blamed = joiner.blamed
 

@@ -125,7 +125,7 @@ class Joiner:
     _by_layer: dict[str, list[str]] = field(default_factory=dict)
     _nearest: dict[str, list[str]] = field(default_factory=dict)
 
-    def join(self, groups: Iterable[Group]) -> list[Step]:
+    def lower_groups(self, groups: Iterable[Group]) -> list[Step]:
         """Lower all groups; what cannot be lowered is added to `problems`."""
         by_rule: dict[int, list[Group]] = {}
         for group in groups:
@@ -133,9 +133,9 @@ class Joiner:
                 by_rule.setdefault(group.rule, []).append(group)
             else:
                 self._blame_targets(group)
-        return [step for number in sorted(by_rule) for step in self._join_rule(number, by_rule[number])]
+        return [step for number in sorted(by_rule) for step in self._lower_rule(number, by_rule[number])]
 
-    def _join_rule(self, number: int, groups: list[Group]) -> list[Step]:
+    def _lower_rule(self, number: int, groups: list[Group]) -> list[Step]:
         rule = self.rules.rules[number]
         fixed = [] if rule.splits else [output for group in groups for output in group.outputs]
         names = finish_names(self.rules, fixed, number + 1, self.problems)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from weighbridge.base.named_options import read_named
 from weighbridge.base.specs import dtype_named
-from weighbridge.mappings.mapping import Rules
+from weighbridge.mappings.exception_rules import Rules
 
 MODES: Final = ("auto", "mapped", "as is")
 """Ways to choose the reading of a checkpoint's layout."""

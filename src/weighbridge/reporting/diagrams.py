@@ -222,8 +222,8 @@ def _grid(
         row = tuple(cell.spans[axis] for axis in down)
         table.setdefault(row, {})[column] = marks.get(cell.key, "·")
     columns = sorted({column for row in table.values() for column in row})
-    titles = [":" if across is None else _interval(column, shape[across]) for column in columns]
-    labels = [", ".join(_interval(span, shape[axis]) for span, axis in zip(row, down, strict=True)) for row in table]
+    titles = [":" if across is None else span_text(column, shape[across]) for column in columns]
+    labels = [", ".join(span_text(span, shape[axis]) for span, axis in zip(row, down, strict=True)) for row in table]
     widths = [
         max(len(title), *(len(row.get(column, "")) for row in table.values()))
         for title, column in zip(titles, columns, strict=True)
@@ -269,7 +269,13 @@ def _legend(cells: Sequence[Cell], others: dict[str, TensorSpec], marks: dict[st
         yield f"  {letter}  {', '.join(collapse(keys))}  {spec}" + (f"   {next(iter(runs))}" if any(runs) else "")
 
 
-def _interval(span: Span, whole: int) -> str:
+def span_text(span: Span, whole: int) -> str:
+    """Write an interval of an axis as an index would have it.
+
+    Examples:
+        >>> span_text((0, 6), 6), span_text((2, 3), 6), span_text((2, 4), 6)
+        (':', '2', '2:4')
+    """
     start, stop = span
     if stop - start == whole:
         return ":"

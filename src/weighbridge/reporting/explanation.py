@@ -14,7 +14,7 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Fate, Step
 from weighbridge.planning.tracing import Rules, match_rule, prepare, write_name
 from weighbridge.planning.way_back.origins import find_origins
-from weighbridge.reporting.diagrams import draw_step, region_of
+from weighbridge.reporting.diagrams import draw_step, region_of, span_text
 from weighbridge.reporting.membership import missing_members, near_miss
 
 SHOWN_LINES = 40
@@ -220,14 +220,8 @@ def region(copy: Copy, shape: Shape, *, of_target: bool) -> str:
     """
     found = region_of(copy, shape, of_target=of_target)
     if found is not None:
-        axes = (_interval(start, stop - start, whole) for (start, stop), whole in zip(found.spans, shape, strict=True))
+        axes = (span_text(span, whole) for span, whole in zip(found.spans, shape, strict=True))
         return f"[{', '.join(axes)}]" + ("" if found.ascending else " re-ordered")
     start = copy.target_start if of_target else copy.source_start
     strides = [(loop.size, loop.target_stride if of_target else loop.source_stride) for loop in copy.loops]
     return f"{{from {start}: {' '.join(f'{size}x{stride}' for size, stride in strides)}}}"
-
-
-def _interval(start: int, size: int, whole: int) -> str:
-    if size == whole:
-        return ":"
-    return str(start) if size == 1 else f"{start}:{start + size}"

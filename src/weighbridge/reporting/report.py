@@ -46,7 +46,7 @@ class Report:
             counts = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
             yield f"{side + 's':<9} {counts or 'none'}"
         yield from unused_lines(plan)
-        yield from (f"note      {note}" for note in plan.notes)
+        yield from (f"{'choice' if note in plan.choices else 'note':<10}{note}" for note in plan.notes)
         yield f"hash      {plan.hash[:16]}"
         yield ""
         yield from self._step_lines(None if full else SHOWN_LINES)
@@ -87,6 +87,7 @@ class Report:
             "exact": plan.is_exact,
             "lossy_reasons": list(plan.lossy_reasons),
             "notes": list(plan.notes),
+            "choices": list(plan.choices),
             "unused": find_unused(plan)._asdict(),
             "fates": self.fates(),
             **spent._asdict(),

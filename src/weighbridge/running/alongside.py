@@ -76,7 +76,7 @@ def _origins(plan: Plan, source: FileSet) -> dict[str, tuple[int, int]]:
             copy = min(output.layout.copies, key=lambda copy: copy.target_start, default=None)
             is_read = copy is not None and copy.source < len(step.sources)
             number, at = places[step.sources[copy.source if copy is not None and is_read else 0]]
-            itemsize = DTYPES[step.program.sources[0].dtype].bits // 8
+            itemsize = DTYPES[step.program.sources[0].dtype].itemsize
             origins[key] = number, at + (copy.source_start * itemsize if copy is not None and is_read else 0)
     return origins | {fated.key: origins[fated.by] for fated in plan.tied_targets}
 

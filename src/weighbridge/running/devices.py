@@ -21,8 +21,8 @@ from weighbridge.algebra.sections import reach, sections
 from weighbridge.base.specs import DTYPES
 from weighbridge.base.workers import Counter, Task, count_workers, run_all
 from weighbridge.running.execute import Slots, copy_strided, make
-from weighbridge.running.gather import STITCH_BYTES, Wanted, gather, is_serial, modes_of_torch, settle
-from weighbridge.running.pieces import Parts, Piece, cut, join, split_copies
+from weighbridge.running.gather import STITCH_BYTES, Wanted, await_devices, gather, modes_of_torch
+from weighbridge.running.pieces import Parts, Piece, batch_pieces, cut_runs, split_copies
 from weighbridge.storage.formats.torch_tensors import bytes_of, dtype_of
 from weighbridge.storage.protocol import FileReader
 
@@ -67,12 +67,12 @@ def gather_staged(
     Raises:
         CheckpointError: The codes of reading.
     """
-    settle(checkpoint)
+    await_devices(checkpoint)
     lanes = _Lanes(device)
     work = _Work(checkpoint, lanes, counter)
     modes = modes_of_torch()
     try:
-        run_all(map(modes, work.tasks(wanted)), 1 if is_serial(checkpoint) else count_workers())
+        run_all(map(modes, work.tasks(wanted)), 1 if checkpoint.is_serial else count_workers())
     finally:
         lanes.finish()
 
@@ -142,7 +142,7 @@ class _Lanes:
             lane.finish()
 
 
-_Chunk = Sequence[Piece[tuple[torch.Tensor, int]]]
+_Batch = Sequence[Piece[tuple[torch.Tensor, int]]]
 """Consecutive bytes of a file that travel together, each piece to a place in a tensor's bytes."""
 
 
@@ -150,9 +150,9 @@ def _goal(raw: torch.Tensor, start: int) -> tuple[torch.Tensor, int]:
     return raw, start
 
 
-def _arrange(chunk: _Chunk, stage: torch.Tensor) -> None:
+def _arrange(batch: _Batch, stage: torch.Tensor) -> None:
     start = 0
-    for piece in chunk:
+    for piece in batch:
         target, target_start = piece.goal
         target[target_start : target_start + piece.size_bytes].copy_(stage[start : start + piece.size_bytes])
         start += piece.size_bytes
@@ -171,8 +171,8 @@ class _Work:
         """Yield what there is to do: runs of bytes in the order of the files, then everything else."""
         in_files = isinstance(self.checkpoint, FileReader)
         easy = [want for want in wanted if in_files and not want.step.program.temporaries]
-        for chunk in self._chunks(easy):
-            yield partial(self._send_chunk, chunk)
+        for batch in self._batches(easy):
+            yield partial(self._send_batch, batch)
         for want in easy:
             parts = self._parts(want)
             for copy in (*chain.from_iterable(parts.stitched), *parts.others):
@@ -191,18 +191,18 @@ class _Work:
             self._split[name] = split_copies(want.output, want.step, in_files=True, stitch_bytes=STITCH_BYTES)
         return self._split[name]
 
-    def _chunks(self, wanted: Sequence[Wanted]) -> Iterator[_Chunk]:
+    def _batches(self, wanted: Sequence[Wanted]) -> Iterator[_Batch]:
         """Join runs that follow each other in a file, and cut long ones."""
         pieces: list[Piece[tuple[torch.Tensor, int]]] = []
         for want in wanted:
             raw = want.tensor.view(-1).view(torch.uint8)
-            pieces += cut(self._parts(want).runs, want.step, self.checkpoint, STAGE_BYTES, partial(_goal, raw))
-        return join(pieces, STAGE_BYTES, len(pieces))
+            pieces += cut_runs(self._parts(want).runs, want.step, self.checkpoint, STAGE_BYTES, partial(_goal, raw))
+        return batch_pieces(pieces, STAGE_BYTES, len(pieces))
 
-    def _send_chunk(self, chunk: _Chunk) -> None:
-        size_bytes = sum([piece.size_bytes for piece in chunk])
-        read = partial(_read_on, self.checkpoint, chunk[0])
-        self.lanes.own().send(size_bytes, read, partial(_arrange, chunk))
+    def _send_batch(self, batch: _Batch) -> None:
+        size_bytes = sum([piece.size_bytes for piece in batch])
+        read = partial(_read_on, self.checkpoint, batch[0])
+        self.lanes.own().send(size_bytes, read, partial(_arrange, batch))
         self._count(size_bytes)
 
     def _send_strided(self, want: Wanted, copy: Copy) -> None:
@@ -219,7 +219,7 @@ class _Work:
 
             read = partial(self.checkpoint.read, key, section.source_start * dtype.itemsize)
             self.lanes.own().send(reach(section) * dtype.itemsize, read, place)
-            self._count(section.numel * max(1, DTYPES[want.output.dtype].bits // 8))
+            self._count(section.numel * DTYPES[want.output.dtype].itemsize)
 
     def _send_whole(self, want: Wanted) -> None:
         """Make a tensor on the CPU first: its source is no file, or it needs temporaries."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
@@ -16,7 +17,6 @@ from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests, check_receipt_follows, receipt_text
 from weighbridge.running.tensor_digests import digest_written
 from weighbridge.storage import (
-    RECEIPT_NAME,
     IndexText,
     OutputDirectory,
     Work,
@@ -26,8 +26,8 @@ from weighbridge.storage import (
     plan_shards,
     staged_directory,
 )
+from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.kernel import BLOCK_BYTES, shares_with
-from weighbridge.storage.protocol import Extra
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -156,7 +156,7 @@ def write(
         resume=options.resume,
         sync=options.sync,
         share=share,
-        direct=bool(getattr(checkpoint, "direct", False)),
+        direct=checkpoint.is_past_cache,
     ) as output:
         _fill(output, made, plan, checkpoint, options)
     _LOG.info("wrote %s", destination)

@@ -13,9 +13,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from weighbridge.algebra.copies import Copy, Loop
+from weighbridge.algebra.copies import Copy, Loop, sort_by_target
 from weighbridge.algebra.layout import Layout
-from weighbridge.algebra.sections import packed, reach, sections
+from weighbridge.algebra.sections import close_gaps, reach, sections
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
@@ -107,7 +107,7 @@ def fill(buffer: torch.Tensor, layout: Layout, slots: Slots, dtype: str) -> None
         _read_whole(buffer, slots)
         return
     for copy in layout.copies:
-        if is_direct(copy, slots, dtype):
+        if is_file_run(copy, slots, dtype):
             _read_run(bytes_of(buffer), copy, slots, buffer.element_size())
         elif slots.is_in_file(copy.source):
             copy_from_file(buffer, copy, slots)
@@ -115,7 +115,7 @@ def fill(buffer: torch.Tensor, layout: Layout, slots: Slots, dtype: str) -> None
             copy_strided(buffer, slots.flat(copy.source), copy)
 
 
-def is_direct(copy: Copy, slots: Slots, dtype: str) -> bool:
+def is_file_run(copy: Copy, slots: Slots, dtype: str) -> bool:
     """Tell whether a copy is one run of bytes that can be read from a file as it is."""
     key = slots.key(copy.source)
     if not is_run(copy) or key is None or slots.dtype(copy.source) != dtype:
@@ -159,7 +159,7 @@ def copy_from_file(buffer: torch.Tensor, copy: Copy, slots: Slots) -> None:
     dtype = dtype_of(slots.dtype(copy.source))
     key = slots.step.sources[copy.source]
     most = SECTION_BYTES // dtype.itemsize
-    whole, pieces = packed(copy, FAR_BYTES // dtype.itemsize)
+    whole, pieces = close_gaps(copy, FAR_BYTES // dtype.itemsize)
     for section in sections(whole, most, most):
         start, numel = section.source_start, reach(section)
         raw = _scratch("section")[: numel * dtype.itemsize]
@@ -242,7 +242,7 @@ def stitched(copies: Sequence[Copy], most_numel: int) -> tuple[list[tuple[Copy, 
     """
     groups, left = [], []
     open_group: list[Copy] = []
-    for copy in sorted(copies, key=lambda copy: copy.target_start):
+    for copy in sort_by_target(copies):
         if not _is_of_rows(copy):
             left.append(copy)
             continue

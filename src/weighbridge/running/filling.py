@@ -24,13 +24,13 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
 from weighbridge.running.execute import Slots, allocate, fill, is_run
-from weighbridge.running.gather import is_plain, is_serial, settle
+from weighbridge.running.gather import await_devices, is_plain
 from weighbridge.storage.protocol import Extent
 
 if TYPE_CHECKING:
     import torch
 
-    from weighbridge.storage.outputs.mending import Sink
+    from weighbridge.storage.outputs.sinks import Sink
     from weighbridge.storage.protocol import Checkpoint
 
 RUN_BYTES: Final = 512 * 1024
@@ -73,8 +73,8 @@ def fill_files(
         CheckpointError: The codes of reading.
         DestinationError: The codes of writing. Files that are open then are left to their owner, closed.
     """
-    settle(checkpoint)
-    run = _Run(plan, checkpoint, create, budget_bytes, counter)
+    await_devices(checkpoint)
+    run = _Filling(plan, checkpoint, create, budget_bytes, counter)
     try:
         run_all(run.tasks(images), run.workers)
     except BaseException:
@@ -94,7 +94,7 @@ class _Move(NamedTuple):
         sink.copy_range(Extent(self.path, self.offset, self.size_bytes), self.target_offset)
 
 
-class _Piece(NamedTuple):
+class _Build(NamedTuple):
     """Any other part of a tensor in the new file: its size, and what writes it."""
 
     size_bytes: int
@@ -125,7 +125,7 @@ class _File:
             self.is_open = False
 
 
-class _Run:
+class _Filling:
     """One run of a plan into files."""
 
     def __init__(
@@ -141,7 +141,7 @@ class _Run:
         self.create = create
         self.counter = counter
         # One more than there are cores: closing a file waits for the disk.
-        wished = 1 if is_serial(checkpoint) else count_workers() + 1
+        wished = 1 if checkpoint.is_serial else count_workers() + 1
         self.workers = max(1, min(wished, budget_bytes // SMALLEST_WINDOW_BYTES))
         self.share_bytes = budget_bytes // self.workers
         self.twins = {fated.key: fated.by for fated in plan.tied_targets}
@@ -156,7 +156,7 @@ class _Run:
             file = _File(self.create(image))
             self.files.append(file)
             parts = chain.from_iterable(self._parts(key, offset) for key, offset, _ in image.tensors)
-            for part in _joined(parts):
+            for part in _regroup_moves(parts):
                 file.expect()
                 yield partial(self._write, part, file)
             yield file.finish
@@ -167,12 +167,12 @@ class _Run:
             if file.is_open:
                 file.sink.abandon()
 
-    def _write(self, part: _Move | _Piece, file: _File) -> None:
+    def _write(self, part: _Move | _Build, file: _File) -> None:
         part.write(file.sink)
         self.counter.add(part.size_bytes)
         file.finish()
 
-    def _parts(self, key: str, offset: int) -> Iterator[_Move | _Piece]:
+    def _parts(self, key: str, offset: int) -> Iterator[_Move | _Build]:
         """Cut the work on one tensor into parts."""
         target = self.twins.get(key, key)
         number = self.plan.step_of_target[target]
@@ -183,16 +183,16 @@ class _Run:
         if DTYPES[output.dtype].kind == "packed":
             yield from self._packed(offset, output.spec, step.sources[0])
         elif step.program.temporaries:
-            yield _Piece(output.spec.size_bytes, partial(self._write_staged, number, output, offset))
+            yield _Build(output.spec.size_bytes, partial(self._write_staged, number, output, offset))
         elif self._is_in_runs(output, step):
             for copy in output.layout.copies:
                 yield from self._run(copy, offset, step)
         else:
             slots = Slots(step, self.checkpoint)
-            itemsize = DTYPES[output.dtype].bits // 8
+            itemsize = DTYPES[output.dtype].itemsize
             for start, window in self._windows(output):
                 write = partial(self._write_window, window, output.dtype, slots, offset + start * itemsize)
-                yield _Piece(window.numel * itemsize, write)
+                yield _Build(window.numel * itemsize, write)
 
     def _is_in_runs(self, output: Output, step: Step) -> bool:
         """Tell whether a tensor's bytes lie ready in files or in memory, in runs that are worth a call each."""
@@ -200,7 +200,7 @@ class _Run:
         return all(
             is_run(copy)
             and step.program.sources[copy.source].dtype == output.dtype
-            and (len(copies) == 1 or copy.numel * DTYPES[output.dtype].bits // 8 >= RUN_BYTES)
+            and (len(copies) == 1 or copy.numel * DTYPES[output.dtype].itemsize >= RUN_BYTES)
             and self._is_ready(step.sources[copy.source])
             for copy in copies
         )
@@ -208,9 +208,9 @@ class _Run:
     def _is_ready(self, key: str) -> bool:
         return self.checkpoint.extent(key) is not None or is_plain(self.checkpoint.tensor(key))
 
-    def _run(self, copy: Copy, offset: int, step: Step) -> Iterator[_Move | _Piece]:
+    def _run(self, copy: Copy, offset: int, step: Step) -> Iterator[_Move | _Build]:
         key = step.sources[copy.source]
-        itemsize = DTYPES[step.program.sources[copy.source].dtype].bits // 8
+        itemsize = DTYPES[step.program.sources[copy.source].dtype].itemsize
         start, size_bytes = copy.source_start * itemsize, copy.numel * itemsize
         extent = self.checkpoint.extent(key)
         place = offset + copy.target_start * itemsize
@@ -220,9 +220,9 @@ class _Run:
         raw = _raw(self.checkpoint.tensor(key))[start : start + size_bytes]
         for done in range(0, size_bytes, PIECE_BYTES):
             part = raw[done : done + PIECE_BYTES]
-            yield _Piece(len(part), partial(_write_raw, part, place + done))
+            yield _Build(len(part), partial(_write_raw, part, place + done))
 
-    def _packed(self, offset: int, spec: TensorSpec, key: str) -> Iterator[_Move | _Piece]:
+    def _packed(self, offset: int, spec: TensorSpec, key: str) -> Iterator[_Move | _Build]:
         """Move a tensor whose elements are smaller than a byte."""
         extent = self.checkpoint.extent(key)
         if extent is not None:
@@ -231,7 +231,7 @@ class _Run:
         most = min(WINDOW_BYTES, self.share_bytes)
         for start in range(0, spec.size_bytes, most):
             size_bytes = min(most, spec.size_bytes - start)
-            yield _Piece(size_bytes, partial(self._write_bytes, key, start, size_bytes, offset + start))
+            yield _Build(size_bytes, partial(self._write_bytes, key, start, size_bytes, offset + start))
 
     def _write_bytes(self, key: str, start: int, size_bytes: int, offset: int, sink: Sink) -> None:
         part = memoryview(bytearray(size_bytes))
@@ -240,7 +240,7 @@ class _Run:
 
     def _windows(self, output: Output) -> Iterator[tuple[int, Layout]]:
         """Yield the windows of a tensor, each with the number of its first element."""
-        itemsize = DTYPES[output.dtype].bits // 8
+        itemsize = DTYPES[output.dtype].itemsize
         is_scattered = any(runs(copy) * itemsize < SHORT_RUN_BYTES for copy in output.layout.copies)
         most = self.share_bytes if is_scattered else min(WINDOW_BYTES, self.share_bytes)
         if most < itemsize:
@@ -261,7 +261,7 @@ class _Run:
         from weighbridge.storage.formats.torch_tensors import bytes_of, dtype_of
 
         with torch.no_grad():
-            part = self._buffer(window.numel * DTYPES[dtype].bits // 8).view(dtype_of(dtype))
+            part = self._buffer(window.numel * DTYPES[dtype].itemsize).view(dtype_of(dtype))
             fill(part, window, slots, dtype)
             sink.write(offset, bytes_of(part))
 
@@ -274,7 +274,7 @@ class _Run:
 
     def _write_staged(self, number: int, output: Output, offset: int, sink: Sink) -> None:
         """Write a tensor that is made through temporaries; those of one step alone are held at a time."""
-        itemsize = DTYPES[output.dtype].bits // 8
+        itemsize = DTYPES[output.dtype].itemsize
         with self._staging:
             if self._staged is None or self._staged[0] != number:
                 self._staged = None
@@ -294,18 +294,18 @@ def _write_raw(part: memoryview, offset: int, sink: Sink) -> None:
     sink.write(offset, part)
 
 
-def _joined(parts: Iterator[_Move | _Piece]) -> Iterator[_Move | _Piece]:
+def _regroup_moves(parts: Iterator[_Move | _Build]) -> Iterator[_Move | _Build]:
     """Join moves that follow each other on both sides, and cut long ones, so that every worker has its share."""
     pending: _Move | None = None
     for part in parts:
         if pending is not None and isinstance(part, _Move) and _follows(pending, part):
             pending = pending._replace(size_bytes=pending.size_bytes + part.size_bytes)
         else:
-            yield from _cut(pending)
+            yield from _cut_move(pending)
             pending = part if isinstance(part, _Move) else None
-            if isinstance(part, _Piece):
+            if isinstance(part, _Build):
                 yield part
-    yield from _cut(pending)
+    yield from _cut_move(pending)
 
 
 def _follows(first: _Move, second: _Move) -> bool:
@@ -313,7 +313,7 @@ def _follows(first: _Move, second: _Move) -> bool:
     return first.size_bytes < PIECE_BYTES and second[:3] == reached
 
 
-def _cut(move: _Move | None) -> Iterator[_Move]:
+def _cut_move(move: _Move | None) -> Iterator[_Move]:
     for start in range(0, move.size_bytes if move is not None else 0, PIECE_BYTES):
         assert move is not None
         size_bytes = min(PIECE_BYTES, move.size_bytes - start)

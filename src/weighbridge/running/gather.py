@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.algebra.copies import Copy
 from weighbridge.algebra.sections import Rows, rows_of, sections
@@ -28,7 +28,7 @@ from weighbridge.running.execute import (
     copy_strided,
     fill,
 )
-from weighbridge.running.pieces import Parts, Piece, cut, join, split_copies
+from weighbridge.running.pieces import Parts, Piece, batch_pieces, cut_runs, split_copies
 from weighbridge.storage.places.scatter import MAX_SPANS, Span
 from weighbridge.storage.protocol import FileReader
 
@@ -77,7 +77,7 @@ def gather(wanted: Sequence[Wanted], checkpoint: Checkpoint, counter: Counter | 
     Raises:
         CheckpointError: The codes of reading; part of the tensors may have been filled by then.
     """
-    settle(checkpoint)
+    await_devices(checkpoint)
     modes = modes_of_torch()
     jobs = sorted(_jobs(wanted, checkpoint), key=lambda job: job[:2])
     total = sum([job.size_bytes for job in jobs])
@@ -87,22 +87,13 @@ def gather(wanted: Sequence[Wanted], checkpoint: Checkpoint, counter: Counter | 
         if counter is not None:
             counter.add(job.size_bytes)
 
-    most = 1 if is_serial(checkpoint) else max(1, total // (4 * SECTION_BYTES))
+    most = 1 if checkpoint.is_serial else max(1, total // (4 * SECTION_BYTES))
     run_all((partial(run, job) for job in jobs), count_workers(most))
 
 
-def held_tensors(checkpoint: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in memory that a source, or a source behind it, reads from."""
-    yield from getattr(checkpoint, "tensors", {}).values()
-    for name in ("front", "behind", "checkpoint"):
-        inner = getattr(checkpoint, name, None)
-        if inner is not None:
-            yield from held_tensors(inner)
-
-
-def settle(checkpoint: Checkpoint) -> None:
+def await_devices(checkpoint: Checkpoint) -> None:
     """Wait for what is still being computed in a source's tensors: workers have streams of their own."""
-    found = {tensor.device for tensor in held_tensors(checkpoint) if tensor.is_cuda}
+    found = {tensor.device for tensor in checkpoint.held_tensors() if tensor.is_cuda}
     for device in found:
         import torch
 
@@ -125,7 +116,7 @@ def modes_of_torch() -> Callable[[Task], Task]:
     return wrap
 
 
-def prepare(
+def start_output(
     step: Step, number: int, mapped: Mapped | None, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, Wanted | None]:
     """Return the tensor that will hold one output of a step, and what is left to be done for it.
@@ -170,7 +161,7 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
                 want.output, step, in_files=in_parts, stitch_bytes=STITCH_BYTES
             )
         if split.runs:
-            pieces += cut(split.runs, step, checkpoint, BATCH_BYTES, tensor.data_ptr().__add__)
+            pieces += cut_runs(split.runs, step, checkpoint, BATCH_BYTES, tensor.data_ptr().__add__)
         for group in split.stitched:
             yield _stitched_job(want, group, checkpoint)
         for copy in split.others:
@@ -180,20 +171,14 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
     yield from (_staged_job(group, checkpoint) for group in staged.values())
     if pieces:
         assert isinstance(checkpoint, FileReader)
-        for batch in join(pieces, BATCH_BYTES, MAX_SPANS):
+        for batch in batch_pieces(pieces, BATCH_BYTES, MAX_SPANS):
             yield _reading_job(batch, checkpoint)
-
-
-def is_serial(checkpoint: Checkpoint) -> bool:
-    """Tell whether a source makes its tensors as it goes, so that threads would get into each other's way."""
-    return bool(getattr(checkpoint, "is_serial", False))
 
 
 def _is_dense(step: Step, checkpoint: Checkpoint) -> bool:
     """Tell whether all that a step reads lies dense in memory, so that parts of it cost nothing to take."""
-    if not hasattr(checkpoint, "tensors"):
-        return False
-    return all(map(is_plain, map(checkpoint.tensor, step.sources)))
+    held = map(checkpoint.held, step.sources)
+    return all(tensor is not None and is_plain(tensor) for tensor in held)
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
@@ -217,7 +202,7 @@ def _strided_jobs(alike: Sequence[tuple[Wanted, Copy]], checkpoint: Checkpoint) 
     code = want.step.program.sources[copy.source].dtype
     is_whole = checkpoint.extent(want.step.sources[copy.source]) is None or DTYPES[code].kind == "packed"
     rows = rows_of([copy for _, copy in alike]) if len(alike) > 1 and not is_whole else None
-    itemsize = max(1, DTYPES[code].bits // 8)
+    itemsize = DTYPES[code].itemsize
     if rows is None or rows.stride * itemsize > SECTION_BYTES:
         for want, copy in alike:
             yield from _jobs_of_copy(want, copy, checkpoint)
@@ -252,11 +237,11 @@ def _jobs_of_copy(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[
     key = want.step.sources[copy.source]
     extent = checkpoint.extent(key)
     flat = want.tensor.view(-1)
-    itemsize = max(1, DTYPES[want.output.dtype].bits // 8)
+    itemsize = DTYPES[want.output.dtype].itemsize
     if DTYPES[want.output.dtype].kind == "packed":
         yield Job("", 0, want.output.spec.size_bytes, partial(fill, flat, want.output.layout, slots, want.output.dtype))
         return
-    read_size = max(1, DTYPES[slots.dtype(copy.source)].bits // 8)
+    read_size = DTYPES[slots.dtype(copy.source)].itemsize
     for part in sections(copy, want.step.program.sources[copy.source].numel, BATCH_BYTES // itemsize):
         task = partial(copy_from_file, flat, part, slots) if extent else partial(_from_memory, flat, part, slots)
         place = (str(extent.path), extent.offset + part.source_start * read_size) if extent else ("", 0)
@@ -289,7 +274,7 @@ def _staged_job(group: Sequence[Wanted], checkpoint: Checkpoint) -> Job:
     return Job(*place, sum(want.output.spec.size_bytes for want in group), task)
 
 
-def batches(wanted: Iterable[Step], most_bytes: int) -> Iterator[list[Step]]:
+def group_steps(wanted: Iterable[Step], most_bytes: int) -> Iterator[list[Step]]:
     """Group steps, in order, so that the targets of a group hold at most `most_bytes`, or it is a single step."""
     filled = number = 0
 

@@ -61,7 +61,7 @@ def split_copies(output: Output, step: Step, *, in_files: bool, stitch_bytes: in
         return Parts((Run(0, 0, 0, output.spec.size_bytes),), (), ())
     runs: list[Run] = []
     others: list[Copy] = []
-    itemsize = DTYPES[output.dtype].bits // 8
+    itemsize = DTYPES[output.dtype].itemsize
     for copy in output.layout.copies:
         same = step.program.sources[copy.source].dtype == output.dtype
         if same and is_run(copy):
@@ -75,7 +75,7 @@ def split_copies(output: Output, step: Step, *, in_files: bool, stitch_bytes: in
     return Parts(tuple(runs), tuple(groups), (*left, *cast))
 
 
-def cut(
+def cut_runs(
     runs: Iterable[Run], step: Step, checkpoint: Checkpoint, most_bytes: int, goal: Callable[[int], Goal]
 ) -> Iterator[Piece[Goal]]:
     """Yield the pieces of runs.
@@ -99,7 +99,7 @@ def cut(
             yield Piece(extent.path, extent.offset + start, size, key, start, goal(target_start + done))
 
 
-def join(pieces: list[Piece[Goal]], most_bytes: int, most_pieces: int) -> Iterator[list[Piece[Goal]]]:
+def batch_pieces(pieces: list[Piece[Goal]], most_bytes: int, most_pieces: int) -> Iterator[list[Piece[Goal]]]:
     """Sort pieces as they lie in their files, and yield batches of such that follow each other.
 
     Args:
@@ -111,7 +111,7 @@ def join(pieces: list[Piece[Goal]], most_bytes: int, most_pieces: int) -> Iterat
         >>> from pathlib import Path
         >>> lying = ((8, 4), (0, 4), (4, 4), (16, 2))
         >>> pieces = [Piece(Path("a"), offset, size, "k", offset, None) for offset, size in lying]
-        >>> [[piece.offset for piece in batch] for batch in join(pieces, 8, 10)]
+        >>> [[piece.offset for piece in batch] for batch in batch_pieces(pieces, 8, 10)]
         [[0, 4], [8], [16]]
     """
     pieces.sort(key=lambda piece: piece[:2])

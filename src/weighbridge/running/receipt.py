@@ -19,11 +19,12 @@ from typing import Any, Final, NamedTuple
 
 from weighbridge._version import __version__
 from weighbridge.base.errors import CheckpointError, DestinationError, WeighbridgeError
+from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.json_forms import table, text
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.stored import read_plan
 from weighbridge.running.tensor_digests import Digests
-from weighbridge.storage.protocol import RECEIPT_NAME, Checkpoint
+from weighbridge.storage.protocol import Checkpoint
 
 _LOG: Final = logging.getLogger(__name__)
 

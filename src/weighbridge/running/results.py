@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.planning.plan import Plan
-from weighbridge.running.gather import Wanted, batches, prepare
+from weighbridge.running.gather import Wanted, group_steps, start_output
 from weighbridge.storage.protocol import FileReader
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def _stream(
         twins.setdefault(fated.by, []).append(fated.key)
     mapped = mapped_files(checkpoint, copy=copy or str(device) != "cpu")
     counter = Counter(sum(output.spec.size_bytes for step in plan.steps for output in step.program.targets), progress)
-    for steps in batches(plan.steps, ahead_bytes):
+    for steps in group_steps(plan.steps, ahead_bytes):
         made: list[tuple[str, torch.Tensor]] = []
         wanted: list[Wanted] = []
         for step in steps:
             for number, key in enumerate(step.targets):
-                tensor, want = prepare(step, number, mapped, device)
+                tensor, want = start_output(step, number, mapped, device)
                 made.append((key, tensor))
                 if want is None:
                     counter.add(step.program.targets[number].spec.size_bytes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from weighbridge.base.errors import CheckpointError
@@ -111,6 +112,24 @@ class LayeredCheckpoint:
         """Fill a buffer with a tensor's bytes."""
         self._of(key).read(key, start_byte, buffer)
 
+    @property
+    def is_serial(self) -> bool:
+        """Whether one of the two makes its tensors as it goes."""
+        return self.front.is_serial or self.behind.is_serial
+
+    @property
+    def is_past_cache(self) -> bool:
+        """Whether files of one of the two are read past the page cache."""
+        return self.front.is_past_cache or self.behind.is_past_cache
+
+    def held(self, key: str) -> torch.Tensor | None:
+        """Return a tensor that one of the two holds in memory."""
+        return self._of(key).held(key)
+
+    def held_tensors(self) -> Iterable[torch.Tensor]:
+        """Return the tensors in memory that the two read from."""
+        return chain(self.front.held_tensors(), self.behind.held_tensors())
+
 
 class PlannedCheckpoint:
     """What a plan would make, as a source: each step runs when one of its targets is asked for.
@@ -167,3 +186,15 @@ class PlannedCheckpoint:
 
         raw = bytes_of(self.tensor(key))
         buffer[:] = raw[start_byte : start_byte + len(buffer)]
+
+    @property
+    def is_past_cache(self) -> bool:
+        """Whether the files that the plan reads are read past the page cache."""
+        return self.checkpoint.is_past_cache
+
+    def held(self, key: str) -> None:
+        """Return None: a target is made when it is asked for."""
+
+    def held_tensors(self) -> Iterable[torch.Tensor]:
+        """Return the tensors in memory that the plan reads from."""
+        return self.checkpoint.held_tensors()

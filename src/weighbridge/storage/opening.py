@@ -9,26 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeGuard, cast
 
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
+from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
 from weighbridge.base.keys import layout_path
 from weighbridge.base.nearby import name_near
 from weighbridge.base.specs import Header
 from weighbridge.storage.formats.inventory import open_inventory
+from weighbridge.storage.formats.memory import HeaderCheckpoint, hold_tensors
 from weighbridge.storage.formats.safetensors_files import (
     SafetensorsCheckpoint,
     open_safetensors_file,
     open_safetensors_index,
     open_safetensors_set,
 )
-from weighbridge.storage.formats.shard_index import INDEX_SUFFIX, MAX_INDEX_BYTES, parse_index
-from weighbridge.storage.memory import HeaderCheckpoint, hold_tensors
-from weighbridge.storage.places.directory import (
-    SAFETENSORS_SUFFIX,
-    TORCH_SUFFIXES,
-    find_extras,
-    find_weights,
-    note_unused,
-)
+from weighbridge.storage.formats.shard_index import MAX_INDEX_BYTES, parse_index
+from weighbridge.storage.places.directory import find_extras, find_weights, note_unused
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, read_small_file, reporting_read_errors
 from weighbridge.storage.protocol import Checkpoint
@@ -93,8 +88,27 @@ def _logged(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
+_MEMBERS: Final = sorted(name for name in vars(Checkpoint) if not name.startswith("_"))
+_MARKS: Final = ("header", "tensor", "read", "check_unchanged")
+"""Members that nothing but a checkpoint has together."""
+
+
 def _is_opened(place: object) -> TypeGuard[Checkpoint]:
-    return all(hasattr(place, name) for name in ("header", "tensor", "read", "check_unchanged"))
+    """Tell whether a place is a checkpoint, ours or of another make; one that lacks a member is refused here.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found`.
+    """
+    if not all(hasattr(place, name) for name in _MARKS):
+        return False
+    lacking = [name for name in _MEMBERS if not hasattr(place, name)]
+    if lacking:
+        expected, got = "every member of weighbridge.storage.Checkpoint", f"no {', '.join(lacking)}"
+        where, hint = type(place).__name__, "give it these members, or open the path or the tensors that it stands for"
+        raise CheckpointError(
+            "checkpoint-not-found", "this is half a checkpoint", where=where, expected=expected, got=got, hint=hint
+        )
+    return True
 
 
 def _expand(place: str | os.PathLike[str]) -> Path:

@@ -12,17 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from weighbridge.base.file_sets import FileImage, FileSet
 from weighbridge.base.specs import Header
+from weighbridge.storage.places.directory import Extra
+from weighbridge.storage.places.regular_files import FileFingerprint
+from weighbridge.storage.places.scatter import Span
 
 if TYPE_CHECKING:
     import torch
-
-    from weighbridge.storage.places.scatter import Span
-
-RECEIPT_NAME = "weighbridge.json"
-"""Name of the receipt that stands beside every output; it describes one output and is never carried along."""
-
-FileFingerprint = dict[str, str | int]
-"""What identifies one opened file: `name`, `size_bytes`, `mtime_ns` and `head_sha256`. A JSON object."""
 
 
 class Extent(NamedTuple):
@@ -44,13 +39,6 @@ class IndexText(NamedTuple):
 
     name: str
     text: bytes
-
-
-class Extra(NamedTuple):
-    """A file that belongs to a checkpoint and holds no weights: its relative name and where it lies."""
-
-    name: str
-    path: Path
 
 
 class Checkpoint(Protocol):
@@ -84,6 +72,14 @@ class Checkpoint(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Remarks on what was found and left aside, one sentence each."""
 
+    @property
+    def is_serial(self) -> bool:
+        """Whether tensors are made when they are asked for, so that threads would get into each other's way."""
+
+    @property
+    def is_past_cache(self) -> bool:
+        """Whether its files are read past the page cache; what is copied from them should be, too."""
+
     def fingerprint(self) -> list[FileFingerprint]:
         """Describe the opened files; empty where there are none."""
 
@@ -99,6 +95,15 @@ class Checkpoint(Protocol):
 
         Raises:
             CheckpointError: `tensor-not-found`.
+        """
+
+    def held(self, key: str) -> torch.Tensor | None:
+        """Return a tensor that is held in memory, a meta one included, or None for what is yet to be read or made."""
+
+    def held_tensors(self) -> Iterable[torch.Tensor]:
+        """Return all tensors in memory that this source reads from, those of a source behind it included.
+
+        What fills a model looks here for memory that is the model's own, and for devices that are still computing.
         """
 
     def tensor(self, key: str) -> torch.Tensor:

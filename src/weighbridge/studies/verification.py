@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.base.batches import run_in_batches, windows_of
 from weighbridge.base.errors import CheckpointError, VerifyError
+from weighbridge.base.file_names import INDEX_SUFFIX
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import DTYPES, TensorSpec, coordinates
 from weighbridge.base.workers import count_workers
 from weighbridge.running.receipt import read_receipt
 from weighbridge.running.tensor_digests import digest_files, digest_tensor
 from weighbridge.storage import open_checkpoint
-from weighbridge.storage.formats.shard_index import INDEX_SUFFIX
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -241,7 +241,7 @@ def _verify(
 def _compare_tensor(first: Checkpoint, second: Checkpoint, key: str) -> Difference | None:
     """Compare a tensor's bytes, a window of both sides at a time."""
     spec = first.header[key]
-    itemsize = max(1, DTYPES[spec.dtype].bits // 8)
+    itemsize = DTYPES[spec.dtype].itemsize
     at, count = None, 0
     one = two = bytearray()
     for start, stop in windows_of(spec.size_bytes):

@@ -1,10 +1,13 @@
 """For authors of mappings: the laws as checks, as separate tests of pytest, and hypothesis strategies.
 
+Comes in: a mapping, and a header or a model that it is for. Goes out: an error with a code where a law is broken.
+May use: every room before it.
+
     subjects.py    what a check is about: a mapping, a header, a model
     sampling.py    parts of a plan that real values are sent through, and these values
-    saving.py      files that are written, loaded, saved and compared
+    saved_files.py files that are written, loaded, saved and compared
     laws.py        one function for each law
-    checks.py      the laws as one parametrised test
+    law_tests.py   the laws as one parametrised test
     groups.py      keys and shapes that a mapping's rules fit
     strategies.py  hypothesis strategies
 

@@ -17,8 +17,9 @@ from weighbridge import api
 from weighbridge.base.errors import MappingError, PlanError, VerifyError, WeighbridgeError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.mappings.exception_rules import Carry, Drop, Initialise
 from weighbridge.mappings.finding import AnyMapping
-from weighbridge.mappings.mapping import Carry, Drop, Initialise, Mapping
+from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.readings import matching

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from weighbridge import api
 from weighbridge.base.errors import VerifyError
+from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.planning.plan import Plan
-from weighbridge.storage import RECEIPT_NAME
 from weighbridge.testing.sampling import make_values
 from weighbridge.testing.subjects import Subject
 

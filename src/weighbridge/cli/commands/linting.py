@@ -9,7 +9,7 @@ from typing import Any
 from weighbridge import api
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.specs import Header
-from weighbridge.cli.mapping_argument import load_mapping
+from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.mappings.registry import default_registry
 from weighbridge.studies.lint import Entry, lint, lint_registry
 from weighbridge.studies.lint.table import table_lines
@@ -60,7 +60,7 @@ class LintSubject:
         return lint_registry(registry())
 
     def _single(self) -> Entry:
-        found = load_mapping(self.mapping) if self.mapping is not None else default_registry.find(str(self.registered))
+        found = load_argument(self.mapping) if self.mapping is not None else default_registry.find(str(self.registered))
         report = lint(found, _header(self.header), _header(self.target))
         return Entry((found.name,), report)
 

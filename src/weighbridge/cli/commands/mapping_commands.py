@@ -12,8 +12,9 @@ import typer
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.keys import counted
 from weighbridge.cli.command_options import MappingArgument, spread
-from weighbridge.cli.mapping_argument import load_mapping
+from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.cli.printing import Output, reporting, write_new
+from weighbridge.mappings.exception_rules import RULE_KINDS
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.mapping_files import json_schema, load_mapping as load_file, write_mapping
 from weighbridge.mappings.registry import Registry, default_registry
@@ -110,7 +111,7 @@ def _registry() -> Registry:
 
 
 def _find(text: str, transformers: bool) -> Mapping:
-    return _registry().find(text) if transformers else load_mapping(text)
+    return _registry().find(text) if transformers else load_argument(text)
 
 
 def _names(registry: Registry) -> Iterator[dict[str, str]]:
@@ -142,7 +143,7 @@ def _lines(mapping: Mapping) -> Iterator[str]:
     yield f"rules     {len(mapping):,}"
     for number, transform in enumerate(mapping, 1):
         yield f"  {number}  {describe(transform)}" + ("  (old files only)" if transform in mapping.legacy else "")
-    for kind in ("drop", "carry", "initialise", "refuse"):
+    for kind in RULE_KINDS:
         yield from (f"{kind:<9} {_rule(rule)}" for rule in getattr(mapping, kind))
     yield from (f"part      {_part(part)}" for part in mapping.parts)
     if mapping.claims:

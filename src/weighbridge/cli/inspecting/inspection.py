@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.api.functions import config_of
+from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.keys import collapse, counted, natural_key
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.cli.inspecting.measuring import measure, statistics_lines
 from weighbridge.cli.inspecting.quantised import quantisation_hints
 from weighbridge.cli.printing import visible
 from weighbridge.reporting.costs import format_bytes
-from weighbridge.storage import RECEIPT_NAME, Checkpoint
-from weighbridge.storage.memory import HeaderCheckpoint
+from weighbridge.storage import Checkpoint
+from weighbridge.storage.formats.memory import HeaderCheckpoint
 from weighbridge.studies.detection import Detection, detect
 
 if TYPE_CHECKING:

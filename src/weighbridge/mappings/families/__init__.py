@@ -172,14 +172,14 @@ MODULES: Final = {name: module for module, names in _MODULES.items() for name in
 """Class name or model type to the module of this package that holds its mapping."""
 
 
-def load(name: str) -> Mapping:
+def load_family(name: str) -> Mapping:
     """Return the mapping of a class name or model type; its module is imported now.
 
     Raises:
         KeyError: There is no such name in `MODULES`.
 
     Examples:
-        >>> load("LlavaModel").name
+        >>> load_family("LlavaModel").name
         'LlavaModel'
     """
     mappings: dict[str, Mapping] = import_module(module_of(name)).MAPPINGS

@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from weighbridge.mappings.exception_rules import Refuse
 from weighbridge.mappings.families.common_rules import renames, stacked_experts
-from weighbridge.mappings.mapping import Mapping, Refuse
+from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform
 
 _STACKED: Final = stacked_experts("mlp.experts", "gate_proj", "up_proj", "down_proj")

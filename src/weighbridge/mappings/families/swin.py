@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from weighbridge.mappings.exception_rules import Carry, Initialise
 from weighbridge.mappings.families.common_rules import below, renames
-from weighbridge.mappings.mapping import Carry, Initialise, Mapping, Part
+from weighbridge.mappings.mapping import Mapping, Part
 from weighbridge.mappings.transforms import WeightRenaming
 
 _BLOCK: Final = {

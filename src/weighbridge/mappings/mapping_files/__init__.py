@@ -1,14 +1,14 @@
 """Mapping files: a mapping as YAML, pleasant to write by hand, and the way back.
 
-    documents   the text of a file, and how an error shows a place in it
-    nodes       YAML to a tree that knows where each part stands; what YAML would read as something else is an error
-    forms       what a file may say, as pydantic models
-    complaints  what a model refuses, said in the words of the file
-    building    models to transforms and rules; their errors get the file, the line and the column
-    includes    files and registered mappings that a file includes
-    reading     all of that, one after the other
-    writing     a mapping as the canonical text
-    schema      the JSON schema of a file, for editors
+    documents      the text of a file, and how an error shows a place in it
+    nodes          YAML to a tree that knows where each part stands; what YAML would read as something else is an error
+    mapping_forms  what a file may say, as pydantic models
+    complaints     what a model refuses, said in the words of the file
+    rule_building  models to transforms and rules; their errors get the file, the line and the column
+    includes       files and registered mappings that a file includes
+    reading        all of that, one after the other
+    writing        a mapping as the canonical text
+    schema         the JSON schema of a file, for editors
 
 The YAML is that of PyYAML's scanner (YAML 1.1, https://yaml.org/spec/1.1/), but for its types: a value is a text, a
 whole number in decimal, `true`, `false` or `null`. Nothing here loads YAML or pydantic before a file is read.
@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 from weighbridge.base.errors import MappingError
+from weighbridge.mappings.mapping import Mapping, TextForm, use_text_form
 from weighbridge.mappings.mapping_files.documents import read_bytes
-
-if TYPE_CHECKING:
-    from weighbridge.mappings.mapping import Mapping
 
 __all__ = ["YAML_SUFFIXES", "is_mapping_file", "json_schema", "load_mapping", "read_mapping", "write_mapping"]
 
@@ -89,9 +87,12 @@ def write_mapping(mapping: Mapping) -> str:
     Raises:
         MappingError: `mapping-invalid` for what no file can say.
     """
-    from weighbridge.mappings.mapping_files.writing import write
+    from weighbridge.mappings.mapping_files.writing import write_text
 
-    return write(mapping)
+    return write_text(mapping)
+
+
+use_text_form(TextForm(write_mapping, read_mapping))
 
 
 def json_schema() -> dict[str, Any]:
@@ -102,8 +103,6 @@ def json_schema() -> dict[str, Any]:
 
 
 def _from_json(path: Path) -> Mapping:
-    from weighbridge.mappings.mapping import Mapping
-
     try:
         form = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as problem:

@@ -64,7 +64,7 @@ class Record:
 Node = Scalar | Sequence | Record
 
 
-def compose(document: Document) -> Record:
+def read_nodes(document: Document) -> Record:
     """Read a document, which must hold one record.
 
     Raises:

@@ -11,7 +11,7 @@ from weighbridge.mappings.mapping_files.complaints import complaints
 from weighbridge.mappings.mapping_files.documents import Document, document_of, one_error, open_document
 from weighbridge.mappings.mapping_files.includes import Includes
 from weighbridge.mappings.mapping_files.mapping_forms import MappingForm
-from weighbridge.mappings.mapping_files.nodes import compose, data_of
+from weighbridge.mappings.mapping_files.nodes import data_of, read_nodes
 from weighbridge.mappings.mapping_files.rule_building import Builder
 
 
@@ -38,7 +38,7 @@ def _read_file(path: Path, includes: Includes) -> Mapping:
 
 
 def _read_document(document: Document, includes: Includes) -> Mapping:
-    root = compose(document)
+    root = read_nodes(document)
     try:
         form = MappingForm.model_validate(data_of(root))
     except ValidationError as refused:

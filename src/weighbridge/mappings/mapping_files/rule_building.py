@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from weighbridge.base.errors import WeighbridgeError
-from weighbridge.mappings.mapping import Carry, Drop, Initialise, Mapping, Part, Refuse
+from weighbridge.mappings.exception_rules import RULE_KINDS
+from weighbridge.mappings.mapping import Mapping, Part
 from weighbridge.mappings.mapping_files.documents import Document, Place
 from weighbridge.mappings.mapping_files.mapping_forms import (
     ConvertForm,
@@ -32,10 +33,6 @@ from weighbridge.mappings.transforms import (
 from weighbridge.operations.ops import Operation, operation_from_dict
 
 _Made = TypeVar("_Made")
-
-RULE_KINDS: Final = {"drop": Drop, "carry": Carry, "initialise": Initialise, "refuse": Refuse}
-"""The fields that hold declared exceptions, with the rule that each of them makes."""
-
 
 Include = Callable[[str], Mapping]
 """Finds the mapping that a file includes, by the name of its file or by its own."""

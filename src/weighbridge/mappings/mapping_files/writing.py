@@ -10,6 +10,7 @@ from typing import Any, Final
 import yaml
 
 from weighbridge.base.errors import MappingError
+from weighbridge.mappings.exception_rules import RULE_KINDS
 from weighbridge.mappings.mapping import Mapping, Part
 from weighbridge.mappings.mapping_files.documents import MAX_BYTES
 from weighbridge.mappings.mapping_files.nodes import read_plain
@@ -19,10 +20,8 @@ from weighbridge.operations.ops import OPERATIONS, Operation
 MAX_WIDTH: Final = 88
 """Longest list or record, in characters, that stands on one line."""
 
-_RULES: Final = ("drop", "carry", "initialise", "refuse")
 
-
-def write(mapping: Mapping) -> str:
+def write_text(mapping: Mapping) -> str:
     """Return the text of a mapping.
 
     Raises:
@@ -42,7 +41,7 @@ def _check_writable(mapping: Mapping) -> None:
         texts += [part.path, part.config, *(text for pair in part.classes for text in pair)]
         if len(dict(part.classes)) != len(part.classes):
             raise MappingError("mapping-invalid", "a part has two classes for one model type", got=repr(part))
-    for name in _RULES:
+    for name in RULE_KINDS:
         texts += [text for rule in getattr(mapping, name) for text in (rule.pattern, rule.why, rule.scope)]
     strange = [text for text in texts if not isinstance(text, str)]
     if strange:
@@ -64,7 +63,7 @@ def form_of(mapping: Mapping) -> dict[str, Any]:
         "name": mapping.name,
         "base_prefix": mapping.base_prefix,
         "transforms": [_transform(rule, is_marked and rule in marked) for rule in mapping.transforms],
-        **{name: [_rule(rule) for rule in getattr(mapping, name)] for name in _RULES},
+        **{name: [_rule(rule) for rule in getattr(mapping, name)] for name in RULE_KINDS},
         "parts": [_part(part) for part in mapping.parts],
         "claims": list(mapping.claims),
         "legacy": [] if is_marked else [_transform(rule, False) for rule in mapping.legacy],

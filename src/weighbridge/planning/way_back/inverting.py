@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping as MappingOf
 from dataclasses import replace
 from typing import Any
 
-from weighbridge.algebra.copies import Copy
+from weighbridge.algebra.copies import sort_by_target
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import by_name, collapse
 from weighbridge.base.specs import Header
@@ -64,10 +64,20 @@ def open_choices(plan: Plan, forward: Mapping, options: Options) -> list[str]:
         forward: The mapping.
         options: What was declared; ``layout="mapped"`` says that every rule that can be run backwards is to be.
     """
-    sizes, names = dict(_assumptions(plan)), list(name_choices(plan, forward))
-    taken = {key for keys, _ in names for key in keys}
-    stays = _rivals(plan, forward, sizes.keys(), taken) if options.layout == "auto" else ()
-    return [*sizes.values(), *(note for _, note in names), *stays]
+    names = [note for _, note in name_choices(plan, forward)]
+    others = open_names(plan, forward) if options.layout == "auto" else ()
+    return [*dict(_assumptions(plan)).values(), *names, *others]
+
+
+def open_names(plan: Plan, forward: Mapping) -> list[str]:
+    """Say which names of a derived inverse could be others, besides those that `name_choices` tells of.
+
+    Args:
+        plan: A plan made with the inverse of `forward`.
+        forward: The mapping.
+    """
+    taken = {key for keys, _ in name_choices(plan, forward) for key in keys}
+    return list(_rivals(plan, forward, dict(_assumptions(plan)).keys(), taken))
 
 
 def _rivals(plan: Plan, forward: Mapping, sized: Collection[int], taken: Collection[str]) -> Iterator[str]:
@@ -235,11 +245,7 @@ def _reorder(program: Program, slots: list[int], order: list[int]) -> Program:
 
     def moved(output: Output) -> Output:
         copies = [copy._replace(source=place.get(copy.source, copy.source)) for copy in output.layout.copies]
-        return output._replace(layout=replace(output.layout, copies=tuple(sorted(copies, key=_target_start))))
+        return output._replace(layout=replace(output.layout, copies=tuple(sort_by_target(copies))))
 
     targets = tuple(moved(program.targets[number]) for number in order)
     return replace(program, sources=tuple(program.sources[slot] for slot in slots), targets=targets)
-
-
-def _target_start(copy: Copy) -> int:
-    return copy.target_start

@@ -3,6 +3,7 @@
 A name that stays as it is counts, too: `0.weight` may have been called `0.gamma`, or may have had its name already.
 What is left out is what the keys decide as a whole: a rule that moves one place of the tree to another
 (`^language_model` to `model.language_model`) has either moved everything that is there, or the layout is another one.
+And so is a rule that speaks of one whole name: who writes it means that very tensor.
 """
 
 from __future__ import annotations
@@ -86,29 +87,37 @@ def _followed(back: Rules, moves: frozenset[int], key: str) -> Iterator[str]:
             yield name
             continue
         rule = back.rules[place]
-        earlier = None if rule.converts and has_converted else _before(back, rule, name)
-        if earlier is None or place not in moves:
+        earlier = _Earlier(None, is_told=False) if rule.converts and has_converted else _before(back, rule, name)
+        if earlier.name is None or not (place in moves or earlier.is_told):
             open_names.append((name, place + 1, has_converted))
-        if earlier is not None:
-            open_names.append((earlier, place + 1, has_converted or rule.converts))
+        if earlier.name is not None:
+            open_names.append((earlier.name, place + 1, has_converted or rule.converts))
 
 
-def _before(back: Rules, rule: Rule, name: str) -> str | None:
+class _Earlier(NamedTuple):
+    """What an inverted rule makes of a name, and whether the rule speaks of this name alone, up to its indices."""
+
+    name: str | None
+    is_told: bool
+
+
+def _before(back: Rules, rule: Rule, name: str) -> _Earlier:
     """Run one inverted rule over a name; of several names that it writes, the first is returned."""
     try:
         matched = match_rule(back, rule, name)
     except WeighbridgeError:
-        return None
+        matched = None
     if matched is None:
-        return None
+        return _Earlier(None, is_told=False)
     lane, match, inner = matched
-    captures = dict(match.captures)
+    is_told = (match.start, match.stop) == (0, len(inner)) and all(map(str.isdigit, match.captures.values()))
     if not rule.converts:
-        return write_name(rule, rule.pairs[lane][1], match, captures, inner)
+        return _Earlier(write_name(rule, rule.pairs[lane][1], match, match.captures, inner), is_told)
+    captures = dict(match.captures)
     if rule.merges:
         captures.pop(f"*{rule.pairs[lane][0].stars}", None)
     free = {f"*{rule.targets[0].stars}": "0"} if rule.splits else {}
-    return write_name(rule, rule.targets[0], match, {**captures, **free}, inner)
+    return _Earlier(write_name(rule, rule.targets[0], match, {**captures, **free}, inner), is_told)
 
 
 def _leads(forward: Rules, name: str, key: str) -> bool:

@@ -20,7 +20,8 @@ from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
 from weighbridge.planning.compiling import declare
-from weighbridge.planning.fitting import Draft, draft_reading
+from weighbridge.planning.drafts import Draft
+from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.readings import possible_readings

@@ -23,8 +23,8 @@ from typing import Any, Final
 from weighbridge.base.errors import CheckpointError, DestinationError
 from weighbridge.base.json_text import JsonError, check_characters, kind_of, parse_json, shorten
 from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.storage.formats.memory import HeaderCheckpoint
 from weighbridge.storage.formats.safetensors_header import read_spec
-from weighbridge.storage.memory import HeaderCheckpoint
 from weighbridge.storage.places.regular_files import HEAD_SAMPLE_BYTES, SourceFile, read_small_file
 
 FORMAT: Final = "weighbridge-inventory"

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.file_sets import FileImage, FileSet, Placed
+from weighbridge.base.file_sets import FileImage, Placed
 from weighbridge.base.json_text import join_keys, shorten
 from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.storage.formats.opened import Opened
 from weighbridge.storage.formats.safetensors_header import Head, read_head
 from weighbridge.storage.formats.shard_index import WeightMap, check_shards
 from weighbridge.storage.lookup import check_range, not_found
+from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import (
     OpenFiles,
     SourceFile,
-    check_files,
-    fingerprint_files,
     reporting_read_errors,
 )
-from weighbridge.storage.protocol import Extent, Extra, FileFingerprint, IndexText
+from weighbridge.storage.protocol import Extent, IndexText
 
 if TYPE_CHECKING:
     import torch
@@ -37,53 +37,22 @@ _Place = tuple[Path, Placed]
 """A file and a tensor's place in it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SafetensorsCheckpoint:
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class SafetensorsCheckpoint(Opened):
     """A checkpoint of one or several safetensors files.
 
     `read` never touches mapped memory. `tensor` maps the file: if somebody cuts it short while a tensor from it is in
     use, the process ends with a bus error, as with any memory map.
 
     Args:
-        where: The path it was opened at.
-        header: Specs of all tensors, and the metadata of the first file.
-        images: Each file without its data, by name.
-        opened: What was opened: the safetensors files, then the index.
         places: Where each tensor lies.
-        index: The shard index, where there is one.
-        extras: Files that belong to the model beside its weights.
-        notes: What was left aside.
-        direct: Whether the files are read past the page cache, and never mapped.
+        open_files: Reads the files.
+        maps: The maps of files that tensors still lie in.
     """
 
-    where: str
-    header: Header
-    images: tuple[FileImage, ...]
-    opened: tuple[SourceFile, ...]
     places: Mapping[str, _Place]
     open_files: OpenFiles
     maps: WeakValueDictionary[Path, FileMap]
-    index: IndexText | None = None
-    extras: tuple[Extra, ...] = ()
-    notes: tuple[str, ...] = ()
-    direct: bool = False
-
-    @property
-    def files(self) -> FileSet:
-        """The images and the index as one value."""
-        return FileSet(self.images, *(self.index or ()))
-
-    def fingerprint(self) -> list[FileFingerprint]:
-        """Describe the opened files."""
-        return fingerprint_files(self.opened)
-
-    def check_unchanged(self) -> None:
-        """Compare the files' stamps and headers with what was opened.
-
-        Raises:
-            CheckpointError: `source-changed`.
-        """
-        check_files(self.opened)
 
     def extent(self, key: str) -> Extent:
         """Locate a tensor's bytes.
@@ -106,7 +75,7 @@ class SafetensorsCheckpoint:
         from weighbridge.storage.formats.torch_tensors import tensor_over
 
         path, offset, size_bytes = self.extent(key)
-        if self.direct or not size_bytes:
+        if self.is_past_cache or not size_bytes:
             own = bytearray(size_bytes)
             self.open_files.read(path, offset, memoryview(own))
             return tensor_over(own, 0, self.header[key])
@@ -152,7 +121,7 @@ class SafetensorsCheckpoint:
     def past_cache(self) -> SafetensorsCheckpoint:
         """Return the same checkpoint, read past the page cache."""
         stamps = {file.path: file.stamp for file in self.opened}
-        return replace(self, open_files=OpenFiles(stamps, direct=True), direct=True)
+        return replace(self, open_files=OpenFiles(stamps, direct=True), is_past_cache=True)
 
     def mapped(self) -> FileMaps:
         """Return maps of the files that nobody else shares."""
@@ -180,7 +149,7 @@ class FileMaps:
 
         path, offset, size_bytes = self.checkpoint.extent(key)
         spec = self.checkpoint.header[key]
-        if self.checkpoint.direct or not is_aligned(offset, spec):
+        if self.checkpoint.is_past_cache or not is_aligned(offset, spec):
             return None
         if size_bytes == 0:
             return tensor_over(bytearray(), 0, spec)

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from weighbridge.base.errors import CheckpointError, DestinationError
+from weighbridge.base.file_names import INDEX_SUFFIX
 from weighbridge.base.file_sets import FileImage, Placed
 from weighbridge.base.json_text import JsonError, check_characters, shorten
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.storage.formats.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES
-from weighbridge.storage.formats.shard_index import INDEX_SUFFIX
 from weighbridge.storage.places.kernel import BLOCK_BYTES
 from weighbridge.storage.protocol import IndexText
 
@@ -93,7 +93,7 @@ def _arrange(specs: Mapping[str, TensorSpec], *, in_order: bool) -> list[str]:
         return sorted(specs, key=lambda key: (_RANK[specs[key].dtype], key))
     offset = 0
     for spec in specs.values():
-        if offset % max(1, DTYPES[spec.dtype].bits // 8):
+        if offset % DTYPES[spec.dtype].itemsize:
             return sorted(specs, key=lambda key: _RANK[specs[key].dtype])
         offset += spec.size_bytes
     return list(specs)
@@ -210,5 +210,5 @@ def parse_size(size: int | str) -> int:
     if size_bytes <= 0 or isinstance(size, bool):
         expected = 'a positive number of bytes, or a text such as "5GB" (KB, MB, GB, TB)'
         got = shorten(size) if isinstance(size, str) else repr(size)
-        raise DestinationError("usage", "this is no shard size", expected=expected, got=got)
+        raise DestinationError("usage", "this is no size", expected=expected, got=got)
     return size_bytes

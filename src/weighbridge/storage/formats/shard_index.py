@@ -10,11 +10,10 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from weighbridge.base.errors import CheckpointError
+from weighbridge.base.file_names import check_name
 from weighbridge.base.json_text import JsonError, check_characters, join_keys, kind_of, parse_json, shorten
-from weighbridge.storage.places.paths import check_name
 
 MAX_INDEX_BYTES: Final = 100_000_000
-INDEX_SUFFIX: Final = ".index.json"
 
 WeightMap = dict[str, str]
 """File name of each tensor by key."""

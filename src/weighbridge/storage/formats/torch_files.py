@@ -22,12 +22,13 @@ from weighbridge.base.errors import CheckpointError
 from weighbridge.base.json_text import join_keys, shorten
 from weighbridge.base.specs import Header
 from weighbridge.storage.formats.file_starts import name_start
+from weighbridge.storage.formats.memory import TensorsCheckpoint, hold_tensors
 from weighbridge.storage.formats.safetensors_files import find_shards
 from weighbridge.storage.formats.shard_index import WeightMap, check_shards
-from weighbridge.storage.memory import TensorsCheckpoint, hold_tensors
+from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, sample_file
-from weighbridge.storage.protocol import Extra, IndexText
+from weighbridge.storage.protocol import IndexText
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +105,7 @@ def _open_all(
     return TensorsCheckpoint(
         where,
         Header(held.header.specs, ties=ties),
-        held.tensors,
+        tensors=held.tensors,
         opened=(*files, index) if index else tuple(files),
         index=IndexText(index.name, index.head) if index else None,
         extras=extras,
@@ -130,7 +131,7 @@ def load_tensors(file: SourceFile) -> tuple[dict[str, torch.Tensor], list[str]]:
     """
     is_zip = file.head.startswith(_ZIP_MAGIC)
     if is_zip:
-        _check_zip(file.path)
+        _check_uncompressed(file.path)
     try:
         content = _load(file.path, is_zip)
     except pickle.UnpicklingError as error:
@@ -154,8 +155,8 @@ def _load(path: Path, is_zip: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
 
 
-def _check_zip(path: Path) -> None:
-    """Check that the archive's directory is there and that its members lie in the file, stored as they are."""
+def _check_uncompressed(path: Path) -> None:
+    """Check that an archive's directory can be read, and that no member is compressed: such a file cannot be mapped."""
     try:
         with zipfile.ZipFile(path) as archive:
             packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]

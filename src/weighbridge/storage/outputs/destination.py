@@ -19,9 +19,10 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from weighbridge.base.errors import CheckpointError, DestinationError, PlanError, WeighbridgeError
+from weighbridge.base.file_names import RECEIPT_NAME, check_new_name
 from weighbridge.base.file_sets import FileImage
 from weighbridge.storage.outputs.claiming import Claim, claiming, partial_path, refuse_left
 from weighbridge.storage.outputs.file_writer import (
@@ -34,7 +35,8 @@ from weighbridge.storage.outputs.file_writer import (
     unseal,
     write_file,
 )
-from weighbridge.storage.outputs.mending import MendingWriter, Sink
+from weighbridge.storage.outputs.mending import MendingWriter
+from weighbridge.storage.outputs.sinks import DEFAULT_OPTIONS, FileOptions, Sink
 from weighbridge.storage.outputs.unfinished import (
     PROBE_SUFFIX,
     RECORD_NAME,
@@ -43,9 +45,9 @@ from weighbridge.storage.outputs.unfinished import (
     check_left,
     is_worthless,
 )
-from weighbridge.storage.places.paths import check_new_name
+from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.regular_files import FileStamp, check_stamp, open_regular
-from weighbridge.storage.protocol import RECEIPT_NAME, Extent, Extra, IndexText
+from weighbridge.storage.protocol import Extent, IndexText
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -60,25 +62,16 @@ class OutputDirectory:
         path: The hidden directory.
         destination: Where it will stand.
         left: Names of the files that an earlier run left there.
-        sync: Force everything to the disk before the directory appears.
-        share: Share blocks with the files that ranges are copied from.
-        direct: Read these files past the page cache.
+        options: How the files are written, and whether everything is forced to the disk before the directory appears.
     """
 
     def __init__(
-        self,
-        path: Path,
-        destination: Path,
-        left: Iterable[str] = (),
-        *,
-        sync: bool = True,
-        share: bool = False,
-        direct: bool = False,
+        self, path: Path, destination: Path, left: Iterable[str] = (), options: FileOptions = DEFAULT_OPTIONS
     ) -> None:
         self.path = path
         self.destination = destination
-        self.sync = sync
-        self._how: dict[str, Any] = {"held_bytes": SEAL_BYTES, "sync": sync, "share": share, "direct": direct}
+        self.sync = options.sync
+        self._options = options._replace(held_bytes=SEAL_BYTES)
         self._left = set(left)
         self._links: dict[str, tuple[Path, FileStamp]] = {}
         self._last: dict[str, bytes] = {}
@@ -114,9 +107,9 @@ class OutputDirectory:
         if name not in self._left:
             with reporting_write_errors(str(path)):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            return FileWriter(path, head, size_bytes, **self._how)
+            return FileWriter(path, head, size_bytes, self._options)
         self._left.remove(name)
-        self._menders.append(MendingWriter(path, head, size_bytes, **self._how))
+        self._menders.append(MendingWriter(path, head, size_bytes, self._options))
         return self._menders[-1]
 
     def link(self, name: str, source: Path) -> bool:
@@ -235,7 +228,7 @@ def staged_directory(
             left = _look_into(claim, work or Work(), resume)
             with _removing_failed(claim, resume):
                 _check_absent(target)
-                output = OutputDirectory(hidden, target, left, sync=sync, share=share, direct=direct)
+                output = OutputDirectory(hidden, target, left, FileOptions(sync=sync, share=share, direct=direct))
                 output.start(work or Work())
                 with reporting_write_errors(str(target)):
                     yield output

@@ -14,14 +14,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from weighbridge.base.errors import CheckpointError, DestinationError
+from weighbridge.base.errors import DestinationError
+from weighbridge.base.file_names import check_new_name
 from weighbridge.base.file_sets import FileImage
 from weighbridge.storage.formats.safetensors_header import LENGTH_BYTES
+from weighbridge.storage.outputs.sinks import DEFAULT_OPTIONS, FileOptions, Sink, left_of, read_pieces
 from weighbridge.storage.places.kernel import BLOCK_BYTES, can_share_blocks, share_blocks, start_writing
-from weighbridge.storage.places.paths import check_new_name
 from weighbridge.storage.places.regular_files import OpenFiles
 from weighbridge.storage.protocol import Extent
 
@@ -52,50 +52,18 @@ def reporting_write_errors(where: str) -> Iterator[None]:
         raise DestinationError(code, "the file cannot be written", where=where, got=got) from error
 
 
-def read_pieces(
-    sources: OpenFiles, extent: Extent, done_bytes: int, piece_bytes: int
-) -> Iterator[tuple[int, memoryview]]:
-    """Read what is left of an extent, piece by piece in one buffer.
+class FileWriter(Sink):
+    """A new file.
 
     Args:
-        sources: Opens the file.
-        extent: What to read.
-        done_bytes: How many of its bytes are not wanted any more.
-        piece_bytes: Size of the buffer.
-
-    Yields:
-        Each piece's position in the extent, and its bytes, which are overwritten by the next piece.
+        path: Where; nothing may be there yet.
+        head: The first bytes.
+        size_bytes: Size of the whole file, head included.
+        options: How it is written.
+        is_there: Write over the file that is there; what it holds elsewhere is left as it is.
 
     Raises:
-        CheckpointError: `source-changed` if the file is shorter than the extent, `checkpoint-not-found`, `read-failed`.
-    """
-    buffer = memoryview(bytearray(min(piece_bytes, extent.size_bytes - done_bytes)))
-    while done_bytes < extent.size_bytes:
-        piece = buffer[: extent.size_bytes - done_bytes]
-        count = sources.fill(extent.path, extent.offset + done_bytes, piece)
-        if count < len(piece):
-            got = f"it ends {extent.size_bytes - done_bytes - count:,} bytes too early"
-            raise CheckpointError("source-changed", "the file is not what was opened", where=str(extent.path), got=got)
-        yield done_bytes, piece
-        done_bytes += count
-
-
-def left_of(extent: Extent, done: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Yield what is left of an extent, as bytes [start, stop) of it, when those of `done` are there.
-
-    Examples:
-        >>> list(left_of(Extent(Path("a"), 0, 10), (3, 8))), list(left_of(Extent(Path("a"), 0, 10), (0, 0)))
-        ([(0, 3), (8, 10)], [(0, 10)])
-    """
-    for start, stop in ((0, done[0]), (done[1], extent.size_bytes)):
-        if start < stop:
-            yield start, stop
-
-
-class FileWriter:
-    """A file of a fixed size that is being filled; use it as a context manager, or close it.
-
-    `write` and `copy_range` may be called from any number of threads at once, as long as their places do not overlap.
+        DestinationError: `destination-no-room`, `write-failed`.
 
     Examples:
         >>> import tempfile
@@ -111,45 +79,26 @@ class FileWriter:
         path: Path,
         head: bytes,
         size_bytes: int,
+        options: FileOptions = DEFAULT_OPTIONS,
         *,
-        held_bytes: int = 0,
         is_there: bool = False,
-        sync: bool = True,
-        share: bool = False,
-        direct: bool = False,
     ) -> None:
-        """Create the file, set its size aside and write its head.
-
-        Args:
-            path: Where; nothing may be there yet.
-            head: The first bytes.
-            size_bytes: Size of the whole file, head included.
-            held_bytes: How many bytes of the head stay zero, for `seal` to write.
-            is_there: Write over the file that is there; what it holds elsewhere is left as it is.
-            sync: Have the disk take the bytes while they come, and wait for it when the file is closed.
-            share: Share blocks with the files that ranges are copied from. No room is set aside then.
-            direct: Read these files past the page cache.
-
-        Raises:
-            DestinationError: `destination-no-room`, `write-failed`.
-        """
         self.path = path
         self.size_bytes = size_bytes
-        self.sync = sync
-        self.share = share
+        self.options = options
         self._fresh_bytes = 0
         self._shares_blocks: bool | None = None
-        self._sources = OpenFiles({}, direct=direct)
+        self._sources = OpenFiles({}, direct=options.direct)
         how = os.O_NOFOLLOW if is_there else os.O_CREAT | os.O_EXCL
         with reporting_write_errors(str(path)):
             self._descriptor = os.open(path, os.O_WRONLY | how | os.O_CLOEXEC, 0o666)
         try:
             with reporting_write_errors(str(path)):
-                if is_there or share:
+                if is_there or options.share:
                     os.ftruncate(self._descriptor, size_bytes)
-                if not share:
+                if not options.share:
                     _set_size(self._descriptor, size_bytes)
-            self.write(0, bytes(len(head[:held_bytes])) + head[held_bytes:])
+            self.write(0, bytes(len(head[: options.held_bytes])) + head[options.held_bytes :])
         except BaseException:
             self.abandon()
             raise
@@ -206,7 +155,7 @@ class FileWriter:
             CheckpointError: `checkpoint-not-found`, `read-failed`.
         """
         start, stop = -offset % BLOCK_BYTES, extent.size_bytes - (offset + extent.size_bytes) % BLOCK_BYTES
-        if not self.share or stop <= start or (extent.offset - offset) % BLOCK_BYTES:
+        if not self.options.share or stop <= start or (extent.offset - offset) % BLOCK_BYTES:
             return 0, 0
         number = self._sources.hold(extent.path).number
         done = share_blocks(number, self._descriptor, extent.offset + start, offset + start, stop - start)
@@ -215,7 +164,7 @@ class FileWriter:
     def _copy(self, extent: Extent, offset: int) -> None:
         done = self._copy_in_kernel(extent, offset)
         if done < extent.size_bytes:
-            piece_bytes = DIRECT_BUFFER_BYTES if self._sources.direct else COPY_BUFFER_BYTES
+            piece_bytes = DIRECT_BUFFER_BYTES if self.options.direct else COPY_BUFFER_BYTES
             for position, piece in read_pieces(self._sources, extent, done, piece_bytes):
                 self.write(offset + position, piece)
 
@@ -250,7 +199,7 @@ class FileWriter:
     def _hurry(self, size_bytes: int) -> None:
         """Have the disk begin with what was written, instead of leaving it all to the end; nothing waits here."""
         self._fresh_bytes += size_bytes  # a count that two threads spoil costs nothing but a late beginning
-        if self.sync and self._fresh_bytes >= HURRY_BYTES:
+        if self.options.sync and self._fresh_bytes >= HURRY_BYTES:
             self._fresh_bytes = 0
             start_writing(self._descriptor)
 
@@ -268,7 +217,7 @@ class FileWriter:
             return
         try:
             with reporting_write_errors(str(self.path)):
-                if self.sync:
+                if self.options.sync:
                     os.fsync(self._descriptor)
         finally:
             self.abandon()
@@ -279,15 +228,6 @@ class FileWriter:
         self._sources.close()
         if descriptor >= 0:
             os.close(descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon()
 
 
 def _set_size(descriptor: int, size_bytes: int) -> None:

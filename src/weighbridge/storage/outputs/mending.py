@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from weighbridge.storage.outputs.file_writer import FileWriter, left_of, read_pieces, reporting_write_errors
+from weighbridge.storage.outputs.file_writer import FileWriter, reporting_write_errors
+from weighbridge.storage.outputs.sinks import DEFAULT_OPTIONS, FileOptions, Sink, left_of, read_pieces
 from weighbridge.storage.places.regular_files import OpenFiles, fill_from
 from weighbridge.storage.protocol import Extent
 
@@ -20,17 +20,14 @@ MEND_BYTES: Final = 2**18
 """How much is compared at a time, by each thread; it is also the unit of what is written again."""
 
 
-class MendingWriter:
-    """A file that is there already and is being made right; used as a `FileWriter` is, from any number of threads.
+class MendingWriter(Sink):
+    """A file that is there already and is being made right.
 
     Args:
         path: The file.
         head: Its first bytes; they are written, not compared.
         size_bytes: Size that the file must have; it is cut or lengthened to that.
-        held_bytes: How many bytes of the head are set to zero, for `seal` to write.
-        sync: Force the bytes to the disk when the file is closed.
-        share: Share blocks with the files that ranges are copied from; these are not compared.
-        direct: Read these files past the page cache.
+        options: How it is written; blocks that are shared are not compared.
 
     Raises:
         DestinationError: `destination-no-room`, `write-failed`.
@@ -47,22 +44,12 @@ class MendingWriter:
         (b'headabc', 1)
     """
 
-    def __init__(
-        self,
-        path: Path,
-        head: bytes,
-        size_bytes: int,
-        *,
-        held_bytes: int = 0,
-        sync: bool = True,
-        share: bool = False,
-        direct: bool = False,
-    ) -> None:
+    def __init__(self, path: Path, head: bytes, size_bytes: int, options: FileOptions = DEFAULT_OPTIONS) -> None:
         self.path = path
         self.kept_bytes = 0
         self._lock = Lock()
-        self._sources = OpenFiles({}, direct=direct)
-        self._writer = FileWriter(path, head, size_bytes, held_bytes=held_bytes, is_there=True, sync=sync, share=share)
+        self._sources = OpenFiles({}, direct=options.direct)
+        self._writer = FileWriter(path, head, size_bytes, options, is_there=True)
         try:
             with reporting_write_errors(str(path)):
                 self._there = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -131,16 +118,3 @@ class MendingWriter:
         self._sources.close()
         if descriptor >= 0:
             os.close(descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon()
-
-
-Sink = FileWriter | MendingWriter
-"""What a weight file is written through."""

@@ -24,8 +24,7 @@ from weighbridge.base.file_sets import FileImage
 from weighbridge.base.hashes import sha256_of
 from weighbridge.base.json_text import JsonError, join_keys, parse_json
 from weighbridge.storage.outputs.file_writer import SEAL_BYTES, reporting_write_errors
-from weighbridge.storage.places.regular_files import open_regular, read_prefix, read_small_file
-from weighbridge.storage.protocol import FileFingerprint
+from weighbridge.storage.places.regular_files import FileFingerprint, open_regular, read_prefix, read_small_file
 
 RECORD_NAME: Final = "weighbridge-partial.json"
 PROBE_SUFFIX: Final = ".link"

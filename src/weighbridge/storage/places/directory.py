@@ -20,19 +20,23 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError
+from weighbridge.base.file_names import INDEX_SUFFIX, RECEIPT_NAME, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
-from weighbridge.storage.formats.shard_index import INDEX_SUFFIX
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import reporting_read_errors
-from weighbridge.storage.protocol import RECEIPT_NAME, Extra
 
-SAFETENSORS_SUFFIX: Final = ".safetensors"
-TORCH_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt")
 _WHOLE: Final = ("model.safetensors", "pytorch_model.bin")
 """Names by which the hub's libraries look for a checkpoint of one file, whatever else lies beside it."""
 _OTHER_WEIGHTS: Final = (".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".onnx_data", ".tflite", ".ot", ".npz", ".npy")
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})(?P<suffix>\.[a-z]+)")
 _TRAINING_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states).*")
+
+
+class Extra(NamedTuple):
+    """A file that belongs to a checkpoint and holds no weights: its relative name and where it lies."""
+
+    name: str
+    path: Path
 
 
 class Found(NamedTuple):

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.hashes import sha256_of
-from weighbridge.storage.protocol import FileFingerprint
 
 if TYPE_CHECKING:
     from weighbridge.storage.places.scatter import Span
 
 _LOG: Final = logging.getLogger(__name__)
+
+FileFingerprint = dict[str, str | int]
+"""What identifies one opened file: `name`, `size_bytes`, `mtime_ns` and `head_sha256`. A JSON object."""
 
 HEAD_SAMPLE_BYTES: Final = 65536
 """How much of a file that has no header of its own counts as its head."""
@@ -172,7 +174,7 @@ def fingerprint_files(files: Iterable[SourceFile]) -> list[FileFingerprint]:
     ]
 
 
-def check_files(files: Iterable[SourceFile]) -> None:
+def check_files_unchanged(files: Iterable[SourceFile]) -> None:
     """Compare files with what was opened: stamp and head.
 
     Raises:

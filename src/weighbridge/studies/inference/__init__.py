@@ -1,18 +1,25 @@
 """Infer a mapping from two checkpoints of one model in two layouts, or sketch one from their headers alone.
 
-facts      a finding: these tensors give those, by these operations
-digests    fingerprints of tensors, also such as do not depend on the elements' order
-movements  operations that turn one tensor into another one
-tiling     which tensors a larger one was joined from
-joins      the operations that join them
-likeness   how alike names are, where values alone do not decide
-evidence   all that two checkpoints' contents say
-kin        findings that differ only in their indices
-renaming   a few renames for many names
-rules      findings written as a mapping
-leftovers  what only one side has
-proving    running a proposal and comparing
-inferring  all of that, one after the other
+Comes in: two opened checkpoints, or two headers. Goes out: a mapping that was run and compared, or marked guesses.
+May use: what studies may use. Within, each uses what stands before it:
+
+    tensor_facts     a finding: these tensors give those, by these operations
+    likeness         how alike names are, where values alone do not decide
+    by_value         what the values say
+      fingerprints     fingerprints of tensors, also such as do not depend on the elements' order
+      movement_search  operations that turn one tensor into another one
+      tiling           which tensors a larger one was joined from
+      joins            the operations that join them
+      evidence         all that two checkpoints' contents say
+    guesses          what names and shapes alone say
+    kin              findings that differ only in their indices
+    renaming         a few renames for many names
+    rules            findings written as a mapping
+    leftovers        what only one side has
+    proving          running a proposal and comparing
+    commented        a mapping file with remarks
+    from_values      all of that, one after the other
+    from_headers     a sketch from guesses
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from weighbridge.base.keys import collapse_by_name
 from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, describe
-from weighbridge.planning.fitting import Draft, draft_reading
+from weighbridge.planning.drafts import Draft
+from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.readings import Reading
 from weighbridge.studies.inference.commented import commented_file

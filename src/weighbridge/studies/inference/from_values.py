@@ -17,7 +17,7 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.studies.inference.by_value.evidence import Evidence
 from weighbridge.studies.inference.commented import commented_file
-from weighbridge.studies.inference.leftovers import Leftovers, settle
+from weighbridge.studies.inference.leftovers import Leftovers, settle_leftovers
 from weighbridge.studies.inference.proving import find_strays, predict, unstated, wrong_targets
 from weighbridge.studies.inference.rules import exact_rules, general_rules
 from weighbridge.studies.inference.tensor_facts import mask
@@ -162,7 +162,7 @@ def infer_mapping(source: Checkpoint, target: Checkpoint, name: str = "") -> Inf
         if strays is None:
             evidence.withdraw(unstated(rules, evidence))
             continue
-        found = _propose(evidence, rules, settle(evidence, strays), name)
+        found = _propose(evidence, rules, settle_leftovers(evidence, strays), name)
         wrong = wrong_targets(found.plan, source, target)
         if not wrong:
             return found

@@ -96,7 +96,7 @@ def guess(source: Header, target: Header) -> list[Guess]:
     found = [Guess(tuple(Fact.rename(key, key) for key in kept), "kept", 1.0)] if kept else []
     sources = _gather(source, set(kept))
     targets = _gather(target, set(kept))
-    for step in (_same_names, _likely_renames, _joins, _renames):
+    for step in (_same_names, _likely_renames, _likely_joins, _renames):
         for made in step(sources, targets):
             found.append(made)
             _use(made, sources, targets)
@@ -190,11 +190,11 @@ def _whole_score(part: str, whole: str) -> float:
     return min(1.0, (mask_likeness(part, whole) - same_end) / 2)
 
 
-def _joins(sources: dict[str, _Kin], targets: dict[str, _Kin]) -> Iterator[Guess]:
+def _likely_joins(sources: dict[str, _Kin], targets: dict[str, _Kin]) -> Iterator[Guess]:
     """Guess what was stacked or concatenated by the sums of shapes, and by words such as q, k and v."""
     for wholes, parts, is_split in ((targets, sources, False), (sources, targets, True)):
         for name in list(wholes):
-            made = _join(wholes[name], parts) if name in wholes else None
+            made = _best_join(wholes[name], parts) if name in wholes else None
             if made is not None:
                 yield _turned(made) if is_split else made
 
@@ -204,7 +204,7 @@ def _turned(made: Guess) -> Guess:
     return Guess(facts, made.why.replace("sum up", "are what it divides into"), made.likeness)
 
 
-def _join(whole: _Kin, parts: dict[str, _Kin]) -> Guess | None:
+def _best_join(whole: _Kin, parts: dict[str, _Kin]) -> Guess | None:
     found = [made for lanes in _candidates(whole, parts) for made in _fitted(whole, lanes)]
     return max(found, key=lambda made: made.likeness, default=None)
 

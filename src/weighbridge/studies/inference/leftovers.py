@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from weighbridge.base.keys import collapse_by_name
 from weighbridge.base.specs import DTYPES, Header
-from weighbridge.mappings.mapping import Carry, Drop, Initialise
+from weighbridge.mappings.exception_rules import Carry, Drop, Initialise
 from weighbridge.studies.inference.rules import shortest_patterns
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Leftovers:
     notes: tuple[str, ...]
 
 
-def settle(evidence: Evidence, strays: Collection[str]) -> Leftovers:
+def settle_leftovers(evidence: Evidence, strays: Collection[str]) -> Leftovers:
     """Account for what no finding does.
 
     A tensor has no partner for certain where it is a copy of one that has, or where nothing is open on the other side

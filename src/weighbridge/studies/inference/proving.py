@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, WeightConverter
-from weighbridge.planning.fitting import Draft, draft_reading
+from weighbridge.planning.drafts import Draft
+from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.readings import Reading
 from weighbridge.running.execute import run_step

@@ -1,14 +1,17 @@
 """Check a mapping: what never matches, overlaps, collides, cannot be inverted, or is usually meant otherwise.
 
-    findings.py     the codes, a finding, the report
-    walking.py      follow one key through the rules
-    witnesses.py    make keys from the patterns, where no header gives real ones
-    settling.py     run many keys to their last names
-    checks.py       one function for each kind of finding
-    linter.py       put them together
-    table.py        check all mappings of a registry
+Comes in: a mapping, and a header where there is one. Goes out: findings with codes, as a report.
+May use: what studies may use. Within, each uses what stands before it:
 
-The function shares its name with this package: write ``from weighbridge.lint import lint``.
+    findings     the codes, a finding, the report
+    walking      follow one key through the rules
+    settling     run many keys to their last names
+    witnesses    make keys from the patterns, where no header gives real ones
+    rule_checks  one function for each kind of finding
+    linter       put them together
+    table        check all mappings of a registry
+
+The function shares its name with this package: write ``from weighbridge.studies.lint import lint``.
 """
 
 from __future__ import annotations

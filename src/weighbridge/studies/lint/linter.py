@@ -22,11 +22,11 @@ from weighbridge.studies.lint.rule_checks import (
     check_collisions,
     check_never,
     check_one_way,
-    check_round_trip,
     check_unused,
+    report_round_trip,
 )
 from weighbridge.studies.lint.settling import Settled, collisions, settle
-from weighbridge.studies.lint.walking import Walk, walk
+from weighbridge.studies.lint.walking import Walk, follow_key
 from weighbridge.studies.lint.witnesses import Witness, witnesses
 
 _CODE_ORDER: Final = {code: number for number, code in enumerate(FINDINGS)}
@@ -94,7 +94,7 @@ def _lint_made_up(subject: Subject) -> tuple[int, list[Finding]]:
     seen = list(dict.fromkeys(witness.key for witness in made))
     original = list(dict.fromkeys(witness.original for witness in made))
     every = list(dict.fromkeys([*original, *seen]))
-    walks = [walked for key in every for walked in walk(subject.rules, key)]
+    walks = [walked for key in every for walked in follow_key(subject.rules, key)]
     found = [finding for walked in walks for check in WALK_CHECKS for finding in check(subject, walked)]
     found += _dead(subject, made, walks)
     settled = settle(subject.rules, original, [])
@@ -127,7 +127,7 @@ def _lint_real(subject: Subject, header: Header) -> tuple[int, list[Finding]]:
     live, carried, found = _split_declared(subject, header)
     problems: list[WeighbridgeError] = []
     settled = settle(subject.rules, live, problems)
-    walks = [walked for key in _representatives(subject.rules, live) for walked in walk(subject.rules, key)]
+    walks = [walked for key in _representatives(subject.rules, live) for walked in follow_key(subject.rules, key)]
     found += (finding for walked in walks for check in WALK_CHECKS for finding in check(subject, walked))
     found += _overlaps(subject, problems, set(live), any(walked.clash for walked in walks))
     stay = [Settled(key, (key,), ()) for key in carried]
@@ -167,7 +167,7 @@ def _representatives(rules: Rules, keys: Iterable[str]) -> list[str]:
 def _overlaps(subject: Subject, problems: list[WeighbridgeError], keys: set[str], known: bool) -> Iterator[Finding]:
     """Turn overlaps into findings that no representative showed: a rule may depend on the digits of an index."""
     for problem in problems:
-        walks = list(walk(subject.rules, problem.where)) if problem.where in keys else []
+        walks = list(follow_key(subject.rules, problem.where)) if problem.where in keys else []
         found = [finding for walked in walks for finding in WALK_CHECKS[0](subject, walked)]
         yield from found
         if not found and not known:
@@ -187,7 +187,7 @@ def _lint_way_back(subject: Subject, settled: list[Settled]) -> Iterator[Finding
     undone = {number: at for at, number in enumerate(numbers)}
     for trip in _trips(sent, back, undone):
         fired = (*trip.fired, *(numbers[number] for number in _fired(back, trip.middle)))
-        yield check_round_trip(subject, replace(trip, fired=fired), from_target=False)
+        yield report_round_trip(subject, replace(trip, fired=fired), from_target=False)
 
 
 def _lint_target(subject: Subject, target: Header) -> Iterator[Finding]:
@@ -200,7 +200,7 @@ def _lint_target(subject: Subject, target: Header) -> Iterator[Finding]:
     sent = [one for one in settle(back, target, []) if one.is_first]
     for trip in _trips(sent, subject.rules, dict(enumerate(numbers))):
         fired = (*(numbers[number] for number in trip.fired), *_fired(subject.rules, trip.middle))
-        yield check_round_trip(subject, replace(trip, fired=fired), from_target=True)
+        yield report_round_trip(subject, replace(trip, fired=fired), from_target=True)
 
 
 def _way_back(subject: Subject) -> tuple[list[int], Rules]:
@@ -233,5 +233,5 @@ def _trips(sent: list[Settled], rules: Rules, undone: dict[int, int]) -> Iterato
 
 
 def _fired(rules: Rules, name: str) -> list[int]:
-    walks = list(walk(rules, name))
+    walks = list(follow_key(rules, name))
     return [firing.rule.number for walked in walks for firing in (*walked.firings, *walked.clash)]

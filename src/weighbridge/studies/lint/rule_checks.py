@@ -246,7 +246,7 @@ class Trip:
     fired: tuple[int, ...]
 
 
-def check_round_trip(subject: Subject, trip: Trip, *, from_target: bool) -> Finding:
+def report_round_trip(subject: Subject, trip: Trip, *, from_target: bool) -> Finding:
     """Turn a name that does not come back into a finding; `from_target` says that it is one of the target's."""
     words = "this key does not come back to itself"
     if from_target:

@@ -75,7 +75,7 @@ def firings(rule: Rule, name: str) -> list[Firing]:
     return found
 
 
-def walk(rules: Rules, key: str, start: int = 0) -> Iterator[Walk]:
+def follow_key(rules: Rules, key: str, start: int = 0) -> Iterator[Walk]:
     """Follow a key; one walk for each name that a converter writes.
 
     Args:

@@ -22,7 +22,7 @@ from weighbridge.studies.inference.by_value.fingerprints import (
     read_as,
     sum_hashes,
 )
-from weighbridge.studies.inference.by_value.joins import join_fact
+from weighbridge.studies.inference.by_value.joins import state_join
 from weighbridge.studies.inference.by_value.movement_search import Operations, fit_movement
 from weighbridge.studies.inference.by_value.tiling import find_tiling
 from weighbridge.studies.inference.likeness import pair_by_name
@@ -164,16 +164,18 @@ class Evidence:
         for dtype in sorted({self.target.header[key].dtype for key in self.open_targets}):
             parts = self._parts(dtype, of_target=False)
             for key in self._telling_targets(dtype):
-                fact = self._join(key, dtype, is_target=True, parts=parts)
+                fact = self._explain(key, dtype, is_target=True, parts=parts)
                 if fact is not None:
                     self.add(fact)
             parts = self._parts(dtype, of_target=True)
             for key in self._telling_sources(dtype) if parts else ():
-                fact = self._join(key, dtype, is_target=False, parts=parts)
+                fact = self._explain(key, dtype, is_target=False, parts=parts)
                 if fact is not None:
                     self.add(Fact(fact.targets, fact.sources, invert(fact.operations)))
 
-    def _join(self, key: str, dtype: str, *, is_target: bool, parts: dict[tuple[int, int], list[str]]) -> Fact | None:
+    def _explain(
+        self, key: str, dtype: str, *, is_target: bool, parts: dict[tuple[int, int], list[str]]
+    ) -> Fact | None:
         whole, other = (self.target, self.source) if is_target else (self.source, self.target)
         if not any(numel < whole.header[key].numel for numel, _ in parts):
             return None
@@ -184,7 +186,7 @@ class Evidence:
         def read(part: str) -> torch.Tensor:
             return read_as(other, part, dtype)
 
-        fact = join_fact(tiling, key, read_as(whole, key, dtype), read, self._movements)
+        fact = state_join(tiling, key, read_as(whole, key, dtype), read, self._movements)
         if fact is None and is_target:
             self.tried[key] = f"{', '.join(tiling.keys[:3])} hold its values, in an order that no known operation gives"
         return fact

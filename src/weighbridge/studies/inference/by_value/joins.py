@@ -20,7 +20,7 @@ Read = Callable[[str], "torch.Tensor"]
 """Gives a part by its key, in the dtype of the whole."""
 
 
-def join_fact(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known: Sequence[Operations]) -> Fact | None:
+def state_join(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known: Sequence[Operations]) -> Fact | None:
     """State how a tensor is made from its parts.
 
     Args:
@@ -50,7 +50,7 @@ def join_fact(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known: 
     single = _common_moves(lanes, moves)
     if single is None:
         return None
-    return Fact(lanes, (Lane((key,)),), (*single, *_join_operations(tiling, lanes, whole, is_stack)))
+    return Fact(lanes, (Lane((key,)),), (*single, *_state_operations(tiling, lanes, whole, is_stack)))
 
 
 def _lanes(tiling: Tiling) -> tuple[Lane, ...] | None:
@@ -106,7 +106,7 @@ def _telling_words(lanes: Sequence[Lane]) -> list[str]:
     ]
 
 
-def _join_operations(tiling: Tiling, lanes: Sequence[Lane], whole: torch.Tensor, is_stack: bool) -> Operations:
+def _state_operations(tiling: Tiling, lanes: Sequence[Lane], whole: torch.Tensor, is_stack: bool) -> Operations:
     axis, lengths = tiling.axis, [tile.length for tile in tiling.rows[0]]
     if lanes[0].star is None and is_stack:
         shape = tuple(whole.shape)

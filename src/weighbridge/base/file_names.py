@@ -1,0 +1,48 @@
+"""How the files of a checkpoint are called, and which names a file may have."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from weighbridge.base.errors import CheckpointError
+from weighbridge.base.json_text import shorten
+
+SAFETENSORS_SUFFIX: Final = ".safetensors"
+TORCH_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt")
+INDEX_SUFFIX: Final = ".index.json"
+"""Ends the name of a shard index; what stands before it is the name of one file with all weights."""
+
+RECEIPT_NAME: Final = "weighbridge.json"
+"""Name of the receipt that stands beside every output; it describes one output and is never carried along."""
+
+
+def check_name(name: str, where: str) -> None:
+    r"""Refuse a name that is not a clean relative path: absolute, with `..`, `.`, `\`, or an empty part.
+
+    Raises:
+        CheckpointError: `path-unsafe`.
+
+    Examples:
+        >>> check_name("sub/model-00001-of-00002.safetensors", "index.json")
+    """
+    parts = name.split("/")
+    clean = all(part not in ("", ".", "..") for part in parts) and "\\" not in name and "\0" not in name
+    drive = len(parts[0]) > 1 and parts[0][1] == ":"
+    if not clean or drive or any("\ud800" <= character <= "\udfff" for character in name):
+        expected = "a relative path without '..'"
+        hint = "do not use this checkpoint before you know who wrote it"
+        raise CheckpointError(
+            "path-unsafe", "a name leaves the directory", where=where, expected=expected, got=shorten(name), hint=hint
+        )
+
+
+def check_new_name(name: str, where: str) -> None:
+    """Refuse a name that a new file of a checkpoint may not have: an unsafe one, and the receipt's.
+
+    Raises:
+        CheckpointError: `path-unsafe`.
+    """
+    check_name(name, where)
+    if name == RECEIPT_NAME:
+        what = "this name belongs to the receipt"
+        raise CheckpointError("path-unsafe", what, where=where, expected="another name", got=shorten(name))

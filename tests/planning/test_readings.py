@@ -1,0 +1,165 @@
+"""Readings: a prefix belongs to the keys as a whole, and declared exceptions follow it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import weighbridge as wb
+from weighbridge.mappings.exception_rules import Refuse
+from weighbridge.planning.readings import nested_readings, possible_readings
+
+NAMES = ("enc.weight", "enc.bias", "dec.weight", "dec.bias")
+
+
+def header(*keys: str) -> wb.Header:
+    return wb.Header({key: wb.TensorSpec("F32", (2,)) for key in keys})
+
+
+def names(mapping: wb.Mapping, source: wb.Header, target: wb.Header | None, mode: str = "auto") -> list[str]:
+    return [reading.name for reading in possible_readings(mapping, source, target, mode)]
+
+
+@given(st.sets(st.sampled_from(NAMES)), st.sampled_from(("ema", "teacher.copy")), st.booleans())
+@settings(max_examples=1000, deadline=None)
+def test_a_prefix_on_some_of_a_models_keys_only_is_no_reading_of_that_model(
+    having: set[str], prefix: str, is_base: bool
+) -> None:
+    """With it on all keys or on none they fit; mixed, strict planning refuses them, as base prefix and as a path."""
+    source = header(*(f"{prefix}.{name}" if name in having else name for name in NAMES))
+    mapping = wb.Mapping(base_prefix=prefix if is_base else "")
+    if having and having != set(NAMES):
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(source, mapping, header(*NAMES))
+        assert caught.value.code == "plan-failed"
+        return
+    plan = wb.plan(source, mapping, header(*NAMES))
+    assert {step.targets[0]: step.sources[0] for step in plan.steps} == dict(zip(NAMES, source, strict=True))
+
+
+@given(st.sets(st.sampled_from(NAMES), min_size=1), st.booleans())
+@settings(max_examples=1000, deadline=None)
+def test_a_prefix_is_added_to_all_keys_or_to_none(having: set[str], is_base: bool) -> None:
+    source = header(*(f"model.{name}" if name in having else name for name in NAMES))
+    target = header(*(f"model.{name}" for name in NAMES))
+    mapping = wb.Mapping(base_prefix="model" if is_base else "")
+    readings = [*possible_readings(mapping, source, target, "auto"), *nested_readings(mapping, source, target)]
+    assert not any("model. added" in reading.name for reading in readings)
+
+
+def test_a_heads_keys_beside_a_base_model_stay_without_a_place() -> None:
+    source, target = header("model.norm", "lm_head"), header("norm")
+    mapping = wb.Mapping(base_prefix="model")
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, mapping, target)
+    assert set(caught.value.codes) == {"source-unplaced"}
+    assert wb.plan(source, mapping, target, drop="lm_head").reading == "mapped, with model. removed"
+    assert dict(wb.plan(source, mapping, target, partial=True).target_fates())["norm"].name == "filled"
+
+
+def test_a_converter_counts_as_a_way_to_a_target() -> None:
+    """A key without the prefix that a rule would cut into targets is no head's."""
+    split = wb.WeightConverter("^fused$", "parts.*", [wb.SplitModulelist(dim=0)])
+    mapping = wb.Mapping([split], base_prefix="model")
+    source, target = header("fused", "model.norm"), wb.Header({"parts.0": wb.TensorSpec("F32", ())})
+    assert "mapped, with model. removed" not in names(mapping, source, target)
+    assert "mapped, with model. removed" in names(mapping, source, header("norm"))
+
+
+def test_keys_that_are_dropped_do_not_decide_about_a_prefix() -> None:
+    plan = wb.plan(
+        header("a.weight", "model.step"), wb.Mapping(base_prefix="model"), header("model.a.weight"), drop="step"
+    )
+    assert plan.reading == "mapped, with model. added"
+
+
+@pytest.mark.parametrize("base_prefix", ["", "tower"])
+def test_a_refusal_holds_for_the_parts_own_checkpoint(base_prefix: str) -> None:
+    """`tower.table` is refused whether the file calls it that, or only `table`."""
+    mapping = wb.Mapping(refuse=[Refuse("^table$", scope="tower")], base_prefix=base_prefix)
+    target = header("tower.weight", "head.bias")
+    for keys in (("tower.weight", "tower.table"), ("weight", "table")):
+        with pytest.raises(wb.PlanError):
+            wb.plan(header(*keys), mapping, target, partial=True)
+    assert wb.plan(header("weight", "other"), mapping, target, partial=True).reading.endswith("with tower. added")
+
+
+def test_drop_and_carry_rules_follow_the_prefix() -> None:
+    target = header("tower.weight")
+    mapping = wb.Mapping(
+        drop=[wb.Drop("^step$", scope="tower")], carry=[wb.Carry("^table$", scope="tower")], base_prefix="tower"
+    )
+    for keys in (("tower.weight", "tower.step", "tower.table"), ("weight", "step", "table")):
+        plan = wb.plan(header(*keys), mapping, target)
+        assert [fated.key for fated in plan.dropped] == [keys[1]]
+        assert [step.sources for step in plan.steps if step.fate == "carried"] == [(keys[2],)]
+
+
+def test_a_mapping_that_adds_its_own_base_prefix_gets_it_once() -> None:
+    mapping = wb.Mapping([wb.PrefixChange(prefix_to_add="model")], base_prefix="model")
+    assert "mapped, with model. added" not in names(mapping, header("norm"), header("model.norm"))
+    assert wb.plan(header("norm"), mapping, header("model.norm")).reading == "mapped"
+
+
+def test_as_is_holds_without_a_target_too() -> None:
+    mapping = wb.Mapping([wb.WeightRenaming("gamma", "weight")])
+    assert list(wb.plan(header("gamma"), mapping, layout="as is").target) == ["gamma"]
+    assert list(wb.plan(header("gamma"), mapping).target) == ["weight"]
+
+
+HOSTILE = st.text(st.characters() | st.sampled_from("..*\\^$+?()[]{}|0/<>\ue000"), max_size=12)
+ANY_KEY = HOSTILE | st.lists(st.sampled_from(("a", "b", "0", "")) | HOSTILE, min_size=1, max_size=4).map(".".join)
+SOME_RULES = (
+    wb.WeightRenaming("a", "b"),
+    wb.WeightRenaming(r"^(.+)\.b$", r"\1.c"),
+    wb.PrefixChange(prefix_to_add="a"),
+    wb.PrefixChange(prefix_to_remove="b"),
+    wb.WeightConverter(["a.*.b"], "a.c", [wb.MergeModulelist(0)]),
+    wb.WeightConverter("b", "a.*", [wb.SplitModulelist(0)]),
+    wb.WeightRenaming("x", "y", scope="a"),
+)
+
+
+def planned(source: wb.Header, mapping: wb.Mapping, target: wb.Header, partial: bool) -> wb.Plan | wb.PlanError:
+    try:
+        return wb.plan(source, mapping, target, partial=partial)
+    except wb.PlanError as problem:
+        return problem
+
+
+@given(
+    st.lists(ANY_KEY, min_size=1, max_size=4, unique=True),
+    st.lists(ANY_KEY, min_size=1, max_size=4, unique=True),
+    st.lists(st.sampled_from(SOME_RULES), max_size=3, unique=True),
+    st.sampled_from(["", "a", "b.c"]),
+    st.booleans(),
+)
+@settings(max_examples=1000)
+def test_whatever_a_key_holds_planning_gives_a_plan_or_says_what_does_not_fit(
+    sources: list[str], targets: list[str], rules: list[wb.WeightRenaming], base_prefix: str, partial: bool
+) -> None:
+    """A path of the data becomes a prefix only where it can be one; it is never read as a pattern."""
+    mapping = wb.Mapping(rules, base_prefix=base_prefix)
+    made = planned(header(*sources), mapping, header(*targets), partial)
+    if isinstance(made, wb.Plan):
+        assert str(made.report)
+        assert {key for key, _ in made.source_fates()} == set(sources)
+    else:
+        assert made.code in {"plan-failed", "layout-ambiguous"}
+        assert str(made)
+
+
+@pytest.mark.parametrize("path", ["</script><b>", "a*b", "(x", "a|b", "{x}", "", "a.", "\\", "x\ue000"])
+def test_a_path_that_is_no_prefix_is_no_reason_for_another_error(path: str) -> None:
+    source, target = header(f"{path}.weight", "left.over"), header("weight", f"other.{path}.bias")
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [wb.WeightRenaming("^m", "n")], target)
+    assert caught.value.code == "plan-failed"
+    named = {(problem.code, problem.where) for problem in caught.value.problems}
+    assert ("source-unplaced", "left.over") in named
+
+
+def test_a_path_of_unusual_characters_is_taken_as_it_stands() -> None:
+    """Angle brackets and slashes mean nothing in a pattern: such a path is a prefix like any other."""
+    plan = wb.plan(header("</script><b>.weight"), wb.Mapping(), header("weight"))
+    assert plan.reading == "mapped, with </script><b>. removed"
