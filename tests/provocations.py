@@ -127,6 +127,12 @@ def misspell_a_capture(folder: Path) -> object:
     return wb.WeightRenaming("layers.{layer}.norm", "blocks.{leyer}.norm")
 
 
+@provokes("pattern-costly")
+def look_for_repetitions(folder: Path) -> object:
+    rules = wb.Mapping([wb.WeightRenaming("{a:**}.{b:**}.{a}.{b}.w", "{a}.{b}.w")], name="mine")
+    return wb.plan(header(**{"__".join(["layer"] * 200) + "__w": (2,)}), rules)
+
+
 @provokes("pattern-one-way")
 def forget_a_number(folder: Path) -> object:
     return wb.Mapping([wb.WeightRenaming("layers.{layer}.rotary", "rotary")], name="mine").inverse()
@@ -269,6 +275,13 @@ def write_an_index_in_two_ways(folder: Path) -> object:
     return wb.plan(header(**{f"experts__{i}__up__weight": (2, 3) for i in ("0", "1", "01")}), EXPERTS)
 
 
+@provokes("index-out-of-range")
+def move_an_index_with_a_leading_zero(folder: Path) -> object:
+    return wb.plan(
+        header(layer_02__w=(3,)), wb.Mapping([wb.WeightRenaming("layer_{i:int}", "layers.{i+1}")], name="mine")
+    )
+
+
 @provokes("spec-mismatch")
 def take_a_larger_model(folder: Path) -> object:
     return wb.plan(checkpoint(folder), NORMS, target=header(first__weight=(4,), second__weight=(8,)))
@@ -371,6 +384,11 @@ def forget_the_dtype(folder: Path) -> object:
 @provokes("header-duplicate-key")
 def name_a_tensor_twice(folder: Path) -> object:
     return wb.open(raw_file(folder, f"{{{entry('a.weight')}, {entry('a.weight')}}}", bytes(8)))
+
+
+@provokes("name-too-long")
+def write_a_text_as_a_name(folder: Path) -> object:
+    return wb.open(raw_file(folder, f"{{{entry('once upon a time ' * 300)}}}", bytes(8)))
 
 
 @provokes("dtype-unknown")

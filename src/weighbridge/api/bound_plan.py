@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from weighbridge.base.errors import PlanError
 from weighbridge.base.named_options import read_named
+from weighbridge.models.model_sources import open_place
 from weighbridge.planning import plan as planned, restricting, stored
 from weighbridge.reporting.explanation import Explanation, explain
 from weighbridge.reporting.report import Report
@@ -17,7 +18,6 @@ from weighbridge.reporting.report_page import plan_page
 from weighbridge.running import directory_writing, results
 from weighbridge.running.sources import PlannedCheckpoint, check_source, complete
 from weighbridge.running.ties import check_standing_ties
-from weighbridge.storage import open_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,10 @@ class Plan(planned.Plan):
     @property
     def report(self) -> Report:
         """Fates, bytes, peak memory and reversibility, to print."""
-        return Report(self)
+        return Report(self, tuple(getattr(self.binding.source, "notes", ())) if self._is_opened() else ())
+
+    def _is_opened(self) -> bool:
+        return hasattr(self.binding.source, "header")
 
     def explain(self, key: str) -> Explanation:
         """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss."""
@@ -262,7 +265,7 @@ class Plan(planned.Plan):
             PlanError: `source-unbound`, `tie-differs`.
             CheckpointError: `source-changed` when the source does not have the tensors that the plan was made for.
         """
-        found = open_checkpoint(self._place(source))
+        found = open_place(self._place(source))
         found = complete(self, found, self._origin) if self._is_way_back() else found
         check_source(self, found)
         check_standing_ties(self, found)
@@ -302,5 +305,5 @@ class Plan(planned.Plan):
             return self.binding.origin
         if self.binding.forward is None:
             place = self.binding.source
-            return None if place is None else open_checkpoint(place)
+            return None if place is None else open_place(place)
         return self.binding.forward.binding.read or self.binding.forward._origin()

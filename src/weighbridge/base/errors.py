@@ -23,6 +23,7 @@ CODES: Final[dict[str, str]] = {
     # patterns
     "pattern-syntax": "a key pattern cannot be read",
     "pattern-reference": "a pattern refers to a capture that its other side does not have",
+    "pattern-costly": "matching a pattern against a key could take very long",
     "pattern-one-way": "the inverse of a pattern was asked for, and it has none",
     # layout algebra and operations
     "shape-mismatch": "an operation does not fit the shape of its tensor",
@@ -50,6 +51,7 @@ CODES: Final[dict[str, str]] = {
     "group-incomplete": "a group of tensors lacks members",
     "group-extra": "a group of tensors has members that the target has no room for",
     "group-duplicate": "two sources claim one place in a group",
+    "index-out-of-range": "a rule cannot count or move an index of a key",
     "spec-mismatch": "a tensor's shape is not the target's",
     "dtype-mismatch": "tensors of different dtypes cannot become one tensor",
     "companion-unknown": "a quantised weight would be cast, or moved apart from what belongs to it",
@@ -68,6 +70,7 @@ CODES: Final[dict[str, str]] = {
     "header-too-large": "a header's length is beyond the limit or beyond the file",
     "header-invalid": "a header is not what its format demands",
     "header-duplicate-key": "a header names something twice",
+    "name-too-long": "a tensor's name is longer than any that is handled",
     "dtype-unknown": "a dtype is not one of the format's",
     "tensor-bounds": "a tensor's bytes overlap, leave holes, or do not match its shape",
     "index-invalid": "a shard index is not what its format demands",

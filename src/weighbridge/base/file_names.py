@@ -15,6 +15,9 @@ INDEX_SUFFIX: Final = ".index.json"
 RECEIPT_NAME: Final = "weighbridge.json"
 """Name of the receipt that stands beside every output; it describes one output and is never carried along."""
 
+UNFINISHED_NAME: Final = "weighbridge-partial.json"
+"""Name of the record in an output that is not finished yet; no file of a checkpoint is written under it."""
+
 
 def check_name(name: str, where: str) -> None:
     r"""Refuse a name that is not a clean relative path: absolute, with `..`, `.`, `\`, or an empty part.

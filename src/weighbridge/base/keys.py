@@ -13,30 +13,36 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
-from heapq import nlargest
 from operator import itemgetter
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import PatternError
+from weighbridge.base.nearby import LikeTexts
 from weighbridge.base.spelling import divide_boxes, merge_words, numbered_forms, spell_numbers
 
 FIRST_SLOT: Final = 0xE000
 SLOT_COUNT: Final = 0x800
 NO_OFFSET: Final = 0xEC00
+INDEX_DIGITS: Final = 18
+"""The most digits of an index: it fits 63 bits."""
+
 OFFSET_LIMIT: Final = 0x3FF
 """Largest sum of offsets that a template can carry, in either direction."""
 
 RESERVED: Final = "\ue000-\uefff"
 """The private-use characters that templates are made with, as the inside of a character class."""
 
-_INDEX = "0|[1-9][0-9]{0,17}"
+_INDEX: Final = f"0|[1-9][0-9]{{0,{INDEX_DIGITS - 1}}}"
 _CANONICAL: Final = re.compile(_INDEX)
 _RESERVED: Final = re.compile(f"[{RESERVED}]")
 _PLACEHOLDER: Final = re.compile("([\ue000-\ue7ff])([\ue800-\uefff]?)")
 _SHIFTED: Final = re.compile("[\ue000-\ue7ff][\ue800-\uefff]")
 _TOUCHING: Final = re.compile(f"[0-9][\ue000-\ue7ff]|[{RESERVED}][0-9]|[{RESERVED}][\ue000-\ue7ff]")
 _SPECIAL: Final = re.compile(r"([\\{},])")
-_FIRST_NUMBER: Final = re.compile(r"\{([0-9]+)[^}]*\}")
+_FIRST_NUMBER: Final = re.compile(r"\{([0-9]++)[^{}]*+\}")
+
+MOST_SLOTS: Final = 16
+"""A key with more indices than this is shown as it is: no name has so many."""
 
 WRAPPERS: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Names that wrappers give to the module inside, and nobody else does."""
@@ -201,6 +207,22 @@ def shift_index(text: str, offset: int) -> str | None:
     return slot + (chr(NO_OFFSET + total) if total else "")
 
 
+def index_fault(text: str, offset: int) -> str:
+    """Say why an index cannot be moved by an offset; empty if it can.
+
+    Examples:
+        >>> index_fault("02", 1), index_fault("0", -1), index_fault("7", 1)
+        ('has leading zeros, which could not be written back', 'would become negative', '')
+    """
+    if shift_index(text, offset) is not None:
+        return ""
+    if len(text.lstrip("0")) > INDEX_DIGITS:
+        return f"has more than {INDEX_DIGITS} digits"
+    return (
+        "would become negative" if _CANONICAL.fullmatch(text) else "has leading zeros, which could not be written back"
+    )
+
+
 def index_of(text: str) -> int | None:
     r"""Give the slot of a template's index; None for a text that holds no placeholder.
 
@@ -248,14 +270,19 @@ def collapse(keys: Iterable[str]) -> list[str]:
         ['layers.{0..31}.{down,up}']
     """
     found = families(dict.fromkeys(keys))
-    lines: list[tuple[str, ...]] = [tuple(map(_escape, key.split("."))) for key in found.literal]
+    alone = list(found.literal)
+    lines: list[tuple[str, ...]] = []
     for template, members in found.templates.items():
         segments = [segment if _PLACEHOLDER.match(segment) else _escape(segment) for segment in template.split(".")]
         slots = [at for at, segment in enumerate(segments) if _PLACEHOLDER.match(segment)]
+        if len(slots) > MOST_SLOTS:
+            alone += [key for key, _ in members]
+            continue
         for box in divide_boxes({indices for _, indices in members}):
             for at, numbers in zip(slots, box, strict=True):
                 segments[at] = spell_numbers(numbers)
             lines.append(tuple(segments))
+    lines += [tuple(map(_escape, key.split("."))) for key in alone]
     return sorted((".".join(line) for line in merge_words(lines)), key=_display_order)
 
 
@@ -322,29 +349,31 @@ def nearest(key: str, candidates: Collection[str], count: int = 3, least: float 
         >>> nearest("layers.3.self_attn.q_prj", ["layers.3.self_attn.q_proj", "layers.2.self_attn.q_proj", "norm"], 1)
         ['layers.3.self_attn.q_proj']
     """
-    ((wanted, indices),) = _shape(key)
-    found = families(candidates)
-    alone: dict[str, list[Member]] = {text: [(text, ())] for text in found.literal}
-    by_template = alone | found.templates
-    segments = set(wanted.split("."))
-    likely = nlargest(
-        64,
-        by_template,
-        key=lambda other: (len(segments.intersection(other.split("."))), -abs(len(other) - len(wanted))),
-    )
-    scored = sorted(((_likeness(wanted, other), other) for other in likely), reverse=True)
-    return [_closest(by_template[other], indices) for score, other in scored[:count] if score > least]
+    return NearKeys(candidates).find(key, count, least)
+
+
+class NearKeys:
+    """Keys that are searched for the nearest ones to many others; see `nearest`.
+
+    Args:
+        candidates: The keys that there are.
+    """
+
+    def __init__(self, candidates: Collection[str]) -> None:
+        found = families(candidates)
+        alone: dict[str, list[Member]] = {text: [(text, ())] for text in found.literal}
+        self._members = alone | found.templates
+        self._templates = LikeTexts(self._members)
+
+    def find(self, key: str, count: int = 3, least: float = 0.4) -> list[str]:
+        """Find the keys that look most like another one, best first."""
+        ((wanted, indices),) = _shape(key)
+        return [_closest(self._members[other], indices) for other in self._templates.find(wanted, count, least)]
 
 
 def _shape(key: str) -> list[tuple[str, tuple[int, ...]]]:
     found = families([key])
     return [(template, members[0][1]) for template, members in found.templates.items()] or [(key, ())]
-
-
-def _likeness(left: str, right: str) -> float:
-    from difflib import SequenceMatcher
-
-    return SequenceMatcher(None, left, right, autojunk=False).ratio()
 
 
 def _closest(members: list[Member], indices: tuple[int, ...]) -> str:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from heapq import nlargest
 from pathlib import Path
+from typing import Final
+
+LIKELY: Final = 64
+"""How many texts are compared character by character with the one that is looked for."""
+
+COMPARED: Final = 256
+"""How many characters of a text are compared: comparing takes a time that grows with their square, or more."""
 
 
 def close_names(name: str, names: Iterable[str], most: int = 1, alike: float = 0.6) -> list[str]:
@@ -21,7 +31,67 @@ def close_names(name: str, names: Iterable[str], most: int = 1, alike: float = 0
     """
     from difflib import get_close_matches
 
-    return get_close_matches(name, list(names), most, alike)
+    meant = {_ends(other): other for other in names}
+    return [meant[found] for found in get_close_matches(_ends(name), meant, most, alike)]
+
+
+def _ends(text: str) -> str:
+    """Return the part of a text that is compared: all of it, or its two ends."""
+    return text if len(text) <= COMPARED else text[: COMPARED // 2] + text[-COMPARED // 2 :]
+
+
+class LikeTexts:
+    """Texts of dotted segments, to be searched for those that are most like others.
+
+    Most of them are told apart by their segments and their length alone.
+
+    Args:
+        texts: The texts, each once.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = sorted(texts, key=lambda text: (len(text), text))
+        self._lengths = [len(text) for text in self._texts]
+        self._by_segment: defaultdict[str, list[int]] = defaultdict(list)
+        for number, text in enumerate(self._texts):
+            for segment in set(text.split(".")):
+                self._by_segment[segment].append(number)
+
+    def find(self, text: str, count: int, least: float) -> list[str]:
+        """Return the texts that are most like another one, the nearest first.
+
+        Args:
+            text: The other one.
+            count: How many to return at most.
+            least: The likeness, from 0 to 1, below which a text is not returned.
+
+        Examples:
+            >>> LikeTexts(["encoder.norm", "encoder.nrom", "head"]).find("encoder.normm", 2, 0.4)
+            ['encoder.norm', 'encoder.nrom']
+        """
+        scored = nlargest(count, self._scored(text))
+        return [other for score, other in scored if score > least]
+
+    def _scored(self, text: str) -> Iterator[tuple[float, str]]:
+        from difflib import SequenceMatcher
+
+        matcher = SequenceMatcher(None, autojunk=False)
+        matcher.set_seq2(_ends(text))
+        for number in self._likely(text):
+            matcher.set_seq1(_ends(self._texts[number]))
+            yield matcher.ratio(), self._texts[number]
+
+    def _likely(self, text: str) -> list[int]:
+        """Return the texts that share most segments with this one; where few do, also those of a similar length."""
+        shared: Counter[int] = Counter()
+        for segment in set(text.split(".")):
+            shared.update(self._by_segment.get(segment, ()))
+        start = bisect_left(self._lengths, len(text))
+        beside = range(max(0, start - LIKELY), min(len(self._texts), start + LIKELY))
+        numbers = shared.keys() | beside
+        return nlargest(
+            LIKELY, numbers, key=lambda number: (shared[number], -abs(self._lengths[number] - len(text)), number)
+        )
 
 
 def name_near(path: Path) -> str:

@@ -6,16 +6,51 @@ implementation), under its codes. No torch here: a torch dtype is looked up by i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError
+from weighbridge.base.json_text import shorten
 
 Shape = tuple[int, ...]
 """Sizes of a tensor's axes, in elements."""
+
+
+MAX_KEY_CHARACTERS: Final = 4096
+MAX_KEY_SEGMENTS: Final = 256
+MAX_AXES: Final = 64
+"""Limits of what is handled: no model comes near them, and work on a name may take the square of its length."""
+
+
+def check_keys(keys: Collection[str], where: str = "") -> None:
+    """Refuse names that are too long to be handled.
+
+    Args:
+        keys: The names.
+        where: What they are in, for the message.
+
+    Raises:
+        CheckpointError: `name-too-long`.
+
+    Examples:
+        >>> check_keys(["model.layers.0.weight"])
+    """
+    if max(map(len, keys), default=0) < MAX_KEY_SEGMENTS:  # with so few characters there cannot be more segments
+        return
+    for key in keys:
+        segments = key.count(".") + 1
+        if len(key) > MAX_KEY_CHARACTERS or segments > MAX_KEY_SEGMENTS:
+            raise CheckpointError(
+                "name-too-long",
+                "a tensor's name is too long to be handled",
+                where=(f"{where}: " if where else "") + shorten(key, 60),
+                expected=f"at most {MAX_KEY_CHARACTERS:,} characters and {MAX_KEY_SEGMENTS} segments",
+                got=f"{len(key):,} characters, {segments:,} segments",
+                hint="rename the tensor where it was written",
+            )
 
 
 def coordinates(flat: int, shape: Shape) -> tuple[int, ...]:
@@ -161,11 +196,17 @@ class Header(Mapping[str, TensorSpec]):
         specs: Spec of each tensor by key. Iteration follows this order; no result depends on it.
         metadata: The free text pairs of a safetensors header (`__metadata__`).
         ties: For each key that shares its storage with another one, the key that stands for all of them.
+
+    Raises:
+        CheckpointError: `name-too-long`.
     """
 
     specs: Mapping[str, TensorSpec]
     metadata: Mapping[str, str] = field(default_factory=dict)
     ties: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_keys(self.specs)
 
     def __getitem__(self, key: str) -> TensorSpec:
         return self.specs[key]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
 from typing import Final
 
 MANY: Final = 4
 """Number of names that differ in a number inside a segment from which on they are written as one."""
+
+Range = tuple[int, int]
+"""Whole numbers from the first one up to, and without, the second."""
 
 _NUMBERED: Final = re.compile(r"^([^0-9]+)(0|[1-9][0-9]{0,17})([^0-9]*)$")
 _SET: Final = re.compile(r"(?<!\\)\{")
@@ -33,6 +36,21 @@ def numbered_forms(names: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], 
     return {name: form if counts[form] >= MANY else name for name, form in forms.items()}
 
 
+def exact_pattern(key: str) -> str:
+    r"""Write the pattern that matches one key and nothing else.
+
+    Examples:
+        >>> print(exact_pattern("lm_head.weight"), exact_pattern("q{0}.w"))
+        ^lm_head.weight$ ^q\{0\}.w$
+    """
+    return f"^{literally(key)}$"
+
+
+def literally(text: str) -> str:
+    """Write part of a key so that a pattern reads it as it stands."""
+    return re.sub(r"([^\w.])", r"\\\1", text)
+
+
 def divide_boxes(points: set[tuple[int, ...]]) -> list[tuple[tuple[int, ...], ...]]:
     """Divide a set of index tuples into full products, each a tuple of sorted index sets, one per slot."""
     if () in points:
@@ -49,10 +67,37 @@ def divide_boxes(points: set[tuple[int, ...]]) -> list[tuple[tuple[int, ...], ..
 def spell_numbers(numbers: tuple[int, ...]) -> str:
     """Write numbers in order as ranges and single ones, in braces if there are several."""
     runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])]
+    return spell_ranges([(run[0], run[-1] + 1) for run in runs])
+
+
+def spell_ranges(ranges: Collection[Range]) -> str:
+    """Write ranges of numbers, in order and apart from each other, as `spell_numbers` writes the numbers.
+
+    Examples:
+        >>> spell_ranges([(0, 300_000_000), (300_000_001, 300_000_002)])
+        '{0..299999999,300000001}'
+    """
     # two neighbours are as short as a list, three and more are a range
-    spelled = [f"{run[0]}..{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs]
+    spelled = [
+        f"{start}..{stop - 1}" if stop - start > 2 else ",".join(map(str, range(start, stop))) for start, stop in ranges
+    ]
     text = ",".join(spelled)
-    return "{" + text + "}" if len(numbers) > 1 else text
+    return "{" + text + "}" if sum(stop - start for start, stop in ranges) > 1 else text
+
+
+def gaps(present: Iterable[int], stop: int) -> list[Range]:
+    """Return the numbers from 0 to `stop` that are not there, as ranges: as few as there are numbers, and one more.
+
+    Examples:
+        >>> gaps({1, 2, 300_000_000}, 300_000_001)
+        [(0, 1), (3, 300000000)]
+    """
+    found, start = [], 0
+    for number in sorted(number for number in present if number < stop):
+        if number > start:
+            found.append((start, number))
+        start = number + 1
+    return [*found, (start, stop)] if start < stop else found
 
 
 def _is_word(segment: str) -> bool:

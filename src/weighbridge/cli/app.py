@@ -282,7 +282,7 @@ def _written_lines(made: Plan, destination: str, *, is_reverted: bool = False) -
     written = made.report.to_dict()["written_bytes"]
     yield f"wrote     {destination}: {counted(len(made.target), 'tensor')}, {format_bytes(written)}"
     yield from () if is_reverted else unused_lines(made)
-    yield from (f"{'choice' if note in made.choices else 'note':<10}{note}" for note in made.notes)
+    yield from (f"{'choice' if note in made.choices else 'note':<10}{note}" for note in made.report.notes)
     if made.initialised:
         have = "has" if len(made.initialised) == 1 else "have"
         yield f"note      {counted(len(made.initialised), 'target')} {have} no values: {made.initialised[0].by}"

@@ -27,7 +27,8 @@ from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import Registry, default_registry
 from weighbridge.mappings.transformers_table import LEGACY, UNDERSTOOD, in_order, registry
 from weighbridge.mappings.transforms import Transform, WeightRenaming
-from weighbridge.models.resolve import Mount, base_prefix, class_name, compose, find_mounts, unwrap
+from weighbridge.models.resolve import Mount, base_prefix, class_name, compose, find_mounts
+from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan_options import Options
 
 if TYPE_CHECKING:

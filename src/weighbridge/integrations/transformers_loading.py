@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -20,11 +20,14 @@ import torch
 
 from weighbridge.base.errors import PlanError, RegistryError
 from weighbridge.base.specs import Header
+from weighbridge.base.spelling import exact_pattern, literally
+from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
 from weighbridge.mappings.mapping import MappingLike
 from weighbridge.mappings.transformers_table import library_module, library_name
+from weighbridge.models.holdings import take_stock
 from weighbridge.models.module_loading import remember
-from weighbridge.models.modules import module_header, tensor_places
+from weighbridge.models.modules import module_header
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
@@ -32,7 +35,7 @@ from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
 from weighbridge.running.gather import start_output
 from weighbridge.running.results import mapped_files
-from weighbridge.running.ties import check_ties
+from weighbridge.running.ties import value_classes
 from weighbridge.storage.formats.torch_tensors import bytes_of
 from weighbridge.storage.protocol import Checkpoint, Mapped
 
@@ -98,22 +101,28 @@ class Load:
     copy: bool = False
     tensors: dict[str, Pending] = field(default_factory=dict)
     plan: Plan | None = None
+    ties: Mapping[str, str] = field(default_factory=dict)
+    declared_ties: Mapping[str, str] = field(default_factory=dict)
 
     def fill(self, model: Any) -> dict[str, Pending]:
         """Plan the load for the library's model, and return what the plan writes.
 
         Raises:
-            PlanError: `plan-failed`, `layout-ambiguous`.
+            PlanError: `layout-ambiguous`, `plan-failed`;
+                the latter with a `tie-differs` for a weight that is tied to two values alike.
             RegistryError: `integration-unsupported` for a class that loads more models than one.
         """
         if self.plan is not None:
             raise RegistryError("integration-unsupported", "this class loads several models", got=type(model).__name__)
-        header = _header_of(model)
+        header, self.declared_ties = header_with_ties(model), declared_ties(model)
         self.plan = self._compile(model, header)
-        untied = self._differing(self.plan, header)
-        if untied:
-            header = Header(header.specs, header.metadata, {k: v for k, v in header.ties.items() if k not in untied})
+        groups = value_classes(self.plan, self.checkpoint, header.ties)
+        differing = [classes for classes in groups if len(classes) > 1]
+        if differing:
+            # The library leaves these untied, whatever the configuration says; a tie is a matter of values.
+            header = Header(header.specs, header.metadata, split_ties(model, differing))
             self.plan = self._compile(model, header)
+        self.ties = header.ties
         mapped = mapped_files(self.checkpoint, copy=self.copy)
         for step in self.plan.steps:
             if step.fate != "carried":
@@ -127,22 +136,12 @@ class Load:
             raise RegistryError(
                 "integration-version", "this transformers loads models in a way that weighbridge does not know"
             )
+        settle_ties(model, self.ties, self.tensors, self.declared_ties)
         _prove(model, self.tensors)
         self.checkpoint.check_unchanged()
         plan = self._in_dtypes_of(model, self.plan)
         remember(model, plan, self.checkpoint)
         return plan
-
-    def _differing(self, plan: Plan, header: Header) -> set[str]:
-        """Return the weights that the class declares tied, and that the checkpoint holds with values of their own.
-
-        The library leaves these untied, whatever the configuration says; a tie is a matter of values.
-        """
-        try:
-            check_ties(plan, self.checkpoint, dict(header.ties))
-        except PlanError as problem:
-            return {str(found.where) for found in problem.problems}
-        return set()
 
     def _compile(self, model: Any, header: Header) -> Plan:
         """Plan strictly; if that fails, once more with the exceptions that the library's class declares itself."""
@@ -189,18 +188,6 @@ class Load:
         return self._plan(made, replace(self.options, dtype="target"))
 
 
-def _header_of(model: Any) -> Header:
-    """Return the specs of a model that the library has not tied yet, with the ties that it will make."""
-    header = module_header(model)
-    pairs = getattr(model, "all_tied_weights_keys", None) or {}
-    ties = dict(header.ties)
-    for target, source in pairs.items():
-        if target in header and source in header:
-            owner = ties.get(source, source)
-            ties[source] = ties[target] = owner
-    return Header(header.specs, header.metadata, ties)
-
-
 # ---- what the library's classes excuse ----
 
 
@@ -236,12 +223,8 @@ def _rule_for(key: str, excused: dict[str, str], among: list[str]) -> str:
     if index is not None:
         alike = re.compile(rf"{re.escape(head or '')}\d+{re.escape(tail)}")
         if all(other in excused for other in among if alike.fullmatch(other)):
-            return f"^{_literal(head or '')}*{_literal(tail)}$"
-    return f"^{_literal(key)}$"
-
-
-def _literal(text: str) -> str:
-    return re.sub(r"([^\w.])", r"\\\1", text)
+            return f"^{literally(head or '')}*{literally(tail)}$"
+    return exact_pattern(key)
 
 
 # ---- the way into the library ----
@@ -328,7 +311,7 @@ def _prove(model: Any, tensors: dict[str, Pending]) -> None:
     Raises:
         PlanError: `model-mismatch` for a weight that is gone, or has another shape.
     """
-    places = tensor_places(model)
+    places = take_stock(model).places
     is_custom = model.is_custom_code()
     for key, pending in tensors.items():
         tensor = places[key].tensor if key in places else None

@@ -10,11 +10,11 @@ from typing import Any
 from weighbridge.api.bound_plan import Plan
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import PrefixChange
+from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_saving import recorded_way_back, tied_names
 from weighbridge.models.resolve import class_name
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import Options
-from weighbridge.storage import open_checkpoint
 
 
 def plan_back(model: Any, mapping: Mapping, *, lossy: bool = False) -> Plan:
@@ -40,7 +40,7 @@ def _derived(model: Any, mapping: Mapping) -> Plan:
     """
     kept = tuple(rule for rule in mapping.transforms if not isinstance(rule, PrefixChange))
     back = replace(mapping, transforms=kept, carry=()).inverse()
-    checkpoint = open_checkpoint(model)
+    checkpoint = open_model(model)
     plan = compile_plan(checkpoint.header, back, options=Options(drop=tied_names(model), config=model.config))
     return Plan.bind(plan, checkpoint)
 

@@ -1,8 +1,6 @@
-"""`nn.Module` as a target and as a source: what it holds, and how its tensors are set.
+"""`nn.Module` as a target: whether a plan is its own, and whether what the plan writes can be set in it.
 
-A model's tensors are its parameters and persistent buffers, by the names of `state_dict()` without those of wrappers
-inside the model. Two names of one storage
-are tied; a meta tensor has a spec and no values, and loading gives it both.
+A meta tensor has a spec and no values, and loading gives it both.
 """
 
 from __future__ import annotations
@@ -11,17 +9,18 @@ import logging
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from weighbridge.base.collecting import without_collection
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.keys import collapse, layout_path
-from weighbridge.base.specs import DTYPES, Header, TensorSpec
+from weighbridge.base.keys import collapse
+from weighbridge.base.specs import DTYPES, Header
+from weighbridge.models.holdings import Places, take_stock
+from weighbridge.models.wrappers import parts
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
-from weighbridge.storage.formats.torch_tensors import spec_of, tie_of
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -31,26 +30,13 @@ _LOG: Final = logging.getLogger(__name__)
 
 @without_collection()
 def module_header(model: torch.nn.Module) -> Header:
-    """Return the specs of a model's parameters and persistent buffers, and which of them are tied.
+    """Return the specs of all that a model holds and can be given, and which of it is tied; see `holdings`.
 
     Examples:
         >>> module_header(torch.nn.Linear(3, 2, bias=False))["weight"]
         TensorSpec(dtype='F32', shape=(2, 3))
     """
-    return header_of(tensor_places(model))
-
-
-def header_of(places: dict[str, Places]) -> Header:
-    """Return the specs of a model's tensors, and which of them are tied."""
-    specs: dict[str, TensorSpec] = {}
-    ties: dict[str, str] = {}
-    first: dict[int, str] = {}
-    for key, place in places.items():
-        specs[key] = spec_of(place.tensor)
-        owner = first.setdefault(id(place.slots), key)
-        if owner != key:
-            ties[key] = ties[owner] = owner
-    return Header(specs, ties=ties)
+    return take_stock(model).header()
 
 
 def module_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -62,48 +48,7 @@ def module_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         >>> list(module_tensors(torch.nn.Sequential(torch.nn.Linear(3, 2))))
         ['0.weight', '0.bias']
     """
-    return {key: place.tensor.detach() for key, place in tensor_places(model).items()}
-
-
-class Places(NamedTuple):
-    """A tensor of a model, and every slot of a module that holds it or another view of the very same elements."""
-
-    tensor: torch.Tensor
-    slots: list[tuple[dict[str, Any], str]]
-
-
-def tensor_places(model: torch.nn.Module) -> dict[str, Places]:
-    """Return a model's parameters and persistent buffers by key; tied ones share their places."""
-    found: dict[str, Places] = {}
-    held: dict[int, list[Places]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        prefix = f"{inner}." if (inner := layout_path(path)) else ""
-        for slots, name, tensor in _slots(module):
-            places = found[prefix + name] = _places_of(tensor, held)
-            places.slots.append((slots, name))
-    return found
-
-
-def _places_of(tensor: torch.Tensor, held: dict[int, list[Places]]) -> Places:
-    """Return the places of a tensor, old ones if it is tied; only tensors at one address are compared."""
-    try:
-        address = tensor.untyped_storage()._cdata if tensor.is_meta else tensor.data_ptr()
-    except (NotImplementedError, RuntimeError):
-        address = 0
-    there = held.setdefault(address or id(tensor), [])
-    for places in there:
-        if places.tensor is tensor or ((tie := tie_of(tensor)) is not None and tie == tie_of(places.tensor)):
-            return places
-    there.append(Places(tensor, []))
-    return there[-1]
-
-
-def _slots(module: torch.nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Tensor]]:
-    hidden = module._non_persistent_buffers_set
-    for slots in (module._parameters, module._buffers):
-        for name, tensor in slots.items():
-            if tensor is not None and name not in hidden:
-                yield slots, name, tensor
+    return {key: place.tensor.detach() for key, place in take_stock(model).places.items()}
 
 
 def steps_into(plan: Plan, places: dict[str, Places]) -> Iterator[Step]:
@@ -167,8 +112,8 @@ def _is_expanded(tensor: torch.Tensor) -> bool:
 def _overlaps(places: dict[str, Places]) -> Iterator[PlanError]:
     """Yield an error for tensors that share a part of their memory without being the same."""
     spans: dict[int, tuple[int, int, str]] = {}
-    for key, (tensor, slots) in places.items():
-        if id(slots) in spans or tensor.is_meta or tensor.is_cuda:
+    for key, (tensor, slots, receive) in places.items():
+        if id(slots) in spans or tensor.is_meta or tensor.is_cuda or receive is not None:
             continue
         start = tensor.data_ptr()
         size_bytes = tensor.nbytes if tensor.is_contiguous() else _reach(tensor) * tensor.element_size()
@@ -184,11 +129,17 @@ def _reach(tensor: torch.Tensor) -> int:
 
 
 def warn_of_meta(model: torch.nn.Module) -> None:
-    """Say which buffers are still without values: no checkpoint holds them."""
-    left = [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    """Say which tensors are still without values: no checkpoint holds them."""
+    left = [
+        f"{part.path}.{name}" if part.path else name
+        for part in parts(model)
+        for slots in (part.module._parameters, part.module._buffers)
+        for name, tensor in slots.items()
+        if part.inner is None and tensor is not None and tensor.is_meta
+    ]
     if left:
         text = ", ".join(collapse(left)[:4])
-        _LOG.warning("no checkpoint holds these buffers, they stay on meta: %s", text)
+        _LOG.warning("no checkpoint holds these tensors, they stay on meta: %s", text)
 
 
 def check_initialised(plan: Plan, places: dict[str, Places]) -> None:
@@ -227,6 +178,15 @@ def check_model(plan: Plan, header: Header) -> None:
             problems.append(
                 PlanError("model-mismatch", "the model's shape is another", where=key, expected=expected, got=got)
             )
+    problems += _broken_ties(plan, header)
     if problems:
         hint = "make the plan anew, with this model as its target"
         raise PlanError("model-mismatch", "the plan was not made for this model", hint=hint, problems=problems)
+
+
+def _broken_ties(plan: Plan, header: Header) -> Iterator[PlanError]:
+    """Yield an error for each target that a plan leaves to its twin, and that is another parameter of the model."""
+    for key, twin in (*plan.twins, *((fated.key, fated.by) for fated in plan.tied_targets)):
+        if key in header and header.ties.get(key, key) != header.ties.get(twin, twin):
+            what = "this parameter was tied to another one when the plan was made, and is not tied now"
+            yield PlanError("model-mismatch", what, where=key, expected=f"the same parameter as {twin}")

@@ -49,6 +49,12 @@ class Arity:
         """Whether the operations make the index of the targets' last `*`."""
         return self._has(SplitModulelist, ErnieSplitAndDecoupleTextVisionExperts) or self._surplus < 0
 
+    @property
+    def keeps_lanes(self) -> bool:
+        """Whether each source pattern becomes one target pattern, so that no lane's length depends on another's."""
+        ernie = ErnieFuseAndSplitTextVisionExperts, ErnieSplitAndDecoupleTextVisionExperts
+        return len(self.sources) == len(self.targets) and not self._has(Concatenate, Chunk, Split, *ernie)
+
     def check(self) -> None:
         """Follow the lanes through the operations and compare them with the targets.
 

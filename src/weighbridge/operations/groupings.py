@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Final
 
 from weighbridge.algebra.layout import Layout, checked_axis, concat, stack
 from weighbridge.base.errors import LayoutError
@@ -24,6 +25,20 @@ from weighbridge.operations.values import (
     single,
 )
 
+MAX_PARTS: Final = 1 << 16
+"""The most tensors that one may be cut into. How many it is comes from a shape, which may be any number."""
+
+
+def _check_parts(count: int) -> None:
+    if count > MAX_PARTS:
+        raise LayoutError(
+            "layout-fragmented",
+            "a tensor would fall into too many parts",
+            expected=f"at most {MAX_PARTS:,}",
+            got=f"{count:,}",
+            hint="compare the axis that is divided, and the number of parts, with the tensor's shape",
+        )
+
 
 def _combine(values: Sequence[Value], axis: int, join: Callable[[Sequence[Layout], int], Layout]) -> Value:
     dtype = common_dtype(values)
@@ -38,6 +53,7 @@ def _split_value(value: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, 
 def _unbind(value: Value, axis: int) -> tuple[Value, ...]:
     axis = checked_axis(axis, len(value.shape))
     rest = (*value.shape[:axis], *value.shape[axis + 1 :])
+    _check_parts(value.shape[axis])
     parts = value.layout.split(axis, [1] * value.shape[axis])
     return tuple(Value(part.reshape(rest), value.dtype, value.is_rounded) for part in parts)
 
@@ -46,6 +62,7 @@ def _equal_sizes(size: int, parts: int) -> list[int]:
     if parts < 1 or size % parts:
         what = f"a size of {size} does not divide into {parts} equal parts"
         raise LayoutError("split-unequal", what, hint="give the sizes of the parts: Split(dim, sizes)")
+    _check_parts(parts)
     return [size // parts] * parts
 
 
@@ -191,6 +208,7 @@ class Chunk(Arguments):
 
     def _shards(self, value: Value, axis: int, context: Context) -> tuple[Value, ...]:
         count = read_config(context.config, self.num_shards_attribute or "", default_to_text=True)
+        _check_parts(count)
         known = _target_sizes(context, [count], value.shape, axis) if context.targets else None
         return _split_value(value, axis, known or _equal_sizes(value.shape[axis], count))
 

@@ -16,7 +16,7 @@ from weighbridge.algebra.layout import checked_axis
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.specs import Shape
 from weighbridge.operations.rearrange import Movement, move, movement, parse, reverse, swap
-from weighbridge.operations.values import Arguments, Context, Lane, read_config
+from weighbridge.operations.values import MAX_WHOLE, Arguments, Context, Lane, brief, read_config
 
 
 class Moving(Arguments):
@@ -347,12 +347,12 @@ class Rearrange(Moving):
         names = {name for side in parse(pattern) for axis in side for name in axis}
         for name, length in self.lengths:
             named = isinstance(length, str) and bool(length)
-            counted = isinstance(length, int) and not isinstance(length, bool) and length > 0
+            counted = isinstance(length, int) and not isinstance(length, bool) and 0 < length < MAX_WHOLE
             if name not in names or not (named or counted):
                 raise LayoutError(
                     "operation-argument",
                     f"no axis has this length, or none the name {name!r}",
-                    got=f"{name}={length!r}",
+                    got=f"{name}={brief(length)}",
                 )
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,6 +10,11 @@ from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.specs import Shape
 
+MAX_WHOLE: Final = 2**63
+"""Bound of every number that an operation is given: sizes and element counts fit 63 bits."""
+
+SHOWN_CHARACTERS: Final = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -162,7 +167,7 @@ def read_config(config: object, name: str, default_to_text: bool = False) -> int
             "operation-config",
             f"the configuration has no usable {name!r}",
             expected="a positive whole number",
-            got="no configuration" if config is None else "nothing" if found is None else repr(found),
+            got="no configuration" if config is None else "nothing" if found is None else brief(found),
             hint="keep the model's config.json beside the weights, or pass config=",
         )
     return int(found)
@@ -173,7 +178,21 @@ def _look_up(config: object, name: str) -> Any:
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MAX_WHOLE
+
+
+def brief(value: object) -> str:
+    """Write a value for a message; one that is too long to be read by its beginning.
+
+    Examples:
+        >>> brief("heads"), brief(10**5000)
+        ("'heads'", 'a number of very many digits')
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than some thousand digits
+        return "a number of very many digits"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 
 def _is_wholes(value: object) -> bool:
@@ -213,7 +232,7 @@ class Arguments:
                     "operation-argument",
                     f"{type(self).__name__} has another kind of {field.name.rstrip('_')!r}",
                     expected=" or ".join(name for _, name in kinds),
-                    got=repr(value),
+                    got=brief(value),
                 )
 
     def __str__(self) -> str:

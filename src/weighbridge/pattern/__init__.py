@@ -6,6 +6,7 @@ May use: base.
 parse.py      text to tree
 syntax.py     the nodes, and their canonical text
 compile.py    tree to regular expression; whether templates may stand for keys
+positions.py  matching in a bounded time, where a regular expression could take long
 matching.py   Pattern: match, fill; rewrite
 inverse.py    the way back, or the reason why there is none
 """

@@ -7,10 +7,11 @@ must begin where a segment does; the same at its end. This is written into the t
 from __future__ import annotations
 
 import re
-from typing import Final
+from itertools import takewhile
+from typing import Final, NamedTuple
 
 from weighbridge.base.errors import PatternError
-from weighbridge.base.keys import RESERVED
+from weighbridge.base.keys import INDEX_DIGITS, RESERVED
 from weighbridge.pattern.syntax import (
     Capture,
     Chars,
@@ -28,6 +29,7 @@ from weighbridge.pattern.syntax import (
     can_be_empty,
     digits_of,
     facing,
+    facings,
     walk,
 )
 
@@ -74,6 +76,17 @@ def bounded(nodes: Nodes) -> Nodes:
 
 def _bound(nodes: Nodes, beyond: Signs, at_end: bool) -> Nodes:
     """Add the boundaries on one side, `beyond` being what shows there if the sequence consumes nothing."""
+    outside = list(takewhile(lambda node: _consumes_nothing(node, at_end), nodes[::-1] if at_end else nodes))
+    count = len(outside)
+    inner = _bound_inside(nodes[: len(nodes) - count] if at_end else nodes[count:], beyond, at_end)
+    return (*inner, *outside[::-1]) if at_end else (*outside, *inner)
+
+
+def _consumes_nothing(node: Node, at_end: bool) -> bool:
+    return isinstance(node, Guard) or (isinstance(node, Edge) and node.at_end != at_end)
+
+
+def _bound_inside(nodes: Nodes, beyond: Signs, at_end: bool) -> Nodes:
     if not nodes:
         return _boundary(beyond, at_end)
     node, rest = (nodes[-1], nodes[:-1]) if at_end else (nodes[0], nodes[1:])
@@ -84,10 +97,8 @@ def _bound(nodes: Nodes, beyond: Signs, at_end: bool) -> Nodes:
     wall = SEGMENT_END if at_end else SEGMENT_START
     after = facing(rest, at_end, beyond, lambda leaf: _edge_sign(leaf, at_end))
     match node:
-        case Edge(side) if side == at_end:
+        case Edge():
             return nodes
-        case Guard() | Edge():
-            return put(node, far=_bound(rest, beyond, at_end))
         case Chars(members, "?" | "*" as repeat) if after != CLOSED:
             some: Nodes = (Chars(members, "+" if repeat == "*" else ""),)
             walled = (*some, wall) if at_end else (wall, *some)
@@ -141,44 +152,56 @@ def check_references(nodes: Nodes) -> None:
                 )
 
 
-def to_regex(nodes: Nodes, *, templates: bool) -> re.Pattern[str]:
-    """Compile a source.
+class Reading(NamedTuple):
+    """What counts as an index, beside a canonical integer.
 
     Args:
-        nodes: The tree, with its boundaries.
         templates: Whether reserved characters stand for integers.
+        padded: Whether an index with an offset may have leading zeros.
     """
+
+    templates: bool = False
+    padded: bool = False
+
+
+LITERAL: Final = Reading()
+TEMPLATE: Final = Reading(templates=True)
+PADDED: Final = Reading(templates=True, padded=True)
+
+
+def to_regex(nodes: Nodes, reading: Reading) -> re.Pattern[str]:
+    """Compile a source, with its boundaries."""
     numbers: dict[str, int] = {}
     for node in walk(nodes):
         if isinstance(node, Capture):
             numbers[node.name] = len(numbers) + 1
-    return re.compile(_regex(nodes, numbers, templates), re.DOTALL)
+    return re.compile(_regex(nodes, numbers, reading), re.DOTALL)
 
 
-def _regex(nodes: Nodes, numbers: dict[str, int], templates: bool) -> str:
-    return "".join(_node_regex(node, numbers, templates) for node in nodes)
+def _regex(nodes: Nodes, numbers: dict[str, int], reading: Reading) -> str:
+    return "".join(_node_regex(node, numbers, reading) for node in nodes)
 
 
-def _node_regex(node: Node, numbers: dict[str, int], templates: bool) -> str:
-    inside = [_regex(body, numbers, templates) for body in bodies(node)]
+def _node_regex(node: Node, numbers: dict[str, int], reading: Reading) -> str:
+    inside = [_regex(body, numbers, reading) for body in bodies(node)]
     match node:
         case Text(text):
             return re.escape(text)
         case Chars(members, repeat):
-            return (_with_reserved(members) if templates else _ascii_digits(members)) + repeat
+            return class_regex(members, reading) + repeat
         case Choice():
             return f"(?:{'|'.join(inside)})"
         case Maybe():
             return f"(?:{inside[0]})?"
         case Capture(offset=offset):
-            return f"({_shifted_index(offset, templates) if offset else inside[0]})"
+            return f"({shifted_index(offset, reading) if offset else inside[0]})"
         case Reference(name):
             return f"(?:\\{numbers[name]})"
         case Edge(at_end):
             return r"\Z" if at_end else r"\A"
         case Guard(body, ahead, negative):
             if not ahead and len(body) == 1 and isinstance(body[0], Choice):
-                inside = [_regex(branch, numbers, templates) for branch in body[0].branches]
+                inside = [_regex(branch, numbers, reading) for branch in body[0].branches]
             return _guard_regex(inside, ahead, negative)
 
 
@@ -187,6 +210,11 @@ def _guard_regex(branches: list[str], ahead: bool, negative: bool) -> str:
     # one look behind has one width, so its alternatives become several: none of them holds, or one of them does
     looks = [f"{opening}{branch})" for branch in branches]
     return "".join(looks) if negative else f"(?:{'|'.join(looks)})"
+
+
+def class_regex(members: str, reading: Reading) -> str:
+    """Write the class of one character as a regular expression."""
+    return _with_reserved(members) if reading.templates else _ascii_digits(members)
 
 
 def _ascii_digits(members: str) -> str:
@@ -204,11 +232,12 @@ def _with_reserved(members: str) -> str:
     return f"[{plain}{RESERVED}]" if plain == r"\w" else f"{plain[:-1]}{RESERVED}]"
 
 
-def _shifted_index(offset: int, templates: bool) -> str:
+def shifted_index(offset: int, reading: Reading) -> str:
     """Match a whole run of digits that is a canonical integer, and not less than `offset`."""
-    too_small = f"(?!(?:{'|'.join(map(str, range(offset)))})(?![0-9]))" if offset > 0 else ""
-    placeholder = f"|[{RESERVED}]+" if templates else ""
-    return rf"(?:(?<![0-9]){too_small}(?:0|[1-9][0-9]{{0,17}})(?![0-9]){placeholder})"
+    too_small = f"(?!0*(?:{'|'.join(map(str, range(offset)))})(?![0-9]))" if offset > 0 else ""
+    integer = "[0-9]+" if reading.padded else f"(?:0|[1-9][0-9]{{0,{INDEX_DIGITS - 1}}})"
+    placeholder = f"|[{RESERVED}]+" if reading.templates else ""
+    return rf"(?:(?<![0-9]){too_small}{integer}(?![0-9]){placeholder})"
 
 
 def literal_indices(nodes: Nodes) -> frozenset[str]:
@@ -227,12 +256,9 @@ def is_collapsible(nodes: Nodes) -> bool:
 
 
 def _parts_collapse(nodes: Nodes, before: Signs, after: Signs) -> bool:
-    for at, node in enumerate(nodes):
-        left = facing(nodes[:at], True, before, lambda leaf: _char_sign(leaf, True))
-        right = facing(nodes[at + 1 :], False, after, lambda leaf: _char_sign(leaf, False))
-        if not _part_collapses(node, left, right):
-            return False
-    return True
+    lefts = facings(nodes, True, before, lambda leaf: _char_sign(leaf, True))
+    rights = facings(nodes, False, after, lambda leaf: _char_sign(leaf, False))
+    return all(map(_part_collapses, nodes, lefts[:-1], rights[1:]))
 
 
 def _part_collapses(node: Node, left: Signs, right: Signs) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from weighbridge.base.errors import PatternError
-from weighbridge.base.keys import shift_index
-from weighbridge.pattern import compile as compiling
+from weighbridge.base.json_text import shorten
+from weighbridge.base.keys import index_fault, shift_index
+from weighbridge.pattern import compile as compiling, positions
 from weighbridge.pattern.parse import parse
 from weighbridge.pattern.syntax import (
     WORD,
@@ -73,20 +75,39 @@ class Pattern:
             literal: Whether `key` is a key that contains reserved characters, so that they stand for themselves.
 
         Raises:
-            PatternError: `pattern-reference` or `pattern-syntax` if the pattern cannot be a source.
+            PatternError: `pattern-reference` or `pattern-syntax` if the pattern cannot be a source; `pattern-costly`.
         """
-        if self._needle not in key:
-            return None
-        found = (self._literal_regex if literal else self._regex).search(key)
+        found = self._search(key, compiling.LITERAL if literal else compiling.TEMPLATE)
         if found is None:
             return None
-        captures = dict(zip(self._names, found.groups(), strict=True))
         for name, offset in self._offsets:
-            shifted = shift_index(captures[name], -offset)
+            shifted = shift_index(found.captures[name], -offset)
             if shifted is None:
                 return None
-            captures[name] = shifted
-        return Match(found.start(), found.end(), captures)
+            found.captures[name] = shifted
+        return found
+
+    def _search(self, key: str, reading: compiling.Reading) -> Match | None:
+        """Find the leftmost match, each index as it stands: by a regular expression, unless that could take long."""
+        if self._needle not in key:
+            return None
+        if len(key) > self._quick_length and self._looseness.bound(key) > positions.QUICK:
+            if not self._looseness.refers:
+                placed = positions.find(self._bounded, key, reading)
+                return None if placed is None else Match(*placed)
+            self._refuse_costly(key)
+        found = self._regex(reading).search(key)
+        return found and Match(found.start(), found.end(), dict(zip(self._names, found.groups(), strict=True)))
+
+    def _refuse_costly(self, key: str) -> None:
+        if self._looseness.bound(key) > positions.MOST:
+            raise PatternError(
+                "pattern-costly",
+                "matching this pattern against this key could take very long",
+                where=shorten(key),
+                got=self.text,
+                hint="give the part that is repeated a narrower kind, such as {i:int}, or anchor the pattern with ^",
+            )
 
     def fill(self, captures: dict[str, str]) -> str | None:
         r"""Write the text that a target stands for; anchors and guards write nothing.
@@ -95,7 +116,7 @@ class Pattern:
             captures: Text of each capture: `layer`, `1` for `\1`, `*1` for the first star.
 
         Returns:
-            The text; None where an offset makes an index negative, or meets one that is not canonical.
+            The text; None where an offset makes an index negative, or meets one that is not canonical: see `fault`.
 
         Raises:
             PatternError: `pattern-reference` if a capture has no text, or a part does not say what to write.
@@ -113,6 +134,33 @@ class Pattern:
                 return None
             parts.append(shifted)
         return "".join(parts)
+
+    def fault(self, captures: dict[str, str]) -> str:
+        """Say why `fill` writes nothing: which index it cannot move; empty where it writes something.
+
+        Examples:
+            >>> Pattern.parse("layers.{i-1}").fault({"i": "0"})
+            "'0', for {i-1}, would become negative"
+        """
+        pieces = (piece for piece in self._pieces if not isinstance(piece, str) and piece.offset)
+        return _first_fault((piece, captures[piece.name], piece.offset) for piece in pieces)
+
+    def near_fault(self, key: str, match: Match | None) -> str:
+        """Say which index alone keeps this source from matching, as it has leading zeros or too many digits.
+
+        Args:
+            key: The key.
+            match: What the source matches; such an index counts only if it stands before that.
+
+        Examples:
+            >>> Pattern.parse("layer_{i+1}").near_fault("layer_02.w", None)
+            "'02', for {i+1}, has leading zeros, which could not be written back"
+        """
+        found = self._search(key, compiling.PADDED)
+        if found is None or (match is not None and match.start <= found.start):
+            return ""
+        shifted = (node for node in self.captures if node.offset)
+        return _first_fault((node, found.captures[node.name], -node.offset) for node in shifted)
 
     @cached_property
     def captures(self) -> tuple[Capture, ...]:
@@ -153,13 +201,22 @@ class Pattern:
         except PatternError as error:
             raise error.with_context(got=self.text) from None
 
-    @cached_property
-    def _regex(self) -> re.Pattern[str]:
-        return compiling.to_regex(self._bounded, templates=True)
+    def _regex(self, reading: compiling.Reading) -> re.Pattern[str]:
+        if reading not in self._regexes:
+            self._regexes[reading] = compiling.to_regex(self._bounded, reading)
+        return self._regexes[reading]
 
     @cached_property
-    def _literal_regex(self) -> re.Pattern[str]:
-        return compiling.to_regex(self._bounded, templates=False)
+    def _regexes(self) -> dict[compiling.Reading, re.Pattern[str]]:
+        return {}
+
+    @cached_property
+    def _looseness(self) -> positions.Looseness:
+        return positions.looseness(self._bounded)
+
+    @cached_property
+    def _quick_length(self) -> int:
+        return self._looseness.quick_length
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
@@ -178,6 +235,11 @@ class Pattern:
     def _pieces(self) -> tuple[str | Capture | Reference, ...]:
         written = merge_texts(node for node in self.nodes if not isinstance(node, Edge | Guard))
         return tuple(_piece(self, node) for node in written)
+
+
+def _first_fault(moves: Iterable[tuple[Capture | Reference, str, int]]) -> str:
+    found = ((node, index, index_fault(index, offset)) for node, index, offset in moves)
+    return next((f"{shorten(index, 40)}, for {render((node,))}, {fault}" for node, index, fault in found if fault), "")
 
 
 @lru_cache(maxsize=16384)

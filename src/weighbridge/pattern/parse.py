@@ -19,6 +19,7 @@ import re
 from typing import Final, NoReturn
 
 from weighbridge.base.errors import PatternError
+from weighbridge.base.json_text import shorten
 from weighbridge.base.keys import RESERVED
 from weighbridge.pattern.syntax import (
     ANY,
@@ -35,11 +36,16 @@ from weighbridge.pattern.syntax import (
     Reference,
     Text,
     merge_texts,
+    walk,
     width,
 )
 
 OFFSET_MAX: Final = 256
 """Largest offset of an index in a pattern, in either direction."""
+
+MAX_CHARACTERS: Final = 65_536
+MAX_PARTS: Final = 4096
+"""Limits of a pattern, which leave room for a choice of some thousand words."""
 
 _MAX_DEPTH: Final = 50
 """Groups inside groups; no key needs more than a few, and each is a step of recursion."""
@@ -65,6 +71,9 @@ def parse(text: str) -> Nodes:
         >>> parse(r"layers\.{i:int}")
         (Text(text='layers.'), Capture(name='i', body=(Chars(members='\\d', repeat='+'),), offset=0))
     """
+    if len(text) > MAX_CHARACTERS:
+        expected, got = f"at most {MAX_CHARACTERS:,} characters", f"{len(text):,}: {shorten(text)}"
+        raise PatternError("pattern-syntax", "this pattern is too long", expected=expected, got=got)
     parser = _Parser(text)
     reserved = _RESERVED.search(text)
     if reserved:
@@ -72,6 +81,10 @@ def parse(text: str) -> Nodes:
     nodes = parser.pattern()
     if parser.at < len(text):
         parser.fail("this parenthesis closes nothing", hint=r"write \) for the character itself")
+    if sum(1 for _ in walk(nodes)) > MAX_PARTS:
+        raise PatternError(
+            "pattern-syntax", "this pattern has too many parts", expected=f"at most {MAX_PARTS:,}", got=shorten(text)
+        )
     return nodes
 
 

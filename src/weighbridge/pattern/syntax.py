@@ -193,10 +193,19 @@ def facing(nodes: Nodes, at_end: bool, beyond: Signs, leaf: Callable[[Leaf], Sig
         beyond: What shows where the sequence consumes nothing.
         leaf: What one consuming node, or the key's own edge on this side, shows.
     """
-    shown = beyond
+    return facings(nodes, at_end, beyond, leaf)[-1 if at_end else 0]
+
+
+def facings(nodes: Nodes, at_end: bool, beyond: Signs, leaf: Callable[[Leaf], Signs]) -> list[Signs]:
+    """Collect what each beginning of a sequence can show at its end, or each end at its beginning; see `facing`.
+
+    Returns:
+        With `at_end`, number `i` is for the first `i` nodes; otherwise it is for those from `i` on.
+    """
+    shown = [beyond]
     for node in nodes if at_end else nodes[::-1]:  # from the far side to the near one
-        shown = _node_facing(node, at_end, shown, leaf)
-    return shown
+        shown.append(_node_facing(node, at_end, shown[-1], leaf))
+    return shown if at_end else shown[::-1]
 
 
 def _node_facing(node: Node, at_end: bool, beyond: Signs, leaf: Callable[[Leaf], Signs]) -> Signs:

@@ -27,7 +27,7 @@ from weighbridge.planning.drafts import Draft
 from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import MODES, Options
-from weighbridge.planning.problems import merge_alike
+from weighbridge.planning.problems import merge_alike, uneven_groups
 from weighbridge.planning.readings import Reading, matching, nested_readings, possible_readings
 from weighbridge.planning.way_back.inverting import open_choices, prove_inverse
 from weighbridge.planning.way_back.target_steps import steps_from_target
@@ -90,6 +90,7 @@ def compile_plan(
         plan = replace(plan, choices=tuple(notes))
     if declared.transforms and chosen.reading.is_mapped and not any(step.rules for step in plan.steps):
         notes.append("no rule of the mapping fired on any tensor")
+    notes += uneven_groups(plan) if target is None else ()
     notes += _kept_dtypes(plan, target, options) if target is not None else ()
     _log(plan)
     return replace(plan, notes=tuple(notes))

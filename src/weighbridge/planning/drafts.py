@@ -9,7 +9,7 @@ from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.keys import collapse_by_name
 from weighbridge.base.specs import Header
 from weighbridge.planning.plan import Plan
-from weighbridge.planning.problems import OpenSide, first_of, missing_target, unplaced_source
+from weighbridge.planning.problems import OpenSide, first_of, missing_target, unplaced_source, with_likes
 from weighbridge.planning.program import Program
 from weighbridge.planning.readings import Reading
 from weighbridge.planning.way_back.origins import find_origins
@@ -19,6 +19,7 @@ NAMING_FAULTS: Final = frozenset(
         "group-duplicate",
         "group-extra",
         "group-incomplete",
+        "index-out-of-range",
         "rule-overlap",
         "source-unplaced",
         "spec-mismatch",
@@ -75,14 +76,16 @@ class Draft:
 
     def problems(self, source: Header, target: Header | None) -> list[WeighbridgeError]:
         """List everything that is wrong; missing and left-over tensors collapsed by their indices."""
+        targets = OpenSide(target or Header({}), () if self.partial else self.missing)
+        faults = [with_likes(fault, targets) for fault in self.faults]
         if self.partial:
-            return list(self.faults)
-        sources, targets = OpenSide(source, self.unplaced), OpenSide(target or Header({}), self.missing)
+            return faults
+        sources = OpenSide(source, self.unplaced)
         missing = {line: first_of(line) for line in collapse_by_name(self.missing)}
         unplaced = {line: first_of(line) for line in collapse_by_name(self.unplaced)}
         origins = find_origins(self.plan.mapping, missing.values())
         return [
-            *self.faults,
+            *faults,
             *(missing_target(line, origins.get(key), sources, targets) for line, key in missing.items()),
             *(unplaced_source(line, targets.near(key, sources)) for line, key in unplaced.items()),
         ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.keys import collapse_by_name, nearest
+from weighbridge.base.keys import collapse_by_name
 from weighbridge.base.specs import DTYPES, Header, TensorSpec, dtype_named
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
@@ -15,6 +16,7 @@ from weighbridge.planning.drafts import Draft
 from weighbridge.planning.joining import Joiner, collect_groups
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
+from weighbridge.planning.problems import no_such_target
 from weighbridge.planning.program import Program
 from weighbridge.planning.readings import Reading, matching
 from weighbridge.planning.steps import Fated, Step
@@ -52,7 +54,8 @@ class _Fitting:
         self.problems: list[WeighbridgeError] = []
         self.steps: list[Step] = []
         self.blamed: set[str] = set()
-        self.tied_groups = frozenset(target.ties.values()) if target is not None else frozenset()
+        self.first_of: dict[str, str] = {}
+        self.twins: tuple[tuple[str, str], ...] = ()
 
     def draft(self, settled: Sequence[Step] | None = None) -> Draft:
         live, dropped, carried = self._split_declared()
@@ -71,7 +74,7 @@ class _Fitting:
         self._tie_steps()
         tied, initialised, missing = self._account_targets()
         self._refuse_empty()
-        self.problems += companion_faults(self.source, self.steps, dropped)
+        self.problems += companion_faults(self.mapping, self.source, self.steps, dropped)
         self.steps.sort(key=lambda step: step.targets)
         plan = Plan(
             self.mapping,
@@ -79,6 +82,7 @@ class _Fitting:
             dropped=dropped,
             initialised=initialised,
             tied_targets=tied,
+            twins=self.twins,
             reading=self.reading.name,
             metadata=dict(self.source.metadata),
         )
@@ -232,15 +236,7 @@ class _Fitting:
                     self.problems.append(self._misfit(key, step, output.layout.shape, wanted))
 
     def _no_such_target(self, key: str, step: Step) -> PlanError:
-        assert self.target is not None
-        near = ", ".join(nearest(key, sorted(self.target)))
-        return PlanError(
-            "source-unplaced",
-            "the target has no tensor of this name",
-            where=key,
-            got=f"written from {', '.join(step.sources[:3])}" + (f"\nnearest: {near}" if near else ""),
-            because=_rules(self.mapping, step),
-        )
+        return no_such_target(key, step.sources[:3], _rules(self.mapping, step))
 
     def _misfit(self, key: str, step: Step, shape: tuple[int, ...], wanted: TensorSpec) -> PlanError:
         """Say that shapes differ; where only the number of joined tensors does, name those in excess or lacking."""
@@ -278,18 +274,21 @@ class _Fitting:
         """Mark a step that fills a target whose twin is filled as well: its bytes must be equal, not written again."""
         if self.target is None or not self.target.ties:
             return
-        first: dict[str, str] = {}
-        for step in sorted(self.steps, key=lambda step: step.targets):
-            for key in step.targets:
-                first.setdefault(self.target.ties.get(key, key), key)
-        self.steps = [self._tie(step, first) for step in self.steps]
+        written = [key for step in sorted(self.steps, key=lambda step: step.targets) for key in step.targets]
+        for key in written:
+            self.first_of.setdefault(self._group(key), key)
+        pairs = ((key, self.first_of[self._group(key)]) for key in written)
+        self.twins = tuple(sorted((key, twin) for key, twin in pairs if key != twin))
+        later = {key for key, _ in self.twins}
+        self.steps = [
+            replace(step, fate="tied") if len(step.targets) == 1 and step.targets[0] in later else step
+            for step in self.steps
+        ]
 
-    def _tie(self, step: Step, first: dict[str, str]) -> Step:
+    def _group(self, key: str) -> str:
+        """Return the key that stands for all targets that share a target's storage."""
         assert self.target is not None
-        groups = ((key, self.target.ties.get(key, key)) for key in step.targets)
-        twins = [first[group] != key for key, group in groups if group in self.tied_groups]
-        later = bool(twins) and all(twins) and len(step.targets) == 1
-        return Step(step.sources, step.targets, step.program, "tied", step.rules) if later else step
+        return self.target.ties.get(key, key)
 
     def _account_targets(self) -> tuple[tuple[Fated, ...], tuple[Fated, ...], tuple[str, ...]]:
         """Give every target that no step writes its fate, or call it missing."""
@@ -300,14 +299,11 @@ class _Fitting:
             for step in self.steps
             for key, output in zip(step.targets, step.program.targets, strict=True)
         }
-        shared: dict[str, str] = {}
-        for key in sorted(written):
-            shared.setdefault(self.target.ties.get(key, key), key)
         open_keys = [key for key in self.target if key not in written]
         named = self._named_initialised(open_keys)
         tied, initialised, missing = [], [], []
         for key in open_keys:
-            twin = shared.get(self.target.ties.get(key, key))
+            twin = self.first_of.get(self._group(key))
             if twin is not None:
                 tied.append(Fated(key, TensorSpec(written[twin], self.target[key].shape), twin))
             elif key in named or self.options.partial:
@@ -324,7 +320,7 @@ class _Fitting:
 
     def _refuse_empty(self) -> None:
         """Refuse a partial load that loads nothing."""
-        if not self.options.partial or self.target is None or self.blamed:
+        if not self.options.partial or self.target is None or self.problems:
             return
         if not any(key in self.target.specs for step in self.steps for key in step.targets):
             self.problems.append(PlanError("target-missing", "a partial load that fills no target at all"))

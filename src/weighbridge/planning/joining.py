@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping as MappingOf, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.keys import index_of, index_set, nearest
+from weighbridge.base.keys import index_of, nearest
 from weighbridge.base.specs import Header, Shape, TensorSpec
+from weighbridge.base.spelling import Range, gaps, spell_ranges
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.operations.ops import lower
 from weighbridge.operations.values import Context, Lane, Value
+from weighbridge.planning.problems import MOST_SEARCHES
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Step
 from weighbridge.planning.tracing import FREE, Hit, Rule, Rules, Traced, finish_names, spell
@@ -64,6 +66,7 @@ def _collect_family(
 ) -> None:
     """Put one family's keys into their groups; keys that differ only in the merged index share a lookup."""
     slot = _slot(hit.place)
+    number = int(hit.place or 0) if slot is None else 0
     known: dict[tuple[int, ...], Group] = {}
     lane_count = len(rules.rules[hit.rule].pairs)
     for key, indices in members:
@@ -74,7 +77,7 @@ def _collect_family(
             group = groups.setdefault((hit.rule, outputs), Group(hit.rule, outputs, [{} for _ in range(lane_count)]))
             group.fired.update(fired)
             known[outer] = group
-        place = 0 if not hit.place else int(hit.place) if slot is None else indices[slot]
+        place = number if slot is None else indices[slot]
         lane = group.lanes[hit.lane]
         if place in lane:
             group.fault = True
@@ -96,6 +99,13 @@ def _duplicate(rules: Rules, group: Group, first: str, second: str) -> PlanError
         because=rules.mapping.rule_name(group.rule),
         hint="make the pattern narrower, or declare which source to drop",
     )
+
+
+class Lowered(NamedTuple):
+    """A program, and how many of its targets, in order, belong to each of the converter's target patterns."""
+
+    program: Program
+    counts: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -121,7 +131,7 @@ class Joiner:
     partial: bool = False
     left: list[str] = field(default_factory=list)
     blamed: set[str] = field(default_factory=set)
-    _programs: dict[Any, Program] = field(default_factory=dict)
+    _lowered: dict[Any, Lowered] = field(default_factory=dict)
     _by_layer: dict[str, list[str]] = field(default_factory=dict)
     _nearest: dict[str, list[str]] = field(default_factory=dict)
 
@@ -156,16 +166,15 @@ class Joiner:
         finals = tuple(names[output][0] for output in group.outputs)
         fired = {number for output in group.outputs for number in names[output][1]}
         shapes = tuple((self._shape(final),) for final in finals)
-        program = self._program(rule, group, shapes)
+        program = self._lowered_for(rule, group, shapes).program
         return self._step(group, finals, program, fired)
 
     def _split_step(self, rule: Rule, group: Group) -> Step | None:
         """Make a step whose targets are numbered by the operations: their count comes from the shapes."""
         wanted = self._wanted_names(rule, group)
-        program = self._program(rule, group, tuple(tuple(map(self._shape, lane)) for lane in wanted))
-        count, rest = divmod(len(program.targets), len(group.outputs))
-        assert rest == 0, "every lane of a splitting converter has as many tensors"
-        numbered = [output.replace(FREE, str(i)) for output in group.outputs for i in range(count)]
+        program, counts = self._lowered_for(rule, group, tuple(tuple(map(self._shape, lane)) for lane in wanted))
+        lanes = zip(group.outputs, counts, strict=True)
+        numbered = [output.replace(FREE, str(i)) for output, count in lanes for i in range(count)]
         names = finish_names(self.rules, numbered, rule.number + 1, self.problems)
         if any(name not in names for name in numbered):
             return None
@@ -174,19 +183,18 @@ class Joiner:
 
     def _wanted_names(self, rule: Rule, group: Group) -> list[list[str]]:
         """Names that a splitting converter should write, counted up while the target has them."""
-        if self.target is None:
-            return [[] for _ in group.outputs]
-        lanes = []
-        for output in group.outputs:
-            lane: list[str] = []
-            while True:
-                name = output.replace(FREE, str(len(lane)))
-                final = finish_names(self.rules, [name], rule.number + 1, []).get(name, (name, ()))[0]
-                if final not in self.target:
-                    break
-                lane.append(final)
-            lanes.append(lane)
-        return lanes
+        return [self._wanted_lane(rule, output) for output in group.outputs]
+
+    def _wanted_lane(self, rule: Rule, output: str) -> list[str]:
+        lane: dict[str, None] = {}
+        while self.target is not None:
+            name = output.replace(FREE, str(len(lane)))
+            final = finish_names(self.rules, [name], rule.number + 1, []).get(name, (name, ()))[0]
+            # A later rule may drop the index: then the second name is the first one again, and there is no third.
+            if final not in self.target or final in lane:
+                break
+            lane[final] = None
+        return list(lane)
 
     def _step(self, group: Group, targets: tuple[str, ...], program: Program, fired: set[int]) -> Step:
         fate = "computed" if program.casts else "moved"
@@ -196,55 +204,69 @@ class Joiner:
         spec = self.target.specs.get(key) if self.target is not None else None
         return spec.shape if spec is not None else None
 
-    def _program(self, rule: Rule, group: Group, shapes: tuple[tuple[Shape | None, ...], ...]) -> Program:
+    def _lowered_for(self, rule: Rule, group: Group, shapes: tuple[tuple[Shape | None, ...], ...]) -> Lowered:
         specs = tuple(tuple(self.source.specs[lane[i]] for i in sorted(lane)) for lane in group.lanes)
         look = rule.number, specs, shapes
-        found = self._programs.get(look)
+        found = self._lowered.get(look)
         if found is None:
-            found = self._programs[look] = self._lower(rule, specs, shapes)
+            found = self._lowered[look] = self._lower(rule, specs, shapes)
         return found
 
     def _lower(
         self, rule: Rule, specs: tuple[tuple[TensorSpec, ...], ...], shapes: tuple[tuple[Shape | None, ...], ...]
-    ) -> Program:
-        converter = self.rules.mapping.transforms[rule.number]
-        assert isinstance(converter, WeightConverter)
+    ) -> Lowered:
+        converter = self._converter(rule)
         lanes = _lanes(converter, specs, rule.merges)
         known = shapes if any(shape is not None for lane in shapes for shape in lane) else None
         indexed = (rule.splits,) * len(rule.targets)
         context = Context(converter.target_patterns, known, indexed, config=self.config)
         lowered = lower(converter.operations, lanes, context)
-        return Program(
+        program = Program(
             tuple(spec for lane in specs for spec in lane),
             tuple(Output(temporary.dtype, temporary.layout) for temporary in lowered.temporaries),
             tuple(Output(value.dtype, value.layout) for lane in lowered.lanes for value in lane.values),
         )
+        return Lowered(program, tuple(len(lane.values) for lane in lowered.lanes))
 
     def _is_complete(self, group: Group) -> bool:
         """Check that every lane has the same, unbroken indices; report what is missing."""
         rule = self.rules.rules[group.rule]
-        wanted = set(range(self._expected_count(rule, group))) if rule.merges else {0}
+        counts = self._expected_counts(rule, group)
         faults = [
             (rule.pairs[lane][0].text, missing)
             for lane, present in enumerate(group.lanes)
-            if (missing := wanted - present.keys())
+            if (missing := gaps(present, counts[lane]))
         ]
         if faults and self.partial:
             self.left.extend(_sources(group))
         elif faults:
-            self.problems.append(self._incomplete(rule, group, faults, len(wanted)))
+            self.problems.append(self._incomplete(rule, group, faults, max(counts)))
         return not faults
 
-    def _expected_count(self, rule: Rule, group: Group) -> int:
-        return max((max(lane) for lane in group.lanes if lane), default=0) + 1
+    def _expected_counts(self, rule: Rule, group: Group) -> list[int]:
+        """Return how many sources each lane should have: as many as the longest, unless a target knows better."""
+        if not rule.merges:
+            return [1 for _ in group.lanes]
+        counts = [max(lane, default=0) + 1 for lane in group.lanes]
+        if self.target is not None and self._converter(rule).arity.keeps_lanes:
+            return counts  # each lane has a target of its own, whose shape says how long it is
+        return [max(counts) for _ in counts]
 
-    def _incomplete(self, rule: Rule, group: Group, faults: Sequence[tuple[str, set[int]]], wanted: int) -> PlanError:
+    def _converter(self, rule: Rule) -> WeightConverter:
+        converter = self.rules.mapping.transforms[rule.number]
+        assert isinstance(converter, WeightConverter)
+        return converter
+
+    def _incomplete(
+        self, rule: Rule, group: Group, faults: Sequence[tuple[str, list[Range]]], wanted: int
+    ) -> PlanError:
         got = []
         for text, missing in faults:
-            index = f"  missing: {index_set(missing).strip('{}')}" if rule.merges else "  missing"
-            got.append(f"{wanted - len(missing)} of {wanted}  {text}{index}")
-            if len(missing) == wanted:
-                got.append(f"    nearest keys: {', '.join(self._near(self._wanted_key(group, text)))}")
+            index = f"  missing: {spell_ranges(missing).strip('{}')}" if rule.merges else "  missing"
+            lacking = sum(stop - start for start, stop in missing)
+            got.append(f"{wanted - lacking} of {wanted}  {text}{index}")
+            near = self._near(self._wanted_key(group, text)) if lacking == wanted else []
+            got += [f"    nearest keys: {', '.join(near)}"] if near else []
         return PlanError(
             "group-incomplete",
             "a group of tensors lacks members",
@@ -256,13 +278,13 @@ class Joiner:
         )
 
     def _near(self, wanted: str) -> list[str]:
-        """Find the nearest keys once for each wanted one, among those of its layer where it has one."""
+        """Find the nearest keys for the first of the wanted ones, among those of its layer where it has one."""
         if not self._by_layer:
             for key in sorted(self.source):
                 self._by_layer.setdefault(_first_index(key), []).append(key)
-        if wanted not in self._nearest:
+        if wanted not in self._nearest and len(self._nearest) < MOST_SEARCHES:
             self._nearest[wanted] = nearest(wanted, self._of_layer(wanted))
-        return self._nearest[wanted]
+        return self._nearest.get(wanted, [])
 
     def _of_layer(self, wanted: str) -> list[str]:
         layer = _first_index(wanted)
@@ -297,10 +319,8 @@ class Joiner:
 def _name_of(rules: Rules, group: Group) -> str:
     """Name a group by its first target, under its last name; an index that the operations make is written `*`."""
     first = group.outputs[0]
-    if FREE in first:
-        return first.replace(FREE, "*")
-    # A later rule that is at fault itself has no name for it.
-    return finish_names(rules, [first], group.rule + 1, []).get(first, (first, ()))[0]
+    done = {} if FREE in first else finish_names(rules, [first], group.rule + 1, [])
+    return done[first][0] if first in done else first.replace(FREE, "*")
 
 
 def _first_index(key: str) -> str:

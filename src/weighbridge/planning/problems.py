@@ -6,12 +6,21 @@ Problems that differ in indices only are put together: a report has a block for 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Final
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.keys import collapse_by_name, natural_key, nearest
+from weighbridge.base.keys import NearKeys, collapse_by_name, natural_key
 from weighbridge.base.specs import Header, Shape
+from weighbridge.mappings.transforms import WeightConverter
+from weighbridge.planning.plan import Plan
 from weighbridge.planning.way_back.origins import Origin
+
+SHOWN_SIZES: Final = 3
+
+MOST_SEARCHES: Final = 24
+"""For how many keys of a report the nearest names are sought: more than are printed."""
 
 _NUMBER = re.compile(r"\d+")
 _BRACES = re.compile(r"\\(.)|\{((?:\\.|[^,{}\\])*?)(?:\.\.|,)(?:\\.|[^{}\\])*\}")
@@ -58,17 +67,31 @@ class OpenSide:
         keys: Those without a partner.
     """
 
-    def __init__(self, header: Header, keys: Sequence[str]) -> None:
+    def __init__(self, header: Header, keys: Sequence[str] = ()) -> None:
         self.header = header
-        self.names = sorted(header)
-        self._by_shape: dict[Shape, list[str]] = {}
+        self._open: dict[Shape, list[str]] = {}
         for key in keys:
-            self._by_shape.setdefault(header[key].shape, []).append(key)
+            self._open.setdefault(header[key].shape, []).append(key)
+        self._near_open: dict[Shape, NearKeys] = {}
+        self._searches = 0
+
+    @cached_property
+    def _near_all(self) -> NearKeys:
+        return NearKeys(sorted(self.header))
+
+    def like(self, key: str, count: int = 3) -> list[str]:
+        """Name what is most like a key; nothing once `MOST_SEARCHES` were made: nobody reads so many."""
+        self._searches += 1
+        return self._near_all.find(key, count) if self._searches <= MOST_SEARCHES else []
 
     def near(self, key: str, others: OpenSide) -> list[str]:
         """Name what a key of the other side could belong to: first of all, what is open and has its shape."""
-        fitting = self._by_shape.get(others.header[key].shape, [])
-        return list(dict.fromkeys([*nearest(key, fitting, 2, least=0), *nearest(key, self.names)]))[:3]
+        if self._searches >= MOST_SEARCHES:
+            return []
+        shape = others.header[key].shape
+        if shape not in self._near_open:
+            self._near_open[shape] = NearKeys(self._open.get(shape, []))
+        return list(dict.fromkeys([*self._near_open[shape].find(key, 2, least=0), *self.like(key)]))[:3]
 
 
 def first_of(line: str) -> str:
@@ -93,9 +116,54 @@ def missing_target(line: str, origin: Origin | None, sources: OpenSide, targets:
     expected, likes = "", sources.near(first_of(line), targets)
     if origin is not None and origin.sources[0] not in sources.header:
         expected = str(origin)
-        likes = list(dict.fromkeys([*nearest(origin.sources[0], sources.names, 2), *likes]))[:3]
+        likes = list(dict.fromkeys([*sources.like(origin.sources[0], 2), *likes]))[:3]
     got = f"nearest sources: {', '.join(likes)}" if likes else ""
     return PlanError("target-missing", "nothing fills this target", where=line, expected=expected, got=got)
+
+
+def uneven_groups(plan: Plan) -> Iterator[str]:
+    """Say of each converter that joins tensors by an index where its groups differ in size.
+
+    A group whose last members are missing is a whole group of another size: only a target can tell.
+
+    Args:
+        plan: A plan without a target.
+    """
+    sizes: dict[int, dict[int, list[str]]] = {}
+    for step in plan.steps:
+        for number in step.rules:
+            transform = plan.mapping.transforms[number]
+            if isinstance(transform, WeightConverter) and transform.arity.merges:
+                sizes.setdefault(number, {}).setdefault(len(step.sources), []).append(step.targets[0])
+    for number, groups in sorted(sizes.items()):
+        if len(groups) > 1:
+            common, *others = sorted(groups.items(), key=lambda group: (-len(group[1]), -group[0]))
+            said = [f"{count:,} into {_some(names)}" for count, names in others[:SHOWN_SIZES]]
+            said += [f"{len(others) - SHOWN_SIZES} more sizes"] if len(others) > SHOWN_SIZES else []
+            yield (
+                f"rule {number + 1} joins {common[0]:,} tensors into {_some(common[1])}, but {', '.join(said)}: "
+                "if the last ones are missing there, only a target would tell"
+            )
+
+
+def _some(names: list[str]) -> str:
+    lines = collapse_by_name(names)
+    return lines[0] + (f" and {len(lines) - 1} more" if len(lines) > 1 else "")
+
+
+NO_SUCH_TARGET: Final = "the target has no tensor of this name"
+
+
+def no_such_target(key: str, sources: Sequence[str], because: str) -> PlanError:
+    """Say that rules write a name that the target does not have; `with_likes` adds those that it has."""
+    got = f"written from {', '.join(sources)}"
+    return PlanError("source-unplaced", NO_SUCH_TARGET, where=key, got=got, because=because)
+
+
+def with_likes(fault: WeighbridgeError, targets: OpenSide) -> WeighbridgeError:
+    """Add the nearest names to an error of `no_such_target`; return any other one as it is."""
+    likes = targets.like(fault.where) if fault.what == NO_SUCH_TARGET else []
+    return type(fault)(**{**fault.to_dict(), "got": f"{fault.got}\nnearest: {', '.join(likes)}"}) if likes else fault
 
 
 def unplaced_source(line: str, likes: Sequence[str]) -> PlanError:

@@ -90,11 +90,17 @@ def _plan_from_form(form: MappingOf[str, Any]) -> Plan:
         reading=text(form["reading"]),
         metadata={name: text(value) for name, value in table(form["metadata"]).items()},
         notes=texts(form["notes"]),
+        twins=tuple(_pair(entry) for entry in items(form.get("twins", []))),
         choices=texts(form.get("choices", [])),
         is_back=truth(form["is_back"]) if "is_back" in form else None,
         **fated,
         **files,
     )
+
+
+def _pair(entry: object) -> tuple[str, str]:
+    key, twin = items(entry, 2)
+    return text(key), text(twin)
 
 
 def _fated(entry: object) -> Fated:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.keys import Families, Member, collapse, expand, families, is_sound
+from weighbridge.base.json_text import shorten
+from weighbridge.base.keys import INDEX_DIGITS, Families, Member, collapse, expand, families, is_sound
+from weighbridge.base.specs import MAX_KEY_CHARACTERS
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, WeightConverter, pairs, strip_scope
 from weighbridge.pattern import Match, Pattern
@@ -34,6 +36,7 @@ class Rule:
         targets: For a converter, all its target patterns; empty for a rename.
         merges: Whether the converter uses up the index of its sources' last `*`.
         splits: Whether the converter makes the index of its targets' last `*`.
+        shifts: Whether a source pattern has an index with an offset.
     """
 
     number: int
@@ -42,6 +45,7 @@ class Rule:
     targets: tuple[Pattern, ...] = ()
     merges: bool = False
     splits: bool = False
+    shifts: bool = False
 
     @property
     def converts(self) -> bool:
@@ -93,11 +97,13 @@ def prepare(mapping: Mapping) -> Rules:
 
 
 def _rule(number: int, transform: Transform) -> Rule:
+    sides = pairs(transform)
+    shifts = any(capture.offset for source, _ in sides for capture in source.captures)
     if not isinstance(transform, WeightConverter):
-        return Rule(number, transform.scope, pairs(transform))
+        return Rule(number, transform.scope, sides, shifts=shifts)
     arity = transform.arity
     targets = tuple(Pattern.parse(text) for text in transform.target_patterns)
-    return Rule(number, transform.scope, pairs(transform), targets, arity.merges, arity.splits)
+    return Rule(number, transform.scope, sides, targets, arity.merges, arity.splits, shifts)
 
 
 def trace_keys(
@@ -158,7 +164,7 @@ def trace_name(rules: Rules, name: str, start: int = 0, *, converters: bool = Tr
     """Run the rules over one name, or over the template of a family (which is not `literal`).
 
     Raises:
-        PlanError: `rule-overlap`.
+        PlanError: `rule-overlap`, `index-out-of-range`, `name-too-long`.
     """
     fired: list[int] = []
     for rule in rules.rules[start:]:
@@ -170,13 +176,11 @@ def trace_name(rules: Rules, name: str, start: int = 0, *, converters: bool = Tr
         lane, match, inner = matched
         if rule.converts:
             _refuse_second(rules, rule, name, literal)
-            hit = _hit(rule, lane, match, inner)
+            hit = _hit(rules, rule, lane, match, inner)
             if not literal:
                 _check_template(*hit.outputs, hit.place)
             return Trace(name, (*fired, rule.number), hit)
-        written = write_name(rule, rule.pairs[lane][1], match, match.captures, inner)
-        if written is None:
-            continue
+        written = require_name(rules, rule, rule.pairs[lane][1], match, match.captures, inner)
         if not literal:
             _check_template(written)
         fired.append(rule.number)
@@ -188,7 +192,8 @@ def match_rule(rules: Rules, rule: Rule, name: str, *, literal: bool = True) -> 
     """Find the one pattern of a rule that matches a name; also return the name without the rule's scope.
 
     Raises:
-        PlanError: `rule-overlap` when two patterns of the rule match.
+        PlanError: `rule-overlap` when two patterns of the rule match; `index-out-of-range` where one would match, but
+            for an index that it cannot move.
     """
     inner = strip_scope(rule.scope, name)
     if inner is None:
@@ -198,6 +203,8 @@ def match_rule(rules: Rules, rule: Rule, name: str, *, literal: bool = True) -> 
         for lane, (source, _) in enumerate(rule.pairs)
         if (m := source.match(inner, literal=literal)) is not None
     ]
+    if rule.shifts:
+        _refuse_padded(rules, rule, inner, dict(found))
     if not found:
         return None
     if len(found) > 1:
@@ -212,6 +219,14 @@ def match_rule(rules: Rules, rule: Rule, name: str, *, literal: bool = True) -> 
     return *found[0], inner
 
 
+def _refuse_padded(rules: Rules, rule: Rule, inner: str, found: dict[int, Match]) -> None:
+    """Refuse a name that a pattern would match but for the leading zeros of an index, which it cannot move."""
+    for lane, (source, _) in enumerate(rule.pairs):
+        fault = source.near_fault(inner, found.get(lane))
+        if fault:
+            raise _cannot_move(rules, rule, fault)
+
+
 def _refuse_second(rules: Rules, first: Rule, name: str, literal: bool) -> None:
     for rule in rules.rules[first.number + 1 :]:
         if rule.converts and match_rule(rules, rule, name, literal=literal) is not None:
@@ -220,26 +235,49 @@ def _refuse_second(rules: Rules, first: Rule, name: str, literal: bool) -> None:
             raise PlanError("rule-overlap", "two converters claim this key", because=both, hint=hint)
 
 
-def _hit(rule: Rule, lane: int, match: Match, inner: str) -> Hit:
+def _hit(rules: Rules, rule: Rule, lane: int, match: Match, inner: str) -> Hit:
     if rule.splits and FREE in inner:
         raise PlanError("source-unplaced", "a key with the character U+F000 cannot be numbered")
     captures = dict(match.captures)
     index = captures.pop(f"*{rule.pairs[lane][0].stars}") if rule.merges else ""
+    if len(index.lstrip("0")) > INDEX_DIGITS:
+        raise _cannot_move(rules, rule, f"{shorten(index, 40)}, for *, has more than {INDEX_DIGITS} digits")
     outputs = []
     for target in rule.targets:
         free = {f"*{target.stars}": FREE} if rule.splits else {}
-        written = write_name(rule, target, match, {**captures, **free}, inner)
-        if written is None:
-            raise PlanError("group-incomplete", "an index of this key becomes negative", got=target.text)
-        outputs.append(written)
+        outputs.append(require_name(rules, rule, target, match, {**captures, **free}, inner))
     return Hit(rule.number, lane, index, tuple(outputs))
+
+
+def _cannot_move(rules: Rules, rule: Rule, fault: str) -> PlanError:
+    hint = "guard the pattern against such an index, as in (?!0\\.){i:int}, and give the key a rule of its own"
+    because = rules.mapping.rule_name(rule.number)
+    what = "a rule cannot count or move an index of this key"
+    return PlanError("index-out-of-range", what, got=fault, because=because, hint=hint)
+
+
+def require_name(rules: Rules, rule: Rule, target: Pattern, match: Match, captures: dict[str, str], inner: str) -> str:
+    """Return what `write_name` does.
+
+    Raises:
+        PlanError: `index-out-of-range`, `name-too-long`.
+    """
+    written = write_name(rule, target, match, captures, inner)
+    if written is None:
+        raise _cannot_move(rules, rule, target.fault(captures))
+    if len(written) > MAX_KEY_CHARACTERS:
+        # A rule may write a capture twice, the next one as well: each doubles what is there.
+        because, expected = rules.mapping.rule_name(rule.number), f"at most {MAX_KEY_CHARACTERS:,} characters"
+        what, got = "a rule would write a name that is too long to be handled", f"{len(written):,}"
+        raise PlanError("name-too-long", what, expected=expected, got=got, because=because)
+    return written
 
 
 def write_name(rule: Rule, target: Pattern, match: Match, captures: dict[str, str], inner: str) -> str | None:
     """Put the filled target pattern where the match was, and the scope back in front.
 
     Returns:
-        The name; None where an offset would make an index negative, so that the rule does not hold.
+        The name; None where an offset cannot move an index, as `Pattern.fault` says.
     """
     filled = target.fill(captures)
     if filled is None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from weighbridge.algebra.copies import Copy
+from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse, nearest
 from weighbridge.base.specs import Shape
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Fate, Step
-from weighbridge.planning.tracing import Rules, match_rule, prepare, write_name
+from weighbridge.planning.tracing import Rules, match_rule, prepare, require_name
 from weighbridge.planning.way_back.origins import find_origins
 from weighbridge.reporting.diagrams import draw_step, region_of, span_text
 from weighbridge.reporting.membership import missing_members, near_miss
@@ -158,7 +159,13 @@ def try_rules(plan: Plan, key: str) -> Iterator[Tried]:
         if rule.converts and converted:
             yield Tried(label, "not tried: a converter has fired", name, ())
             continue
-        written = _write(rules, rule.number, name)
+        try:
+            written = _write(rules, rule.number, name)
+        except PlanError as problem:
+            if problem.code != "index-out-of-range":
+                raise
+            yield Tried(label, f"cannot be used: {problem.got}", name, ())
+            continue
         if not written:
             outside = rule.scope and not name.startswith(rule.scope + ".")
             near = "" if outside else near_miss(rule, name)
@@ -176,14 +183,13 @@ def _write(rules: Rules, number: int, name: str) -> tuple[str, ...]:
         return ()
     lane, match, inner = matched
     if not rule.converts:
-        renamed = write_name(rule, rule.pairs[lane][1], match, match.captures, inner)
-        return () if renamed is None else (renamed,)
+        return (require_name(rules, rule, rule.pairs[lane][1], match, match.captures, inner),)
     captures = dict(match.captures)
     if rule.merges:
         captures.pop(f"*{rule.pairs[lane][0].stars}")
     free = [{f"*{target.stars}": "*"} if rule.splits else {} for target in rule.targets]
-    names = (write_name(rule, t, match, captures | star, inner) for t, star in zip(rule.targets, free, strict=True))
-    return tuple(name for name in names if name is not None)
+    sides = zip(rule.targets, free, strict=True)
+    return tuple(require_name(rules, rule, target, match, captures | star, inner) for target, star in sides)
 
 
 def _copy_lines(step: Step, key: str) -> Iterator[str]:

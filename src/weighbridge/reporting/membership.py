@@ -9,6 +9,7 @@ from typing import Final
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.keys import index_set
 from weighbridge.base.nearby import close_names
+from weighbridge.base.spelling import gaps, spell_ranges
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning.joining import Group, collect_groups
 from weighbridge.planning.tracing import FREE, Rule, Rules, finish_names, prepare, trace_keys, trace_name
@@ -99,9 +100,9 @@ def _describe(rules: Rules, group: Group, name: str) -> tuple[str, ...]:
     count = max((max(lane) for lane in group.lanes if lane), default=0) + 1
     lines = [f"{name}, of rule {group.rule + 1}, is incomplete"]
     for (source, _), lane in zip(rule.pairs, group.lanes, strict=True):
-        missing = set(range(count)) - lane.keys()
+        missing = gaps(lane, count)
         there = f": {index_set(lane)}" if rule.merges and lane else ""
-        which = f": {index_set(missing)}" if rule.merges and lane else ""
+        which = f": {spell_ranges(missing)}" if rule.merges and lane else ""
         lack = f"; missing{which}" if missing else ""
         lines.append(f"  {source.text}  {len(lane)} of {count}{there}{lack}")
     return tuple(lines) if any("; missing" in line for line in lines) else ()

@@ -16,6 +16,7 @@ from weighbridge.running.alongside import check_link, find_twins, lay_out_alongs
 from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests, check_receipt_follows, receipt_text
 from weighbridge.running.tensor_digests import digest_written
+from weighbridge.running.ties import check_ties
 from weighbridge.storage import (
     IndexText,
     OutputDirectory,
@@ -135,7 +136,7 @@ def write(
         The directory.
 
     Raises:
-        PlanError: `budget-too-small`.
+        PlanError: `budget-too-small`; `plan-failed`, with a `tie-differs` for tied targets that would differ.
         CheckpointError: `source-changed` and the codes of reading.
         DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
             `destination-unfinished`, `resume-mismatch`, `write-failed`. Nothing is left behind but by `resume`.
@@ -143,6 +144,7 @@ def write(
     """
     if options.digests:
         check_receipt_follows(plan)
+    check_ties(plan, checkpoint)
     made = _decide(plan, checkpoint, options, origin or checkpoint)
     count = len(made.files.images)
     _LOG.info("writing %s: %s bytes in %d file%s", destination, f"{made.size_bytes:,}", count, "s" * (count != 1))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeGuard, cast
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
 from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
-from weighbridge.base.keys import layout_path
 from weighbridge.base.nearby import name_near
 from weighbridge.base.specs import Header
 from weighbridge.storage.formats.inventory import open_inventory
@@ -23,7 +22,8 @@ from weighbridge.storage.formats.safetensors_files import (
     open_safetensors_set,
 )
 from weighbridge.storage.formats.shard_index import MAX_INDEX_BYTES, parse_index
-from weighbridge.storage.places.directory import find_extras, find_weights, note_unused
+from weighbridge.storage.places.directory import find_weights
+from weighbridge.storage.places.extras import find_extras
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, read_small_file, reporting_read_errors
 from weighbridge.storage.protocol import Checkpoint
@@ -65,10 +65,6 @@ def open_checkpoint(place: Place, *, direct: bool = False) -> Checkpoint:
         return HeaderCheckpoint("a header", place)
     if isinstance(place, Mapping):
         return hold_tensors(cast("Mapping[str, torch.Tensor]", place))
-    state_dict = getattr(place, "state_dict", None)
-    if callable(state_dict):
-        tensors = {layout_path(key): tensor for key, tensor in state_dict().items()}
-        return hold_tensors(tensors, where=f"a {type(place).__name__}")
     got = type(place).__name__
     expected = "a path, a dict of tensors, a model, a header or a checkpoint"
     raise CheckpointError("checkpoint-not-found", "this cannot be opened", expected=expected, got=got)
@@ -157,8 +153,7 @@ def _open_directory(directory: Path) -> Checkpoint:
     found = find_weights(directory)
     if found.index_name:
         return _open_index(directory, found.index_name, str(directory))
-    extras, notes = find_extras(directory)
-    notes = (*found.notes, *notes)
+    extras, notes = find_extras(directory, found.names)
     if not found.is_torch:
         return open_safetensors_set(directory, found.names, extras=extras, notes=notes)
     from weighbridge.storage.formats.torch_files import open_torch_set
@@ -172,8 +167,7 @@ def _open_index(directory: Path, name: str, where: str) -> Checkpoint:
     weight_map = parse_index(text, str(directory / name))
     index = SourceFile(name, path, stamp, text)
     is_torch = _holds_torch(weight_map.values(), str(directory / name))
-    extras, notes = find_extras(directory)
-    notes = (*note_unused(directory, weight_map.values(), is_torch), *notes)
+    extras, notes = find_extras(directory, (name, *weight_map.values()))
     if not is_torch:
         return open_safetensors_index(directory, index, weight_map, where=where, extras=extras, notes=notes)
     from weighbridge.storage.formats.torch_files import open_torch_index

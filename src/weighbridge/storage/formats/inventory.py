@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from weighbridge.base.errors import CheckpointError, DestinationError
 from weighbridge.base.json_text import JsonError, check_characters, kind_of, parse_json, shorten
-from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.base.specs import Header, TensorSpec, check_keys
 from weighbridge.storage.formats.memory import HeaderCheckpoint
 from weighbridge.storage.formats.safetensors_header import read_spec
 from weighbridge.storage.places.regular_files import HEAD_SAMPLE_BYTES, SourceFile, read_small_file
@@ -38,7 +38,7 @@ def open_inventory(path: Path) -> HeaderCheckpoint:
     """Read an inventory file.
 
     Raises:
-        CheckpointError: `inventory-invalid`, `dtype-unknown`, `checkpoint-not-found`, `read-failed`.
+        CheckpointError: `inventory-invalid`, `name-too-long`, `dtype-unknown`, `checkpoint-not-found`, `read-failed`.
     """
     raw, stamp = read_small_file(path, MAX_INVENTORY_BYTES)
     file = SourceFile(path.name, path.resolve(), stamp, raw[:HEAD_SAMPLE_BYTES])
@@ -49,7 +49,7 @@ def parse_inventory(raw: bytes, where: str) -> Header:
     """Read an inventory's text, compressed or not.
 
     Raises:
-        CheckpointError: `inventory-invalid`, `dtype-unknown`.
+        CheckpointError: `inventory-invalid`, `name-too-long`, `dtype-unknown`.
 
     Examples:
         >>> header = Header({"a": TensorSpec("F32", (2,))})
@@ -160,6 +160,7 @@ def _read_specs(tensors: Any, where: str) -> dict[str, TensorSpec]:
     if type(tensors) is not dict:
         raise JsonError(f"tensors is {kind_of(tensors)}, not an object")
     check_characters(tensors)
+    check_keys(tensors, where)
     specs = {}
     for key, entry in tensors.items():
         if type(entry) is not dict or entry.keys() != {"dtype", "shape"}:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.base.specs import Header, TensorSpec, check_keys
 from weighbridge.storage.formats.opened import Opened
 from weighbridge.storage.lookup import check_range, not_found
 from weighbridge.storage.protocol import Extent
@@ -114,7 +114,7 @@ def hold_tensors(tensors: Mapping[str, torch.Tensor], where: str = "tensors in m
     """Make a checkpoint of tensors by key; nothing is copied, moved or read.
 
     Raises:
-        CheckpointError: `dtype-unknown`, `header-invalid` for something else than tensors by text.
+        CheckpointError: `dtype-unknown`, `name-too-long`, `header-invalid` for something else than tensors by text.
     """
     import torch
 
@@ -122,6 +122,7 @@ def hold_tensors(tensors: Mapping[str, torch.Tensor], where: str = "tensors in m
         if type(key) is not str or not isinstance(tensor, torch.Tensor):
             got = f"{type(tensor).__name__} under {key!r:.80}"
             raise CheckpointError("header-invalid", "this is no tensor by its key", where=where, got=got)
+    check_keys(tensors, where)
     header = Header(_specs_of(tensors, where), ties=find_ties(tensors))
     return TensorsCheckpoint(where, header, tensors=dict(tensors))
 

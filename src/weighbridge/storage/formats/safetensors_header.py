@@ -26,7 +26,7 @@ from weighbridge.base.json_text import (
     shorten_number,
     unique_object,
 )
-from weighbridge.base.specs import DTYPES, TensorSpec
+from weighbridge.base.specs import DTYPES, MAX_AXES, TensorSpec, check_keys
 from weighbridge.storage.formats.file_starts import name_start
 from weighbridge.storage.places.regular_files import SourceFile, open_regular, read_prefix, reporting_read_errors
 
@@ -63,7 +63,7 @@ def read_head(name: str, path: Path) -> tuple[SourceFile, Head]:
 
     Raises:
         CheckpointError: `file-truncated`, `header-too-large`, `header-invalid`, `header-duplicate-key`,
-            `dtype-unknown`, `tensor-bounds`, `checkpoint-not-found`, `read-failed`.
+            `name-too-long`, `dtype-unknown`, `tensor-bounds`, `checkpoint-not-found`, `read-failed`.
     """
     descriptor, stamp = open_regular(path)
     try:
@@ -109,7 +109,7 @@ def parse_head(head: bytes, file_size_bytes: int, where: str) -> Head:
 
     Raises:
         CheckpointError: `file-truncated`, `header-too-large`, `header-invalid`, `header-duplicate-key`,
-            `dtype-unknown`, `tensor-bounds`.
+            `name-too-long`, `dtype-unknown`, `tensor-bounds`.
 
     Examples:
         >>> text = b'{"a":{"dtype":"F16","shape":[3],"data_offsets":[0,6]}}'
@@ -131,6 +131,7 @@ def _parse_text(text: bytes, data_start: int, file_size_bytes: int, where: str) 
     except JsonError as problem:
         code = "header-duplicate-key" if problem.duplicate else "header-invalid"
         raise CheckpointError(code, "the header is not valid", where=where, got=str(problem)) from None
+    check_keys(table, where)
     entries = _check_entries(table, where)
     specs = {key: entry[0] for key, entry in entries.items()}
     return Head(specs, metadata, _place_tensors(entries, data_start, file_size_bytes, where))
@@ -208,6 +209,9 @@ def read_spec(dtype: object, shape: object) -> TensorSpec:
         expected = "one of " + ", ".join(DTYPES)
         raise CheckpointError("dtype-unknown", "this is no dtype", expected=expected, got=shorten(dtype))
     sizes = _read_sizes(shape, "shape")
+    if len(sizes) > MAX_AXES:
+        expected, got = f"at most {MAX_AXES}", f"{len(sizes):,}"
+        raise CheckpointError("header-invalid", "a shape has too many axes", expected=expected, got=got)
     bits = DTYPES[dtype].bits
     for size in sizes:
         bits *= size or 1
