@@ -96,7 +96,7 @@ class Checkpoint:
         self.put(f"{path}.linear.weight", (2, 12), self.dtype())
 
     def norms(self, path: str) -> None:
-        for name in self.chance.sample(("norm.gamma", "norm.beta", "norm0.w", "norm1.w", "norm.weight", "scale"), 3):
+        for name in self.chance.sample(("norm.gamma", "norm.beta", "norm0.w", "norm1.w", "norm.weight", "gain"), 3):
             self.put(f"{path}.{name}", self.chance.choice(((3,), (2,), (), (0, 2), (2, 2))), self.dtype())
 
     def loose(self, path: str) -> None:

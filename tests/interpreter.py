@@ -262,8 +262,6 @@ def _convert(
     keys = tuple(lane[at] for lane in use.lanes for at in range(count))
     place = Place(rule.target_patterns, _wanted_shapes(rules, use, wanted), splits(rule), config)
     done = run_operations(rule.operations, lanes, place)
-    if splits(rule) and len({len(lane.tensors) for lane in done}) > 1:
-        raise RefusedError("operation-arity")
     if not any(lane.tensors for lane in done):
         made.vanished |= set(keys)
     for output, lane in zip(use.outputs, done, strict=True):
