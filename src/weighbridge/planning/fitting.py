@@ -60,7 +60,7 @@ class _Fitting:
     def draft(self, settled: Sequence[Step] | None = None) -> Draft:
         live, dropped, carried = self._split_declared()
         if self._is_hopeless(live):
-            return self._reject(live)
+            return self._reject(live, carried)
         if settled is None:
             self._trace(live)
         else:
@@ -98,10 +98,15 @@ class _Fitting:
             return False
         return any(key not in self.target.specs for key in live)
 
-    def _reject(self, live: list[str]) -> Draft:
+    def _reject(self, live: list[str], carried: list[str]) -> Draft:
+        """Say what is missing and left over by the names alone; what is declared, or has a twin, is neither."""
         assert self.target is not None
-        unplaced = tuple(sorted(key for key in live if key not in self.target.specs))
-        missing = tuple(sorted(key for key in self.target if key not in self.source.specs))
+        held = {key for key in (*live, *carried) if key in self.target.specs}
+        filled = {self._group(key) for key in held}
+        lacking = [key for key in self.target if key not in held and self._group(key) not in filled]
+        named = self._named_initialised(lacking)
+        missing = tuple(sorted(key for key in lacking if key not in named))
+        unplaced = tuple(sorted(key for key in live if key not in held))
         plan = Plan(self.mapping, (), reading=self.reading.name)
         return Draft(self.reading, plan, tuple(self.problems), missing, unplaced, partial=False)
 
@@ -180,7 +185,7 @@ class _Fitting:
         assert self.target is not None
         for key in step.sources:
             if key in self.target.specs:
-                self.problems.append(self._no_such_target(step.targets[0], step))
+                self.problems.append(self._no_such_target(step.targets[0] if step.targets else key, step))
         return [_carry(key, self.source.specs[key]) for key in step.sources if key not in self.target.specs]
 
     def _find_collisions(self) -> None:
