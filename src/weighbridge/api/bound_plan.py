@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weighbridge.base.errors import PlanError
-from weighbridge.base.named_options import read_named
+from weighbridge.base.forms.named_options import read_named
 from weighbridge.models.model_sources import open_place
 from weighbridge.planning import plan as planned, restricting, stored
 from weighbridge.reporting.explanation import Explanation, explain
