@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weighbridge.base.errors import PlanError
-from weighbridge.base.named_options import read_named
+from weighbridge.base.forms.named_options import read_named
 from weighbridge.models.model_sources import open_place
 from weighbridge.planning import plan as planned, restricting, stored
 from weighbridge.reporting.explanation import Explanation, explain
@@ -22,6 +22,7 @@ from weighbridge.running.ties import check_standing_ties
 if TYPE_CHECKING:
     import torch
 
+    from weighbridge.storage.places.directory import Extra
     from weighbridge.storage.protocol import Checkpoint
 
 
@@ -228,12 +229,16 @@ class Plan(planned.Plan):
         self.binding.produced = weakref.ref(model)
         return self.report
 
-    def write(self, destination: str | Path, source: Any = None, **options: Any) -> Path:
+    def write(
+        self, destination: str | Path, source: Any = None, *, beside: Sequence[Extra] = (), **options: Any
+    ) -> Path:
         """Write the targets as safetensors files into a new directory; see `directory_writing.write`.
 
         Args:
             destination: Directory to make; it must not exist, or be empty.
             source: As for `stream`.
+            beside: Files to put beside the weights, by their names there, each in the place of one that would be
+                carried along under that name.
             options: See `weighbridge.running.directory_writing.WriteOptions`: `max_shard_size`, `memory_budget`,
                 `digests`, `resume`, `sync`, `link`, `progress`.
 
@@ -249,7 +254,7 @@ class Plan(planned.Plan):
         chosen = read_named(directory_writing.WriteOptions, options)
         checkpoint = self.checkpoint(source)
         origin = None if checkpoint.extras else self._origin()
-        made = directory_writing.write(self, checkpoint, destination, chosen, origin)
+        made = directory_writing.write(self, checkpoint, destination, chosen, origin, beside)
         self.binding.produced = lambda: made
         return made
 

@@ -26,6 +26,7 @@ from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.planning.plan_options import read_options
+from weighbridge.storage.places.regular_files import read_small_file
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,7 @@ def resolve(model: torch.nn.Module) -> Mapping:
     return resolve_model(model)
 
 
-def open(place: Place, *, direct: bool = False) -> Checkpoint:
+def open(place: Place, *, direct: bool = False, entry: str | None = None) -> Checkpoint:
     """Open a checkpoint by its headers; no tensor data is read.
 
     Args:
@@ -60,6 +61,9 @@ def open(place: Place, *, direct: bool = False) -> Checkpoint:
             holds, see `docs/composite.md`), or a `Header`.
         direct: Read tensors past the page cache, so that a large checkpoint neither fills it nor drives out what is in
             it; for safetensors files alone. Nothing is mapped then. Where the file system refuses, the log says so.
+        entry: Which dict of a torch file is meant, such as ``"model"``, or ``"model.encoder"`` for one inside of that;
+            an empty one for the outermost. A path may end in it instead, ``"ckpt.pt::model"``, in every function and
+            command. Without it, the one dict that can hold the weights is chosen, which the `notes` say.
 
     Returns:
         The opened checkpoint; its `header` holds the spec of every tensor.
@@ -72,7 +76,7 @@ def open(place: Place, *, direct: bool = False) -> Checkpoint:
         >>> open(Header({"weight": TensorSpec("F32", (2, 3))})).header["weight"].size_bytes
         24
     """
-    return open_place(place, direct=direct)
+    return open_place(place, direct=direct, entry=entry)
 
 
 def register(name: str, mapping: AnyMapping, *, overwrite: bool = False) -> Mapping:
@@ -194,9 +198,10 @@ def config_of(source: Checkpoint, target: Place, place: Place = None) -> Any:
     path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
     if path is None:
         return None
+    raw, _ = read_small_file(path)
     try:
-        return json.loads(path.read_bytes())
-    except (ValueError, OSError, RecursionError):
+        return json.loads(raw)
+    except (ValueError, RecursionError):
         return None
 
 

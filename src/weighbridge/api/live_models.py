@@ -131,19 +131,30 @@ def save(
         WeighbridgeError: `usage` for an option that is none, or that has no part in a recorded way back.
     """
     planning, writing = split_options(options)
-    back = _recorded(model, planning, lossy=lossy) if mapping is None else None
+    back = plan_recorded(model, planning, lossy=lossy) if mapping is None else None
     if back is None:
         back = _derived(model, mapping, planning)
     return back.write(out, **writing)
 
 
-def _recorded(model: torch.nn.Module, planning: dict[str, Any], *, lossy: bool) -> Plan | None:
+def plan_recorded(model: torch.nn.Module, planning: dict[str, Any], *, lossy: bool = False) -> Plan | None:
+    """Return the plan that takes a model's weights back to where they came from; None if it came through no plan.
+
+    Args:
+        model: The model.
+        planning: Options of a plan, which have no part in it.
+        lossy: Accept that what a rule dropped on loading is not saved either.
+
+    Raises:
+        PlanError: `inverse-lossy`, `dtype-mismatch`.
+        WeighbridgeError: `usage` for an option of a plan.
+    """
     from weighbridge.models.module_saving import recorded_way_back
 
     found = recorded_way_back(model, lossy=lossy)
     if found is None:
         return None
-    refuse_planning(planning)
+    _refuse_planning(planning)
     say(found.notes)
     return Plan.bind(found.plan, model, origin=found.origin)
 
@@ -156,7 +167,7 @@ def _derived(model: torch.nn.Module, mapping: AnyMapping | None, planning: dict[
     drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
     # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
     made = plan(model, found.inverse(), **{"layout": "mapped", **planning, "drop": drop})
-    say(dict.fromkeys((*made.notes, *(open_names(made, found) if mapping is not None else ()))))
+    say(dict.fromkeys((*made.notes, *(open_names(made, found).notes if mapping is not None else ()))))
     return made
 
 
@@ -173,7 +184,7 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     return planning, {name: value for name, value in options.items() if name not in names}
 
 
-def refuse_planning(planning: dict[str, Any]) -> None:
+def _refuse_planning(planning: dict[str, Any]) -> None:
     """Refuse options of a plan where the plan is made already.
 
     Raises:

@@ -7,7 +7,7 @@ The standard library's parser keeps the last of two equal names and accepts `NaN
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NoReturn
 
 _KINDS: Final = {
@@ -49,13 +49,20 @@ def unique_object(pairs: Pairs) -> dict[str, Any]:
     return table
 
 
-def parse_json(raw: bytes, build: Callable[[Pairs], Any] = unique_object, *, unsigned: bool = False) -> Any:
+MOST_VALUES: Final = 12_000_000
+"""The most values of a text: what is made of them takes many times the text's memory. The largest header has fewer."""
+
+
+def parse_json(
+    raw: bytes, build: Callable[[Pairs], Any] = unique_object, *, unsigned: bool = False, surrogates: bool = False
+) -> Any:
     """Parse a JSON text.
 
     Args:
         raw: The text as UTF-8.
         build: Makes a value of each object, innermost first.
         unsigned: Refuse numbers with a minus sign, `-0` included.
+        surrogates: Accept what no UTF-8 may hold but paths of some systems do: half a surrogate pair.
 
     Raises:
         JsonError: The text is not valid.
@@ -65,7 +72,8 @@ def parse_json(raw: bytes, build: Callable[[Pairs], Any] = unique_object, *, uns
         {'a': [1, 2]}
     """
     try:
-        text = raw.decode("utf-8")
+        _check_count(raw)
+        text = raw.decode("utf-8", "surrogatepass" if surrogates else "strict")
         # Only `-0` needs a look at the digits: every other negative number is seen in its value, for less time.
         parse_int = _parse_unsigned if unsigned and "-0" in text else None
         return json.loads(text, object_pairs_hook=build, parse_constant=_refuse_constant, parse_int=parse_int)
@@ -79,6 +87,27 @@ def parse_json(raw: bytes, build: Callable[[Pairs], Any] = unique_object, *, uns
         raise
     except ValueError:
         raise JsonError("a number has too many digits") from None
+
+
+def _check_count(raw: bytes) -> None:
+    """Refuse a text of more values than anybody writes, before any of them is made."""
+    if _count_marks(raw) > MOST_VALUES and sum(map(_count_marks, _outside_strings(raw))) > MOST_VALUES:
+        raise JsonError(f"it holds more than {MOST_VALUES:,} values")
+
+
+def _count_marks(raw: bytes) -> int:
+    """Count what stands before each value but the first: within a string it stands for nothing."""
+    return sum(raw.count(mark) for mark in (b",", b"[", b"{"))
+
+
+def _outside_strings(raw: bytes) -> Iterator[bytes]:
+    """Yield what stands outside of strings, some of it at a time: there may be very many of them."""
+    plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")  # no quote is left that does not begin or end a string
+    inside = 0
+    for start in range(0, len(plain), 2**20):
+        parts = plain[start : start + 2**20].split(b'"')
+        yield b" ".join(parts[inside::2])
+        inside = (inside + len(parts) - 1) % 2
 
 
 def check_characters(texts: Iterable[str]) -> None:

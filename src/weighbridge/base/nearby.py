@@ -76,9 +76,9 @@ class LikeTexts:
         from difflib import SequenceMatcher
 
         matcher = SequenceMatcher(None, autojunk=False)
-        matcher.set_seq2(_ends(text))
+        matcher.set_seq1(_ends(text))
         for number in self._likely(text):
-            matcher.set_seq1(_ends(self._texts[number]))
+            matcher.set_seq2(_ends(self._texts[number]))
             yield matcher.ratio(), self._texts[number]
 
     def _likely(self, text: str) -> list[int]:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from weighbridge.base.collecting import with_collection
+
 Task = Callable[[], None]
 
 MAX_WORKERS: Final = 8
@@ -22,7 +24,8 @@ def count_workers(most: int = MAX_WORKERS) -> int:
 def run_all(tasks: Iterable[Task], workers: int) -> None:
     """Run tasks, begun in their order, as many at a time as there are workers; the calling thread is one of them.
 
-    The first exception stops all that has not begun, and is raised when the others have ended; so is an interrupt.
+    The first exception stops all that has not begun, and is raised when the others have ended; so is an interrupt. The
+    garbage collector runs meanwhile, even where the caller keeps it off.
 
     Args:
         tasks: The tasks; drawn one at a time, never by two threads at once.
@@ -34,7 +37,11 @@ def run_all(tasks: Iterable[Task], workers: int) -> None:
         >>> done
         [1, 2]
     """
-    crew = _Crew(tasks)
+    with with_collection():
+        _run_crew(_Crew(tasks), workers)
+
+
+def _run_crew(crew: _Crew, workers: int) -> None:
     threads = [threading.Thread(target=crew.work, name="weighbridge", daemon=True) for _ in range(workers - 1)]
     try:
         for thread in threads:

@@ -9,14 +9,15 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from weighbridge.base.errors import MappingError, WeighbridgeError
 from weighbridge.base.hashes import sha256_of
-from weighbridge.base.nearby import close_names, name_near
+from weighbridge.base.nearby import close_names
 from weighbridge.mappings.finding import find_named
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.mapping_files import is_mapping_file, load_mapping as load_file
+from weighbridge.mappings.mapping_files.documents import read_bytes
 
 
 def load_argument(text: str) -> Mapping:
@@ -52,17 +53,11 @@ def load_argument(text: str) -> Mapping:
     return find_named(text)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.expanduser().read_bytes()
-    except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        got = name_near(path) if isinstance(problem, FileNotFoundError) else f"{type(problem).__name__}: {reason}"
-        raise MappingError("mapping-file", "this file cannot be read", where=str(path), got=got) from None
+MAX_PYTHON_BYTES: Final = 2**24
 
 
 def _from_python(path: Path, name: str) -> Mapping:
-    source = _read(path)
+    source = read_bytes(path, MAX_PYTHON_BYTES)
     with _running(path):
         module = _execute(path, source)
         if not name:

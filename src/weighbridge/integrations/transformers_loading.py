@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -23,9 +24,10 @@ from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern, literally
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
-from weighbridge.mappings.mapping import MappingLike
+from weighbridge.mappings.mapping import MappingLike, as_mapping
 from weighbridge.mappings.transformers_table import library_module, library_name
-from weighbridge.models.holdings import take_stock
+from weighbridge.mappings.wrapped_names import look_through
+from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.module_loading import remember
 from weighbridge.models.modules import module_header
 from weighbridge.planning.compiling import compile_plan
@@ -100,6 +102,7 @@ class Load:
     options: Options
     copy: bool = False
     tensors: dict[str, Pending] = field(default_factory=dict)
+    states: dict[str, Pending] = field(default_factory=dict)
     plan: Plan | None = None
     ties: Mapping[str, str] = field(default_factory=dict)
     declared_ties: Mapping[str, str] = field(default_factory=dict)
@@ -114,7 +117,9 @@ class Load:
         """
         if self.plan is not None:
             raise RegistryError("integration-unsupported", "this class loads several models", got=type(model).__name__)
-        header, self.declared_ties = header_with_ties(model), declared_ties(model)
+        held = take_stock(model)
+        header, self.declared_ties = header_with_ties(model, held.header(self.checkpoint.header)), declared_ties(model)
+        self.options = replace(self.options, carry=(*exception_rules(Carry, self.options.carry), *self._made_by(held)))
         self.plan = self._compile(model, header)
         groups = value_classes(self.plan, self.checkpoint, header.ties)
         differing = [classes for classes in groups if len(classes) > 1]
@@ -128,7 +133,13 @@ class Load:
             if step.fate != "carried":
                 found = (Pending(step, key, self.checkpoint, mapped) for key in step.targets if key in header)
                 self.tensors |= {pending.key: pending for pending in found}
+        self.states = {key: self.tensors.pop(key) for key in held.extra if key in self.tensors}
         return self.tensors
+
+    def _made_by(self, held: Holdings) -> Iterator[Carry]:
+        """Yield a rule for each tensor of the checkpoint that a hook of the model makes anew."""
+        found = (key for key in held.computed if key in self.checkpoint.header)
+        yield from (Carry(exact_pattern(key), "made by a hook of the model") for key in found)
 
     def finish(self, model: Any) -> Plan:
         """Prove the loaded weights, and let the model remember its plan."""
@@ -138,6 +149,9 @@ class Load:
             )
         settle_ties(model, self.ties, self.tensors, self.declared_ties)
         _prove(model, self.tensors)
+        extra = take_stock(model).extra if self.states else {}
+        for key, pending in self.states.items():
+            extra[key].module.set_extra_state(pending.make())
         self.checkpoint.check_unchanged()
         plan = self._in_dtypes_of(model, self.plan)
         remember(model, plan, self.checkpoint)
@@ -159,7 +173,8 @@ class Load:
     def _plan(self, header: Header, options: Options) -> Plan:
         assert self.mapping is not None
         source = self.checkpoint
-        return compile_plan(source.header, self.mapping, header, files=source.files, options=options)
+        mapping = look_through(as_mapping(self.mapping), source.header, header)
+        return compile_plan(source.header, mapping, header, files=source.files, options=options)
 
     def _declared(self, model: Any, header: Header) -> Options | None:
         """Add what the library's class says may be left over, and which buffers may be missing."""
@@ -234,7 +249,7 @@ _FUNCTION: Final = "convert_and_load_state_dict_in_model"
 _filling: ContextVar[Callable[[Any], dict[str, Pending]] | None] = ContextVar("weighbridge_filling", default=None)
 _lock = threading.Lock()
 _users = 0
-_original: Any = None
+_installed: Final[list[partial[Any]]] = []
 
 
 @contextmanager
@@ -258,32 +273,41 @@ def converted_by(fill: Callable[[Any], dict[str, Pending]]) -> Iterator[None]:
 
 
 def _install(module: Any) -> None:
-    global _users, _original
+    global _users
     with _lock:
         if _users == 0:
-            _original = library_name(module, _FUNCTION)
-            setattr(module, _FUNCTION, _convert)
+            _installed.append(partial(_convert, library_name(module, _FUNCTION)))
+            setattr(module, _FUNCTION, _installed[0])
         _users += 1
 
 
 def _remove(module: Any) -> None:
+    """Put back what stood there; what somebody else has put in front since stays, and ours behind it."""
     global _users
     with _lock:
         _users -= 1
-        if _users == 0:
-            setattr(module, _FUNCTION, _original)
+        if _users:
+            return
+        ours = _installed.pop()
+        before = ours.args[0]
+        if getattr(module, _FUNCTION, None) is ours:
+            setattr(module, _FUNCTION, before)
 
 
-def _convert(model: Any, state_dict: Any, load_config: Any, disk_offload_index: Any = None) -> Any:
+def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_offload_index: Any = None) -> Any:
     """Stand where the library's conversion stands."""
     fill = _filling.get()
     if fill is None:
-        return _original(model, state_dict, load_config, disk_offload_index)
+        return original(model, state_dict, load_config, disk_offload_index)
     if load_config.hf_quantizer is not None:
         raise RegistryError(
             "integration-unsupported", "quantised checkpoints are not loaded through a plan", got=type(model).__name__
         )
-    found = _original(model, fill(model), replace(load_config, weight_mapping=[]), disk_offload_index)
+    token = _filling.set(None)  # another one of ours may stand behind what somebody else put in front of it
+    try:
+        found = original(model, fill(model), replace(load_config, weight_mapping=[]), disk_offload_index)
+    finally:
+        _filling.reset(token)
     _remember_rules(model, load_config.weight_mapping or [], sorted(state_dict))
     return found
 

@@ -66,9 +66,13 @@ def _output_names(module: Any) -> Iterator[str]:
             yield from (f"{path}.{name}" for name in inner._parameters)
 
 
-def header_with_ties(model: Any) -> Header:
-    """Return the specs of a model that the library has not tied yet, with the ties that it will make."""
-    header = module_header(model)
+def header_with_ties(model: Any, header: Header) -> Header:
+    """Return the specs of a model that the library has not tied yet, with the ties that it will make.
+
+    Args:
+        model: The model.
+        header: Its specs, as they are.
+    """
     groups = _Groups(header.ties)
     for key, twin in declared_ties(model).items():
         if key in header and twin in header:

@@ -8,19 +8,19 @@ with it, and loaded without asking for it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import torch
 
-from weighbridge.base.errors import CheckpointError, RegistryError
+from weighbridge.base.errors import RegistryError
 from weighbridge.base.keys import layout_path
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.models.adapters import Adapters, find_adapters
 from weighbridge.models.wrappers import Part, parts
-from weighbridge.storage.formats.torch_tensors import spec_of, tie_of
+from weighbridge.storage.formats.tensor_kinds import kind_of
+from weighbridge.storage.formats.torch_tensors import address_of, row_major, spec_of, tie_of
 
 EXTRA_STATE: Final = "_extra_state"
 """The last part of the name of a module's extra state, as torch gives it."""
@@ -131,7 +131,7 @@ class Holdings:
         first: dict[int, str] = {}
         for key, place in places.items():
             takes_any = place.receive is not None and source is not None and key in source
-            specs[key] = source[key] if takes_any and source is not None else spec_of(place.tensor)
+            specs[key] = source[key] if takes_any and source is not None else spec_of(place.tensor, key)
             owner = first.setdefault(id(place.slots), key)
             if owner != key:
                 ties[key] = ties[owner] = owner
@@ -154,7 +154,8 @@ def take_stock(model: torch.nn.Module) -> Holdings:
     """Find out what a model holds.
 
     Raises:
-        CheckpointError: `dtype-unknown` for a tensor that is spread over several processes.
+        CheckpointError: `tensor-unsupported` for a tensor without dense memory of its own, one that is spread over
+            several processes among them; `tensor-bounds` for one whose memory was freed.
         RegistryError: `integration-unsupported` for a wrapper that is known and not understood, and for values that a
             hook changes on their way into the state dict.
     """
@@ -164,7 +165,7 @@ def take_stock(model: torch.nn.Module) -> Holdings:
     for part in tree:
         for slots, name, tensor in _slots(part.module) if part.inner is None else ():
             key = f"{part.path}.{name}" if part.path else name
-            _refuse_spread(tensor, key)
+            kind_of(tensor, key)
             found = places[key] = _places_of(tensor, held)
             found.slots.append((slots, name))
     aside = tuple(_asides(tree))
@@ -203,11 +204,7 @@ def _slots(module: torch.nn.Module) -> Iterator[tuple[dict[str, Any], str, torch
 
 def _places_of(tensor: torch.Tensor, held: dict[int, list[Places]]) -> Places:
     """Return the places of a tensor, old ones if it is tied; only tensors at one address are compared."""
-    try:
-        address = tensor.untyped_storage()._cdata if tensor.is_meta else tensor.data_ptr()
-    except (NotImplementedError, RuntimeError):
-        address = 0
-    there = held.setdefault(address or id(tensor), [])
+    there = held.setdefault(address_of(tensor) or id(tensor), [])
     for places in there:
         if _is_same(places.tensor, tensor):
             return places
@@ -218,20 +215,6 @@ def _places_of(tensor: torch.Tensor, held: dict[int, list[Places]]) -> Places:
 def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Tell whether two tensors are the same elements of one storage."""
     return one is other or ((tie := tie_of(one)) is not None and tie == tie_of(other))
-
-
-def _refuse_spread(tensor: torch.Tensor, key: str) -> None:
-    """Refuse a tensor of which this process holds a part, before its memory is looked at."""
-    distributed = sys.modules.get("torch.distributed.tensor")
-    if distributed is not None and isinstance(tensor, getattr(distributed, "DTensor", ())):
-        raise CheckpointError(
-            "dtype-unknown",
-            "this tensor is spread over several processes",
-            where=key,
-            expected="a dense tensor",
-            got=type(tensor).__name__,
-            hint="load and save the model before it is sharded, or gather it: torch.distributed.checkpoint.state_dict",
-        )
 
 
 def _is_offloaded(module: torch.nn.Module) -> bool:
@@ -328,7 +311,7 @@ def _refuse_changed(key: str, tensor: torch.Tensor, value: Any) -> None:
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().reshape(-1).view(torch.uint8)
+    return row_major(tensor).view(-1).view(torch.uint8)
 
 
 def _extra_states(free: Mapping[str, Any], tree: Iterable[Part]) -> Iterator[tuple[str, Extra]]:

@@ -19,9 +19,10 @@ def is_model(place: Any) -> TypeGuard[torch.nn.Module]:
     return hasattr(place, "named_modules") and callable(getattr(place, "state_dict", None))
 
 
-def open_place(place: Any, *, direct: bool = False) -> Checkpoint:
+def open_place(place: Any, *, direct: bool = False, entry: str | None = None) -> Checkpoint:
     """Open a model, or whatever else can be opened; see `open_checkpoint`."""
-    return open_model(place) if is_model(place) and not direct else open_checkpoint(place, direct=direct)
+    is_live = is_model(place) and not direct and entry is None
+    return open_model(place) if is_live else open_checkpoint(place, direct=direct, entry=entry)
 
 
 def open_model(model: torch.nn.Module) -> TensorsCheckpoint:

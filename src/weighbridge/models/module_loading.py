@@ -9,7 +9,6 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from weighbridge.base.collecting import without_collection
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.models.holdings import Places, take_stock
 from weighbridge.models.modules import (
@@ -28,7 +27,7 @@ from weighbridge.running.devices import fill_tensors
 from weighbridge.running.gather import Wanted, group_steps, start_output
 from weighbridge.running.results import STREAM_BYTES, mapped_files
 from weighbridge.running.ties import check_ties
-from weighbridge.storage.formats.torch_tensors import dtype_of
+from weighbridge.storage.formats.torch_tensors import dtype_of, put_elements
 from weighbridge.storage.protocol import Checkpoint, Mapped
 
 _LOG: Final = logging.getLogger(__name__)
@@ -43,7 +42,6 @@ class Loaded(NamedTuple):
     checkpoint: Checkpoint
 
 
-@without_collection()
 def load_into(
     plan: Plan,
     model: torch.nn.Module,
@@ -213,7 +211,7 @@ def _put(places: Places, made: torch.Tensor) -> None:
     if places.receive is not None:
         places.receive(made)
     elif not current.is_meta and current.dtype == made.dtype:
-        current.detach().copy_(made)
+        put_elements(current, made)
     else:
         _replace(places, made if current.is_meta else made.to(current.device))
 

@@ -8,19 +8,22 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Final
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
+from weighbridge.algebra.copies import Copy, Loop, simplify
+from weighbridge.algebra.coverage import coverage
 from weighbridge.base.collecting import without_collection
-from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.errors import LayoutError, PlanError, WeighbridgeError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import DTYPES, Header
 from weighbridge.models.holdings import Places, take_stock
 from weighbridge.models.wrappers import parts
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
+from weighbridge.storage.formats.torch_tensors import storage_span
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -58,20 +61,15 @@ def steps_into(plan: Plan, places: dict[str, Places]) -> Iterator[Step]:
 
 def shares_memory(checkpoint: Checkpoint, places: dict[str, Places]) -> bool:
     """Tell whether a source holds tensors in memory that belongs to the model."""
-    own = sorted(_extent(place.tensor) for place in places.values() if not place.tensor.is_meta)
+    own = sorted(span for place in places.values() if (span := storage_span(place.tensor)) is not None)
     reached = list(accumulate((stop for _, stop in own), max))
     for tensor in checkpoint.held_tensors():
-        if not tensor.is_meta:
-            start, stop = _extent(tensor)
+        if (span := storage_span(tensor)) is not None:
+            start, stop = span
             before = bisect_left(own, (stop, 0))
             if before and reached[before - 1] > start:
                 return True
     return False
-
-
-def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    storage = tensor.untyped_storage()
-    return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
 def probe(plan: Plan, checkpoint: Checkpoint, places: dict[str, Places]) -> None:
@@ -109,18 +107,56 @@ def _is_expanded(tensor: torch.Tensor) -> bool:
     return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
+class _Span(NamedTuple):
+    """The bytes between a tensor's first and last element, and the tensor."""
+
+    start: int
+    stop: int
+    key: str
+    tensor: torch.Tensor
+
+
 def _overlaps(places: dict[str, Places]) -> Iterator[PlanError]:
     """Yield an error for tensors that share a part of their memory without being the same."""
-    spans: dict[int, tuple[int, int, str]] = {}
+    spans: dict[int, _Span] = {}
     for key, (tensor, slots, receive) in places.items():
-        if id(slots) in spans or tensor.is_meta or tensor.is_cuda or receive is not None:
+        if id(slots) in spans or tensor.is_meta or tensor.is_cuda or receive is not None or not tensor.numel():
             continue
         start = tensor.data_ptr()
         size_bytes = tensor.nbytes if tensor.is_contiguous() else _reach(tensor) * tensor.element_size()
-        spans[id(slots)] = start, start + size_bytes, key
-    for (_, stop, one), (start, _, other) in pairwise(sorted(spans.values())):
-        if start < stop:
-            yield PlanError("model-mismatch", "two parameters share part of their memory", where=f"{one}, {other}")
+        spans[id(slots)] = _Span(start, start + size_bytes, key, tensor)
+    for near in _crossing(sorted(spans.values(), key=lambda span: span[:3])):
+        if not _are_apart(near):
+            names = ", ".join(span.key for span in near[:4])
+            yield PlanError("model-mismatch", "these parameters share part of their memory", where=names)
+
+
+def _crossing(spans: list[_Span]) -> Iterator[list[_Span]]:
+    """Yield the groups of spans that reach into each other."""
+    group: list[_Span] = []
+    reached = 0
+    for span in spans:
+        if group and span.start >= reached:
+            yield from [group] if len(group) > 1 else []
+            group = []
+        group.append(span)
+        reached = max(reached, span.stop)
+    yield from [group] if len(group) > 1 else []
+
+
+def _are_apart(spans: list[_Span]) -> bool:
+    """Tell whether no byte belongs to two tensors whose spans cross, such as interleaved columns of one matrix."""
+    first = spans[0].start
+    copies = []
+    for start, _, _, tensor in spans:
+        size = tensor.element_size()
+        pairs = zip(tensor.shape, tensor.stride(), strict=True)
+        loops = [Loop(count, 0, stride * size) for count, stride in pairs if count > 1]
+        copies.append(simplify(Copy(0, 0, start - first, (*loops, Loop(size, 0, 1)))))
+    try:
+        return coverage(copies, max(span.stop for span in spans) - first).multiple == 0
+    except LayoutError:
+        return False
 
 
 def _reach(tensor: torch.Tensor) -> int:

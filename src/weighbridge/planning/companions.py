@@ -54,7 +54,8 @@ class Group(NamedTuple):
 def find_groups(header: Header) -> list[Group]:
     """Find the quantised weights of a checkpoint by their names and dtypes.
 
-    A group has a tensor of codes, which are integers, packed, or floats of 8 bits at most, and something beside it.
+    A group has a tensor of codes, which are integers of 8 or 32 bits, packed, or floats of 8 bits at most, and
+    something beside it.
 
     Examples:
         >>> specs = {"q.weight": ("F8_E4M3", (4, 4)), "q.weight_scale_inv": ("F32", (1, 1)), "n.weight": ("F32", (4,))}
@@ -103,7 +104,7 @@ def _group(stem: str, keys: list[str], specs: MappingOf[str, TensorSpec], coded:
 
 def _holds_codes(dtype: str) -> bool:
     kind = DTYPES[dtype]
-    return kind.kind not in ("bool", "complex") and (kind.kind != "float" or kind.bits <= 8)
+    return kind.kind == "packed" or (kind.kind == "float" and kind.bits <= 8) or dtype in ("I8", "U8", "I32", "U32")
 
 
 def companion_faults(

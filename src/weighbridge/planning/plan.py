@@ -47,8 +47,8 @@ class Plan:
         reading: Which reading of the checkpoint's layout fits: ``mapped``, ``as is``, with or without a prefix.
         metadata: Free text pairs for the header of new files.
         notes: What the plan takes for granted, one sentence each.
-        choices: Those of the notes that say where a derived way back takes one of several names or sizes, each of which
-            the rules would lead to the source: a target or a record would have settled it.
+        choices: Where a derived way back takes one of several names or sizes, each of which the rules would lead to the
+            source, one sentence each: a target or a record would have settled it. The notes repeat the likelier ones.
         source_files: How the source lies in files; the inverse writes exactly these. Like the next one, no part of
             the plan's value: another sharding of the same tensors gives an equal plan.
         target_files: The files to write, where they are to be the very same as earlier ones.

@@ -13,7 +13,7 @@ from typing import Any
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.file_sets import FileSet
-from weighbridge.base.json_forms import items, number, numbers, table, text, texts, truth
+from weighbridge.base.forms.json_forms import items, number, numbers, table, text, texts, truth
 from weighbridge.base.specs import TensorSpec
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning.plan import PLAN_FORMAT, PLAN_VERSION, Plan

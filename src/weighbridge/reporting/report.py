@@ -48,10 +48,15 @@ class Report:
             counts = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
             yield f"{side + 's':<9} {counts or 'none'}"
         yield from unused_lines(plan)
-        yield from (f"{'choice' if note in plan.choices else 'note':<10}{note}" for note in self.notes)
+        yield from self.remark_lines()
         yield f"hash      {plan.hash[:16]}"
         yield ""
         yield from self._step_lines(None if full else SHOWN_LINES)
+
+    def remark_lines(self) -> Iterator[str]:
+        """Yield a line for each of the plan's choices, and for each note that is none of them."""
+        yield from (f"choice    {choice}" for choice in self.plan.choices)
+        yield from (f"note      {note}" for note in self.notes if note not in self.plan.choices)
 
     @property
     def notes(self) -> tuple[str, ...]:

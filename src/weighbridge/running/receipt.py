@@ -20,16 +20,20 @@ from typing import Any, Final, NamedTuple
 from weighbridge._version import __version__
 from weighbridge.base.errors import CheckpointError, DestinationError, WeighbridgeError
 from weighbridge.base.file_names import RECEIPT_NAME
-from weighbridge.base.json_forms import table, text
+from weighbridge.base.forms.json_forms import table, text
+from weighbridge.base.json_text import parse_json
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.stored import read_plan
 from weighbridge.running.tensor_digests import Digests
+from weighbridge.storage.places.regular_files import read_small_file
 from weighbridge.storage.protocol import Checkpoint
 
 _LOG: Final = logging.getLogger(__name__)
 
 RECEIPT_FORMAT: Final = "weighbridge-receipt"
 RECEIPT_VERSION: Final = 1
+MAX_RECEIPT_BYTES: Final = 200_000_000
+"""Limit for a receipt that is read; that of 90,000 tensors has a sixth of it."""
 
 
 class Receipt(NamedTuple):
@@ -101,7 +105,7 @@ def read_receipt(directory: Path) -> Receipt:
     """
     path = directory / RECEIPT_NAME if directory.is_dir() else directory.parent / RECEIPT_NAME
     try:
-        form = json.loads(path.read_bytes())
+        form = _read_form(path)
         found = form["format"], form["version"]
         if found != (RECEIPT_FORMAT, RECEIPT_VERSION):
             what = "this is no receipt of a known version"
@@ -114,7 +118,21 @@ def read_receipt(directory: Path) -> Receipt:
             raise CheckpointError("receipt-invalid", "the digests are not those of the plan's tensors", where=str(path))
         _LOG.info('read the receipt %s of mapping "%s"', path, receipt.plan.mapping.name)
         return receipt
-    except FileNotFoundError:
+    except (KeyError, TypeError, ValueError, RecursionError) as problem:
+        if isinstance(problem, CheckpointError):
+            raise problem.with_context(where=str(path)) from None
+        plain = f"{type(problem).__name__}: {problem}"[:200]
+        got = problem.headline if isinstance(problem, WeighbridgeError) else plain
+        raise CheckpointError("receipt-invalid", "this is no receipt", where=str(path), got=got) from None
+
+
+def _read_form(path: Path) -> Any:
+    try:
+        raw, _ = read_small_file(path, MAX_RECEIPT_BYTES)
+    except CheckpointError as problem:
+        if problem.code != "checkpoint-not-found":
+            got = problem.got if not problem.expected else f"{problem.got}, of {problem.expected}"
+            raise CheckpointError("receipt-invalid", "the receipt cannot be read", where=str(path), got=got) from None
         raise CheckpointError(
             "receipt-invalid",
             "there is no receipt here, so the way back is not recorded",
@@ -122,9 +140,4 @@ def read_receipt(directory: Path) -> Receipt:
             hint="to go back, give the mapping: weighbridge convert --reverse SOURCE DESTINATION MAPPING\n"
             "to compare, give the other checkpoint: weighbridge verify A B",
         ) from None
-    except (OSError, KeyError, TypeError, ValueError, RecursionError, WeighbridgeError) as problem:
-        if isinstance(problem, CheckpointError):
-            raise problem.with_context(where=str(path)) from None
-        plain = f"{type(problem).__name__}: {problem}"[:200]
-        got = problem.headline if isinstance(problem, WeighbridgeError) else plain
-        raise CheckpointError("receipt-invalid", "this is no receipt", where=str(path), got=got) from None
+    return parse_json(raw, surrogates=True)

@@ -181,7 +181,8 @@ def check_standing_ties(plan: Plan, checkpoint: Checkpoint) -> None:
                 "these tensors were one when they were loaded, and differ now",
                 where=key,
                 got=f"{twin} holds something else",
-                hint="the original layout has no place for both: tie them again, or save with another mapping",
+                hint="the layout that they came in has no place for both: tie them again, or give save a mapping,\n"
+                "by which both are saved: save(model, out, mapping)",
             )
 
 

@@ -16,11 +16,11 @@ whole number in decimal, `true`, `false` or `null`. Nothing here loads YAML or p
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from weighbridge.base.errors import MappingError
+from weighbridge.base.json_text import JsonError, parse_json
 from weighbridge.mappings.mapping import Mapping, TextForm, use_text_form
 from weighbridge.mappings.mapping_files.documents import read_bytes
 
@@ -104,8 +104,8 @@ def json_schema() -> dict[str, Any]:
 
 def _from_json(path: Path) -> Mapping:
     try:
-        form = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as problem:
+        form = parse_json(read_bytes(path))
+    except JsonError as problem:
         raise MappingError("mapping-file", "this file is no JSON", where=str(path), got=str(problem)) from None
     if not isinstance(form, dict) or "transforms" not in form:
         expected = 'an object with "transforms"'

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import re
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from weighbridge.base.errors import MappingError, WeighbridgeError
 from weighbridge.base.nearby import name_near
+from weighbridge.base.plain_files import OddFileError, read_plain
 
 MAX_BYTES: Final = 2**20
 """Size of the largest file that is read; ten thousand rules need less."""
@@ -80,26 +81,26 @@ def _line_and_column(document: Document, problem: WeighbridgeError) -> list[int]
     return [int(number) for number in numbers if number.isdecimal()]
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, limit_bytes: int = MAX_BYTES) -> bytes:
     """Read a mapping file, if it is a regular file of a reasonable size.
+
+    Args:
+        path: The file.
+        limit_bytes: The most bytes that it may have.
 
     Raises:
         MappingError: `mapping-file`.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise MappingError("mapping-file", "this is no regular file", where=str(path))
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        return read_plain(path.expanduser(), limit_bytes)
+    except OddFileError as problem:
+        raise MappingError("mapping-file", "this is no regular file", where=str(path), got=problem.kind) from None
     except (OSError, ValueError) as problem:
-        if isinstance(problem, WeighbridgeError):
-            raise
+        if isinstance(problem, OSError) and problem.errno == errno.EFBIG:
+            raise _too_large(str(path), limit_bytes) from None
         reason = getattr(problem, "strerror", None) or str(problem)
         got = name_near(path) if isinstance(problem, FileNotFoundError) else f"{type(problem).__name__}: {reason}"
         raise MappingError("mapping-file", "this file cannot be read", where=str(path), got=got) from None
-    if len(data) > MAX_BYTES:
-        raise _too_large(str(path))
-    return data
 
 
 def open_document(path: Path) -> Document:
@@ -127,6 +128,6 @@ def document_of(text: str) -> Document:
     return Document(name, text)
 
 
-def _too_large(where: str) -> MappingError:
-    expected = f"at most {MAX_BYTES:,} bytes"
+def _too_large(where: str, limit_bytes: int = MAX_BYTES) -> MappingError:
+    expected = f"at most {limit_bytes:,} bytes"
     return MappingError("mapping-file", "this file is too large for a mapping", where=where, expected=expected)

@@ -16,11 +16,11 @@ import gzip
 import io
 import json
 import os
-import zlib
 from pathlib import Path
 from typing import Any, Final
 
 from weighbridge.base.errors import CheckpointError, DestinationError
+from weighbridge.base.forms.inflating import GZIP, inflate_bounded
 from weighbridge.base.json_text import JsonError, check_characters, kind_of, parse_json, shorten
 from weighbridge.base.specs import Header, TensorSpec, check_keys
 from weighbridge.storage.formats.memory import HeaderCheckpoint
@@ -29,7 +29,7 @@ from weighbridge.storage.places.regular_files import HEAD_SAMPLE_BYTES, SourceFi
 
 FORMAT: Final = "weighbridge-inventory"
 VERSION: Final = 1
-MAX_INVENTORY_BYTES: Final = 400_000_000
+MAX_INVENTORY_BYTES: Final = 200_000_000
 INVENTORY_SUFFIXES: Final = (".json", ".json.gz")
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
@@ -127,13 +127,9 @@ def _decompress(raw: bytes) -> bytes:
     if not raw.startswith(_GZIP_MAGIC):
         return raw
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
-            text = stream.read(MAX_INVENTORY_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise JsonError(f"it cannot be decompressed: {error}") from None
-    if len(text) > MAX_INVENTORY_BYTES:
-        raise JsonError(f"it is larger than {MAX_INVENTORY_BYTES:,} bytes when decompressed")
-    return text
+        return inflate_bounded(raw, MAX_INVENTORY_BYTES, GZIP)
+    except ValueError as problem:
+        raise JsonError(f"it cannot be decompressed: {problem}") from None
 
 
 def _check_frame(table: Any) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 The format (https://github.com/huggingface/safetensors#format): eight bytes, little-endian, give the header's length N;
 N bytes of JSON name each tensor with `dtype`, `shape` and `data_offsets`, counted from the end of the header; the
 tensors' bytes follow and fill the rest of the file without overlaps and without holes. Stricter than the reference
-implementation in four points: a name that stands twice, an entry with further fields or written as a list, and
-`"__metadata__": null` are errors, and an axis of size 0 does not excuse the other axes from fitting 63 bits.
+implementation in six points: a name that stands twice, an entry with further fields or written as a list, and
+`"__metadata__": null` are errors, an axis of size 0 does not excuse the other axes from fitting 63 bits, a shape has at
+most 64 axes, and a name at most 4,096 characters and 256 segments.
 """
 
 from __future__ import annotations
@@ -184,6 +185,8 @@ class _EntryReader:
         start, stop = offsets
         if type(start) is not int or type(stop) is not int or type(shape) is not list or type(offsets) is not list:
             raise TypeError
+        if len(shape) > MAX_AXES:
+            raise ValueError
         # `True` equals 1, so the types must be looked at before the spec is looked up.
         for size in shape:
             if type(size) is not int:

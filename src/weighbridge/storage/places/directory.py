@@ -15,13 +15,14 @@ name or by an index are named among the files that are left aside; see `extras`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
+from weighbridge.storage.places.rank_pieces import check_pieces
 from weighbridge.storage.places.regular_files import reporting_read_errors
 
 _WHOLE: Final = ("model.safetensors", "pytorch_model.bin")
@@ -113,7 +114,8 @@ def _choose(files: Sequence[str], is_torch: bool, where: str) -> tuple[str, ...]
     return tuple(files)
 
 
-def _ambiguous(names: Iterable[str], where: str) -> CheckpointError:
+def _ambiguous(names: Sequence[str], where: str) -> CheckpointError:
+    check_pieces(names, where)
     return CheckpointError(
         "checkpoint-ambiguous",
         "more than one checkpoint is in here",

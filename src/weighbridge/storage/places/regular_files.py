@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.hashes import sha256_of
+from weighbridge.base.plain_files import OddFileError, open_plain
 
 if TYPE_CHECKING:
     from weighbridge.storage.places.scatter import Span
@@ -29,6 +29,9 @@ _LOG: Final = logging.getLogger(__name__)
 
 FileFingerprint = dict[str, str | int]
 """What identifies one opened file: `name`, `size_bytes`, `mtime_ns` and `head_sha256`. A JSON object."""
+
+SMALL_BYTES: Final = 2**24
+"""Limit for a file of settings, such as a configuration."""
 
 HEAD_SAMPLE_BYTES: Final = 65536
 """How much of a file that has no header of its own counts as its head."""
@@ -90,22 +93,12 @@ def open_regular(path: Path) -> tuple[int, FileStamp]:
         CheckpointError: `checkpoint-not-found`, `read-failed`.
     """
     with reporting_read_errors(str(path)):
-        _check_regular(path.stat(), path)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            status = os.fstat(descriptor)
-            _check_regular(status, path)
-        except BaseException:
-            os.close(descriptor)
-            raise
+            descriptor, status = open_plain(path)
+        except OddFileError as problem:
+            what = "this is not a regular file"
+            raise CheckpointError("read-failed", what, where=str(path), got=problem.kind) from None
         return descriptor, stamp_of(status)
-
-
-def _check_regular(status: os.stat_result, path: Path) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        got = kinds.get(stat.S_IFMT(status.st_mode), "a device")
-        raise CheckpointError("read-failed", "this is not a regular file", where=str(path), got=got)
 
 
 def fill_from(descriptor: int, buffer: memoryview, offset: int) -> int:
@@ -128,8 +121,8 @@ def read_prefix(descriptor: int, size_bytes: int) -> bytes:
     return bytes(buffer[:count])
 
 
-def read_small_file(path: Path, limit_bytes: int) -> tuple[bytes, FileStamp]:
-    """Read a whole file that must not be larger than `limit_bytes`.
+def read_small_file(path: Path, limit_bytes: int = SMALL_BYTES) -> tuple[bytes, FileStamp]:
+    """Read a whole regular file that must not be larger than `limit_bytes`.
 
     Raises:
         CheckpointError: `checkpoint-not-found`, `read-failed`.

@@ -10,6 +10,7 @@ import zlib
 from typing import Any, Final, NoReturn
 
 from weighbridge.base.errors import PlanError
+from weighbridge.base.forms.inflating import ZLIB, inflate_bounded
 
 MAX_NUMBER: Final = 2**63
 """Bound of all numbers in a form: sizes, offsets and element counts fit 63 bits."""
@@ -98,7 +99,7 @@ def deflate(raw: bytes) -> str:
 
 
 def inflate(value: object, limit_bytes: int) -> bytes:
-    """Read bytes that `deflate` wrote; stop when there are more than `limit_bytes` of them.
+    """Read bytes that `deflate` wrote; stop when there are too many of them, as `inflate_bounded` does.
 
     Raises:
         PlanError: `plan-format`.
@@ -107,18 +108,11 @@ def inflate(value: object, limit_bytes: int) -> bytes:
         >>> inflate(deflate(b"head"), 4)
         b'head'
     """
-    stream = zlib.decompressobj()
+    written = text(value)
     try:
-        raw = stream.decompress(base64.b64decode(text(value), validate=True), limit_bytes + 1)
-    except (zlib.error, ValueError) as problem:
-        if isinstance(problem, PlanError):
-            raise
+        return inflate_bounded(base64.b64decode(written, validate=True), limit_bytes, ZLIB)
+    except ValueError as problem:
         raise PlanError("plan-format", "a text does not hold deflated bytes", got=str(problem)) from None
-    if len(raw) > limit_bytes:
-        raise PlanError("plan-format", "a text inflates to too much", expected=f"at most {limit_bytes:,} bytes")
-    if not stream.eof or stream.unused_data:
-        raise PlanError("plan-format", "a text does not hold one deflated stream")
-    return raw
 
 
 def _refuse(expected: str, value: object) -> NoReturn:
