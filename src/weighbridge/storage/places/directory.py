@@ -15,12 +15,19 @@ name or by an index are named in the notes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.file_names import INDEX_SUFFIX, RECEIPT_NAME, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
+from weighbridge.base.file_names import (
+    INDEX_SUFFIX,
+    RECEIPT_NAME,
+    RECORD_NAME,
+    SAFETENSORS_SUFFIX,
+    TORCH_SUFFIXES,
+    check_name,
+)
 from weighbridge.base.json_text import join_keys
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import reporting_read_errors
@@ -28,6 +35,9 @@ from weighbridge.storage.places.regular_files import reporting_read_errors
 _WHOLE: Final = ("model.safetensors", "pytorch_model.bin")
 """Names by which the hub's libraries look for a checkpoint of one file, whatever else lies beside it."""
 _OTHER_WEIGHTS: Final = (".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".onnx_data", ".tflite", ".ot", ".npz", ".npy")
+MOST_FOLDERS: Final = 16
+"""How deep in a sub-directory files are looked for."""
+
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})(?P<suffix>\.[a-z]+)")
 _TRAINING_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states).*")
 
@@ -150,7 +160,7 @@ def find_extras(directory: Path) -> tuple[tuple[Extra, ...], tuple[str, ...]]:
     for name in list_names(directory):
         if _is_weights(name) or name == RECEIPT_NAME:
             continue
-        inside = _files_below(directory, name)
+        inside = None if name == RECORD_NAME else _files_below(directory, name)
         if inside is None or any(_is_weights(extra.name) for extra in inside):
             left.append(name)
         else:
@@ -159,22 +169,40 @@ def find_extras(directory: Path) -> tuple[tuple[Extra, ...], tuple[str, ...]]:
 
 
 def _files_below(directory: Path, name: str) -> list[Extra] | None:
-    """List a file, or the files of a sub-directory; None for what does not lie in the directory."""
+    """List a file, or those of a sub-directory; None for what lies elsewhere, is too deep, or cannot be listed."""
     try:
         path = resolve_inside(directory, name)
-    except CheckpointError:
+        if path.is_dir() and not (directory / name).is_symlink():
+            return list(_walk(directory, name, path, MOST_FOLDERS))
+        return [_file_at(name, path)]
+    except (CheckpointError, OSError):
         return None
-    if path.is_file():
-        return [Extra(name, path)]
-    if not path.is_dir() or (directory / name).is_symlink():
-        return None
-    found: list[Extra] = []
-    for inner in list_names(path):
-        below = _files_below(directory, f"{name}/{inner}")
-        if below is None:
-            return None
-        found += below
-    return found
+
+
+def _file_at(name: str, path: Path) -> Extra:
+    if not path.is_file():
+        raise CheckpointError("read-failed", "this is not a regular file", where=str(path))
+    return Extra(name, path)
+
+
+def _walk(directory: Path, name: str, folder: Path, depth: int) -> Iterator[Extra]:
+    """Yield the files of a folder that lies in the directory, and is no link.
+
+    Raises:
+        CheckpointError: `read-failed` for folders inside each other beyond `depth`; as `resolve_inside`.
+    """
+    if depth == 0:
+        raise CheckpointError("read-failed", "folders are nested too deeply", where=str(folder))
+    for inner in list_names(folder):
+        path, inside = folder / inner, f"{name}/{inner}"
+        if path.is_symlink():
+            yield _file_at(inside, resolve_inside(directory, inside))
+            continue
+        check_name(inside, str(directory))
+        if path.is_dir():
+            yield from _walk(directory, inside, path, depth - 1)
+        else:
+            yield _file_at(inside, path)
 
 
 def _is_weights(name: str) -> bool:
