@@ -18,7 +18,7 @@ class FileStamp(NamedTuple):
         size_bytes: Its size.
         mtime_ns: When its contents were last changed, or are said to have been.
         ctime_ns: When anything of it was last changed; nobody can set this.
-        settings: What can be changed of it but its contents: number of names, mode, owner, group.
+        names: How many names it has.
     """
 
     device: int
@@ -26,13 +26,13 @@ class FileStamp(NamedTuple):
     size_bytes: int
     mtime_ns: int
     ctime_ns: int
-    settings: tuple[int, ...]
+    names: int
 
 
 def stamp_of(status: os.stat_result) -> FileStamp:
     """Take the stamp from a file's status."""
-    settings = status.st_nlink, status.st_mode, status.st_uid, status.st_gid
-    return FileStamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, settings)
+    contents = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return FileStamp(*contents, status.st_ctime_ns, status.st_nlink)
 
 
 def check_stamp(path: Path, found: FileStamp, opened: FileStamp) -> None:
@@ -45,10 +45,10 @@ def check_stamp(path: Path, found: FileStamp, opened: FileStamp) -> None:
         raise changed(path, f"it had {opened.size_bytes:,} bytes and has {found.size_bytes:,}")
     if found[:4] != opened[:4]:
         raise changed(path, "it was written to or replaced")
-    # A new name, mode or owner is no new content, and explains the time; so does a name that this process has given.
-    is_explained = found.settings != opened.settings or found[:2] in _linked
+    # A further name explains the time, and is no new content; so is one that this process has given, and taken again.
+    is_explained = found.names != opened.names or found[:2] in _linked
     if found.ctime_ns != opened.ctime_ns and not is_explained:
-        raise changed(path, "it was written to, and its time of modification set back")
+        raise changed(path, "it was changed, though its time of modification is what it was")
 
 
 _linked: set[tuple[int, ...]] = set()
