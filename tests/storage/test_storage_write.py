@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from weighbridge.base.errors import CheckpointError, DestinationError
-from weighbridge.base.file_names import RECEIPT_NAME
+from weighbridge.base.file_names import RECEIPT_NAME, RECORD_NAME
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.storage import (
     Extent,
@@ -35,7 +35,6 @@ from weighbridge.storage import (
 )
 from weighbridge.storage.formats.torch_tensors import bytes_of, spec_of, torch_layout
 from weighbridge.storage.outputs import file_writer
-from weighbridge.storage.outputs.unfinished import RECORD_NAME
 
 TORCH_CODES = sorted(code for code, dtype in DTYPES.items() if dtype.torch_name)
 

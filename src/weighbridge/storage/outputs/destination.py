@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from weighbridge.base.errors import CheckpointError, DestinationError, PlanError, WeighbridgeError
-from weighbridge.base.file_names import RECEIPT_NAME, check_new_name
+from weighbridge.base.file_names import RECEIPT_NAME, RECORD_NAME, check_new_name
 from weighbridge.base.file_sets import FileImage
 from weighbridge.storage.outputs.claiming import Claim, claiming, partial_path, refuse_left
 from weighbridge.storage.outputs.file_writer import (
@@ -39,14 +39,14 @@ from weighbridge.storage.outputs.mending import MendingWriter
 from weighbridge.storage.outputs.sinks import DEFAULT_OPTIONS, FileOptions, Sink
 from weighbridge.storage.outputs.unfinished import (
     PROBE_SUFFIX,
-    RECORD_NAME,
     Work,
     allocated_bytes,
     check_left,
     is_worthless,
 )
 from weighbridge.storage.places.directory import Extra
-from weighbridge.storage.places.regular_files import FileStamp, check_stamp, open_regular
+from weighbridge.storage.places.regular_files import open_regular
+from weighbridge.storage.places.stamps import FileStamp, check_stamp, link_file
 from weighbridge.storage.protocol import Extent, IndexText
 
 _LOG: Final = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class OutputDirectory:
         if name in self._left:
             return False
         try:
-            os.link(source, probe)
+            link_file(source, probe)
             probe.unlink()
         except OSError as problem:
             _LOG.warning("%s is copied, not linked: %s", name, problem.strerror or problem)
@@ -178,7 +178,7 @@ class OutputDirectory:
         for name, (source, stamp) in self._links.items():
             path = self.path / name
             with reporting_write_errors(str(path)):
-                os.link(source, path)
+                link_file(source, path)
             check_stamp(source, _stamp(path), stamp)
             if self.sync:
                 sync_file(path)
