@@ -46,8 +46,8 @@ from weighbridge.cli.printing import (
     DIFFERENT,
     EXIT_CODES,
     INTERRUPTED,
-    UNDECIDED,
     Output,
+    end_undecided,
     exit_code,
     print_lines,
     reporting,
@@ -165,7 +165,7 @@ def plan(
         if out is not None:
             write_new(out, made.to_json())
         output.give(made.report.to_dict, made.report.lines(full=full))
-        _end_undecided(made)
+        end_undecided(made)
 
 
 @app.command()
@@ -246,7 +246,7 @@ def convert(
         made = options.make_plan(options.open(source, direct=direct), found, only)
         _write(output, made, destination, "converting", choices)
         output.give(lambda: _written_form(made, destination), _written_lines(made, destination))
-        _end_undecided(made)
+        end_undecided(made)
 
 
 @app.command()
@@ -270,12 +270,6 @@ def revert(
         back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
         _write(output, back, destination, "reverting", {"resume": resume, "sync": not no_sync, "link": link.value})
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
-
-
-def _end_undecided(made: Plan) -> None:
-    """End with a status of its own where a way back that was derived is one of several that are as likely."""
-    if not set(made.choices).isdisjoint(made.notes):
-        raise typer.Exit(UNDECIDED)
 
 
 def _write(output: Output, made: Plan, destination: str, word: str, options: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from weighbridge.api import Plan
 from weighbridge.base.errors import (
     CheckpointError,
     DestinationError,
@@ -91,6 +92,12 @@ def exit_code(problem: WeighbridgeError) -> int:
     if problem.code in _USAGE_CODES or isinstance(problem, RegistryError):
         return WRONG_USAGE
     return next((code for kind, code in _CODES_BY_KIND if isinstance(problem, kind)), NO_FIT)
+
+
+def end_undecided(made: Plan) -> None:
+    """End with a status of its own where a way back that was derived is one of several that are as likely."""
+    if not set(made.choices).isdisjoint(made.notes):
+        raise typer.Exit(UNDECIDED)
 
 
 def is_terminal(stream: IO[str] | None) -> bool:
