@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from further_remedies import FURTHER, Further
 from provocations import PROVOCATIONS
 from remedies import BY_HAND, REMEDIES, Remedy
 
@@ -75,3 +76,13 @@ def outcome(remedy: Remedy, folder: Path) -> wb.WeighbridgeError | None:
     except wb.WeighbridgeError as later:
         return later
     return None
+
+
+@pytest.mark.parametrize("case", FURTHER, ids=lambda case: f"{case.name}: {case.words[:40]}")
+def test_following_a_further_hint_leads_past_the_error(case: Further, tmp_path):
+    with pytest.raises(wb.WeighbridgeError) as caught:
+        case.mistake(tmp_path)
+    assert any(case.words in hint for hint in hints(caught.value)), hints(caught.value)
+    later = outcome(Remedy(case.words, case.remedy), tmp_path)
+    is_past = later is None or not codes(later) & codes(caught.value)
+    assert is_past == (not case.unfollowable), later
