@@ -19,7 +19,7 @@ DOCS := $(VENV)/.stamp-docs-$(INPUTS)
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --maxprocesses=8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test corpus infer-table golden rooms lint lint-table format types docs bench clean
+.PHONY: help demo test corpus infer-table golden fuzz rooms lint lint-table format types docs bench clean
 .NOTPARALLEL:
 
 help:  ## list the commands
@@ -39,6 +39,9 @@ infer-table: $(TEST)  ## print what is inferred for every checkpoint of the corp
 
 golden: $(TEST)  ## write the golden files anew, to be reviewed as a diff
 	@WEIGHBRIDGE_GOLDEN=1 $(PYTEST)
+
+fuzz: $(TEST)  ## look for finds: SECONDS=600 says how long, SEED=1 where to begin, ONLY=result,receipt what
+	@OMP_NUM_THREADS=1 $(PY) tests/fuzz.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0) --only "$(ONLY)"
 
 rooms: $(CORE)  ## say which imports go against the rooms, or draw docs/architecture.svg and its table anew
 	@$(PY) docs/architecture_picture.py

@@ -362,6 +362,13 @@ def keep_two_sets_of_shards(folder: Path) -> object:
     return wb.open(folder)
 
 
+@provokes("checkpoint-partial")
+def open_the_file_of_one_rank(folder: Path) -> object:
+    path = folder / "shard-00002-model-00001-of-00001.safetensors"
+    save_file({"a.weight": numbers(2, 3)}, path, {"DCP_SHARDING_INFO": '{"a.weight": {"saved_offsets": [2, 0]}}'})
+    return wb.open(path)
+
+
 @provokes("file-truncated")
 def stop_a_download(folder: Path) -> object:
     path = checkpoint(folder) / "model.safetensors"
@@ -399,6 +406,11 @@ def write_a_dtype_of_torch(folder: Path) -> object:
 @provokes("tensor-bounds")
 def let_tensors_overlap(folder: Path) -> object:
     return wb.open(raw_file(folder, f"{{{entry('a.weight')}, {entry('b.weight', offsets=(4, 12))}}}", bytes(12)))
+
+
+@provokes("tensor-unsupported")
+def give_a_sparse_tensor(folder: Path) -> object:
+    return wb.open({"a.weight": numbers(3, 3).to_sparse()})
 
 
 @provokes("index-invalid")

@@ -29,7 +29,7 @@ ROOMS: Final[dict[str, tuple[str, ...] | str]] = {
     "planning": ("base", "pattern", "algebra", "operations", "mappings", "storage"),
     "reporting": ("base", "algebra", "mappings", "planning"),
     "running": ("base", "algebra", "storage", "planning"),
-    "models": ("base", "mappings", "storage", "planning", "running"),
+    "models": ("base", "algebra", "mappings", "storage", "planning", "running"),
     "studies": EVERY_ROOM_BEFORE,
     "api": EVERY_ROOM_BEFORE,
     "integrations": EVERY_ROOM_BEFORE,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +80,8 @@ def header_of(values: Mapping[str, Bits]) -> wb.Header:
 
 def raw(tensor: torch.Tensor) -> bytes:
     """Return a tensor's row-major bytes."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    dense = tensor.detach().clone(memory_format=torch.contiguous_format)  # one element may have any stride until then
+    return dense.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def same(found: Mapping[str, torch.Tensor], wanted: Mapping[str, Bits]) -> None:
@@ -639,6 +641,28 @@ def draw_keys(chance: random.Random, count: int) -> Tensors:
     return {
         key: Bits("I64", np.arange(6, dtype=np.uint64).reshape(2, 3) + np.uint64(10 * n)) for n, key in enumerate(keys)
     }
+
+
+# ---- what a plan complains about ----
+
+
+def spread(line: str) -> list[str]:
+    """Write out the keys that a collapsed line such as `layers.{0..2,5}.{down,up}` stands for."""
+    sets = []
+    for at, part in enumerate(re.split(r"\{([^}]*)\}", line)):
+        sets.append(list(_choices(part)) if at % 2 else [part])
+    return ["".join(words) for words in itertools.product(*sets)]
+
+
+def _choices(text: str) -> Iterator[str]:
+    for word in text.split(","):
+        first, _, last = word.partition("..")
+        yield from map(str, range(int(first), int(last) + 1)) if last else [word]
+
+
+def faults(error: wb.PlanError) -> set[tuple[str, str]]:
+    """List each problem of a failed plan as its code and a single key."""
+    return {(problem.code, key) for problem in error.problems for key in spread(problem.where)}
 
 
 # ---- files by hand ----

@@ -2,17 +2,8 @@
 
 from weighbridge._version import __version__
 from weighbridge.api.bound_plan import Plan
-from weighbridge.api.functions import (
-    convert,
-    load,
-    loaded_plan,
-    open,
-    plan,
-    register,
-    resolve,
-    revert,
-    save,
-)
+from weighbridge.api.functions import convert, open, plan, register, resolve, revert
+from weighbridge.api.live_models import load, loaded_plan, save
 from weighbridge.api.studying import detect, diff, infer, verify
 from weighbridge.base.errors import (
     CheckpointError,

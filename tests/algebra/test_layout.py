@@ -24,6 +24,7 @@ from weighbridge.algebra.layout import (
     stack,
     windows,
 )
+from weighbridge.algebra.rereading import reread
 from weighbridge.base.errors import LayoutError
 
 Array = np.ndarray
@@ -320,6 +321,28 @@ def test_fuse_keeps_the_elements(parts: list[Copy]) -> None:
     fused = fuse(parts)
     assert sorted(pair for part in fused for pair in pairs(part)) == sorted(p for part in parts for p in pairs(part))
     assert len(fused) <= len(parts)
+
+
+@laws
+@given(st.lists(st.integers(1, 6), max_size=4), st.randoms(use_true_random=False))
+def test_g13_rereading_by_any_strides_reads_the_same_elements(shape: list[int], chance: random.Random) -> None:
+    steps = [chance.choice([0, 1, 2, 3, 7, prod(shape)]) for _ in shape]
+    memory = np.arange(1 + sum((size - 1) * step for size, step in zip(shape, steps, strict=True)), dtype=np.int64)
+    value = as_strided(memory, shape, [step * 8 for step in steps]).copy()
+    layout = Layout.of(0, shape)
+    for _ in range(3):
+        layout = layout.reshape([-1]).reshape(chance.sample(layout.shape, len(layout.shape)))
+        layout = layout.permute(chance.sample(range(len(shape)), len(shape)))
+        if shape:
+            axis = chance.randrange(len(shape))
+            layout = layout.slice(axis, chance.randrange(layout.shape[axis]), layout.shape[axis])
+    parts = [part for copy in layout.copies for part in reread(copy, shape, steps)]
+    assert (run(Layout(layout.shape, tuple(parts)), [memory]) == run(layout, [value])).all()
+
+
+def test_g13_rereading_stops_at_its_limit() -> None:
+    with pytest.raises(LayoutError, match="too many pieces"):
+        reread(Copy(0, 0, 0, (Loop(4999, 1, 5003), Loop(5003, 4999, 1))), (4999, 5003), (1, 4999))
 
 
 def test_align_stops_at_its_limit() -> None:

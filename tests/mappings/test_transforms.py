@@ -10,7 +10,8 @@ import torch
 import weighbridge as wb
 from weighbridge.mappings.exception_rules import RULE_KINDS
 from weighbridge.mappings.mapping import transform_from_dict, transform_to_dict
-from weighbridge.mappings.transforms import TRANSFORMS, describe, one_way_reason, rename_key, scoped
+from weighbridge.mappings.one_way import one_way_reason
+from weighbridge.mappings.transforms import TRANSFORMS, describe, rename_key, scoped
 
 ONE_OF_EACH = [
     wb.WeightRenaming(r"^language_model\.model", "model.language_model"),
@@ -303,3 +304,36 @@ def test_an_explicit_scope_of_a_rule_is_part_of_what_it_is():
     twice = [wb.WeightRenaming("a", "b", scope=scope) for scope in ("", "x", "x.y")]
     assert len(wb.Mapping(twice)) == 3
     assert keys_after(twice[1:], "x.a", "a", "x.y.a.a") == ["a", "x.b", "x.y.b.b"]
+
+
+def test_e_report_of_a_group_of_many_patterns_shows_a_few():
+    names = [f"part{number}" for number in range(44)]
+    group = wb.GroupWeightRename([f"old.{name}" for name in names], [f"new.{name}" for name in names])
+    old, new = (", ".join(f"{side}.part{number}" for number in range(3)) for side in ("old", "new"))
+    assert describe(group) == f"GroupWeightRename({old}, … of 44 -> {new}, … of 44)"
+    assert describe(group, full=True).count("old.") == 44
+    few = wb.GroupWeightRename(group.source_patterns[:6], group.target_patterns[:6])
+    assert describe(few) == describe(few, full=True)
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(
+            wb.Header({"old.part0": wb.TensorSpec("F32", (2,))}),
+            [group],
+            target=wb.Header({"new.part0": wb.TensorSpec("F32", (3,))}),
+            layout="mapped",
+        )
+    assert "… of 44" in str(caught.value)
+    assert "part43" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets", "operations", "words"),
+    [
+        ("x.*.w", ["a", "b"], [wb.Split(sizes=[1, 2])], "Split divides one tensor, not one for each index"),
+        (["x.*", "y.*"], ["a", "b"], [wb.Chunk(0)], "Chunk divides one tensor, not 2 for each index"),
+        (["x", "y"], ["a", "b"], [wb.Chunk(0)], "Chunk divides one tensor, not 2"),
+    ],
+)
+def test_e_operation_that_divides_says_what_it_was_given(sources, targets, operations, words):
+    with pytest.raises(wb.MappingError) as caught:
+        wb.WeightConverter(sources, targets, operations)
+    assert caught.value.what == words

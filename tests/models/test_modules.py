@@ -90,7 +90,7 @@ def test_a_dtype_that_is_not_the_models_is_said(caplog: pytest.LogCaptureFixture
     with torch.device("meta"):
         model = Small()
     assert wb.load(model, state, RENAME).plan.notes
-    assert ["buffers" in record.getMessage() for record in caplog.records] == [True]
+    assert ["on meta" in record.getMessage() for record in caplog.records] == [True]
 
 
 def test_save_goes_back_through_the_recorded_plan(tmp_path: Path) -> None:
@@ -430,3 +430,49 @@ def test_new_weight_keeps_its_name_where_the_published_one_is_that_of_another(tm
     wb.load(model, {"kept": torch.ones(1)}, mapping)
     header = wb.open(wb.save(model, tmp_path / "out")).header
     assert {key: spec.shape for key, spec in header.items()} == {"kept": (1,), "new": (2,), "old": (3,)}
+
+
+def test_interleaved_columns_of_one_matrix_are_parameters_of_their_own() -> None:
+    """G17: disjoint views were refused, as if they shared their memory."""
+    whole = torch.zeros(4, 6)
+    model = torch.nn.Module()
+    model.even, model.odd = torch.nn.Parameter(whole[:, ::2]), torch.nn.Parameter(whole[:, 1::2])
+    state = {"even": torch.arange(12.0).reshape(4, 3), "odd": torch.arange(12.0).reshape(4, 3) + 100}
+    wb.load(model, state, [])
+    assert model.even.equal(state["even"])
+    assert model.odd.equal(state["odd"])
+    assert whole[:, ::2].equal(state["even"])
+    model.odd = torch.nn.Parameter(whole[:, 2::2])
+    with pytest.raises(wb.PlanError):
+        wb.load(model, state | {"odd": state["odd"][:, :2].clone()}, [])
+
+
+def test_a_long_span_over_several_others_is_looked_at_as_a_whole() -> None:
+    """G17: what lies between two others may touch a third."""
+    whole = torch.zeros(10, 4)
+    model = torch.nn.Module()
+    model.column = torch.nn.Parameter(whole[:, 0])
+    model.first, model.later = torch.nn.Parameter(whole[1, 1:]), torch.nn.Parameter(whole[7, :2])
+    state = {"column": torch.ones(10), "first": torch.ones(3) * 2, "later": torch.ones(2) * 3}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.load(model, state, [])
+    assert caught.value.problems[0].where == "column, first, later"
+    model.later = torch.nn.Parameter(whole[7, 1:3])
+    wb.load(model, state, [])
+    assert model.later.tolist() == [3, 3]
+
+
+def test_the_collector_runs_while_a_model_is_loaded() -> None:
+    """G17: a long load kept it off for the whole process."""
+    import gc
+
+    seen: list[bool] = []
+    model = torch.nn.Linear(3, 2)
+    wb.load(
+        model,
+        {key: value.clone() for key, value in model.state_dict().items()},
+        [],
+        progress=lambda *_: seen.append(gc.isenabled()),
+    )
+    assert seen
+    assert all(seen)

@@ -122,7 +122,7 @@ def test_a2_a_way_back_that_is_not_unique_says_so(way: str) -> None:
     made = dict(there.state_dict())
     back = wb.plan(made, mapping.inverse())
     assert back.choices, "other names, or sizes, lead to the same tensors"
-    assert set(back.choices) <= set(back.notes)
+    assert set(back.notes) <= set(back.choices)
     assert "choice" in str(back.report)
     assert back.report.to_dict()["choices"] == list(back.choices)
 
@@ -147,11 +147,15 @@ def test_a2_a_receipt_settles_the_way_back(way: str, tmp_path: Path) -> None:
     assert wb.verify(tmp_path / "back", source)
 
 
-def test_a2_a_place_that_moves_as_a_whole_leaves_no_choice() -> None:
+def test_a2_a_place_that_moves_as_a_whole_is_worth_no_note() -> None:
+    """That everything below it had its name already is another layout; the plan's choices tell of it all the same."""
     mapping = wb.Mapping([wb.WeightRenaming("^old", "model.new")])
-    assert wb.plan({"model.new.w": numbered(2)}, mapping.inverse()).choices == ()
-    found = find_preimages(wb.Mapping([wb.WeightRenaming("gamma", "weight")]), ["0.weight"])
-    assert found["0.weight"].names == {"0.gamma", "0.weight"}
+    plan = wb.plan({"model.new.w": numbered(2)}, mapping.inverse())
+    assert (list(plan.target), plan.notes, len(plan.choices)) == (["old.w"], (), 1)
+    found = find_preimages(mapping, ["model.new.w"])["model.new.w"]
+    assert (found.names, found.likely) == ({"old.w", "model.new.w"}, {"old.w"})
+    found = find_preimages(wb.Mapping([wb.WeightRenaming("gamma", "weight")]), ["0.weight"])["0.weight"]
+    assert found.names == found.likely == {"0.gamma", "0.weight"}
 
 
 def test_g3_a_name_that_may_have_been_there_is_told_when_a_model_is_saved(
@@ -241,7 +245,7 @@ def header(specs: dict[str, tuple[str, tuple[int, ...]]]) -> wb.Header:
 def test_a4_quantised_groups_are_found(name: str) -> None:
     (group,) = find_groups(header(QUANTISED[name]))
     assert group.stem == ("q.w" if name == "mxfp4" else "q")
-    assert set(group.keys) == QUANTISED[name].keys() - {"norm.weight"}
+    assert {group.codes, *group.beside} == QUANTISED[name].keys() - {"norm.weight"}
 
 
 def test_a4_a_scale_beside_ordinary_weights_is_no_group() -> None:
@@ -285,3 +289,36 @@ def test_a4_a_scale_is_not_dropped_alone() -> None:
         wb.plan(header(FP8), [], drop=["weight_scale_inv"])
     assert "companion-unknown" in codes_of(caught)
     assert list(wb.plan(header(FP8), [], drop=["^q.{rest:**}"]).target) == ["norm.weight"]
+
+
+BLOCKS = {"gate.weight": (4, 8), "gate.weight_scale_inv": (2, 2), "up.weight": (4, 8), "up.weight_scale_inv": (2, 2)}
+
+
+@pytest.mark.parametrize(("rows", "fits"), [(4, True), (3, False)])
+def test_a4_scales_that_a_rule_of_their_own_moves_alike_go_along(rows: int, fits: bool) -> None:
+    """Where every part has whole blocks, the same operations give the scales of what they give of the weights."""
+    shapes = {key: ((rows, 8) if key == "gate.weight" else shape) for key, shape in BLOCKS.items()}
+    dtypes = {key: "F32" if "scale" in key else "F8_E4M3" for key in BLOCKS}
+    source = wb.Header({key: wb.TensorSpec(dtypes[key], shape) for key, shape in shapes.items()})
+    rules = [
+        wb.WeightConverter([f"gate.{name}", f"up.{name}"], target, [wb.Concatenate(0)])
+        for name, target in (("weight", "both"), ("weight_scale_inv", "both_scale_inv"))
+    ]
+    if fits:
+        assert wb.plan(source, rules).target["both_scale_inv"].shape == (4, 2)
+        return
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, rules)
+    assert "companion-unknown" in codes_of(caught)
+
+
+def test_a4_scales_that_are_joined_the_other_way_round_are_refused() -> None:
+    dtypes = {key: "F32" if "scale" in key else "F8_E4M3" for key in BLOCKS}
+    source = wb.Header({key: wb.TensorSpec(dtypes[key], shape) for key, shape in BLOCKS.items()})
+    rules = [
+        wb.WeightConverter(["gate.weight", "up.weight"], "both", [wb.Concatenate(0)]),
+        wb.WeightConverter(["up.weight_scale_inv", "gate.weight_scale_inv"], "both_scale_inv", [wb.Concatenate(0)]),
+    ]
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, rules)
+    assert "companion-unknown" in codes_of(caught)

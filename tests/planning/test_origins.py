@@ -306,3 +306,28 @@ def test_list_in_python_that_is_no_mapping_is_named_with_its_file(place: Path) -
     (place / "wrong.py").write_text("M = [1]\n")
     failed = command(place, "weighbridge plan trainer.safetensors wrong.py:M")
     assert failed.stderr.splitlines()[0] == "mapping-invalid: this is no transform @ wrong.py:M"
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        [wb.WeightRenaming("classifier", "score")],
+        wb.Mapping([wb.WeightRenaming("x", "y")], base_prefix="bert"),
+        wb.Mapping([wb.WeightRenaming("x", "y")], drop=[wb.Drop("classifier.bias", "not wanted")]),
+    ],
+    ids=["renamed", "with a prefix", "dropped"],
+)
+def test_e_name_of_its_own_is_not_the_nearest_of_a_missing_tensor(mapping: object) -> None:
+    """The source is there, and a rule, a prefix or a drop keeps it from the target of this name."""
+    spec = wb.TensorSpec("F32", (2, 2))
+    source = wb.Header(dict.fromkeys(("encoder.w", "encoder.x", "classifier.bias"), spec))
+    target = wb.Header(dict.fromkeys(("bert.encoder.w", "bert.encoder.y", "classifier.bias"), spec))
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, mapping, target=target, layout="mapped")
+    found = {problem.where: problem for problem in caught.value.problems if problem.code == "target-missing"}
+    said, *nearest = found["classifier.bias"].got.split("\n")
+    assert said == "the source classifier.bias, which this reading calls otherwise, or drops"
+    assert not any("classifier.bias" in line for line in nearest)
+    for problem in caught.value.problems:
+        lists = [line for line in problem.got.split("\n") if line.startswith("nearest")]
+        assert not any(problem.where in line.partition(": ")[2].split(", ") for line in lists)

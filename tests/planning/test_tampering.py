@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.api import Plan
-from weighbridge.base import json_forms as forms
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.file_sets import MAX_HEAD_BYTES, MAX_INDEX_BYTES, FileImage, FileSet
+from weighbridge.base.forms import json_forms as forms
 from weighbridge.planning import stored as proof
 from weighbridge.running.receipt import read_receipt
 from weighbridge.storage import FileWriter, IndexText, staged_directory

@@ -19,7 +19,7 @@ import weighbridge as wb
 from weighbridge.algebra.copies import Copy, Loop
 from weighbridge.algebra.sections import reach, sections
 from weighbridge.base.workers import Counter, run_all
-from weighbridge.running import devices, execute, filling, gather as gathering
+from weighbridge.running import budgets, devices, execute, filling, gather as gathering
 from weighbridge.running.devices import fill_tensors, gather_staged
 from weighbridge.running.execute import Slots, copy_strided, make
 from weighbridge.running.gather import Wanted, gather, group_steps
@@ -55,8 +55,8 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execute, "GRAIN", 100)
     monkeypatch.setattr(devices, "STAGE_BYTES", 2048)
     monkeypatch.setattr(filling, "PIECE_BYTES", 512)
-    monkeypatch.setattr(filling, "RUN_BYTES", 64)
-    monkeypatch.setattr(filling, "WINDOW_BYTES", 1024)
+    monkeypatch.setattr(budgets, "RUN_BYTES", 64)
+    monkeypatch.setattr(budgets, "WINDOW_BYTES", 1024)
     monkeypatch.setattr(execute._kept, "section", None, raising=False)
     monkeypatch.setattr(execute._kept, "transposed", None, raising=False)
 

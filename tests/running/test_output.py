@@ -50,7 +50,7 @@ def digests(directory: Path) -> dict[str, str]:
 def make_source(directory: Path, tensors: dict[str, torch.Tensor], shard_bytes: int | None = None) -> Path:
     """Write a checkpoint with the safetensors library, in shards if asked, with files beside the weights."""
     directory.mkdir()
-    from weighbridge.models.modules import spec_of
+    from weighbridge.storage.formats.torch_tensors import spec_of
 
     shards = plan_shards({key: spec_of(value) for key, value in tensors.items()}, shard_bytes)
     for name, keys in shards.files.items():

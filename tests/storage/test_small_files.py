@@ -17,7 +17,7 @@ from bounded import run_bounded
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
-from weighbridge.base.inflating import ALWAYS_BYTES, GZIP, MOST_TIMES, ZLIB, inflate_bounded
+from weighbridge.base.forms.inflating import ALWAYS_BYTES, GZIP, MOST_TIMES, ZLIB, inflate_bounded
 from weighbridge.base.json_text import MOST_VALUES, JsonError, parse_json
 from weighbridge.base.plain_files import OddFileError, open_plain, read_plain
 

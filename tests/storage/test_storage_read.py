@@ -858,7 +858,7 @@ def test_meta_tensors_are_specs_only():
         ({1: torch.zeros(1)}, "header-invalid"),
         ({"a": {"b": torch.zeros(1)}}, "header-invalid"),
         ({"a": torch.zeros(1, dtype=torch.complex128)}, "dtype-unknown"),
-        ({"a": torch.zeros(2, 2).to_sparse()}, "dtype-unknown"),
+        ({"a": torch.zeros(2, 2).to_sparse()}, "tensor-unsupported"),
     ],
 )
 def test_what_is_no_tensor_is_an_error(state, code):
@@ -1014,7 +1014,7 @@ def test_values_beside_tensors_are_noted(tmp_path):
         (torch.zeros(1), "pickle-invalid"),
         ({1: torch.zeros(1)}, "header-invalid"),
         ({"a": torch.zeros(1, dtype=torch.complex128)}, "dtype-unknown"),
-        ({"a": torch.zeros(2, 2).to_sparse()}, "dtype-unknown"),
+        ({"a": torch.zeros(2, 2).to_sparse()}, "tensor-unsupported"),
     ],
 )
 def test_torch_file_without_one_dict_is_an_error(tmp_path, content, code):

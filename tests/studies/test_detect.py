@@ -14,7 +14,17 @@ from safetensors.numpy import save_file
 import weighbridge as wb
 from weighbridge.mappings import families
 from weighbridge.mappings.families.signatures import SIGNATURES
-from weighbridge.studies.detection import BOTH, ENOUGH, PUBLISHED, RUNTIME, Detection, detect, known_layouts
+from weighbridge.studies.detection import (
+    BOTH,
+    ENOUGH,
+    PUBLISHED,
+    RUNTIME,
+    SURE,
+    Detection,
+    Layout,
+    detect,
+    known_layouts,
+)
 
 SPEC = wb.TensorSpec("F32", (2, 2))
 
@@ -191,3 +201,95 @@ def test_table_of_transformers_is_asked_for(tmp_path: Path) -> None:
     assert not wb.detect(tmp_path)
     found = wb.detect(tmp_path, transformers=True)
     assert (found.name, found.layout, found.notes) == ("nemotron_h", PUBLISHED, ())
+
+
+# Families that are not in the table
+
+TWO_STACKS = {
+    "d_model": 16,
+    **{f"{side}_layers": 1 for side in ("encoder", "decoder")},
+    **{f"{side}_ffn_dim": 8 for side in ("encoder", "decoder")},
+    **{f"{side}_attention_heads": 2 for side in ("encoder", "decoder")},
+    "vocab_size": 32,
+    "pad_token_id": 1,
+}
+VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+
+FOREIGN: dict[str, tuple[str, dict[str, object]]] = {
+    "BartConfig": ("BartForConditionalGeneration", TWO_STACKS),
+    "MBartConfig": ("MBartForConditionalGeneration", TWO_STACKS),
+    "MarianConfig": ("MarianMTModel", TWO_STACKS),
+    "PegasusConfig": ("PegasusForConditionalGeneration", TWO_STACKS),
+    "WhisperConfig": ("WhisperForConditionalGeneration", TWO_STACKS),
+    "OPTConfig": (
+        "OPTForCausalLM",
+        {"hidden_size": 16, "num_hidden_layers": 1, "ffn_dim": 8, "num_attention_heads": 2, "vocab_size": 32},
+    ),
+    "BeitConfig": ("BeitModel", VISION | {"image_size": 32}),
+    "Data2VecVisionConfig": ("Data2VecVisionModel", VISION | {"image_size": 32}),
+    "DebertaV2Config": ("DebertaV2Model", VISION | {"vocab_size": 32}),
+}
+"""Classes of the transformers library whose types have no mapping here, with small configurations."""
+
+
+def foreign(name: str) -> tuple[str, list[str]]:
+    """Make a model without memory; return its type and its keys."""
+    transformers = pytest.importorskip("transformers", reason="needs the transformers library")
+    torch = pytest.importorskip("torch")
+    model_class, settings_of_it = FOREIGN[name]
+    config = getattr(transformers, name)(**settings_of_it)
+    with torch.device("meta"):
+        return config.model_type, list(getattr(transformers, model_class)(config).state_dict())
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_e_foreign_family_is_never_taken_for_another_without_perhaps(name: str) -> None:
+    model_type, keys = foreign(name)
+    assert model_type not in {layout.model_type for layout in known_layouts()}
+    found = detect(header_of(*keys))
+    assert not found or found.summary().startswith("perhaps ")
+    told = detect(header_of(*keys), {"model_type": model_type})
+    assert not told
+    assert told.summary() == f"{model_type}, by config.json alone"
+    assert told.notes == (f"config.json names {model_type!r}, a family of which no names are known here",)
+
+
+@pytest.mark.parametrize("name", ["BartConfig", "OPTConfig"])
+def test_e_inspect_and_detect_name_the_family_of_the_configuration(name: str, tmp_path: Path) -> None:
+    model_type, keys = foreign(name)
+    save_file({key: np.zeros(2, np.float32) for key in keys}, tmp_path / "model.safetensors")
+    assert "\nfamily    perhaps detr: " in run(tmp_path, "inspect", ".").out
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{model_type}"}}')
+    assert f"\nfamily    {model_type}, by config.json alone\n" in run(tmp_path, "inspect", ".").out
+    form = run(tmp_path, "inspect", ".", "--json").form
+    assert form["family"] == {"name": model_type, "layout": None, "score": None, "tied": []}
+    answer = run(tmp_path, "detect", ".").out
+    assert answer.startswith(f"{model_type}, by config.json alone\nnearest   detr, published layout: ")
+    assert run(tmp_path, "detect", ".", "--json").form["name"] is None
+
+
+def test_e_configuration_wins_over_names_that_fit_better_but_not_for_certain() -> None:
+    _, keys = foreign("BartConfig")
+    found = detect(header_of(*keys), {"model_type": "llama"})
+    assert not found
+    assert found.summary() == "llama, by config.json alone"
+    assert "config.json names 'llama'" in found.notes[0]
+
+
+def test_e_configuration_needs_no_perhaps() -> None:
+    held = wb.open(Case.named("llava__LlavaForConditionalGeneration").path).header
+    most = header_of(*(f"{'' if number % 8 else 'mine.'}{key}" for number, key in enumerate(sorted(held))))
+    assert detect(most).summary().startswith("perhaps llava: ")
+    assert detect(most, {"model_type": "llava"}).summary() == "llava: published layout (agrees 82%)"
+
+
+@pytest.mark.parametrize("layout", known_layouts(), ids=lambda layout: f"{layout.model_type}, {layout.name}")
+def test_e_every_family_is_a_fact_by_its_own_names(layout: Layout) -> None:
+    """By the names that all its checkpoints have, where there are any, and by all that are known of it."""
+    for names in (layout.common, layout.common | layout.other):
+        found = detect(header_of(*(name.replace("*", "0") for name in names)), reasons=False)
+        if names:
+            assert found.best is not None
+            assert found.best.score >= SURE
+            assert layout.model_type in named(found)
+            assert not found.summary().startswith("perhaps")

@@ -296,7 +296,7 @@ def test_equal_values_are_told_apart_by_names_and_that_is_noted() -> None:
     for layer in range(LAYERS):
         sources = {fates[f"transformer.h.{layer}.ln_{n}.weight"] for n in (1, 2)}
         assert sources == {f"model.layers.{layer}.{name}_norm.weight" for name in ("input", "output")}
-    assert [note for note in found.notes if "likeness of names" in note and "ln_1" in note]
+    assert [note for note in found.notes if "not told by values" in note and "ln_1" in note]
 
 
 def test_distinct_values_need_no_note() -> None:
@@ -317,7 +317,7 @@ def test_a_choice_that_could_go_either_way_is_reported() -> None:
     telling, ones = {"w": torch.arange(9.0).reshape(3, 3)}, torch.ones(5)
     found = wb.infer(telling | {"x.foo": ones, "x.bar": ones.clone()}, telling | {"y.aaa": ones, "y.bbb": ones.clone()})
     assert found.is_complete
-    assert sum("likeness of names" in note for note in found.notes) == 2
+    assert sum("not told by values" in note for note in found.notes) == 2
 
 
 def test_pairs_are_plain_only_without_a_rival() -> None:
@@ -670,7 +670,7 @@ def lines_of(text: str) -> Iterable[str]:
 
 def test_command_infers_a_file_that_converts(there: Path) -> None:
     answer = ran("infer", "a.safetensors", "b.safetensors", "-o", "mapping.yaml")
-    assert answer.exit_code == 0, answer.output
+    assert answer.exit_code == 6, answer.output  # norms of ones leave a choice open
     assert "inferred  13 of 13 targets by 5 rules; run, and equal bit for bit" in lines_of(answer.stdout)
     assert ran("convert", "a.safetensors", "out", "mapping.yaml", "--target", "b.safetensors").exit_code == 0
     assert ran("verify", "out", "b.safetensors").exit_code == 0

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 import weighbridge as wb
 from weighbridge.base.errors import MappingError, PlanError
-from weighbridge.mappings.families import MODULES, load
+from weighbridge.mappings.families import MODULES, load_family
 from weighbridge.pattern import Pattern
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import Options
@@ -509,7 +509,7 @@ def test_page_lists_the_codes() -> None:
 
 def test_own_families_have_no_errors() -> None:
     registry = wb.Registry(use_entry_points=False)
-    registry.provide(MODULES, load)
+    registry.provide(MODULES, load_family)
     entries = lint_registry(registry)
     assert {code for entry in entries for code in entry.report.counts()} <= {"repeats"}
     assert [entry.names for entry in entries if entry.report.errors] == []

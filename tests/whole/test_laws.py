@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from strategies import (
     draw_layout,
     draw_rules,
     evaluate,
+    faults,
     files_of,
     header_of,
     layouts,
@@ -64,25 +64,6 @@ def poisoned() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-def spread(line: str) -> list[str]:
-    """Write out the keys that a collapsed line such as `layers.{0..2,5}.{down,up}` stands for."""
-    sets = []
-    for at, part in enumerate(re.split(r"\{([^}]*)\}", line)):
-        sets.append(list(_choices(part)) if at % 2 else [part])
-    return ["".join(words) for words in itertools.product(*sets)]
-
-
-def _choices(text: str) -> Iterator[str]:
-    for word in text.split(","):
-        first, _, last = word.partition("..")
-        yield from map(str, range(int(first), int(last) + 1)) if last else [word]
-
-
-def faults(error: wb.PlanError) -> set[tuple[str, str]]:
-    """List each problem of a failed plan as its code and a single key."""
-    return {(problem.code, key) for problem in error.problems for key in spread(problem.where)}
 
 
 # ---- 1. conservation ----

@@ -9,7 +9,7 @@ Sources are slot numbers, so that tensors which are made alike (one per layer, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
@@ -178,12 +178,12 @@ class Layout:
         _check_interval(start, stop, size)
         return self if (start, stop) == (0, size) else self._cut_axis(axis, (0, start, stop, size))[1]
 
-    def _cut_axis(self, axis: int, bounds: Sequence[int]) -> tuple[Layout, ...]:
+    def _cut_axis(self, axis: int, bounds: Sequence[int], limit: int = MAX_PIECES) -> tuple[Layout, ...]:
         size, stride = self.shape[axis], prod(self.shape[axis + 1 :])
         block = stride * size
         widths = [stop - start for start, stop in pairwise(bounds)]
         parts: list[list[Copy]] = [[] for _ in widths]
-        pieces, limit = 0, MAX_PIECES + len(widths) + len(self.copies)
+        pieces, limit = 0, limit + len(widths) + len(self.copies)
         for copy in align(self.copies, (block, stride)):
             for number, part in cut_copy(copy, stride, size, bounds):
                 check_pieces(pieces := pieces + 1, limit)
@@ -276,15 +276,22 @@ def flat(layout: Layout, start: int, stop: int) -> Layout:
     return Layout((stop - start,), fuse([part._replace(target_start=part.target_start - start) for part in inside]))
 
 
-def windows(layout: Layout, numel: int) -> tuple[Layout, ...]:
-    """Cut the flat value into windows of `numel` elements, the last one shorter; all at once, so in linear time.
+def windows(layout: Layout, numel: int) -> Iterator[Layout]:
+    """Cut the flat value into windows of `numel` elements, the last one shorter, in linear time.
+
+    However many pieces the copies fall into, this many are written: they are cut a part of the value at a time, as the
+    windows are drawn.
 
     Examples:
         >>> [window.shape for window in windows(Layout.of(0, (7, 3)), 10)]
         [(10,), (10,), (1,)]
     """
-    whole, left = divmod(layout.numel, numel)
-    return layout.reshape((layout.numel,)).split(0, [numel] * whole + [left] * (left > 0))
+    flat = layout.reshape((layout.numel,))
+    step = max(1, MAX_PIECES // (len(layout.copies) or 1)) * numel
+    for start in range(0, flat.numel, step):
+        stop = min(start + step, flat.numel)
+        part = flat._cut_axis(0, (0, start, stop, flat.numel), flat.numel)[1] if stop - start < flat.numel else flat
+        yield from part._cut_axis(0, (*range(0, part.numel, numel), part.numel), part.numel)
 
 
 def invert(layouts: Sequence[Layout], source_shapes: Sequence[Sequence[int]]) -> tuple[Layout, ...]:

@@ -8,16 +8,14 @@ from weighbridge.api.bound_plan import Plan
 from weighbridge.api.functions import (
     config_of,
     convert,
-    load,
-    loaded_plan,
     open,
     plan,
     plan_revert,
     register,
     resolve,
     revert,
-    save,
 )
+from weighbridge.api.live_models import load, loaded_plan, save
 from weighbridge.api.studying import detect, diff, infer, verify
 
 __all__ = [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weighbridge.base.errors import PlanError
-from weighbridge.base.named_options import read_named
+from weighbridge.base.forms.named_options import read_named
+from weighbridge.models.model_sources import open_place
 from weighbridge.planning import plan as planned, restricting, stored
 from weighbridge.reporting.explanation import Explanation, explain
 from weighbridge.reporting.report import Report
@@ -17,11 +18,11 @@ from weighbridge.reporting.report_page import plan_page
 from weighbridge.running import directory_writing, results
 from weighbridge.running.sources import PlannedCheckpoint, check_source, complete
 from weighbridge.running.ties import check_standing_ties
-from weighbridge.storage import open_checkpoint
 
 if TYPE_CHECKING:
     import torch
 
+    from weighbridge.storage.places.directory import Extra
     from weighbridge.storage.protocol import Checkpoint
 
 
@@ -80,7 +81,10 @@ class Plan(planned.Plan):
     @property
     def report(self) -> Report:
         """Fates, bytes, peak memory and reversibility, to print."""
-        return Report(self)
+        return Report(self, tuple(getattr(self.binding.source, "notes", ())) if self._is_opened() else ())
+
+    def _is_opened(self) -> bool:
+        return hasattr(self.binding.source, "header")
 
     def explain(self, key: str) -> Explanation:
         """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss."""
@@ -225,12 +229,16 @@ class Plan(planned.Plan):
         self.binding.produced = weakref.ref(model)
         return self.report
 
-    def write(self, destination: str | Path, source: Any = None, **options: Any) -> Path:
+    def write(
+        self, destination: str | Path, source: Any = None, *, beside: Sequence[Extra] = (), **options: Any
+    ) -> Path:
         """Write the targets as safetensors files into a new directory; see `directory_writing.write`.
 
         Args:
             destination: Directory to make; it must not exist, or be empty.
             source: As for `stream`.
+            beside: Files to put beside the weights, by their names there, each in the place of one that would be
+                carried along under that name.
             options: See `weighbridge.running.directory_writing.WriteOptions`: `max_shard_size`, `memory_budget`,
                 `digests`, `resume`, `sync`, `link`, `progress`.
 
@@ -246,7 +254,7 @@ class Plan(planned.Plan):
         chosen = read_named(directory_writing.WriteOptions, options)
         checkpoint = self.checkpoint(source)
         origin = None if checkpoint.extras else self._origin()
-        made = directory_writing.write(self, checkpoint, destination, chosen, origin)
+        made = directory_writing.write(self, checkpoint, destination, chosen, origin, beside)
         self.binding.produced = lambda: made
         return made
 
@@ -262,7 +270,7 @@ class Plan(planned.Plan):
             PlanError: `source-unbound`, `tie-differs`.
             CheckpointError: `source-changed` when the source does not have the tensors that the plan was made for.
         """
-        found = open_checkpoint(self._place(source))
+        found = open_place(self._place(source))
         found = complete(self, found, self._origin) if self._is_way_back() else found
         check_source(self, found)
         check_standing_ties(self, found)
@@ -302,5 +310,5 @@ class Plan(planned.Plan):
             return self.binding.origin
         if self.binding.forward is None:
             place = self.binding.source
-            return None if place is None else open_checkpoint(place)
+            return None if place is None else open_place(place)
         return self.binding.forward.binding.read or self.binding.forward._origin()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.wrapped_names import own_rules
 
 if TYPE_CHECKING:
     from weighbridge.planning.plan import Plan
@@ -37,7 +38,8 @@ def find_conversion(source: Checkpoint, mapping: Mapping) -> Plan | None:
         recorded = read_receipt(place).plan
     except WeighbridgeError:
         return None
-    if recorded.mapping.transforms != rules:
+    written = own_rules(recorded.mapping) if mapping.forward is None else recorded.mapping.transforms
+    if written != rules:
         return None
     known = recorded.is_back is not True if mapping.forward is not None else recorded.is_back is False
     return recorded if known and recorded.reading.startswith("mapped") else None

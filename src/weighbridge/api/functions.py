@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import json
 import logging
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.conversions import find_conversion
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.specs import Header
+from weighbridge.base.spelling import exact_pattern
+from weighbridge.mappings.exception_rules import Carry, exception_rules
 from weighbridge.mappings.families import MODULES as FAMILIES, load_family, module_of
 from weighbridge.mappings.finding import AnyMapping, find_mapping, refuse_swapped
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.registry import default_registry
-from weighbridge.models.resolve import resolve as resolve_model, unwrap
+from weighbridge.mappings.wrapped_names import look_through
+from weighbridge.models.model_sources import is_model, open_place
+from weighbridge.models.resolve import resolve as resolve_model
+from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.planning.plan_options import read_options
-from weighbridge.planning.way_back.inverting import open_names
-from weighbridge.storage import open_checkpoint
 from weighbridge.storage.places.regular_files import read_small_file
 
 if TYPE_CHECKING:
     import torch
 
-    from weighbridge.reporting.report import Report
     from weighbridge.storage.protocol import Checkpoint
 
 Place = Any
@@ -52,13 +53,17 @@ def resolve(model: torch.nn.Module) -> Mapping:
     return resolve_model(model)
 
 
-def open(place: Place, *, direct: bool = False) -> Checkpoint:
+def open(place: Place, *, direct: bool = False, entry: str | None = None) -> Checkpoint:
     """Open a checkpoint by its headers; no tensor data is read.
 
     Args:
-        place: A directory, a safetensors or torch file, an index, a JSON inventory, a dict of tensors, or a `Header`.
+        place: A directory, a safetensors or torch file, an index, a JSON inventory, a dict of tensors, a model (what it
+            holds, see `docs/composite.md`), or a `Header`.
         direct: Read tensors past the page cache, so that a large checkpoint neither fills it nor drives out what is in
             it; for safetensors files alone. Nothing is mapped then. Where the file system refuses, the log says so.
+        entry: Which dict of a torch file is meant, such as ``"model"``, or ``"model.encoder"`` for one inside of that;
+            an empty one for the outermost. A path may end in it instead, ``"ckpt.pt::model"``, in every function and
+            command. Without it, the one dict that can hold the weights is chosen, which the `notes` say.
 
     Returns:
         The opened checkpoint; its `header` holds the spec of every tensor.
@@ -71,7 +76,7 @@ def open(place: Place, *, direct: bool = False) -> Checkpoint:
         >>> open(Header({"weight": TensorSpec("F32", (2, 3))})).header["weight"].size_bytes
         24
     """
-    return open_checkpoint(place, direct=direct)
+    return open_place(place, direct=direct, entry=entry)
 
 
 def register(name: str, mapping: AnyMapping, *, overwrite: bool = False) -> Mapping:
@@ -120,16 +125,20 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     found = as_mapping(find_mapping(mapping))
     if options.get("config") is None:
         options["config"] = config_of(source, target, checkpoint)
-    wanted = _target_header(target)
+    wanted, notes, computed = _target_of(target, source.header)
     recorded = find_conversion(source, found) if options.get("layout", "auto") == "auto" else None
     if recorded is not None and found.forward is not None:
         wanted = recorded.source if wanted is None and recorded.is_exact else wanted
     elif recorded is not None and wanted is not None:
         options["layout"] = "as is"
-    compiled = compile_plan(source.header, found, wanted, files=source.files, options=read_options(options))
+    if computed:
+        options["carry"] = (*exception_rules(Carry, options.get("carry", ())), *computed)
+    named = look_through(found, source.header, wanted)
+    compiled = compile_plan(source.header, named, wanted, files=source.files, options=read_options(options))
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
-    return Plan.bind(compiled, source)
+    said = (*(source.notes if is_model(checkpoint) else ()), *notes)
+    return Plan.bind(replace(compiled, notes=(*compiled.notes, *said)), source)
 
 
 def _converted_already(source: Checkpoint, mapping: Mapping) -> PlanError:
@@ -142,13 +151,27 @@ def _converted_already(source: Checkpoint, mapping: Mapping) -> PlanError:
     )
 
 
-def _target_header(target: Place) -> Header | None:
-    if target is None or isinstance(target, Header):
-        return target
-    if hasattr(target, "named_parameters"):
-        from weighbridge.models.modules import module_header
+class _Wanted(NamedTuple):
+    """What a plan is to reach, what is to be said of it, and what a model's hooks make, which is carried."""
 
-        return module_header(target)
+    header: Header | None
+    notes: tuple[str, ...] = ()
+    computed: tuple[Carry, ...] = ()
+
+
+def _target_of(target: Place, source: Header) -> _Wanted:
+    if target is None or isinstance(target, Header):
+        return _Wanted(target)
+    if not is_model(target):
+        return _Wanted(_layout_at(target))
+    from weighbridge.models.holdings import take_stock
+
+    held = take_stock(target)
+    computed = (Carry(exact_pattern(key), "made by a hook of the model") for key in held.computed if key in source)
+    return _Wanted(held.header(source), held.notes, tuple(computed))
+
+
+def _layout_at(target: Place) -> Header:
     try:
         return open(target).header
     except CheckpointError as problem:
@@ -168,7 +191,8 @@ def config_of(source: Checkpoint, target: Place, place: Place = None) -> Any:
         target: What is wanted.
         place: What the checkpoint was opened from.
     """
-    config = getattr(target, "config", None) or getattr(place, "config", None)
+    models = (unwrap(each) if is_model(each) else each for each in (target, place))
+    config = next((found for model in models if (found := getattr(model, "config", None))), None)
     if config is not None:
         return config
     path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
@@ -179,121 +203,6 @@ def config_of(source: Checkpoint, target: Place, place: Place = None) -> Any:
         return json.loads(raw)
     except (ValueError, RecursionError):
         return None
-
-
-def load(
-    model: torch.nn.Module,
-    place: Place,
-    mapping: AnyMapping | None = None,
-    *,
-    copy: bool = False,
-    device: Any = "cpu",
-    direct: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    **options: Any,
-) -> Report:
-    """Load a checkpoint into a model.
-
-    The model takes the dtypes of the checkpoint, not the other way round: give ``dtype="target"`` to cast to the
-    model's own. Where they differ, the report has a note, and a model that has values logs a warning.
-
-    Args:
-        model: Its parameters and persistent buffers are set; it may be on the meta device.
-        place: What to read.
-        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; by default the one
-            that is registered for the model's class name or its `config.model_type`.
-        copy: Give every tensor memory of its own; otherwise a meta tensor that a safetensors file holds as it is
-            wanted is mapped, see `Plan.stream`.
-        device: Where to make tensors that are on the meta device now.
-        direct: Read past the page cache; see `open`.
-        progress: Called with the bytes loaded so far and the bytes in all.
-        options: As for `plan`.
-
-    Returns:
-        The report of what was done.
-
-    Raises:
-        PlanError, RegistryError, CheckpointError: As `plan`; the model is unchanged then.
-    """
-    inner = unwrap(model)
-    source = open(place, direct=True) if direct else place
-    made = plan(source, _mapping_for(inner, mapping), target=inner, **options)
-    return made.load_into(inner, copy=copy, device=device, progress=progress)
-
-
-def _mapping_for(model: torch.nn.Module, mapping: AnyMapping | None) -> AnyMapping:
-    if mapping is not None:
-        return mapping
-    found = resolve_model(model, required=True)
-    _LOG.debug("resolved the mapping of a %s: %d transforms", type(model).__name__, len(found.transforms))
-    return found
-
-
-def loaded_plan(model: torch.nn.Module) -> Plan | None:
-    """Return the plan that a model was last loaded through, bound to the checkpoint that it read; None without one.
-
-    Its `inverse()` reads the model as it is now.
-
-    Args:
-        model: The model, with or without wrappers.
-    """
-    from weighbridge.models.module_loading import recall
-
-    inner = unwrap(model)
-    loaded = recall(inner)
-    if loaded is None:
-        return None
-    made = Plan.bind(loaded.plan, loaded.checkpoint)
-    made.binding.read, made.binding.produced = loaded.checkpoint, weakref.ref(inner)
-    return made
-
-
-def save(
-    model: torch.nn.Module,
-    out: str | Path,
-    mapping: AnyMapping | None = None,
-    *,
-    lossy: bool = False,
-    **options: Any,
-) -> Path:
-    """Save a model in the layout that its weights came in.
-
-    A model that was loaded through a plan goes back through that plan's inverse, in the dtypes that it has now.
-    Parameters that were initialised take the names that the rules, run backwards, give them; those that no rule leads
-    back keep their own, and a warning names them where these would not be read again.
-
-    Any other model needs a mapping, whose inverse is used and proven key by key: each name comes back to the model's.
-    That is the published name wherever the rules leave no choice; where they do, a warning says so. Where
-    a model says that weights are tied, as those of transformers do, the second name is left out by a rule named "tied".
-
-    Args:
-        model: The model to save.
-        out: Directory to make.
-        mapping: For a model that was not loaded through a plan: what would have been used to load it.
-        lossy: Accept that what a rule dropped on loading is not saved either.
-        options: As for `Plan.write`.
-
-    Returns:
-        The directory.
-
-    Raises:
-        PlanError: `inverse-unproven`, `inverse-lossy`, `dtype-mismatch`.
-        RegistryError: `mapping-not-found`.
-        DestinationError: As `Plan.write`.
-    """
-    from weighbridge.models.module_saving import recorded_way_back, tied_names
-
-    inner = unwrap(model)
-    recorded = recorded_way_back(inner, lossy=lossy) if mapping is None else None
-    if recorded is not None:
-        return Plan.bind(recorded.plan, inner, origin=recorded.origin).write(out, **options)
-    named = _mapping_for(inner, mapping)
-    found = as_mapping(find_mapping(named))
-    # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
-    derived = plan(inner, found.inverse(), drop=tied_names(inner), layout="mapped")
-    for note in dict.fromkeys((*derived.notes, *(open_names(derived, found) if mapping is not None else ()))):
-        _LOG.warning("%s", note)
-    return derived.write(out, **options)
 
 
 def convert(

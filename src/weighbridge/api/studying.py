@@ -111,7 +111,7 @@ def infer(first: Place, second: Place, name: str = "") -> Inferred:
         name: The mapping's name.
 
     Returns:
-        The mapping, its plan, what stays unexplained, and notes on what the values left open.
+        The mapping, its plan, what stays unexplained, what the values left open, and whether the way back holds.
 
     Raises:
         CheckpointError, PlanError: As `open`; `data-missing` without values, `target-missing` with none in common.

@@ -65,7 +65,8 @@ CODES: Final[dict[str, str]] = {
     "budget-too-small": "the memory budget cannot hold the smallest unit of work",
     # sources
     "checkpoint-not-found": "there is no checkpoint at this place",
-    "checkpoint-ambiguous": "a directory holds more than one checkpoint",
+    "checkpoint-ambiguous": "a place holds more than one checkpoint",
+    "checkpoint-partial": "a file holds one rank's piece of its tensors",
     "file-truncated": "a file ends before its contents do",
     "header-too-large": "a header's length is beyond the limit or beyond the file",
     "header-invalid": "a header is not what its format demands",
@@ -73,6 +74,7 @@ CODES: Final[dict[str, str]] = {
     "name-too-long": "a tensor's name is longer than any that is handled",
     "dtype-unknown": "a dtype is not one of the format's",
     "tensor-bounds": "a tensor's bytes overlap, leave holes, or do not match its shape",
+    "tensor-unsupported": "a tensor has no dense memory of its own",
     "index-invalid": "a shard index is not what its format demands",
     "index-mismatch": "a shard index and its shards disagree",
     "path-unsafe": "a path leaves the checkpoint's directory",

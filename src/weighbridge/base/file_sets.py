@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_names import check_new_name
+from weighbridge.base.forms.json_forms import deflate, inflate, items, number, text
 from weighbridge.base.hashes import sha256_of
-from weighbridge.base.json_forms import deflate, inflate, items, number, text
 
 MAX_HEAD_BYTES: Final = 100_000_000 + 8
 """Largest head of one file: the format's limit on a header, and the eight length bytes."""

@@ -36,6 +36,21 @@ def numbered_forms(names: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], 
     return {name: form if counts[form] >= MANY else name for name, form in forms.items()}
 
 
+def exact_pattern(key: str) -> str:
+    r"""Write the pattern that matches one key and nothing else.
+
+    Examples:
+        >>> print(exact_pattern("lm_head.weight"), exact_pattern("q{0}.w"))
+        ^lm_head.weight$ ^q\{0\}.w$
+    """
+    return f"^{literally(key)}$"
+
+
+def literally(text: str) -> str:
+    """Write part of a key so that a pattern reads it as it stands."""
+    return re.sub(r"([^\w.])", r"\\\1", text)
+
+
 def divide_boxes(points: set[tuple[int, ...]]) -> list[tuple[tuple[int, ...], ...]]:
     """Divide a set of index tuples into full products, each a tuple of sorted index sets, one per slot."""
     if () in points:

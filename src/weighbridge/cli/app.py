@@ -20,6 +20,7 @@ from weighbridge.base.keys import counted
 from weighbridge.cli.command_options import (
     DestinationArgument,
     DirectOption,
+    EntryOption,
     FullOption,
     Link,
     LinkOption,
@@ -108,13 +109,14 @@ def inspect(
         str | None, typer.Option(metavar="KEY", help="Describe this tensor, and measure its values.")
     ] = None,
     tree: Annotated[bool, typer.Option("--tree", help="Print the tree of modules, like ones in one line.")] = False,
+    entry: EntryOption = None,
 ) -> None:
     """Say what a checkpoint holds: files, tensors, dtypes, and its keys with like ones in one line.
 
     Example: weighbridge inspect model/
     """
     with reporting(output):
-        checkpoint = api.open(place)
+        checkpoint = api.open(place, entry=entry)
         if inventory is not None:
             write_inventory(checkpoint.header, inventory.expanduser())
         if sum([key is not None, stats is not None, tree]) > 1:
@@ -182,7 +184,7 @@ def explain(
     """
     with reporting(output, full=full):
         found = options.mapping(mapping)
-        checkpoint = api.open(source)
+        checkpoint = options.open(source)
         try:
             answer = options.make_plan(checkpoint, found).explain(key)
         except PlanError as problem:
@@ -239,7 +241,7 @@ def convert(
             "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
         }
         found = options.mapping(mapping)
-        made = options.make_plan(api.open(source, direct=direct), found, only)
+        made = options.make_plan(options.open(source, direct=direct), found, only)
         _write(output, made, destination, "converting", choices)
         output.give(lambda: _written_form(made, destination), _written_lines(made, destination))
 
@@ -275,14 +277,15 @@ def _write(output: Output, made: Plan, destination: str, word: str, options: dic
 def _written_form(made: Plan, destination: str) -> dict[str, Any]:
     report = made.report.to_dict()
     del report["steps"]
-    return {"destination": destination, "files": sorted(file.name for file in Path(destination).iterdir()), **report}
+    files = sorted(file.name for file in Path(destination).iterdir())
+    return {"destination": destination, "files": files, **report}
 
 
 def _written_lines(made: Plan, destination: str, *, is_reverted: bool = False) -> Iterator[str]:
     written = made.report.to_dict()["written_bytes"]
     yield f"wrote     {destination}: {counted(len(made.target), 'tensor')}, {format_bytes(written)}"
     yield from () if is_reverted else unused_lines(made)
-    yield from (f"{'choice' if note in made.choices else 'note':<10}{note}" for note in made.notes)
+    yield from made.report.remark_lines()
     if made.initialised:
         have = "has" if len(made.initialised) == 1 else "have"
         yield f"note      {counted(len(made.initialised), 'target')} {have} no values: {made.initialised[0].by}"

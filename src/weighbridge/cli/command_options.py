@@ -20,7 +20,7 @@ from weighbridge.base.specs import dtype_named
 from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import default_registry
-from weighbridge.storage import parse_size
+from weighbridge.storage import Checkpoint, parse_size
 
 PANEL: Final = "Options of the plan"
 
@@ -74,6 +74,12 @@ ResumeOption = Annotated[
 FullOption = Annotated[bool, typer.Option("--full", help="List everything; nothing is left out as too long.")]
 
 
+EntryOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Which dict of a torch file is meant; as ckpt.pt::NAME in the path itself."),
+]
+
+
 class LayoutMode(StrEnum):
     """How the reading of a checkpoint's layout is chosen."""
 
@@ -117,6 +123,7 @@ class PlanOptions:
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Use the inverse of the mapping.", rich_help_panel=PANEL)
     ] = False
+    entry: EntryOption = None
 
     def mapping(self, text: str) -> Mapping:
         """Load the mapping that an argument names, reversed if that was asked for."""
@@ -137,6 +144,7 @@ class PlanOptions:
         given = [("--target", [self.target or ""])]
         given += [(f"--{name}", getattr(self, name)) for name in ("drop", "carry", "initialise")]
         given += [("--base-prefix", [self.base_prefix])] if self.base_prefix else []
+        given += [("--entry", [self.entry])] if self.entry is not None else []
         return join(
             [
                 *(word for flag, texts in given for text in texts for word in (flag, text)),
@@ -144,12 +152,17 @@ class PlanOptions:
             ]
         )
 
+    def open(self, source: str, *, direct: bool = False) -> Checkpoint:
+        """Open the source."""
+        return api.open(source, direct=direct, entry=self.entry)
+
     def make_plan(self, source: Any, mapping: Mapping, only: list[str] | None = None) -> Plan:
         """Compile the plan, and restrict it to the targets that `only` names.
 
         Raises:
             WeighbridgeError: `usage`, and all that `weighbridge.plan` raises.
         """
+        source = self.open(source) if isinstance(source, str) else source
         made = api.plan(source, mapping, target=self.target, **self.arguments())
         return made.restrict(only) if only else made
 

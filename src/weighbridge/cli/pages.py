@@ -31,7 +31,7 @@ def write_plan_page(options: PlanOptions, source: str, mapping: Mapping, only: l
     if page.expanduser().exists():
         hint = "remove it, or choose another name; nothing is ever overwritten"
         raise DestinationError("destination-exists", "this file is already there", where=str(page), hint=hint)
-    checkpoint = api.open(source)
+    checkpoint = options.open(source)
     target = api.open(options.target).header if options.target else None
     declared = Options(**options.arguments(), config=api.config_of(checkpoint, None))
     try:

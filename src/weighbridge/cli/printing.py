@@ -37,6 +37,8 @@ WRONG_USAGE: Final = 2
 NO_FIT: Final = 3
 BAD_SOURCE: Final = 4
 BAD_DESTINATION: Final = 5
+UNDECIDED: Final = 6
+NO_WAY_BACK: Final = 7
 HUNG_UP: Final = 129
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
@@ -49,6 +51,8 @@ EXIT_CODES: Final[dict[int, str]] = {
     NO_FIT: "the mapping does not fit, or has no inverse",
     BAD_SOURCE: "a source is missing, damaged or unsafe",
     BAD_DESTINATION: "the destination cannot be written",
+    UNDECIDED: "infer found a mapping, but values leave a choice open (CHECK)",
+    NO_WAY_BACK: "infer found a mapping whose inverse does not hold",
     HUNG_UP: "the terminal went away; nothing is left behind, but by --resume",
     INTERRUPTED: "interrupted; nothing is left behind, but by --resume",
     BROKEN_PIPE: "the reader of the output went away",

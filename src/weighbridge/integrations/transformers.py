@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Final
 from weighbridge.base.errors import CheckpointError, RegistryError
 from weighbridge.mappings.exception_rules import Rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping
-from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.registry import Registry, default_registry
 from weighbridge.mappings.transformers_table import LEGACY, UNDERSTOOD, in_order, registry
 from weighbridge.mappings.transforms import Transform, WeightRenaming
-from weighbridge.models.resolve import Mount, base_prefix, class_name, compose, find_mounts, unwrap
+from weighbridge.models.resolve import Mount, base_prefix, class_name, compose, find_mounts
+from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan_options import Options
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ def from_pretrained(
     drop: Rules = (),
     carry: Rules = (),
     mapping: AnyMapping | None = None,
+    layout: str = "auto",
     copy: bool = False,
     **arguments: Any,
 ) -> Any:
@@ -164,6 +166,7 @@ def from_pretrained(
         carry: Tensors of the checkpoint that have no place in the model and are written back on saving.
         mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; by default what
             `resolve` finds.
+        layout: How the checkpoint's layout is read: ``"auto"``, or ``"mapped"`` or ``"as is"`` to declare it.
         copy: Give every weight memory of its own; otherwise one that a file holds as it is wanted is mapped, as
             the library does it. See `Plan.stream` for what that means when somebody writes into the file.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration.
@@ -181,7 +184,7 @@ def from_pretrained(
     from weighbridge.storage import open_checkpoint
 
     _refuse([name for name in _REFUSED if arguments.get(name)])
-    options = Options(partial=partial, initialise=initialise, drop=drop, carry=carry)
+    options = Options(partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout)
     checkpoint = open_checkpoint(_local(path, arguments))
     load = Load(checkpoint, None if mapping is None else find_mapping(mapping), resolve, options, copy)
     with converted_by(load.fill):
@@ -213,28 +216,44 @@ def _local(path: str | Path, arguments: dict[str, Any]) -> Path:
     return root / arguments["subfolder"] if arguments.get("subfolder") else root
 
 
-def save_pretrained(model: torch.nn.Module, out: str | Path, *, lossy: bool = False, **options: Any) -> Path:
+def save_pretrained(
+    model: torch.nn.Module,
+    out: str | Path,
+    mapping: AnyMapping | None = None,
+    *,
+    lossy: bool = False,
+    **options: Any,
+) -> Path:
     """Save a model in the layout that its weights came in, with its configuration as the library writes it.
 
     A model that came through a plan goes back through that plan. Any other model goes back through the inverse of its
-    mapping, and each key is proven to come back.
+    mapping, and each key is proven to come back. Weights and settings appear together, or not at all.
 
     Args:
-        model: A model of the library; wrappers are looked through.
+        model: A model of the library; wrappers and adapters are looked through, and a warning says what is left aside.
         out: Directory to make; it must not exist, or be empty.
+        mapping: A mapping whose inverse is used, in the place of the plan or of what `resolve` finds.
         lossy: Accept that what a rule dropped on loading is not saved either.
-        options: As for `Plan.write`, such as `max_shard_size`.
+        options: As for `Plan.write`, such as `max_shard_size`; with a mapping, or for a model that came through no
+            plan, also as for `weighbridge.plan`, such as `drop`.
 
     Returns:
         The directory.
 
     Raises:
         PlanError: `inverse-unproven`, `inverse-lossy`.
+        RegistryError: `integration-unsupported`, `mapping-not-found`.
         DestinationError: As `Plan.write`.
+        WeighbridgeError: `usage` for an option that is none, or that has no part in a recorded way back.
     """
-    from weighbridge.integrations.transformers_saving import plan_back, save_settings
+    from weighbridge.api.live_models import plan_recorded, split_options
+    from weighbridge.integrations.transformers_saving import plan_derived, published, settings_of
 
+    planning, writing = split_options(options)
     inner = unwrap(model)
-    made = plan_back(inner, resolve(inner), lossy=lossy).write(out, **options)
-    save_settings(inner, made)
-    return made
+    back = plan_recorded(model, planning, lossy=lossy) if mapping is None else None
+    if back is None:
+        whole = published(resolve(inner)) if mapping is None else as_mapping(find_mapping(mapping)).inverse()
+        back = plan_derived(model, whole, planning)
+    with settings_of(inner) as settings:
+        return back.write(out, beside=settings, **writing)

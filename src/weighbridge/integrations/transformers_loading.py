@@ -10,21 +10,26 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import torch
 
 from weighbridge.base.errors import PlanError, RegistryError
 from weighbridge.base.specs import Header
+from weighbridge.base.spelling import exact_pattern, literally
+from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
-from weighbridge.mappings.mapping import MappingLike
+from weighbridge.mappings.mapping import MappingLike, as_mapping
 from weighbridge.mappings.transformers_table import library_module, library_name
+from weighbridge.mappings.wrapped_names import look_through
+from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.module_loading import remember
-from weighbridge.models.modules import module_header, tensor_places
+from weighbridge.models.modules import module_header
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
@@ -32,7 +37,7 @@ from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
 from weighbridge.running.gather import start_output
 from weighbridge.running.results import mapped_files
-from weighbridge.running.ties import check_ties
+from weighbridge.running.ties import value_classes
 from weighbridge.storage.formats.torch_tensors import bytes_of
 from weighbridge.storage.protocol import Checkpoint, Mapped
 
@@ -97,29 +102,44 @@ class Load:
     options: Options
     copy: bool = False
     tensors: dict[str, Pending] = field(default_factory=dict)
+    states: dict[str, Pending] = field(default_factory=dict)
     plan: Plan | None = None
+    ties: Mapping[str, str] = field(default_factory=dict)
+    declared_ties: Mapping[str, str] = field(default_factory=dict)
 
     def fill(self, model: Any) -> dict[str, Pending]:
         """Plan the load for the library's model, and return what the plan writes.
 
         Raises:
-            PlanError: `plan-failed`, `layout-ambiguous`.
+            PlanError: `layout-ambiguous`, `plan-failed`;
+                the latter with a `tie-differs` for a weight that is tied to two values alike.
             RegistryError: `integration-unsupported` for a class that loads more models than one.
         """
         if self.plan is not None:
             raise RegistryError("integration-unsupported", "this class loads several models", got=type(model).__name__)
-        header = _header_of(model)
+        held = take_stock(model)
+        header, self.declared_ties = header_with_ties(model, held.header(self.checkpoint.header)), declared_ties(model)
+        self.options = replace(self.options, carry=(*exception_rules(Carry, self.options.carry), *self._made_by(held)))
         self.plan = self._compile(model, header)
-        untied = self._differing(self.plan, header)
-        if untied:
-            header = Header(header.specs, header.metadata, {k: v for k, v in header.ties.items() if k not in untied})
+        groups = value_classes(self.plan, self.checkpoint, header.ties)
+        differing = [classes for classes in groups if len(classes) > 1]
+        if differing:
+            # The library leaves these untied, whatever the configuration says; a tie is a matter of values.
+            header = Header(header.specs, header.metadata, split_ties(model, differing))
             self.plan = self._compile(model, header)
+        self.ties = header.ties
         mapped = mapped_files(self.checkpoint, copy=self.copy)
         for step in self.plan.steps:
             if step.fate != "carried":
                 found = (Pending(step, key, self.checkpoint, mapped) for key in step.targets if key in header)
                 self.tensors |= {pending.key: pending for pending in found}
+        self.states = {key: self.tensors.pop(key) for key in held.extra if key in self.tensors}
         return self.tensors
+
+    def _made_by(self, held: Holdings) -> Iterator[Carry]:
+        """Yield a rule for each tensor of the checkpoint that a hook of the model makes anew."""
+        found = (key for key in held.computed if key in self.checkpoint.header)
+        yield from (Carry(exact_pattern(key), "made by a hook of the model") for key in found)
 
     def finish(self, model: Any) -> Plan:
         """Prove the loaded weights, and let the model remember its plan."""
@@ -127,22 +147,15 @@ class Load:
             raise RegistryError(
                 "integration-version", "this transformers loads models in a way that weighbridge does not know"
             )
+        settle_ties(model, self.ties, self.tensors, self.declared_ties)
         _prove(model, self.tensors)
+        extra = take_stock(model).extra if self.states else {}
+        for key, pending in self.states.items():
+            extra[key].module.set_extra_state(pending.make())
         self.checkpoint.check_unchanged()
         plan = self._in_dtypes_of(model, self.plan)
         remember(model, plan, self.checkpoint)
         return plan
-
-    def _differing(self, plan: Plan, header: Header) -> set[str]:
-        """Return the weights that the class declares tied, and that the checkpoint holds with values of their own.
-
-        The library leaves these untied, whatever the configuration says; a tie is a matter of values.
-        """
-        try:
-            check_ties(plan, self.checkpoint, dict(header.ties))
-        except PlanError as problem:
-            return {str(found.where) for found in problem.problems}
-        return set()
 
     def _compile(self, model: Any, header: Header) -> Plan:
         """Plan strictly; if that fails, once more with the exceptions that the library's class declares itself."""
@@ -160,7 +173,8 @@ class Load:
     def _plan(self, header: Header, options: Options) -> Plan:
         assert self.mapping is not None
         source = self.checkpoint
-        return compile_plan(source.header, self.mapping, header, files=source.files, options=options)
+        mapping = look_through(as_mapping(self.mapping), source.header, header)
+        return compile_plan(source.header, mapping, header, files=source.files, options=options)
 
     def _declared(self, model: Any, header: Header) -> Options | None:
         """Add what the library's class says may be left over, and which buffers may be missing."""
@@ -187,18 +201,6 @@ class Load:
         if all(made.specs.get(key, spec).dtype == spec.dtype for key, spec in plan.target.items()):
             return plan
         return self._plan(made, replace(self.options, dtype="target"))
-
-
-def _header_of(model: Any) -> Header:
-    """Return the specs of a model that the library has not tied yet, with the ties that it will make."""
-    header = module_header(model)
-    pairs = getattr(model, "all_tied_weights_keys", None) or {}
-    ties = dict(header.ties)
-    for target, source in pairs.items():
-        if target in header and source in header:
-            owner = ties.get(source, source)
-            ties[source] = ties[target] = owner
-    return Header(header.specs, header.metadata, ties)
 
 
 # ---- what the library's classes excuse ----
@@ -236,12 +238,8 @@ def _rule_for(key: str, excused: dict[str, str], among: list[str]) -> str:
     if index is not None:
         alike = re.compile(rf"{re.escape(head or '')}\d+{re.escape(tail)}")
         if all(other in excused for other in among if alike.fullmatch(other)):
-            return f"^{_literal(head or '')}*{_literal(tail)}$"
-    return f"^{_literal(key)}$"
-
-
-def _literal(text: str) -> str:
-    return re.sub(r"([^\w.])", r"\\\1", text)
+            return f"^{literally(head or '')}*{literally(tail)}$"
+    return exact_pattern(key)
 
 
 # ---- the way into the library ----
@@ -251,7 +249,7 @@ _FUNCTION: Final = "convert_and_load_state_dict_in_model"
 _filling: ContextVar[Callable[[Any], dict[str, Pending]] | None] = ContextVar("weighbridge_filling", default=None)
 _lock = threading.Lock()
 _users = 0
-_original: Any = None
+_installed: Final[list[partial[Any]]] = []
 
 
 @contextmanager
@@ -275,32 +273,41 @@ def converted_by(fill: Callable[[Any], dict[str, Pending]]) -> Iterator[None]:
 
 
 def _install(module: Any) -> None:
-    global _users, _original
+    global _users
     with _lock:
         if _users == 0:
-            _original = library_name(module, _FUNCTION)
-            setattr(module, _FUNCTION, _convert)
+            _installed.append(partial(_convert, library_name(module, _FUNCTION)))
+            setattr(module, _FUNCTION, _installed[0])
         _users += 1
 
 
 def _remove(module: Any) -> None:
+    """Put back what stood there; what somebody else has put in front since stays, and ours behind it."""
     global _users
     with _lock:
         _users -= 1
-        if _users == 0:
-            setattr(module, _FUNCTION, _original)
+        if _users:
+            return
+        ours = _installed.pop()
+        before = ours.args[0]
+        if getattr(module, _FUNCTION, None) is ours:
+            setattr(module, _FUNCTION, before)
 
 
-def _convert(model: Any, state_dict: Any, load_config: Any, disk_offload_index: Any = None) -> Any:
+def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_offload_index: Any = None) -> Any:
     """Stand where the library's conversion stands."""
     fill = _filling.get()
     if fill is None:
-        return _original(model, state_dict, load_config, disk_offload_index)
+        return original(model, state_dict, load_config, disk_offload_index)
     if load_config.hf_quantizer is not None:
         raise RegistryError(
             "integration-unsupported", "quantised checkpoints are not loaded through a plan", got=type(model).__name__
         )
-    found = _original(model, fill(model), replace(load_config, weight_mapping=[]), disk_offload_index)
+    token = _filling.set(None)  # another one of ours may stand behind what somebody else put in front of it
+    try:
+        found = original(model, fill(model), replace(load_config, weight_mapping=[]), disk_offload_index)
+    finally:
+        _filling.reset(token)
     _remember_rules(model, load_config.weight_mapping or [], sorted(state_dict))
     return found
 
@@ -328,7 +335,7 @@ def _prove(model: Any, tensors: dict[str, Pending]) -> None:
     Raises:
         PlanError: `model-mismatch` for a weight that is gone, or has another shape.
     """
-    places = tensor_places(model)
+    places = take_stock(model).places
     is_custom = model.is_custom_code()
     for key, pending in tensors.items():
         tensor = places[key].tensor if key in places else None

@@ -22,7 +22,7 @@ from typing import Any, Final
 from weighbridge.base.errors import MappingError, PatternError, WeighbridgeError
 from weighbridge.operations.arity import Arity
 from weighbridge.operations.ops import OPERATIONS, Operation, invert as invert_operations
-from weighbridge.pattern import Pattern, check_rewrite, invert, is_one_way
+from weighbridge.pattern import Pattern, check_rewrite, invert
 
 Patterns = str | Iterable[str]
 Pair = tuple[Pattern, Pattern]
@@ -357,37 +357,37 @@ def _one_way(transform: Transform, reason: str) -> PatternError:
     return PatternError("pattern-one-way", f"this rule has no inverse: {reason}", where=describe(transform))
 
 
-def one_way_reason(transform: Transform) -> str:
-    """Say why a transform has no inverse; empty for one that has.
-
-    Examples:
-        >>> one_way_reason(WeightRenaming(["x.w1", "x.w2"], "y.w"))
-        'several sources share one target'
-    """
-    try:
-        transform.inverse()
-    except WeighbridgeError as problem:
-        reasons = (is_one_way(*pair) for pair in pairs(transform))
-        return next((reason for reason in reasons if reason), problem.what.removeprefix("this rule has no inverse: "))
-    return ""
+_SHOWN: Final = 6
+"""Number of patterns of one side that a report shows; of more, it shows half as many."""
 
 
-def describe(transform: Transform) -> str:
+def describe(transform: Transform, *, full: bool = False) -> str:
     """Write a transform on one line, for reports.
+
+    Args:
+        transform: The transform.
+        full: Whether to write all its patterns, however many there are.
 
     Examples:
         >>> describe(PrefixChange(prefix_to_add="model", scope="tower"))
         'PrefixChange(add model) in tower'
+        >>> describe(GroupWeightRename([f"a{n}" for n in range(44)], [f"b{n}" for n in range(44)]))
+        'GroupWeightRename(a0, a1, a2, … of 44 -> b0, b1, b2, … of 44)'
     """
     if isinstance(transform, PrefixChange):
         change = f"add {transform.prefix_to_add}" if transform.prefix_to_add else f"remove {transform.prefix_to_remove}"
         text = f"PrefixChange({change})"
     else:
-        sides = (", ".join(side) for side in (transform.source_patterns, transform.target_patterns))
+        sides = (_listed(side, full=full) for side in (transform.source_patterns, transform.target_patterns))
         text = f"{type(transform).__name__}({' -> '.join(sides)})"
     if isinstance(transform, WeightConverter):
         text += f" by {', '.join(map(str, transform.operations))}"
     return text + (f" in {transform.scope}" if transform.scope else "")
+
+
+def _listed(patterns: tuple[str, ...], *, full: bool) -> str:
+    shown = patterns if full or len(patterns) <= _SHOWN else (*patterns[: _SHOWN // 2], f"… of {len(patterns)}")
+    return ", ".join(shown)
 
 
 def scoped(transform: Transform, prefix: str) -> Transform:

@@ -9,27 +9,25 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from weighbridge.base.collecting import without_collection
 from weighbridge.base.workers import Counter, Progress
+from weighbridge.models.holdings import Places, take_stock
 from weighbridge.models.modules import (
-    Places,
     check_initialised,
     check_model,
     check_settable,
-    header_of,
     probe,
     shares_memory,
     steps_into,
-    tensor_places,
     warn_of_meta,
 )
+from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
 from weighbridge.running.gather import Wanted, group_steps, start_output
 from weighbridge.running.results import STREAM_BYTES, mapped_files
 from weighbridge.running.ties import check_ties
-from weighbridge.storage.formats.torch_tensors import dtype_of
+from weighbridge.storage.formats.torch_tensors import dtype_of, put_elements
 from weighbridge.storage.protocol import Checkpoint, Mapped
 
 _LOG: Final = logging.getLogger(__name__)
@@ -44,7 +42,6 @@ class Loaded(NamedTuple):
     checkpoint: Checkpoint
 
 
-@without_collection()
 def load_into(
     plan: Plan,
     model: torch.nn.Module,
@@ -76,8 +73,8 @@ def load_into(
         CheckpointError: `source-changed` and `data-missing`, before anything is changed; the codes of reading, which
             may leave part of a model loaded that had values before, and a meta model as it was.
     """
-    places = tensor_places(model)
-    header = header_of(places)
+    held = take_stock(model)
+    places, header = held.places_for(plan.target), held.header(plan.target)
     check_model(plan, header)
     check_initialised(plan, places)
     check_settable(plan, places)
@@ -90,7 +87,7 @@ def load_into(
         else:
             _set_in_batches(plan, checkpoint, places, copy=copy, device=device, progress=progress)
     checkpoint.check_unchanged()
-    remember(model, plan, checkpoint)
+    remember(unwrap(model), plan, checkpoint)
     warn_of_meta(model)
     _LOG.info("loaded %s into a %s: %s", checkpoint.where, type(model).__name__, plan.target)
     for fated in plan.initialised:
@@ -102,7 +99,7 @@ def _warn_of_dtypes(plan: Plan, places: dict[str, Places]) -> None:
     """Say which tensors of a model, if it has values, take a file's dtype that nobody asked for by a cast."""
     uncast = (zip(step.targets, step.program.targets, strict=True) for step in plan.steps if not step.program.casts)
     new = ((key, dtype_of(output.dtype)) for step in uncast for key, output in step if key in places)
-    pairs = ((places[key].tensor, dtype) for key, dtype in new)
+    pairs = ((places[key].tensor, dtype) for key, dtype in new if places[key].receive is None)
     changed = Counts((held.dtype, dtype) for held, dtype in pairs if not held.is_meta and held.dtype != dtype)
     for (held, dtype), count in changed.items():
         words = f"{count:,} tensor{'s' * (count != 1)} of the model"
@@ -128,6 +125,11 @@ class _Target(NamedTuple):
     is_in_place: bool
 
     @property
+    def is_new(self) -> bool:
+        """Whether a tensor is to be made where there is none."""
+        return self.places.tensor.is_meta and self.places.receive is None
+
+    @property
     def size_bytes(self) -> int:
         return self.step.program.targets[self.number].spec.size_bytes
 
@@ -139,7 +141,7 @@ def _targets(step: Step, places: dict[str, Places]) -> list[_Target]:
         if place is not None:
             current = place.tensor
             fits = current.dtype == dtype_of(step.program.targets[number].dtype) and current.is_contiguous()
-            is_lazy = current.is_meta or current.is_conj() or current.is_neg()
+            is_lazy = current.is_meta or current.is_conj() or current.is_neg() or place.receive is not None
             found.append(_Target(step, number, place, fits and not is_lazy))
     return found
 
@@ -160,13 +162,15 @@ def _set_in_batches(
     for step in steps_into(plan, places):
         found = _targets(step, places)
         total += sum([target.size_bytes for target in found])
-        if all(target.is_in_place or target.places.tensor.is_meta for target in found):
+        if all(target.is_in_place or target.is_new for target in found):
             together += found
         else:
             others.append(step)
     counter = Counter(total, progress)
     mapped = mapped_files(checkpoint, copy=copy or str(device) != "cpu")
     _set(together, checkpoint, mapped, device, counter)
+    # A module may look at its weights when it is given its extra state.
+    others.sort(key=lambda step: any(places[key].receive is not None for key in step.targets if key in places))
     for steps in group_steps(others, STREAM_BYTES):
         _set([target for step in steps for target in _targets(step, places)], checkpoint, None, "cpu", counter)
 
@@ -190,7 +194,7 @@ def _set(targets: list[_Target], checkpoint: Checkpoint, mapped: Mapped | None, 
         if target.is_in_place:
             # What autograd keeps for a backward pass is of the old values: it must be able to notice.
             torch.autograd.graph.increment_version(target.places.tensor)
-    for places, made in new:
+    for places, made in sorted(new, key=lambda pair: pair[0].receive is not None):
         _put(places, made)
 
 
@@ -204,8 +208,10 @@ def _set_all_at_once(plan: Plan, checkpoint: Checkpoint, places: dict[str, Place
 def _put(places: Places, made: torch.Tensor) -> None:
     """Give a tensor of a model the values of another one."""
     current = places.tensor
-    if not current.is_meta and current.dtype == made.dtype:
-        current.detach().copy_(made)
+    if places.receive is not None:
+        places.receive(made)
+    elif not current.is_meta and current.dtype == made.dtype:
+        put_elements(current, made)
     else:
         _replace(places, made if current.is_meta else made.to(current.device))
 

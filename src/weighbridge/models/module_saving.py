@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
+from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Drop
+from weighbridge.models.holdings import Holdings, take_stock
+from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_loading import recall
 from weighbridge.models.modules import module_header
+from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan import Plan
+from weighbridge.planning.program import Program
 from weighbridge.planning.steps import Fated, Step
 from weighbridge.planning.way_back.inverting import proven_steps
 from weighbridge.planning.way_back.origins import invert_rules, unstable_names
@@ -24,14 +27,13 @@ if TYPE_CHECKING:
 
     from weighbridge.storage.protocol import Checkpoint
 
-_LOG: Final = logging.getLogger(__name__)
-
 
 class WayBack(NamedTuple):
-    """The plan that takes a model's weights back, and the checkpoint that they came from."""
+    """The plan that takes a model's weights back, the checkpoint that they came from, and what is to be said of it."""
 
     plan: Plan
     origin: Checkpoint
+    notes: tuple[str, ...]
 
 
 def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack | None:
@@ -40,24 +42,45 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack
     Weights that were initialised go in under the names that the mapping's rules, run backwards, give them, if the
     mapping turns these into theirs again; under their own names otherwise, as a new head does that no rule speaks of.
     They are left out where the rule that declares them says that no file has them. Tensors that the model has gained
-    since it was loaded go in as well.
+    since it was loaded go in as well, and extra state as it is now.
 
     Args:
-        model: The model, without wrappers.
+        model: The model, with or without wrappers.
         lossy: Accept that part of the source is lost: what a rule dropped, for example.
 
     Raises:
         PlanError: `inverse-lossy`, `dtype-mismatch`.
+        CheckpointError, RegistryError: As `take_stock`.
     """
-    loaded = recall(model)
+    inner = unwrap(model)
+    loaded = recall(inner)
     if loaded is None:
         return None
-    header = module_header(model)
-    config = getattr(model, "config", None)
-    return WayBack(_back(in_dtypes(loaded.plan, header), header, config, lossy=lossy), loaded.checkpoint)
+    held = open_model(model)
+    current, gone = _as_it_is_now(in_dtypes(loaded.plan, held.header), held.header, take_stock(model))
+    back, named = _back(current, held.header, getattr(inner, "config", None), lossy=lossy)
+    notes = (*held.notes, *(f"{key}: extra state that is no tensor now, not saved" for key in gone), *named)
+    return WayBack(replace(back, notes=(*back.notes, *notes)), loaded.checkpoint, notes)
 
 
-def _back(plan: Plan, header: Header, config: Any, *, lossy: bool) -> Plan:
+def _as_it_is_now(plan: Plan, header: Header, held: Holdings) -> tuple[Plan, list[str]]:
+    """Let extra state, and what hooks make, have the shape that it has now; return also what is no tensor any more."""
+    steps: list[Step] = []
+    gone: list[str] = []
+    for step in plan.steps:
+        key, spec = step.targets[0], step.program.targets[0].spec
+        is_loose = (key in held.extra or key in held.computed) and step.program.is_identity
+        if is_loose and key in held.extra and key not in header:
+            gone.append(key)
+            continue
+        is_other = is_loose and header.specs.get(key, spec) != spec
+        steps.append(replace(step, program=Program.identity(header[key])) if is_other else step)
+    if steps == list(plan.steps):
+        return plan, gone
+    return replace(plan, steps=tuple(steps), source_files=None), gone
+
+
+def _back(plan: Plan, header: Header, config: Any, *, lossy: bool) -> tuple[Plan, tuple[str, ...]]:
     """Invert a plan, and add the weights that no file gave, unless their rule says that no file has them."""
     absent = {rule.why or f'"{rule.pattern}"' for rule in plan.mapping.initialise if not rule.saved}
     new = tuple(fated for fated in plan.initialised if fated.by not in absent)
@@ -65,14 +88,14 @@ def _back(plan: Plan, header: Header, config: Any, *, lossy: bool) -> Plan:
     known = dict(plan.target_fates())
     gained = tuple(Fated(key, spec, "new since loading") for key, spec in header.items() if key not in known)
     back = replace(plan, initialised=new + gained).inverse(lossy=lossy, keep_initialised=True)
-    back = _under_published_names(back, [*new, *gained], config)
-    return replace(back, dropped=back.dropped + left)
+    named, notes = _under_published_names(back, [*new, *gained], config)
+    return replace(named, dropped=named.dropped + left), notes
 
 
-def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> Plan:
-    """Give weights that no file had the names that the rules have for them; note those that keep another name."""
+def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> tuple[Plan, tuple[str, ...]]:
+    """Give weights that no file had the names that the rules have for them; say which keep another name."""
     if not new or not back.mapping.transforms:
-        return back
+        return back, ()
     header = Header({fated.key: fated.spec for fated in new})
     taken = {key for key in back.target if key not in header}
     proven = [step for step in proven_steps(back.mapping, header, config) if taken.isdisjoint(step.targets)]
@@ -82,13 +105,10 @@ def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> Pla
     made = replace(back, steps=tuple(sorted([*steps, *named], key=lambda step: step.targets)))
     others = [key for key in header if key not in done]
     unled = {*unstable_names(back.mapping, others), *unstable_names(invert_rules(back.mapping).mapping, others)}
-    if unled:
-        keys = ", ".join(collapse(unled)[:4])
-        note = f"{keys}: saved under the model's own name, as the rules lead back to no other one that can be relied on"
-        _LOG.warning("%s", note)
-        made = replace(made, notes=(*made.notes, note))
     made.check()
-    return made
+    keys = ", ".join(collapse(unled)[:4])
+    note = f"{keys}: saved under the model's own name, as the rules lead back to no other one that can be relied on"
+    return made, ((note,) if unled else ())
 
 
 def _free_of(steps: list[Step], header: Header) -> list[Step]:
@@ -111,7 +131,7 @@ def tied_names(model: torch.nn.Module) -> list[Drop]:
     said: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
     ties = module_header(model).ties if said else {}
     shared = (key for key, twin in said.items() if key in ties and ties[key] == ties.get(twin, twin))
-    return [Drop(f"^{re.escape(key)}$", "tied") for key in shared]
+    return [Drop(exact_pattern(key), "tied") for key in shared]
 
 
 def _step_back_in(step: Step, header: Header) -> Step:

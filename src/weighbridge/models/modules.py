@@ -1,8 +1,6 @@
-"""`nn.Module` as a target and as a source: what it holds, and how its tensors are set.
+"""`nn.Module` as a target: whether a plan is its own, and whether what the plan writes can be set in it.
 
-A model's tensors are its parameters and persistent buffers, by the names of `state_dict()` without those of wrappers
-inside the model. Two names of one storage
-are tied; a meta tensor has a spec and no values, and loading gives it both.
+A meta tensor has a spec and no values, and loading gives it both.
 """
 
 from __future__ import annotations
@@ -10,18 +8,22 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
+from weighbridge.algebra.copies import Copy, Loop, simplify
+from weighbridge.algebra.coverage import coverage
 from weighbridge.base.collecting import without_collection
-from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.keys import collapse, layout_path
-from weighbridge.base.specs import DTYPES, Header, TensorSpec
+from weighbridge.base.errors import LayoutError, PlanError, WeighbridgeError
+from weighbridge.base.keys import collapse
+from weighbridge.base.specs import DTYPES, Header
+from weighbridge.models.holdings import Places, take_stock
+from weighbridge.models.wrappers import parts
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
-from weighbridge.storage.formats.torch_tensors import spec_of, tie_of
+from weighbridge.storage.formats.torch_tensors import storage_span
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -31,26 +33,13 @@ _LOG: Final = logging.getLogger(__name__)
 
 @without_collection()
 def module_header(model: torch.nn.Module) -> Header:
-    """Return the specs of a model's parameters and persistent buffers, and which of them are tied.
+    """Return the specs of all that a model holds and can be given, and which of it is tied; see `holdings`.
 
     Examples:
         >>> module_header(torch.nn.Linear(3, 2, bias=False))["weight"]
         TensorSpec(dtype='F32', shape=(2, 3))
     """
-    return header_of(tensor_places(model))
-
-
-def header_of(places: dict[str, Places]) -> Header:
-    """Return the specs of a model's tensors, and which of them are tied."""
-    specs: dict[str, TensorSpec] = {}
-    ties: dict[str, str] = {}
-    first: dict[int, str] = {}
-    for key, place in places.items():
-        specs[key] = spec_of(place.tensor)
-        owner = first.setdefault(id(place.slots), key)
-        if owner != key:
-            ties[key] = ties[owner] = owner
-    return Header(specs, ties=ties)
+    return take_stock(model).header()
 
 
 def module_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -62,48 +51,7 @@ def module_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         >>> list(module_tensors(torch.nn.Sequential(torch.nn.Linear(3, 2))))
         ['0.weight', '0.bias']
     """
-    return {key: place.tensor.detach() for key, place in tensor_places(model).items()}
-
-
-class Places(NamedTuple):
-    """A tensor of a model, and every slot of a module that holds it or another view of the very same elements."""
-
-    tensor: torch.Tensor
-    slots: list[tuple[dict[str, Any], str]]
-
-
-def tensor_places(model: torch.nn.Module) -> dict[str, Places]:
-    """Return a model's parameters and persistent buffers by key; tied ones share their places."""
-    found: dict[str, Places] = {}
-    held: dict[int, list[Places]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        prefix = f"{inner}." if (inner := layout_path(path)) else ""
-        for slots, name, tensor in _slots(module):
-            places = found[prefix + name] = _places_of(tensor, held)
-            places.slots.append((slots, name))
-    return found
-
-
-def _places_of(tensor: torch.Tensor, held: dict[int, list[Places]]) -> Places:
-    """Return the places of a tensor, old ones if it is tied; only tensors at one address are compared."""
-    try:
-        address = tensor.untyped_storage()._cdata if tensor.is_meta else tensor.data_ptr()
-    except (NotImplementedError, RuntimeError):
-        address = 0
-    there = held.setdefault(address or id(tensor), [])
-    for places in there:
-        if places.tensor is tensor or ((tie := tie_of(tensor)) is not None and tie == tie_of(places.tensor)):
-            return places
-    there.append(Places(tensor, []))
-    return there[-1]
-
-
-def _slots(module: torch.nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Tensor]]:
-    hidden = module._non_persistent_buffers_set
-    for slots in (module._parameters, module._buffers):
-        for name, tensor in slots.items():
-            if tensor is not None and name not in hidden:
-                yield slots, name, tensor
+    return {key: place.tensor.detach() for key, place in take_stock(model).places.items()}
 
 
 def steps_into(plan: Plan, places: dict[str, Places]) -> Iterator[Step]:
@@ -113,20 +61,15 @@ def steps_into(plan: Plan, places: dict[str, Places]) -> Iterator[Step]:
 
 def shares_memory(checkpoint: Checkpoint, places: dict[str, Places]) -> bool:
     """Tell whether a source holds tensors in memory that belongs to the model."""
-    own = sorted(_extent(place.tensor) for place in places.values() if not place.tensor.is_meta)
+    own = sorted(span for place in places.values() if (span := storage_span(place.tensor)) is not None)
     reached = list(accumulate((stop for _, stop in own), max))
     for tensor in checkpoint.held_tensors():
-        if not tensor.is_meta:
-            start, stop = _extent(tensor)
+        if (span := storage_span(tensor)) is not None:
+            start, stop = span
             before = bisect_left(own, (stop, 0))
             if before and reached[before - 1] > start:
                 return True
     return False
-
-
-def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    storage = tensor.untyped_storage()
-    return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
 def probe(plan: Plan, checkpoint: Checkpoint, places: dict[str, Places]) -> None:
@@ -164,18 +107,56 @@ def _is_expanded(tensor: torch.Tensor) -> bool:
     return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
+class _Span(NamedTuple):
+    """The bytes between a tensor's first and last element, and the tensor."""
+
+    start: int
+    stop: int
+    key: str
+    tensor: torch.Tensor
+
+
 def _overlaps(places: dict[str, Places]) -> Iterator[PlanError]:
     """Yield an error for tensors that share a part of their memory without being the same."""
-    spans: dict[int, tuple[int, int, str]] = {}
-    for key, (tensor, slots) in places.items():
-        if id(slots) in spans or tensor.is_meta or tensor.is_cuda:
+    spans: dict[int, _Span] = {}
+    for key, (tensor, slots, receive) in places.items():
+        if id(slots) in spans or tensor.is_meta or tensor.is_cuda or receive is not None or not tensor.numel():
             continue
         start = tensor.data_ptr()
         size_bytes = tensor.nbytes if tensor.is_contiguous() else _reach(tensor) * tensor.element_size()
-        spans[id(slots)] = start, start + size_bytes, key
-    for (_, stop, one), (start, _, other) in pairwise(sorted(spans.values())):
-        if start < stop:
-            yield PlanError("model-mismatch", "two parameters share part of their memory", where=f"{one}, {other}")
+        spans[id(slots)] = _Span(start, start + size_bytes, key, tensor)
+    for near in _crossing(sorted(spans.values(), key=lambda span: span[:3])):
+        if not _are_apart(near):
+            names = ", ".join(span.key for span in near[:4])
+            yield PlanError("model-mismatch", "these parameters share part of their memory", where=names)
+
+
+def _crossing(spans: list[_Span]) -> Iterator[list[_Span]]:
+    """Yield the groups of spans that reach into each other."""
+    group: list[_Span] = []
+    reached = 0
+    for span in spans:
+        if group and span.start >= reached:
+            yield from [group] if len(group) > 1 else []
+            group = []
+        group.append(span)
+        reached = max(reached, span.stop)
+    yield from [group] if len(group) > 1 else []
+
+
+def _are_apart(spans: list[_Span]) -> bool:
+    """Tell whether no byte belongs to two tensors whose spans cross, such as interleaved columns of one matrix."""
+    first = spans[0].start
+    copies = []
+    for start, _, _, tensor in spans:
+        size = tensor.element_size()
+        pairs = zip(tensor.shape, tensor.stride(), strict=True)
+        loops = [Loop(count, 0, stride * size) for count, stride in pairs if count > 1]
+        copies.append(simplify(Copy(0, 0, start - first, (*loops, Loop(size, 0, 1)))))
+    try:
+        return coverage(copies, max(span.stop for span in spans) - first).multiple == 0
+    except LayoutError:
+        return False
 
 
 def _reach(tensor: torch.Tensor) -> int:
@@ -184,11 +165,17 @@ def _reach(tensor: torch.Tensor) -> int:
 
 
 def warn_of_meta(model: torch.nn.Module) -> None:
-    """Say which buffers are still without values: no checkpoint holds them."""
-    left = [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    """Say which tensors are still without values: no checkpoint holds them."""
+    left = [
+        f"{part.path}.{name}" if part.path else name
+        for part in parts(model)
+        for slots in (part.module._parameters, part.module._buffers)
+        for name, tensor in slots.items()
+        if part.inner is None and tensor is not None and tensor.is_meta
+    ]
     if left:
         text = ", ".join(collapse(left)[:4])
-        _LOG.warning("no checkpoint holds these buffers, they stay on meta: %s", text)
+        _LOG.warning("no checkpoint holds these tensors, they stay on meta: %s", text)
 
 
 def check_initialised(plan: Plan, places: dict[str, Places]) -> None:
@@ -227,6 +214,15 @@ def check_model(plan: Plan, header: Header) -> None:
             problems.append(
                 PlanError("model-mismatch", "the model's shape is another", where=key, expected=expected, got=got)
             )
+    problems += _broken_ties(plan, header)
     if problems:
         hint = "make the plan anew, with this model as its target"
         raise PlanError("model-mismatch", "the plan was not made for this model", hint=hint, problems=problems)
+
+
+def _broken_ties(plan: Plan, header: Header) -> Iterator[PlanError]:
+    """Yield an error for each target that a plan leaves to its twin, and that is another parameter of the model."""
+    for key, twin in (*plan.twins, *((fated.key, fated.by) for fated in plan.tied_targets)):
+        if key in header and header.ties.get(key, key) != header.ties.get(twin, twin):
+            what = "this parameter was tied to another one when the plan was made, and is not tied now"
+            yield PlanError("model-mismatch", what, where=key, expected=f"the same parameter as {twin}")

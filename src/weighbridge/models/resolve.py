@@ -10,7 +10,7 @@ who gets one:
     siblings never speak for each other
     code from outside the library that the built-in mappings are made for gets only what somebody registered for it
 
-Wrappers for compilation, parallelism and adapters are no part of a layout: they are looked through.
+Wrappers are no part of a layout: they are looked through; see `wrappers`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,15 @@ from collections.abc import Iterable, Iterator, Mapping as MappingOf
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from weighbridge.base.keys import WRAPPERS, layout_path
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import Registry, default_registry
+from weighbridge.models.wrappers import layout_class, parts, unwrap
 
 if TYPE_CHECKING:
     import torch
 
 LIBRARY: Final = "transformers"
 """The package whose classes the built-in mappings are made for."""
-
-_DISTRIBUTED: Final = "torch.distributed"
 
 
 class Mount(NamedTuple):
@@ -246,14 +244,14 @@ def _find(known: Known, path: str, claims: _Claims, registries: Iterable[Registr
 
 def _submodels(root: torch.nn.Module) -> Iterator[tuple[str, Known]]:
     """Yield every module that a mapping may be registered for, with its path in the checkpoint's layout."""
-    for path, module in root.named_modules(remove_duplicate=False):
-        if _inside(module) is not None:
+    for path, _, module, inner in parts(root):
+        if inner is not None:
             continue
         owner = layout_class(module)
         is_model = isinstance(getattr(owner, "base_model_prefix", None), str)
         model_type = _model_type(getattr(module, "config", None)) if is_model or not path else ""
         is_custom = not is_model or owner.__module__.partition(".")[0] != LIBRARY
-        yield layout_path(path), Known(owner.__name__, model_type, is_custom)
+        yield path, Known(owner.__name__, model_type, is_custom)
 
 
 def class_name(model: torch.nn.Module) -> str:
@@ -265,52 +263,6 @@ def base_prefix(model: torch.nn.Module) -> str:
     """Return the name under which head models hold their base model; empty for a model that has no such pair."""
     prefix = getattr(layout_class(unwrap(model)), "base_model_prefix", "")
     return prefix if isinstance(prefix, str) else ""
-
-
-def layout_class(module: torch.nn.Module) -> type[Any]:
-    """Return the class that says how a module's tensors are called.
-
-    Sharding gives a module a class of its own, made of the original class and one of `torch.distributed`.
-    """
-    found: type[Any] = type(module)
-    while _is_distributed(found) or any(_is_distributed(base) for base in found.__bases__):
-        original = next((base for base in reversed(found.__bases__) if not _is_distributed(base)), None)
-        if original is None or original is object:
-            break
-        found = original
-    return found
-
-
-def _is_distributed(kind: type[Any]) -> bool:
-    return kind.__module__.startswith(_DISTRIBUTED)
-
-
-def unwrap(model: torch.nn.Module) -> torch.nn.Module:
-    """Return the model inside all wrappers: compiled, data-parallel, sharded, or with adapters.
-
-    Examples:
-        >>> import torch
-        >>> inner = torch.nn.Linear(2, 3)
-        >>> unwrap(torch.nn.DataParallel(inner)) is inner
-        True
-    """
-    inner = _inside(model)
-    return model if inner is None else unwrap(inner)
-
-
-def _inside(module: torch.nn.Module) -> torch.nn.Module | None:
-    """Return the module that a wrapper holds; None for anything else."""
-    children: MappingOf[str, Any] = module._modules
-    named = next((children[name] for name in WRAPPERS if name in children), None)
-    if named is not None:
-        return named  # type: ignore[no-any-return]
-    kinds = {kind.__name__ for kind in type(module).__mro__}
-    owner = type(module).__module__.partition(".")[0]
-    if "module" in children and owner in ("torch", "deepspeed") and len(children) == 1:
-        return children["module"]  # type: ignore[no-any-return]
-    if "PeftModel" in kinds:
-        return children.get("base_model")
-    return children.get("model") if "BaseTuner" in kinds else None
 
 
 # ---- configurations ----

@@ -94,7 +94,10 @@ class Arity:
                 return lanes, True
             case Concatenate():
                 return 1, False
-            case Chunk() | Split() if lanes != 1 or indexed:
+            case Chunk() | Split() if indexed:
+                given = "one" if lanes == 1 else f"{lanes}"
+                raise MappingError("mapping-invalid", f"{name} divides one tensor, not {given} for each index")
+            case Chunk() | Split() if lanes != 1:
                 raise MappingError("mapping-invalid", f"{name} divides one tensor, not {lanes}")
             case Chunk() if self._chunk_makes_index:
                 return 1, True

@@ -65,7 +65,7 @@ Side = tuple[tuple[str, ...], ...]
 """One side of a pattern: for each axis of the tensor the names that it is composed of."""
 
 ELLIPSIS: Final = "..."
-_TOKEN: Final = re.compile(r"\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<sign>\.\.\.|[()1]))")
+_TOKEN: Final = re.compile(r"\s*(?:(?:(?P<name>[A-Za-z_]\w*)|(?P<sign>\.\.\.|1))(?![^\s()])|(?P<bracket>[()]))")
 
 
 class Expression(NamedTuple):
@@ -119,8 +119,10 @@ def _tokens(pattern: str, start: int, stop: int) -> Iterator[tuple[int, str]]:
         token = _TOKEN.match(pattern, start, stop)
         if token is None:
             blank = len(pattern[start:stop]) - len(pattern[start:stop].lstrip())
-            raise _error(pattern, start + blank, "an axis is a name, 1, ... or names in brackets")
-        text = token["name"] or token["sign"]
+            raise _error(
+                pattern, start + blank, "an axis is a name, 1, ... or names in brackets, with spaces between them"
+            )
+        text = token["name"] or token["sign"] or token["bracket"]
         yield token.end() - len(text), text
         start = token.end()
 

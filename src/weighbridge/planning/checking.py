@@ -37,6 +37,10 @@ class Claims(Protocol):
         """Targets that share the storage of a filled one."""
 
     @property
+    def twins(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of filled targets that share one storage."""
+
+    @property
     def source(self) -> Header:
         """Specs of all source tensors."""
 
@@ -81,7 +85,11 @@ def find_problems(plan: Claims) -> list[WeighbridgeError]:
 
 
 def _target_ties(plan: Claims) -> Iterator[WeighbridgeError]:
-    return _tie_problems(plan.tied_targets, plan.step_of_target, plan.target)
+    yield from _tie_problems(plan.tied_targets, plan.step_of_target, plan.target)
+    for pair in plan.twins:
+        strange = [key for key in pair if key not in plan.step_of_target]
+        if strange or pair[0] == pair[1]:
+            yield PlanError("plan-format", "these are not two targets that steps write", where=repr(pair)[:200])
 
 
 def _step_problems(step: Step, rules: int) -> Iterator[WeighbridgeError]:

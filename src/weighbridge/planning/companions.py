@@ -1,7 +1,8 @@
 """Quantised weights and what belongs to them: codes are no numbers, and mean nothing without their scales.
 
-Until a rule can take a weight's scales along, it may rename the whole group, and nothing else. Whoever joins, cuts,
-turns or casts the codes, or leaves a scale behind under its old name, would get other weights than were published.
+A rule may rename a whole group. It may join, cut or turn the codes where another rule does the very same to what
+belongs to them, and the blocks that share an entry stay whole. Whoever casts the codes, or leaves a scale behind under
+its old name, would get other weights than were published.
 
 The names are those that the formats' own writers give: FP8 of DeepSeek and Qwen, compressed-tensors, ModelOpt, GPTQ and
 AWQ, bitsandbytes, torchao, HQQ, AQLM, MLX, and the MXFP4 of gpt-oss.
@@ -9,69 +10,110 @@ AWQ, bitsandbytes, torchao, HQQ, AQLM, MLX, and the MXFP4 of gpt-oss.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
+from typing import Any, Final, NamedTuple
 
 from weighbridge.base.errors import PlanError
-from weighbridge.base.specs import DTYPES, Header
+from weighbridge.base.specs import DTYPES, Header, TensorSpec
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import WeightConverter
+from weighbridge.operations.groupings import Chunk, Concatenate, MergeModulelist, SplitModulelist
+from weighbridge.operations.movements import Permute, Transpose
 from weighbridge.planning.program import Program
 from weighbridge.planning.steps import Fated, Step
 
-_BESIDE: Final = (
-    r"\.weight_(?:scale(?:_inv|_2)?|global_scale|zero_point|packed|shape|g_idx|format)",
-    r"\.weight\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.[^.]+)",
-    r"\.(?:qweight|qzeros|scales|biases|g_idx|scale|zero|SCB|W_q|codes|codebooks|qscale_weight|pre_quant_scale)",
-    r"\.(?:input_scale|input_global_scale|activation_scale|qscale_act)",
-    r"\._weight_(?:qdata|scale|zero_point|scale_and_zero)",
-    r"_(?:blocks|scales|scale_inv|scale)",
+_OF_MODULE: Final = frozenset(
+    {
+        *("weight_scale", "weight_scale_inv", "weight_scale_2", "weight_global_scale", "weight_zero_point"),
+        *("weight_packed", "weight_shape", "weight_g_idx", "weight_format", "weight_scale_and_zero"),
+        *("_weight_qdata", "_weight_scale", "_weight_zero_point", "_weight_scale_and_zero"),
+        *("qweight", "qzeros", "scales", "biases", "g_idx", "scale", "zero", "SCB", "W_q", "codes", "codebooks"),
+        *("qscale_weight", "qscale_act", "pre_quant_scale", "input_scale", "input_global_scale", "activation_scale"),
+    }
 )
-_COMPANION: Final = re.compile(rf"(?P<stem>.+?)(?:{'|'.join(_BESIDE)})")
-_MAIN: Final = (".weight", "")
+"""Last segments of names that only a quantised weight has, beside the module's own."""
+
+_BELOW_WEIGHT: Final = frozenset({"absmax", "quant_map", "nested_absmax", "nested_quant_map"})
+_ENDINGS: Final = ("_blocks", "_scales", "_scale_inv", "_scale")
+
+_CODES: Final = (".weight", "", ".qweight", ".weight_packed", "_blocks", ".W_q", ".codes", "._weight_qdata")
+"""How the tensor of codes is called behind the stem, likeliest first."""
+
+_BLOCKWISE: Final = (MergeModulelist, SplitModulelist, Concatenate, Chunk, Transpose, Permute)
+"""Operations that do to a grid of blocks what they do to the weight, where every part has whole blocks."""
 
 
 class Group(NamedTuple):
-    """The tensors of one quantised weight: what their names have in common, and the names."""
+    """The tensors of one quantised weight: what their names have in common, that of the codes, and the others."""
 
     stem: str
-    keys: tuple[str, ...]
+    codes: str
+    beside: tuple[str, ...]
 
 
 def find_groups(header: Header) -> list[Group]:
     """Find the quantised weights of a checkpoint by their names and dtypes.
 
-    A group has a tensor of codes, which are integers, packed, or floats of 8 bits at most, and something beside it.
+    A group has a tensor of codes, which are integers of 8 or 32 bits, packed, or floats of 8 bits at most, and
+    something beside it.
 
     Examples:
-        >>> from weighbridge.base.specs import TensorSpec
         >>> specs = {"q.weight": ("F8_E4M3", (4, 4)), "q.weight_scale_inv": ("F32", (1, 1)), "n.weight": ("F32", (4,))}
         >>> find_groups(Header({key: TensorSpec(*spec) for key, spec in specs.items()}))
-        [Group(stem='q', keys=('q.weight', 'q.weight_scale_inv'))]
+        [Group(stem='q', codes='q.weight', beside=('q.weight_scale_inv',))]
     """
-    if not any(_holds_codes(dtype) for dtype in {spec.dtype for spec in header.values()}):
+    coded = frozenset(filter(_holds_codes, {spec.dtype for spec in header.values()}))
+    if not coded:
         return []
-    beside: dict[str, list[str]] = {}
+    named: dict[str, list[str]] = {}
     for key in header:
-        found = _COMPANION.fullmatch(key)
-        if found is not None:
-            beside.setdefault(found["stem"], []).append(key)
-    groups = []
-    for stem, keys in beside.items():
-        keys += [name for tail in _MAIN if (name := stem + tail) in header.specs]
-        if len(keys) > 1 and any(_holds_codes(header[key].dtype) for key in keys):
-            groups.append(Group(stem, tuple(sorted(keys))))
-    return groups
+        stem = _stem(key)
+        if stem is not None:
+            named.setdefault(stem, []).append(key)
+    found = (_group(stem, keys, header.specs, coded) for stem, keys in named.items())
+    return [group for group in found if group is not None]
+
+
+def _stem(key: str) -> str | None:
+    """Return what the names of a group have in common, by one of those that only a quantised weight has."""
+    dot = key.rfind(".")
+    last = key[dot + 1 :]
+    if last in _OF_MODULE:
+        return key[:dot] if dot > 0 else None
+    if last in _BELOW_WEIGHT:
+        return key[:dot].removesuffix(".weight")
+    if last.endswith(_ENDINGS):
+        return next(key.removesuffix(ending) for ending in _ENDINGS if last.endswith(ending))
+    owner, found, _ = key.rpartition(".weight.quant_state.")
+    return owner if found else None
+
+
+def _group(stem: str, keys: list[str], specs: MappingOf[str, TensorSpec], coded: frozenset[str]) -> Group | None:
+    weight = specs.get(f"{stem}.weight")
+    if len(keys) == 1 and weight is not None and weight.dtype in coded:  # by far the most frequent form
+        return Group(stem, f"{stem}.weight", tuple(keys))
+    there = dict.fromkeys(keys)
+    there |= dict.fromkeys(name for name in (f"{stem}.weight", stem) if name in specs)
+    if len(there) < 2:
+        return None
+    codes = next((name for tail in _CODES if (name := stem + tail) in there and specs[name].dtype in coded), None)
+    if codes is None:
+        codes = min((key for key in there if specs[key].dtype in coded), default=None)
+    return None if codes is None else Group(stem, codes, tuple(sorted(key for key in there if key != codes)))
 
 
 def _holds_codes(dtype: str) -> bool:
     kind = DTYPES[dtype]
-    return kind.kind not in ("bool", "complex") and (kind.kind != "float" or kind.bits <= 8)
+    return kind.kind == "packed" or (kind.kind == "float" and kind.bits <= 8) or dtype in ("I8", "U8", "I32", "U32")
 
 
-def companion_faults(header: Header, steps: Sequence[Step], dropped: Iterable[Fated]) -> Iterator[PlanError]:
-    """Yield an error for each quantised weight that is not moved as it is, together with all that belongs to it.
+def companion_faults(
+    mapping: Mapping, header: Header, steps: Sequence[Step], dropped: Iterable[Fated]
+) -> Iterator[PlanError]:
+    """Yield an error for each quantised weight that is not moved together with all that belongs to it.
 
     Args:
+        mapping: The mapping, for the operations of the steps' rules.
         header: Specs of the checkpoint's tensors.
         steps: What becomes of them.
         dropped: Those that are left out.
@@ -81,33 +123,85 @@ def companion_faults(header: Header, steps: Sequence[Step], dropped: Iterable[Fa
         return
     left_out = {fated.key for fated in dropped}
     step_of = {key: step for step in steps for key in step.sources}
+    known: dict[Any, bool] = {}
     for group in groups:
-        ways = {key: _way(group, key, step_of.get(key), key in left_out) for key in group.keys}
-        if len(set(ways.values())) > 1 or None in ways.values():
-            yield _apart(group, ways, step_of)
+        if left_out.issuperset((group.codes, *group.beside)):
+            continue
+        apart = [key for key in group.beside if not _is_along(mapping, group, key, step_of, known)]
+        if apart:
+            yield _apart(group, apart, step_of)
 
 
-def _way(group: Group, key: str, step: Step | None, is_left_out: bool) -> str | None:
-    """Say what the group is called afterwards, by one of its tensors; None for a tensor that is not moved as it is."""
-    if step is None:
-        return "" if is_left_out else "?"
-    if len(step.targets) != 1 or step.program != Program.identity(step.program.sources[0]):
+def _is_along(
+    mapping: Mapping,
+    group: Group,
+    key: str,
+    step_of: MappingOf[str, Step],
+    known: dict[Any, bool],
+) -> bool:
+    """Tell whether what belongs to a weight is moved as its codes are, to the name that belongs to theirs."""
+    codes, beside = step_of.get(group.codes), step_of.get(key)
+    if codes is None or beside is None or codes.program.casts or beside.program.casts:
+        return False
+    tails = group.codes.removeprefix(group.stem), key.removeprefix(group.stem)
+    look = id(codes), id(beside), tails[1]
+    if look not in known:
+        names = _beside(codes.sources, *tails) == beside.sources and _beside(codes.targets, *tails) == beside.targets
+        known[look] = names and _is_known_alike(mapping, codes, beside, known)
+    return known[look]
+
+
+def _is_known_alike(mapping: Mapping, codes: Step, beside: Step, known: dict[Any, bool]) -> bool:
+    """Look at each pair of programs once: all layers share them."""
+    look = id(codes.program), id(beside.program), codes.rules, beside.rules
+    if look not in known:
+        known[look] = _moves_alike(mapping, codes, beside)
+    return known[look]
+
+
+def _beside(keys: Sequence[str], of_codes: str, of_other: str) -> tuple[str, ...]:
+    """Name what belongs to tensors of codes: `x.weight` has `x.weight_scale`, and `fused` has `fused_scale`."""
+    more = of_other.removeprefix(of_codes) if of_codes and of_other.startswith(of_codes) else None
+    return tuple(key + more if more is not None else key.removesuffix(of_codes) + of_other for key in keys)
+
+
+def _moves_alike(mapping: Mapping, codes: Step, beside: Step) -> bool:
+    """Tell whether two steps leave their tensors as they are, or do the same to both, in whole blocks."""
+    if all(step.program == Program.identity(step.program.sources[0]) for step in (codes, beside)):
+        return True
+    operations = [_operations(mapping, step) for step in (codes, beside)]
+    if operations[0] != operations[1] or not all(isinstance(operation, _BLOCKWISE) for operation in operations[0]):
+        return False
+    sides = [[*step.program.sources, *(output.spec for output in step.program.targets)] for step in (codes, beside)]
+    blocks = {
+        _block(weight, grid) for weight, grid in zip(*(side[: len(codes.sources)] for side in sides), strict=True)
+    }
+    return len(blocks) == 1 and None not in {_block(weight, grid) for weight, grid in zip(*sides, strict=True)}
+
+
+def _block(weight: TensorSpec, grid: TensorSpec) -> tuple[int, ...] | None:
+    """Return the size of the blocks that share an entry; None where they are not whole."""
+    if len(weight.shape) != len(grid.shape) or 0 in grid.shape:
         return None
-    tail = key.removeprefix(group.stem)
-    name = step.targets[0]
-    return name.removesuffix(tail) if name.endswith(tail) else None
+    pairs = [divmod(size, count) for size, count in zip(weight.shape, grid.shape, strict=True)]
+    return None if any(rest for _, rest in pairs) else tuple(size for size, _ in pairs)
 
 
-def _apart(group: Group, ways: dict[str, str | None], step_of: dict[str, Step]) -> PlanError:
-    moved = [key for key, way in ways.items() if way is None]
-    first = sorted(group.keys, key=lambda key: key not in moved)[:4]
+def _operations(mapping: Mapping, step: Step) -> tuple[object, ...]:
+    rules = (mapping.transforms[number] for number in step.rules)
+    return tuple(operation for rule in rules if isinstance(rule, WeightConverter) for operation in rule.operations)
+
+
+def _apart(group: Group, apart: Sequence[str], step_of: MappingOf[str, Step]) -> PlanError:
+    tails = ", ".join(key.removeprefix(group.stem) for key in (group.codes, *group.beside[:5]))
     return PlanError(
         "companion-unknown",
-        "the codes of a quantised weight are not moved as they are, together with what belongs to them",
+        "the codes of a quantised weight are not moved together with what belongs to them",
         where=group.stem,
-        expected=f"one new name for {', '.join(key.removeprefix(group.stem) for key in group.keys[:6])}, and no cast",
-        got="\n".join(_line(key, step_of.get(key)) for key in first),
-        hint="rename the whole module, or dequantise the checkpoint with the library that wrote it, and convert that",
+        expected=f"the same for {tails}, and no cast",
+        got="\n".join(_line(key, step_of.get(key)) for key in (group.codes, *apart[:3])),
+        hint="rename the whole module, give its scales a rule with the same operations, or dequantise the checkpoint\n"
+        "with the library that wrote it, and convert that",
     )
 
 

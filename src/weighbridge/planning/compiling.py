@@ -86,8 +86,10 @@ def compile_plan(
         proven = plan if options.dtype is None else _draft(chosen.reading, source, target, as_stored).plan
         is_settled = steps_from_target(chosen.reading, source, target, as_stored) is not None
         prove_inverse(proven, declared.forward, as_stored, is_settled=is_settled)
-        notes += open_choices(proven, declared.forward, as_stored) if not is_settled else ()
-        plan = replace(plan, choices=tuple(notes))
+        if not is_settled:
+            choices = open_choices(proven, declared.forward, as_stored)
+            plan = replace(plan, choices=choices.lines)
+            notes += choices.notes
     if declared.transforms and chosen.reading.is_mapped and not any(step.rules for step in plan.steps):
         notes.append("no rule of the mapping fired on any tensor")
     notes += uneven_groups(plan) if target is None else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
@@ -53,12 +54,13 @@ class _Fitting:
         self.problems: list[WeighbridgeError] = []
         self.steps: list[Step] = []
         self.blamed: set[str] = set()
-        self.tied_groups = frozenset(target.ties.values()) if target is not None else frozenset()
+        self.first_of: dict[str, str] = {}
+        self.twins: tuple[tuple[str, str], ...] = ()
 
     def draft(self, settled: Sequence[Step] | None = None) -> Draft:
         live, dropped, carried = self._split_declared()
         if self._is_hopeless(live):
-            return self._reject(live)
+            return self._reject(live, carried)
         if settled is None:
             self._trace(live)
         else:
@@ -72,7 +74,7 @@ class _Fitting:
         self._tie_steps()
         tied, initialised, missing = self._account_targets()
         self._refuse_empty()
-        self.problems += companion_faults(self.source, self.steps, dropped)
+        self.problems += companion_faults(self.mapping, self.source, self.steps, dropped)
         self.steps.sort(key=lambda step: step.targets)
         plan = Plan(
             self.mapping,
@@ -80,6 +82,7 @@ class _Fitting:
             dropped=dropped,
             initialised=initialised,
             tied_targets=tied,
+            twins=self.twins,
             reading=self.reading.name,
             metadata=dict(self.source.metadata),
         )
@@ -95,10 +98,15 @@ class _Fitting:
             return False
         return any(key not in self.target.specs for key in live)
 
-    def _reject(self, live: list[str]) -> Draft:
+    def _reject(self, live: list[str], carried: list[str]) -> Draft:
+        """Say what is missing and left over by the names alone; what is declared, or has a twin, is neither."""
         assert self.target is not None
-        unplaced = tuple(sorted(key for key in live if key not in self.target.specs))
-        missing = tuple(sorted(key for key in self.target if key not in self.source.specs))
+        held = {key for key in (*live, *carried) if key in self.target.specs}
+        filled = {self._group(key) for key in held}
+        lacking = [key for key in self.target if key not in held and self._group(key) not in filled]
+        named = self._named_initialised(lacking)
+        missing = tuple(sorted(key for key in lacking if key not in named))
+        unplaced = tuple(sorted(key for key in live if key not in held))
         plan = Plan(self.mapping, (), reading=self.reading.name)
         return Draft(self.reading, plan, tuple(self.problems), missing, unplaced, partial=False)
 
@@ -177,7 +185,7 @@ class _Fitting:
         assert self.target is not None
         for key in step.sources:
             if key in self.target.specs:
-                self.problems.append(self._no_such_target(step.targets[0], step))
+                self.problems.append(self._no_such_target(step.targets[0] if step.targets else key, step))
         return [_carry(key, self.source.specs[key]) for key in step.sources if key not in self.target.specs]
 
     def _find_collisions(self) -> None:
@@ -271,18 +279,21 @@ class _Fitting:
         """Mark a step that fills a target whose twin is filled as well: its bytes must be equal, not written again."""
         if self.target is None or not self.target.ties:
             return
-        first: dict[str, str] = {}
-        for step in sorted(self.steps, key=lambda step: step.targets):
-            for key in step.targets:
-                first.setdefault(self.target.ties.get(key, key), key)
-        self.steps = [self._tie(step, first) for step in self.steps]
+        written = [key for step in sorted(self.steps, key=lambda step: step.targets) for key in step.targets]
+        for key in written:
+            self.first_of.setdefault(self._group(key), key)
+        pairs = ((key, self.first_of[self._group(key)]) for key in written)
+        self.twins = tuple(sorted((key, twin) for key, twin in pairs if key != twin))
+        later = {key for key, _ in self.twins}
+        self.steps = [
+            replace(step, fate="tied") if len(step.targets) == 1 and step.targets[0] in later else step
+            for step in self.steps
+        ]
 
-    def _tie(self, step: Step, first: dict[str, str]) -> Step:
+    def _group(self, key: str) -> str:
+        """Return the key that stands for all targets that share a target's storage."""
         assert self.target is not None
-        groups = ((key, self.target.ties.get(key, key)) for key in step.targets)
-        twins = [first[group] != key for key, group in groups if group in self.tied_groups]
-        later = bool(twins) and all(twins) and len(step.targets) == 1
-        return Step(step.sources, step.targets, step.program, "tied", step.rules) if later else step
+        return self.target.ties.get(key, key)
 
     def _account_targets(self) -> tuple[tuple[Fated, ...], tuple[Fated, ...], tuple[str, ...]]:
         """Give every target that no step writes its fate, or call it missing."""
@@ -293,14 +304,11 @@ class _Fitting:
             for step in self.steps
             for key, output in zip(step.targets, step.program.targets, strict=True)
         }
-        shared: dict[str, str] = {}
-        for key in sorted(written):
-            shared.setdefault(self.target.ties.get(key, key), key)
         open_keys = [key for key in self.target if key not in written]
         named = self._named_initialised(open_keys)
         tied, initialised, missing = [], [], []
         for key in open_keys:
-            twin = shared.get(self.target.ties.get(key, key))
+            twin = self.first_of.get(self._group(key))
             if twin is not None:
                 tied.append(Fated(key, TensorSpec(written[twin], self.target[key].shape), twin))
             elif key in named or self.options.partial:
@@ -317,7 +325,7 @@ class _Fitting:
 
     def _refuse_empty(self) -> None:
         """Refuse a partial load that loads nothing."""
-        if not self.options.partial or self.target is None or self.blamed:
+        if not self.options.partial or self.target is None or self.problems:
             return
         if not any(key in self.target.specs for step in self.steps for key in step.targets):
             self.problems.append(PlanError("target-missing", "a partial load that fills no target at all"))

@@ -43,11 +43,12 @@ class Plan:
         initialised: Targets that nothing fills, each with the rule that declares it.
         tied_sources: Sources that a step's other source stands for.
         tied_targets: Targets that share the storage of a filled one; `by` is that target's key.
+        twins: Pairs of filled targets that share one storage: what fills them must be the same bytes.
         reading: Which reading of the checkpoint's layout fits: ``mapped``, ``as is``, with or without a prefix.
         metadata: Free text pairs for the header of new files.
         notes: What the plan takes for granted, one sentence each.
-        choices: Those of the notes that say where a derived way back takes one of several names or sizes, each of which
-            the rules would lead to the source: a target or a record would have settled it.
+        choices: Where a derived way back takes one of several names or sizes, each of which the rules would lead to the
+            source, one sentence each: a target or a record would have settled it. The notes repeat the likelier ones.
         source_files: How the source lies in files; the inverse writes exactly these. Like the next one, no part of
             the plan's value: another sharding of the same tensors gives an equal plan.
         target_files: The files to write, where they are to be the very same as earlier ones.
@@ -61,6 +62,7 @@ class Plan:
     initialised: tuple[Fated, ...] = ()
     tied_sources: tuple[Fated, ...] = ()
     tied_targets: tuple[Fated, ...] = ()
+    twins: tuple[tuple[str, str], ...] = ()
     reading: str = "mapped"
     metadata: MappingOf[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -196,6 +198,7 @@ class Plan:
             initialised=(),
             tied_sources=self.tied_targets,
             tied_targets=self.tied_sources,
+            twins=(),
             source_files=self.target_files,
             target_files=self.source_files if self.is_exact and not new else None,
             is_back=None if self.is_back is None else not self.is_back,
@@ -239,6 +242,7 @@ class Plan:
                 for step in self.steps
             ],
             **fated,
+            **({"twins": [list(pair) for pair in self.twins]} if self.twins else {}),
         }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
 from typing import Any, Final
 
-from weighbridge.base.named_options import read_named
+from weighbridge.base.forms.named_options import read_named
 from weighbridge.base.specs import dtype_named
 from weighbridge.mappings.exception_rules import Rules
 

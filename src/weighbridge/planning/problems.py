@@ -112,12 +112,22 @@ def missing_target(line: str, origin: Origin | None, sources: OpenSide, targets:
         origin: What the rules would make the first of them of, if any rule makes it.
         sources: The checkpoint's side.
         targets: The target's side.
+
+    Examples:
+        >>> from weighbridge.base.specs import TensorSpec
+        >>> header = Header({f"{name}.bias": TensorSpec("F32", (2,)) for name in ("head", "old_head")})
+        >>> side = OpenSide(header, ["old_head.bias"])
+        >>> print(missing_target("head.bias", None, side, side).got)
+        the source head.bias, which this reading calls otherwise, or drops
+        nearest sources: old_head.bias
     """
-    expected, likes = "", sources.near(first_of(line), targets)
+    key = first_of(line)
+    expected, likes = "", sources.near(key, targets)
     if origin is not None and origin.sources[0] not in sources.header:
         expected = str(origin)
         likes = list(dict.fromkeys([*sources.like(origin.sources[0], 2), *likes]))[:3]
-    got = f"nearest sources: {', '.join(likes)}" if likes else ""
+    here = f"the source {key}, which this reading calls otherwise, or drops" if key in sources.header else ""
+    got = _with_nearest(here, key, "sources", likes)
     return PlanError("target-missing", "nothing fills this target", where=line, expected=expected, got=got)
 
 
@@ -168,5 +178,13 @@ def with_likes(fault: WeighbridgeError, targets: OpenSide) -> WeighbridgeError:
 
 def unplaced_source(line: str, likes: Sequence[str]) -> PlanError:
     """Say that some sources have no place, and name the targets that could be theirs."""
-    got = f"nearest targets: {', '.join(likes)}" if likes else ""
+    key = first_of(line)
+    here = f"the target {key}, but this reading calls the source otherwise" if key in likes else ""
+    got = _with_nearest(here, key, "targets", likes)
     return PlanError("source-unplaced", "a source has no place in the target", where=line, got=got)
+
+
+def _with_nearest(here: str, key: str, side: str, likes: Iterable[str]) -> str:
+    """Add the nearest names to what is said of a tensor's own; its own is no near one."""
+    others = ", ".join(name for name in likes if name != key)
+    return "\n".join(line for line in (here, f"nearest {side}: {others}" if others else "") if line)

@@ -14,7 +14,7 @@ from weighbridge.algebra.copies import Copy, Loop, swapped
 from weighbridge.algebra.coverage import Coverage, coverage
 from weighbridge.algebra.layout import Layout, invert, prove
 from weighbridge.base.errors import PlanError
-from weighbridge.base.json_forms import items, number, numbers, text
+from weighbridge.base.forms.json_forms import items, number, numbers, text
 from weighbridge.base.specs import DTYPES, TensorSpec, widens_exactly
 
 

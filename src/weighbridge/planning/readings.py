@@ -1,8 +1,9 @@
 """The layouts that a checkpoint could be in: mapped, already the target's, with or without the base model's prefix.
 
 Whether keys carry a prefix cannot be known key by key. Here each possibility is one candidate mapping for the whole key
-set; planning keeps the only one that fits. A prefix is added to all keys, none of which has it, or taken from those
-that have it; the others are then those of other parts of a larger model, such as a head, and never fill a tensor.
+set; planning keeps the only one that fits. A prefix is added to all keys, none of which has it, but for whole sub-trees
+that the target has beside the base model, such as a head's; or it is taken from the keys that have it: the others are
+then those of other parts of a larger model, and never fill a tensor.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.keys import families
 from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.transforms import PrefixChange, pairs, strip_scope
+from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, pairs, strip_scope
 from weighbridge.pattern import Pattern
 from weighbridge.planning.tracing import FREE, Rules, Traced, finish_names, prepare, spell, trace_keys
 
@@ -31,12 +32,14 @@ class Reading:
         mapping: The mapping to run under this reading.
         is_mapped: Whether the caller's mapping is part of it.
         change: The prefix change that this reading puts before all other transforms, if it does.
+        spared: First segments of the keys that the change leaves alone.
     """
 
     name: str
     mapping: Mapping
     is_mapped: bool
     change: PrefixChange | None = None
+    spared: frozenset[str] = frozenset()
 
     def named_by(self, rule: Any, keys: Collection[str]) -> list[str]:
         """Return the keys that an exception rule names, by their own names or by those that this reading gives them.
@@ -55,7 +58,8 @@ class Reading:
         found = matching(rule.pattern, keys, rule.scope)
         if self.change is None:
             return found
-        renamed = {name: key for key in keys if (name := _renamed(self.change, key)) != key}
+        changed = [key for key in keys if _first(key) not in self.spared]
+        renamed = {name: key for key in changed if (name := _renamed(self.change, key)) != key}
         return [*found, *(renamed[name] for name in matching(rule.pattern, renamed, rule.scope))]
 
     def live(self, source: Header) -> list[str]:
@@ -107,7 +111,7 @@ def _prefixed(readings: list[Reading], prefix: str, source: Header, target: Head
         for change in (PrefixChange(prefix_to_add=prefix), PrefixChange(prefix_to_remove=prefix)):
             changed = _changed(reading, change)
             if changed is not None and _is_possible(changed, source, target):
-                yield changed
+                yield _sparing(changed, reading.mapping, source, target)
 
 
 def _changed(reading: Reading, change: PrefixChange) -> Reading | None:
@@ -119,6 +123,45 @@ def _changed(reading: Reading, change: PrefixChange) -> Reading | None:
         words = f"with {change.prefix_to_remove}. removed"
     mapping = replace(reading.mapping, transforms=(change, *reading.mapping.transforms), forward=None)
     return Reading(f"{reading.name}, {words}", mapping, reading.is_mapped, change)
+
+
+def _sparing(reading: Reading, unchanged: Mapping, source: Header, target: Header) -> Reading:
+    """Leave those sub-trees without the prefix that have a place in the target as they are, and none with it.
+
+    A file of a model that was made from a base model's may hold a new head beside the bare names of the base. Each
+    sub-tree is decided as a whole, by all of its keys.
+
+    Args:
+        reading: A reading that adds a prefix to all keys.
+        unchanged: Its mapping without the change.
+        source: Specs of the checkpoint's tensors.
+        target: Specs of the wanted tensors.
+    """
+    change = reading.change
+    if change is None or change.prefix_to_add is None:
+        return reading
+    trees: dict[str, list[str]] = {}
+    for key in reading.live(source):
+        trees.setdefault(_first(key), []).append(key)
+    spared = {
+        first
+        for first, keys in trees.items()
+        if _lands(unchanged, keys, target) and not _lands(reading.mapping, keys, target)
+    }
+    if not spared or len(spared) == len(trees):
+        return reading
+    named = [first for first in trees if first not in spared]
+    try:
+        moved = GroupWeightRename([f"^{first}" for first in named], [f"{change.prefix_to_add}.{f}" for f in named])
+        pairs(moved)
+    except WeighbridgeError:  # a key may hold anything, such as a pattern's characters
+        return reading
+    mapping = replace(reading.mapping, transforms=(moved, *unchanged.transforms))
+    return replace(reading, mapping=mapping, spared=frozenset(spared))
+
+
+def _first(key: str) -> str:
+    return key.partition(".")[0]
 
 
 def _renamed(change: PrefixChange, key: str) -> str:

@@ -130,6 +130,7 @@ def restrict(plan: Plan, only: str | Iterable[str]) -> Plan:
         initialised=tuple(fated for fated in plan.initialised if fated.key in wanted),
         tied_sources=tied,
         tied_targets=twins,
+        twins=tuple((kept[key], kept[twin]) for key, twin in plan.twins if key in kept and twin in kept),
         notes=(*plan.notes, f"restricted by {by}: {len(wanted):,} of {len(there):,} targets"),
         target_files=None,
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.file_sets import FileSet
-from weighbridge.base.json_forms import items, number, numbers, table, text, texts, truth
+from weighbridge.base.forms.json_forms import items, number, numbers, table, text, texts, truth
 from weighbridge.base.specs import TensorSpec
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning.plan import PLAN_FORMAT, PLAN_VERSION, Plan
@@ -90,11 +90,17 @@ def _plan_from_form(form: MappingOf[str, Any]) -> Plan:
         reading=text(form["reading"]),
         metadata={name: text(value) for name, value in table(form["metadata"]).items()},
         notes=texts(form["notes"]),
+        twins=tuple(_pair(entry) for entry in items(form.get("twins", []))),
         choices=texts(form.get("choices", [])),
         is_back=truth(form["is_back"]) if "is_back" in form else None,
         **fated,
         **files,
     )
+
+
+def _pair(entry: object) -> tuple[str, str]:
+    key, twin = items(entry, 2)
+    return text(key), text(twin)
 
 
 def _fated(entry: object) -> Fated:

@@ -25,9 +25,11 @@ class Report:
 
     Args:
         plan: What is reported.
+        remarks: What is to be said of what the plan reads, one sentence each.
     """
 
     plan: Plan
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -46,10 +48,20 @@ class Report:
             counts = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
             yield f"{side + 's':<9} {counts or 'none'}"
         yield from unused_lines(plan)
-        yield from (f"{'choice' if note in plan.choices else 'note':<10}{note}" for note in plan.notes)
+        yield from self.remark_lines()
         yield f"hash      {plan.hash[:16]}"
         yield ""
         yield from self._step_lines(None if full else SHOWN_LINES)
+
+    def remark_lines(self) -> Iterator[str]:
+        """Yield a line for each of the plan's choices, and for each note that is none of them."""
+        yield from (f"choice    {choice}" for choice in self.plan.choices)
+        yield from (f"note      {note}" for note in self.notes if note not in self.plan.choices)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the plan takes for granted, and what is said of its source; each once."""
+        return tuple(dict.fromkeys((*self.plan.notes, *self.remarks)))
 
     def _repr_html_(self) -> str:
         """Return the head of the report as a small table, for notebooks."""
@@ -86,7 +98,7 @@ class Report:
             "target_tensors": len(plan.target),
             "exact": plan.is_exact,
             "lossy_reasons": list(plan.lossy_reasons),
-            "notes": list(plan.notes),
+            "notes": list(self.notes),
             "choices": list(plan.choices),
             "unused": find_unused(plan)._asdict(),
             "fates": self.fates(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -13,9 +13,11 @@ from weighbridge.base.file_sets import FileImage
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
 from weighbridge.running.alongside import check_link, find_twins, lay_out_alongside
+from weighbridge.running.budgets import check_budget
 from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests, check_receipt_follows, receipt_text
 from weighbridge.running.tensor_digests import digest_written
+from weighbridge.running.ties import check_ties
 from weighbridge.storage import (
     IndexText,
     OutputDirectory,
@@ -104,7 +106,8 @@ class Output(NamedTuple):
     def needed_bytes(self, *, shares: bool) -> int:
         """Room on the disk that is needed; how much of it shared blocks save is known when they are shared."""
         images = () if shares else self.files.images
-        return len(self.receipt) + sum(image.size_bytes for image in images if image.name not in self.twins)
+        weights = sum(image.size_bytes for image in images if image.name not in self.twins)
+        return len(self.receipt) + weights + sum(extra.path.stat().st_size for extra in self.extras)
 
 
 def write(
@@ -113,6 +116,7 @@ def write(
     destination: str | Path,
     options: WriteOptions,
     origin: Checkpoint | None = None,
+    beside: Sequence[Extra] = (),
 ) -> Path:
     """Write a plan's targets.
 
@@ -130,12 +134,13 @@ def write(
         destination: Directory to make; it must not exist, or be empty.
         options: How to write.
         origin: Where the files beside the weights are; None for the checkpoint itself.
+        beside: More files to put beside the weights, each in the place of one of its name.
 
     Returns:
         The directory.
 
     Raises:
-        PlanError: `budget-too-small`.
+        PlanError: `budget-too-small`; `plan-failed`, with a `tie-differs` for tied targets that would differ.
         CheckpointError: `source-changed` and the codes of reading.
         DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
             `destination-unfinished`, `resume-mismatch`, `write-failed`. Nothing is left behind but by `resume`.
@@ -143,7 +148,9 @@ def write(
     """
     if options.digests:
         check_receipt_follows(plan)
-    made = _decide(plan, checkpoint, options, origin or checkpoint)
+    check_budget(plan, checkpoint, options.budget_bytes)
+    check_ties(plan, checkpoint)
+    made = _decide(plan, checkpoint, options, origin or checkpoint, beside)
     count = len(made.files.images)
     _LOG.info("writing %s: %s bytes in %d file%s", destination, f"{made.size_bytes:,}", count, "s" * (count != 1))
     share = options.link != "never" and _can_share(checkpoint, Path(destination), options.link)
@@ -163,10 +170,13 @@ def write(
     return Path(destination).absolute()
 
 
-def _decide(plan: Plan, checkpoint: Checkpoint, options: WriteOptions, origin: Checkpoint) -> Output:
+def _decide(
+    plan: Plan, checkpoint: Checkpoint, options: WriteOptions, origin: Checkpoint, beside: Sequence[Extra]
+) -> Output:
     files = lay_out(plan, options.max_shard_size, options.link)
     receipt = b"" if plan.target_files is not None else receipt_text(plan, checkpoint)
-    extras = _extras(origin, is_read=origin is checkpoint)
+    carried = _extras(origin, is_read=origin is checkpoint)
+    extras = tuple({extra.name: extra for extra in (*carried, *beside)}.values())
     twins = find_twins(plan, files.images, checkpoint) if options.link == "hard" else {}
     return Output(files, extras, receipt, twins)
 

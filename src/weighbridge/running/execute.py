@@ -13,9 +13,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from weighbridge.algebra.copies import Copy, Loop, sort_by_target
+from weighbridge.algebra.copies import Copy, Loop
 from weighbridge.algebra.layout import Layout
+from weighbridge.algebra.rereading import reread
 from weighbridge.algebra.sections import close_gaps, reach, sections
+from weighbridge.algebra.stitching import is_of_rows
+from weighbridge.base.errors import LayoutError, PlanError
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
@@ -37,14 +40,25 @@ HUGE_BYTES: Final = 4 * 2**20
 
 
 def allocate(spec: TensorSpec, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Allocate a tensor of a spec, without setting its values; raw bytes for dtypes that torch does not have."""
+    """Allocate a tensor of a spec, without setting its values; raw bytes for dtypes that torch does not have.
+
+    Raises:
+        PlanError: `budget-too-small` for one that the machine's memory does not hold.
+    """
     import torch
 
     from weighbridge.storage.formats.torch_tensors import torch_layout
     from weighbridge.storage.places.scatter import advise_huge
 
     dtype, shape = torch_layout(spec) or (torch.uint8, (spec.size_bytes,))
-    tensor = torch.empty(shape, dtype=dtype, device=device)
+    try:
+        tensor = torch.empty(shape, dtype=dtype, device=device)
+    except RuntimeError:
+        if str(device) != "cpu":
+            raise
+        what, expected = "there is not enough memory for this tensor", f"{spec.size_bytes:,} bytes for {spec}"
+        hint = "write it to files, which needs no more than the budget: plan.write(out)"
+        raise PlanError("budget-too-small", what, expected=expected, hint=hint) from None
     if tensor.device.type == "cpu" and spec.size_bytes >= HUGE_BYTES:
         advise_huge(tensor.data_ptr(), spec.size_bytes)
     return tensor
@@ -57,7 +71,7 @@ class Slots:
         self.step = step
         self.checkpoint = checkpoint
         self.temporaries: list[torch.Tensor] = []
-        self._flat: dict[int, torch.Tensor] = {}
+        self._found: dict[int, torch.Tensor | None] = {}
         self._lock = threading.Lock()
         for output in step.program.temporaries:
             self.temporaries.append(make(output, self).view(-1))
@@ -70,24 +84,34 @@ class Slots:
         """Return the dtype code of a slot."""
         return self.step.program.slots[slot].dtype
 
-    def flat(self, slot: int) -> torch.Tensor:
-        """Return a slot's elements in row-major order, on one axis."""
+    def at_hand(self, slot: int) -> torch.Tensor | None:
+        """Return a slot's elements where they lie in the CPU's memory, by any strides; None where they must be read."""
         key = self.key(slot)
         if key is None:
             return self.temporaries[slot - len(self.step.sources)]
         with self._lock:
-            if slot not in self._flat:
-                self._flat[slot] = _dense(self.checkpoint.tensor(key))
-            return self._flat[slot]
+            if slot not in self._found:
+                self._found[slot] = self._find(key)
+            return self._found[slot]
 
-    def is_in_file(self, slot: int) -> bool:
-        """Tell whether a slot's elements lie in a file, each on whole bytes."""
-        key = self.key(slot)
-        return key is not None and self.checkpoint.extent(key) is not None
+    def _find(self, key: str) -> torch.Tensor | None:
+        if self.checkpoint.extent(key) is not None:
+            return None
+        tensor = self.checkpoint.tensor(key).detach()
+        return tensor if tensor.device.type == "cpu" else None
 
 
-def _dense(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous().view(-1)
+def is_at_hand(checkpoint: Checkpoint, key: str) -> bool:
+    """Tell whether a tensor lies dense in the CPU's memory, so that parts of it cost nothing to take.
+
+    Raises:
+        CheckpointError: The codes of reading.
+    """
+    if checkpoint.extent(key) is not None:
+        return False
+    from weighbridge.storage.formats.tensor_kinds import is_plain
+
+    return is_plain(checkpoint.tensor(key))
 
 
 def fill(buffer: torch.Tensor, layout: Layout, slots: Slots, dtype: str) -> None:
@@ -99,28 +123,52 @@ def fill(buffer: torch.Tensor, layout: Layout, slots: Slots, dtype: str) -> None
         slots: What they read.
         dtype: Dtype code of the value.
     """
-    from weighbridge.storage.formats.torch_tensors import bytes_of
-
     if not layout.copies:
         return
     if DTYPES[dtype].kind == "packed":
         _read_whole(buffer, slots)
         return
     for copy in layout.copies:
-        if is_file_run(copy, slots, dtype):
-            _read_run(bytes_of(buffer), copy, slots, buffer.element_size())
-        elif slots.is_in_file(copy.source):
-            copy_from_file(buffer, copy, slots)
-        else:
-            copy_strided(buffer, slots.flat(copy.source), copy)
+        run_copy(buffer, copy, slots, dtype)
 
 
-def is_file_run(copy: Copy, slots: Slots, dtype: str) -> bool:
-    """Tell whether a copy is one run of bytes that can be read from a file as it is."""
-    key = slots.key(copy.source)
-    if not is_run(copy) or key is None or slots.dtype(copy.source) != dtype:
-        return False
-    return slots.checkpoint.extent(key) is not None
+def run_copy(buffer: torch.Tensor, copy: Copy, slots: Slots, dtype: str) -> None:
+    """Run one copy of a layout; arguments as for `fill`."""
+    from weighbridge.storage.formats.torch_tensors import bytes_of
+
+    source = slots.at_hand(copy.source)
+    if source is not None and copy_from_memory(buffer, copy, source):
+        return
+    if is_run(copy) and slots.dtype(copy.source) == dtype and slots.key(copy.source) is not None:
+        _read_run(bytes_of(buffer), copy, slots, buffer.element_size())
+    else:
+        copy_by_sections(buffer, copy, slots)
+
+
+def copy_from_memory(buffer: torch.Tensor, copy: Copy, source: torch.Tensor) -> bool:
+    """Run one copy of a tensor that lies in the CPU's memory, by whatever strides; nothing of it is copied before.
+
+    Args:
+        buffer: The flat value that the copy writes to.
+        copy: The copy.
+        source: The tensor.
+
+    Returns:
+        Whether that was done: what falls into too many pieces is left to be read.
+    """
+    from weighbridge.storage.formats.tensor_kinds import span_numel
+
+    if not source.is_contiguous():
+        try:
+            parts = reread(copy, source.shape, source.stride())
+        except LayoutError:
+            return False
+        flat = source.as_strided((span_numel(source),), (1,))
+    else:
+        parts, flat = (copy,), source.view(-1)
+    for part in parts:
+        copy_strided(buffer, flat, part)
+    return True
 
 
 def is_run(copy: Copy) -> bool:
@@ -144,10 +192,11 @@ def _read_run(raw: memoryview, copy: Copy, slots: Slots, itemsize: int) -> None:
     slots.checkpoint.read(slots.step.sources[copy.source], copy.source_start * itemsize, raw[start : start + size])
 
 
-def copy_from_file(buffer: torch.Tensor, copy: Copy, slots: Slots) -> None:
-    """Run one copy of a source that lies in a file, section by section.
+def copy_by_sections(buffer: torch.Tensor, copy: Copy, slots: Slots) -> None:
+    """Run one copy of a source that is read, section by section.
 
-    It is read, never mapped: a file that is cut short meanwhile is an error, and not the end of the process.
+    A file is never mapped for it: one that is cut short meanwhile is an error, and not the end of the process. A tensor
+    that lies in memory by strides is never copied whole.
 
     Args:
         buffer: The flat value that the copy writes to.
@@ -224,47 +273,6 @@ def copy_stitched(buffer: torch.Tensor, copies: Sequence[Copy], slots: Slots) ->
     copy_strided(buffer, raw.view(dtype), Copy(0, 0, copies[0].target_start, loops))
 
 
-def stitched(copies: Sequence[Copy], most_numel: int) -> tuple[list[tuple[Copy, ...]], list[Copy]]:
-    """Find transposes whose columns lie side by side and fill whole rows of the target: each group is one transpose.
-
-    Args:
-        copies: Copies of one output, all of its dtype, each of a source of its own.
-        most_numel: The most elements of a group.
-
-    Returns:
-        The groups, and the copies that are in none.
-
-    Examples:
-        >>> halves = [Copy(k, 0, 3 * k, (Loop(5, 1, 6), Loop(3, 5, 1))) for k in range(2)]
-        >>> groups, left = stitched(halves, 100)
-        >>> len(groups), left
-        (1, [])
-    """
-    groups, left = [], []
-    open_group: list[Copy] = []
-    for copy in sort_by_target(copies):
-        if not _is_of_rows(copy):
-            left.append(copy)
-            continue
-        if open_group and not _continues(open_group[-1], copy):
-            left += open_group
-            open_group = []
-        open_group.append(copy)
-        rows = sum(one.loops[1].size for one in open_group)
-        if rows >= copy.loops[0].target_stride or rows * copy.loops[0].size > most_numel:
-            whole = rows == copy.loops[0].target_stride and rows * copy.loops[0].size <= most_numel
-            if whole and len(open_group) > 1:
-                groups.append(tuple(open_group))
-            else:
-                left += open_group
-            open_group = []
-    return groups, left + open_group
-
-
-def _continues(first: Copy, second: Copy) -> bool:
-    return first.loops[0] == second.loops[0] and first.target_start + first.loops[1].size == second.target_start
-
-
 _kept = threading.local()
 
 
@@ -304,7 +312,8 @@ def copy_strided(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None
     if buffer.device.type != "cpu":
         _copy_part(buffer, source, copy)
         return
-    if buffer.dtype == source.dtype and is_run(copy):
+    is_lazy = source.is_conj() or source.is_neg()
+    if buffer.dtype == source.dtype and is_run(copy) and not is_lazy:
         _move(buffer, source, copy)
         return
     if buffer.dtype == source.dtype and _is_transposed(copy) and copy.loops[0].target_stride == copy.loops[1].size:
@@ -335,15 +344,7 @@ def _copy_part(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
 
 def _is_transposed(copy: Copy) -> bool:
     """Tell whether a copy is a transpose that torch does in blocks."""
-    return _is_of_rows(copy) and copy.numel >= 60 * 60
-
-
-def _is_of_rows(copy: Copy) -> bool:
-    """Tell whether a copy reads whole rows, one after the other, and writes them as columns."""
-    if len(copy.loops) != 2:
-        return False
-    column, row = copy.loops
-    return row[1] == column.size and column[1] == row[2] == 1
+    return is_of_rows(copy) and copy.numel >= 60 * 60
 
 
 def _copy_transposed(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:

@@ -14,17 +14,17 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from weighbridge.algebra.copies import Copy, runs
+from weighbridge.algebra.copies import Copy
 from weighbridge.algebra.layout import Layout, windows
-from weighbridge.base.errors import PlanError
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.specs import DTYPES, TensorSpec
-from weighbridge.base.workers import Counter, Task, count_workers, run_all
+from weighbridge.base.workers import Counter, Task, run_all
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
-from weighbridge.running.execute import Slots, allocate, fill, is_run
-from weighbridge.running.gather import await_devices, is_plain
+from weighbridge.running.budgets import WINDOW_BYTES, is_in_runs, share_out, window_numel
+from weighbridge.running.execute import Slots, allocate, fill
+from weighbridge.running.gather import await_devices
 from weighbridge.storage.protocol import Extent
 
 if TYPE_CHECKING:
@@ -33,20 +33,8 @@ if TYPE_CHECKING:
     from weighbridge.storage.outputs.sinks import Sink
     from weighbridge.storage.protocol import Checkpoint
 
-RUN_BYTES: Final = 512 * 1024
-"""Runs of at least this many bytes are copied from file to file without a buffer of ours."""
-
 PIECE_BYTES: Final = 32 * 2**20
 """The most that the kernel is asked to copy at once, so that all workers have something to do."""
-
-WINDOW_BYTES: Final = 16 * 2**20
-"""The largest window: larger ones are not faster, but cost memory."""
-
-SHORT_RUN_BYTES: Final = 4096
-"""Where runs are shorter than this, larger windows read each page of the source fewer times."""
-
-SMALLEST_WINDOW_BYTES: Final = 64 * 1024
-"""A worker that has less to work in than this is not worth having."""
 
 
 def fill_files(
@@ -140,10 +128,7 @@ class _Filling:
         self.checkpoint = checkpoint
         self.create = create
         self.counter = counter
-        # One more than there are cores: closing a file waits for the disk.
-        wished = 1 if checkpoint.is_serial else count_workers() + 1
-        self.workers = max(1, min(wished, budget_bytes // SMALLEST_WINDOW_BYTES))
-        self.share_bytes = budget_bytes // self.workers
+        self.workers, self.share_bytes = share_out(budget_bytes, is_serial=checkpoint.is_serial)
         self.twins = {fated.key: fated.by for fated in plan.tied_targets}
         self.files: list[_File] = []
         self._staging = threading.Lock()
@@ -184,7 +169,7 @@ class _Filling:
             yield from self._packed(offset, output.spec, step.sources[0])
         elif step.program.temporaries:
             yield _Build(output.spec.size_bytes, partial(self._write_staged, number, output, offset))
-        elif self._is_in_runs(output, step):
+        elif is_in_runs(output, step, self.checkpoint):
             for copy in output.layout.copies:
                 yield from self._run(copy, offset, step)
         else:
@@ -193,20 +178,6 @@ class _Filling:
             for start, window in self._windows(output):
                 write = partial(self._write_window, window, output.dtype, slots, offset + start * itemsize)
                 yield _Build(window.numel * itemsize, write)
-
-    def _is_in_runs(self, output: Output, step: Step) -> bool:
-        """Tell whether a tensor's bytes lie ready in files or in memory, in runs that are worth a call each."""
-        copies = output.layout.copies
-        return all(
-            is_run(copy)
-            and step.program.sources[copy.source].dtype == output.dtype
-            and (len(copies) == 1 or copy.numel * DTYPES[output.dtype].itemsize >= RUN_BYTES)
-            and self._is_ready(step.sources[copy.source])
-            for copy in copies
-        )
-
-    def _is_ready(self, key: str) -> bool:
-        return self.checkpoint.extent(key) is not None or is_plain(self.checkpoint.tensor(key))
 
     def _run(self, copy: Copy, offset: int, step: Step) -> Iterator[_Move | _Build]:
         key = step.sources[copy.source]
@@ -240,17 +211,9 @@ class _Filling:
 
     def _windows(self, output: Output) -> Iterator[tuple[int, Layout]]:
         """Yield the windows of a tensor, each with the number of its first element."""
-        itemsize = DTYPES[output.dtype].itemsize
-        is_scattered = any(runs(copy) * itemsize < SHORT_RUN_BYTES for copy in output.layout.copies)
-        most = self.share_bytes if is_scattered else min(WINDOW_BYTES, self.share_bytes)
-        if most < itemsize:
-            expected, got = f"at least {itemsize} bytes", f"{most} byte{'s' * (most != 1)}"
-            hint = "raise memory_budget= (--memory)"
-            raise PlanError(
-                "budget-too-small", "the budget does not hold one element", expected=expected, got=got, hint=hint
-            )
+        most = window_numel(output, self.share_bytes)
         start = 0
-        for window in windows(output.layout, max(1, most // itemsize)):
+        for window in windows(output.layout, most):
             yield start, window
             start += window.numel
 

@@ -22,11 +22,11 @@ from weighbridge.running.execute import (
     SECTION_BYTES,
     Slots,
     allocate,
-    copy_from_file,
+    copy_by_sections,
     copy_side_by_side,
     copy_stitched,
-    copy_strided,
     fill,
+    run_copy,
 )
 from weighbridge.running.pieces import Parts, Piece, batch_pieces, cut_runs, split_copies
 from weighbridge.storage.places.scatter import MAX_SPANS, Span
@@ -149,16 +149,16 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
     parts: dict[tuple[int, int], Parts] = {}
     staged: dict[int, list[Wanted]] = {}
     strided: dict[tuple[int, int], list[tuple[Wanted, Copy]]] = {}
-    in_parts = isinstance(checkpoint, FileReader)
+    in_files = isinstance(checkpoint, FileReader)
     for want in wanted:
         step, number, tensor = want
-        if step.program.temporaries or not (in_parts or _is_dense(step, checkpoint)):
+        if step.program.temporaries or not (in_files or _is_held(step, checkpoint)):
             staged.setdefault(id(step), []).append(want)
             continue
         split = parts.get((id(step.program), number))
         if split is None:
             split = parts[id(step.program), number] = split_copies(
-                want.output, step, in_files=in_parts, stitch_bytes=STITCH_BYTES
+                want.output, step, in_files=in_files, stitch_bytes=STITCH_BYTES
             )
         if split.runs:
             pieces += cut_runs(split.runs, step, checkpoint, BATCH_BYTES, tensor.data_ptr().__add__)
@@ -175,15 +175,9 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
             yield _reading_job(batch, checkpoint)
 
 
-def _is_dense(step: Step, checkpoint: Checkpoint) -> bool:
-    """Tell whether all that a step reads lies dense in memory, so that parts of it cost nothing to take."""
-    held = map(checkpoint.held, step.sources)
-    return all(tensor is not None and is_plain(tensor) for tensor in held)
-
-
-def is_plain(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor's elements lie in the CPU's memory one after the other, as they are."""
-    return tensor.device.type == "cpu" and tensor.is_contiguous() and not (tensor.is_neg() or tensor.is_conj())
+def _is_held(step: Step, checkpoint: Checkpoint) -> bool:
+    """Tell whether all that a step reads lies in memory, so that parts of it cost nothing to take."""
+    return all(checkpoint.held(key) is not None for key in step.sources)
 
 
 def _reading_job(batch: Sequence[Piece[int]], reader: FileReader) -> Job:
@@ -243,7 +237,9 @@ def _jobs_of_copy(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[
         return
     read_size = DTYPES[slots.dtype(copy.source)].itemsize
     for part in sections(copy, want.step.program.sources[copy.source].numel, BATCH_BYTES // itemsize):
-        task = partial(copy_from_file, flat, part, slots) if extent else partial(_from_memory, flat, part, slots)
+        task = partial(copy_by_sections, flat, part, slots)
+        if extent is None:
+            task = partial(run_copy, flat, part, slots, want.output.dtype)
         place = (str(extent.path), extent.offset + part.source_start * read_size) if extent else ("", 0)
         yield Job(*place, part.numel * itemsize, task)
 
@@ -254,10 +250,6 @@ def _stitched_job(want: Wanted, group: tuple[Copy, ...], checkpoint: Checkpoint)
     size_bytes = sum(copy.numel for copy in group) * want.tensor.element_size()
     task = partial(copy_stitched, want.tensor.view(-1), group, Slots(want.step, checkpoint))
     return Job(str(extent.path), extent.offset, size_bytes, task)
-
-
-def _from_memory(flat: torch.Tensor, copy: Copy, slots: Slots) -> None:
-    copy_strided(flat, slots.flat(copy.source), copy)
 
 
 def _staged_job(group: Sequence[Wanted], checkpoint: Checkpoint) -> Job:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from weighbridge.algebra.copies import Copy
+from weighbridge.algebra.stitching import stitched
 from weighbridge.base.specs import DTYPES
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
-from weighbridge.running.execute import is_run, stitched
+from weighbridge.running.execute import is_run
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint

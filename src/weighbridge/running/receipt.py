@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from weighbridge._version import __version__
 from weighbridge.base.errors import CheckpointError, DestinationError, WeighbridgeError
 from weighbridge.base.file_names import RECEIPT_NAME
-from weighbridge.base.json_forms import table, text
+from weighbridge.base.forms.json_forms import table, text
 from weighbridge.base.json_text import parse_json
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.stored import read_plan

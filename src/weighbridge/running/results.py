@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.planning.plan import Plan
 from weighbridge.running.gather import Wanted, group_steps, start_output
+from weighbridge.running.ties import check_ties
 from weighbridge.storage.protocol import FileReader
 
 if TYPE_CHECKING:
@@ -39,8 +40,10 @@ def stream(
         same tensor. Up to `STREAM_BYTES` are made ahead.
 
     Raises:
+        PlanError: `plan-failed`, with a `tie-differs` for tied targets that would differ; before anything is made.
         CheckpointError: `source-changed` and the codes of reading.
     """
+    check_ties(plan, checkpoint)
     return _stream(plan, checkpoint, copy=copy, device=device, ahead_bytes=STREAM_BYTES)
 
 
@@ -116,5 +119,6 @@ def state_dict(
     Raises:
         As `stream`.
     """
+    check_ties(plan, checkpoint)
     whole = plan.target.size_bytes
     return StateDict(_stream(plan, checkpoint, copy=copy, device=device, ahead_bytes=whole, progress=progress))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.keys import collapse
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     import torch
 
     from weighbridge.storage.protocol import Checkpoint, Extent
+
+
+_ANEW: Final = (
+    "plan anew for what is there now; a model that has changed since it was loaded\n"
+    "is saved through its mapping, which is given to save as well: save(model, out, mapping)"
+)
 
 
 def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
@@ -33,6 +39,7 @@ def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
                 where=f"{checkpoint.where}: {key}",
                 expected=str(spec),
                 got=str(found) if found is not None else "no such tensor",
+                hint=_ANEW,
             )
     extra = [key for key in checkpoint.header if key not in plan.source]
     if extra:
@@ -40,7 +47,7 @@ def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
             "source-changed",
             "the source has tensors that the plan does not know",
             where=f"{checkpoint.where}: {', '.join(collapse(extra)[:4])}",
-            hint="plan anew, so that they are accounted for",
+            hint=_ANEW,
         )
     checkpoint.check_unchanged()
 

@@ -1,65 +1,168 @@
-"""Tensors that share one storage: what fills them must be the same bytes."""
+"""Tensors that share one storage: what fills them must be the same bytes.
+
+Whatever fills one group of tied targets is sorted into classes of equal value. A model, a state dict, a stream and new
+files are made only where there is one class; the values are compared window by window, before anything is made.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.algebra.layout import windows
+from weighbridge.base.batches import windows_of
+from weighbridge.base.errors import PlanError
+from weighbridge.base.specs import DTYPES, TensorSpec
+from weighbridge.base.spelling import exact_pattern
 from weighbridge.planning.plan import Plan
+from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Step
-from weighbridge.running.execute import run_target
-from weighbridge.running.tensor_digests import digest_tensor
+from weighbridge.running.execute import Slots, allocate, fill
 
 if TYPE_CHECKING:
     import torch
 
     from weighbridge.storage.protocol import Checkpoint
 
+COMPARED_BYTES: Final = 2**20
+"""How much of each of two values is held at a time."""
 
-def check_ties(plan: Plan, checkpoint: Checkpoint, ties: dict[str, str]) -> None:
+
+class Value(NamedTuple):
+    """What a step writes as one of its targets."""
+
+    step: Step
+    number: int
+
+    @property
+    def key(self) -> str:
+        """The target's key."""
+        return self.step.targets[self.number]
+
+    @property
+    def output(self) -> Output:
+        """How it is made."""
+        return self.step.program.targets[self.number]
+
+
+def check_ties(plan: Plan, checkpoint: Checkpoint, ties: Mapping[str, str] | None = None) -> None:
     """Compare all that fills targets of one storage; it must be the same bytes.
 
     Args:
         plan: The plan.
         checkpoint: What it reads.
-        ties: For each key that shares its storage, the key that stands for all of them.
+        ties: For each key that shares its storage, the key that stands for all of them; None for what the plan says.
 
     Raises:
-        PlanError: `plan-failed`, with a `tie-differs` for every target that differs.
+        PlanError: `plan-failed`, with a `tie-differs` for every class of values beyond the first.
+        CheckpointError: The codes of reading.
     """
-    groups = set(ties.values())
-    writers: dict[str, list[tuple[Step, int]]] = {}
-    for step in plan.steps:
-        for number, key in enumerate(step.targets):
-            if key in ties or key in groups:
-                writers.setdefault(ties.get(key, key), []).append((step, number))
-    problems: list[WeighbridgeError] = []
-    for first, *others in writers.values():
-        value = run_target(*first, checkpoint) if others else None
-        problems += [
-            _differs(other, first) for other in others if not same_bytes(value, run_target(*other, checkpoint))
-        ]
+    problems = [
+        differs(classes[0], other)
+        for classes in value_classes(plan, checkpoint, dict(plan.twins) if ties is None else ties)
+        for other in classes[1:]
+    ]
     if problems:
         raise PlanError("plan-failed", "tied tensors differ", problems=problems)
 
 
-def _differs(one: tuple[Step, int], other: tuple[Step, int]) -> PlanError:
+def value_classes(plan: Plan, checkpoint: Checkpoint, ties: Mapping[str, str]) -> list[list[list[Value]]]:
+    """Sort what fills targets of one storage into classes of equal value.
+
+    Args:
+        plan: The plan.
+        checkpoint: What it reads.
+        ties: As for `check_ties`.
+
+    Returns:
+        For each storage that is filled more than once, its classes, in the order of the plan's steps.
+    """
+    representatives = set(ties.values())
+    groups: dict[str, list[Value]] = {}
+    for step in plan.steps:
+        for number, key in enumerate(step.targets):
+            if key in ties or key in representatives:
+                groups.setdefault(ties.get(key, key), []).append(Value(step, number))
+    return [_classes(values, checkpoint) for values in groups.values() if len(values) > 1]
+
+
+def _classes(values: Iterable[Value], checkpoint: Checkpoint) -> list[list[Value]]:
+    classes: list[list[Value]] = []
+    for value in values:
+        alike = next((alike for alike in classes if same_values(alike[0], value, checkpoint)), None)
+        if alike is None:
+            classes.append([value])
+        else:
+            alike.append(value)
+    return classes
+
+
+def differs(first: Sequence[Value], other: Sequence[Value]) -> PlanError:
+    """Make the error for two classes of values that are to fill one storage."""
+    remedy = how_to_drop([other, first])
     return PlanError(
         "tie-differs",
         "these tensors share one parameter of the model, and differ",
-        where=one[0].targets[one[1]],
-        got=f"{', '.join(one[0].sources[:3])} against {', '.join(other[0].sources[:3])}",
-        hint="drop one of them, or untie the model",
+        where=other[0].key,
+        got=f"{_sources(other)} against {_sources(first)}",
+        hint=f"{remedy}, or untie the model" if remedy else "untie the model",
     )
 
 
-def same_bytes(one: torch.Tensor | None, other: torch.Tensor) -> bool:
-    """Tell whether two dense CPU tensors have the same dtype, shape and bytes."""
+def _sources(values: Sequence[Value]) -> str:
+    keys = dict.fromkeys(key for value in values for key in value.step.sources)
+    return ", ".join(list(keys)[:3])
+
+
+def how_to_drop(classes: Iterable[Sequence[Value]]) -> str:
+    """Say how a caller drops the first of some classes that can be dropped: its tensors fill nothing else."""
+    for values in classes:
+        steps = [value.step for value in values]
+        if all(len(step.sources) == len(step.targets) == 1 for step in steps):
+            keys = dict.fromkeys(step.sources[0] for step in steps)
+            return f"drop what is not meant, such as drop={[exact_pattern(key) for key in keys]} (--drop)"
+    return ""
+
+
+def same_values(one: Value, other: Value, checkpoint: Checkpoint) -> bool:
+    """Tell whether two values of a plan are the same: dtype, shape and bytes."""
+    if one.output.spec != other.output.spec:
+        return False
+    if one.step.program.is_identity and other.step.program.is_identity:
+        keys = [value.step.sources[0] for value in (one, other)]
+        ties = checkpoint.header.ties
+        if ties.get(keys[0], keys[0]) == ties.get(keys[1], keys[1]):
+            return True
     import torch
 
-    if one is None or one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+    pairs = zip(_parts(one, checkpoint), _parts(other, checkpoint), strict=True)
+    return all(torch.equal(part, twin) for part, twin in pairs)
+
+
+def _parts(value: Value, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
+    """Yield a value's bytes in row-major order, a part at a time; each part lasts until the next is asked for."""
+    step, output = value.step, value.output
+    if DTYPES[output.dtype].kind == "packed":
+        yield from _packed_parts(step.sources[0], output, checkpoint)
+        return
+    import torch
+
+    slots = Slots(step, checkpoint)
+    most = max(1, COMPARED_BYTES // (DTYPES[output.dtype].bits // 8))
+    for window in windows(output.layout, most):
+        part = allocate(TensorSpec(output.dtype, window.shape))
+        fill(part, window, slots, output.dtype)
+        yield part.view(torch.uint8)
+
+
+def _packed_parts(key: str, output: Output, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
+    """Yield the bytes of a tensor whose elements are smaller than a byte, and which moves whole."""
+    import torch
+
+    for start, stop in windows_of(output.spec.size_bytes):
+        buffer = bytearray(stop - start)
+        checkpoint.read(key, start, memoryview(buffer))
+        yield torch.frombuffer(buffer, dtype=torch.uint8)
 
 
 def check_standing_ties(plan: Plan, checkpoint: Checkpoint) -> None:
@@ -68,24 +171,20 @@ def check_standing_ties(plan: Plan, checkpoint: Checkpoint) -> None:
     Raises:
         PlanError: `tie-differs`.
     """
-    ties = checkpoint.header.ties
     for fated in plan.tied_sources:
         key, twin = fated.key, fated.by
-        if key not in checkpoint.header or ties.get(key, key) == ties.get(twin, twin):
+        if key not in checkpoint.header:
             continue
-        if not _hold_the_same(checkpoint, key, twin):
+        if not same_values(_as_it_is(key, checkpoint), _as_it_is(twin, checkpoint), checkpoint):
             raise PlanError(
                 "tie-differs",
                 "these tensors were one when they were loaded, and differ now",
                 where=key,
                 got=f"{twin} holds something else",
-                hint="the original layout has no place for both: tie them again, or save with another mapping",
+                hint="the layout that they came in has no place for both: tie them again, or give save a mapping,\n"
+                "by which both are saved: save(model, out, mapping)",
             )
 
 
-def _hold_the_same(checkpoint: Checkpoint, one: str, other: str) -> bool:
-    """Tell whether two tensors of a source are the same; those in files are read, not mapped."""
-    if checkpoint.extent(one) is None or checkpoint.extent(other) is None:
-        return same_bytes(*[checkpoint.tensor(name).detach().to("cpu").contiguous() for name in (one, other)])
-    same = checkpoint.header[one] == checkpoint.header[other]
-    return same and digest_tensor(checkpoint, one) == digest_tensor(checkpoint, other)
+def _as_it_is(key: str, checkpoint: Checkpoint) -> Value:
+    return Value(Step((key,), (key,), Program.identity(checkpoint.header[key]), "carried"), 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeGuard, cast
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeGuard, cast
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
 from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
-from weighbridge.base.keys import layout_path
 from weighbridge.base.nearby import name_near
 from weighbridge.base.specs import Header
 from weighbridge.storage.formats.inventory import open_inventory
@@ -23,7 +23,8 @@ from weighbridge.storage.formats.safetensors_files import (
     open_safetensors_set,
 )
 from weighbridge.storage.formats.shard_index import MAX_INDEX_BYTES, parse_index
-from weighbridge.storage.places.directory import find_extras, find_weights, note_unused
+from weighbridge.storage.places.directory import find_weights
+from weighbridge.storage.places.extras import find_extras
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, read_small_file, reporting_read_errors
 from weighbridge.storage.protocol import Checkpoint
@@ -36,18 +37,22 @@ Place: TypeAlias = "str | os.PathLike[str] | Header | Checkpoint | Mapping[str, 
 
 _LOG: Final = logging.getLogger(__name__)
 
+_ENTRY_MARK: Final = "::"
+"""Stands between the path of a torch file and the dict in it that is meant."""
 
-def open_checkpoint(place: Place, *, direct: bool = False) -> Checkpoint:
+
+def open_checkpoint(place: Place, *, direct: bool = False, entry: str | None = None) -> Checkpoint:
     """Open a checkpoint: read its headers, check them, and read no tensor data.
 
     Args:
         place: A directory; a safetensors file; a shard index (`*.index.json`); a torch file (`.bin`, `.pt`, `.pth`);
             an inventory (`.json`, `.json.gz`); a dict of tensors; a header; or a checkpoint, which is returned as it
-            is. A torch file in the format before torch 1.6 is the one exception: it is read whole.
+            is. A path may end in an entry, `ckpt.pt::model`.
         direct: Read tensors past the page cache; for safetensors files alone.
+        entry: Which of a torch file's dicts is meant: names with dots between them, or nothing for the outermost dict.
 
     Raises:
-        WeighbridgeError: `usage` for direct reads of anything else.
+        WeighbridgeError: `usage` for direct reads of anything else, and an entry of anything but torch files.
         CheckpointError: `checkpoint-not-found`, `checkpoint-ambiguous`, and the code of what is wrong with its files.
 
     Examples:
@@ -56,19 +61,18 @@ def open_checkpoint(place: Place, *, direct: bool = False) -> Checkpoint:
         24
     """
     if direct:
-        return _past_cache(open_checkpoint(place))
+        return _past_cache(open_checkpoint(place, entry=entry))
     if isinstance(place, (str, os.PathLike)):
-        return _logged(_open_path(_expand(place)))
+        path, named = _split_entry(_expand(place))
+        return _logged(_open_path(path, named if entry is None else entry))
+    if entry is not None:
+        raise _no_entries(f"a {type(place).__name__}")
     if _is_opened(place):
         return place
     if isinstance(place, Header):
         return HeaderCheckpoint("a header", place)
     if isinstance(place, Mapping):
         return hold_tensors(cast("Mapping[str, torch.Tensor]", place))
-    state_dict = getattr(place, "state_dict", None)
-    if callable(state_dict):
-        tensors = {layout_path(key): tensor for key, tensor in state_dict().items()}
-        return hold_tensors(tensors, where=f"a {type(place).__name__}")
     got = type(place).__name__
     expected = "a path, a dict of tensors, a model, a header or a checkpoint"
     raise CheckpointError("checkpoint-not-found", "this cannot be opened", expected=expected, got=got)
@@ -118,21 +122,37 @@ def _expand(place: str | os.PathLike[str]) -> Path:
     return Path(text).expanduser() if text.startswith("~/") else Path(text)
 
 
-def _open_path(path: Path) -> Checkpoint:
+def _split_entry(path: Path) -> tuple[Path, str | None]:
+    """Split an entry from a path that ends in one; a path that leads somewhere as it is has none."""
+    text = str(path)
+    if _ENTRY_MARK not in text or os.path.lexists(text):
+        return path, None
+    ends = [place.start() for place in re.finditer(_ENTRY_MARK, text)]
+    end = next((end for end in reversed(ends) if os.path.lexists(text[:end])), ends[0])
+    return Path(text[:end]), text[end + len(_ENTRY_MARK) :]
+
+
+def _no_entries(where: str) -> WeighbridgeError:
+    return WeighbridgeError("usage", "only a torch file has entries", where=where, hint="leave out the entry")
+
+
+def _open_path(path: Path, entry: str | None = None) -> Checkpoint:
     _check_there(path)
     name = path.name
     if path.is_dir():
-        return _open_directory(path)
+        return _open_directory(path, entry)
     if name.endswith(INDEX_SUFFIX):
-        return _open_index(path.parent, name, str(path))
+        return _open_index(path.parent, name, str(path), entry)
+    if name.endswith(TORCH_SUFFIXES):
+        from weighbridge.storage.formats.torch_files import open_torch_file
+
+        return open_torch_file(path, entry)
+    if entry is not None:
+        raise _no_entries(str(path))
     if name.endswith(SAFETENSORS_SUFFIX):
         return open_safetensors_file(path)
     if name.endswith((".json", ".json.gz")):
         return open_inventory(path)
-    if name.endswith(TORCH_SUFFIXES):
-        from weighbridge.storage.formats.torch_files import open_torch_file
-
-        return open_torch_file(path)
     expected = ", ".join((SAFETENSORS_SUFFIX, INDEX_SUFFIX, *TORCH_SUFFIXES, ".json", ".json.gz"))
     raise CheckpointError(
         "checkpoint-not-found", "this file's name is not that of a checkpoint", where=str(path), expected=expected
@@ -153,32 +173,34 @@ def _check_there(path: Path) -> None:
         raise problem.with_context(got=name_near(path), hint=hint) from problem.__cause__
 
 
-def _open_directory(directory: Path) -> Checkpoint:
+def _open_directory(directory: Path, entry: str | None) -> Checkpoint:
     found = find_weights(directory)
     if found.index_name:
-        return _open_index(directory, found.index_name, str(directory))
-    extras, notes = find_extras(directory)
-    notes = (*found.notes, *notes)
+        return _open_index(directory, found.index_name, str(directory), entry)
+    extras, notes = find_extras(directory, found.names)
     if not found.is_torch:
+        if entry is not None:
+            raise _no_entries(str(directory))
         return open_safetensors_set(directory, found.names, extras=extras, notes=notes)
     from weighbridge.storage.formats.torch_files import open_torch_set
 
-    return open_torch_set(directory, found.names, extras=extras, notes=notes)
+    return open_torch_set(directory, found.names, entry, extras=extras, notes=notes)
 
 
-def _open_index(directory: Path, name: str, where: str) -> Checkpoint:
+def _open_index(directory: Path, name: str, where: str, entry: str | None) -> Checkpoint:
     path = resolve_inside(directory, name)
     text, stamp = read_small_file(path, MAX_INDEX_BYTES)
     weight_map = parse_index(text, str(directory / name))
     index = SourceFile(name, path, stamp, text)
     is_torch = _holds_torch(weight_map.values(), str(directory / name))
-    extras, notes = find_extras(directory)
-    notes = (*note_unused(directory, weight_map.values(), is_torch), *notes)
+    extras, notes = find_extras(directory, (name, *weight_map.values()))
     if not is_torch:
+        if entry is not None:
+            raise _no_entries(where)
         return open_safetensors_index(directory, index, weight_map, where=where, extras=extras, notes=notes)
     from weighbridge.storage.formats.torch_files import open_torch_index
 
-    return open_torch_index(directory, index, weight_map, where=where, extras=extras, notes=notes)
+    return open_torch_index(directory, index, weight_map, entry, where=where, extras=extras, notes=notes)
 
 
 def _holds_torch(names: Iterable[str], where: str) -> bool:

@@ -16,7 +16,8 @@ from typing import Any, Final
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.specs import Header, Shape, TensorSpec
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.transforms import Transform, WeightConverter, one_way_reason, rename_key, strip_scope
+from weighbridge.mappings.one_way import one_way_reason
+from weighbridge.mappings.transforms import Transform, WeightConverter, rename_key, strip_scope
 from weighbridge.operations.groupings import Concatenate, Split
 from weighbridge.operations.movements import Conv3dToLinear, LinearToConv3d, PermuteForRope, Reshape
 from weighbridge.planning.compiling import compile_plan

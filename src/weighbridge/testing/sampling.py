@@ -64,6 +64,7 @@ def restrict(plan: Plan, steps: list[Step]) -> Plan:
         initialised=(),
         tied_sources=(),
         tied_targets=(),
+        twins=(),
         source_files=None,
         target_files=None,
     )

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from weighbridge import api
 from weighbridge.base.errors import DestinationError
 from weighbridge.cli.command_options import spread
-from weighbridge.cli.printing import DIFFERENT, Output, print_lines, reporting, visible, write_new
+from weighbridge.cli.printing import (
+    DIFFERENT,
+    DONE,
+    NO_WAY_BACK,
+    UNDECIDED,
+    Output,
+    print_lines,
+    reporting,
+    visible,
+    write_new,
+)
 from weighbridge.mappings.mapping import Mapping
+
+if TYPE_CHECKING:
+    from weighbridge.studies.inference import Inferred
 
 OutOption = Annotated[
     Path | None,
@@ -27,7 +40,9 @@ def infer(
     output: Output,
     out: OutOption = None,
 ) -> None:
-    """Infer the mapping from A to B by their contents, run it, and compare; the status is 1 if anything stays open.
+    """Infer the mapping from A to B by their contents, run it and its inverse, and compare.
+
+    The status is 1 if tensors stay unexplained, 6 if values leave a choice open, and 7 if the inverse does not hold.
 
     Example: weighbridge infer published/ converted/ -o mapping.yaml
     """
@@ -36,8 +51,17 @@ def infer(
         found = api.infer(first, second)
         _write(out, found.mapping, found.to_file())
         output.give(found.to_dict, found.lines())
-        if not found.is_complete:
-            raise typer.Exit(DIFFERENT)
+        if (status := status_of(found)) != DONE:
+            raise typer.Exit(status)
+
+
+def status_of(found: Inferred) -> int:
+    """Choose the status: what is missing weighs more than what is open, and that more than the way back."""
+    if not found.is_complete:
+        return DIFFERENT
+    if not found.is_settled:
+        return UNDECIDED
+    return NO_WAY_BACK if found.inverse_faults else DONE
 
 
 @spread

@@ -17,8 +17,9 @@ from weighbridge.cli.printing import Output, reporting, write_new
 from weighbridge.mappings.exception_rules import RULE_KINDS
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.mapping_files import json_schema, load_mapping as load_file, write_mapping
+from weighbridge.mappings.one_way import one_way_reason
 from weighbridge.mappings.registry import Registry, default_registry
-from weighbridge.mappings.transforms import describe, one_way_reason
+from weighbridge.mappings.transforms import describe
 
 _HELP = "List, show and write mappings; check and normalise mapping files.\n\nExample: weighbridge mapping list"
 
@@ -142,7 +143,8 @@ def _lines(mapping: Mapping) -> Iterator[str]:
         yield f"prefix    {mapping.base_prefix}, of head models only"
     yield f"rules     {len(mapping):,}"
     for number, transform in enumerate(mapping, 1):
-        yield f"  {number}  {describe(transform)}" + ("  (old files only)" if transform in mapping.legacy else "")
+        when = "  (old files only)" if transform in mapping.legacy else ""
+        yield f"  {number}  {describe(transform, full=True)}{when}"
     for kind in RULE_KINDS:
         yield from (f"{kind:<9} {_rule(rule)}" for rule in getattr(mapping, kind))
     yield from (f"part      {_part(part)}" for part in mapping.parts)

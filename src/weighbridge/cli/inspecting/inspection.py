@@ -272,6 +272,8 @@ def tensor_lines(form: dict[str, Any]) -> Iterator[str]:
 
 def _family_form(family: Detection) -> dict[str, Any] | None:
     best = family.best
+    if best is None and family.config_type:
+        return {"name": family.config_type, "layout": None, "score": None, "tied": []}
     if best is None:
         return None
     return {"name": best.name, "layout": best.layout, "score": round(best.score, 4), "tied": list(family.tied)}

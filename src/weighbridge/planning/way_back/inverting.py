@@ -7,9 +7,9 @@ be in the original layout already.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping as MappingOf
+from collections.abc import Iterator, Mapping as MappingOf
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from weighbridge.algebra.copies import sort_by_target
 from weighbridge.base.errors import PlanError, WeighbridgeError
@@ -56,7 +56,14 @@ def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled:
         )
 
 
-def open_choices(plan: Plan, forward: Mapping, options: Options) -> list[str]:
+class Choices(NamedTuple):
+    """What a derived inverse took of several, a line each: all of it, and what is worth a note."""
+
+    lines: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def open_choices(plan: Plan, forward: Mapping, options: Options) -> Choices:
     """Say where a derived inverse takes one of several sizes or names, each of which the mapping would bring back.
 
     Args:
@@ -64,43 +71,55 @@ def open_choices(plan: Plan, forward: Mapping, options: Options) -> list[str]:
         forward: The mapping.
         options: What was declared; ``layout="mapped"`` says that every rule that can be run backwards is to be.
     """
-    names = [note for _, note in name_choices(plan, forward)]
-    others = open_names(plan, forward) if options.layout == "auto" else ()
-    return [*dict(_assumptions(plan)).values(), *names, *others]
+    told = (*dict(_assumptions(plan)).values(), *(note for _, note in name_choices(plan, forward)))
+    others = open_names(plan, forward) if options.layout == "auto" else Choices((), ())
+    return Choices(told + others.lines, told + others.notes)
 
 
-def open_names(plan: Plan, forward: Mapping) -> list[str]:
+def open_names(plan: Plan, forward: Mapping) -> Choices:
     """Say which names of a derived inverse could be others, besides those that `name_choices` tells of.
+
+    A note is worth what would be left open if every rule that moves a place of the tree had moved all that is there.
 
     Args:
         plan: A plan made with the inverse of `forward`.
         forward: The mapping.
     """
     taken = {key for keys, _ in name_choices(plan, forward) for key in keys}
-    return list(_rivals(plan, forward, dict(_assumptions(plan)).keys(), taken))
+    sized = dict(_assumptions(plan)).keys()
+    steps = [step for step in plan.steps if step.rules and sized.isdisjoint(step.rules)]
+    went = {key: step.targets[0] for step in steps for key in step.sources if key not in taken}
+    alike = {keys[0]: len(keys) for keys in by_name(went).values()}
+    found = find_preimages(forward, alike)
+    ways = {key: step.rules for step in steps for key in step.sources if key in alike}
+    lines = _rival_lines(plan, went, ways, alike, {key: found[key].names for key in alike})
+    notes = _rival_lines(plan, went, ways, alike, {key: found[key].likely for key in alike})
+    return Choices(tuple(lines), tuple(notes))
 
 
-def _rivals(plan: Plan, forward: Mapping, sized: Collection[int], taken: Collection[str]) -> Iterator[str]:
+def _rival_lines(
+    plan: Plan,
+    went: MappingOf[str, str],
+    ways: MappingOf[str, tuple[int, ...]],
+    alike: MappingOf[str, int],
+    names: MappingOf[str, frozenset[str]],
+) -> Iterator[str]:
     """Yield a line for each way in which rules are run back, where the mapping makes a name of others as well.
 
     Args:
         plan: The plan.
-        forward: The mapping.
-        sized: Rules of the plan of which it was said already what they take for granted.
-        taken: Keys of which it was said.
+        went: The name that each key goes back to.
+        ways: The rules that take it there.
+        alike: How many keys each one stands for.
+        names: All names that the mapping makes it of.
     """
-    steps = [step for step in plan.steps if step.rules and not set(sized) & set(step.rules)]
-    went = {key: step.targets[0] for step in steps for key in step.sources if key not in taken}
-    rules = {key: step.rules for step in steps for key in step.sources}
-    alike = by_name(went)
     found: dict[tuple[int, ...], list[tuple[str, str, int]]] = {}
-    for key, preimages in find_preimages(forward, [keys[0] for keys in alike.values()]).items():
-        others = sorted(preimages.names - {went[key]}, key=lambda name: (name == key, name))
+    for key, origins in names.items():
+        others = sorted(origins - {went[key]}, key=lambda name: (name == key, name))
         if others:
-            count = next(len(keys) for keys in alike.values() if keys[0] == key)
-            found.setdefault(rules[key], []).append((key, others[0], count))
-    for numbers, names in sorted(found.items()):
-        yield _rival_line(plan, went, numbers, names)
+            found.setdefault(ways[key], []).append((key, others[0], alike[key]))
+    for numbers, rivals in sorted(found.items()):
+        yield _rival_line(plan, went, numbers, rivals)
 
 
 def _rival_line(

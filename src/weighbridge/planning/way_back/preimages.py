@@ -1,9 +1,8 @@
 """All names that a mapping would turn into one name: a way back is unique only if there is no more than one.
 
 A name that stays as it is counts, too: `0.weight` may have been called `0.gamma`, or may have had its name already.
-What is left out is what the keys decide as a whole: a rule that moves one place of the tree to another
-(`^language_model` to `model.language_model`) has either moved everything that is there, or the layout is another one.
-And so is a rule that speaks of one whole name: who writes it means that very tensor.
+Likeliest is what the rules lead back to, where a rule moves one place of the tree to another (`^language_model` to
+`model.language_model`), or speaks of one whole name. Such a rival is told apart.
 """
 
 from __future__ import annotations
@@ -22,9 +21,17 @@ MOST_NAMES: Final = 64
 
 
 class Preimages(NamedTuple):
-    """The names that a mapping turns into one, and whether more were possible than were followed."""
+    """The names that a mapping turns into one.
+
+    Args:
+        names: All of them.
+        likely: Those that are left if every rule that moves a place of the tree, or speaks of one whole name, has moved
+            what it can.
+        is_cut: Whether more were possible than were followed.
+    """
 
     names: frozenset[str]
+    likely: frozenset[str]
     is_cut: bool
 
 
@@ -67,31 +74,33 @@ def is_move(transform: Transform) -> bool:
 
 
 def _verified(forward: Rules, back: Rules, moves: frozenset[int], key: str) -> Preimages:
-    found: set[str] = set()
+    found: dict[str, bool] = {}
     is_cut = False
-    for count, name in enumerate(_followed(back, moves, key)):
+    for count, (name, is_likely) in enumerate(_followed(back, moves, key)):
         if count >= MOST_NAMES:
             is_cut = True
             break
-        if name not in found and _leads(forward, name, key):
-            found.add(name)
-    return Preimages(frozenset(found), is_cut)
+        if (is_likely and not found.get(name)) and _leads(forward, name, key):
+            found[name] = True
+        elif name not in found and _leads(forward, name, key):
+            found[name] = False
+    return Preimages(frozenset(found), frozenset(name for name, is_likely in found.items() if is_likely), is_cut)
 
 
-def _followed(back: Rules, moves: frozenset[int], key: str) -> Iterator[str]:
-    """Yield what comes of a name if each rule that can be run backwards on it is, or is not."""
-    open_names: list[tuple[str, int, bool]] = [(key, 0, False)]
+def _followed(back: Rules, moves: frozenset[int], key: str) -> Iterator[tuple[str, bool]]:
+    """Yield what comes of a name if each rule that can be run back on it is, or is not, and whether it is likely."""
+    open_names: list[tuple[str, int, bool, bool]] = [(key, 0, False, True)]
     while open_names:
-        name, place, has_converted = open_names.pop()
+        name, place, has_converted, is_likely = open_names.pop()
         if place == len(back.rules):
-            yield name
+            yield name, is_likely
             continue
         rule = back.rules[place]
         earlier = _Earlier(None, is_told=False) if rule.converts and has_converted else _before(back, rule, name)
-        if earlier.name is None or not (place in moves or earlier.is_told):
-            open_names.append((name, place + 1, has_converted))
+        stays = earlier.name is None or not (place in moves or earlier.is_told)
+        open_names.append((name, place + 1, has_converted, is_likely and stays))
         if earlier.name is not None:
-            open_names.append((earlier.name, place + 1, has_converted or rule.converts))
+            open_names.append((earlier.name, place + 1, has_converted or rule.converts, is_likely))
 
 
 class _Earlier(NamedTuple):

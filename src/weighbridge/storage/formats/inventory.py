@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from weighbridge.base.errors import CheckpointError, DestinationError
-from weighbridge.base.inflating import GZIP, inflate_bounded
+from weighbridge.base.forms.inflating import GZIP, inflate_bounded
 from weighbridge.base.json_text import JsonError, check_characters, kind_of, parse_json, shorten
 from weighbridge.base.specs import Header, TensorSpec, check_keys
 from weighbridge.storage.formats.memory import HeaderCheckpoint

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.specs import Header, TensorSpec, check_keys
+from weighbridge.base.specs import Header, check_keys
 from weighbridge.storage.formats.opened import Opened
 from weighbridge.storage.lookup import check_range, not_found
 from weighbridge.storage.protocol import Extent
@@ -73,26 +73,28 @@ class TensorsCheckpoint(Opened):
         """Return the tensor as it is.
 
         Raises:
-            CheckpointError: `tensor-not-found`, `data-missing` for a meta tensor.
+            CheckpointError: `tensor-not-found`, `data-missing` for a meta tensor, `tensor-bounds` for one whose storage
+                was freed or made smaller since it was opened.
         """
-        tensor = self.held(key)
-        if tensor.is_meta:
-            where, hint = f"{self.where}: {key}", "materialise the model first"
+        from weighbridge.storage.formats.tensor_kinds import Kind, kind_of
+
+        tensor, where = self.held(key), f"{self.where}: {key}"
+        if kind_of(tensor, where) is Kind.META:
+            hint = "materialise the model first"
             raise CheckpointError("data-missing", "a meta tensor has no data", where=where, hint=hint)
         return tensor
 
     def read(self, key: str, start_byte: int, buffer: memoryview) -> None:
-        """Fill the buffer with the tensor's row-major bytes; a tensor that is not dense is copied whole for that.
+        """Fill the buffer with the tensor's row-major bytes, whatever its strides.
 
         Raises:
             CheckpointError: `tensor-not-found`, `data-missing`, `tensor-bounds`.
         """
-        from weighbridge.storage.formats.torch_tensors import bytes_of
+        from weighbridge.storage.formats.torch_tensors import read_bytes
 
-        source = bytes_of(self.tensor(key))
-        check_range(key, len(source), start_byte, buffer.nbytes, self.where)
-        with buffer.cast("B") as view:
-            view[:] = source[start_byte : start_byte + len(view)]
+        tensor = self.tensor(key)
+        check_range(key, self.header[key].size_bytes, start_byte, buffer.nbytes, self.where)
+        read_bytes(tensor, start_byte, buffer)
 
     def held(self, key: str) -> torch.Tensor:
         """Return the tensor as it is, a meta one included.
@@ -114,35 +116,27 @@ def hold_tensors(tensors: Mapping[str, torch.Tensor], where: str = "tensors in m
     """Make a checkpoint of tensors by key; nothing is copied, moved or read.
 
     Raises:
-        CheckpointError: `dtype-unknown`, `name-too-long`, `header-invalid` for something else than tensors by text.
+        CheckpointError: `tensor-unsupported` for a tensor that has no dense memory of its own, `tensor-bounds` for one
+            that reaches beyond its storage, `dtype-unknown`, `name-too-long`, `header-invalid` for something else than
+            tensors by text.
     """
     import torch
+
+    from weighbridge.storage.formats.tensor_kinds import plain_tensor
+    from weighbridge.storage.formats.torch_tensors import spec_of
 
     for key, tensor in tensors.items():
         if type(key) is not str or not isinstance(tensor, torch.Tensor):
             got = f"{type(tensor).__name__} under {key!r:.80}"
             raise CheckpointError("header-invalid", "this is no tensor by its key", where=where, got=got)
     check_keys(tensors, where)
-    header = Header(_specs_of(tensors, where), ties=find_ties(tensors))
-    return TensorsCheckpoint(where, header, tensors=dict(tensors))
-
-
-def _specs_of(tensors: Mapping[str, torch.Tensor], where: str) -> dict[str, TensorSpec]:
-    from weighbridge.storage.formats.torch_tensors import spec_of
-
-    specs = {}
-    for key, tensor in tensors.items():
-        try:
-            specs[key] = spec_of(tensor)
-        except CheckpointError as error:
-            raise CheckpointError(
-                error.code, "this tensor cannot be described", where=f"{where}: {key}", got=error.got or error.where
-            ) from None
-    return specs
+    held = {key: plain_tensor(tensor, f"{where}: {key}") for key, tensor in tensors.items()}
+    specs = {key: spec_of(tensor, f"{where}: {key}") for key, tensor in held.items()}
+    return TensorsCheckpoint(where, Header(specs, ties=find_ties(held)), tensors=held)
 
 
 def find_ties(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Find tensors that are the same elements of one storage.
+    """Find tensors that are the same elements of one storage; a conjugated view of one is none of them.
 
     Returns:
         For each key but the first by name of every such set, that first key.

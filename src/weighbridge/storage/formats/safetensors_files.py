@@ -20,6 +20,7 @@ from weighbridge.storage.formats.shard_index import WeightMap, check_shards
 from weighbridge.storage.lookup import check_range, not_found
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.paths import resolve_inside
+from weighbridge.storage.places.rank_pieces import check_whole, without_pieces
 from weighbridge.storage.places.regular_files import (
     OpenFiles,
     SourceFile,
@@ -170,9 +171,9 @@ def open_safetensors_file(path: Path) -> SafetensorsCheckpoint:
     """Open one safetensors file; nothing around it is looked at.
 
     Raises:
-        CheckpointError: What `read_head` raises.
+        CheckpointError: `checkpoint-partial` for one rank's piece, and what `read_head` raises.
     """
-    file, head = read_head(path.name, path.resolve())
+    file, head = _read_whole(path.name, path.resolve())
     return _assemble(str(path), [file], [head])
 
 
@@ -182,9 +183,10 @@ def open_safetensors_set(
     """Open safetensors files that lie in one directory without an index.
 
     Raises:
-        CheckpointError: `checkpoint-ambiguous` if two files share a key, `path-unsafe`, and what `read_head` raises.
+        CheckpointError: `checkpoint-ambiguous` if two files share a key, `path-unsafe`, and what
+            `open_safetensors_file` raises.
     """
-    opened = [read_head(name, resolve_inside(directory, name)) for name in sorted(names)]
+    opened = [_read_whole(name, resolve_inside(directory, name)) for name in sorted(names)]
     _check_disjoint(opened, str(directory))
     return _assemble(str(directory), [file for file, _ in opened], [head for _, head in opened], None, extras, notes)
 
@@ -201,12 +203,18 @@ def open_safetensors_index(
     """Open the safetensors files that an index names.
 
     Raises:
-        CheckpointError: `index-mismatch`, `path-unsafe`, and what `read_head` raises.
+        CheckpointError: `index-mismatch`, `path-unsafe`, and what `open_safetensors_file` raises.
     """
-    opened = [read_head(name, path) for name, path in find_shards(directory, weight_map, index.name)]
+    opened = [_read_whole(name, path) for name, path in find_shards(directory, weight_map, index.name)]
     check_shards(weight_map, {file.name: head.specs for file, head in opened}, f"{directory / index.name}")
     files, heads = [file for file, _ in opened], [head for _, head in opened]
     return _assemble(where, files, heads, index, extras, notes)
+
+
+def _read_whole(name: str, path: Path) -> tuple[SourceFile, Head]:
+    file, head = read_head(name, path)
+    check_whole(name, head.metadata, str(path))
+    return file, head
 
 
 def find_shards(directory: Path, weight_map: WeightMap, index_name: str) -> list[tuple[str, Path]]:
@@ -259,7 +267,7 @@ def _assemble(
     )
     return SafetensorsCheckpoint(
         where=where,
-        header=Header(specs, heads[0].metadata),
+        header=Header(specs, without_pieces(heads[0].metadata)),
         images=tuple(images),
         opened=(*files, index) if index else tuple(files),
         places=places,

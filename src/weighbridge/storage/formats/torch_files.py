@@ -1,30 +1,26 @@
-"""Torch files: `.bin`, `.pt`, `.pth`.
+"""Torch files: `.bin`, `.pt`, `.pth`, `.ckpt`.
 
-They are read with `torch.load(weights_only=True)`, always: a pickle that holds more than tensors and plain values is
-refused. The zip format of torch >= 1.6 is mapped, so that only the pickle is read. The older format has no directory of
-its tensors: such a file is read whole, the one case where opening reads tensor data.
-
-A training checkpoint often has the tensors one level down, `{"state_dict": {...}, "epoch": 3}`. If exactly one dict,
-the outer one or one directly in it, holds tensors, then that is the checkpoint; everything else is named in the notes.
+Their pickles are read for what they say, and none of their code is run (`pickles`). The file itself is mapped: only
+the pickle is read, and of the tensors only those of the dict that was chosen (`torch_entries`) are made.
 """
 
 from __future__ import annotations
 
-import pickle
-import re
-import warnings
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from shlex import quote
+from typing import TYPE_CHECKING, Final
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.json_text import join_keys, shorten
-from weighbridge.base.specs import Header
-from weighbridge.storage.formats.file_starts import name_start
+from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.storage.formats.memory import TensorsCheckpoint, hold_tensors
 from weighbridge.storage.formats.safetensors_files import find_shards
 from weighbridge.storage.formats.shard_index import WeightMap, check_shards
+from weighbridge.storage.formats.torch_archives import Builder, item_bytes, open_archive
+from weighbridge.storage.formats.torch_entries import choose, notes_on
+from weighbridge.storage.formats.torch_pickles import UNSAFE_HINT, Stored, Strange, forbidden
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, sample_file
@@ -33,24 +29,31 @@ from weighbridge.storage.protocol import IndexText
 if TYPE_CHECKING:
     import torch
 
-_ZIP_MAGIC = b"PK\x03\x04"
-_FORBIDDEN = re.compile(r"(GLOBAL [\w.]+|Can only (create|build)|Trying to (call|instantiate))[^\n]*")
-_GLOBAL = re.compile(r"GLOBAL ([\w.]*\w)\b.*")
-_CAUSE = re.compile(r"WeightsUnpickler error:\s*([^\n]+)")
+REPEATED_BYTES: Final = 64 * 2**20
+"""How much the tensors of a file may hold beyond twice its size: with a stride of 0, a few bytes are a tensor of any
+size, and a file of a kilobyte would fill a disk."""
 
 
-def open_torch_file(path: Path) -> TensorsCheckpoint:
+def open_torch_file(path: Path, entry: str | None = None) -> TensorsCheckpoint:
     """Open one torch file; nothing around it is looked at.
 
+    Args:
+        path: The file.
+        entry: Which of its dicts is meant; see `load_tensors`.
+
     Raises:
-        CheckpointError: `pickle-unsafe`, `pickle-invalid`, `checkpoint-ambiguous`, `dtype-unknown`,
-            `checkpoint-not-found`, `read-failed`.
+        CheckpointError: What `load_tensors` raises, `checkpoint-not-found`, `read-failed`.
     """
-    return _open_all(str(path), [(path.name, path.resolve())], None, None)
+    return _open_all(str(path), [(path.name, path.resolve())], None, None, entry)
 
 
 def open_torch_set(
-    directory: Path, names: Sequence[str], *, extras: tuple[Extra, ...] = (), notes: tuple[str, ...] = ()
+    directory: Path,
+    names: Sequence[str],
+    entry: str | None = None,
+    *,
+    extras: tuple[Extra, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> TensorsCheckpoint:
     """Open torch files that lie in one directory without an index.
 
@@ -58,13 +61,14 @@ def open_torch_set(
         CheckpointError: `path-unsafe`, and what `open_torch_file` raises.
     """
     files = [(name, resolve_inside(directory, name)) for name in sorted(names)]
-    return _open_all(str(directory), files, None, None, extras, notes)
+    return _open_all(str(directory), files, None, None, entry, extras, notes)
 
 
 def open_torch_index(
     directory: Path,
     index: SourceFile,
     weight_map: WeightMap,
+    entry: str | None = None,
     *,
     where: str,
     extras: tuple[Extra, ...] = (),
@@ -75,7 +79,7 @@ def open_torch_index(
     Raises:
         CheckpointError: `index-mismatch`, `path-unsafe`, and what `open_torch_file` raises.
     """
-    return _open_all(where, find_shards(directory, weight_map, index.name), index, weight_map, extras, notes)
+    return _open_all(where, find_shards(directory, weight_map, index.name), index, weight_map, entry, extras, notes)
 
 
 def _open_all(
@@ -83,33 +87,35 @@ def _open_all(
     paths: Sequence[tuple[str, Path]],
     index: SourceFile | None,
     weight_map: WeightMap | None,
+    entry: str | None,
     extras: tuple[Extra, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> TensorsCheckpoint:
     files = [sample_file(name, path) for name, path in paths]
     tensors: dict[str, torch.Tensor] = {}
+    specs: dict[str, TensorSpec] = {}
     ties: dict[str, str] = {}
     found: list[str] = list(notes)
     shards: dict[str, Mapping[str, torch.Tensor]] = {}
     for file in files:
-        shard, left = load_tensors(file)
+        shard, left = load_tensors(file, entry)
         shards[file.name] = shard
         held = hold_tensors(shard, str(file.path))
-        ties.update(held.header.ties)
         found.extend(left)
         _check_new(tensors, shard, file)
-        tensors.update(shard)
+        ties.update(held.header.ties)
+        specs.update(held.header.specs)
+        tensors.update(held.tensors)
     if index and weight_map:
         check_shards(weight_map, shards, index.name)
-    held = hold_tensors(tensors, where)
     return TensorsCheckpoint(
         where,
-        Header(held.header.specs, ties=ties),
-        tensors=held.tensors,
+        Header(specs, ties=ties),
+        tensors=tensors,
         opened=(*files, index) if index else tuple(files),
         index=IndexText(index.name, index.head) if index else None,
         extras=extras,
-        notes=tuple(found),
+        notes=tuple(dict.fromkeys(found)),
     )
 
 
@@ -120,112 +126,61 @@ def _check_new(tensors: Mapping[str, object], shard: Mapping[str, object], file:
         raise CheckpointError("index-mismatch", "two shards hold the same key", where=str(file.path), got=got)
 
 
-def load_tensors(file: SourceFile) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Load the tensors of one torch file, mapped where its format allows that.
+def load_tensors(file: SourceFile, entry: str | None = None) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Map the tensors of one torch file.
+
+    Args:
+        file: The file.
+        entry: Which of its dicts is meant: names with dots between them; None for the one that holds its weights.
 
     Returns:
-        The tensors by key, and notes on what stands beside them.
+        The tensors by key, and notes on what was chosen and what stands beside it.
 
     Raises:
-        CheckpointError: `pickle-unsafe`, `pickle-invalid`, `checkpoint-ambiguous`.
+        CheckpointError: `pickle-unsafe`, `pickle-invalid`, `checkpoint-ambiguous`, `checkpoint-not-found` for an entry
+            that is not there, `tensor-unsupported`, `tensor-bounds`, `dtype-unknown`.
     """
-    is_zip = file.head.startswith(_ZIP_MAGIC)
-    if is_zip:
-        _check_uncompressed(file.path)
     try:
-        content = _load(file.path, is_zip)
-    except pickle.UnpicklingError as error:
-        raise _explain(error, file) from None
-    except MemoryError:
-        raise
-    # A damaged pickle can raise anything, an assertion within torch included.
-    except Exception as error:
-        got = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
-        raise _no_torch_file("this is no torch file", file, got) from None
-    tensors, notes = _unwrap(content, str(file.path))
-    _check_storages(tensors, str(file.path))
-    return tensors, notes
+        return _load(file, entry)
+    except CheckpointError as problem:
+        if problem.code == "checkpoint-ambiguous" and problem.hint:
+            problem.hint = f"name the one that is meant: {quote(f'{file.path}::{problem.hint}')}"
+        raise problem.with_context(where=str(file.path)) from None
 
 
-def _load(path: Path, is_zip: bool) -> Any:
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-
-
-def _check_uncompressed(path: Path) -> None:
-    """Check that an archive's directory can be read, and that no member is compressed: such a file cannot be mapped."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
-        hint = "check that the file was copied to its end"
-        raise CheckpointError(
-            "pickle-invalid", "the archive is damaged", where=str(path), got=str(error), hint=hint
-        ) from None
-    if packed:
-        raise CheckpointError("pickle-invalid", "the archive is compressed", where=str(path), got=join_keys(packed))
+def _load(file: SourceFile, entry: str | None) -> tuple[dict[str, torch.Tensor], list[str]]:
+    archive = open_archive(file)
+    name = forbidden(archive.pickled.globals)
+    if name is not None:
+        got = f"the code of {name}"
+        raise CheckpointError("pickle-unsafe", "the pickle holds more than tensors", got=got, hint=UNSAFE_HINT)
+    chosen = choose(archive.pickled.value, entry)
+    _check_claims(chosen.tensors.values(), file.stamp.size_bytes)
+    builder = Builder(archive)
+    tensors: dict[str, torch.Tensor] = {}
+    for key, stored in chosen.tensors.items():
+        try:
+            tensors[key] = _build(builder, stored)
+        except CheckpointError as problem:
+            raise problem.with_context(where=f"{file.path}: {shorten(key) if type(key) is str else '?'}") from None
+    return tensors, notes_on(archive.pickled.value, chosen)
 
 
-def _no_torch_file(what: str, file: SourceFile, got: str) -> CheckpointError:
-    """Return the error for a file that cannot be read, with what it is instead where its start tells."""
-    foreign = None if file.head.startswith(_ZIP_MAGIC) else name_start(file.head)
-    got, hint = (foreign.what, foreign.hint) if foreign else (got, "write it again with a current PyTorch")
-    return CheckpointError("pickle-invalid", what, where=str(file.path), got=got, hint=hint)
+def _build(builder: Builder, stored: Stored | Strange) -> torch.Tensor:
+    if isinstance(stored, Strange):
+        what, expected = "this tensor has no dense memory of its own", "a dense tensor"
+        hint = "save the plain tensor, of a DTensor its .full_tensor(), with the program that wrote this file"
+        raise CheckpointError("tensor-unsupported", what, expected=expected, got=stored.what, hint=hint)
+    return builder.build(stored)
 
 
-def _explain(error: Exception, file: SourceFile) -> CheckpointError:
-    """Tell a forbidden pickle from a broken one; torch says both with one class, and advises to load it unsafely."""
-    forbidden = _FORBIDDEN.search(str(error))
-    if forbidden:
-        hint = "convert it with the program that wrote it, and only if you trust its origin"
-        what = "the pickle holds more than tensors"
-        got = _GLOBAL.sub(r"the code of \1", forbidden[0])[:200]
-        return CheckpointError("pickle-unsafe", what, where=str(file.path), got=got, hint=hint)
-    cause = _CAUSE.search(str(error))
-    return _no_torch_file("the pickle cannot be read", file, cause[1][:200] if cause else type(error).__name__)
-
-
-def _unwrap(content: Any, where: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Find the one dict of tensors: the outer one, or one directly in it."""
-    if not isinstance(content, Mapping):
-        got = f"a {type(content).__name__}"
-        raise CheckpointError("pickle-invalid", "this is no dict of tensors", where=where, got=got)
-    holders: list[tuple[str, Mapping[Any, Any]]] = [("", content)] if _has_tensors(content) else []
-    holders += [(str(name), value) for name, value in content.items() if _has_tensors(value)]
-    if len(holders) != 1:
-        code = "checkpoint-ambiguous" if holders else "pickle-invalid"
-        what = "more than one dict holds tensors" if holders else "there is no tensor in this file"
-        got = ", ".join(shorten(name) if name else "the outer dict" for name, _ in holders[:8])
-        raise CheckpointError(code, what, where=where, expected="one dict of tensors by key", got=got)
-    name, holder = holders[0]
-    beside = [key for key, value in holder.items() if not _is_tensor(value)]
-    notes = [f"no tensors, left aside: {join_keys(map(str, beside))}"] if beside else []
-    if holder is not content:
-        others = join_keys(str(key) for key in content if str(key) != name)
-        notes.append(f"the tensors are those of {shorten(name)}" + (f"; left aside: {others}" if others else ""))
-    return {key: value for key, value in holder.items() if _is_tensor(value)}, notes
-
-
-def _is_tensor(value: object) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
-
-
-def _has_tensors(value: object) -> bool:
-    return isinstance(value, Mapping) and any(map(_is_tensor, value.values()))
-
-
-def _check_storages(tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Check that each tensor lies within its storage: a forged pickle may claim more than the file holds."""
-    for key, tensor in tensors.items():
-        if tensor.numel() == 0 or not hasattr(tensor, "untyped_storage") or tensor.is_sparse or tensor.is_meta:
-            continue
-        steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-        stop = (tensor.storage_offset() + steps + 1) * tensor.element_size()
-        if stop > tensor.untyped_storage().nbytes():
-            place = f"{where}: {shorten(str(key))}"
-            raise CheckpointError("pickle-invalid", "a tensor is larger than its storage", where=place)
+def _check_claims(tensors: Iterable[Stored | Strange], size_bytes: int) -> None:
+    """Refuse tensors that hold far more than their file does."""
+    own = {stored for stored in tensors if isinstance(stored, Stored) and stored.storage is not None}
+    claimed = sum([prod(stored.shape) * item_bytes(stored.dtype) for stored in own])
+    most = 2 * size_bytes + REPEATED_BYTES
+    if claimed > most:
+        expected, got = f"at most {most:,} bytes", f"{claimed:,} bytes in a file of {size_bytes:,}"
+        hint = "save them dense, with .contiguous()"
+        what = "the tensors repeat their elements beyond all measure"
+        raise CheckpointError("tensor-bounds", what, expected=expected, got=got, hint=hint)

@@ -9,13 +9,15 @@ import ctypes
 import mmap
 import os
 import sys
+from collections.abc import Iterator
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.specs import DTYPES, Shape, TensorSpec, dtype_named
+from weighbridge.storage.formats.tensor_kinds import Kind, is_plain, kind_of, plain_tensor
 
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -63,20 +65,22 @@ def _code_of(dtype: torch.dtype) -> str:
     return dtype_named(str(dtype)).code
 
 
-def spec_of(tensor: torch.Tensor) -> TensorSpec:
+def spec_of(tensor: torch.Tensor, where: str = "") -> TensorSpec:
     """Return a tensor's spec.
 
     Raises:
-        CheckpointError: `dtype-unknown` for a dtype, or a kind of tensor, that no file can hold; without the key.
+        CheckpointError: `dtype-unknown` for a dtype that no file can hold, and as `kind_of`.
 
     Examples:
         >>> print(spec_of(torch.zeros(2, 3, dtype=torch.bfloat16)))
         BF16 [2, 3]
     """
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        got = f"{tensor.layout}, {tensor.dtype}"
-        raise CheckpointError("dtype-unknown", "this is no dense tensor", expected="a strided tensor", got=got)
-    return _spec_of(tensor.dtype, tuple(tensor.shape))
+    kind_of(tensor, where)
+    tensor = plain_tensor(tensor)
+    try:
+        return _spec_of(tensor.dtype, tuple(tensor.shape))
+    except CheckpointError as error:
+        raise error.with_context(where=where) from None
 
 
 @lru_cache(maxsize=4096)
@@ -155,19 +159,20 @@ def is_aligned(offset: int, spec: TensorSpec) -> bool:
     return layout is None or offset % layout[0].itemsize == 0
 
 
+# Bytes of tensors
+
+
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     r"""Return a tensor's row-major bytes: a view of its own memory if it is dense and on the CPU, else of a copy.
 
     Raises:
-        CheckpointError: `data-missing` for a meta tensor; without the key.
+        CheckpointError: `data-missing` for a meta tensor; as `kind_of`; without the key.
 
     Examples:
         >>> bytes_of(torch.tensor([1, 2], dtype=torch.int16)).tobytes()
         b'\x01\x00\x02\x00'
     """
-    if tensor.is_meta:
-        raise CheckpointError("data-missing", "a meta tensor has no data")
-    dense = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous()
+    dense = row_major(tensor)
     size_bytes = dense.numel() * dense.element_size()
     if size_bytes == 0:
         return memoryview(b"")
@@ -177,17 +182,149 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
     return memoryview(array).cast("B")
 
 
+def row_major(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor's elements dense and on the CPU: the tensor itself if they are, else a copy, bit for bit.
+
+    Raises:
+        CheckpointError: As `bytes_of`.
+    """
+    kind = kind_of(tensor)
+    if kind is Kind.META:
+        raise CheckpointError("data-missing", "a meta tensor has no data")
+    found = plain_tensor(tensor).detach()
+    if kind is Kind.LAZY:
+        found = found.resolve_conj().resolve_neg()
+    return _of_bytes(found).to("cpu").contiguous().view(found.dtype)
+
+
+def _of_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """View elements of a byte each as numbers: where torch copies bools by strides, every byte but 0 becomes a 1."""
+    return tensor.view(torch.uint8) if tensor.element_size() == 1 else tensor
+
+
+def put_elements(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy a tensor of the same shape and dtype into another one of any strides, bit for bit.
+
+    Args:
+        target: What is written, conjugated if it is a conjugated view.
+        source: What is read, on any device.
+    """
+    _of_bytes(target.detach()).copy_(_of_bytes(source.detach()))
+
+
+PART_NUMEL: Final = 2**15 - 1
+"""torch spreads an operation on more elements over threads of its own; here the callers are the threads."""
+
+
+def read_bytes(tensor: torch.Tensor, start_byte: int, buffer: memoryview) -> None:
+    r"""Fill a buffer with a tensor's row-major bytes, whatever its strides and its device; nothing else is copied.
+
+    Args:
+        tensor: The tensor.
+        start_byte: Where to begin among its bytes; with the buffer's size within them.
+        buffer: What is filled.
+
+    Raises:
+        CheckpointError: As `bytes_of`.
+
+    Examples:
+        >>> found = bytearray(3)
+        >>> read_bytes(torch.tensor([[1, 2], [3, 4]], dtype=torch.int8).t(), 1, memoryview(found))
+        >>> found
+        bytearray(b'\x03\x02\x04')
+    """
+    with buffer.cast("B") as view:
+        if not len(view):
+            return
+        if is_plain(tensor):
+            view[:] = bytes_of(tensor)[start_byte : start_byte + len(view)]
+            return
+        itemsize = tensor.element_size()
+        start, skipped = divmod(start_byte, itemsize)
+        stop = -(-(start_byte + len(view)) // itemsize)
+        if not skipped and stop * itemsize == start_byte + len(view) and _address(view) % itemsize == 0:
+            _fill(torch.frombuffer(view, dtype=tensor.dtype), tensor, start, stop)
+            return
+        whole = torch.empty(stop - start, dtype=tensor.dtype, device="cpu")
+        _fill(whole, tensor, start, stop)
+        view[:] = bytes_of(whole)[skipped : skipped + len(view)]
+
+
+def _address(view: memoryview) -> int:
+    return torch.frombuffer(view, dtype=torch.uint8).data_ptr()
+
+
+def _fill(buffer: torch.Tensor, tensor: torch.Tensor, start: int, stop: int) -> None:
+    """Fill a flat buffer with elements [start, stop) of a tensor's row-major value."""
+    if kind_of(tensor) is Kind.META:
+        raise CheckpointError("data-missing", "a meta tensor has no data")
+    source = tensor.detach()
+    step = PART_NUMEL if source.device.type == "cpu" else stop - start
+    done = 0
+    for first in range(start, stop, step):
+        for part in _parts(source, first, min(first + step, stop)):
+            put_elements(buffer[done : done + part.numel()].view(part.shape), part)
+            done += part.numel()
+
+
+def _parts(tensor: torch.Tensor, start: int, stop: int) -> Iterator[torch.Tensor]:
+    """Yield parts of a tensor whose elements, one part after the other, are [start, stop) of its row-major value."""
+    if tensor.dim() < 2:
+        yield tensor.view(-1)[start:stop] if tensor.dim() == 0 else tensor[start:stop]
+        return
+    row = tensor[0].numel()
+    (first, head), (last, tail) = divmod(start, row), divmod(stop, row)
+    if first == last:
+        yield from _parts(tensor[first], head, tail)
+        return
+    if head:
+        yield from _parts(tensor[first], head, row)
+        first += 1
+    if first < last:
+        yield tensor[first:last]
+    if tail:
+        yield from _parts(tensor[last], 0, tail)
+
+
+# Memory that tensors share
+
+
 def tie_of(tensor: torch.Tensor) -> tuple[object, ...] | None:
-    """Return what two tensors have in common if, and only if, they are the same elements of one storage."""
+    """Return what two tensors have in common if, and only if, they are the same elements of one storage.
+
+    A conjugated or negated view has other elements than what it is a view of; two such views have the same.
+    """
+    place = address_of(tensor)
+    if place is None:
+        return None
+    tensor = plain_tensor(tensor)
     if tensor.numel() == 0:
         return None
+    lazy = tensor.is_conj(), tensor.is_neg()
+    # All meta storages start at address 0; there the storage object tells them apart.
+    offset = tensor.storage_offset() if tensor.is_meta else 0
+    return place, tensor.device, tensor.dtype, lazy, offset, tuple(tensor.shape), tensor.stride()
+
+
+def address_of(tensor: torch.Tensor) -> int | None:
+    """Return where a tensor's memory begins, for a meta tensor what tells its storage from others; None for neither."""
     try:
-        # All meta storages start at address 0; there the storage object tells them apart.
-        place = tensor.untyped_storage()._cdata if tensor.is_meta else tensor.data_ptr()
-    except (NotImplementedError, RuntimeError):
+        kind, tensor = kind_of(tensor), plain_tensor(tensor)
+        return tensor.untyped_storage()._cdata if kind is Kind.META else tensor.data_ptr()
+    except (CheckpointError, NotImplementedError, RuntimeError):
         return None
-    return place, tensor.device, tensor.dtype, tensor.storage_offset() if tensor.is_meta else 0, *_strides(tensor)
 
 
-def _strides(tensor: torch.Tensor) -> tuple[object, ...]:
-    return tuple(tensor.shape), tensor.stride()
+def storage_span(tensor: torch.Tensor) -> tuple[int, int] | None:
+    """Return the addresses between which a tensor's whole storage lies; None for one without an address.
+
+    Raises:
+        CheckpointError: As `kind_of`.
+    """
+    if kind_of(tensor) is Kind.META:
+        return None
+    try:
+        storage = plain_tensor(tensor).untyped_storage()
+    except NotImplementedError:
+        return None
+    return storage.data_ptr(), storage.data_ptr() + storage.nbytes()

@@ -9,35 +9,24 @@ In this order, and never in sub-directories:
 5. the same with `*.bin.index.json`, `pytorch_model.bin` and `*.bin`, or one torch file `*.bin`, `*.pt`, `*.pth`.
 
 Where two readings are possible the answer is an error, not a guess. Weights that lie beside a checkpoint chosen by its
-name or by an index are named in the notes.
+name or by an index are named among the files that are left aside; see `extras`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.file_names import (
-    INDEX_SUFFIX,
-    RECEIPT_NAME,
-    RECORD_NAME,
-    SAFETENSORS_SUFFIX,
-    TORCH_SUFFIXES,
-    check_name,
-)
+from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
-from weighbridge.storage.places.paths import resolve_inside
+from weighbridge.storage.places.rank_pieces import check_pieces
 from weighbridge.storage.places.regular_files import reporting_read_errors
 
 _WHOLE: Final = ("model.safetensors", "pytorch_model.bin")
 """Names by which the hub's libraries look for a checkpoint of one file, whatever else lies beside it."""
-_OTHER_WEIGHTS: Final = (".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".onnx_data", ".tflite", ".ot", ".npz", ".npy")
-MOST_FOLDERS: Final = 16
-"""How deep in a sub-directory files are looked for."""
-
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})(?P<suffix>\.[a-z]+)")
 _TRAINING_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states).*")
 
@@ -56,13 +45,11 @@ class Found(NamedTuple):
         names: The weight files; empty where the index names them.
         index_name: The index, if there is one.
         is_torch: Whether they are torch files, not safetensors.
-        notes: What was left aside.
     """
 
     names: tuple[str, ...]
     index_name: str | None
     is_torch: bool
-    notes: tuple[str, ...]
 
 
 def list_names(directory: Path) -> list[str]:
@@ -89,8 +76,7 @@ def find_weights(directory: Path) -> Found:
         if indexes:
             return _follow_index(indexes, files, is_torch, str(directory))
         if files:
-            chosen = _choose(files, is_torch, str(directory))
-            return Found(chosen, None, is_torch, note_unused(directory, chosen, is_torch))
+            return Found(_choose(files, is_torch, str(directory)), None, is_torch)
     expected = f"*{SAFETENSORS_SUFFIX}, *{SAFETENSORS_SUFFIX}{INDEX_SUFFIX}, or a torch file"
     got = join_keys(names) or "an empty directory"
     hint = "open the directory that holds the weights; sub-directories are not searched"
@@ -104,7 +90,7 @@ def _follow_index(indexes: Sequence[str], files: Sequence[str], is_torch: bool, 
     rivals = [*indexes, *([whole] if whole in files else [])]
     if len(rivals) > 1:
         raise _ambiguous(rivals, where)
-    return Found((), indexes[0], is_torch, ())
+    return Found((), indexes[0], is_torch)
 
 
 def _choose(files: Sequence[str], is_torch: bool, where: str) -> tuple[str, ...]:
@@ -128,7 +114,8 @@ def _choose(files: Sequence[str], is_torch: bool, where: str) -> tuple[str, ...]
     return tuple(files)
 
 
-def _ambiguous(names: Iterable[str], where: str) -> CheckpointError:
+def _ambiguous(names: Sequence[str], where: str) -> CheckpointError:
+    check_pieces(names, where)
     return CheckpointError(
         "checkpoint-ambiguous",
         "more than one checkpoint is in here",
@@ -137,73 +124,3 @@ def _ambiguous(names: Iterable[str], where: str) -> CheckpointError:
         got=join_keys(names),
         hint="open the file or the index that is meant",
     )
-
-
-def note_unused(directory: Path, used: Iterable[str], is_torch: bool) -> tuple[str, ...]:
-    """Name the weight files of the same format that are not part of the checkpoint."""
-    suffixes = TORCH_SUFFIXES if is_torch else (SAFETENSORS_SUFFIX,)
-    others = {name for name in list_names(directory) if name.endswith(suffixes)}.difference(used)
-    return (f"other weights, left aside: {join_keys(others)}",) if others else ()
-
-
-def find_extras(directory: Path) -> tuple[tuple[Extra, ...], tuple[str, ...]]:
-    """Find the files that belong to the model beside its weights, and note what stays behind.
-
-    Weights of any format, training state, indexes, receipts and hidden files are not carried along. Links out of the
-    directory are noted, and so are sub-directories that hold weights: they are models of their own.
-
-    Raises:
-        CheckpointError: `checkpoint-not-found`, `read-failed`.
-    """
-    extras: list[Extra] = []
-    left: list[str] = []
-    for name in list_names(directory):
-        if _is_weights(name) or name == RECEIPT_NAME:
-            continue
-        inside = None if name == RECORD_NAME else _files_below(directory, name)
-        if inside is None or any(_is_weights(extra.name) for extra in inside):
-            left.append(name)
-        else:
-            extras += inside
-    return tuple(extras), ((f"not carried along: {join_keys(left)}",) if left else ())
-
-
-def _files_below(directory: Path, name: str) -> list[Extra] | None:
-    """List a file, or those of a sub-directory; None for what lies elsewhere, is too deep, or cannot be listed."""
-    try:
-        path = resolve_inside(directory, name)
-        if path.is_dir() and not (directory / name).is_symlink():
-            return list(_walk(directory, name, path, MOST_FOLDERS))
-        return [_file_at(name, path)]
-    except (CheckpointError, OSError):
-        return None
-
-
-def _file_at(name: str, path: Path) -> Extra:
-    if not path.is_file():
-        raise CheckpointError("read-failed", "this is not a regular file", where=str(path))
-    return Extra(name, path)
-
-
-def _walk(directory: Path, name: str, folder: Path, depth: int) -> Iterator[Extra]:
-    """Yield the files of a folder that lies in the directory, and is no link.
-
-    Raises:
-        CheckpointError: `read-failed` for folders inside each other beyond `depth`; as `resolve_inside`.
-    """
-    if depth == 0:
-        raise CheckpointError("read-failed", "folders are nested too deeply", where=str(folder))
-    for inner in list_names(folder):
-        path, inside = folder / inner, f"{name}/{inner}"
-        if path.is_symlink():
-            yield _file_at(inside, resolve_inside(directory, inside))
-            continue
-        check_name(inside, str(directory))
-        if path.is_dir():
-            yield from _walk(directory, inside, path, depth - 1)
-        else:
-            yield _file_at(inside, path)
-
-
-def _is_weights(name: str) -> bool:
-    return name.endswith((SAFETENSORS_SUFFIX, *TORCH_SUFFIXES, *_OTHER_WEIGHTS, INDEX_SUFFIX))

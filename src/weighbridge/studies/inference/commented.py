@@ -13,7 +13,7 @@ def commented_file(mapping: Mapping, remarks: Sequence[str], head: Iterable[str]
 
     Args:
         mapping: The mapping.
-        remarks: What to say above each of its transforms; nothing for an empty text.
+        remarks: What to say above each of its transforms, in one line or more; nothing for an empty text.
         head: Lines of comment before the mapping.
         tail: Lines of comment after it.
 
@@ -40,7 +40,7 @@ def _lines(mapping: Mapping, remarks: Sequence[str], head: Iterable[str], tail: 
         if not line.startswith(" "):
             in_transforms = line.startswith("transforms:")
         if in_transforms and line.startswith("  - ") and (remark := next(rules, "")):
-            yield f"  {_comment(remark)}"
+            yield from (f"  {_comment(part)}" for part in remark.split("\n"))
         yield line
     yield from map(_comment, tail)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.base.errors import PlanError
@@ -15,12 +15,15 @@ from weighbridge.mappings.transforms import Transform, describe
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
+from weighbridge.studies.inference.by_value.equal_matching import doubt_followed, doubt_twins, match_equals
 from weighbridge.studies.inference.by_value.evidence import Evidence
+from weighbridge.studies.inference.by_value.told import Told
 from weighbridge.studies.inference.commented import commented_file
+from weighbridge.studies.inference.inverse_proof import inverse_faults
 from weighbridge.studies.inference.leftovers import Leftovers, settle_leftovers
-from weighbridge.studies.inference.proving import find_strays, predict, unstated, wrong_targets
+from weighbridge.studies.inference.open_choices import OpenChoice, open_choices
+from weighbridge.studies.inference.proving import find_strays, names_by, predict, unstated, wrong_targets
 from weighbridge.studies.inference.rules import exact_rules, general_rules
-from weighbridge.studies.inference.tensor_facts import mask
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -54,8 +57,12 @@ class Inferred:
         plan: The plan from the one checkpoint to the other; it was run, and gave the other one's bytes. Where something
             is unexplained, it is the plan of a partial load.
         unexplained: Tensors of either side that the mapping leaves open.
-        notes: What the values left open and names decided, casts, and what one side alone has.
+        notes: What to check, as in `open_choices`, then casts, what one side alone has, what else values do not tell,
+            and where the way back does not hold.
         options: Options that planning with the mapping needs beside the target, such as ``dtype``.
+        open_choices: Where other rules would have given the same values, so that a look is needed.
+        inverse_faults: Why the mapping's inverse does not give the first checkpoint back; none if it does, which was
+            tried.
     """
 
     mapping: Mapping
@@ -63,6 +70,13 @@ class Inferred:
     unexplained: tuple[Unexplained, ...] = ()
     notes: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
+    open_choices: tuple[OpenChoice, ...] = ()
+    inverse_faults: tuple[str, ...] = ()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the values, and what follows from them, leave no choice."""
+        return not self.open_choices
 
     @property
     def is_complete(self) -> bool:
@@ -87,13 +101,18 @@ class Inferred:
         yield f"inferred  {moved:,} of {total:,} targets by {rules}; run, and equal bit for bit"
         for transform, count in zip(self.mapping, self.explained_by(), strict=True):
             yield f"{count:>8,}  {describe(transform)}"
+        yield from (f"CHECK     {choice}" for choice in self.open_choices)
         for kind in ("drop", "carry", "initialise"):
             for rule in getattr(self.mapping, kind):
                 yield f"{kind:<10}  {rule.pattern}  ({rule.why})"
-        yield from (f"note      {note}" for note in self.notes)
+        yield from (f"note      {note}" for note in self._other_notes())
         yield from (f"option    {name}={value}" for name, value in self.options.items())
         for side in ("target", "source"):
             yield from self._open_lines(side)
+
+    def _other_notes(self) -> tuple[str, ...]:
+        """Return the notes without those that say what to check."""
+        return self.notes[len(self.open_choices) :]
 
     def _counts(self) -> tuple[int, int]:
         """Count the targets that the plan fills, and all of them."""
@@ -121,9 +140,14 @@ class Inferred:
             yield from (f"unexplained {side}  {line}: {reason}" for line in collapse_by_name(keys))
 
     def to_file(self) -> str:
-        """Return a mapping file with what each rule accounts for, the notes, and what is open, as comments."""
+        """Return a mapping file with comments: what each rule accounts for, what to check, notes, what is open."""
         remarks = [f"{count:,} tensor{'s' * (count != 1)}" for count in self.explained_by()]
-        rest = [*(f"note: {note}" for note in self.notes), *self._open_lines("target"), *self._open_lines("source")]
+        for choice in self.open_choices:
+            for rule in choice.rules:
+                remarks[rule] += f"\nCHECK: {choice}"
+        rest = [f"CHECK: {choice}" for choice in self.open_choices if not choice.rules]
+        rest += [f"note: {note}" for note in self._other_notes()]
+        rest += [line for side in ("target", "source") for line in self._open_lines(side)]
         return commented_file(self.mapping, remarks, self._head(), ["", *rest] if rest else [])
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,6 +159,8 @@ class Inferred:
             "unexplained": [each._asdict() for each in self.unexplained],
             "notes": list(self.notes),
             "options": dict(self.options),
+            "open_choices": [choice.to_dict() for choice in self.open_choices],
+            "inverse_faults": list(self.inverse_faults),
         }
 
 
@@ -165,7 +191,7 @@ def infer_mapping(source: Checkpoint, target: Checkpoint, name: str = "") -> Inf
         found = _propose(evidence, rules, settle_leftovers(evidence, strays), name)
         wrong = wrong_targets(found.plan, source, target)
         if not wrong:
-            return found
+            return _with_way_back(found, evidence, name)
         evidence.withdraw(wrong)
     raise PlanError(
         "target-missing",
@@ -176,14 +202,21 @@ def infer_mapping(source: Checkpoint, target: Checkpoint, name: str = "") -> Inf
 
 
 def _gather(evidence: Evidence) -> None:
+    """Take over what values tell, then what follows from it, then what is left to be chosen."""
     evidence.read_all()
     evidence.match_unique()
     evidence.match_moved()
     evidence.match_joined()
-    names: dict[str, str] = {}
-    if evidence.facts and evidence.open_targets:
-        names = predict(_general(evidence), evidence)
-    evidence.match_by_name(names)
+    evidence.told = Told(list(evidence.facts))
+    rules = _general(evidence)
+    doubt_twins(evidence)
+    followed = predict(rules, evidence)
+    doubt_followed(evidence, followed)
+    evidence.followed |= {key for fact in followed for key in fact.target_keys}
+    if evidence.open_targets:
+        match_equals(evidence, names_by(rules, evidence.open_sources))
+        evidence.match_moved(told=False)
+        evidence.match_joined(told=False)
 
 
 def _general(evidence: Evidence) -> list[Transform]:
@@ -204,8 +237,25 @@ def _propose(evidence: Evidence, rules: list[Transform], leftovers: Leftovers, n
     """Make a mapping of rules and compile it."""
     mapping = Mapping(rules, name, drop=leftovers.drop, carry=leftovers.carry, initialise=leftovers.initialise)
     plan, options = _compile(evidence, mapping, leftovers)
-    notes = (*_notes(evidence, plan), *leftovers.notes)
-    return Inferred(mapping, plan, _unexplained(evidence, leftovers), notes, options)
+    choices = open_choices(plan, evidence.choices)
+    notes = (*map(str, choices), *_notes(evidence, plan), *leftovers.notes)
+    return Inferred(mapping, plan, _unexplained(evidence, leftovers), notes, options, choices)
+
+
+def _with_way_back(found: Inferred, evidence: Evidence, name: str) -> Inferred:
+    """Prove the inverse of a proposal that holds; where it does not, prefer rules name by name whose inverse does."""
+    faults = inverse_faults(found.mapping, found.plan, evidence.source, evidence.target)
+    if not faults:
+        return found
+    rules = exact_rules(evidence.facts)
+    strays = find_strays(rules, evidence)
+    if strays is not None and tuple(rules) != found.mapping.transforms:
+        other = _propose(evidence, rules, settle_leftovers(evidence, strays), name)
+        held = not wrong_targets(other.plan, evidence.source, evidence.target)
+        if held and not inverse_faults(other.mapping, other.plan, evidence.source, evidence.target):
+            return other
+    said = f"the way back does not hold: {faults[0]}" + f", and {len(faults) - 1} more" * (len(faults) > 1)
+    return replace(found, inverse_faults=faults, notes=(*found.notes, said))
 
 
 def _compile(evidence: Evidence, mapping: Mapping, leftovers: Leftovers) -> tuple[Plan, dict[str, str]]:
@@ -235,7 +285,7 @@ def _casts(evidence: Evidence) -> dict[tuple[str, str], int]:
 
 
 def _notes(evidence: Evidence, plan: Plan) -> list[str]:
-    notes = list(_guess_notes(evidence.guessed))
+    notes = [*_followed_notes(evidence)]
     for (before, after), count in sorted(_casts(evidence).items()):
         kind = "exact: each value stays" if widens_exactly(before, after) else "rounded: the way back is lossy"
         are = "target is" if count == 1 else "targets are"
@@ -246,16 +296,14 @@ def _notes(evidence: Evidence, plan: Plan) -> list[str]:
     return notes
 
 
-def _guess_notes(guessed: dict[str, str]) -> Iterator[str]:
-    """Say which targets hold the same values as others, so that likeness of names decided where each comes from."""
-    alike: dict[tuple[str, str], list[str]] = {}
-    for target, source in guessed.items():
-        alike.setdefault((mask(source), mask(target)), []).append(target)
-    for targets in alike.values():
-        made, source = ", ".join(collapse_by_name(targets)), guessed[targets[0]]
-        yield f"told by the likeness of names alone, as several hold the same values: {made} from {source}" + (
-            " and so on" if len(targets) > 1 else ""
-        )
+def _followed_notes(evidence: Evidence) -> Iterator[str]:
+    """Say how many targets have their place by the rules that others gave, with an example."""
+    keys = sorted(key for key in evidence.followed if key not in evidence.choices and key not in evidence.open_targets)
+    if keys:
+        follow = "1 target is" if len(keys) == 1 else f"{len(keys):,} targets are"
+        shown = collapse_by_name(keys)
+        others = ", …" * (len(shown) > 1)
+        yield f"{follow} not told by values; the rules of others, or names that stay, lead there: {shown[0]}{others}"
 
 
 def _unexplained(evidence: Evidence, leftovers: Leftovers) -> tuple[Unexplained, ...]:

@@ -13,11 +13,8 @@ from weighbridge.base.specs import Header, Shape
 from weighbridge.operations.groupings import Concatenate, MergeModulelist
 from weighbridge.operations.movements import Transpose
 from weighbridge.operations.ops import Operation, invert
-from weighbridge.studies.inference.likeness import mask_likeness
+from weighbridge.studies.inference.likeness import TRIADS, mask_likeness
 from weighbridge.studies.inference.tensor_facts import Fact, Lane, indices_of, is_index, mask
-
-_TRIADS: Final = (("q", "k", "v"), ("query", "key", "value"), ("gate", "up"), ("w1", "w3"), ("wi_0", "wi_1"))
-"""Words for tensors that are often joined, in the order in which they are."""
 
 _LEAST: Final = 0.5
 """Least likeness, of 1, that makes a guess."""
@@ -216,7 +213,7 @@ def _candidates(whole: _Kin, parts: dict[str, _Kin]) -> Iterator[list[_Kin]]:
     by_word: defaultdict[str, list[_Kin]] = defaultdict(list)
     for one in parts.values():
         by_word[one.last_word].append(one)
-    for triad in _TRIADS:
+    for triad in TRIADS:
         for word, kin in list(by_word.items()):
             for first in kin if triad[0] in word.split("_") or word == triad[0] else ():
                 others = [first.mask.replace(word, _exchanged(word, triad[0], other)) for other in triad[1:]]

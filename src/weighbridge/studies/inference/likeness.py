@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping as MappingOf, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 from itertools import product
 from typing import Final, NamedTuple
 
+from weighbridge.base.keys import natural_key
 from weighbridge.studies.inference.tensor_facts import indices_of, mask
+
+TRIADS: Final = (("q", "k", "v"), ("query", "key", "value"), ("gate", "up"), ("w1", "w3"), ("wi_0", "wi_1"))
+"""Words for tensors that are often joined, in the order in which they are."""
 
 _MOST_PAIRS: Final = 250_000
 """Number of pairs of names that are compared."""
@@ -46,13 +50,34 @@ def likeness(one: str, two: str) -> float:
     return mask_likeness(mask(one), mask(two)) + (4.0 if same else shared)
 
 
-def pair_by_name(sources: Iterable[str], targets: Iterable[str], names: dict[str, str]) -> list[Pairing]:
+def order_of_parts(whole: str, part: str) -> tuple[object, ...]:
+    """Return what parts of a tensor that hold equal values are put in order by.
+
+    Their indices agree with those of the whole, parts of one kind stand together, and q, k, v are in this order.
+
+    Examples:
+        >>> sorted(["h.0.v", "h.0.k", "h.0.q"], key=lambda key: order_of_parts("h.0.qkv", key))
+        ['h.0.q', 'h.0.k', 'h.0.v']
+    """
+    same = sum(one == two for one, two in zip(indices_of(whole), indices_of(part), strict=False))
+    words = [word for segment in mask(part).split(".") for word in (segment, *segment.split("_"))]
+    place = next((triad.index(word) for triad in TRIADS for word in words if word in triad), len(TRIADS))
+    return -same, place, -mask_likeness(mask(part), mask(whole)), mask(part), natural_key(part)
+
+
+def pair_by_name(
+    sources: Iterable[str],
+    targets: Iterable[str],
+    names: MappingOf[str, str],
+    more: Callable[[str, str], float] | None = None,
+) -> list[Pairing]:
     """Put names together, the likeliest first, each once.
 
     Args:
         sources: Keys of the one side.
         targets: Keys of the other.
         names: What a source is called by the rules that are known so far.
+        more: What else speaks for a pair; it counts as the likeness does.
 
     Returns:
         As many pairs as the shorter side has names.
@@ -62,7 +87,10 @@ def pair_by_name(sources: Iterable[str], targets: Iterable[str], names: dict[str
         Pairing(source='a.0.norm', target='b.0.norm', is_plain=True)
     """
     ones, twos = sorted(sources), sorted(targets)
-    scores = {(one, two): likeness(names.get(one, one), two) for one, two in _candidates(ones, twos)}
+    scores = {
+        (one, two): likeness(names.get(one, one), two) + (more(one, two) if more is not None else 0.0)
+        for one, two in _candidates(ones, twos)
+    }
     best: dict[str, list[float]] = {}
     for (one, two), score in scores.items():
         for name in (f"source {one}", f"target {two}"):

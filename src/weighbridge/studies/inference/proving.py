@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from weighbridge.mappings.mapping import Mapping
@@ -11,6 +11,7 @@ from weighbridge.planning.drafts import Draft
 from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.readings import Reading
+from weighbridge.planning.tracing import prepare, spell, trace_keys
 from weighbridge.running.execute import run_step
 from weighbridge.running.results import stream
 from weighbridge.studies.inference.by_value.fingerprints import bits_of
@@ -31,7 +32,7 @@ def draft(rules: Sequence[Transform], source: Checkpoint, target: Checkpoint) ->
     return draft_reading(reading, source.header, target.header, Options(partial=True, dtype="target"))
 
 
-def predict(rules: Sequence[Transform], evidence: Evidence) -> dict[str, str]:
+def predict(rules: Sequence[Transform], evidence: Evidence) -> list[Fact]:
     """Follow rules to tensors that they were not learned from, and take over what holds when it is run.
 
     Args:
@@ -39,18 +40,25 @@ def predict(rules: Sequence[Transform], evidence: Evidence) -> dict[str, str]:
         evidence: What is known; findings are added to it.
 
     Returns:
-        What the rules call each source that is moved alone.
+        The findings that were added.
     """
-    names: dict[str, str] = {}
+    found: list[Fact] = []
     for step in draft(rules, evidence.source, evidence.target).plan.steps:
-        if step.fate == "carried":
-            continue
-        if len(step.sources) == len(step.targets) == 1:
-            names[step.sources[0]] = step.targets[0]
-        fact = _fact_of(step, rules) if _is_open(step, evidence) else None
-        if fact is not None and _holds(step, evidence):
-            evidence.add(fact)
-    return names
+        fact = _fact_of(step, rules) if step.fate != "carried" and _is_open(step, evidence) else None
+        if fact is not None and _holds(step, evidence) and evidence.add(fact):
+            found.append(fact)
+    return found
+
+
+def names_by(rules: Sequence[Transform], keys: Iterable[str]) -> dict[str, str]:
+    """Return what rules call keys that no converter takes, whether the target has such a name or not."""
+    traced = trace_keys(prepare(Mapping(rules)), keys, [])
+    return {
+        key: spell(trace.name, indices) if trace.fired else key
+        for trace, members in traced
+        if trace.hit is None
+        for key, indices in members
+    }
 
 
 def _is_open(step: Step, evidence: Evidence) -> bool:

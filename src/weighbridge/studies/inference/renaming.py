@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import lru_cache
@@ -47,6 +47,7 @@ class _Learner:
         """Choose renames until nothing more is gained, then state the rest name by name."""
         while self._open():
             best = self._best(strict=True) or self._best(strict=False)
+            best = best or self._best(strict=True, reversible=False) or self._best(strict=False, reversible=False)
             if best is None:
                 self._finish()
                 break
@@ -56,8 +57,13 @@ class _Learner:
     def _open(self) -> list[Naming]:
         return [name for name in self.names if name.wanted not in (None, name.current)]
 
-    def _best(self, *, strict: bool) -> Transform | None:
-        """Choose the rename that mends most; a strict one begins with a word and mends all that it touches in full."""
+    def _best(self, *, strict: bool, reversible: bool = True) -> Transform | None:
+        """Choose the rename that mends most.
+
+        Args:
+            strict: It must begin with a word, and mend all that it touches in full.
+            reversible: Its inverse must give every name back, and touch no name that it left alone.
+        """
         proposed: Counter[Transform] = Counter()
         sizes: dict[Transform, int] = {}
         for name in self._open():
@@ -68,11 +74,11 @@ class _Learner:
         if strict:
             proposed = Counter({one: count for one, count in proposed.items() if not _begins_with_index(one)})
         ranked = sorted(proposed, key=lambda one: (-proposed[one], _length(one)))
-        judged = [(self._gain(each, sizes[each] if strict else 0), each) for each in ranked[:_TRIED]]
+        judged = [(self._gain(each, sizes[each] if strict else 0, reversible), each) for each in ranked[:_TRIED]]
         useful = [(gain, transform) for gain, transform in judged if gain > 0]
         return min(useful, key=lambda pair: (-pair[0], _length(pair[1])))[1] if useful else None
 
-    def _gain(self, transform: Transform, least: int = 0) -> int:
+    def _gain(self, transform: Transform, least: int = 0, reversible: bool = False) -> int:
         """Count by how many segments names come nearer to what is wanted; 0 where any gains less than `least`."""
         gain = 0
         changed: dict[str, str] = {}
@@ -90,7 +96,9 @@ class _Learner:
                 gain += nearer
         kept = {name.current for name in self.names} - changed.keys()
         new_names = set(changed.values())
-        return 0 if len(new_names) < len(changed) or new_names & kept else gain
+        if len(new_names) < len(changed) or new_names & kept:
+            return 0
+        return gain if not reversible or _comes_back(transform, changed, kept) else 0
 
     def _apply(self, transform: Transform) -> None:
         self.transforms.append(transform)
@@ -142,6 +150,16 @@ def _renamed(transform: Transform, name: str) -> str | None:
         return rename_key(transform, name) or name
     except WeighbridgeError:
         return None
+
+
+def _comes_back(transform: Transform, changed: MappingOf[str, str], kept: Iterable[str]) -> bool:
+    """Tell whether the inverse of a rename gives back what it changed, and leaves alone what it kept."""
+    try:
+        inverse = transform.inverse()
+    except WeighbridgeError:
+        return False
+    pairs = [*changed.items(), *((name, name) for name in kept)]
+    return all(_renamed(inverse, new) == old for old, new in pairs)
 
 
 @lru_cache(maxsize=16384)

@@ -11,7 +11,8 @@ from weighbridge.base.keys import families, natural_key
 from weighbridge.base.specs import Header
 from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import Mapping, as_mapping
-from weighbridge.mappings.transforms import Transform, WeightConverter, one_way_reason
+from weighbridge.mappings.one_way import one_way_reason
+from weighbridge.mappings.transforms import Transform, WeightConverter
 from weighbridge.planning.readings import matching
 from weighbridge.planning.tracing import Rule, Rules, prepare
 from weighbridge.studies.lint.findings import FINDINGS, Finding, LintReport

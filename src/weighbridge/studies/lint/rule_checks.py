@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.transforms import PrefixChange, Transform, WeightConverter, describe, one_way_reason
+from weighbridge.mappings.one_way import one_way_reason
+from weighbridge.mappings.transforms import PrefixChange, Transform, WeightConverter, describe
 from weighbridge.planning.tracing import Rule, Rules
 from weighbridge.studies.lint.findings import Finding, Severity
 from weighbridge.studies.lint.settling import Collision

@@ -1,19 +1,23 @@
 """Find out from the contents of two checkpoints which tensors of the one make which tensors of the other.
 
 Three kinds of evidence, the strongest first: equal bytes; equal sums of element hashes, for what was re-ordered, joined
-or divided; and names, where values say nothing because several tensors hold the same ones.
+or divided; and names, where values say nothing because several tensors hold the same ones. What values tell is taken
+first, then what follows by the rules that this gives; the rest is chosen, and each choice is written down.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from weighbridge.base.keys import natural_key
-from weighbridge.base.specs import DTYPES, Shape
+from weighbridge.base.specs import DTYPES
 from weighbridge.operations.ops import invert
+from weighbridge.studies.inference.by_value.choices import Choice
+from weighbridge.studies.inference.by_value.equal_kin import Look
 from weighbridge.studies.inference.by_value.fingerprints import (
     Sums,
     cast_dtype,
@@ -24,8 +28,10 @@ from weighbridge.studies.inference.by_value.fingerprints import (
 )
 from weighbridge.studies.inference.by_value.joins import state_join
 from weighbridge.studies.inference.by_value.movement_search import Operations, fit_movement
-from weighbridge.studies.inference.by_value.tiling import find_tiling
-from weighbridge.studies.inference.likeness import pair_by_name
+from weighbridge.studies.inference.by_value.symmetry import may_be_symmetric, rival_movements
+from weighbridge.studies.inference.by_value.tiling import find_tiling, only_one
+from weighbridge.studies.inference.by_value.told import Told
+from weighbridge.studies.inference.likeness import order_of_parts, pair_by_name
 from weighbridge.studies.inference.tensor_facts import Fact
 
 if TYPE_CHECKING:
@@ -33,8 +39,8 @@ if TYPE_CHECKING:
 
     from weighbridge.storage.protocol import Checkpoint
 
-Look = tuple[str, Shape, bytes]
-"""Dtype, shape and digest of a tensor."""
+BY_NAMES: Final = "the likeness of the names"
+BY_INDICES: Final = "the order of the indices and names of the parts"
 
 _KEPT_SUMS = 2**23
 """Number of sums over slices of targets that are kept, in all."""
@@ -53,7 +59,9 @@ class Evidence:
         facts: Findings so far.
         open_sources: Keys of the source that no finding accounts for.
         open_targets: Keys of the target that no finding accounts for.
-        guessed: Targets whose source the values left open and the names did not make plain, each with that source.
+        told: The findings that values alone have told.
+        followed: Targets that the rules of these have led to.
+        choices: For a target whose finding is one of several that would give the same values, the others.
         tried: For a target without a finding, what came near.
     """
 
@@ -62,12 +70,14 @@ class Evidence:
     facts: list[Fact] = field(default_factory=list)
     open_sources: dict[str, None] = field(default_factory=dict)
     open_targets: dict[str, None] = field(default_factory=dict)
-    guessed: dict[str, str] = field(default_factory=dict)
+    told: Told = field(default_factory=Told)
+    followed: set[str] = field(default_factory=set)
+    choices: dict[str, Choice] = field(default_factory=dict)
     tried: dict[str, str] = field(default_factory=dict)
     looks: dict[str, dict[str, bytes]] = field(default_factory=dict)
     target_looks: dict[str, Look] = field(default_factory=dict)
     weak: set[str] = field(default_factory=set)
-    _movements: list[Operations] = field(default_factory=list)
+    movements: list[Operations] = field(default_factory=list)
     _sums: dict[str, Sums] = field(default_factory=dict)
     _totals: dict[tuple[bool, str, str], int] = field(default_factory=dict)
 
@@ -89,50 +99,43 @@ class Evidence:
             if not is_telling(self.source, key):
                 self.weak.add(key)
 
-    def equal_pairs(self) -> Iterator[tuple[list[str], list[str]]]:
-        """Yield open sources and targets that hold the same values; those of one dtype first, then cast ones."""
-        for is_cast in (False, True):
-            sources: defaultdict[Look, list[str]] = defaultdict(list)
-            for key in self.open_sources:
-                spec = self.source.header[key]
-                for dtype, digest in self.looks[key].items():
-                    if (dtype != spec.dtype) == is_cast:
-                        sources[dtype, spec.shape, digest].append(key)
-            targets: defaultdict[Look, list[str]] = defaultdict(list)
-            for key in self.open_targets:
-                targets[self.target_looks[key]].append(key)
-            yield from ((sources[look], targets[look]) for look in targets if look in sources)
+    def looks_of(self, key: str, *, is_cast: bool) -> list[Look]:
+        """List what a source looks like, in its own dtype or in others."""
+        spec = self.source.header[key]
+        return [
+            (dtype, spec.shape, digest) for dtype, digest in self.looks[key].items() if (dtype != spec.dtype) == is_cast
+        ]
+
+    def equal_pairs(self, *, is_cast: bool) -> list[tuple[list[str], list[str]]]:
+        """List open sources and targets that hold the same values, in one dtype or cast."""
+        sources: defaultdict[Look, list[str]] = defaultdict(list)
+        for key in self.open_sources:
+            for look in self.looks_of(key, is_cast=is_cast):
+                sources[look].append(key)
+        targets: defaultdict[Look, list[str]] = defaultdict(list)
+        for key in self.open_targets:
+            targets[self.target_looks[key]].append(key)
+        return [(sources[look], targets[look]) for look in targets if look in sources]
 
     def match_unique(self) -> None:
-        """Take over what holds the same values as just one tensor of the other side, if those values say anything."""
-        for sources, targets in list(self.equal_pairs()):
-            if len(sources) == len(targets) == 1 and sources[0] not in self.weak and self._is_open(sources, targets):
-                self.add(Fact.rename(sources[0], targets[0]))
+        """Take over what holds the same values as just one tensor of the other side, if those values say all."""
+        for is_cast in (False, True):
+            for sources, targets in self.equal_pairs(is_cast=is_cast):
+                alone = len(sources) == len(targets) == 1 and sources[0] not in self.weak
+                if alone and not may_be_symmetric(read_as(self.target, targets[0], self._dtype(targets[0]))):
+                    self.add(Fact.rename(sources[0], targets[0]))
 
-    def match_by_name(self, names: dict[str, str]) -> None:
-        """Put equal tensors together by their names.
-
-        Args:
-            names: What a source is called by the rules that are known so far.
-        """
-        for sources, targets in list(self.equal_pairs()):
-            sources = [key for key in sources if key in self.open_sources]
-            targets = [key for key in targets if key in self.open_targets]
-            known = [(key, names[key]) for key in sources if names.get(key) in set(targets)]
-            for one, two in known:
-                if self._is_open([one], [two]):
-                    self.add(Fact.rename(one, two))
-            left = [key for key in sources if key in self.open_sources]
-            free = [key for key in targets if key in self.open_targets]
-            for pair in pair_by_name(left, free, names):
-                self.add(Fact.rename(pair.source, pair.target))
-                if not pair.is_plain:
-                    self.guessed[pair.target] = pair.source
+    def _dtype(self, target: str) -> str:
+        return self.target.header[target].dtype
 
     # ---- equal elements ----
 
-    def match_moved(self) -> None:
-        """Find tensors with the same elements in another order or shape."""
+    def match_moved(self, *, told: bool = True) -> None:
+        """Find tensors with the same elements in another order or shape.
+
+        Args:
+            told: Whether to take over only what the values tell.
+        """
         targets: defaultdict[tuple[str, int, int], list[str]] = defaultdict(list)
         for key in self._telling_targets():
             spec = self.target.header[key]
@@ -142,54 +145,68 @@ class Evidence:
             for key in self._telling_sources(dtype):
                 sources[dtype, self.source.header[key].numel, self._total(key, dtype)].append(key)
         for look, keys in targets.items():
-            for pair in pair_by_name(sources.get(look, ()), keys, {}):
-                self._fit(pair.source, pair.target, look[0])
+            alike = sources.get(look, [])
+            if not told or len(alike) == len(keys) == 1:
+                for pair in pair_by_name(alike, keys, {}):
+                    others = Choice(_without(alike, pair.source), _without(keys, pair.target), (), BY_NAMES)
+                    self._fit(pair.source, pair.target, others, told=told)
 
-    def _fit(self, source: str, target: str, dtype: str) -> None:
-        values = read_as(self.source, source, dtype), read_as(self.target, target, dtype)
-        found = fit_movement(*values, known=self._movements)
+    def _fit(self, source: str, target: str, others: Choice, *, told: bool) -> None:
+        values = read_as(self.source, source, self._dtype(target)), read_as(self.target, target, self._dtype(target))
+        found = fit_movement(*values, known=self.movements)
         if found is None:
             self.tried[target] = f"{source} holds the same values, in an order that no known operation gives"
             return
-        self.add(replace_operations(Fact.rename(source, target), found))
-        self._remember(found)
+        rivals = rival_movements(*values, found, self.movements) if may_be_symmetric(values[0]) else []
+        others = others._replace(operations=tuple(map(operations_text, rivals)))
+        if told and others.is_open:
+            return
+        if self.add(replace_operations(Fact.rename(source, target), found), others):
+            self._remember(found)
 
     def _remember(self, operations: Operations) -> None:
         if operations:
-            others = [known for known in self._movements if known != operations]
-            self._movements = [operations, *others][:_REMEMBERED]
+            others = [known for known in self.movements if known != operations]
+            self.movements = [operations, *others][:_REMEMBERED]
 
-    def match_joined(self) -> None:
-        """Find tensors that were joined from several, and those that were divided among several."""
+    def match_joined(self, *, told: bool = True) -> None:
+        """Find tensors that were joined from several, and those that were divided among several.
+
+        Args:
+            told: Whether to take over only what the values tell; else equal parts are put in the order of their names.
+        """
         for dtype in sorted({self.target.header[key].dtype for key in self.open_targets}):
-            parts = self._parts(dtype, of_target=False)
-            for key in self._telling_targets(dtype):
-                fact = self._explain(key, dtype, is_target=True, parts=parts)
-                if fact is not None:
-                    self.add(fact)
-            parts = self._parts(dtype, of_target=True)
-            for key in self._telling_sources(dtype) if parts else ():
-                fact = self._explain(key, dtype, is_target=False, parts=parts)
-                if fact is not None:
-                    self.add(Fact(fact.targets, fact.sources, invert(fact.operations)))
+            for is_target in (True, False):
+                parts = self._parts(dtype, of_target=not is_target)
+                wholes = self._telling_targets(dtype) if is_target else self._telling_sources(dtype)
+                for key in wholes if parts else ():
+                    self._join(key, dtype, is_target=is_target, parts=parts, told=told)
 
-    def _explain(
-        self, key: str, dtype: str, *, is_target: bool, parts: dict[tuple[int, int], list[str]]
-    ) -> Fact | None:
+    def _join(
+        self, key: str, dtype: str, *, is_target: bool, parts: dict[tuple[int, int], list[str]], told: bool
+    ) -> None:
         whole, other = (self.target, self.source) if is_target else (self.source, self.target)
         if not any(numel < whole.header[key].numel for numel, _ in parts):
-            return None
-        tiling = find_tiling(self._sums_of(key, dtype, is_target=is_target), parts)
+            return
+        pick = only_one if told else partial(_first_part, key, self.open_sources if is_target else self.open_targets)
+        tiling = find_tiling(self._sums_of(key, dtype, is_target=is_target), parts, pick)
         if tiling is None:
-            return None
+            return
 
         def read(part: str) -> torch.Tensor:
             return read_as(other, part, dtype)
 
-        fact = state_join(tiling, key, read_as(whole, key, dtype), read, self._movements)
-        if fact is None and is_target:
-            self.tried[key] = f"{', '.join(tiling.keys[:3])} hold its values, in an order that no known operation gives"
-        return fact
+        joined = state_join(tiling, key, read_as(whole, key, dtype), read, self.movements)
+        if joined is None:
+            tried = f"{', '.join(tiling.keys[:3])} hold its values, in an order that no known operation gives"
+            self.tried |= {key: tried} if is_target else {}
+            return
+        looks = {(other.header[k].numel, self._total(k, dtype, is_target=not is_target)) for k in tiling.keys}
+        alike = tuple(k for look in sorted(looks) if len(parts[look]) > 1 for k in parts[look])
+        rivals = tuple(map(operations_text, joined.rivals))
+        others = Choice(alike if is_target else (), () if is_target else alike, rivals, BY_INDICES)
+        if not (told and others.is_open):
+            self.add(joined.fact if is_target else turned(joined.fact), others)
 
     def _parts(self, dtype: str, *, of_target: bool) -> dict[tuple[int, int], list[str]]:
         """Return what may be a part: open tensors of one side by number of elements and total."""
@@ -234,11 +251,18 @@ class Evidence:
     def _is_open(self, sources: Iterable[str], targets: Iterable[str]) -> bool:
         return all(key in self.open_sources for key in sources) and all(key in self.open_targets for key in targets)
 
-    def add(self, fact: Fact) -> bool:
-        """Take a finding over, unless one of its tensors is accounted for already."""
+    def add(self, fact: Fact, others: Choice | None = None) -> bool:
+        """Take a finding over, unless one of its tensors is accounted for already.
+
+        Args:
+            fact: The finding.
+            others: What would give the same values.
+        """
         if not self._is_open(fact.source_keys, fact.target_keys):
             return False
         self.facts.append(fact)
+        if others is not None and others.is_open:
+            self.choices |= dict.fromkeys(fact.target_keys, others)
         for key in fact.source_keys:
             del self.open_sources[key]
         for key in fact.target_keys:
@@ -255,9 +279,30 @@ class Evidence:
             self.open_sources |= dict.fromkeys(fact.source_keys)
             self.open_targets |= dict.fromkeys(fact.target_keys)
             self.tried |= dict.fromkeys(fact.target_keys, "a relation was found, but no rule that holds when it is run")
+            for key in fact.target_keys:
+                self.choices.pop(key, None)
         self.facts = kept
 
 
 def replace_operations(fact: Fact, operations: Operations) -> Fact:
     """Return a finding with operations in place of its own."""
     return Fact(fact.sources, fact.targets, operations)
+
+
+def turned(fact: Fact) -> Fact:
+    """Return a finding the other way round."""
+    return Fact(fact.targets, fact.sources, invert(fact.operations))
+
+
+def operations_text(operations: Operations) -> str:
+    """Write operations as text."""
+    return ", ".join(map(str, operations)) or "no operation"
+
+
+def _without(keys: Sequence[str], key: str) -> tuple[str, ...]:
+    return tuple(other for other in keys if other != key)
+
+
+def _first_part(whole: str, free: Collection[str], keys: Sequence[str]) -> str | None:
+    """Choose the next part of a tensor among equal ones, by the names."""
+    return min((key for key in keys if key in free), key=lambda key: order_of_parts(whole, key), default=None)

@@ -119,6 +119,18 @@ def is_telling(checkpoint: Checkpoint, key: str, least: int = 4) -> bool:
     return any(bool((window != flat[0]).any()) for window in torch.split(flat, WINDOW))
 
 
+def bit_total(checkpoint: Checkpoint, key: str) -> int:
+    """Sum a tensor's elements as integers of the same bits: equal for any two that hold the same elements.
+
+    Raises:
+        CheckpointError: As `Checkpoint.tensor`.
+    """
+    import torch
+
+    flat = bits_of(checkpoint.tensor(key).detach().to("cpu").contiguous().view(-1))
+    return sum(int(window.sum(dtype=torch.int64)) for window in torch.split(flat, _DIGESTED))
+
+
 def bits_of(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor's elements as integers of the same bits, so that any two NaN can be told apart."""
     import torch

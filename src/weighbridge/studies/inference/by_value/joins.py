@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from itertools import takewhile
+from typing import TYPE_CHECKING, NamedTuple
 
 from weighbridge.base.specs import Shape
 from weighbridge.operations.groupings import Concatenate, MergeModulelist, Split
 from weighbridge.operations.movements import PermuteForRope, Rearrange, Reshape
 from weighbridge.studies.inference.by_value.movement_search import Operations, axis_rearrange, fit_movement
+from weighbridge.studies.inference.by_value.symmetry import may_be_symmetric, rival_movements
 from weighbridge.studies.inference.by_value.tiling import Tiling
 from weighbridge.studies.inference.tensor_facts import Fact, Lane, lanes_of, starred
 
@@ -20,7 +22,19 @@ Read = Callable[[str], "torch.Tensor"]
 """Gives a part by its key, in the dtype of the whole."""
 
 
-def state_join(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known: Sequence[Operations]) -> Fact | None:
+class Joined(NamedTuple):
+    """How a tensor is made from its parts, and whether the parts could be turned in another way first.
+
+    Args:
+        fact: The finding.
+        rivals: Operations on single parts that would give the same whole.
+    """
+
+    fact: Fact
+    rivals: tuple[Operations, ...]
+
+
+def state_join(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known: Sequence[Operations]) -> Joined | None:
     """State how a tensor is made from its parts.
 
     Args:
@@ -36,21 +50,33 @@ def state_join(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known:
     lanes = _lanes(tiling)
     if lanes is None:
         return None
-    offsets = _offsets(tiling, lanes)
     moves: list[Operations] = []
+    rivals: list[Operations] = []
     is_stack = tiling.stacked
-    for lane, offset in zip(lanes, offsets, strict=True):
-        part, piece = read(lane.keys[0]), _piece(tiling, whole, offset)
+    for lane in lanes:
+        part, piece = _telling_part(tiling, lane, whole, read)
         if not tiling.stacked and part.dim() == piece.dim() - 1 and piece.shape[tiling.axis] == 1:
             piece, is_stack = piece.squeeze(tiling.axis), True
         found = fit_movement(part, piece, (*dict.fromkeys(moves), *known))
         if found is None:
             return None
         moves.append(found)
+        rivals += rival_movements(part, piece, found, known) if may_be_symmetric(part) else []
     single = _common_moves(lanes, moves)
     if single is None:
         return None
-    return Fact(lanes, (Lane((key,)),), (*single, *_state_operations(tiling, lanes, whole, is_stack)))
+    fact = Fact(lanes, (Lane((key,)),), (*single, *_state_operations(tiling, lanes, whole, is_stack)))
+    return Joined(fact, tuple(dict.fromkeys(rivals)))
+
+
+def _telling_part(tiling: Tiling, lane: Lane, whole: torch.Tensor, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a part of a lane, the first that could not be turned unseen if there is one, and its piece."""
+    first = read(lane.keys[0])
+    if not may_be_symmetric(first):
+        return first, _piece(tiling, whole, lane.keys[0])
+    others = (key for key in lane.keys[1:] if not may_be_symmetric(read(key)))
+    key = next(others, lane.keys[0])
+    return read(key), _piece(tiling, whole, key)
 
 
 def _lanes(tiling: Tiling) -> tuple[Lane, ...] | None:
@@ -59,22 +85,15 @@ def _lanes(tiling: Tiling) -> tuple[Lane, ...] | None:
     return starred([[tile.key for tile in column] for column in zip(*tiling.rows, strict=True)])
 
 
-def _offsets(tiling: Tiling, lanes: Sequence[Lane]) -> list[tuple[int, int]]:
-    """Return where the first part of each lane lies within a group, half-open."""
-    starts: dict[str, tuple[int, int]] = {}
-    at = 0
-    for tile in tiling.rows[0]:
-        starts[tile.key] = at, at + tile.length
-        at += tile.length
-    return [starts[lane.keys[0]] for lane in lanes]
-
-
-def _piece(tiling: Tiling, whole: torch.Tensor, offset: tuple[int, int]) -> torch.Tensor:
+def _piece(tiling: Tiling, whole: torch.Tensor, key: str) -> torch.Tensor:
     """Cut one part's elements out of the whole."""
-    view, axis = (whole[0], tiling.axis - 1) if tiling.stacked else (whole, tiling.axis)
+    row = next(number for number, tiles in enumerate(tiling.rows) if any(tile.key == key for tile in tiles))
+    view, axis = (whole[row], tiling.axis - 1) if tiling.stacked else (whole, tiling.axis)
+    at = sum(tile.length for tile in takewhile(lambda tile: tile.key != key, tiling.rows[row]))
+    length = next(tile.length for tile in tiling.rows[row] if tile.key == key)
     shape = tuple(view.shape)
     grouped = view.reshape(*shape[:axis], tiling.groups, -1, *shape[axis + 1 :])
-    cut = grouped.narrow(axis + 1, offset[0], offset[1] - offset[0])
+    cut = grouped.narrow(axis + 1, at, length)
     return cut.reshape(*shape[:axis], -1, *shape[axis + 1 :]).contiguous()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import permutations
+from itertools import chain, permutations
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -49,27 +49,36 @@ def fit_movement(source: torch.Tensor, target: torch.Tensor, known: Iterable[Ope
         >>> fit_movement(weight, weight.T.contiguous())
         (Transpose(dim0=0, dim1=1, check_dims=False),)
     """
+    return next(fitting_movements(source, target, known), None)
+
+
+def fitting_movements(
+    source: torch.Tensor, target: torch.Tensor, known: Iterable[Operations] = ()
+) -> Iterator[Operations]:
+    """Yield all operations that give `target` from `source`, as `fit_movement` looks for them."""
     one, two = bits_of(source), bits_of(target)
-    if one.numel() != two.numel():
-        return None
-    for operations in (*known, (), *_shape_changes(tuple(one.shape), tuple(two.shape)), *_axis_swaps(one, two)):
-        if is_moved(one, two, operations):
-            return operations
-    return None
+    if one.numel() == two.numel():
+        tried = chain(known, [()], _shape_changes(tuple(one.shape), tuple(two.shape)), _axis_swaps(one, two))
+        yield from (operations for operations in tried if is_moved(one, two, operations))
 
 
 def is_moved(source: torch.Tensor, target: torch.Tensor, operations: Operations) -> bool:
     """Tell whether operations on single tensors give `target` from `source`."""
-    moved = source
+    found = moved(source, operations)
+    return found is not None and found.shape == target.shape and found.equal(target)
+
+
+def moved(tensor: torch.Tensor, operations: Operations) -> torch.Tensor | None:
+    """Return what operations make of a single tensor; None where they are not for it."""
     try:
         for operation in operations:
             if not isinstance(operation, Moving):
-                return False
-            split, axes, joined = operation.movement(tuple(moved.shape), "", None, None)
-            moved = moved.reshape(split).permute(axes).reshape(joined)
+                return None
+            split, axes, joined = operation.movement(tuple(tensor.shape), "", None, None)
+            tensor = tensor.reshape(split).permute(axes).reshape(joined)
     except LayoutError:
-        return False
-    return moved.shape == target.shape and moved.equal(target)
+        return None
+    return tensor
 
 
 def _shape_changes(source: Shape, target: Shape) -> Iterator[Operations]:

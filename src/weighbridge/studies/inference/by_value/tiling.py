@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 Parts = Mapping[tuple[int, int], list[str]]
 """Keys of tensors that may be parts, by number of elements and total."""
+
+Pick = Callable[[Sequence[str]], str | None]
+"""Chooses one of several tensors that have one total; None for none of them."""
+
+
+def only_one(keys: Sequence[str]) -> str | None:
+    """Choose a tensor if no other one has its total."""
+    return keys[0] if len(keys) == 1 else None
 
 
 class Tile(NamedTuple):
@@ -46,12 +54,13 @@ class Tiling:
         return tuple(tile.key for lane in zip(*self.rows, strict=True) for tile in lane)
 
 
-def find_tiling(whole: Sums, parts: Parts) -> Tiling | None:
+def find_tiling(whole: Sums, parts: Parts, pick: Pick = only_one) -> Tiling | None:
     """Find a division of a tensor into two or more others, each taken once.
 
     Args:
         whole: Sums of the larger tensor.
-        parts: Tensors that may be parts; where several have one total, none of them is taken.
+        parts: Tensors that may be parts.
+        pick: Chooses among those that have one total, of which the values cannot tell which one it is.
 
     Returns:
         The division; None where there is none.
@@ -61,10 +70,26 @@ def find_tiling(whole: Sums, parts: Parts) -> Tiling | None:
     if not numel:
         return None
     for axis, groups, sums in _views(whole):
-        tiles = _tile(sums, numel // len(sums), sizes, parts)
+        tiles = _tile(sums, numel // len(sums), sizes, _Untaken(parts, pick))
         if tiles is not None:
             return Tiling(axis, groups, stacked=False, rows=(tiles,))
-    return _stacked_tiling(whole, sizes, parts)
+    return _stacked_tiling(whole, sizes, parts, pick)
+
+
+class _Untaken:
+    """Parts that one division has not taken yet."""
+
+    def __init__(self, parts: Parts, pick: Pick) -> None:
+        self.parts = parts
+        self.pick = pick
+        self.taken: set[str] = set()
+
+    def take(self, numel: int, total: int) -> str | None:
+        """Take a part of this size and total; None if there is none, or if it is not told which one."""
+        keys = self.parts.get((numel, total), ())
+        found = self.pick([key for key in keys if key not in self.taken]) if keys else None
+        self.taken |= {found} if found is not None else set()
+        return found
 
 
 def _views(whole: Sums) -> Iterator[tuple[int, int, torch.Tensor]]:
@@ -76,53 +101,50 @@ def _views(whole: Sums) -> Iterator[tuple[int, int, torch.Tensor]]:
             yield axis, groups, sums.reshape(groups, -1).sum(0)
 
 
-def _tile(sums: torch.Tensor, unit: int, sizes: list[int], parts: Parts) -> tuple[Tile, ...] | None:
+def _tile(sums: torch.Tensor, unit: int, sizes: list[int], parts: _Untaken) -> tuple[Tile, ...] | None:
     """Fill a row of slices from its start, one part after the other."""
     import torch
 
     bounds = torch.cat([sums.new_zeros(1), sums.cumsum(0)])
     tiles: list[Tile] = []
-    taken: set[str] = set()
     at = 0
     while at < len(sums):
         tile = _next_tile(bounds, at, unit, sizes, parts)
-        if tile is None or tile.key in taken:
+        if tile is None:
             return None
         tiles.append(tile)
-        taken.add(tile.key)
         at += tile.length
     return tuple(tiles) if len(tiles) > 1 else None
 
 
-def _next_tile(bounds: torch.Tensor, at: int, unit: int, sizes: list[int], parts: Parts) -> Tile | None:
+def _next_tile(bounds: torch.Tensor, at: int, unit: int, sizes: list[int], parts: _Untaken) -> Tile | None:
     for size in sizes:
         length, rest = divmod(size, unit)
         if rest or not length or at + length >= len(bounds):
             continue
-        keys = parts.get((size, int(bounds[at + length] - bounds[at])), ())
-        if len(keys) == 1:
-            return Tile(keys[0], length)
+        key = parts.take(size, int(bounds[at + length] - bounds[at]))
+        if key is not None:
+            return Tile(key, length)
     return None
 
 
-def _stacked_tiling(whole: Sums, sizes: list[int], parts: Parts) -> Tiling | None:
+def _stacked_tiling(whole: Sums, sizes: list[int], parts: Parts, pick: Pick) -> Tiling | None:
     """Find parts of each slice along axis 0, alike in all of them."""
     for axis, grid in whole.grids.items():
         unit = prod(whole.shape) // grid.numel()
         for groups in divisors(grid.shape[1])[:-1]:
             sums = grid.reshape(len(grid), groups, -1).sum(1)
-            rows = _tile_rows(sums, unit * groups, sizes, parts)
+            rows = _tile_rows(sums, unit * groups, sizes, _Untaken(parts, pick))
             if rows is not None:
                 return Tiling(axis, groups, stacked=True, rows=rows)
     return None
 
 
-def _tile_rows(sums: torch.Tensor, unit: int, sizes: list[int], parts: Parts) -> tuple[tuple[Tile, ...], ...] | None:
+def _tile_rows(sums: torch.Tensor, unit: int, sizes: list[int], parts: _Untaken) -> tuple[tuple[Tile, ...], ...] | None:
     rows: list[tuple[Tile, ...]] = []
     for row in sums:
         tiles = _tile(row, unit, sizes, parts)
         if tiles is None or (rows and [tile.length for tile in tiles] != [tile.length for tile in rows[0]]):
             return None
         rows.append(tiles)
-    keys = {tile.key for row in rows for tile in row}
-    return tuple(rows) if rows and len(keys) == len(rows) * len(rows[0]) else None
+    return tuple(rows) if rows else None

@@ -10,7 +10,7 @@ import zlib
 from typing import Any, Final, NoReturn
 
 from weighbridge.base.errors import PlanError
-from weighbridge.base.inflating import ZLIB, inflate_bounded
+from weighbridge.base.forms.inflating import ZLIB, inflate_bounded
 
 MAX_NUMBER: Final = 2**63
 """Bound of all numbers in a form: sizes, offsets and element counts fit 63 bits."""

@@ -1,0 +1,199 @@
+"""The functions for live models: load a checkpoint into one, and save one in the layout that its weights came in."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from weighbridge.api.bound_plan import Plan
+from weighbridge.api.functions import Place, open, plan
+from weighbridge.base.errors import WeighbridgeError
+from weighbridge.mappings.exception_rules import Drop, exception_rules
+from weighbridge.mappings.finding import AnyMapping, find_mapping
+from weighbridge.mappings.mapping import as_mapping
+from weighbridge.models.resolve import resolve as resolve_model
+from weighbridge.models.wrappers import unwrap
+from weighbridge.planning.plan_options import Options
+from weighbridge.planning.way_back.inverting import open_names
+
+if TYPE_CHECKING:
+    import torch
+
+    from weighbridge.reporting.report import Report
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def load(
+    model: torch.nn.Module,
+    place: Place,
+    mapping: AnyMapping | None = None,
+    *,
+    copy: bool = False,
+    device: Any = "cpu",
+    direct: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Report:
+    """Load a checkpoint into a model.
+
+    The model takes the dtypes of the checkpoint, not the other way round: give ``dtype="target"`` to cast to the
+    model's own. Where they differ, the report has a note, and a model that has values logs a warning.
+
+    Args:
+        model: Its parameters and persistent buffers are set; it may be on the meta device.
+        place: What to read.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; by default the one
+            that is registered for the model's class name or its `config.model_type`.
+        copy: Give every tensor memory of its own; otherwise a meta tensor that a safetensors file holds as it is
+            wanted is mapped, see `Plan.stream`.
+        device: Where to make tensors that are on the meta device now.
+        direct: Read past the page cache; see `open`.
+        progress: Called with the bytes loaded so far and the bytes in all.
+        options: As for `plan`.
+
+    Returns:
+        The report of what was done.
+
+    Raises:
+        PlanError, RegistryError, CheckpointError: As `plan`; the model is unchanged then.
+    """
+    source = open(place, direct=True) if direct else place
+    made = plan(source, _mapping_for(unwrap(model), mapping), target=model, **options)
+    return made.load_into(model, copy=copy, device=device, progress=progress)
+
+
+def _mapping_for(model: torch.nn.Module, mapping: AnyMapping | None) -> AnyMapping:
+    if mapping is not None:
+        return mapping
+    found = resolve_model(model, required=True)
+    _LOG.debug("resolved the mapping of a %s: %d transforms", type(model).__name__, len(found.transforms))
+    return found
+
+
+def loaded_plan(model: torch.nn.Module) -> Plan | None:
+    """Return the plan that a model was last loaded through, bound to the checkpoint that it read; None without one.
+
+    Its `inverse()` reads the model as it is now.
+
+    Args:
+        model: The model, with or without wrappers.
+    """
+    from weighbridge.models.module_loading import recall
+
+    inner = unwrap(model)
+    loaded = recall(inner)
+    if loaded is None:
+        return None
+    made = Plan.bind(loaded.plan, loaded.checkpoint)
+    made.binding.read, made.binding.produced = loaded.checkpoint, weakref.ref(inner)
+    return made
+
+
+def save(
+    model: torch.nn.Module,
+    out: str | Path,
+    mapping: AnyMapping | None = None,
+    *,
+    lossy: bool = False,
+    **options: Any,
+) -> Path:
+    """Save a model in the layout that its weights came in.
+
+    A model that was loaded through a plan goes back through that plan's inverse, in the dtypes that it has now.
+    Parameters that were initialised take the names that the rules, run backwards, give them; those that no rule leads
+    back keep their own, and a warning names them where these would not be read again.
+
+    Any other model needs a mapping, whose inverse is used and proven key by key: each name comes back to the model's.
+    That is the published name wherever the rules leave no choice; where they do, a warning says so. Where
+    a model says that weights are tied, as those of transformers do, the second name is left out by a rule named "tied".
+
+    Args:
+        model: The model to save; wrappers and adapters are looked through, and a warning says what is left aside.
+        out: Directory to make.
+        mapping: What would have been used to load the model. It may be given for one that was loaded through a plan
+            too, which is then not asked.
+        lossy: Accept that what a rule dropped on loading is not saved either.
+        options: As for `Plan.write`; with a mapping, or for a model that was not loaded through a plan, also as for
+            `plan`, such as ``layout="as is"``.
+
+    Returns:
+        The directory.
+
+    Raises:
+        PlanError: `inverse-unproven`, `inverse-lossy`, `dtype-mismatch`.
+        RegistryError: `mapping-not-found`, `integration-unsupported`.
+        DestinationError: As `Plan.write`.
+        WeighbridgeError: `usage` for an option that is none, or that has no part in a recorded way back.
+    """
+    planning, writing = split_options(options)
+    back = plan_recorded(model, planning, lossy=lossy) if mapping is None else None
+    if back is None:
+        back = _derived(model, mapping, planning)
+    return back.write(out, **writing)
+
+
+def plan_recorded(model: torch.nn.Module, planning: dict[str, Any], *, lossy: bool = False) -> Plan | None:
+    """Return the plan that takes a model's weights back to where they came from; None if it came through no plan.
+
+    Args:
+        model: The model.
+        planning: Options of a plan, which have no part in it.
+        lossy: Accept that what a rule dropped on loading is not saved either.
+
+    Raises:
+        PlanError: `inverse-lossy`, `dtype-mismatch`.
+        WeighbridgeError: `usage` for an option of a plan.
+    """
+    from weighbridge.models.module_saving import recorded_way_back
+
+    found = recorded_way_back(model, lossy=lossy)
+    if found is None:
+        return None
+    _refuse_planning(planning)
+    say(found.notes)
+    return Plan.bind(found.plan, model, origin=found.origin)
+
+
+def _derived(model: torch.nn.Module, mapping: AnyMapping | None, planning: dict[str, Any]) -> Plan:
+    from weighbridge.models.module_saving import tied_names
+
+    inner = unwrap(model)
+    found = as_mapping(find_mapping(_mapping_for(inner, mapping)))
+    drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
+    # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
+    made = plan(model, found.inverse(), **{"layout": "mapped", **planning, "drop": drop})
+    say(dict.fromkeys((*made.notes, *(open_names(made, found).notes if mapping is not None else ()))))
+    return made
+
+
+def say(notes: Iterable[str]) -> None:
+    """Log what a caller who gets no report would not hear of."""
+    for note in notes:
+        _LOG.warning("%s", note)
+
+
+def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split options by name into those of a plan and all others."""
+    names = {each.name for each in fields(Options)}
+    planning = {name: value for name, value in options.items() if name in names}
+    return planning, {name: value for name, value in options.items() if name not in names}
+
+
+def _refuse_planning(planning: dict[str, Any]) -> None:
+    """Refuse options of a plan where the plan is made already.
+
+    Raises:
+        WeighbridgeError: `usage`.
+    """
+    if planning:
+        raise WeighbridgeError(
+            "usage",
+            "the model was loaded through a plan, whose way back takes no such options",
+            got=", ".join(planning),
+            hint="give the mapping as well, to save the model through it and not through the plan",
+        )

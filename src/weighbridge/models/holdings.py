@@ -1,0 +1,324 @@
+"""What a model holds, as a source and as a target alike.
+
+A model holds its parameters and persistent buffers, and the extra state of its modules where that is a tensor, under
+the names of its state dict, without those of wrappers. A hook may give a tensor another name there, or leave it out,
+and the model holds it by that name, or not at all. What a hook makes itself can be read and not set: a model is saved
+with it, and loaded without asking for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from weighbridge.base.errors import RegistryError
+from weighbridge.base.keys import layout_path
+from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.models.adapters import Adapters, find_adapters
+from weighbridge.models.wrappers import Part, parts
+from weighbridge.storage.formats.tensor_kinds import kind_of
+from weighbridge.storage.formats.torch_tensors import address_of, row_major, spec_of, tie_of
+
+EXTRA_STATE: Final = "_extra_state"
+"""The last part of the name of a module's extra state, as torch gives it."""
+
+
+class Places(NamedTuple):
+    """A tensor of a model, and where it is held.
+
+    Args:
+        tensor: The tensor.
+        slots: Every slot of a module that holds it or another view of the very same elements.
+        receive: Takes the values instead; None for what has slots.
+    """
+
+    tensor: torch.Tensor
+    slots: list[tuple[dict[str, Any], str]]
+    receive: Callable[[torch.Tensor], object] | None = None
+
+
+class Extra(NamedTuple):
+    """A module's extra state: what it is now, and the module that takes another one."""
+
+    value: Any
+    module: torch.nn.Module
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether it can be written as it is."""
+        return isinstance(self.value, torch.Tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a model holds.
+
+    Args:
+        places: Parameters and persistent buffers by name; tied ones share their places.
+        extra: Extra state by name, whatever it is.
+        computed: Tensors that a hook makes for the state dict, and that nothing can be set by.
+        aside: What is left aside, one sentence each.
+        hidden: Parameters that a hook writes in a form of its own.
+        offloaded: Modules whose weights are kept elsewhere until they are used.
+        adapters: The adapters in the model.
+    """
+
+    places: dict[str, Places]
+    extra: dict[str, Extra]
+    computed: dict[str, torch.Tensor]
+    aside: tuple[str, ...]
+    hidden: tuple[str, ...]
+    offloaded: tuple[str, ...]
+    adapters: Adapters
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is said of the model, one sentence each."""
+        opaque = [f"{key}, {_kind(extra.value)}" for key, extra in self.extra.items() if not extra.is_tensor]
+        words = [f"extra state that is no tensor, left aside: {', '.join(opaque[:4])}"] if opaque else []
+        return (*self.adapters.notes, *self.aside, *words)
+
+    def places_for(self, wanted: Header | None = None) -> dict[str, Places]:
+        """Return the places of all that can be set.
+
+        Args:
+            wanted: What is to be set, if that is known: extra state comes in any shape, and where there was none.
+
+        Raises:
+            RegistryError: `integration-unsupported` for a model whose weights can be read and not set.
+        """
+        self._check_settable()
+        found = dict(self.places)
+        for key, extra in self.extra.items():
+            is_wanted = wanted is not None and key in wanted
+            if is_wanted or extra.is_tensor:
+                held = extra.value if extra.is_tensor else torch.empty(0)
+                found[key] = Places(held.detach(), [], extra.module.set_extra_state)
+        return found
+
+    def _check_settable(self) -> None:
+        if self.hidden:
+            raise RegistryError(
+                "integration-unsupported",
+                "the model writes these parameters in a form of its own, which only its own code reads",
+                where=", ".join(self.hidden[:4]),
+                hint="load it with model.load_state_dict",
+            )
+        self._check_there()
+        self.adapters.check_settable()
+
+    def _check_there(self) -> None:
+        if self.offloaded:
+            raise RegistryError(
+                "integration-unsupported",
+                "the weights of these modules are kept elsewhere until they are used",
+                where=", ".join(self.offloaded[:4]),
+                hint="accelerate.hooks.remove_hook_from_submodules(model) brings them back",
+            )
+
+    def header(self, source: Header | None = None) -> Header:
+        """Return the specs of all that can be set, and which of it is tied.
+
+        Args:
+            source: What it is set from: extra state takes the shape that it has there.
+        """
+        places = self.places_for(source)
+        specs: dict[str, TensorSpec] = {}
+        ties: dict[str, str] = {}
+        first: dict[int, str] = {}
+        for key, place in places.items():
+            takes_any = place.receive is not None and source is not None and key in source
+            specs[key] = source[key] if takes_any and source is not None else spec_of(place.tensor, key)
+            owner = first.setdefault(id(place.slots), key)
+            if owner != key:
+                ties[key] = ties[owner] = owner
+        return Header(specs, ties=ties)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return all that can be read; it shares the model's memory, and takes no part in gradients.
+
+        Raises:
+            RegistryError: `integration-unsupported` where adapters are merged into part of the model.
+        """
+        self._check_there()
+        self.adapters.check_readable()
+        extra = {key: extra.value for key, extra in self.extra.items() if extra.is_tensor}
+        held = {key: places.tensor for key, places in self.places.items()}
+        return {key: tensor.detach() for key, tensor in (held | extra | self.computed).items()}
+
+
+def take_stock(model: torch.nn.Module) -> Holdings:
+    """Find out what a model holds.
+
+    Raises:
+        CheckpointError: `tensor-unsupported` for a tensor without dense memory of its own, one that is spread over
+            several processes among them; `tensor-bounds` for one whose memory was freed.
+        RegistryError: `integration-unsupported` for a wrapper that is known and not understood, and for values that a
+            hook changes on their way into the state dict.
+    """
+    tree = list(parts(model))
+    places: dict[str, Places] = {}
+    held: dict[int, list[Places]] = {}
+    for part in tree:
+        for slots, name, tensor in _slots(part.module) if part.inner is None else ():
+            key = f"{part.path}.{name}" if part.path else name
+            kind_of(tensor, key)
+            found = places[key] = _places_of(tensor, held)
+            found.slots.append((slots, name))
+    aside = tuple(_asides(tree))
+    offloaded = tuple(part.path or "the model" for part in tree if _is_offloaded(part.module))
+    adapters = find_adapters(tree)
+    if not any(map(_has_own_state_dict, (part.module for part in tree))):
+        return Holdings(places, {}, {}, aside, (), offloaded, adapters)
+    named = dict(_named(_state_dict(model), tree))
+    renamed, missing = _follow_names(places, named)
+    free = {key: value for key, value in named.items() if key not in renamed}
+    extra = dict(_extra_states(free, tree))
+    computed = {key: value for key, value in free.items() if key not in extra and isinstance(value, torch.Tensor)}
+    opaque = [f"{key}, {_kind(value)}" for key, value in free.items() if key not in extra and key not in computed]
+    aside += (f"no tensors, left aside: {', '.join(opaque[:4])}",) if opaque else ()
+    hidden = tuple(key for key in missing if any(other.startswith(_module_of(key)) for other in computed))
+    aside += (f"not in the state dict, left aside: {', '.join(missing[:4])}",) if missing and not hidden else ()
+    return Holdings(renamed, extra, computed, aside, hidden, offloaded, adapters)
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"
+
+
+def _module_of(key: str) -> str:
+    path, dot, _ = key.rpartition(".")
+    return path + dot
+
+
+def _slots(module: torch.nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Tensor]]:
+    hidden = module._non_persistent_buffers_set
+    for slots in (module._parameters, module._buffers):
+        for name, tensor in slots.items():
+            if tensor is not None and name not in hidden:
+                yield slots, name, tensor
+
+
+def _places_of(tensor: torch.Tensor, held: dict[int, list[Places]]) -> Places:
+    """Return the places of a tensor, old ones if it is tied; only tensors at one address are compared."""
+    there = held.setdefault(address_of(tensor) or id(tensor), [])
+    for places in there:
+        if _is_same(places.tensor, tensor):
+            return places
+    there.append(Places(tensor, []))
+    return there[-1]
+
+
+def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Tell whether two tensors are the same elements of one storage."""
+    return one is other or ((tie := tie_of(one)) is not None and tie == tie_of(other))
+
+
+def _is_offloaded(module: torch.nn.Module) -> bool:
+    """Tell whether accelerate keeps a module's weights elsewhere, and puts them in each time that it runs."""
+    hook = vars(module).get("_hf_hook")
+    return any(getattr(each, "offload", False) for each in (hook, *getattr(hook, "hooks", ())))
+
+
+def _asides(tree: Iterable[Part]) -> Iterator[str]:
+    """Say which tensors wrappers other than adapters hold for themselves."""
+    for part in tree:
+        own = [name for _, name, _ in _slots(part.module)] if part.inner is not None else []
+        if own and type(part.module).__module__.partition(".")[0] != "peft":
+            kind = type(part.module).__name__
+            yield f"{', '.join(own[:4])} of {kind}, which is no part of the model inside: left aside"
+
+
+# ---- what the state dict says besides ----
+
+
+def _has_own_state_dict(module: torch.nn.Module) -> bool:
+    """Tell whether a module's state dict may be something else than its parameters and persistent buffers."""
+    plain, kind = torch.nn.Module, type(module)
+    names = ("state_dict", "_save_to_state_dict", "get_extra_state")
+    is_hooked = module._state_dict_hooks or module._state_dict_pre_hooks or "state_dict" in vars(module)
+    return bool(is_hooked) or any(getattr(kind, name) is not getattr(plain, name) for name in names)
+
+
+def _state_dict(model: torch.nn.Module) -> Mapping[str, Any]:
+    try:
+        return model.state_dict(keep_vars=True)
+    except TypeError:
+        return model.state_dict()
+
+
+def _named(state: Mapping[str, Any], tree: Iterable[Part]) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of a state dict by their names in the layout; those of wrappers' own tensors are left out."""
+    by_name = {part.name: part for part in tree}
+    for key, value in state.items():
+        name = _layout_name(key, by_name)
+        if name is not None:
+            yield name, value
+
+
+def _layout_name(key: str, by_name: Mapping[str, Part]) -> str | None:
+    segments = key.split(".")
+    depth = next(depth for depth in range(len(segments) - 1, -1, -1) if ".".join(segments[:depth]) in by_name)
+    part, rest = by_name[".".join(segments[:depth])], segments[depth:]
+    module = part.module
+    own = {*module._modules} if len(rest) > 1 else {*module._parameters, *module._buffers}
+    if part.inner is not None and rest[0] in own:
+        return None
+    return ".".join(filter(None, (part.path, layout_path(".".join(rest)))))
+
+
+def _follow_names(places: Mapping[str, Places], named: Mapping[str, Any]) -> tuple[dict[str, Places], list[str]]:
+    """Give tensors the names that they have in the state dict.
+
+    Returns:
+        The tensors by these names, and the names of those that are not in it.
+    """
+    free = {key: value for key, value in named.items() if key not in places and isinstance(value, torch.Tensor)}
+    found: dict[str, Places] = {}
+    missing: list[str] = []
+    for key, place in places.items():
+        if key in named:
+            _refuse_changed(key, place.tensor, named[key])
+            found[key] = place
+            continue
+        alias = next((other for other, value in free.items() if _is_same(value, place.tensor)), None)
+        if alias is None:
+            missing.append(key)
+        else:
+            del free[alias]
+            found[alias] = place
+    return found, missing
+
+
+def _refuse_changed(key: str, tensor: torch.Tensor, value: Any) -> None:
+    """Refuse a tensor that a hook replaces by another one, but for a copy."""
+    if not isinstance(value, torch.Tensor) or _is_same(value, tensor):
+        return
+    is_alike = value.dtype == tensor.dtype and value.shape == tensor.shape
+    is_copy = is_alike and (tensor.is_meta or value.is_meta or torch.equal(_bytes(value), _bytes(tensor)))
+    if not is_copy:
+        raise RegistryError(
+            "integration-unsupported",
+            "a hook changes this tensor on its way into the state dict",
+            where=key,
+            expected=f"{tensor.dtype} {list(tensor.shape)}",
+            got=f"{value.dtype} {list(value.shape)}" + (", other values" if is_alike else ""),
+            hint="give model.state_dict() in the place of the model, or load it with model.load_state_dict",
+        )
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return row_major(tensor).view(-1).view(torch.uint8)
+
+
+def _extra_states(free: Mapping[str, Any], tree: Iterable[Part]) -> Iterator[tuple[str, Extra]]:
+    """Yield the extra state of the modules that give and take one."""
+    plain = torch.nn.Module
+    for part in tree:
+        kind = type(part.module)
+        key = f"{part.path}.{EXTRA_STATE}" if part.path else EXTRA_STATE
+        if part.inner is None and key in free and kind.set_extra_state is not plain.set_extra_state:
+            yield key, Extra(free[key], part.module)

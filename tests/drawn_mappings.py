@@ -1,0 +1,362 @@
+"""Random mappings with every transform and operation, over checkpoints that most of their rules fit.
+
+A rule is drawn from what the rules before it have made, so that it nearly always finds something: a piece of a name
+becomes its pattern, tensors that could be joined become a converter's sources. Some rules are bent afterwards. Names
+often stay as they are, shapes are often square.
+
+    drawn = draw(seed)      a mapping, tensors, and a configuration
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from drawn_checkpoints import CONFIG, WORDS, Checkpoint, Drawn, Shape
+from interpreter import Made, Tensors, interpret
+from strategies import draw_keys, draw_layout, draw_rules, mapping as spelled, tensors_of
+
+import weighbridge as wb
+
+
+def draw(seed: int, rules: int | None = None) -> Drawn:
+    """Draw a case; the same seed gives the same one.
+
+    Args:
+        seed: Any number.
+        rules: How many rules to draw at most; any number up to 6 if it is left out.
+    """
+    chance = random.Random(seed)
+    count = chance.randint(0, 6) if rules is None else rules
+    kind = chance.random()
+    if kind < 0.1:
+        layout = draw_layout(seed, min(count, 3))
+        return Drawn(layout.mapping, tensors_of(layout.tensors), None)
+    if kind < 0.2:
+        clashing = spelled(draw_rules(chance, count))
+        return Drawn(clashing, tensors_of(draw_keys(chance, chance.randint(1, 6))), None)
+    tensors = Checkpoint(chance).draw()
+    config = CONFIG if chance.random() < 0.7 else None
+    return Drawn(_Rules(chance, tensors, config).draw(count), tensors, config)
+
+
+# ---- rules ----
+
+
+class Piece(NamedTuple):
+    """Part of a name that becomes a pattern: the scope, and the segments before, in, and behind it."""
+
+    scope: str
+    before: list[str]
+    inside: list[str]
+    behind: list[str]
+
+
+class _Rules:
+    """Draws rules one after the other, each from what those before it made."""
+
+    def __init__(self, chance: random.Random, tensors: Tensors, config: dict[str, Any] | None) -> None:
+        self.chance = chance
+        self.tensors = tensors
+        self.config = config
+        self.rules: list[Any] = []
+        self.made = Made()
+
+    def draw(self, count: int) -> wb.Mapping:
+        makers: list[Callable[[], Any]] = [self.rename] * 5 + [self.group, self.prefix, self.prefix, self.absent]
+        makers += [self.move] * 5 + [self.join] * 2 + [self.merge, self.merge, self.cut, self.unmerge]
+        self.made = interpret(wb.Mapping(), self.tensors)
+        faulty = self.chance.choice((0.1, 0.1, 0.1, 1.0))
+        for _ in range(count):
+            rule = self.chance.choice(makers)() if self.made.tensors else None
+            if rule is None or rule in self.rules:
+                continue
+            made = interpret(wb.Mapping([*self.rules, rule]), self.tensors, config=self.config)
+            if not made.problems or self.chance.random() < faulty:
+                self.rules.append(rule)
+                self.made = made
+        return wb.Mapping(self.rules, name="drawn", **self.declared())
+
+    def declared(self) -> dict[str, Any]:
+        """Now and then declare that something is dropped, or carried past the rules."""
+        if self.chance.random() < 0.8:
+            return {}
+        key = self.chance.choice(list(self.tensors))
+        pattern = re.sub(r"\b\d+\b", "{i:int}", key) if self.chance.random() < 0.5 else f"^{re.escape(key)}$"
+        return {self.chance.choice(("drop", "carry")): [pattern.replace("\\_", "_")]}
+
+    # names
+
+    def name(self, fits: Callable[[torch.Tensor], bool] = lambda tensor: True, fresh: bool = False) -> str | None:
+        """Choose a name of this moment; `fresh` ones have met no converter."""
+        found = [
+            name
+            for name, tensor in self.made.tensors.items()
+            if fits(tensor) and not (fresh and name in self.made.changed)
+        ]
+        return self.chance.choice(found) if found else None
+
+    def piece(self, name: str, whole_end: bool = False) -> Piece:
+        """Cut a name into a scope, what the pattern covers, and the rest."""
+        parts = name.split(".")
+        mount = self.chance.randint(1, len(parts) - 1) if len(parts) > 1 and self.chance.random() < 0.25 else 0
+        inner = parts[mount:]
+        stop = len(inner) if whole_end or self.chance.random() < 0.5 else self.chance.randint(1, len(inner))
+        start = max(0, stop - self.chance.choice((1, 1, 2, 2, 3, 5)))
+        return Piece(".".join(parts[:mount]), inner[:start], inner[start:stop], inner[stop:])
+
+    def generalise(self, segments: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Replace some segments by captures; return both sides."""
+        source, target, groups = [], [], 0
+        for at, segment in enumerate(segments):
+            if segment.isdigit() and self.chance.random() < 0.8:
+                kind = self.chance.choice(("int", "group", "star", "shift"))
+            elif self.chance.random() < 0.12:
+                kind = self.chance.choice(("word", "named", "choice", "part"))
+            else:
+                kind = "literal"
+            groups += kind in ("group", "word", "choice")
+            here, there = _spelled(kind, segment, at, groups)
+            source.append(here)
+            target.append(there)
+        return source, target
+
+    def reword(self, segments: list[str]) -> list[str]:
+        """Change some of a target's words, or none."""
+        changed = list(segments)
+        words = [at for at, text in enumerate(changed) if re.fullmatch(r"\w+", text)]
+        match self.chance.choice(("word", "word", "word", "known", "more", "less", "stay")):
+            case "word" if words:
+                changed[self.chance.choice(words)] = f"new{len(self.rules)}"
+            case "known" if words:
+                changed[self.chance.choice(words)] = self.chance.choice(WORDS)
+            case "more":
+                changed.insert(self.chance.randint(0, len(changed)), self.chance.choice(WORDS))
+            case "less" if len(words) > 0 and len(changed) > 1:
+                del changed[self.chance.choice(words)]
+        return changed
+
+    def sides(self, piece: Piece) -> tuple[str, str]:
+        """Return a source and a target pattern for a piece of a name."""
+        source, target = self.generalise(piece.inside)
+        anchor = "^" if not piece.before and self.chance.random() < 0.5 else ""
+        guard = ""
+        if piece.before and not anchor and self.chance.random() < 0.1:
+            guard = self.chance.choice((f"(?<!{re.escape(piece.before[-1])}\\.)", f"(?<={piece.before[-1]}\\.)"))
+        end = "$" if not piece.behind and self.chance.random() < 0.3 else ""
+        dot = self.chance.choice((".", ".", r"\."))
+        text = dot.join(source)
+        if dot == "." and re.search(r"\.\*(?!\.|$)", text + end.replace("$", "")):
+            text = r"\.".join(source)
+        return guard + anchor + text + end, ".".join(self.reword(target))
+
+    # renames
+
+    def rename(self) -> Any:
+        name = self.name()
+        piece = self.piece(name or "a")
+        source, target = self.sides(piece)
+        sources = [source]
+        if self.chance.random() < 0.1:
+            sources.append(self.sides(self.piece(self.name() or "a"))[0])
+        return _made(wb.WeightRenaming, list(dict.fromkeys(sources)), target, scope=piece.scope)
+
+    def absent(self) -> Any:
+        """Rename what is not there to a name that is: a checkpoint which has the new name already."""
+        piece = self.piece(self.name() or "a")
+        old = [f"old_{text}" if at == len(piece.inside) - 1 else text for at, text in enumerate(piece.inside)]
+        return _made(wb.WeightRenaming, ".".join(old), ".".join(piece.inside), scope=piece.scope)
+
+    def group(self) -> Any:
+        """Several names at once, often a cycle."""
+        words = sorted({part for name in self.made.tensors for part in name.split(".") if not part.isdigit()})
+        chosen = self.chance.sample(words, min(len(words), self.chance.choice((2, 2, 3))))
+        turned = [*chosen[1:], chosen[0]] if self.chance.random() < 0.5 else [*chosen[1:], "last"]
+        return _made(wb.GroupWeightRename, chosen, turned)
+
+    def prefix(self) -> Any:
+        parts = (self.name() or "a").split(".")
+        scope = parts[0] if len(parts) > 2 and self.chance.random() < 0.3 else ""
+        inner = parts[1:] if scope else parts
+        if self.chance.random() < 0.5 and len(inner) > 1:
+            return _made(wb.PrefixChange, prefix_to_remove=inner[0], scope=scope)
+        mount = inner[0] if len(inner) > 1 and self.chance.random() < 0.2 else None
+        added = self.chance.choice(("model", "pre", inner[0]))
+        return _made(wb.PrefixChange, prefix_to_add=added, model_prefix=mount, scope=scope)
+
+    # converters
+
+    def convert(self, sources: list[str], targets: list[str], operations: list[Any], scope: str) -> Any:
+        bent = [self.bend(operation) if self.chance.random() < 0.06 else operation for operation in operations]
+        return _made(wb.WeightConverter, sources, targets, bent, scope=scope)
+
+    def bend(self, operation: Any) -> Any:
+        """Give an operation that does not fit."""
+        odd = (wb.Transpose(0, 3), wb.Chunk(1), wb.PermuteForRope(num_heads=5), wb.Interleave(1), wb.Reshape((7, -1)))
+        return self.chance.choice((*odd, operation))
+
+    def move(self) -> Any:
+        """Move the elements of each tensor by itself, more often than not under its own name."""
+        name = self.name(fresh=True)
+        if name is None:
+            return None
+        piece = self.piece(name, whole_end=True)
+        source, target = self.generalise(piece.inside)
+        target = target if self.chance.random() < 0.6 else self.reword(target)
+        shape, dtype = tuple(self.made.tensors[name].shape), self.made.tensors[name].dtype
+        operations = [self.movement(shape, dtype) for _ in range(self.chance.choice((1, 1, 2)))]
+        end = "$" if self.chance.random() < 0.3 else ""
+        return self.convert([_dotted(source) + end], [".".join(target)], operations, piece.scope)
+
+    def movement(self, shape: Shape, dtype: torch.dtype) -> Any:
+        chance, axes = self.chance, len(shape)
+        if axes == 0:
+            return wb.Reshape((1,), ())
+        pool = [wb.Reshape((-1,), shape), wb.Interleave(chance.randrange(axes)), wb.PermuteForRope()]
+        pool += [wb.PermuteForRope(num_heads=chance.choice((1, 2, 3, "num_key_value_heads")), inverse=True)]
+        if axes > 1:
+            pool += [wb.Transpose(0, 1), wb.Transpose(-1, -2), wb.Permute(tuple(chance.sample(range(axes), axes)))] * 2
+        if axes == 2:
+            heads = chance.choice((2, "num_attention_heads"))
+            pool += [wb.Rearrange("(h two) c -> (two h) c", two=heads), wb.Rearrange("a b -> (b a)")]
+            pool += [wb.LinearToConv3d(3, (2, 1, 2))]
+        if axes == 5:
+            pool += [wb.Conv3dToLinear(3, (2, 1, 2))] * 6
+        if dtype == torch.float32:
+            pool += [wb.Cast("float64", "float32")]
+        return chance.choice(pool)
+
+    def siblings(self) -> list[str]:
+        """Find names that differ in one word, and could be joined."""
+        first = self.name(lambda tensor: tensor.ndim > 0, fresh=True)
+        if first is None:
+            return []
+        parts = first.split(".")
+        found = []
+        for at in [at for at, part in enumerate(parts) if not part.isdigit()]:
+            axes = self.made.tensors[first].ndim
+            near = [name for name, tensor in self.made.tensors.items() if tensor.ndim == axes]
+            alike = [name for name in near if _differ(name.split("."), parts) == [at]]
+            found += [[first, *self.chance.sample(alike, min(len(alike), 2))]] if alike else []
+        return self.chance.choice(found) if found else []
+
+    def join(self) -> Any:
+        """Concatenate tensors whose names differ in a word."""
+        names = self.siblings()
+        if not names:
+            return None
+        at = _differ(names[0].split("."), names[1].split("."))[0]
+        start = max(0, at - self.chance.choice((0, 1, 2)))
+        sources = [".".join(name.split(".")[start:]) for name in names]
+        target = sources[0].split(".")
+        stays = self.chance.random() < 0.3
+        target[at - start] = target[at - start] if stays else "joined"
+        axis = self.chance.randrange(self.made.tensors[names[0]].ndim)
+        captured = [re.sub(r"(?<![^.])\d+(?![^.])", "{i:int}", text, count=1) for text in sources]
+        sizes = tuple(self.made.tensors[name].shape[axis] for name in names)
+        operation = wb.Concatenate(axis, sizes=sizes if self.chance.random() < 0.2 else None)
+        wanted = re.sub(r"(?<![^.])\d+(?![^.])", "{i}", ".".join(target), count=1)
+        more = [wb.Transpose(0, 1)] if self.chance.random() < 0.15 else []
+        return self.convert(captured, [wanted], [operation, *more], "")
+
+    def merge(self) -> Any:
+        """Stack tensors by an index in their names, or concatenate them by it."""
+        indexed = [name for name in self.made.tensors if re.search(r"\.\d+\.", name) and name not in self.made.changed]
+        if not indexed:
+            return None
+        parts = self.chance.choice(indexed).split(".")
+        at = self.chance.choice([at for at, part in enumerate(parts[:-1]) if part.isdigit()])
+        start = max(0, at - 1)
+        tail = parts[at + 1 :]
+        sources = [".".join([*parts[start:at], "*", *tail])]
+        operations: list[Any] = [wb.MergeModulelist(self.chance.choice((0, 0, 1)))]
+        others = [n.split(".") for n in self.made.tensors if _differ(n.split("."), parts) == [len(parts) - 1]]
+        if others and self.chance.random() < 0.6:
+            sources.append(".".join([*parts[start:at], "*", *self.chance.choice(others)[at + 1 :]]))
+            operations.append(wb.Concatenate(self.chance.choice((0, 1, 2))))
+            ernie = wb.ErnieFuseAndSplitTextVisionExperts(0, 1)
+            if self.chance.random() < 0.2:
+                return self.convert(sources, ["text.fused", "vision.fused"], [ernie], "")
+        elif self.chance.random() < 0.3:
+            operations = [wb.Concatenate(0)]
+        return self.convert(sources, [".".join([*parts[start:at], *tail])], operations, "")
+
+    def cut(self) -> Any:
+        """Divide a tensor among several names, one of which may be its own."""
+        name = self.name(lambda tensor: tensor.ndim > 0 and max(tensor.shape) > 1, fresh=True)
+        if name is None:
+            return None
+        shape = self.made.tensors[name].shape
+        axis = self.chance.choice([at for at, size in enumerate(shape) if size > 1])
+        parts = 2 if shape[axis] % 2 == 0 or self.chance.random() < 0.2 else shape[axis]
+        source = self.piece(name, whole_end=True)
+        here, there = self.generalise(source.inside)
+        targets = [".".join([*there[:-1], f"{there[-1]}_{n}"]) for n in range(parts)]
+        if self.chance.random() < 0.2:
+            targets[0] = ".".join(there)
+        first = self.chance.randint(1, shape[axis] - 1) if parts == 2 else 1
+        sizes = (first, shape[axis] - first) if parts == 2 else (1,) * parts
+        by = (wb.Chunk(axis), wb.Split(axis, sizes), wb.Split(axis), wb.Chunk(axis))
+        return self.convert([_dotted(here)], targets, [self.chance.choice(by)], source.scope)
+
+    def unmerge(self) -> Any:
+        """Take a tensor, or several, apart: one for each index."""
+        name = self.name(lambda tensor: tensor.ndim > 1, fresh=True)
+        if name is None:
+            return None
+        names = self.siblings() if self.chance.random() < 0.3 else []
+        names = names if names and all(self.made.tensors[each].ndim > 1 for each in names) else [name]
+        sources = [".".join(each.split(".")[-2:]) for each in names]
+        targets = [f"{text}.*.part" if self.chance.random() < 0.5 else f"parts.*.{text}" for text in sources]
+        operation: Any = wb.SplitModulelist(self.chance.choice((0, 0, 1)))
+        if len(names) == 1 and self.chance.random() < 0.3:
+            operation = wb.Chunk(0, "parts") if self.chance.random() < 0.5 else wb.Split(0)
+        if len(names) == 1 and self.chance.random() < 0.2:
+            targets, operation = ["t.*.w", "v.*.w"], wb.ErnieSplitAndDecoupleTextVisionExperts(0, 1)
+        return self.convert(sources, targets, [operation], "")
+
+
+def _spelled(kind: str, segment: str, at: int, groups: int) -> tuple[str, str]:
+    """Write one segment of a pattern, and what stands for it in the target."""
+    match kind:
+        case "int":
+            return f"{{i{at}:int}}", f"{{i{at}}}"
+        case "shift":
+            return f"{{i{at}:int}}", f"{{i{at}+1}}"
+        case "group":
+            return r"(\d+)", f"\\{groups}"
+        case "star":
+            return "*", "*"
+        case "word":
+            return r"(\w+)", f"\\{groups}"
+        case "named":
+            return f"{{n{at}}}", f"{{n{at}}}"
+        case "choice":
+            return f"({segment}|other|q_proj)", f"\\{groups}"
+        case "part" if "_" in segment:
+            first = segment.split("_")[0]
+            return f"{first}_{{p{at}}}", f"{first}_{{p{at}}}"
+    return segment, segment
+
+
+def _dotted(segments: Sequence[str]) -> str:
+    text = ".".join(segments)
+    return text if not re.search(r"\.\*(?!\.|$)", text) else r"\.".join(segments)
+
+
+def _differ(one: Sequence[str], other: Sequence[str]) -> list[int]:
+    """Places where two names differ; empty if they are not of one length."""
+    if len(one) != len(other):
+        return []
+    return [at for at, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1]]
+
+
+def _made(kind: Any, *arguments: Any, **named: Any) -> Any:
+    """Make a transform; None where the draw is none."""
+    try:
+        return kind(*arguments, **named)
+    except wb.WeighbridgeError:
+        return None

@@ -1,0 +1,145 @@
+"""Run hostile inputs, each in a child process with 1 GB of address space and 10 seconds.
+
+A process that has imported weighbridge, and torch only where the input needs it, makes a child for each input, so that
+a crash, a hang or a swollen memory ends that child alone.
+
+    python tests/hostile.py                     serve: a line `KIND<tab>SEED<tab>CHANGES` in, a verdict as JSON out
+    python tests/hostile.py "key names" 17      run one input here, without limits, to look at it
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hostile_changes import Chance
+from hostile_inputs import ATTACKS
+
+import weighbridge as wb
+
+MEMORY_BYTES = 10**9
+SECONDS = 10
+
+
+def serve(with_torch: bool) -> None:
+    """Answer one line after the other."""
+    if with_torch:
+        import torch
+
+        torch.set_num_threads(1)
+    for line in sys.stdin:
+        kind, seed, changes = line.rstrip("\n").split("\t")
+        print(json.dumps(judge(kind, int(seed), int(changes))), flush=True)
+
+
+def judge(kind: str, seed: int, changes: int) -> dict[str, Any]:
+    """Run one input in a child, and say what became of it."""
+    with tempfile.TemporaryFile("w+", errors="backslashreplace") as report:
+        folder = Path(tempfile.mkdtemp(prefix="hostile-"))
+        began = time.monotonic()
+        child = os.fork()
+        if not child:
+            _run_child(kind, seed, changes, folder, report)
+        status, usage = _wait(child)
+        subprocess.run(["rm", "-rf", folder], check=True)  # of what is nested too deep for Python
+        report.seek(0)
+        verdict = _read(report.read(), status)
+    return {**verdict, "seconds": round(time.monotonic() - began, 2), "peak_mb": usage.ru_maxrss // 1024}
+
+
+def _wait(child: int) -> tuple[int, Any]:
+    """Wait for a child; one that does not end by itself is ended."""
+    stop = time.monotonic() + SECONDS + 3
+    while time.monotonic() < stop:
+        pid, status, usage = os.wait4(child, os.WNOHANG)
+        if pid:
+            return status, usage
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    _, status, usage = os.wait4(child, 0)
+    return status, usage
+
+
+def _run_child(kind: str, seed: int, changes: int, folder: Path, report: Any) -> None:
+    """Make the input, set the limits, run, and write a verdict; never returns."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    verdict: dict[str, str] = {}
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        said, run = prepare(kind, seed, changes, folder)
+        report.write(json.dumps({"input": said}) + "\n")
+        report.flush()
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, hard))
+        faulthandler.dump_traceback_later(SECONDS, exit=True, file=report.fileno())
+        verdict = outcome(run)
+    except BaseException as broken:
+        verdict = {"verdict": "the fuzzer is wrong", "said": "".join(traceback.format_exception(broken))[-1500:]}
+    faulthandler.cancel_dump_traceback_later()
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    report.write(json.dumps(verdict) + "\n")
+    report.flush()
+    os._exit(0)
+
+
+def prepare(kind: str, seed: int, changes: int, folder: Path) -> tuple[str, Any]:
+    """Make an input in a folder."""
+    chance = Chance(f"{kind} {seed}")
+    chance.most_changes = changes
+    return ATTACKS[kind].make(chance, folder)
+
+
+def outcome(run: Any) -> dict[str, str]:
+    """Run something, and sort out how it ends."""
+    try:
+        run()
+    except wb.WeighbridgeError as refused:
+        return {"verdict": "refused", "code": refused.code, "said": str(refused)[:300]}
+    except MemoryError as full:
+        return {"verdict": "memory", "where": _place(full), "said": ""}
+    except BaseException as crashed:
+        text = repr(crashed)[:300]
+        return {"verdict": f"raw {type(crashed).__name__}", "where": _place(crashed), "said": text}
+    return {"verdict": "fine"}
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of weighbridge that an error passed through."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/weighbridge/" in frame.filename]
+    if not frames:
+        return ""
+    return f"{frames[-1].filename.split('/weighbridge/')[-1]}:{frames[-1].lineno}"
+
+
+def _read(text: str, status: int) -> dict[str, Any]:
+    lines = text.splitlines()
+    verdict: dict[str, Any] = json.loads(lines[0]) if lines and lines[0].startswith("{") else {}
+    if len(lines) > 1 and lines[1].startswith("{"):
+        return {**verdict, **json.loads(lines[1])}
+    if "verdict" in verdict:
+        return verdict
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGKILL:
+        return {**verdict, "verdict": f"signal {os.WTERMSIG(status)}", "said": "\n".join(lines[1:8])}
+    frames = [line for line in lines if "/weighbridge/" in line]
+    where = frames[0].split("/weighbridge/")[-1].replace('", line ', ":").split(" ")[0] if frames else ""
+    return {**verdict, "verdict": "hang", "where": where, "said": "\n".join(lines[1:12])}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        place = Path(tempfile.mkdtemp(prefix="hostile-"))
+        described, action = prepare(sys.argv[1], int(sys.argv[2]), int([*sys.argv, "1000"][3]), place)
+        print(described)
+        print(place)
+        action()
+    else:
+        serve(with_torch="--torch" in sys.argv)

@@ -1,0 +1,71 @@
+"""What we write, we read: a base model's file in a head model, saved, and loaded again, by us and by the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import weighbridge as wb
+from weighbridge.integrations import transformers as wbt
+
+SMALL = {"vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+BERT = transformers.BertConfig(**SMALL, max_position_embeddings=12, num_labels=3)
+LLAMA = transformers.LlamaConfig(**SMALL, num_labels=3, pad_token_id=0)
+GPT2 = transformers.GPT2Config(
+    vocab_size=48, n_embd=16, n_layer=2, n_head=2, n_positions=12, num_labels=3, pad_token_id=0,
+    bos_token_id=1, eos_token_id=2,
+)  # fmt: skip
+T5 = transformers.T5Config(vocab_size=48, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
+
+PAIRS: dict[str, tuple[Any, Any, Any]] = {
+    "bert-classifier": (transformers.BertModel, transformers.BertForSequenceClassification, BERT),
+    "bert-pretraining": (transformers.BertModel, transformers.BertForPreTraining, BERT),
+    "gpt2-classifier": (transformers.GPT2Model, transformers.GPT2ForSequenceClassification, GPT2),
+    "gpt2-tied-head": (transformers.GPT2Model, transformers.GPT2LMHeadModel, GPT2),
+    "llama-classifier": (transformers.LlamaModel, transformers.LlamaForSequenceClassification, LLAMA),
+    "llama-head": (transformers.LlamaModel, transformers.LlamaForCausalLM, LLAMA),
+    "t5-encoder": (transformers.T5EncoderModel, transformers.T5ForConditionalGeneration, T5),
+}
+
+
+def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    theirs = other.state_dict()
+    return all(torch.equal(value, theirs[key]) for key, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_c1_a_base_models_file_in_a_head_model_is_read_back_once_it_is_saved(pair: str, tmp_path: Path) -> None:
+    base, head, config = PAIRS[pair]
+    torch.manual_seed(7)
+    base(config).save_pretrained(tmp_path / "base")
+    model = wbt.from_pretrained(head, tmp_path / "base", partial=True)
+    saved = wbt.save_pretrained(model, tmp_path / "saved")
+    assert equal(model, wbt.from_pretrained(head, saved))
+    theirs, info = head.from_pretrained(saved, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert equal(model, theirs)
+
+
+@pytest.mark.parametrize("pair", ["bert-classifier", "gpt2-classifier", "llama-head"])
+def test_c1_the_same_holds_for_a_model_of_its_own(pair: str, tmp_path: Path) -> None:
+    base, head, config = PAIRS[pair]
+    base(config).save_pretrained(tmp_path / "base")
+    model, again = head(config), head(config)
+    wb.load(model, tmp_path / "base", partial=True)
+    wb.load(again, wb.save(model, tmp_path / "saved"))
+    assert equal(model, again)
+
+
+def test_c1_a_published_file_of_bare_names_and_a_head_is_read_by_the_whole_key_set(tmp_path: Path) -> None:
+    """`score.weight` beside bare names, as files of GPT-2 classifiers have it: no key alone says what it is."""
+    model = transformers.GPT2ForSequenceClassification(GPT2)
+    bare = {key.removeprefix("transformer."): value for key, value in model.state_dict().items()}
+    plan = wb.plan(bare, "gpt2", model, base_prefix="transformer")
+    assert plan.reading.endswith("with transformer. added")
+    assert {step.targets[0] for step in plan.steps} == set(model.state_dict())
+    back = plan.inverse(plan.state_dict()).state_dict()
+    assert wb.verify(back, bare)

@@ -1,0 +1,292 @@
+"""An interpreter of mappings that takes them at their word: key by key, rule by rule, operation by operation.
+
+It shares nothing with what it is held against: patterns are spelled for Python's `re` (`interpreter_patterns`),
+operations are run with torch (`interpreter_operations`), and nothing is planned. Only the values that say what is
+meant, a `Mapping` with its transforms, are weighbridge's.
+
+    made = interpret(mapping, {"norm.gamma": tensor})
+    made.tensors     what the mapping makes
+    made.problems    why it cannot be done, as codes; what is made then means nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping as MappingOf, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from interpreter_operations import Lane, Place, RefusedError, Shape, run_operations
+from interpreter_patterns import Found, count_stars, fill, spell
+
+import weighbridge as wb
+
+Tensors = dict[str, torch.Tensor]
+FREE = "\0"
+"""Stands for the index that a converter will make."""
+
+
+class ClaimedTwiceError(Exception):
+    """Two patterns, or two converters, claim one key."""
+
+
+@dataclass
+class Made:
+    """What a mapping makes of tensors.
+
+    Args:
+        tensors: What is made, by name.
+        sources: For each name that is made the keys that it is made of.
+        changed: Names whose elements a converter had in its hands, whatever it did.
+        dropped: Keys that a rule drops.
+        carried: Keys that a rule passes on as they are.
+        vanished: Keys that became no tensor at all: an axis without indices was taken apart.
+        failed: Names that a converter would have made, if something were not wrong with it.
+        problems: Codes of what is wrong.
+    """
+
+    tensors: Tensors = field(default_factory=dict)
+    sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    dropped: set[str] = field(default_factory=set)
+    carried: set[str] = field(default_factory=set)
+    vanished: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    problems: set[str] = field(default_factory=set)
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def put(self, name: str, tensor: torch.Tensor, sources: tuple[str, ...]) -> None:
+        if name in self.tensors:
+            self.problems.add("target-collision")
+        self.tensors[name], self.sources[name] = tensor, sources
+
+
+def interpret(
+    mapping: wb.Mapping, tensors: Tensors, wanted: MappingOf[str, Shape] | None = None, config: Any = None
+) -> Made:
+    """Apply a mapping's rules in list order.
+
+    Args:
+        mapping: The rules, and what is declared to be dropped or carried.
+        tensors: What they are applied to.
+        wanted: Shapes of the targets, where they are known; they only tell how large the parts of a tensor are.
+        config: The model's configuration.
+    """
+    made, uses = Made(), dict[tuple[int, tuple[str, ...]], Use]()
+    for key, tensor in tensors.items():
+        is_dropped, is_carried = (any(_names(rule, key) for rule in rules) for rules in (mapping.drop, mapping.carry))
+        if is_dropped or is_carried:
+            made.problems |= {"rule-overlap"} if is_dropped and is_carried else set()
+            made.dropped |= {key} if is_dropped else set()
+            if is_carried:
+                made.carried.add(key)
+                made.put(key, tensor, (key,))
+            continue
+        try:
+            name, hit = _walk(mapping.transforms, key)
+            if hit is None:
+                made.put(name, tensor, (key,))
+            else:
+                _collect(mapping.transforms, uses, hit, name, key, made)
+        except ClaimedTwiceError:
+            made.problems.add("rule-overlap")
+    for use in uses.values():
+        try:
+            _convert(mapping.transforms, use, tensors, wanted or {}, config, made)
+        except RefusedError as refused:
+            made.problems.add(refused.code)
+            made.failed |= {_finish(mapping.transforms, use.rule + 1, output) for output in use.outputs}
+        except ClaimedTwiceError:
+            made.problems.add("rule-overlap")
+    return made
+
+
+def _names(rule: Any, key: str) -> bool:
+    inner = below(rule.scope, key)
+    return inner is not None and spell(rule.pattern).find(inner) is not None
+
+
+# ---- names ----
+
+
+def below(scope: str, key: str) -> str | None:
+    """Return what of a key lies below a scope; None for a key that does not."""
+    if not scope:
+        return key
+    return key[len(scope) + 1 :] if key.startswith(f"{scope}.") else None
+
+
+class Claim(NamedTuple):
+    """Which pattern of a rule matched, where, and the key without the rule's scope."""
+
+    lane: int
+    found: Found
+    inner: str
+
+
+def claim(rule: Any, key: str) -> Claim | None:
+    """Find the one pattern of a rule that matches a key."""
+    inner = below(rule.scope, key)
+    if inner is None:
+        return None
+    found = [
+        Claim(lane, at, inner) for lane, text in enumerate(rule.source_patterns) if (at := spell(text).find(inner))
+    ]
+    if len(found) > 1:
+        raise ClaimedTwiceError
+    return found[0] if found else None
+
+
+def write(rule: Any, target: str, at: Claim, captures: dict[str, str]) -> str | None:
+    """Put what a target stands for where the match was."""
+    filled = fill(target, captures)
+    if filled is None:
+        return None
+    inner = at.inner[: at.found.start] + filled + at.inner[at.found.stop :]
+    return f"{rule.scope}.{inner}" if rule.scope else inner
+
+
+def rename(rule: Any, key: str) -> str:
+    """Run one rename over one key."""
+    if isinstance(rule, wb.PrefixChange):
+        return _change_prefix(rule, key)
+    at = claim(rule, key)
+    if at is None:
+        return key
+    target = rule.target_patterns[at.lane if isinstance(rule, wb.GroupWeightRename) else 0]
+    written = write(rule, target, at, at.found.captures)
+    return key if written is None else written
+
+
+def _change_prefix(rule: wb.PrefixChange, key: str) -> str:
+    mount = ".".join(part for part in (rule.scope, rule.model_prefix) if part)
+    inner = below(mount, key)
+    if not inner:
+        return key
+    added, removed = rule.prefix_to_add, rule.prefix_to_remove
+    if added is not None:
+        inner = inner if (below(added, inner) is not None) else f"{added}.{inner}"
+    elif below(removed, inner):
+        inner = below(removed, inner) or ""
+    return f"{mount}.{inner}" if mount else inner
+
+
+def _converters(rules: Sequence[Any], start: int) -> Iterable[Any]:
+    return (rule for rule in rules[start:] if isinstance(rule, wb.WeightConverter))
+
+
+def _walk(rules: Sequence[Any], key: str) -> tuple[str, int | None]:
+    """Run a key through the renames, up to the first converter that claims it."""
+    for number, rule in enumerate(rules):
+        if not isinstance(rule, wb.WeightConverter):
+            key = rename(rule, key)
+        elif claim(rule, key) is not None:
+            if any(claim(later, key) is not None for later in _converters(rules, number + 1)):
+                raise ClaimedTwiceError
+            return key, number
+    return key, None
+
+
+def _finish(rules: Sequence[Any], start: int, name: str) -> str:
+    """Run the renames that come after a converter over a name that it wrote."""
+    for rule in rules[start:]:
+        name = name if isinstance(rule, wb.WeightConverter) else rename(rule, name)
+    return name
+
+
+# ---- converters ----
+
+
+@dataclass
+class Use:
+    """One use of a converter: for each source pattern the key of each index; and the names that it writes."""
+
+    rule: int
+    outputs: tuple[str, ...]
+    lanes: list[dict[int, str]]
+
+
+def _stars(patterns: Sequence[str]) -> int:
+    return count_stars(patterns[0])
+
+
+def merges(rule: wb.WeightConverter) -> bool:
+    """Whether the last index of the sources is used up."""
+    named = any(type(each).__name__ in ("MergeModulelist", MERGING_ERNIE) for each in rule.operations)
+    return named or _stars(rule.source_patterns) > _stars(rule.target_patterns)
+
+
+def splits(rule: wb.WeightConverter) -> bool:
+    """Whether the last index of the targets is made."""
+    named = any(type(each).__name__ in ("SplitModulelist", SPLITTING_ERNIE) for each in rule.operations)
+    return named or _stars(rule.source_patterns) < _stars(rule.target_patterns)
+
+
+MERGING_ERNIE, SPLITTING_ERNIE = "ErnieFuseAndSplitTextVisionExperts", "ErnieSplitAndDecoupleTextVisionExperts"
+
+
+def _collect(rules: Sequence[Any], uses: dict[Any, Use], number: int, name: str, key: str, made: Made) -> None:
+    rule = rules[number]
+    at = claim(rule, name)
+    assert at is not None
+    captures, place = dict(at.found.captures), 0
+    if merges(rule):
+        place = int(captures.pop(f"*{count_stars(rule.source_patterns[at.lane])}"))
+    if splits(rule):
+        captures[f"*{_stars(rule.target_patterns)}"] = FREE
+    outputs = tuple(write(rule, target, at, captures) for target in rule.target_patterns)
+    if None in outputs:
+        made.problems.add("group-incomplete")
+        return
+    use = uses.setdefault((number, outputs), Use(number, outputs, [{} for _ in rule.source_patterns]))
+    if place in use.lanes[at.lane]:
+        made.problems.add("group-duplicate")
+    use.lanes[at.lane][place] = key
+
+
+def _convert(
+    rules: Sequence[Any], use: Use, tensors: Tensors, wanted: MappingOf[str, Shape], config: Any, made: Made
+) -> None:
+    rule = rules[use.rule]
+    count = max(max(lane) for lane in use.lanes if lane) + 1
+    if count > 10_000 or any(set(lane) != set(range(count)) for lane in use.lanes):
+        made.problems.add("group-incomplete")
+        return
+    lanes = [
+        Lane(text, [tensors[lane[at]] for at in range(count)], merges(rule))
+        for text, lane in zip(rule.source_patterns, use.lanes, strict=True)
+    ]
+    keys = tuple(lane[at] for lane in use.lanes for at in range(count))
+    place = Place(rule.target_patterns, _wanted_shapes(rules, use, wanted), splits(rule), config)
+    done = run_operations(rule.operations, lanes, place)
+    if not any(lane.tensors for lane in done):
+        made.vanished |= set(keys)
+    for output, lane in zip(use.outputs, done, strict=True):
+        if len(lane.tensors) != 1 and not splits(rule):
+            raise RefusedError("operation-arity")
+        for at, tensor in enumerate(lane.tensors):
+            name = _finish(rules, use.rule + 1, output.replace(FREE, str(at)))
+            made.put(name, tensor, keys)
+            made.changed.add(name)
+
+
+def _wanted_shapes(
+    rules: Sequence[Any], use: Use, wanted: MappingOf[str, Shape]
+) -> tuple[tuple[Shape | None, ...], ...]:
+    """Find the shapes that a converter's targets are to have; those of an index, as far as it is wanted."""
+    shapes = []
+    for output in use.outputs:
+        if FREE not in output:
+            shapes.append((wanted.get(_finish(rules, use.rule + 1, output)),))
+            continue
+        lane: list[Shape] = []
+        while len(lane) < 1000:
+            shape = wanted.get(_finish(rules, use.rule + 1, output.replace(FREE, str(len(lane)))))
+            if shape is None:
+                break
+            lane.append(shape)
+        shapes.append(tuple(lane))
+    return tuple(shapes) if any(shape is not None for lane in shapes for shape in lane) else ()

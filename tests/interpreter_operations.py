@@ -1,0 +1,366 @@
+"""What each operation does to tensors, run one after the other with torch: no layouts, no copies, no programs.
+
+A lane is what one pattern of a converter stands for: its name, its tensors, and whether there is one for each index.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+
+Shape = tuple[int, ...]
+
+
+class RefusedError(Exception):
+    """This cannot be done, or nobody can know how; the code is that of `docs/errors.md`."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Lane(NamedTuple):
+    """A pattern's text, and the tensors that it stands for."""
+
+    name: str
+    tensors: list[torch.Tensor]
+    indexed: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """What an operation may know: its targets, their shapes as far as they are known, and the configuration.
+
+    `last` says that no other operation comes after this one which changes shapes or numbers.
+    """
+
+    targets: tuple[str, ...]
+    shapes: tuple[tuple[Shape | None, ...], ...] = ()
+    splits: bool = False
+    config: Any = None
+    last: bool = True
+
+    def shape(self, target: int, index: int = 0) -> Shape | None:
+        lane = self.shapes[target] if self.last and target < len(self.shapes) else ()
+        return lane[index] if index < len(lane) else None
+
+
+Lanes = list[Lane]
+Run = Callable[[Any, Lanes, Place], Lanes]
+
+
+def run_operations(operations: Sequence[Any], lanes: Lanes, place: Place) -> Lanes:
+    """Run a converter's operations, first to last."""
+    for number, operation in enumerate(operations):
+        later = {type(each).__name__ for each in operations[number + 1 :]}
+        seen = Place(place.targets, place.shapes, place.splits, place.config, later <= {"Cast"})
+        lanes = OPERATIONS[type(operation).__name__](operation, lanes, seen)
+    if len(lanes) != len(place.targets):
+        raise RefusedError("operation-arity")
+    return lanes
+
+
+def _axis(dim: int, count: int) -> int:
+    if not -count <= dim < count:
+        raise RefusedError("axis-out-of-range")
+    return dim % count
+
+
+def _each(change: Callable[[Any, torch.Tensor, str, Place, Shape | None], torch.Tensor]) -> Run:
+    """Make what runs over each tensor by itself."""
+
+    def run(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+        alike = len(lanes) == len(place.targets)
+        return [
+            lane._replace(
+                tensors=[
+                    change(operation, tensor, lane.name, place, place.shape(number, index) if alike else None)
+                    for index, tensor in enumerate(lane.tensors)
+                ]
+            )
+            for number, lane in enumerate(lanes)
+        ]
+
+    return run
+
+
+def _same(tensors: Sequence[torch.Tensor], but: int | None = None) -> None:
+    """Refuse to join what differs in dtype, or in its shape (on any axis `but` one)."""
+    if not tensors or len({tensor.dtype for tensor in tensors}) > 1:
+        raise RefusedError("dtype-mismatch" if tensors else "operation-arity")
+    shapes = {tuple(size for axis, size in enumerate(tensor.shape) if axis != but) for tensor in tensors}
+    if len(shapes) > 1 or len({tensor.ndim for tensor in tensors}) > 1:
+        raise RefusedError("shape-mismatch")
+
+
+def _cat(tensors: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
+    if not tensors:
+        raise RefusedError("operation-arity")
+    axis = _axis(dim, tensors[0].ndim)
+    _same(tensors, axis)
+    return torch.cat(list(tensors), axis)
+
+
+def _stack(tensors: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
+    _same(tensors)
+    return torch.stack(list(tensors), _axis(dim, tensors[0].ndim + 1))
+
+
+def _cut(tensor: torch.Tensor, dim: int, sizes: Sequence[int]) -> list[torch.Tensor]:
+    axis = _axis(dim, tensor.ndim)
+    if sum(sizes) != tensor.shape[axis] or min(sizes, default=0) < 0:
+        raise RefusedError("split-unequal")
+    return list(torch.split(tensor, list(sizes), axis))
+
+
+def _equal(size: int, parts: int) -> list[int]:
+    if parts < 1 or size % parts:
+        raise RefusedError("split-unequal")
+    return [size // parts] * parts
+
+
+def _merge(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+    if not all(lane.indexed for lane in lanes):
+        raise RefusedError("operation-arity")
+    return [Lane(lane.name, [_stack(lane.tensors, operation.dim)]) for lane in lanes]
+
+
+def _unmerge(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+    parts = []
+    for name, tensors, _ in lanes:
+        (tensor,) = tensors
+        parts.append(Lane(name, list(torch.unbind(tensor, _axis(operation.dim, tensor.ndim))), indexed=True))
+    return parts
+
+
+def _concatenate(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+    tensors = [tensor for lane in lanes for tensor in lane.tensors]
+    whole = _cat(tensors, operation.dim)
+    sizes = tuple(tensor.shape[operation.dim] for tensor in tensors)
+    if operation.sizes is not None and operation.sizes != sizes:
+        raise RefusedError("shape-mismatch")
+    return [Lane(place.targets[0] if len(place.targets) == 1 else lanes[0].name, [whole])]
+
+
+def _only(lanes: Lanes) -> torch.Tensor:
+    if len(lanes) != 1 or len(lanes[0].tensors) != 1:
+        raise RefusedError("operation-arity")
+    return lanes[0].tensors[0]
+
+
+def _wanted_sizes(place: Place, tensor: torch.Tensor, dim: int) -> list[int] | None:
+    """Sizes of the parts as the targets have them; None where one of them is not known."""
+    shapes = [shape for lane in place.shapes for shape in lane] if place.last else []
+    if not shapes or any(shape is None for shape in shapes):
+        return None
+    if any(len(shape) != tensor.ndim for shape in shapes if shape is not None):
+        raise RefusedError("shape-mismatch")
+    return [shape[_axis(dim, tensor.ndim)] for shape in shapes if shape is not None]
+
+
+def _chunk(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+    tensor = _only(lanes)
+    size = tensor.shape[_axis(operation.dim, tensor.ndim)]
+    known = _wanted_sizes(place, tensor, operation.dim)
+    if operation.num_shards_attribute is not None:
+        count = _setting(place.config, operation.num_shards_attribute)
+        if known is not None and len(known) != count:
+            known = None
+        return [Lane(place.targets[0], _cut(tensor, operation.dim, known or _equal(size, count)), indexed=True)]
+    if place.splits and len(place.targets) == 1 and place.last:
+        if known is None:
+            raise RefusedError("operation-argument")
+        return [Lane(place.targets[0], _cut(tensor, operation.dim, known), indexed=True)]
+    parts = _cut(tensor, operation.dim, known or _equal(size, len(place.targets)))
+    return [Lane(target, [part]) for target, part in zip(place.targets, parts, strict=True)]
+
+
+def _split(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+    tensor = _only(lanes)
+    sizes = operation.sizes if operation.sizes is not None else _wanted_sizes(place, tensor, operation.dim)
+    if sizes is None:
+        raise RefusedError("operation-argument")
+    parts = _cut(tensor, operation.dim, sizes)
+    if place.splits and len(place.targets) == 1:
+        return [Lane(place.targets[0], parts, indexed=True)]
+    if len(parts) != len(place.targets):
+        raise RefusedError("operation-arity")
+    return [Lane(target, [part]) for target, part in zip(place.targets, parts, strict=True)]
+
+
+def _fuse_ernie(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+    fused = []
+    for number, target in enumerate(place.targets):
+        stacks = []
+        for lane in lanes:
+            share = _equal(len(lane.tensors), len(place.targets))[0]
+            stacks.append(_stack(lane.tensors[number * share : (number + 1) * share], operation.stack_dim))
+        fused.append(Lane(target, [_cat(stacks, operation.concat_dim)]))
+    return fused
+
+
+def _split_ernie(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+    made: list[list[torch.Tensor]] = [[] for _ in place.targets]
+    for lane in lanes:
+        (tensor,) = lane.tensors
+        stacked, cut = _axis(operation.stack_dim, tensor.ndim), _axis(operation.concat_dim, tensor.ndim)
+        wanted = [place.shape(number, len(made[number])) for number in range(len(place.targets))]
+        known = [(*shape[:stacked], 1, *shape[stacked:]) for shape in wanted if shape is not None]
+        usable = len(known) == len(wanted) and all(len(shape) == tensor.ndim for shape in known)
+        sizes = [shape[cut] for shape in known] if usable else _equal(tensor.shape[cut], len(wanted))
+        for number, part in enumerate(_cut(tensor, cut, sizes)):
+            made[number] += torch.unbind(part, stacked)
+    return [Lane(target, tensors, indexed=True) for target, tensors in zip(place.targets, made, strict=True)]
+
+
+def _transpose(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
+    turned = x.transpose(_axis(operation.dim0, x.ndim), _axis(operation.dim1, x.ndim))
+    if not operation.check_dims:
+        return turned
+    if wanted is None:
+        raise RefusedError("operation-argument")
+    if wanted not in (x.shape, turned.shape):
+        raise RefusedError("shape-mismatch")
+    if x.shape == turned.shape:
+        raise RefusedError("layout-ambiguous")
+    return turned if wanted == turned.shape else x
+
+
+def _permute(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
+    if len(operation.dims) != x.ndim:
+        raise RefusedError("shape-mismatch")
+    return x.permute(operation.dims)
+
+
+def _reshape(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
+    for shape in filter(None, (operation.source_shape, operation.shape)):
+        known = prod(size for size in shape if size != -1)
+        if shape.count(-1) > 1 or (x.numel() % known if -1 in shape and known else known != x.numel()):
+            raise RefusedError("shape-mismatch")
+    if operation.source_shape is not None and x.reshape(operation.source_shape).shape != x.shape:
+        raise RefusedError("shape-mismatch")
+    return x.reshape(operation.shape)
+
+
+def _halves(x: torch.Tensor, axis: int, back: bool) -> torch.Tensor:
+    """Gather every other slice into halves; `back` lets two halves alternate."""
+    count = x.shape[axis]
+    if count % 2:
+        raise RefusedError("split-unequal")
+    order = [*range(0, count, 2), *range(1, count, 2)]
+    if back:
+        order = [order.index(at) for at in range(count)]
+    return x.index_select(axis, torch.tensor(order, dtype=torch.long))
+
+
+def _interleave(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
+    return _halves(x, _axis(operation.dim, x.ndim), operation.is_inverse)
+
+
+def _setting(config: Any, name: str) -> int:
+    for part in name.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    if type(config) is not int or config < 1:
+        raise RefusedError("operation-config")
+    return config
+
+
+def _rope(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
+    named = operation.permute_layer_names
+    if named is not None and not any(text in name for text in named):
+        return x
+    setting = operation.num_heads or "num_attention_heads"
+    path = f"{operation.subconfig_key}.{setting}" if operation.subconfig_key else setting
+    heads = setting if isinstance(setting, int) else _setting(place.config, path)
+    if x.ndim not in (1, 2):
+        raise RefusedError("shape-mismatch")
+    if heads < 1 or x.shape[0] % (2 * heads):
+        raise RefusedError("split-unequal")
+    return torch.cat([_halves(head, 0, operation.is_inverse) for head in x.chunk(heads)]) if x.shape[0] else x
+
+
+def _conv_to_linear(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
+    if tuple(x.shape[1:]) != (operation.in_channels, *operation.kernel_size):
+        raise RefusedError("shape-mismatch")
+    return x.flatten(1)
+
+
+def _linear_to_conv(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
+    kernel = (operation.in_channels, *operation.kernel_size)
+    if x.ndim != 2 or x.shape[1] != prod(kernel):
+        raise RefusedError("shape-mismatch")
+    return x.reshape(x.shape[0], *kernel)
+
+
+def _axes(side: str, rest: int) -> list[list[str]]:
+    """Return the names that each axis of one side is made of; the ellipsis is `rest` axes."""
+    axes: list[list[str]] = []
+    for group in re.findall(r"\([^)]*\)|[^\s()]+", side):
+        if group == "...":
+            axes += [[f"...{number}"] for number in range(rest)]
+        else:
+            axes.append([name for name in group.strip("()").split() if name != "1"])
+    return axes
+
+
+def _rearrange(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
+    before, after = operation.pattern.split("->")
+    rest = x.ndim - len(_axes(before, 0))
+    if rest < 0 or (rest and "..." not in before):
+        raise RefusedError("shape-mismatch")
+    left, right = _axes(before, rest), _axes(after, rest)
+    sizes = {axis: size if isinstance(size, int) else _setting(place.config, size) for axis, size in operation.lengths}
+    for names, size in zip(left, x.shape, strict=True):
+        known, unknown = prod(sizes.get(each, 1) for each in names), [each for each in names if each not in sizes]
+        if len(unknown) > 1 or size % known or (not unknown and size != known):
+            raise RefusedError("split-unequal")
+        sizes |= dict.fromkeys(unknown, size // known)
+    order = [each for names in left for each in names]
+    turned = x.reshape([sizes[each] for each in order]).permute(
+        [order.index(each) for names in right for each in names]
+    )
+    return turned.reshape([prod(sizes[each] for each in names) for names in right])
+
+
+def _cast(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
+    if operation.source_dtype is not None and DTYPES[operation.source_dtype] != x.dtype:
+        raise RefusedError("dtype-mismatch")
+    return x.to(DTYPES[operation.dtype])
+
+
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+OPERATIONS: dict[str, Run] = {
+    "Cast": _each(_cast),
+    "Chunk": _chunk,
+    "Concatenate": _concatenate,
+    "Conv3dToLinear": _each(_conv_to_linear),
+    "ErnieFuseAndSplitTextVisionExperts": _fuse_ernie,
+    "ErnieSplitAndDecoupleTextVisionExperts": _split_ernie,
+    "Interleave": _each(_interleave),
+    "LinearToConv3d": _each(_linear_to_conv),
+    "MergeModulelist": _merge,
+    "Permute": _each(_permute),
+    "PermuteForRope": _each(_rope),
+    "Rearrange": _each(_rearrange),
+    "Reshape": _each(_reshape),
+    "Split": _split,
+    "SplitModulelist": _unmerge,
+    "Transpose": _each(_transpose),
+}
+"""Every operation by its name."""

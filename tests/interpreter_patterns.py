@@ -1,0 +1,261 @@
+r"""The documented pattern language, spelled as expressions of Python's own `re`: nothing of weighbridge is used.
+
+`docs/patterns.md` is what this follows. It understands less than that page allows: a pattern whose alternatives do not
+all begin, or all end, in the same way is `UnclearError`, so that what is left has one plain meaning.
+
+    spell(r"h.(\d+).ln_(1|2)").find("model.h.11.ln_2.weight")      where it matched, and what its captures hold
+    fill(r"layers.\1.norm\2", {"1": "11", "2": "2"})               what a target stands for
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+TOKEN = re.compile(
+    r"""
+      \{(?P<name>\w+)(?P<offset>[+-][0-9]+)?(?::(?P<kind>[^{}]*))?\}
+    | (?P<guard>\(\?(?:<?[=!]))
+    | (?P<plain>\(\?:)
+    | (?P<open>\()
+    | (?P<close>\)\??)
+    | (?P<bar>\|)
+    | (?P<any>(?:\\[dw]|\[\^?(?:\\.|[^\]\\])+\])[+*?]?|\.[+?])
+    | \\(?P<number>[1-9])
+    | \\(?P<escaped>[^A-Za-z0-9])
+    | (?P<star>\*)
+    | (?P<start>\^)
+    | (?P<end>\$)
+    | (?P<text>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+KINDS = {"int": "[0-9]+", "**": ".+"}
+
+
+class UnclearError(Exception):
+    """This reader does not know what the pattern means."""
+
+
+class Found(NamedTuple):
+    """Where a pattern matched, half-open, and what its captures hold: `name`, `1` for the first group, `*1` for the
+    first star.
+    """
+
+    start: int
+    stop: int
+    captures: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """A source pattern: its expression, and for each group of it the capture that it is, and that capture's offset."""
+
+    regex: re.Pattern[str]
+    captures: tuple[tuple[str, int], ...]
+
+    def find(self, key: str) -> Found | None:
+        """Find the leftmost match in a key."""
+        match = self.regex.search(key)
+        if match is None:
+            return None
+        texts = zip(self.captures, match.groups(), strict=True)
+        held = {name: str(int(text) - offset) if offset else text for (name, offset), text in texts}
+        return Found(match.start(), match.end(), held)
+
+    @property
+    def stars(self) -> int:
+        return sum(name.startswith("*") for name, _ in self.captures)
+
+
+def tokens(text: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """Yield the parts of a pattern, each with its kind."""
+    at = 0
+    while at < len(text):
+        token = TOKEN.match(text, at)
+        assert token is not None
+        kind = "name" if token["name"] else token.lastgroup
+        dotted = text[at] == "." and text.startswith("*", at + 1) and text[at + 2 : at + 3] not in ("", ".", "$", "\\")
+        if dotted:
+            raise UnclearError(text)
+        yield kind or "text", token
+        at = token.end()
+
+
+@lru_cache(maxsize=4096)
+def spell(text: str) -> Spelled:
+    """Turn a source pattern into an expression."""
+    reader = _Reader(text)
+    body = "".join(reader.part(kind, token) for kind, token in tokens(text))
+    before = "" if reader.is_open(0) else r"(?<![^.])"
+    after = "" if reader.is_open(-1) else r"(?![^.])"
+    return Spelled(re.compile(f"{before}(?:{body}){after}", re.DOTALL), tuple(reader.captures))
+
+
+class _Reader:
+    """Turns one part after the other into a piece of an expression."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.captures: list[tuple[str, int]] = []
+        self.numbers: dict[str, int] = {}
+        self.stack: list[str] = []
+        self.edges: list[str] = []
+        self.groups = self.stars = 0
+
+    @property
+    def guarded(self) -> bool:
+        return "guard" in self.stack
+
+    def part(self, kind: str, token: re.Match[str]) -> str:
+        if kind != "guard" and not self.guarded:
+            self.note(kind, token)
+        return getattr(self, f"_{kind}")(token)
+
+    def note(self, kind: str, token: re.Match[str]) -> None:
+        """Remember what a pattern could show at its ends: `open` for a dot or an underscore, else `closed`."""
+        if kind in ("text", "escaped"):
+            self.edges.append("open" if token[kind] in "._" else "closed")
+        elif kind in ("start", "end"):
+            self.edges.append("open")
+        elif kind in ("plain", "open"):
+            self.edges.append("(")
+        elif kind in ("close", "bar"):
+            self.edges.append(token[0])
+        else:
+            self.edges.append("optional" if kind == "any" and token[0][-1] in "?*" else "closed")
+
+    def is_open(self, end: int) -> bool:
+        """Tell whether the pattern begins (0) or ends (-1) inside a segment, or at the key's own edge."""
+        signs = _signs(self.edges if end == 0 else _mirrored(self.edges))
+        if len(signs) > 1 or "optional" in signs:
+            raise UnclearError(self.text)
+        return signs == {"open"}
+
+    def capture(self, name: str, body: str, offset: int = 0) -> str:
+        if self.guarded:
+            return f"(?:{body})"
+        self.captures.append((name, offset))
+        self.numbers[name] = len(self.captures)
+        return f"({body})"
+
+    def _name(self, token: re.Match[str]) -> str:
+        name, offset, kind = token["name"], int(token["offset"] or 0), token["kind"] or "[^.]+"
+        if name in self.numbers:
+            return rf"(?:\{self.numbers[name]})"
+        if not offset:
+            return self.capture(name, KINDS.get(kind, kind))
+        small = "|".join(map(str, range(offset))) if offset > 0 else ""
+        unless = f"(?!(?:{small})(?![0-9]))" if small else ""
+        return f"(?<![0-9]){unless}{self.capture(name, '0|[1-9][0-9]*', offset)}(?![0-9])"
+
+    def _guard(self, token: re.Match[str]) -> str:
+        self.stack.append("guard")
+        return token[0]
+
+    def _plain(self, token: re.Match[str]) -> str:
+        self.stack.append("plain")
+        return "(?:"
+
+    def _open(self, token: re.Match[str]) -> str:
+        self.stack.append("open")
+        if self.guarded:
+            return "(?:"
+        self.groups += 1
+        self.captures.append((str(self.groups), 0))
+        self.numbers[str(self.groups)] = len(self.captures)
+        return "("
+
+    def _close(self, token: re.Match[str]) -> str:
+        self.stack.pop()
+        return token[0]
+
+    def _bar(self, token: re.Match[str]) -> str:
+        return "|"
+
+    def _any(self, token: re.Match[str]) -> str:
+        return token[0].replace(r"\d", "[0-9]") if token[0].startswith("\\") else token[0].replace(r"\d", "0-9")
+
+    def _number(self, token: re.Match[str]) -> str:
+        return rf"(?:\{self.numbers[token['number']]})"
+
+    def _escaped(self, token: re.Match[str]) -> str:
+        return re.escape(token["escaped"])
+
+    def _star(self, token: re.Match[str]) -> str:
+        if self.guarded:
+            return "[0-9]+"
+        self.stars += 1
+        return self.capture(f"*{self.stars}", "[0-9]+")
+
+    def _start(self, token: re.Match[str]) -> str:
+        return r"\A"
+
+    def _end(self, token: re.Match[str]) -> str:
+        return r"\Z"
+
+    def _text(self, token: re.Match[str]) -> str:
+        return re.escape(token["text"])
+
+
+def _mirrored(edges: list[str]) -> list[str]:
+    turned = {"(": ")", ")": "(", ")?": "(?"}
+    return [turned.get(edge, edge) for edge in reversed(edges)]
+
+
+def _signs(edges: list[str]) -> set[str]:
+    """Collect what the alternatives of a pattern show at their beginning."""
+    depth, branches = 0, [[]]
+    for edge in edges:
+        depth += edge in ("(", "(?")
+        depth -= edge in (")", ")?")
+        if edge == "|" and not depth:
+            branches.append([])
+        else:
+            branches[-1].append(edge)
+    return {sign for branch in branches for sign in _first_signs(branch)}
+
+
+def _first_signs(branch: list[str]) -> set[str]:
+    if not branch or branch[0] == "(?":
+        return {"optional"}
+    if branch[0] != "(":
+        return {branch[0]}
+    depth = 0
+    for at, edge in enumerate(branch):
+        depth += edge in ("(", "(?")
+        depth -= edge in (")", ")?")
+        if not depth:
+            return {"optional"} if edge == ")?" else _signs(branch[1:at])
+    raise UnclearError(str(branch))
+
+
+def count_stars(text: str) -> int:
+    """Count the indices of a pattern of either side."""
+    return sum(kind == "star" for kind, _ in tokens(text))
+
+
+def fill(text: str, captures: dict[str, str]) -> str | None:
+    """Write what a target stands for; None where an offset makes an index negative."""
+    parts, stars, depth = [], 0, 0
+    for kind, token in tokens(text):
+        depth += (kind == "guard") - (kind == "close")
+        if depth or kind in ("start", "end", "close"):
+            continue
+        if kind == "star":
+            stars += 1
+            parts.append(captures[f"*{stars}"])
+        elif kind in ("name", "number"):
+            held = captures[token[kind]]
+            offset = int(token["offset"] or 0)
+            if offset and (int(held) + offset < 0 or held != str(int(held))):
+                return None
+            parts.append(str(int(held) + offset) if offset else held)
+        elif kind in ("text", "escaped"):
+            parts.append(token[kind])
+        else:
+            raise UnclearError(text)
+    return "".join(parts)

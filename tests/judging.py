@@ -1,0 +1,344 @@
+"""Hold weighbridge to what the interpreter makes of the same mapping and tensors.
+
+Each check takes a drawn case and gives a `Find`, or None where all is as it must be. The tests of laws call them on a
+thousand cases each, the fuzzer for as long as it is told to; `shrink` leaves of a case what the find needs.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping as MappingOf
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from drawn_checkpoints import Drawn, Specs, draw_target, header, spec
+from interpreter import Made, Tensors, interpret
+from strategies import raw
+
+import weighbridge as wb
+
+MEMORY_DISK = Path("/dev/shm")
+
+BY_SHAPES = {
+    *("shape-mismatch", "axis-out-of-range"),
+    *("rule-overlap", "target-collision", "group-incomplete", "group-duplicate"),
+}
+"""What names and shapes alone say of a reading; everything else is wrong *with* the right one."""
+
+
+class Find(NamedTuple):
+    """What is wrong: its kind, in a word or two that a program can count, and what was seen."""
+
+    kind: str
+    said: str
+
+
+Check = Callable[[Drawn, int], Find | None]
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A directory in memory, where there is one."""
+    base = MEMORY_DISK if MEMORY_DISK.is_dir() else None
+    with tempfile.TemporaryDirectory(dir=base) as name:
+        yield Path(name)
+
+
+def difference(found: Tensors, wanted: Tensors) -> str:
+    """Say in what two sets of tensors differ, bit by bit; empty if they do not."""
+    if found.keys() != wanted.keys():
+        return (
+            f"only there {sorted(found.keys() - wanted.keys())[:4]}, missing {sorted(wanted.keys() - found.keys())[:4]}"
+        )
+    for key, tensor in wanted.items():
+        if (found[key].dtype, found[key].shape) != (tensor.dtype, tensor.shape):
+            return f"{key}: {spec(found[key])} for {spec(tensor)}"
+        if raw(found[key]) != raw(tensor):
+            return f"{key}: {found[key].tolist()} for {tensor.tolist()}"
+    return ""
+
+
+def attempt(work: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Any, Find | None]:
+    """Run something: its result, or the error of ours that it raises; any other error is a find."""
+    try:
+        return work(*arguments, **options), None
+    except wb.WeighbridgeError as refused:
+        return refused, None
+    except Exception as crashed:
+        return None, Find(f"raw {type(crashed).__name__}", repr(crashed)[:300])
+
+
+def kept(drawn: Drawn, made: Made) -> Tensors:
+    """The tensors that a way back can bring: all but those that a rule drops."""
+    return {key: tensor for key, tensor in drawn.tensors.items() if key not in made.dropped}
+
+
+def accepts(made: Made, shapes: MappingOf[str, tuple[int, ...]]) -> bool:
+    """Tell whether names and shapes are what is wanted; what is declared to be carried may come on top."""
+    ours = made.shapes
+    return not made.problems and ours | shapes == ours and ours.keys() - shapes.keys() <= made.carried
+
+
+# ---- forwards ----
+
+
+def judge_result(drawn: Drawn, seed: int = 0) -> Find | None:
+    """Without a target, a mapping gives what the interpreter gives, or is refused where that refuses."""
+    made = interpret(drawn.mapping, drawn.tensors, config=drawn.config)
+    plan, crash = attempt(wb.plan, drawn.tensors, drawn.mapping, config=drawn.config)
+    if crash:
+        return crash
+    if isinstance(plan, wb.WeighbridgeError):
+        return None if made.problems else Find("refused", str(plan)[:600])
+    if made.problems:
+        return Find("accepted", f"should be {sorted(made.problems)}")
+    wrong = difference(plan.state_dict(), made.tensors)
+    return Find("wrong", wrong) if wrong else None
+
+
+def judge_target(drawn: Drawn, seed: int) -> Find | None:
+    """With a target, what is accepted is one reading carried out as it says; the only one that fits is accepted."""
+    chance = random.Random(seed)
+    free = interpret(drawn.mapping, drawn.tensors, config=drawn.config)
+    wanted = draw_target(chance, drawn, free)
+    return judge_wanted(drawn, wanted)
+
+
+def judge_wanted(drawn: Drawn, wanted: Specs) -> Find | None:
+    """As `judge_target`, for one target."""
+    shapes = {key: tuple(each.shape) for key, each in wanted.items()}
+    made = interpret(drawn.mapping, drawn.tensors, shapes, drawn.config)
+    as_stored = {key: tuple(tensor.shape) for key, tensor in kept(drawn, made).items()}
+    plan, crash = attempt(wb.plan, drawn.tensors, drawn.mapping, wb.Header(wanted), config=drawn.config)
+    if crash:
+        return crash
+    fits = accepts(made, shapes)
+    if isinstance(plan, wb.WeighbridgeError):
+        is_due = fits and as_stored != shapes and not made.vanished
+        return Find("refused", str(plan)[:600]) if is_due else None
+    if plan.reading.startswith("as is"):
+        return _judge_as_is(drawn, made, plan, shapes, fits)
+    return _judge_mapped(drawn, plan, shapes)
+
+
+def _judge_mapped(drawn: Drawn, plan: wb.Plan, shapes: MappingOf[str, tuple[int, ...]]) -> Find | None:
+    rules = plan.mapping if plan.mapping.transforms != drawn.mapping.transforms else drawn.mapping
+    made = interpret(rules, drawn.tensors, shapes, drawn.config)
+    if made.problems:
+        return Find("accepted", f"{plan.reading}: should be {sorted(made.problems)}")
+    if not accepts(made, shapes):
+        return Find("accepted", f"{plan.reading}: does not fit")
+    wrong = difference(plan.state_dict(), made.tensors)
+    return Find("wrong", f"{plan.reading}: {wrong}") if wrong else None
+
+
+def _judge_as_is(
+    drawn: Drawn, made: Made, plan: wb.Plan, shapes: MappingOf[str, tuple[int, ...]], fits: bool
+) -> Find | None:
+    whole = kept(drawn, made)
+    wrong = difference(plan.state_dict(), whole)
+    if wrong:
+        return Find("wrong", f"{plan.reading}: {wrong}")
+    if fits and difference(made.tensors, whole):
+        return Find("as is, though mapped fits", difference(made.tensors, whole))
+    faults = made.problems - BY_SHAPES
+    if faults and made.failed and (set(made.tensors) | made.failed) == set(shapes):
+        return Find("as is for a fault", f"the right reading has {sorted(faults)}")
+    return None
+
+
+def judge_partial(drawn: Drawn, seed: int) -> Find | None:
+    """A partial load fills targets with what the mapping makes of them, and carries only what has no place."""
+    free = interpret(drawn.mapping, drawn.tensors, config=drawn.config)
+    wanted = draw_target(random.Random(seed), drawn, free)
+    shapes = {key: tuple(each.shape) for key, each in wanted.items()}
+    plan, crash = attempt(wb.plan, drawn.tensors, drawn.mapping, wb.Header(wanted), config=drawn.config, partial=True)
+    if crash or isinstance(plan, wb.WeighbridgeError):
+        return crash
+    rules = wb.Mapping(drop=drawn.mapping.drop) if plan.reading.startswith("as is") else plan.mapping
+    made = interpret(rules, drawn.tensors, shapes, drawn.config)
+    result = plan.state_dict()
+    for key, tensor in result.items():
+        right = made.tensors if key in wanted and key in made.tensors else drawn.tensors
+        if key not in right or difference({key: tensor}, {key: right[key]}):
+            return Find("wrong", f"{plan.reading}: {key}")
+    unfilled = [key for key in wanted if key in made.tensors and key not in result and not made.problems]
+    return Find("left out", f"{plan.reading}: {unfilled[0]}") if unfilled else None
+
+
+# ---- backwards ----
+
+
+def judge_recorded(drawn: Drawn, seed: int = 0) -> Find | None:
+    """The inverse of a plan gives back what was there, through JSON, too."""
+    plan, crash = attempt(wb.plan, drawn.tensors, drawn.mapping, config=drawn.config)
+    if crash or isinstance(plan, wb.WeighbridgeError):
+        return crash
+    made = interpret(drawn.mapping, drawn.tensors, config=drawn.config)
+    if plan.is_exact and made.dropped:
+        return Find("exact, with a dropped tensor", sorted(made.dropped)[0])
+    back = wb.Plan.from_json(plan.inverse(lossy=True).to_json()) if seed % 2 else plan.inverse(lossy=True)
+    found, crash = attempt(back.state_dict, plan.state_dict())
+    if crash:
+        return crash
+    if isinstance(found, wb.WeighbridgeError):
+        return Find("refused", str(found)[:600])
+    wrong = difference(found, kept(drawn, made))
+    return Find("wrong", wrong) if wrong and plan.is_exact else None
+
+
+def judge_derived(drawn: Drawn, seed: int = 0) -> Find | None:
+    """What the derived inverse gives is what was there: the only thing that the rules take there, or it says so."""
+    return _judge_back(drawn, None)
+
+
+def judge_derived_for_target(drawn: Drawn, seed: int = 0) -> Find | None:
+    """The same where a target says which layout to reach."""
+    return _judge_back(drawn, header(drawn.tensors))
+
+
+def _judge_back(drawn: Drawn, target: wb.Header | None) -> Find | None:
+    made = interpret(drawn.mapping, drawn.tensors, config=drawn.config)
+    if made.problems or made.vanished or any(map(_rounds, drawn.mapping)):
+        return None
+    inverse, crash = attempt(drawn.mapping.inverse)
+    if crash or isinstance(inverse, wb.WeighbridgeError):
+        return crash
+    truth = kept(drawn, made)
+    wanted = target if target is None else header(truth)
+    plan, crash = attempt(wb.plan, made.tensors, inverse, wanted, config=drawn.config)
+    if crash or isinstance(plan, wb.WeighbridgeError):
+        return crash
+    if plan.choices:
+        return None  # there are several ways back, and it says so
+    found = plan.state_dict()
+    if found.keys() != truth.keys():
+        return Find("another name", difference(found, truth))
+    wrong = difference(found, truth)
+    if not wrong:
+        return None
+    sized = any(found[key].shape != tensor.shape for key, tensor in truth.items())
+    return Find("another size" if sized else "another order", f"{plan.reading}: {wrong}")
+
+
+def _rounds(rule: Any) -> bool:
+    return any(type(each).__name__ == "Cast" for each in getattr(rule, "operations", ()))
+
+
+def judge_directory(drawn: Drawn, seed: int = 0) -> Find | None:
+    """A converted directory goes back by the mapping's reverse to what it was, or it says so; by `revert` always."""
+    from safetensors.torch import save_file
+
+    from weighbridge.running.receipt import read_receipt
+
+    with workplace() as place:
+        (place / "in").mkdir()
+        stored = {key: tensor.contiguous().clone() for key, tensor in drawn.tensors.items()}
+        save_file(stored, place / "in" / "model.safetensors")
+        options = {"config": drawn.config, "sync": False}
+        done, crash = attempt(wb.convert, place / "in", place / "out", drawn.mapping, **options)
+        if crash or isinstance(done, wb.WeighbridgeError):
+            return crash
+        truth = kept(drawn, interpret(drawn.mapping, drawn.tensors, config=drawn.config))
+        back, crash = attempt(wb.convert, place / "out", place / "back", drawn.mapping, reverse=True, **options)
+        if crash:
+            return crash
+        vanished = interpret(drawn.mapping, drawn.tensors, config=drawn.config).vanished
+        if isinstance(back, Path) and not vanished and not read_receipt(back).plan.choices:
+            wrong = difference(_read(place / "back"), truth)
+            if wrong:
+                return Find("reversed to something else", wrong)
+        exact = len(truth) == len(drawn.tensors) and not any(map(_rounds, drawn.mapping))
+        back, crash = attempt(wb.revert, place / "out", place / "again", sync=False)
+        if crash or not exact:
+            return crash
+        if not isinstance(back, Path):
+            return Find("not reverted", str(back)[:600])
+        same = (place / "again/model.safetensors").read_bytes() == (place / "in/model.safetensors").read_bytes()
+        return None if same else Find("reverted to something else", difference(_read(place / "again"), truth))
+
+
+def _read(directory: Path) -> Tensors:
+    from safetensors.torch import load_file
+
+    return load_file(directory / "model.safetensors")
+
+
+def judge_ties(drawn: Drawn, seed: int) -> Find | None:
+    """Targets that share memory get one value: that of all their sources, if these agree, else there is an error."""
+    chance = random.Random(seed)
+    names = [f"{letter}.weight" for letter in "abcde"[: chance.randint(2, 5)]]
+    groups = {name: chance.choice("xxy") for name in names}
+    first = {group: name for name, group in reversed(groups.items())}
+    ties = {name: first[group] for name, group in groups.items() if list(groups.values()).count(group) > 1}
+    held = [name for name in names if chance.random() < 0.7]
+    tensors = {name: torch.full((2, 3), float(chance.randint(0, 1))) for name in held}
+    target = wb.Header({name: wb.TensorSpec("F32", (2, 3)) for name in names}, ties=ties)
+    options = {"initialise": ["{any:**}"]} if chance.random() < 0.5 else {}
+    plan, crash = attempt(wb.plan, tensors, [], target, **options)
+    if crash or isinstance(plan, wb.WeighbridgeError):
+        return crash
+    run = chance.choice((plan.state_dict, lambda: dict(plan.stream())))
+    found, crash = attempt(run)
+    if crash or isinstance(found, wb.WeighbridgeError):
+        return crash
+    for group in set(groups.values()):
+        values = {raw(found[name]) for name in names if groups[name] == group and name in found}
+        given = {raw(tensors[name]) for name in held if groups[name] == group and group in first}
+        if len(values) > 1 or (given and not values <= given):
+            return Find("tied to two values", f"{ties} from {sorted(held)}")
+    return None
+
+
+CHECKS: dict[str, Check] = {
+    "result": judge_result,
+    "target": judge_target,
+    "partial": judge_partial,
+    "recorded": judge_recorded,
+    "derived": judge_derived,
+    "derived for a target": judge_derived_for_target,
+    "directory": judge_directory,
+    "ties": judge_ties,
+}
+
+
+# ---- small cases ----
+
+
+def shrink(check: Check, drawn: Drawn, seed: int) -> tuple[Drawn, Find]:
+    """Take rules and tensors away as long as a check gives a find of the same kind."""
+    find = check(drawn, seed)
+    assert find is not None
+    for _ in range(20):
+        for smaller in _smaller(drawn):
+            again, crash = attempt(check, smaller, seed)
+            if crash is None and isinstance(again, Find) and again.kind == find.kind:
+                drawn, find = smaller, again
+                break
+        else:
+            return drawn, find
+    return drawn, find
+
+
+def _smaller(drawn: Drawn) -> Iterator[Drawn]:
+    rules, keys = drawn.mapping.transforms, list(drawn.tensors)
+    for half in (keys[len(keys) // 2 :], keys[: len(keys) // 2]):
+        if half and len(half) < len(keys):
+            yield drawn._replace(tensors={key: drawn.tensors[key] for key in half})
+    for number in range(len(rules)):
+        yield drawn._replace(mapping=_with(drawn.mapping, (*rules[:number], *rules[number + 1 :])))
+    for key in keys if len(keys) > 1 else ():
+        yield drawn._replace(tensors={other: drawn.tensors[other] for other in keys if other != key})
+
+
+def _with(mapping: wb.Mapping, rules: tuple[Any, ...]) -> wb.Mapping:
+    return wb.Mapping(rules, name=mapping.name, drop=mapping.drop, carry=mapping.carry)
+
+
+def show(drawn: Drawn) -> str:
+    """Write a case as a mapping file and a list of tensors."""
+    tensors = ", ".join(f"{key} {spec(tensor)}" for key, tensor in drawn.tensors.items())
+    return f"{drawn.mapping.to_yaml()}tensors   {tensors}\nconfig    {drawn.config}\n"

@@ -1,0 +1,91 @@
+"""The fuzzer finds what is there to be found: crashes, hangs, memory, raw errors, and wrong values, made small."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import subprocess
+import sys
+import time
+
+import hostile
+import judging
+import pytest
+from conftest import ROOT
+from drawn_mappings import draw
+from fuzz import Server, kind_of
+from hostile_inputs import ATTACKS, Attack
+
+import weighbridge as wb
+
+
+def refuse():
+    wb.open("/nowhere/at/all")
+
+
+def crash():
+    ctypes.string_at(0)
+
+
+def swell():
+    return bytearray(40 * 2**30)
+
+
+def stumble():
+    return {}["no such key"]
+
+
+@pytest.mark.parametrize(
+    ("run", "wanted"),
+    [
+        (list, "fine"),
+        (refuse, "refused"),
+        (crash, "signal 11"),
+        (swell, "memory"),
+        (stumble, "raw KeyError"),
+        (lambda: time.sleep(60), "hang"),
+    ],
+    ids=["fine", "refused", "crash", "memory", "raw", "hang"],
+)
+def test_a_child_is_judged_by_how_it_ends(run, wanted, monkeypatch):
+    monkeypatch.setattr(hostile, "SECONDS", 1)
+    monkeypatch.setattr(hostile, "MEMORY_BYTES", 32 * 2**30)  # this process holds more than the fuzzer's does
+    monkeypatch.setitem(ATTACKS, "mine", Attack(lambda chance, folder: ("an input", run)))
+    verdict = hostile.judge("mine", 0, 1000)
+    assert (verdict["input"], verdict["verdict"]) == ("an input", wanted)
+    assert bool(kind_of("mine", verdict)) == (wanted not in ("fine", "refused"))
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if not attack.with_torch])
+def test_every_kind_of_input_is_made_and_made_again(name):
+    server = Server()
+    try:
+        first, again = (server.ask(name, 8, changes=1) for _ in range(2))
+    finally:
+        server.stop()
+    assert first["verdict"] != "the fuzzer is wrong", first["said"]
+    assert (first["input"], first["verdict"]) == (again["input"], again["verdict"])
+    assert first["peak_mb"] < 200
+
+
+def test_wrong_values_are_found_and_made_small(monkeypatch):
+    """The interpreter forgets every transposition: the find needs one rule and one tensor."""
+    real = judging.interpret
+
+    def forgetful(mapping, *arguments, **options):
+        kept = [rule for rule in mapping if not any(type(o) is wb.Transpose for o in getattr(rule, "operations", ()))]
+        return real(wb.Mapping(kept, drop=mapping.drop, carry=mapping.carry), *arguments, **options)
+
+    monkeypatch.setattr(judging, "interpret", forgetful)
+    seed = next(seed for seed in range(1000) if judging.judge_result(draw(seed)))
+    small, find = judging.shrink(judging.judge_result, draw(seed), seed)
+    assert find.kind == "wrong"
+    assert (len(small.mapping), len(small.tensors)) == (1, 1)
+
+
+def test_the_command_counts_what_it_tried():
+    command = [sys.executable, ROOT / "tests" / "fuzz.py", "--seconds", "1", "--only", "result,plan", "--seed", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {line.split()[-1] for line in done.stdout.splitlines() if line.startswith("   ")} == {"plan", "result"}

@@ -1,0 +1,105 @@
+"""Mappings against an interpreter that takes them at their word: there, back, into a target, and by files."""
+
+from __future__ import annotations
+
+import pytest
+from drawn_mappings import draw
+from hypothesis import given, settings, strategies as st
+from interpreter import interpret
+from judging import CHECKS, show, shrink
+from strategies import evaluate, layouts, same, tensors_of
+
+import weighbridge as wb
+
+many = settings(max_examples=max(1000, settings().max_examples), deadline=None)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def hold(name: str, seed: int) -> None:
+    """Run one check on one drawn case; what it finds is shown as small as it can be."""
+    check, drawn = CHECKS[name], draw(seed)
+    if check(drawn, seed) is not None:
+        small, find = shrink(check, drawn, seed)
+        pytest.fail(f"{name}: {find.kind}\n{find.said}\n{show(small)}seed      {seed}", pytrace=False)
+
+
+@many
+@given(layouts())
+def test_two_interpreters_agree(layout):
+    """This one reads mappings, the other the rules that they were made of; neither knows of the other."""
+    expected = evaluate(layout.rules, layout.tensors)
+    made = interpret(layout.mapping, tensors_of(layout.tensors))
+    assert not made.problems
+    same(made.tensors, expected.targets)
+
+
+@many
+@given(seeds)
+def test_a_mapping_gives_what_its_rules_say(seed):
+    hold("result", seed)
+
+
+@many
+@given(seeds)
+def test_a_target_takes_the_only_reading_that_fits(seed):
+    hold("target", seed)
+
+
+@many
+@given(seeds)
+def test_a_partial_load_fills_what_the_rules_make(seed):
+    hold("partial", seed)
+
+
+@many
+@given(seeds)
+def test_a_recorded_way_back_ends_where_it_began(seed):
+    hold("recorded", seed)
+
+
+@pytest.mark.xfail(reason="A2: a prefix that was there already, and a rule with a literal index")
+@many
+@given(seeds)
+def test_a_derived_way_back_is_the_only_one(seed):
+    hold("derived", seed)
+
+
+@many
+@given(seeds)
+def test_a_derived_way_back_to_a_target_is_right(seed):
+    hold("derived for a target", seed)
+
+
+@many
+@given(seeds)
+def test_a_directory_goes_back_or_stays(seed):
+    hold("directory", seed)
+
+
+@many
+@given(seeds)
+def test_tied_targets_have_one_value(seed):
+    hold("ties", seed)
+
+
+# ---- what the checks found, as small as it can be ----
+
+
+def test_a_group_that_lacks_members_is_named_though_a_later_rule_is_at_fault():
+    """Two patterns of the rename claim the name that the group would have had."""
+    stack = wb.WeightConverter("layers.*.scale", "layers.scale", [wb.MergeModulelist(0)])
+    rules = [stack, wb.WeightRenaming(["layers", "scale"], "new")]
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(wb.Header({"layers.1.scale": wb.TensorSpec("F32", (2,))}), rules)
+    assert caught.value.codes == ("group-incomplete",)
+    assert caught.value.problems[0].where == "layers.scale"
+
+
+def test_a_tensor_without_parts_has_no_place_of_its_own_in_a_partial_load():
+    """It is taken apart into no tensors at all, while its own name is a target."""
+    rules = [wb.WeightConverter("norm", "norm.*.part", [wb.SplitModulelist(0)])]
+    specs = {"norm": wb.TensorSpec("F32", (0, 2)), "head": wb.TensorSpec("F32", (3,))}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(wb.Header(specs), rules, wb.Header(specs), partial=True, layout="mapped")
+    assert caught.value.codes == ("source-unplaced",)
+    assert caught.value.problems[0].where == "norm"
