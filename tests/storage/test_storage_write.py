@@ -593,3 +593,18 @@ def test_extra_that_changed_is_an_error(tmp_path, change):
         os.mkfifo(tmp_path / "config.json")
     create = partial(FileWriter.of_image, tmp_path / "out")
     assert code_of(copy_extras, checkpoint.extras, create) in ("read-failed", "checkpoint-not-found")
+
+
+@pytest.mark.parametrize(
+    ("spec", "code"),
+    [
+        (TensorSpec("U8", (1,) * 65), "header-invalid"),
+        (TensorSpec("F32", (2**31, 2**31)), "tensor-bounds"),
+        (TensorSpec("F4", (3,)), "tensor-bounds"),
+    ],
+)
+def test_no_file_is_laid_out_that_nobody_would_read(spec, code):
+    with pytest.raises(CheckpointError) as caught:
+        build_image("a.safetensors", {"w": spec})
+    assert caught.value.code == code
+    assert caught.value.where == "a.safetensors"
