@@ -46,6 +46,6 @@ def check_new_name(name: str, where: str) -> None:
         CheckpointError: `path-unsafe`.
     """
     check_name(name, where)
-    if name in (RECEIPT_NAME, UNFINISHED_NAME):
+    if name in (RECEIPT_NAME, RECORD_NAME):
         what = "this name belongs to the receipt, or to the record of an unfinished output"
         raise CheckpointError("path-unsafe", what, where=where, expected="another name", got=shorten(name))
