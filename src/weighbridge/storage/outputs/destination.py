@@ -40,7 +40,6 @@ from weighbridge.storage.outputs.mending import MendingWriter
 from weighbridge.storage.outputs.sinks import DEFAULT_OPTIONS, FileOptions, Sink
 from weighbridge.storage.outputs.unfinished import (
     PROBE_SUFFIX,
-    RECORD_NAME,
     Work,
     allocated_bytes,
     check_left,
