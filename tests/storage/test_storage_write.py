@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from weighbridge.base.errors import CheckpointError, DestinationError
-from weighbridge.base.file_names import RECEIPT_NAME, UNFINISHED_NAME
+from weighbridge.base.file_names import RECEIPT_NAME, RECORD_NAME
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.storage import (
     Extent,
@@ -388,7 +388,7 @@ def test_index_is_late_and_receipt_is_last(tmp_path, monkeypatch):
         output.add_receipt(b"receipt")
         output.add_index(IndexText("model.safetensors.index.json", b"index"))
         output.create(build_image("a.safetensors", {})).close()
-    assert order == [UNFINISHED_NAME, "a.safetensors", "model.safetensors.index.json", RECEIPT_NAME]
+    assert order == [RECORD_NAME, "a.safetensors", "model.safetensors.index.json", RECEIPT_NAME]
     assert (tmp_path / "out" / RECEIPT_NAME).read_bytes() == b"receipt"
 
 
@@ -402,7 +402,7 @@ def test_everything_is_forced_to_the_disk_before_the_rename(tmp_path, monkeypatc
     with staged_directory(tmp_path / "out") as output:
         output.create(build_image("a.safetensors", {})).close()
         hidden = output.path.name
-    start, end = [UNFINISHED_NAME, hidden], [hidden, "a.safetensors", "rename", tmp_path.name]
+    start, end = [RECORD_NAME, hidden], [hidden, "a.safetensors", "rename", tmp_path.name]
     assert events == [*start, "a.safetensors", *end]
 
 

@@ -15,8 +15,8 @@ INDEX_SUFFIX: Final = ".index.json"
 RECEIPT_NAME: Final = "weighbridge.json"
 """Name of the receipt that stands beside every output; it describes one output and is never carried along."""
 
-UNFINISHED_NAME: Final = "weighbridge-partial.json"
-"""Name of the record in an output that is not finished yet; no file of a checkpoint is written under it."""
+RECORD_NAME: Final = "weighbridge-partial.json"
+"""Name of what an unfinished output says of itself; it is gone before the output appears, and never carried along."""
 
 
 def check_name(name: str, where: str) -> None:
@@ -46,6 +46,6 @@ def check_new_name(name: str, where: str) -> None:
         CheckpointError: `path-unsafe`.
     """
     check_name(name, where)
-    if name in (RECEIPT_NAME, UNFINISHED_NAME):
+    if name in (RECEIPT_NAME, RECORD_NAME):
         what = "this name belongs to the receipt, or to the record of an unfinished output"
         raise CheckpointError("path-unsafe", what, where=where, expected="another name", got=shorten(name))

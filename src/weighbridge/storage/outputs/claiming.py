@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import DestinationError
+from weighbridge.base.file_names import RECORD_NAME
 from weighbridge.base.hashes import sha256_of
 from weighbridge.storage.outputs.file_writer import reporting_write_errors
-from weighbridge.storage.outputs.unfinished import RECORD_NAME, is_worthless
+from weighbridge.storage.outputs.unfinished import is_worthless
 
 _SUFFIX: Final = ".weighbridge-partial"
 _NAME_BYTES: Final = 255 - len("." + _SUFFIX)

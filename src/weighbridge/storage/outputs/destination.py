@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from weighbridge.base.errors import CheckpointError, DestinationError, PlanError, WeighbridgeError
-from weighbridge.base.file_names import RECEIPT_NAME, check_new_name
+from weighbridge.base.file_names import RECEIPT_NAME, RECORD_NAME, check_new_name
 from weighbridge.base.file_sets import FileImage
 from weighbridge.storage.outputs.adopting import adopt_access, adopt_all
 from weighbridge.storage.outputs.claiming import Claim, claiming, partial_path, refuse_left
@@ -40,7 +40,6 @@ from weighbridge.storage.outputs.mending import MendingWriter
 from weighbridge.storage.outputs.sinks import DEFAULT_OPTIONS, FileOptions, Sink
 from weighbridge.storage.outputs.unfinished import (
     PROBE_SUFFIX,
-    RECORD_NAME,
     Work,
     allocated_bytes,
     check_left,

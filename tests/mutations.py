@@ -1,0 +1,193 @@
+"""Small changes to a module's source that should make a test fail: found and applied by its syntax tree.
+
+A mutation is a place and a new text for it. What an error says is left alone, as are annotations, docstrings, and
+asserts that only tell a type checker what is known.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One change: its number within the module, the line, what stands there, and what stands there afterwards."""
+
+    number: int
+    line: int
+    kind: str
+    before: str
+    after: str
+
+
+Change = tuple[str, ast.AST | None]
+"""The kind of a change, and the node that replaces another one; None to take a statement away."""
+
+COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.Lt: (ast.LtE, ast.GtE),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+}
+
+OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
+    ast.BitOr: ast.BitAnd,
+    ast.BitAnd: ast.BitOr,
+}
+
+
+def mutations(source: str) -> list[Mutation]:
+    """List all changes to a module."""
+    tree = ast.parse(source)
+    return [
+        Mutation(number, _line(node), kind, _text(node), "" if new is None else _text(new))
+        for number, (node, kind, new) in enumerate(_changes(tree))
+    ]
+
+
+def mutate(source: str, number: int) -> str:
+    """Make one of them."""
+    tree = ast.parse(source)
+    node, _, new = list(_changes(tree))[number]
+    _Replacing(node, new).visit(tree)
+    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+
+
+class _Replacing(ast.NodeTransformer):
+    def __init__(self, old: ast.AST, new: ast.AST | None) -> None:
+        self.old = old
+        self.new = ast.Pass() if new is None else new
+
+    def visit(self, node: ast.AST) -> Any:
+        return self.new if node is self.old else self.generic_visit(node)
+
+
+def _line(node: Any) -> int:
+    return int(node.iter.lineno if isinstance(node, ast.comprehension) else node.lineno)
+
+
+def _text(node: ast.AST) -> str:
+    return " ".join(ast.unparse(node).split())[:150]
+
+
+def _changes(tree: ast.AST) -> Iterator[tuple[Any, str, ast.AST | None]]:
+    for node in _walk(tree):
+        for kind, new in _changes_of(node):
+            yield node, kind, new
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """Visit what decides something, outer nodes first."""
+    yield node
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list", "type_params"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and not _is_words(child):
+                yield from _walk(child)
+
+
+def _is_words(node: ast.AST) -> bool:
+    """Tell whether a node only says something: to a reader, to a type checker, or in an error."""
+    match node:
+        case ast.Expr(value=ast.Constant(value=str())) | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
+            return True
+        case ast.Call(func=ast.Name(id=name)) | ast.Call(func=ast.Attribute(attr=name)):
+            return name.endswith("Error") or name in ("debug", "info", "warning", "cast", "TypeVar")
+        case ast.Assert(test=test):
+            return "is not None" in ast.unparse(test) or "isinstance" in ast.unparse(test)
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            return True
+        case ast.AnnAssign(value=None):
+            return True
+    return False
+
+
+def _changes_of(node: ast.AST) -> Iterator[Change]:
+    for make in (_of_tests, _of_expressions, _of_constants, _of_statements, _of_returns):
+        yield from make(node)
+
+
+def _of_tests(node: ast.AST) -> Iterator[Change]:
+    """A condition that is turned round, joined otherwise, or lacks its `not`."""
+    match node:
+        case ast.Compare(left, [operator], [right]):
+            for other in COMPARISONS[type(operator)]:
+                yield "comparison", ast.Compare(left, [other()], [right])
+        case ast.BoolOp(operator, values):
+            yield "and/or", ast.BoolOp(ast.Or() if isinstance(operator, ast.And) else ast.And(), values)
+            for at in range(len(values)):
+                rest = [value for other, value in enumerate(values) if other != at]
+                yield "part of a condition", rest[0] if len(rest) == 1 else ast.BoolOp(operator, rest)
+        case ast.UnaryOp(ast.Not(), operand):
+            yield "not", operand
+        case ast.If(test, body, orelse):
+            yield "turned if", ast.If(ast.UnaryOp(ast.Not(), test), body, orelse)
+        case ast.IfExp(test, body, orelse):
+            yield "turned if", ast.IfExp(test, orelse, body)
+        case ast.comprehension(target, iterator, tests, is_async) if tests:
+            yield "filter", ast.comprehension(target, iterator, [], is_async)
+
+
+def _of_expressions(node: ast.AST) -> Iterator[Change]:
+    match node:
+        case ast.BinOp(left, operator, right) if type(operator) in OPERATORS and not isinstance(left, ast.Constant):
+            yield "operator", ast.BinOp(left, OPERATORS[type(operator)](), right)
+        case ast.Call(func=ast.Name(id="sorted"), args=[first, *_]):
+            yield "order", ast.Call(ast.Name("list", ast.Load()), [first], [])
+        case ast.Call(func=ast.Name(id="min" | "max" as name), args=args, keywords=keywords):
+            yield "min/max", ast.Call(ast.Name("max" if name == "min" else "min", ast.Load()), args, keywords)
+        case ast.Call(func=ast.Name(id="any" | "all" as name), args=args):
+            yield "any/all", ast.Call(ast.Name("all" if name == "any" else "any", ast.Load()), args, [])
+        case ast.Starred(ctx=ast.Load()):
+            yield "part of a list", ast.Starred(ast.Tuple([], ast.Load()), ast.Load())
+
+
+def _of_constants(node: ast.AST) -> Iterator[Change]:
+    match node:
+        case ast.Constant(value=bool() as value):
+            yield "constant", ast.Constant(not value)
+        case ast.Constant(value=int() as value):
+            yield "constant", ast.Constant(value + 1)
+            if value:
+                yield "constant", ast.Constant(value - 1)
+
+
+def _of_statements(node: ast.AST) -> Iterator[Change]:
+    """A statement that is not there."""
+    match node:
+        case ast.Expr(value=ast.Call() | ast.Yield() | ast.YieldFrom()) | ast.AugAssign() | ast.Assert() | ast.Raise():
+            yield "statement", None
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
+            yield "statement", None
+        case ast.Continue():
+            yield "statement", None
+        case ast.Break():
+            yield "statement", ast.Continue()
+
+
+def _of_returns(node: ast.AST) -> Iterator[Change]:
+    match node:
+        case ast.Return(value=ast.Constant(value=None)) | ast.Return(value=None):
+            return
+        case ast.Return(value=ast.Constant(value=bool())):
+            return  # the constant itself is turned
+        case ast.Return(value=ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()) as value):
+            yield "return", ast.Return(ast.UnaryOp(ast.Not(), copy.deepcopy(value)))
+        case ast.Return():
+            yield "return", ast.Return(ast.Constant(None))
