@@ -3,9 +3,9 @@
 The format (https://github.com/huggingface/safetensors#format): eight bytes, little-endian, give the header's length N;
 N bytes of JSON name each tensor with `dtype`, `shape` and `data_offsets`, counted from the end of the header; the
 tensors' bytes follow and fill the rest of the file without overlaps and without holes. Stricter than the reference
-implementation in six points: a name that stands twice, an entry with further fields or written as a list, and
-`"__metadata__": null` are errors, an axis of size 0 does not excuse the other axes from fitting 63 bits, a shape has at
-most 64 axes, and a name at most 4,096 characters and 256 segments.
+implementation in eight points: a name that stands twice, an entry with further fields or written as a list, white space
+before the text, and `"__metadata__": null` are errors, an axis of size 0 does not excuse the other axes from fitting 63
+bits, a shape has at most 64 axes, and a name at most 4,096 characters and 256 segments.
 """
 
 from __future__ import annotations
