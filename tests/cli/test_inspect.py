@@ -139,8 +139,8 @@ def test_like_modules_make_one_line() -> None:
     ]
 
 
-def test_endless_key_makes_a_tree_of_bounded_depth() -> None:
-    header = wb.Header({".".join("a" * 100_000): SPEC})
+def test_the_longest_key_makes_a_tree_of_bounded_depth() -> None:
+    header = wb.Header({".".join("a" * 256): SPEC})
     assert sum(map(leaves, module_tree(header))) == 1
 
 

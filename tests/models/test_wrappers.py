@@ -446,6 +446,25 @@ def test_a_distributed_model_is_the_model_inside(one_process: None, tmp_path: Pa
     assert all(saved[key].equal(file[key]) for key in file)
 
 
+def test_a_model_of_one_flat_parameter_is_read_and_not_set(one_process: None, tmp_path: Path) -> None:
+    """C9: FSDP1 writes names that its parameters do not have; what cannot be set is refused before a load."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+
+    options = {"device_id": torch.device("cpu"), "sharding_strategy": ShardingStrategy.NO_SHARD}
+    plain = {key: tensor.clone() for key, tensor in Net().state_dict().items()}
+    named = FullyShardedDataParallel(Net(), use_orig_params=True, **options)
+    wb.load(named, plain, [])
+    assert wb.verify(named, plain)
+    flat = FullyShardedDataParallel(Net(), use_orig_params=False, **options)
+    before = {key: tensor.clone() for key, tensor in flat.state_dict().items()}
+    saved = load_file(wb.save(flat, tmp_path / "out", []) / "model.safetensors")
+    assert saved.keys() == plain.keys()
+    with pytest.raises(wb.RegistryError) as caught:
+        wb.load(flat, plain, [])
+    assert caught.value.where == "_flat_param"
+    assert all(before[key].equal(tensor) for key, tensor in flat.state_dict().items())
+
+
 SHARDED = """
 import sys, torch
 import weighbridge as wb

@@ -322,3 +322,18 @@ def test_a4_scales_that_are_joined_the_other_way_round_are_refused() -> None:
     with pytest.raises(wb.PlanError) as caught:
         wb.plan(source, rules)
     assert "companion-unknown" in codes_of(caught)
+
+
+def test_a2_the_command_ends_a_reversal_that_could_be_another_with_a_status_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from weighbridge.cli.app import app
+
+    save_file({"a.norm1": numbered(2), "blocks.0.norm1": numbered(3)}, tmp_path / "made.safetensors")
+    (tmp_path / "map.yaml").write_text("transforms: [{rename: in_layers.0, to: norm1}]\n")
+    asked = [str(tmp_path / "made.safetensors"), str(tmp_path / "out"), str(tmp_path / "map.yaml"), "--reverse"]
+    with pytest.raises(SystemExit) as ended:
+        app(["convert", *asked])
+    assert ended.value.code == 6
+    assert "choice    a.norm1 goes back to a.in_layers.0" in capsys.readouterr().out
+    assert (tmp_path / "out").is_dir()

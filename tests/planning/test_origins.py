@@ -312,13 +312,12 @@ def test_list_in_python_that_is_no_mapping_is_named_with_its_file(place: Path) -
     "mapping",
     [
         [wb.WeightRenaming("classifier", "score")],
-        wb.Mapping([wb.WeightRenaming("x", "y")], base_prefix="bert"),
         wb.Mapping([wb.WeightRenaming("x", "y")], drop=[wb.Drop("classifier.bias", "not wanted")]),
     ],
-    ids=["renamed", "with a prefix", "dropped"],
+    ids=["renamed", "dropped"],
 )
 def test_e_name_of_its_own_is_not_the_nearest_of_a_missing_tensor(mapping: object) -> None:
-    """The source is there, and a rule, a prefix or a drop keeps it from the target of this name."""
+    """The source is there, and a rule or a drop keeps it from the target of this name."""
     spec = wb.TensorSpec("F32", (2, 2))
     source = wb.Header(dict.fromkeys(("encoder.w", "encoder.x", "classifier.bias"), spec))
     target = wb.Header(dict.fromkeys(("bert.encoder.w", "bert.encoder.y", "classifier.bias"), spec))

@@ -104,6 +104,24 @@ def test_g9_an_argument_of_an_operation_fits_63_bits(make) -> None:
     assert len(str(caught.value)) < 500
 
 
+def test_g14_a_rearrangement_has_a_limited_length() -> None:
+    found = run_bounded("""
+        names = " ".join(f"a{k}" for k in range(60_000))
+        return str(wb.Rearrange(f"{names} -> {names}"))
+    """)
+    assert found.codes == ("operation-argument",)
+
+
+@pytest.mark.parametrize("count", [63, 64, 10**6])
+def test_g14_a_tensor_that_is_made_has_at_most_64_axes(count: int) -> None:
+    found = run_bounded(f"""
+        reshape = wb.Reshape((1,) * {count} + (2,))
+        source = wb.Header({{"a": wb.TensorSpec("F32", (2,))}})
+        return len(wb.plan(source, [wb.WeightConverter("a", "b", [reshape])]).steps)
+    """)
+    assert found.value == 1 if count == 63 else found.codes == ("plan-failed", "shape-mismatch")
+
+
 @given(st.sets(st.integers(0, 40)), st.integers(0, 45))
 def test_gaps_are_the_numbers_that_are_not_there(present: set[int], stop: int) -> None:
     found = gaps(present, stop)

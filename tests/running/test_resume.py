@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.base.errors import CheckpointError, DestinationError, PlanError
+from weighbridge.base.file_names import RECORD_NAME
 from weighbridge.base.specs import TensorSpec
 from weighbridge.storage import Extent, IndexText, MendingWriter, Work, build_image, staged_directory
 from weighbridge.storage.outputs import mending
 from weighbridge.storage.outputs.claiming import partial_path
-from weighbridge.storage.outputs.unfinished import RECORD_NAME
 
 MAPPING = wb.Mapping([wb.WeightRenaming("^old", "new")], name="renamed")
 OTHER = wb.Mapping([wb.WeightRenaming("^old", "newer")], name="renamed")

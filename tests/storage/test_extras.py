@@ -12,8 +12,7 @@ from command import run
 from safetensors.torch import save_file
 
 import weighbridge as wb
-from weighbridge.base.file_names import UNFINISHED_NAME
-from weighbridge.storage.outputs.unfinished import RECORD_NAME
+from weighbridge.base.file_names import RECORD_NAME
 from weighbridge.storage.places import extras
 
 CARRIED = ("config.json", "tokenizer.model", "trainer_state.json", "latest", "code/modeling.py", "code/deep/er/a.txt")
@@ -139,10 +138,9 @@ def test_a_sub_directory_that_cannot_be_read_stays_behind(trained: Path) -> None
 
 def test_a_fifo_and_a_record_of_an_unfinished_output_stay_behind(trained: Path, tmp_path: Path) -> None:
     """G17: an extra of that name made `convert` fail."""
-    assert UNFINISHED_NAME == RECORD_NAME
-    (trained / UNFINISHED_NAME).write_text("{}")
+    (trained / RECORD_NAME).write_text("{}")
     os.mkfifo(trained / "pipe")
-    assert {UNFINISHED_NAME, "pipe"} <= named(wb.open(trained).notes)
+    assert {RECORD_NAME, "pipe"} <= named(wb.open(trained).notes)
     wb.convert(trained, tmp_path / "out", RULES)
 
 

@@ -19,6 +19,7 @@ import torch
 from weighbridge.base.errors import CheckpointError, DestinationError
 from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.specs import DTYPES, Header, TensorSpec
+from weighbridge.base.workers import run_all
 from weighbridge.storage import open_checkpoint, write_inventory
 from weighbridge.storage.formats.torch_tensors import bytes_of, spec_of, torch_layout
 from weighbridge.storage.places.regular_files import OpenFiles
@@ -758,14 +759,22 @@ def test_read_of_a_file_that_is_gone_is_an_error(tmp_path):
     assert caught.value.code == "checkpoint-not-found"
 
 
-def test_read_goes_on_in_the_file_that_was_opened(tmp_path):
-    """A file that is replaced while it is being read does not mix with its successor."""
+def test_a_file_that_is_replaced_does_not_mix_with_its_successor(tmp_path):
+    """While workers run, reading goes on in the file that was opened; the next one to open it finds the change."""
     path = save(tmp_path / "a.safetensors", {"w": torch.zeros(3)})
     checkpoint = open_checkpoint(path)
     buffer = bytearray(12)
-    checkpoint.read("w", 0, memoryview(buffer))
-    save(tmp_path / "b.safetensors", {"w": torch.ones(3)}).rename(path)
-    checkpoint.read("w", 0, memoryview(buffer))
+
+    def read_and_replace():
+        checkpoint.read("w", 0, memoryview(buffer))
+        save(tmp_path / "b.safetensors", {"w": torch.ones(3)}).rename(path)
+        checkpoint.read("w", 0, memoryview(buffer))
+
+    run_all([read_and_replace], 1)
+    assert buffer == bytes(12)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.read("w", 0, memoryview(buffer))
+    assert caught.value.code == "source-changed"
     assert buffer == bytes(12)
 
 

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from weighbridge.base.errors import CheckpointError, DestinationError
-from weighbridge.base.file_names import RECEIPT_NAME
+from weighbridge.base.file_names import RECEIPT_NAME, RECORD_NAME
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.storage import (
     Extent,
@@ -35,7 +35,6 @@ from weighbridge.storage import (
 )
 from weighbridge.storage.formats.torch_tensors import bytes_of, spec_of, torch_layout
 from weighbridge.storage.outputs import file_writer
-from weighbridge.storage.outputs.unfinished import RECORD_NAME
 
 TORCH_CODES = sorted(code for code, dtype in DTYPES.items() if dtype.torch_name)
 
@@ -594,3 +593,18 @@ def test_extra_that_changed_is_an_error(tmp_path, change):
         os.mkfifo(tmp_path / "config.json")
     create = partial(FileWriter.of_image, tmp_path / "out")
     assert code_of(copy_extras, checkpoint.extras, create) in ("read-failed", "checkpoint-not-found")
+
+
+@pytest.mark.parametrize(
+    ("spec", "code"),
+    [
+        (TensorSpec("U8", (1,) * 65), "header-invalid"),
+        (TensorSpec("F32", (2**31, 2**31)), "tensor-bounds"),
+        (TensorSpec("F4", (3,)), "tensor-bounds"),
+    ],
+)
+def test_no_file_is_laid_out_that_nobody_would_read(spec, code):
+    with pytest.raises(CheckpointError) as caught:
+        build_image("a.safetensors", {"w": spec})
+    assert caught.value.code == code
+    assert caught.value.where == "a.safetensors"

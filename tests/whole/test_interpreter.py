@@ -57,7 +57,6 @@ def test_a_recorded_way_back_ends_where_it_began(seed):
     hold("recorded", seed)
 
 
-@pytest.mark.xfail(reason="A2: a prefix that was there already, and a rule with a literal index")
 @many
 @given(seeds)
 def test_a_derived_way_back_is_the_only_one(seed):

@@ -15,8 +15,8 @@ INDEX_SUFFIX: Final = ".index.json"
 RECEIPT_NAME: Final = "weighbridge.json"
 """Name of the receipt that stands beside every output; it describes one output and is never carried along."""
 
-UNFINISHED_NAME: Final = "weighbridge-partial.json"
-"""Name of the record in an output that is not finished yet; no file of a checkpoint is written under it."""
+RECORD_NAME: Final = "weighbridge-partial.json"
+"""Name of what an unfinished output says of itself; it is gone before the output appears, and never carried along."""
 
 
 def check_name(name: str, where: str) -> None:
@@ -40,12 +40,12 @@ def check_name(name: str, where: str) -> None:
 
 
 def check_new_name(name: str, where: str) -> None:
-    """Refuse a name that a new file of a checkpoint may not have: an unsafe one, and the receipt's.
+    """Refuse a name that a new file of a checkpoint may not have: an unsafe one, and those of the receipt and record.
 
     Raises:
         CheckpointError: `path-unsafe`.
     """
     check_name(name, where)
-    if name == RECEIPT_NAME:
-        what = "this name belongs to the receipt"
+    if name in (RECEIPT_NAME, RECORD_NAME):
+        what = "this name belongs to the receipt, or to the record of an unfinished output"
         raise CheckpointError("path-unsafe", what, where=where, expected="another name", got=shorten(name))

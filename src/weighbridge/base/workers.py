@@ -41,6 +41,21 @@ def run_all(tasks: Iterable[Task], workers: int) -> None:
         _run_crew(_Crew(tasks), workers)
 
 
+def call_after_run(release: Task) -> bool:
+    """Have something called once when the tasks have ended that the current one is among; False outside of any task.
+
+    Args:
+        release: What to call, such as a method that lets go of what the tasks share.
+    """
+    crew: _Crew | None = getattr(_here, "crew", None)
+    if crew is not None:
+        crew.releases[release] = None
+    return crew is not None
+
+
+_here = threading.local()
+
+
 def _run_crew(crew: _Crew, workers: int) -> None:
     threads = [threading.Thread(target=crew.work, name="weighbridge", daemon=True) for _ in range(workers - 1)]
     try:
@@ -50,6 +65,8 @@ def _run_crew(crew: _Crew, workers: int) -> None:
     except BaseException as problem:
         crew.stop(problem)
     _wait_for_all(threads, crew)
+    for release in crew.releases:
+        release()
     if crew.problem is not None:
         raise crew.problem
 
@@ -71,11 +88,19 @@ class _Crew:
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self.problem: BaseException | None = None
+        self.releases: dict[Task, None] = {}
         self._tasks = iter(tasks)
         self._lock = threading.Lock()
 
     def work(self) -> None:
         """Run tasks until there is none, or one has failed; the first problem is kept."""
+        before, _here.crew = getattr(_here, "crew", None), self
+        try:
+            self._work()
+        finally:
+            _here.crew = before
+
+    def _work(self) -> None:
         while self.problem is None:
             try:
                 with self._lock:

@@ -47,6 +47,7 @@ from weighbridge.cli.printing import (
     EXIT_CODES,
     INTERRUPTED,
     Output,
+    end_undecided,
     exit_code,
     print_lines,
     reporting,
@@ -164,6 +165,7 @@ def plan(
         if out is not None:
             write_new(out, made.to_json())
         output.give(made.report.to_dict, made.report.lines(full=full))
+        end_undecided(made)
 
 
 @app.command()
@@ -244,6 +246,7 @@ def convert(
         made = options.make_plan(options.open(source, direct=direct), found, only)
         _write(output, made, destination, "converting", choices)
         output.give(lambda: _written_form(made, destination), _written_lines(made, destination))
+        end_undecided(made)
 
 
 @app.command()

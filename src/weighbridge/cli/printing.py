@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from weighbridge.api import Plan
 from weighbridge.base.errors import (
     CheckpointError,
     DestinationError,
@@ -51,7 +52,7 @@ EXIT_CODES: Final[dict[int, str]] = {
     NO_FIT: "the mapping does not fit, or has no inverse",
     BAD_SOURCE: "a source is missing, damaged or unsafe",
     BAD_DESTINATION: "the destination cannot be written",
-    UNDECIDED: "infer found a mapping, but values leave a choice open (CHECK)",
+    UNDECIDED: "done, but a choice is open: infer by values (CHECK), a reversal by the rules (choice)",
     NO_WAY_BACK: "infer found a mapping whose inverse does not hold",
     HUNG_UP: "the terminal went away; nothing is left behind, but by --resume",
     INTERRUPTED: "interrupted; nothing is left behind, but by --resume",
@@ -91,6 +92,12 @@ def exit_code(problem: WeighbridgeError) -> int:
     if problem.code in _USAGE_CODES or isinstance(problem, RegistryError):
         return WRONG_USAGE
     return next((code for kind, code in _CODES_BY_KIND if isinstance(problem, kind)), NO_FIT)
+
+
+def end_undecided(made: Plan) -> None:
+    """End with a status of its own where a way back that was derived is one of several that are as likely."""
+    if not set(made.choices).isdisjoint(made.notes):
+        raise typer.Exit(UNDECIDED)
 
 
 def is_terminal(stream: IO[str] | None) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 from weighbridge.algebra.copies import runs
 from weighbridge.algebra.layout import MAX_COPIES, Layout, is_fragmented
 from weighbridge.base.errors import LayoutError, WeighbridgeError
-from weighbridge.base.specs import Shape, dtype_named, widens_exactly
+from weighbridge.base.specs import MAX_AXES, Shape, dtype_named, widens_exactly
 from weighbridge.operations.groupings import (
     Chunk,
     Concatenate,
@@ -235,7 +235,16 @@ def lower(
         current = bench.settle(current, operation)
         seen = _seen(context, operations[number + 1 :])
         current = _apply(operation, current, seen, bench)
+    _check_axes(current)
     return Lowered(_named(current, context), tuple(bench.temporaries))
+
+
+def _check_axes(lanes: Iterable[Lane]) -> None:
+    """Refuse what could be written and not be read again."""
+    most = max((len(value.shape) for lane in lanes for value in lane.values), default=0)
+    if most > MAX_AXES:
+        what = "a tensor would have too many axes"
+        raise LayoutError("shape-mismatch", what, expected=f"at most {MAX_AXES}", got=f"{most:,}")
 
 
 def _count_sources(lanes: Iterable[Lane]) -> int:

@@ -65,6 +65,7 @@ Side = tuple[tuple[str, ...], ...]
 """One side of a pattern: for each axis of the tensor the names that it is composed of."""
 
 ELLIPSIS: Final = "..."
+MAX_CHARACTERS: Final = 4096
 _TOKEN: Final = re.compile(r"\s*(?:(?:(?P<name>[A-Za-z_]\w*)|(?P<sign>\.\.\.|1))(?![^\s()])|(?P<bracket>[()]))")
 
 
@@ -86,6 +87,9 @@ def parse(pattern: str) -> Expression:
         >>> parse("(h two d) c -> two h d c").source
         (('h', 'two', 'd'), ('c',))
     """
+    if len(pattern) > MAX_CHARACTERS:
+        expected, got = f"at most {MAX_CHARACTERS:,} characters", f"{len(pattern):,}"
+        raise LayoutError("operation-argument", "this pattern is too long", expected=expected, got=got)
     left, arrow, _ = pattern.partition("->")
     if not arrow:
         raise _error(pattern, len(pattern), "there is no '->'")

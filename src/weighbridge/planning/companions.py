@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
 from typing import Any, Final, NamedTuple
 
 from weighbridge.base.errors import PlanError
-from weighbridge.base.specs import DTYPES, Header, TensorSpec
+from weighbridge.base.specs import DTYPES, Header, Shape, TensorSpec
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.operations.groupings import Chunk, Concatenate, MergeModulelist, SplitModulelist
@@ -173,18 +173,30 @@ def _moves_alike(mapping: Mapping, codes: Step, beside: Step) -> bool:
     if operations[0] != operations[1] or not all(isinstance(operation, _BLOCKWISE) for operation in operations[0]):
         return False
     sides = [[*step.program.sources, *(output.spec for output in step.program.targets)] for step in (codes, beside)]
-    blocks = {
-        _block(weight, grid) for weight, grid in zip(*(side[: len(codes.sources)] for side in sides), strict=True)
-    }
-    return len(blocks) == 1 and None not in {_block(weight, grid) for weight, grid in zip(*sides, strict=True)}
+    return _has_whole_blocks([spec.shape for spec in sides[0]], [spec.shape for spec in sides[1]])
 
 
-def _block(weight: TensorSpec, grid: TensorSpec) -> tuple[int, ...] | None:
-    """Return the size of the blocks that share an entry; None where they are not whole."""
-    if len(weight.shape) != len(grid.shape) or 0 in grid.shape:
-        return None
-    pairs = [divmod(size, count) for size, count in zip(weight.shape, grid.shape, strict=True)]
-    return None if any(rest for _, rest in pairs) else tuple(size for size, _ in pairs)
+def _has_whole_blocks(weights: Sequence[Shape], grids: Sequence[Shape]) -> bool:
+    """Tell whether all tensors of a step have whole blocks of one size along each axis on which their sizes differ.
+
+    On the others nothing is cut or joined, so that a last block may be smaller. Axes are counted from the last one, as
+    stacking adds one in front.
+    """
+    if any(len(weight) != len(grid) for weight, grid in zip(weights, grids, strict=True)):
+        return False
+    ranks = set(map(len, weights))
+    for axis in range(1, max(ranks) + 1):
+        sides = zip(weights, grids, strict=True)
+        pairs = {(weight[-axis], grid[-axis]) for weight, grid in sides if len(weight) >= axis}
+        blocks = {_block(*pair) for pair in pairs}
+        if len(pairs) > 1 and (len(blocks) > 1 or None in blocks):
+            return False
+    return True
+
+
+def _block(size: int, count: int) -> int | None:
+    """Return the size of the blocks along one axis; None where they are not whole."""
+    return size // count if count and size % count == 0 else None
 
 
 def _operations(mapping: Mapping, step: Step) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ from weighbridge.base.file_names import INDEX_SUFFIX
 from weighbridge.base.file_sets import FileImage, Placed
 from weighbridge.base.json_text import JsonError, check_characters, shorten
 from weighbridge.base.specs import DTYPES, TensorSpec
-from weighbridge.storage.formats.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES
+from weighbridge.storage.formats.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES, read_spec
 from weighbridge.storage.places.kernel import BLOCK_BYTES
 from weighbridge.storage.protocol import IndexText
 
@@ -64,7 +64,8 @@ def build_image(
         congruent_to: Let the tensors begin where the rest of a division by `kernel.BLOCK_BYTES` is that of this number.
 
     Raises:
-        CheckpointError: `header-invalid` for a key or a text that no header can hold, `header-too-large`.
+        CheckpointError: `header-invalid` for a key, a text or a shape that no header can hold, `tensor-bounds` for one
+            that is too large, `header-too-large`.
 
     Examples:
         >>> image = build_image("a.safetensors", {"w": TensorSpec("F16", (3,))})
@@ -73,6 +74,8 @@ def build_image(
     """
     if "__metadata__" in specs:
         raise CheckpointError("header-invalid", "no tensor can have this name", where=name, got="__metadata__")
+    for spec in set(specs.values()):
+        _check_spec(name, spec)
     table: dict[str, object] = {} if metadata is None else {"__metadata__": _check_texts(name, metadata)}
     places = []
     offset = 0
@@ -85,6 +88,14 @@ def build_image(
     head = _encode(name, table, congruent_to)
     tensors = tuple(Placed(key, len(head) + start, size_bytes) for key, start, size_bytes in places)
     return FileImage(name, len(head) + offset, head, tensors)
+
+
+def _check_spec(name: str, spec: TensorSpec) -> None:
+    """Refuse what no reader would take: too many axes or elements, or some that do not fill whole bytes."""
+    try:
+        read_spec(spec.dtype, list(spec.shape))
+    except CheckpointError as problem:
+        raise problem.with_context(where=name) from None
 
 
 def _arrange(specs: Mapping[str, TensorSpec], *, in_order: bool) -> list[str]:

@@ -22,7 +22,8 @@ from weighbridge.base.specs import dtype_named
 from weighbridge.storage.formats.file_starts import name_start
 from weighbridge.storage.formats.pickles import Bounded, Pickled, read_pickle
 from weighbridge.storage.formats.torch_pickles import Storage, Stored, read_storage
-from weighbridge.storage.places.regular_files import SourceFile, check_stamp, open_regular, reporting_read_errors
+from weighbridge.storage.places.regular_files import SourceFile, open_regular, reporting_read_errors
+from weighbridge.storage.places.stamps import check_stamp
 
 if TYPE_CHECKING:
     import torch

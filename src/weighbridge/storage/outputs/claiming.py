@@ -1,7 +1,8 @@
 """Hold the one hidden directory that belongs to a destination, so that two runs never write into it at once.
 
 Its name follows from the destination's. It is locked with `flock` on the directory itself: no lock file is left behind,
-and the lock ends with the process, however that ends. A file system without locks still makes a directory for one
+and the lock ends with the process, however that ends; a process that was forked from it meanwhile has no part in it. A
+file system without locks still makes a directory for one
 caller alone, so a new output is safe there; what is left over there cannot be told from what is being written.
 """
 
@@ -11,14 +12,15 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import DestinationError
+from weighbridge.base.file_names import RECORD_NAME
 from weighbridge.base.hashes import sha256_of
 from weighbridge.storage.outputs.file_writer import reporting_write_errors
-from weighbridge.storage.outputs.unfinished import RECORD_NAME, is_worthless
+from weighbridge.storage.outputs.unfinished import is_worthless
 
 _SUFFIX: Final = ".weighbridge-partial"
 _NAME_BYTES: Final = 255 - len("." + _SUFFIX)
@@ -33,11 +35,18 @@ class Claim(NamedTuple):
         path: The directory.
         was_there: Whether an earlier run left it.
         is_locked: Whether the file system has locks.
+        process: Number of the process that holds it.
     """
 
     path: Path
     was_there: bool
     is_locked: bool
+    process: int
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this process holds it, and is not one that was forked from that."""
+        return self.process == os.getpid()
 
 
 def partial_path(destination: Path) -> Path:
@@ -76,11 +85,33 @@ def claiming(path: Path) -> Iterator[Claim]:
             is_locked = _lock(descriptor, path)
             if not _is_at(descriptor, path) or (was_there and is_locked and _clear(path)):
                 continue
-            yield Claim(path, was_there, is_locked)
+            yield Claim(path, was_there, is_locked, os.getpid())
             return
         finally:
-            os.close(descriptor)
+            _let_go(descriptor)
     raise _busy(path)
+
+
+_held: set[int] = set()
+"""Descriptors of the directories that this process holds."""
+
+
+def _let_go(descriptor: int) -> None:
+    """End the lock, whoever else has the descriptor by now, and close it; a forked process has lost it already."""
+    if descriptor in _held:
+        _held.remove(descriptor)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _lose_all() -> None:
+    """Close what a forked process has from the one that it comes from: the lock would last as long as both."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_lose_all)
 
 
 def _make(path: Path) -> bool:
@@ -97,9 +128,11 @@ def _open(path: Path) -> int | None:
     """Open the directory; None if it is gone again."""
     with reporting_write_errors(str(path)):
         try:
-            return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+    _held.add(descriptor)
+    return descriptor
 
 
 def _lock(descriptor: int, path: Path) -> bool:

@@ -3,7 +3,7 @@
 Everything is written to a hidden directory beside the destination, and forced to the disk. Until all of it is there,
 the first bytes of every weight file are zero, so that nothing in the hidden directory opens as a checkpoint. They are
 written at last, and the very last act is one rename: even a loss of power leaves nothing that loads unless it is
-complete.
+complete. An empty directory in the destination's place gives the new one its owner, group, mode and attributes.
 
 Whatever goes wrong, an interrupt included, the hidden directory and the parents that were made for it are removed
 again. A run that may be resumed leaves it for the next one, unless its bytes can be of no more use. A process that is
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Final
 
 from weighbridge.base.errors import CheckpointError, DestinationError, PlanError, WeighbridgeError
-from weighbridge.base.file_names import RECEIPT_NAME, check_new_name
+from weighbridge.base.file_names import RECEIPT_NAME, RECORD_NAME, check_new_name
 from weighbridge.base.file_sets import FileImage
+from weighbridge.storage.outputs.adopting import adopt_access, adopt_all
 from weighbridge.storage.outputs.claiming import Claim, claiming, partial_path, refuse_left
 from weighbridge.storage.outputs.file_writer import (
     SEAL_BYTES,
@@ -39,14 +40,14 @@ from weighbridge.storage.outputs.mending import MendingWriter
 from weighbridge.storage.outputs.sinks import DEFAULT_OPTIONS, FileOptions, Sink
 from weighbridge.storage.outputs.unfinished import (
     PROBE_SUFFIX,
-    RECORD_NAME,
     Work,
     allocated_bytes,
     check_left,
     is_worthless,
 )
 from weighbridge.storage.places.directory import Extra
-from weighbridge.storage.places.regular_files import FileStamp, check_stamp, open_regular
+from weighbridge.storage.places.regular_files import open_regular
+from weighbridge.storage.places.stamps import FileStamp, check_stamp, link_file
 from weighbridge.storage.protocol import Extent, IndexText
 
 _LOG: Final = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class OutputDirectory:
         if name in self._left:
             return False
         try:
-            os.link(source, probe)
+            link_file(source, probe)
             probe.unlink()
         except OSError as problem:
             _LOG.warning("%s is copied, not linked: %s", name, problem.strerror or problem)
@@ -178,7 +179,7 @@ class OutputDirectory:
         for name, (source, stamp) in self._links.items():
             path = self.path / name
             with reporting_write_errors(str(path)):
-                os.link(source, path)
+                link_file(source, path)
             check_stamp(source, _stamp(path), stamp)
             if self.sync:
                 sync_file(path)
@@ -228,6 +229,8 @@ def staged_directory(
             left = _look_into(claim, work or Work(), resume)
             with _removing_failed(claim, resume):
                 _check_absent(target)
+                with reporting_write_errors(str(hidden)):
+                    adopt_access(hidden, target)
                 output = OutputDirectory(hidden, target, left, FileOptions(sync=sync, share=share, direct=direct))
                 output.start(work or Work())
                 with reporting_write_errors(str(target)):
@@ -256,8 +259,8 @@ def _removing_failed(claim: Claim, resume: bool) -> Iterator[None]:
     try:
         yield
     except BaseException as problem:
-        if not claim.path.exists():
-            raise  # it is the destination by now
+        if not claim.path.exists() or not claim.is_own:
+            raise  # it is the destination by now, or still that of the process that this one was forked from
         if not resume or _is_final(problem) or is_worthless(claim.path):
             shutil.rmtree(claim.path, ignore_errors=True)
             raise
@@ -348,6 +351,7 @@ def _make_parents(parent: Path, made: list[Path]) -> None:
 
 def _publish(staging: Path, target: Path, *, sync: bool) -> None:
     try:
+        adopt_all(staging, target)
         staging.rename(target)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):

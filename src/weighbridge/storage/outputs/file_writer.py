@@ -88,7 +88,7 @@ class FileWriter(Sink):
         self.options = options
         self._fresh_bytes = 0
         self._shares_blocks: bool | None = None
-        self._sources = OpenFiles({}, direct=options.direct)
+        self._sources = OpenFiles({}, direct=options.direct, is_passing=True)
         how = os.O_NOFOLLOW if is_there else os.O_CREAT | os.O_EXCL
         with reporting_write_errors(str(path)):
             self._descriptor = os.open(path, os.O_WRONLY | how | os.O_CLOEXEC, 0o666)

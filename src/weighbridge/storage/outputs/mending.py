@@ -48,7 +48,7 @@ class MendingWriter(Sink):
         self.path = path
         self.kept_bytes = 0
         self._lock = Lock()
-        self._sources = OpenFiles({}, direct=options.direct)
+        self._sources = OpenFiles({}, direct=options.direct, is_passing=True)
         self._writer = FileWriter(path, head, size_bytes, options, is_there=True)
         try:
             with reporting_write_errors(str(path)):

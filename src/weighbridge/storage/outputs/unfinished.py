@@ -20,13 +20,13 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError, DestinationError
+from weighbridge.base.file_names import RECORD_NAME
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.hashes import sha256_of
 from weighbridge.base.json_text import JsonError, join_keys, parse_json
 from weighbridge.storage.outputs.file_writer import SEAL_BYTES, reporting_write_errors
 from weighbridge.storage.places.regular_files import FileFingerprint, open_regular, read_prefix, read_small_file
 
-RECORD_NAME: Final = "weighbridge-partial.json"
 PROBE_SUFFIX: Final = ".link"
 """Ends the name of a link that is made to find out whether one can be made; nothing opens a file of such a name."""
 RECORD_FORMAT: Final = "weighbridge-partial"

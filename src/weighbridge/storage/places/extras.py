@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.file_names import INDEX_SUFFIX, RECEIPT_NAME, SAFETENSORS_SUFFIX, TORCH_SUFFIXES, UNFINISHED_NAME
+from weighbridge.base.file_names import INDEX_SUFFIX, RECEIPT_NAME, RECORD_NAME, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.paths import resolve_inside
@@ -99,7 +99,7 @@ def _files_at(directory: Path, name: str) -> tuple[list[Extra], list[str]]:
 
 def _may_go(name: str) -> bool:
     last = name.rpartition("/")[2]
-    return not last.startswith(".") and not last.endswith(STATE_SUFFIXES) and name != UNFINISHED_NAME
+    return not last.startswith(".") and not last.endswith(STATE_SUFFIXES) and name != RECORD_NAME
 
 
 def _files_below(directory: Path, name: str, hidden: list[str]) -> Iterator[Extra]:

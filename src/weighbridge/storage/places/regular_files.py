@@ -1,9 +1,9 @@
 """Open, identify and read regular files, and nothing else that goes by a path.
 
-A file is identified by its stamp: device, inode, size and time of modification. Descriptors are opened when they are
-first needed, checked against the stamp, and at most `OpenFiles.limit` of them are held, so that a checkpoint of a
-thousand shards does not run into the process's limit. All reads are positional (`preadv`): safe from any number of
-threads, and a file that was cut short is an error, where a memory map would end the process.
+A file is identified by its stamp: device, inode, size, and the times of its last changes. Descriptors are opened when
+they are needed, checked against the stamp, and closed when the workers that read have ended: at most `OpenFiles.limit`
+are held meanwhile, and none by a plan or a model that merely lives on. All reads are positional (`preadv`): safe from
+any number of threads, and a file that was cut short is an error, where a memory map would end the process.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.hashes import sha256_of
 from weighbridge.base.plain_files import OddFileError, open_plain
+from weighbridge.base.workers import call_after_run
+from weighbridge.storage.places.stamps import FileStamp, changed, check_stamp, stamp_of
 
 if TYPE_CHECKING:
     from weighbridge.storage.places.scatter import Span
@@ -35,15 +37,6 @@ SMALL_BYTES: Final = 2**24
 
 HEAD_SAMPLE_BYTES: Final = 65536
 """How much of a file that has no header of its own counts as its head."""
-
-
-class FileStamp(NamedTuple):
-    """What tells a file from another one, and from itself after a change."""
-
-    device: int
-    inode: int
-    size_bytes: int
-    mtime_ns: int
 
 
 class SourceFile(NamedTuple):
@@ -76,11 +69,6 @@ def reporting_read_errors(where: str) -> Iterator[None]:
     except OSError as error:
         got = error.strerror or str(error)
         raise CheckpointError("read-failed", "the file cannot be read", where=where, got=got) from error
-
-
-def stamp_of(status: os.stat_result) -> FileStamp:
-    """Take the stamp from a file's status."""
-    return FileStamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def open_regular(path: Path) -> tuple[int, FileStamp]:
@@ -177,30 +165,13 @@ def check_files_unchanged(files: Iterable[SourceFile]) -> None:
         try:
             descriptor, stamp = open_regular(file.path)
         except CheckpointError as error:
-            raise _changed(file.path, "it can be opened no more") from error
+            raise changed(file.path, "it can be opened no more") from error
         try:
             check_stamp(file.path, stamp, file.stamp)
             if read_prefix(descriptor, len(file.head)) != file.head:
-                raise _changed(file.path, "its header is another one")
+                raise changed(file.path, "its header is another one")
         finally:
             os.close(descriptor)
-
-
-def check_stamp(path: Path, found: FileStamp, opened: FileStamp) -> None:
-    """Compare two stamps of one path.
-
-    Raises:
-        CheckpointError: `source-changed`.
-    """
-    if found.size_bytes != opened.size_bytes:
-        raise _changed(path, f"it had {opened.size_bytes:,} bytes and has {found.size_bytes:,}")
-    if found != opened:
-        raise _changed(path, "it was written to or replaced")
-
-
-def _changed(path: Path, got: str) -> CheckpointError:
-    hint = "open the checkpoint again, and plan again"
-    return CheckpointError("source-changed", "the file is not what was opened", where=str(path), got=got, hint=hint)
 
 
 class _Descriptor:
@@ -224,11 +195,21 @@ class OpenFiles:
         stamps: What each file must still be when it is opened; a path that is not listed may be anything.
         limit: The most descriptors to hold.
         direct: Read past the page cache, where the file system can do that.
+        is_passing: Whether this lives no longer than the work that it is made for. Otherwise a descriptor is held only
+            while workers run, and those are closed when they have ended.
     """
 
-    def __init__(self, stamps: Mapping[Path, FileStamp], limit: int = 32, *, direct: bool = False) -> None:
+    def __init__(
+        self,
+        stamps: Mapping[Path, FileStamp],
+        limit: int = 32,
+        *,
+        direct: bool = False,
+        is_passing: bool = False,
+    ) -> None:
         self.limit = limit
         self.direct = direct
+        self.is_passing = is_passing
         self._stamps = stamps
         self._held: OrderedDict[Path, _Descriptor] = OrderedDict()
         self._lock = Lock()
@@ -248,7 +229,8 @@ class OpenFiles:
             check_stamp(path, stamp, self._stamps.get(path, stamp))
             if self.direct:
                 self._try_direct(held, path)
-            self._held[path] = held
+            if self.is_passing or call_after_run(self.close):
+                self._held[path] = held
             while len(self._held) > self.limit:
                 self._held.popitem(last=False)
             return held
