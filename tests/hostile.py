@@ -37,9 +37,17 @@ def serve(with_torch: bool) -> None:
         import torch
 
         torch.set_num_threads(1)
+    warm()
     for line in sys.stdin:
         kind, seed, changes = line.rstrip("\n").split("\t")
         print(json.dumps(judge(kind, int(seed), int(changes))), flush=True)
+
+
+def warm() -> None:
+    """Run a good input of each kind, so that every child has what is imported on the way; of those without threads."""
+    for kind in (kind for kind, attack in ATTACKS.items() if not attack.with_torch):
+        with tempfile.TemporaryDirectory() as folder:
+            outcome(prepare(kind, 0, 0, Path(folder))[1])
 
 
 def judge(kind: str, seed: int, changes: int) -> dict[str, Any]:

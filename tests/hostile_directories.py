@@ -33,6 +33,8 @@ def _link(chance: Chance, place: Path, secret: Path) -> str:
     name = chance.choice(("config.json", "vocab.txt", "model.safetensors", "sub"))
     goal = chance.choice((str(secret), "../secret", ".", "..", "loop", "/dev/zero", "/dev/tty", "model.safetensors"))
     path = place / name
+    if path.is_dir() and not path.is_symlink():
+        return "nothing"
     path.unlink(missing_ok=True)
     path.symlink_to(goal)
     return f"link {name} -> {goal.replace(str(secret), 'SECRET')}"
@@ -42,6 +44,8 @@ def _blob(chance: Chance, place: Path, secret: Path) -> str:
     """The way a hub's cache lays links out, with one of them to the outside."""
     goal = chance.choice(("../home", str(secret.parent), "blobs"))
     (place.parent / "blobs").symlink_to(goal) if not (place.parent / "blobs").is_symlink() else None
+    if (place / "config.json").is_dir():
+        return "nothing"
     (place / "config.json").unlink(missing_ok=True)
     (place / "config.json").symlink_to("../blobs/secret")
     return f"config.json -> ../blobs/secret, blobs -> {goal.replace(str(secret.parent), 'PARENT')}"

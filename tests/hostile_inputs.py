@@ -218,21 +218,18 @@ ODD_RULES: tuple[Callable[[], Any], ...] = (
 
 
 def key_names(chance: Chance, folder: Path) -> tuple[str, Run]:
-    keys = [odd_key(chance) for _ in range(chance.changes(1, 2, 5))]
+    keys = [odd_key(chance) for _ in range(chance.changes(1, 2, 5))] or ["model.w"]
     if chance.random() < 0.1:
         keys += [f"unlike{chance.random()}.{n}" for n in range(2000)]
     specs = {key: wb.TensorSpec("F32", (2, 3)) for key in keys}
     rules = [make() for make in dict.fromkeys(chance.choice(ODD_RULES) for _ in range(chance.changes(1, 2, 3)))]
-    target = None
-    if chance.random() < 0.4:
-        target = wb.Header(
-            {**{f"other.{key[:50]}": spec for key, spec in specs.items()}, "model.experts.w": specs[keys[0]]}
-        )
-    source = wb.Header(specs)
+    wanted = {f"other.{key[:50]}": spec for key, spec in specs.items()} | {"model.experts.w": specs[keys[0]]}
+    has_target = chance.random() < 0.4
 
     def run() -> None:
+        source = wb.Header(specs)
         try:
-            plan = wb.plan(source, rules, target) if target is not None else plan_it(source, rules)
+            plan = wb.plan(source, rules, wb.Header(wanted)) if has_target else plan_it(source, rules)
         except wb.PlanError as refused:
             str(refused)
         else:

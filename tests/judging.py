@@ -145,7 +145,8 @@ def _judge_as_is(
     if fits and difference(made.tensors, whole):
         return Find("as is, though mapped fits", difference(made.tensors, whole))
     faults = made.problems - BY_SHAPES
-    if faults and made.failed and (set(made.tensors) | made.failed) == set(shapes):
+    fits_elsewhere = all(shapes.get(name) == shape for name, shape in made.shapes.items())
+    if faults and made.failed and fits_elsewhere and (set(made.tensors) | made.failed) == set(shapes):
         return Find("as is for a fault", f"the right reading has {sorted(faults)}")
     return None
 

@@ -275,7 +275,6 @@ def test_what_no_file_can_say_is_an_error() -> None:
     for mapping in (
         wb.Mapping(parts=[Part("a", classes=(("b", "C"), ("b", "D")))]),
         wb.Mapping(name=3),  # type: ignore[arg-type]
-        wb.Mapping(drop=wb.Drop("a", why=None)),  # type: ignore[arg-type]
         wb.Mapping(forward=wb.Mapping(name=3)),  # type: ignore[arg-type]
         wb.Mapping(claims=["a" * MAX_BYTES]),
     ):

@@ -67,6 +67,9 @@ def test_every_kind_of_transform_is_covered_here():
         (lambda: wb.Mapping([wb.Drop("a")]), "mapping-invalid"),
         (lambda: wb.Mapping([], drop=[wb.Carry("a")]), "mapping-invalid"),
         (lambda: wb.Mapping([], drop=["a("]), "pattern-syntax"),
+        (lambda: wb.Drop("a", why=1e308), "mapping-invalid"),
+        (lambda: wb.Carry("a", scope={"a": 1}), "mapping-invalid"),
+        (lambda: wb.Initialise(3), "mapping-invalid"),
         (lambda: wb.Mapping([wb.WeightRenaming("a", "b"), wb.WeightRenaming(["a"], ["b"])]), "mapping-duplicate-rule"),
     ],
 )

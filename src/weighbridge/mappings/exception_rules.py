@@ -29,6 +29,10 @@ class KeyRule:
     scope: str = ""
 
     def __post_init__(self) -> None:
+        values: tuple[object, ...] = (self.pattern, self.why, self.scope)
+        if not all(isinstance(value, str) for value in values):
+            what = "pattern, why and scope of a declared exception are texts"
+            raise MappingError("mapping-invalid", what, got=", ".join(map(repr, values)))
         Pattern.parse(self.pattern)
 
 
