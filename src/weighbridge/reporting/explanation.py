@@ -41,7 +41,7 @@ class Explanation:
         fates: The key's fate on each of its sides.
         tried: Every rule in order, for the key itself or, for a target, for its first source or origin.
         copies: The strided copies that touch the key, in words.
-        nearest: Existing names like it, for a key that the plan does not know.
+        nearest: Existing names like it, for a key that the plan does not know, or that a partial load does not fill.
         group: The incomplete group that the key belongs to, and what is missing of it.
         diagrams: The copies as pictures, in lines of text.
         origins: Names that the rules would make the key of, for one that nothing fills.
@@ -116,7 +116,9 @@ def explain(plan: Plan, key: str) -> Explanation:
     numbers = dict.fromkeys(fates[side][key].step for side in sides)
     steps = [plan.steps[number] for number in numbers if number is not None]
     origins = () if steps or "source" in sides else _missing_origins(plan, key)
-    near = () if sides else _near(plan, origins, key)
+    lacks = not sides or any(fates[side][key] == Fate("initialised", by="partial=True") for side in sides)
+    group = missing_members(plan.mapping, plan.source, key) if _is_left_out(plan, steps) else ()
+    near = _near(plan, origins, key) if lacks and not (sides and group) else ()
     traced = key if "source" in sides else next(iter([*(s for step in steps for s in step.sources), *origins]), key)
     return Explanation(
         key,
@@ -127,7 +129,7 @@ def explain(plan: Plan, key: str) -> Explanation:
         tuple(try_rules(plan, traced)),
         tuple(line for step in steps for line in _copy_lines(step, key)),
         near,
-        missing_members(plan.mapping, plan.source, key) if _is_left_out(plan, steps) else (),
+        group,
         tuple(line for step in steps for line in draw_step(step, key)),
         origins,
     )

@@ -1,0 +1,240 @@
+"""More mistakes with the same codes and other hints: each with what made it, and what following its hint means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from provocations import NORMS, checkpoint, header, numbers, sharded
+from remedies import command, mapping_file, saved
+from safetensors.torch import save_file
+
+import weighbridge as wb
+
+
+class Further(NamedTuple):
+    """A name, what goes wrong, the words of the hint, and what they tell to do."""
+
+    name: str
+    mistake: Callable[[Path], object]
+    words: str
+    remedy: Callable[[Path], object]
+    unfollowable: str = ""
+
+
+def rename(source: str, target: str = "new") -> Callable[[Path], object]:
+    return lambda folder: wb.WeightRenaming(source, target)
+
+
+def convert(operation: Any, shape: tuple[int, ...], to: Any = None) -> Callable[[Path], object]:
+    return lambda folder: wb.plan(header(old=shape), [wb.WeightConverter("old", "new", [operation])], target=to)
+
+
+PATTERNS: tuple[tuple[str, str, str, str], ...] = (
+    ("(ab)+", "write (?:...)? for a part that may be missing", "(?:ab)?c", "new"),
+    ("a)", r"write \) for the character itself", r"a\)", "new"),
+    ("a+", r"write \+ for the character itself", r"a\+", "new"),
+    ("a^b", r"write \^ for the character itself", r"a\^b", "new"),
+    (r"a\s", r"the escapes are \d, \w, \1 and \ before punctuation", r"a\w", "new"),
+    ("(a)*", "only classes repeat", "aa", "new"),
+    ("a**", "write {path:**} for any text", "a{path:**}", "new.{path}"),
+    ("(?>a)", "the groups are ( (?: (?= (?! (?<= (?<!", "(?:a)", "new"),
+    ("(a(b))", "write (?:...) for the outer one", "(?:a(b))", "new"),
+)
+"""A source that cannot be read, words of the hint, and the source and target that follow it."""
+
+
+def patterns() -> Iterator[Further]:
+    for wrong, words, right, target in PATTERNS:
+        yield Further(f"pattern {wrong}", rename(wrong), words, rename(right, target))
+
+
+def operations() -> Iterator[Further]:
+    square = header(new=(3, 3))
+    yield Further(
+        "a square that may be turned",
+        convert(wb.Transpose(0, 1, check_dims=True), (3, 3), square),
+        "Transpose without check_dims, or no Transpose",
+        convert(wb.Transpose(0, 1), (3, 3), square),
+    )
+    yield Further(
+        "a reshape back",
+        lambda folder: wb.WeightConverter("old", "new", [wb.Reshape((4, 6))]).inverse(),
+        "give it a source_shape",
+        lambda folder: wb.WeightConverter("old", "new", [wb.Reshape((4, 6), (8, 3))]).inverse(),
+    )
+    yield Further(
+        "a rearrangement back",
+        lambda folder: wb.WeightConverter("old", "new", [wb.Rearrange("a b c -> a (b c)")]).inverse(),
+        "give a length for 'b'",
+        lambda folder: wb.WeightConverter("old", "new", [wb.Rearrange("a b c -> a (b c)", b=2)]).inverse(),
+    )
+    yield Further(
+        "a converter without operations",
+        lambda folder: wb.WeightConverter("old", "new", []),
+        "names alone: WeightRenaming",
+        rename("old"),
+    )
+    yield Further(
+        "a rename of two names",
+        lambda folder: wb.WeightRenaming(["a", "b"], ["c", "d"]),
+        "use GroupWeightRename to rename several names at once",
+        lambda folder: wb.GroupWeightRename(["a", "b"], ["c", "d"]),
+    )
+
+
+def sources() -> Iterator[Further]:
+    meta = {"w": torch.empty(3, device="meta")}
+    yield Further(
+        "a meta tensor is run",
+        lambda folder: wb.plan(meta, []).state_dict(),
+        "materialise the model first",
+        lambda folder: wb.plan({"w": torch.empty_like(meta["w"], device="cpu")}, []).state_dict(),
+    )
+    yield Further(
+        "a directory above the one with the weights",
+        _open_above,
+        "open the directory that holds the weights",
+        lambda folder: wb.open(folder / "deep" / "inner"),
+    )
+    yield Further(
+        "an entry of safetensors", _open_an_entry, "leave out the entry", lambda folder: wb.open(folder / "model")
+    )
+    yield Further(
+        "two dicts of a torch file", _open_two_dicts, "ckpt.pt::", lambda folder: wb.open(f"{folder}/ckpt.pt::ema")
+    )
+    yield Further("a link to the outside", _open_a_link, "put the file itself there", _put_the_file_there)
+    yield Further("a link to the outside", _open_a_link, "open the place where it is", _open_where_it_is)
+    yield Further(
+        "memory past the cache", _open_memory_direct, "leave out direct=True", lambda folder: wb.open(header(a=(2,)))
+    )
+
+
+def _open_above(folder: Path) -> object:
+    (folder / "deep").mkdir()
+    return wb.open(saved(folder, "deep/inner", a=(2,)).parent)
+
+
+def _open_an_entry(folder: Path) -> object:
+    return wb.open(f"{checkpoint(folder)}/model.safetensors::ema")
+
+
+def _open_two_dicts(folder: Path) -> object:
+    torch.save({"model": {"w": numbers(2)}, "ema": {"w": numbers(2) + 1}}, folder / "ckpt.pt")
+    return wb.open(folder / "ckpt.pt")
+
+
+def _open_a_link(folder: Path) -> object:
+    (folder / "elsewhere").mkdir()
+    save_file({"b.weight": numbers(2)}, folder / "elsewhere" / "x.safetensors")
+    shard = sharded(folder) / "model-00002-of-00002.safetensors"
+    shard.unlink()
+    shard.symlink_to(folder / "elsewhere" / "x.safetensors")
+    return wb.open(folder / "model")
+
+
+def _put_the_file_there(folder: Path) -> object:
+    shard = folder / "model" / "model-00002-of-00002.safetensors"
+    shard.unlink()
+    (folder / "elsewhere" / "x.safetensors").rename(shard)
+    return wb.open(folder / "model")
+
+
+def _open_where_it_is(folder: Path) -> object:
+    return wb.open(folder / "elsewhere" / "x.safetensors")
+
+
+def _open_memory_direct(folder: Path) -> object:
+    return wb.open({"a": numbers(2)}, direct=True)
+
+
+def fresh() -> torch.nn.Module:
+    """A model that was never loaded, whose weights have the names that a rule reads."""
+    return torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(3)})
+
+
+RENAMED_TWICE = [wb.WeightRenaming("gamma", "weight"), wb.WeightRenaming("weight", "kernel")]
+
+
+def models() -> Iterator[Further]:
+    back = "go back through the inverse of the plan that made the source: plan.inverse(), or weighbridge revert"
+    yield Further(
+        "a fresh model is saved by rules that do not lead to it",
+        lambda folder: wb.save(fresh(), folder / "out", RENAMED_TWICE),
+        back,
+        lambda folder: wb.save(fresh(), folder / "out", RENAMED_TWICE),
+        "no plan made a fresh model: there is nothing to go back through",
+    )
+    rules = [wb.WeightRenaming("third", "norm")]
+    yield Further(
+        "a model is loaded in part",
+        lambda folder: wb.load(fresh(), {"norm.weight": numbers(3)}, rules),
+        "initialise=[...]",
+        lambda folder: wb.load(fresh(), {"norm.weight": numbers(3)}, rules, initialise=["norm.bias"]),
+    )
+    yield Further(
+        "a model on the meta device lacks values",
+        lambda folder: wb.load(_meta(), {"norm.weight": numbers(3)}, [], partial=True),
+        "make the model on a real device, or give the missing tensors",
+        lambda folder: wb.load(_meta(), {"norm.weight": numbers(3), "norm.bias": numbers(3)}, [], partial=True),
+    )
+    yield Further(
+        "what a plan produced is gone",
+        _run_what_is_gone,
+        "give the source: plan.inverse(source=...)",
+        lambda folder: wb.plan(checkpoint_once(folder), NORMS).inverse(source=_renamed()).state_dict(),
+    )
+
+
+def _meta() -> torch.nn.Module:
+    with torch.device("meta"):
+        return fresh()
+
+
+def checkpoint_once(folder: Path) -> Path:
+    return folder / "model" if (folder / "model").exists() else checkpoint(folder)
+
+
+def _renamed() -> dict[str, torch.Tensor]:
+    return {f"{name}.weight": numbers(4) for name in ("first", "second")}
+
+
+def _run_what_is_gone(folder: Path) -> object:
+    plan = wb.plan(checkpoint_once(folder), NORMS)
+    made = torch.nn.Module()
+    for name in ("first", "second"):
+        made.add_module(name, torch.nn.Module())
+        made.get_submodule(name).register_parameter("weight", torch.nn.Parameter(numbers(4)))
+    plan.load_into(made)
+    del made
+    return plan.inverse().state_dict()
+
+
+def commands() -> Iterator[Further]:
+    yield Further(
+        "a list of rules as a text",
+        lambda folder: wb.Mapping("fix.yaml"),
+        "weighbridge.load_mapping(path) reads a mapping file",
+        lambda folder: wb.load_mapping(mapping_file(folder, NORMS)),
+    )
+    yield Further(
+        "an inverse whose names could be the old ones already",
+        lambda folder: wb.plan(
+            header(a__weight=(2,)), wb.Mapping([wb.WeightRenaming("(?<!x)weight", "weight")]).inverse()
+        ),
+        'declare layout="mapped" if they are not',
+        lambda folder: wb.plan(
+            header(a__weight=(2,)), wb.Mapping([wb.WeightRenaming("(?<!x)weight", "weight")]).inverse(), layout="mapped"
+        ),
+    )
+    yield Further(
+        "a directory without digests is verified",
+        lambda folder: wb.verify(wb.convert(checkpoint(folder), folder / "out", NORMS)),
+        "compare with another checkpoint: weighbridge verify A B",
+        lambda folder: command("verify", folder / "out", folder / "out"),
+    )
+
+
+FURTHER: tuple[Further, ...] = (*patterns(), *operations(), *sources(), *models(), *commands())
