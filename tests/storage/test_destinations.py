@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,6 +101,30 @@ def test_a_new_destination_has_the_ordinary_mode(tmp_path: Path) -> None:
 
 # G17: processes that are forked while a run goes on
 
+ALONE = "WEIGHBRIDGE_TEST_ALONE"
+
+
+def ran_alone(request: pytest.FixtureRequest) -> bool:
+    """Run a test in a process of its own, and say so; false there.
+
+    A process that is forked from a thread ends what other threads hold, and what other tests left in this one, such as
+    torch's process groups, may never end.
+    """
+    if os.environ.get(ALONE):
+        return False
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", request.node.nodeid]
+    command.append(f"--basetemp={request.getfixturevalue('tmp_path') / 'alone'}")
+    ended = subprocess.run(
+        command,
+        cwd=request.config.rootpath,
+        env={**os.environ, ALONE: "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return True
+
 
 def in_child(work: Callable[[], object]) -> int:
     """Fork a process that does some work and lives on until it is ended; return its number when the work is done."""
@@ -130,7 +156,11 @@ def children() -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("fails", [True, False])
-def test_g17_a_child_does_not_keep_the_lock(fails: bool, resume: bool, children: list[int], tmp_path: Path) -> None:
+def test_g17_a_child_does_not_keep_the_lock(
+    fails: bool, resume: bool, children: list[int], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if ran_alone(request):
+        return
     source, out = checkpoint(tmp_path), tmp_path / "out"
 
     def fork(done: int, total: int) -> None:
@@ -150,7 +180,9 @@ def test_g17_a_child_does_not_keep_the_lock(fails: bool, resume: bool, children:
     assert wb.verify(wb.plan(source, NORMS).state_dict(), out)
 
 
-def test_a_run_holds_its_lock_though_a_child_has_ended(tmp_path: Path) -> None:
+def test_a_run_holds_its_lock_though_a_child_has_ended(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if ran_alone(request):
+        return
     source, out = checkpoint(tmp_path), tmp_path / "out"
     refused: list[str] = []
 
