@@ -158,6 +158,16 @@ def test_a2_a_place_that_moves_as_a_whole_is_worth_no_note() -> None:
     assert found.names == found.likely == {"0.gamma", "0.weight"}
 
 
+def test_a2_a_rule_for_one_index_is_looked_at_by_itself() -> None:
+    rules = [
+        wb.WeightRenaming("e.1.old", "e.1.w"),
+        wb.WeightConverter("{i:int}.w", "{i}.w", [wb.Transpose(0, 1)]),
+    ]
+    made = {f"e.{number}.w": numbered(2, 2) for number in range(2)}
+    back = wb.plan(made, wb.Mapping(rules).inverse())
+    assert any(choice.startswith("e.1.w goes back to e.1.old") for choice in back.choices)
+
+
 def test_g3_a_name_that_may_have_been_there_is_told_when_a_model_is_saved(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from weighbridge.algebra.copies import sort_by_target
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.keys import by_name, collapse
+from weighbridge.base.keys import by_name, collapse, families
 from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
@@ -89,7 +89,8 @@ def open_names(plan: Plan, forward: Mapping) -> Choices:
     sized = dict(_assumptions(plan)).keys()
     steps = [step for step in plan.steps if step.rules and sized.isdisjoint(step.rules)]
     went = {key: step.targets[0] for step in steps for key in step.sources if key not in taken}
-    alike = {keys[0]: len(keys) for keys in by_name(went).values()}
+    grouped = families(went, prepare(forward).keep)  # a rule may speak of one index alone
+    alike = {members[0][0]: len(members) for members in grouped.templates.values()} | dict.fromkeys(grouped.literal, 1)
     found = find_preimages(forward, alike)
     ways = {key: step.rules for step in steps for key in step.sources if key in alike}
     lines = _rival_lines(plan, went, ways, alike, {key: found[key].names for key in alike})
