@@ -52,7 +52,7 @@ EXIT_CODES: Final[dict[int, str]] = {
     NO_FIT: "the mapping does not fit, or has no inverse",
     BAD_SOURCE: "a source is missing, damaged or unsafe",
     BAD_DESTINATION: "the destination cannot be written",
-    UNDECIDED: "done, but a choice is open: CHECK of infer, choice of a plan",
+    UNDECIDED: "done, but a choice is open: infer (CHECK), or the way back of a plan",
     NO_WAY_BACK: "infer found a mapping whose inverse does not hold",
     HUNG_UP: "the terminal went away; nothing is left behind, but by --resume",
     INTERRUPTED: "interrupted; nothing is left behind, but by --resume",
