@@ -1,4 +1,7 @@
-"""The public plan: the value that was planned, bound to what it reads, with all that can be asked of it and done."""
+"""The public plan: the value that was planned, bound to what it reads, with all that can be asked of it and done.
+
+What runs or prints a plan is loaded when it is asked for: planning alone needs none of it.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,13 @@ from typing import TYPE_CHECKING, Any
 from weighbridge.base.errors import PlanError
 from weighbridge.base.forms.named_options import read_named
 from weighbridge.models.model_sources import open_place
-from weighbridge.planning import plan as planned, restricting, stored
-from weighbridge.reporting.explanation import Explanation, explain
-from weighbridge.reporting.report import Report
-from weighbridge.reporting.report_page import plan_page
-from weighbridge.running import directory_writing, results
-from weighbridge.running.sources import PlannedCheckpoint, check_source, complete
-from weighbridge.running.ties import check_standing_ties
+from weighbridge.planning import plan as planned
 
 if TYPE_CHECKING:
     import torch
 
+    from weighbridge.reporting.explanation import Explanation
+    from weighbridge.reporting.report import Report
     from weighbridge.storage.places.directory import Extra
     from weighbridge.storage.protocol import Checkpoint
 
@@ -81,6 +80,8 @@ class Plan(planned.Plan):
     @property
     def report(self) -> Report:
         """Fates, bytes, peak memory and reversibility, to print."""
+        from weighbridge.reporting.report import Report
+
         return Report(self, tuple(getattr(self.binding.source, "notes", ())) if self._is_opened() else ())
 
     def _is_opened(self) -> bool:
@@ -88,10 +89,14 @@ class Plan(planned.Plan):
 
     def explain(self, key: str) -> Explanation:
         """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss."""
+        from weighbridge.reporting.explanation import explain
+
         return explain(self, key)
 
     def to_html(self) -> str:
         """Return one self-contained page: both layouts side by side, every rule, every tensor; see `docs/report.md`."""
+        from weighbridge.reporting.report_page import plan_page
+
         return plan_page(self)
 
     def _repr_html_(self) -> str:
@@ -105,7 +110,9 @@ class Plan(planned.Plan):
         Raises:
             PlanError: `plan-format`, `plan-failed`.
         """
-        return Plan.bind(stored.read_plan_text(text))
+        from weighbridge.planning.stored import read_plan_text
+
+        return Plan.bind(read_plan_text(text))
 
     @staticmethod
     def from_dict(form: Any) -> Plan:
@@ -116,7 +123,9 @@ class Plan(planned.Plan):
             MappingError: `mapping-invalid`.
             CheckpointError: `path-unsafe`.
         """
-        return Plan.bind(stored.read_plan(form))
+        from weighbridge.planning.stored import read_plan
+
+        return Plan.bind(read_plan(form))
 
     # ---- other plans ----
 
@@ -150,7 +159,9 @@ class Plan(planned.Plan):
             PatternError: `pattern-syntax`.
             PlanError: `rule-unused` for a selection that names no target.
         """
-        made = Plan.bind(restricting.restrict(self, only), self.binding.source, origin=self.binding.origin)
+        from weighbridge.planning.restricting import restrict
+
+        made = Plan.bind(restrict(self, only), self.binding.source, origin=self.binding.origin)
         made.binding.forward = self.binding.forward
         return made
 
@@ -171,7 +182,9 @@ class Plan(planned.Plan):
             PlanError: `source-unbound`.
             CheckpointError: `source-changed` and the codes of reading.
         """
-        return results.stream(self, self.checkpoint(source), copy=copy, device=device)
+        from weighbridge.running.results import stream
+
+        return stream(self, self.checkpoint(source), copy=copy, device=device)
 
     def state_dict(
         self,
@@ -192,7 +205,9 @@ class Plan(planned.Plan):
         Raises:
             As `stream`.
         """
-        made = results.state_dict(self, self.checkpoint(source), copy=copy, device=device, progress=progress)
+        from weighbridge.running.results import state_dict
+
+        made = state_dict(self, self.checkpoint(source), copy=copy, device=device, progress=progress)
         self.binding.produced = weakref.ref(made)
         return made
 
@@ -251,10 +266,12 @@ class Plan(planned.Plan):
             DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
                 `destination-unfinished`, `resume-mismatch`, `write-failed`; `usage`.
         """
-        chosen = read_named(directory_writing.WriteOptions, options)
+        from weighbridge.running.directory_writing import WriteOptions, write
+
+        chosen = read_named(WriteOptions, options)
         checkpoint = self.checkpoint(source)
         origin = None if checkpoint.extras else self._origin()
-        made = directory_writing.write(self, checkpoint, destination, chosen, origin, beside)
+        made = write(self, checkpoint, destination, chosen, origin, beside)
         self.binding.produced = lambda: made
         return made
 
@@ -270,6 +287,9 @@ class Plan(planned.Plan):
             PlanError: `source-unbound`, `tie-differs`.
             CheckpointError: `source-changed` when the source does not have the tensors that the plan was made for.
         """
+        from weighbridge.running.sources import check_source, complete
+        from weighbridge.running.ties import check_standing_ties
+
         found = open_place(self._place(source))
         found = complete(self, found, self._origin) if self._is_way_back() else found
         check_source(self, found)
@@ -296,6 +316,8 @@ class Plan(planned.Plan):
     def _made(self) -> Any:
         """Return what the last run made; a plan that never ran stands for its own result."""
         if self.binding.produced is None:
+            from weighbridge.running.sources import PlannedCheckpoint
+
             return PlannedCheckpoint(self, self.checkpoint())
         live = self.binding.produced()
         if live is None:

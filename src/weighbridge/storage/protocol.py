@@ -14,10 +14,11 @@ from weighbridge.base.file_sets import FileImage, FileSet
 from weighbridge.base.specs import Header
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.regular_files import FileFingerprint
-from weighbridge.storage.places.scatter import Span
 
 if TYPE_CHECKING:
     import torch
+
+    from weighbridge.storage.places.scatter import Span
 
 
 class Extent(NamedTuple):
