@@ -84,9 +84,8 @@ def compile_plan(
     if declared.forward is not None and chosen.reading.is_mapped:
         as_stored = replace(options, dtype=None)  # a cast that the caller wants comes after the way back
         proven = plan if options.dtype is None else _draft(chosen.reading, source, target, as_stored).plan
-        is_settled = steps_from_target(chosen.reading, source, target, as_stored) is not None
-        prove_inverse(proven, declared.forward, as_stored, is_settled=is_settled)
-        if not is_settled:
+        prove_inverse(proven, declared.forward, as_stored, is_settled=chosen.is_settled)
+        if not chosen.is_settled:
             choices = open_choices(proven, declared.forward, as_stored)
             plan = replace(plan, choices=choices.lines)
             notes += choices.notes
@@ -101,7 +100,7 @@ def compile_plan(
 def _draft(reading: Reading, source: Header, target: Header | None, options: Options) -> Draft:
     """Compile one reading; a target settles what the inverse of a mapping would leave open."""
     settled = steps_from_target(reading, source, target, options)
-    return draft_reading(reading, source, target, options, settled)
+    return replace(draft_reading(reading, source, target, options, settled), is_settled=settled is not None)
 
 
 def _kept_dtypes(plan: Plan, target: Header, options: Options) -> Iterator[str]:

@@ -42,6 +42,7 @@ class Draft:
         unplaced: Sources without a place.
         partial: Whether missing and left-over tensors are accepted.
         reach: Number of targets that the reading fills, or would fill but for a fault.
+        is_settled: Whether the layout to reach has decided about every name of a way back.
     """
 
     reading: Reading
@@ -51,6 +52,7 @@ class Draft:
     unplaced: tuple[str, ...]
     partial: bool
     reach: int = 0
+    is_settled: bool = False
 
     @property
     def fits(self) -> bool:
