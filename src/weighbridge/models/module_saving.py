@@ -10,13 +10,16 @@ from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Drop
+from weighbridge.mappings.transforms import rename_key
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_loading import recall
 from weighbridge.models.modules import module_header
+from weighbridge.models.read_back import prove_read_back
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Program
+from weighbridge.planning.readings import matching, without_change
 from weighbridge.planning.steps import Fated, Step
 from weighbridge.planning.way_back.inverting import proven_steps
 from weighbridge.planning.way_back.origins import invert_rules, unstable_names
@@ -49,7 +52,7 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack
         lossy: Accept that part of the source is lost: what a rule dropped, for example.
 
     Raises:
-        PlanError: `inverse-lossy`, `dtype-mismatch`.
+        PlanError: `inverse-lossy`, `dtype-mismatch`; `inverse-unproven` for a file that could not be read back.
         CheckpointError, RegistryError: As `take_stock`.
     """
     inner = unwrap(model)
@@ -57,8 +60,11 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack
     if loaded is None:
         return None
     held = open_model(model)
-    current, gone = _as_it_is_now(in_dtypes(loaded.plan, held.header), held.header, take_stock(model))
-    back, named = _back(current, held.header, getattr(inner, "config", None), lossy=lossy)
+    stock, config = take_stock(model), getattr(inner, "config", None)
+    current, gone = _as_it_is_now(in_dtypes(loaded.plan, held.header), held.header, stock)
+    back, named = _back(current, held.header, config, lossy=lossy)
+    if back.target.specs.keys() != loaded.plan.source.specs.keys():
+        prove_read_back(back, current, stock.header(held.header), config)
     notes = (*held.notes, *(f"{key}: extra state that is no tensor now, not saved" for key in gone), *named)
     return WayBack(replace(back, notes=(*back.notes, *notes)), loaded.checkpoint, notes)
 
@@ -80,16 +86,37 @@ def _as_it_is_now(plan: Plan, header: Header, held: Holdings) -> tuple[Plan, lis
     return replace(plan, steps=tuple(steps), source_files=None), gone
 
 
+def _without_strays(plan: Plan, header: Header) -> tuple[Plan, tuple[str, ...]]:
+    """Leave out what a partial load accepted without a place: nobody asked for it, and the class could not read it.
+
+    What a rule carries is written back, and the receipt has the rule.
+    """
+    carried = [step.sources[0] for step in plan.steps if step.fate == "carried"]
+    mapping, change = without_change(plan.mapping, plan.reading)
+    names = {(rename_key(change, key) if change is not None else None) or key: key for key in carried}
+    rules = mapping.carry
+    asked = {key for rule in rules for key in matching(rule.pattern, carried, rule.scope)}
+    asked |= {names[name] for rule in rules for name in matching(rule.pattern, names, rule.scope)}
+    strays = {key for key in carried if key not in header and key not in asked}
+    if not strays:
+        return plan, ()
+    steps = tuple(step for step in plan.steps if step.fate != "carried" or step.sources[0] not in strays)
+    told = f"{', '.join(collapse(strays)[:4])}: without a place in the model when it was loaded, and not saved"
+    note = f"{told}; carry=[...] on loading keeps what it names"
+    return replace(plan, steps=steps, source_files=None), (note,)
+
+
 def _back(plan: Plan, header: Header, config: Any, *, lossy: bool) -> tuple[Plan, tuple[str, ...]]:
     """Invert a plan, and add the weights that no file gave, unless their rule says that no file has them."""
     absent = {rule.why or f'"{rule.pattern}"' for rule in plan.mapping.initialise if not rule.saved}
     new = tuple(fated for fated in plan.initialised if fated.by not in absent)
     left = tuple(fated._replace(by=f"not in the file: {fated.by}") for fated in plan.initialised if fated.by in absent)
+    plan, strays = _without_strays(plan, header)
     known = dict(plan.target_fates())
     gained = tuple(Fated(key, spec, "new since loading") for key, spec in header.items() if key not in known)
     back = replace(plan, initialised=new + gained).inverse(lossy=lossy, keep_initialised=True)
     named, notes = _under_published_names(back, [*new, *gained], config)
-    return replace(named, dropped=named.dropped + left), notes
+    return replace(named, dropped=named.dropped + left), (*strays, *notes)
 
 
 def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> tuple[Plan, tuple[str, ...]]:
