@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse
@@ -12,6 +12,9 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.readings import without_change
 from weighbridge.planning.way_back.inverting import steps_not_back
+
+_OPEN: Final = frozenset({"operation-config", "dtype-mismatch"})
+"""What cannot be told here: a configuration that the load alone was given, and a cast that wants the dtype of old."""
 
 
 def prove_read_back(saved: Plan, loaded: Plan, held: Header, config: Any) -> None:
@@ -33,7 +36,7 @@ def prove_read_back(saved: Plan, loaded: Plan, held: Header, config: Any) -> Non
         mapping, _ = without_change(loaded.mapping, loaded.reading)
         again = compile_plan(saved.target, mapping, held, options=Options(config=config))
     except PlanError as refused:
-        if "operation-config" not in refused.codes:  # given to the load alone, and not kept
+        if _OPEN.isdisjoint(refused.codes):
             raise _unread(refused) from None
         return
     lost = [step for step in steps_not_back(saved, again) if step.sources[0] in held]
