@@ -7,6 +7,8 @@ layout. Here each list becomes a `Mapping` that does the same:
     boundaries  its patterns are searched anywhere in a key and must only end with a word; ours match whole segments. A
                 pattern that begins or ends inside a segment of real keys says so here, with a capture for the rest
     dots        an unescaped dot is any character there, and a dot here
+    undoing     a key that its rules would give a name which the model lacks keeps its own, if the model has that one:
+                each imported rule is `if_wanted`
     the way     back is recorded by a plan, never taken from the library's own reverse
 
 Whatever cannot be expressed is an error that names it; for the version named by `UNDERSTOOD` there is nothing.
@@ -154,25 +156,26 @@ def _sides(rule: Any) -> tuple[list[str], list[str]]:
 
 def _renaming(rule: Any) -> Transform:
     sources, targets = _sides(rule)
-    return WeightRenaming(sources, targets[0])
+    return WeightRenaming(sources, targets[0], if_wanted=True)
 
 
 def _offset_renaming(rule: Any) -> Transform:
     r"""Write the library's offset into the target: `layers.\1` becomes `layers.{1+1}`."""
     sources, targets = _sides(rule)
-    return WeightRenaming(sources, targets[0].replace(r"\1", f"{{1{rule.offset:+d}}}"))
+    return WeightRenaming(sources, targets[0].replace(r"\1", f"{{1{rule.offset:+d}}}"), if_wanted=True)
 
 
 def _group(rule: Any) -> Transform:
-    return GroupWeightRename(*_sides(rule))
+    return GroupWeightRename(*_sides(rule), if_wanted=True)
 
 
 def _prefix(rule: Any) -> Transform:
-    return PrefixChange(rule.prefix_to_add, rule.prefix_to_remove, rule.model_prefix or None)
+    return PrefixChange(rule.prefix_to_add, rule.prefix_to_remove, rule.model_prefix or None, if_wanted=True)
 
 
 def _converter(rule: Any) -> Transform:
-    return WeightConverter(*_sides(rule), [made for one in rule.operations for made in import_operation(one)])
+    operations = [made for one in rule.operations for made in import_operation(one)]
+    return WeightConverter(*_sides(rule), operations, if_wanted=True)
 
 
 _TRANSFORMS: Final[MappingOf[str, Callable[[Any], Transform]]] = {

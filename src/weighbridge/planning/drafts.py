@@ -20,6 +20,7 @@ NAMING_FAULTS: Final = frozenset(
         "group-extra",
         "group-incomplete",
         "index-out-of-range",
+        "layout-ambiguous",
         "rule-overlap",
         "source-unplaced",
         "spec-mismatch",

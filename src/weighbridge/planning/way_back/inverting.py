@@ -19,6 +19,7 @@ from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.operations.groupings import Chunk
 from weighbridge.planning.fitting import draft_reading
+from weighbridge.planning.giving_way.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.program import Output, Program
@@ -43,7 +44,7 @@ def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled:
     """
     produced = Header({key: plan.target[key] for step in plan.steps for key in step.targets})
     reading = Reading("mapped", forward, is_mapped=True)
-    back = draft_reading(reading, produced, None, replace(options, partial=False))
+    back = draft_reading(reading, produced, None, replace(options, partial=False), wanted=plan.source)
     problems = [*back.faults, *_not_back(plan, back.plan)]
     if options.layout == "auto" and not is_settled and not problems:
         problems += _untold(plan, forward)
@@ -91,7 +92,7 @@ def open_names(plan: Plan, forward: Mapping) -> Choices:
     went = {key: step.targets[0] for step in steps for key in step.sources if key not in taken}
     grouped = families(went, prepare(forward).keep)  # a rule may speak of one index alone
     alike = {members[0][0]: len(members) for members in grouped.templates.values()} | dict.fromkeys(grouped.literal, 1)
-    found = find_preimages(forward, alike)
+    found = find_preimages(forward, alike, Wanted(plan.source))
     ways = {key: step.rules for step in steps for key in step.sources if key in alike}
     lines = _rival_lines(plan, went, ways, alike, {key: found[key].names for key in alike})
     notes = _rival_lines(plan, went, ways, alike, {key: found[key].likely for key in alike})
@@ -175,13 +176,14 @@ def name_choices(plan: Plan, forward: Mapping) -> Iterator[tuple[set[str], str]]
         yield {key for name, _, _ in names for key in firsts[name]}, told + remedy
 
 
-def proven_steps(mapping: Mapping, header: Header, config: Any = None) -> tuple[Step, ...]:
+def proven_steps(mapping: Mapping, header: Header, config: Any = None, whole: Header | None = None) -> tuple[Step, ...]:
     """Make the steps that take a model's tensors back by a mapping's rules, without a plan that recorded the way.
 
     Args:
         mapping: The mapping; rules of it that have no inverse are passed over.
         header: Specs of the tensors, by the names that the mapping gives.
         config: The model's configuration.
+        whole: Specs of all tensors of the model, if these are a part of it.
 
     Returns:
         The steps in which a rule has a part, and which the mapping undoes; for all other tensors there is none.
@@ -190,9 +192,8 @@ def proven_steps(mapping: Mapping, header: Header, config: Any = None) -> tuple[
     options = Options(config=config)
     made = draft_reading(Reading("mapped", way.mapping, is_mapped=True), header, None, options).plan
     produced = Header({key: made.target[key] for step in made.steps for key in step.targets})
-    ahead = draft_reading(
-        Reading("mapped", replace(mapping, forward=None), is_mapped=True), produced, None, options
-    ).plan
+    forward = Reading("mapped", replace(mapping, forward=None), is_mapped=True)
+    ahead = draft_reading(forward, produced, None, options, wanted=header if whole is None else whole).plan
     numbers = ((step, ahead.step_of_source.get(step.targets[0])) for step in made.steps if step.rules)
     return tuple(
         replace(step, rules=tuple(way.numbers[rule] for rule in step.rules))
@@ -233,7 +234,7 @@ def _untold(plan: Plan, forward: Mapping) -> Iterator[WeighbridgeError]:
     """Yield a problem for keys that the mapping's renames would change: they may be original names."""
     changed = {key for step in plan.steps if step.rules for key in step.sources}
     renames = Mapping(forward.renames, name=forward.name)
-    for trace, members in trace_keys(prepare(renames), changed, []):
+    for trace, members in trace_keys(prepare(renames, Wanted(plan.source)), changed, []):
         if not trace.fired:
             continue
         keys = [key for key, _ in members]
