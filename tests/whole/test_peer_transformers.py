@@ -190,7 +190,7 @@ def test_a_pattern_that_begins_inside_a_segment_never_gives_a_third_name(back):
         if not (back and entry in BROKEN_THERE)
     )
     assert counts["another"] == 0
-    assert counts["left alone"] > 1000  # or there would be nothing to say of them
+    assert counts["left alone"] < 1
 
 
 def test_whole_entries_give_the_names_that_the_library_gives():

@@ -16,7 +16,7 @@ from weighbridge.algebra.layout import checked_axis
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.specs import Shape
 from weighbridge.operations.rearrange import Movement, move, movement, parse, reverse, swap
-from weighbridge.operations.values import MAX_WHOLE, Arguments, Context, Lane, brief, read_config
+from weighbridge.operations.values import MAX_WHOLE, Arguments, Context, Lane, brief, has_config, read_config
 
 
 class Moving(Arguments):
@@ -234,7 +234,8 @@ class PermuteForRope(Directed):
     `num_attention_heads`; without one there is an error, as one head is never a good guess.
 
     Args:
-        subconfig_key: Name of the nested configuration that has the number of heads.
+        subconfig_key: Name of the nested configuration that has the number of heads; where there is none of that name,
+            the configuration is that of the sub-model itself.
         permute_layer_names: Apply it only where one of these is part of the pattern's text; None for everywhere.
         inverse: Go from two halves to pairs.
         num_heads: Number of heads, or the name of the configuration's value for it, such as `"num_key_value_heads"`.
@@ -275,7 +276,8 @@ class PermuteForRope(Directed):
     def _count_heads(self, config: object) -> int:
         if isinstance(self.num_heads, int):
             return self.num_heads
-        scope = f"{self.subconfig_key}." if self.subconfig_key else ""
+        is_below = self.subconfig_key is not None and (config is None or has_config(config, self.subconfig_key))
+        scope = f"{self.subconfig_key}." if is_below else ""
         return read_config(config, scope + (self.num_heads or "num_attention_heads"))
 
     def inverse(self) -> PermuteForRope:

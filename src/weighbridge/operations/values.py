@@ -173,6 +173,11 @@ def read_config(config: object, name: str, default_to_text: bool = False) -> int
     return int(found)
 
 
+def has_config(config: object, name: str) -> bool:
+    """Tell whether a configuration says something of a name, whatever that is."""
+    return name in config if isinstance(config, Mapping) else hasattr(config, name)
+
+
 def _look_up(config: object, name: str) -> Any:
     return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
