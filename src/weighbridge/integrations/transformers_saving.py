@@ -12,6 +12,7 @@ from typing import Any
 
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.live_models import say
+from weighbridge.integrations.transformers_names import leave_out_unsaved
 from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import PrefixChange
@@ -45,7 +46,7 @@ def plan_derived(model: Any, back: Mapping, planning: dict[str, Any]) -> Plan:
         PlanError: `inverse-unproven`.
     """
     inner = unwrap(model)
-    drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
+    drop = (*tied_names(inner), *leave_out_unsaved(inner), *exception_rules(Drop, planning.get("drop", ())))
     checkpoint = open_model(model)
     options = read_options({"config": inner.config, **planning, "drop": drop})
     plan = compile_plan(checkpoint.header, back, options=options)

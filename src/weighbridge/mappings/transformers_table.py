@@ -173,7 +173,7 @@ def _widened(source: str) -> str:
 
 
 def _open_end(sources: list[str], targets: list[str]) -> tuple[list[str], list[str]]:
-    """Let sources go on inside a segment behind `_` or a choice of words: the library bounds a letter or digit alone."""
+    """Let sources go on inside a segment behind `_` or a choice: the library bounds a letter or a digit alone."""
     if not all(map(_LOOSE_END.search, sources)):
         return sources, targets
     number = max(re.compile(source).groups for source in sources) + 1
