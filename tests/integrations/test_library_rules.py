@@ -1,4 +1,4 @@
-"""Models of transformers whose entries in its table need more than one name for another, read as the library saves them."""
+"""Models of transformers whose entries in its table need more than one name for another: the library's files are read."""
 
 from __future__ import annotations
 
