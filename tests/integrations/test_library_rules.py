@@ -1,4 +1,4 @@
-"""Models of transformers whose entries in its table need more than one name for another: the library's files are read."""
+"""Models of transformers whose entries in its table need more than one name for another."""
 
 from __future__ import annotations
 
