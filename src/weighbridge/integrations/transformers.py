@@ -26,7 +26,7 @@ from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.registry import Registry, default_registry
 from weighbridge.mappings.transformers_table import LEGACY, UNDERSTOOD, in_order, registry
-from weighbridge.mappings.transforms import Transform, WeightRenaming
+from weighbridge.mappings.transforms import PrefixChange, Transform, WeightRenaming
 from weighbridge.models.resolve import Mount, base_prefix, class_name, compose, find_mounts
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan_options import Options
@@ -70,7 +70,10 @@ def resolve(model_or_config: Any) -> Mapping:
     """
     model = unwrap(model_or_config if hasattr(model_or_config, "named_modules") else _model_of(model_or_config))
     table = registry()
-    mounts = find_mounts(model, _registered_there(table), default_registry, table)
+    return _composed(model, find_mounts(model, _registered_there(table), default_registry, table), table)
+
+
+def _composed(model: Any, mounts: tuple[Mount, ...], table: Registry) -> Mapping:
     composed = compose(mounts, class_name(model), base_prefix(model))
     legacy = [rule for rule in table.find(LEGACY) if rule not in composed.transforms] if LEGACY in table else []
     prefix = _head_prefix(model, mounts, table)
@@ -79,6 +82,20 @@ def resolve(model_or_config: Any) -> Mapping:
         legacy.append(WeightRenaming(f"^{prefix}.{{rest:**}}", "{rest}"))
         rules[legacy[-1]] = None
     return replace(composed, transforms=tuple(rules), legacy=(*composed.legacy, *legacy))
+
+
+def _way_out(model: Any) -> Mapping:
+    """Return the inverse of a model's mapping that gives published names.
+
+    A prefix that a family takes off is one that every published file of the family has, and it is put back. One of the
+    library's own entries may have been there or not: nobody knows it of a checkpoint that never was.
+    """
+    table = registry()
+    mounts = find_mounts(model, _registered_there(table), default_registry, table)
+    known = {rule for mount in mounts if mount.registry is not table for rule in mount.mapping.scoped(mount.path)}
+    whole = _composed(model, mounts, table)
+    kept = tuple(rule for rule in whole.transforms if rule in known or not isinstance(rule, PrefixChange))
+    return replace(whole, transforms=kept, carry=()).inverse()
 
 
 def _head_prefix(model: Any, mounts: tuple[Mount, ...], table: Registry) -> str:
@@ -247,13 +264,13 @@ def save_pretrained(
         WeighbridgeError: `usage` for an option that is none, or that has no part in a recorded way back.
     """
     from weighbridge.api.live_models import plan_recorded, split_options
-    from weighbridge.integrations.transformers_saving import plan_derived, published, settings_of
+    from weighbridge.integrations.transformers_saving import plan_derived, settings_of
 
     planning, writing = split_options(options)
     inner = unwrap(model)
     back = plan_recorded(model, planning, lossy=lossy) if mapping is None else None
     if back is None:
-        whole = published(resolve(inner)) if mapping is None else as_mapping(find_mapping(mapping)).inverse()
+        whole = _way_out(inner) if mapping is None else as_mapping(find_mapping(mapping)).inverse()
         back = plan_derived(model, whole, planning)
     with settings_of(inner) as settings:
         return back.write(out, beside=settings, **writing)

@@ -14,7 +14,6 @@ from weighbridge.api.bound_plan import Plan
 from weighbridge.api.live_models import say
 from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.transforms import PrefixChange
 from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_saving import tied_names
 from weighbridge.models.resolve import class_name
@@ -22,15 +21,6 @@ from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import read_options
 from weighbridge.storage.places.directory import Extra
-
-
-def published(mapping: Mapping) -> Mapping:
-    """Return the inverse of a model's mapping that gives published names.
-
-    A change of prefix has no part in it: nobody knows whether the checkpoint that was never there had the prefix.
-    """
-    kept = tuple(rule for rule in mapping.transforms if not isinstance(rule, PrefixChange))
-    return replace(mapping, transforms=kept, carry=()).inverse()
 
 
 def plan_derived(model: Any, back: Mapping, planning: dict[str, Any]) -> Plan:
@@ -47,7 +37,8 @@ def plan_derived(model: Any, back: Mapping, planning: dict[str, Any]) -> Plan:
     inner = unwrap(model)
     drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
     checkpoint = open_model(model)
-    options = read_options({"config": inner.config, **planning, "drop": drop})
+    # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
+    options = read_options({"config": inner.config, "layout": "mapped", **planning, "drop": drop})
     plan = compile_plan(checkpoint.header, back, options=options)
     notes = (*plan.notes, *checkpoint.notes)
     say(notes)

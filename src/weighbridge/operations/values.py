@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from math import prod
 from typing import Any, Final
 
 from weighbridge.algebra.layout import Layout
@@ -173,6 +174,25 @@ def read_config(config: object, name: str, default_to_text: bool = False) -> int
     return int(found)
 
 
+Size = int | str
+"""A size: a number, or the names of a configuration's values that give it as their product, such as ``"heads*dim"``."""
+
+
+def read_size(config: object, size: Size) -> int:
+    """Return a size; one that is named is read from a configuration.
+
+    Raises:
+        LayoutError: `operation-config`.
+
+    Examples:
+        >>> read_size({"text_config": {"heads": 3, "head_dim": 8}}, "heads*head_dim")
+        24
+    """
+    if isinstance(size, int):
+        return size
+    return prod(read_config(config, name.strip(), default_to_text=True) for name in size.split("*"))
+
+
 def _look_up(config: object, name: str) -> Any:
     return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
@@ -199,6 +219,10 @@ def _is_wholes(value: object) -> bool:
     return isinstance(value, tuple) and all(map(_is_whole, value))
 
 
+def _is_sizes(value: object) -> bool:
+    return isinstance(value, tuple) and all(_is_whole(size) or (isinstance(size, str) and size) for size in value)
+
+
 def _is_texts(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
 
@@ -208,6 +232,7 @@ ARGUMENT_KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "bool": (lambda value: isinstance(value, bool), "true or false"),
     "str": (lambda value: isinstance(value, str), "a text"),
     "tuple[int, ...]": (_is_wholes, "whole numbers"),
+    "tuple[Size, ...]": (_is_sizes, "whole numbers, or names of the configuration's values"),
     "tuple[int, int, int]": (lambda value: _is_wholes(value) and len(value) == 3, "three whole numbers"),  # type: ignore[arg-type]
     "tuple[str, ...]": (_is_texts, "texts"),
     "None": (lambda value: value is None, "nothing"),

@@ -43,7 +43,8 @@ def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled:
     """
     produced = Header({key: plan.target[key] for step in plan.steps for key in step.targets})
     reading = Reading("mapped", forward, is_mapped=True)
-    back = draft_reading(reading, produced, None, replace(options, partial=False))
+    # Whoever reads it has the model before them, whose shapes say where an operation without sizes cuts.
+    back = draft_reading(reading, produced, plan.source, replace(options, partial=False))
     problems = [*back.faults, *_not_back(plan, back.plan)]
     if options.layout == "auto" and not is_settled and not problems:
         problems += _untold(plan, forward)
