@@ -42,10 +42,13 @@ def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled:
         PlanError: `inverse-unproven`, with every key that does not come back or cannot be told.
     """
     produced = Header({key: plan.target[key] for step in plan.steps for key in step.targets})
-    reading = Reading("mapped", forward, is_mapped=True)
+    reading, plain = Reading("mapped", forward, is_mapped=True), replace(options, partial=False)
     # Whoever reads it has the model before them, whose shapes say where an operation without sizes cuts.
-    back = draft_reading(reading, produced, plan.source, replace(options, partial=False))
-    problems = [*back.faults, *_not_back(plan, back.plan)]
+    back = draft_reading(reading, produced, plan.source, plain)
+    lost = _lost(plan, back.plan)
+    # Where a key goes that is none of the model's, only a draft without it says.
+    names = draft_reading(reading, produced, None, plain).plan if lost else back.plan
+    problems = [*back.faults, *_not_back(plan, lost, names)]
     if options.layout == "auto" and not is_settled and not problems:
         problems += _untold(plan, forward)
     if problems:
@@ -224,13 +227,18 @@ def _is_equal_cut(operation: object) -> bool:
     return isinstance(operation, Chunk) and operation.num_shards_attribute is None
 
 
-def _not_back(plan: Plan, back: Plan) -> Iterator[WeighbridgeError]:
-    """Yield a problem for the steps that the forward plan does not undo, those of like keys together."""
+def _lost(plan: Plan, back: Plan) -> dict[tuple[int, ...], list[Step]]:
+    """Return the steps that the forward plan does not undo, by the rules that made them."""
     lost: dict[tuple[int, ...], list[Step]] = {}
     for step in plan.steps:
         number = back.step_of_source.get(step.targets[0])
         if number is None or not _undoes(back.steps[number], step):
             lost.setdefault(step.rules, []).append(step)
+    return lost
+
+
+def _not_back(plan: Plan, lost: MappingOf[tuple[int, ...], list[Step]], back: Plan) -> Iterator[WeighbridgeError]:
+    """Yield a problem for the steps that the forward plan does not undo, those of like keys together."""
     for rules, steps in lost.items():
         number = back.step_of_source.get(steps[0].targets[0])
         came = ", ".join(back.steps[number].targets[:3]) if number is not None else "nothing"
