@@ -23,6 +23,7 @@ from weighbridge.mappings.wrapped_names import look_through
 from weighbridge.models.model_sources import is_model, open_place
 from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.models.wrappers import unwrap
+from weighbridge.operations.configuration import UnreadConfig
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.planning.plan_options import read_options
@@ -197,15 +198,15 @@ def config_of(source: Checkpoint, target: Place, place: Place = None) -> Any:
 
 
 def config_beside(source: Checkpoint) -> Any:
-    """Return what the `config.json` beside a checkpoint's weights says; None where there is none that can be read."""
+    """Return what the `config.json` beside a checkpoint's weights says; None where there is none."""
     path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
     if path is None:
         return None
     raw, _ = read_small_file(path)
     try:
         return json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
+    except (ValueError, RecursionError) as problem:
+        return UnreadConfig(str(path), str(problem))
 
 
 def convert(

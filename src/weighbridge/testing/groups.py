@@ -18,9 +18,10 @@ from weighbridge.base.specs import Header, Shape, TensorSpec
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.one_way import one_way_reason
 from weighbridge.mappings.transforms import Transform, WeightConverter, rename_key, strip_scope
+from weighbridge.operations.configuration import read_size
 from weighbridge.operations.groupings import Concatenate, Split
 from weighbridge.operations.movements import Conv3dToLinear, LinearToConv3d, PermuteForRope, Reshape
-from weighbridge.operations.values import Size, read_size
+from weighbridge.operations.values import Size
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.tracing import Rule, Rules, prepare
