@@ -80,6 +80,9 @@ def test_e_the_one_prefix_that_would_make_everything_fit_is_proposed(old, new, r
 def test_no_prefix_is_proposed_that_does_not_fill_every_target() -> None:
     source = header(*(f"model.language_model.{i}.w" for i in range(3)), "other.w")
     assert "put " not in refused(source, [], header(*(f"model.{i}.w" for i in range(4)))).hint
+    one = [f"second.{leaf}" for leaf in ("weight", "bias")]
+    other = [f"third.norm.{leaf}" for leaf in ("weight", "bias")]
+    assert "put " not in refused(header(*one), [], header(*other)).hint
     shapes = wb.Header({f"model.{i}.w": wb.TensorSpec("F32", (3, 4)) for i in range(3)})
     assert "put " not in refused(source, [], shapes).hint
 

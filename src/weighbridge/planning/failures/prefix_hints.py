@@ -24,6 +24,9 @@ DEEPEST: Final = 4
 DECLARE_LEFT: Final = (
     "declare what may be left over: carry=[...] or drop=[...], or partial=True (--carry, --drop, --partial)"
 )
+LEAST_NAMES: Final = 3
+"""How many kinds of tensors must be moved by it: two may well be those of another layer that happens to be as large."""
+
 MOST_TRIED: Final = 2
 MOST_COMPARED: Final = 500
 
@@ -80,7 +83,7 @@ def _candidates(best: Draft) -> list[tuple[str, str]]:
     for line in collapse_by_name(left)[:MOST_COMPARED]:
         counts.update({(old, new) for old, rest in _divisions(line) for new in missing.get(rest, ()) if old != new})
     ranked = sorted(counts.items(), key=lambda item: (-item[1], len(item[0][0]) + len(item[0][1]), item[0]))
-    return [pair for pair, _ in ranked[:MOST_TRIED]]
+    return [pair for pair, count in ranked[:MOST_TRIED] if count >= LEAST_NAMES]
 
 
 def _divisions(line: str) -> Iterator[tuple[str, str]]:
