@@ -78,6 +78,7 @@ def operations() -> Iterator[Further]:
         rename("old"),
     )
     yield from _configurations()
+    yield from _prefixes()
     yield Further(
         "a bias that no layer has",
         lambda folder: wb.plan(ATTENTION, [_fused("{leaf}")]),
@@ -101,6 +102,12 @@ def operations() -> Iterator[Further]:
 
 WHOLE = {f"l__{i}__{part}__{leaf}": (4,) for i in range(3) for part in "qkv" for leaf in ("weight", "bias")}
 ATTENTION = header(**{name: shape for name, shape in WHOLE.items() if not name.endswith("k__bias")})
+
+
+NESTED = wb.Header({f"model.language_model.{i}.{part}": wb.TensorSpec("F32", (4,)) for i in range(3) for part in "qkv"})
+BESIDE = wb.Header({**NESTED.specs, "model.vision.w": wb.TensorSpec("F32", (2,))})
+FLAT = wb.Header({f"model.{i}.{part}": wb.TensorSpec("F32", (4,)) for i in range(3) for part in "qkv"})
+UNDER = [wb.WeightRenaming("^model.language_model", "model")]
 
 
 def _fused(leaf: str) -> wb.WeightConverter:
@@ -147,6 +154,37 @@ def _configured(folder: Path, text: str) -> Path:
         saved(folder, "model", old=(12, 5))
     (path / "config.json").write_text(text)
     return path
+
+
+def _prefixes() -> Iterator[Further]:
+    """A sub-model under another path (E)."""
+    words = "put WeightRenaming('^model.language_model', 'model') before the other rules"
+    yield Further(
+        "a sub-model under another path",
+        lambda folder: wb.plan(NESTED, [], FLAT),
+        f"{words}: with it everything fits",
+        lambda folder: wb.plan(NESTED, UNDER, FLAT),
+    )
+    for declared in ({"drop": ["^model.vision"]}, {"carry": ["^model.vision"]}, {"partial": True}):
+        yield Further(
+            "a sub-model under another path, beside another one",
+            lambda folder: wb.plan(BESIDE, [], FLAT),
+            f"{words}: with it every target is filled, and 1 source is left over;\ndeclare what may be left over",
+            lambda folder, declared=declared: wb.plan(BESIDE, UNDER, FLAT, **declared),
+        )
+    yield Further(
+        "a sub-model under another path, in the command",
+        lambda folder: wb.plan(_written(folder, "nested", NESTED), [], _written(folder, "flat", FLAT)),
+        words,
+        lambda folder: command(
+            *("plan", folder / "nested", mapping_file(folder, wb.Mapping(UNDER, name="under"))),
+            *("--target", folder / "flat"),
+        ),
+    )
+
+
+def _written(folder: Path, name: str, header: wb.Header) -> Path:
+    return saved(folder, name, **{key.replace(".", "__"): spec.shape for key, spec in header.specs.items()})
 
 
 def _without_a_side() -> Iterator[Further]:

@@ -7,7 +7,7 @@ be in the original layout already.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping as MappingOf, Sequence
+from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -67,6 +67,10 @@ class Choices(NamedTuple):
     notes: tuple[str, ...]
 
 
+NameChoice = tuple[set[str], str]
+"""Keys that a derived inverse takes back by a general rule, and what is to be said of that."""
+
+
 def open_choices(plan: Plan, forward: Mapping, options: Options) -> Choices:
     """Say where a derived inverse takes one of several sizes or names, each of which the mapping would bring back.
 
@@ -75,12 +79,13 @@ def open_choices(plan: Plan, forward: Mapping, options: Options) -> Choices:
         forward: The mapping.
         options: What was declared; ``layout="mapped"`` says that every rule that can be run backwards is to be.
     """
-    told = (*dict(_assumptions(plan)).values(), *(note for _, note in name_choices(plan, forward)))
-    others = open_names(plan, forward) if options.layout == "auto" else Choices((), ())
+    general = tuple(name_choices(plan, forward))
+    told = (*dict(_assumptions(plan)).values(), *(note for _, note in general))
+    others = open_names(plan, forward, general) if options.layout == "auto" else Choices((), ())
     return Choices(told + others.lines, told + others.notes)
 
 
-def open_names(plan: Plan, forward: Mapping) -> Choices:
+def open_names(plan: Plan, forward: Mapping, general: Iterable[NameChoice] | None = None) -> Choices:
     """Say which names of a derived inverse could be others, besides those that `name_choices` tells of.
 
     A note is worth what would be left open if every rule that moves a place of the tree had moved all that is there.
@@ -88,8 +93,10 @@ def open_names(plan: Plan, forward: Mapping) -> Choices:
     Args:
         plan: A plan made with the inverse of `forward`.
         forward: The mapping.
+        general: What `name_choices` tells of, where that is known already.
     """
-    taken = {key for keys, _ in name_choices(plan, forward) for key in keys}
+    told = name_choices(plan, forward) if general is None else general
+    taken = {key for keys, _ in told for key in keys}
     sized = dict(_assumptions(plan)).keys()
     steps = [step for step in plan.steps if step.rules and sized.isdisjoint(step.rules)]
     went = {key: step.targets[0] for step in steps for key in step.sources if key not in taken}
@@ -159,7 +166,7 @@ def _forward_number(mapping: Mapping, number: int) -> int:
     return (numbers[number] if len(numbers) == len(mapping.transforms) else number) + 1
 
 
-def name_choices(plan: Plan, forward: Mapping) -> Iterator[tuple[set[str], str]]:
+def name_choices(plan: Plan, forward: Mapping) -> Iterator[NameChoice]:
     """Say where a derived inverse gives a name by a general rule, with the keys of which that is said.
 
     The rules run backwards in reverse order, so that a general rule behind a special one takes the name first.
@@ -200,7 +207,7 @@ def proven_steps(
     made = draft_reading(Reading("mapped", way.mapping, is_mapped=True), header, None, options).plan
     produced = Header({key: made.target[key] for step in made.steps for key in step.targets})
     ahead = draft_reading(
-        Reading("mapped", replace(mapping, forward=None), is_mapped=True), produced, None, options
+        Reading("mapped", replace(mapping, forward=None), is_mapped=True), produced, header, options
     ).plan
     pairs = ((step, ahead.step_of_source.get(step.targets[0])) for step in made.steps if step.rules)
     return tuple(
