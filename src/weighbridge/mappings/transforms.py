@@ -23,12 +23,31 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from weighbridge.base.errors import MappingError, PatternError, WeighbridgeError
-from weighbridge.mappings.rule_fields import Patterns, check_flag, check_path, mount, set_fields, set_sides
+from weighbridge.mappings.given_sides import Patterns, check_flag, check_path, read_sides
 from weighbridge.operations.arity import Arity
 from weighbridge.operations.ops import OPERATIONS, Operation, invert as invert_operations
 from weighbridge.pattern import Pattern, check_rewrite, invert
 
 Pair = tuple[Pattern, Pattern]
+
+
+def _mount(scope: str, inner: str) -> str:
+    return ".".join(part for part in (scope, inner) if part)
+
+
+def _set(transform: Transform, **values: object) -> None:
+    """Set the fields of a new frozen value."""
+    for name, value in values.items():
+        object.__setattr__(transform, name, value)
+
+
+def _set_sides(transform: Transform, sources: Patterns, targets: Patterns, scope: str, if_wanted: bool) -> None:
+    """Set what all transforms with patterns have in common, and check it."""
+    sides = read_sides(sources, targets)
+    if scope != "":
+        check_path("scope", scope)
+    check_flag("if_wanted", if_wanted)
+    _set(transform, **sides, scope=scope, if_wanted=if_wanted)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -61,7 +80,7 @@ class WeightRenaming:
     def __init__(
         self, source_patterns: Patterns, target_patterns: Patterns, scope: str = "", if_wanted: bool = False
     ) -> None:
-        set_sides(self, source_patterns, target_patterns, scope, if_wanted)
+        _set_sides(self, source_patterns, target_patterns, scope, if_wanted)
         if len(self.target_patterns) != 1:
             raise MappingError(
                 "mapping-invalid",
@@ -115,7 +134,7 @@ class GroupWeightRename:
     def __init__(
         self, source_patterns: Patterns, target_patterns: Patterns, scope: str = "", if_wanted: bool = False
     ) -> None:
-        set_sides(self, source_patterns, target_patterns, scope, if_wanted)
+        _set_sides(self, source_patterns, target_patterns, scope, if_wanted)
         if len(self.source_patterns) != len(self.target_patterns):
             raise MappingError(
                 "mapping-invalid",
@@ -243,10 +262,10 @@ class WeightConverter:
         scope: str = "",
         if_wanted: bool = False,
     ) -> None:
-        set_sides(self, source_patterns, target_patterns, scope, if_wanted)
+        _set_sides(self, source_patterns, target_patterns, scope, if_wanted)
         if not isinstance(operations, Iterable):
             raise MappingError("mapping-invalid", "operations come as a list", got=repr(operations))
-        set_fields(self, operations=tuple(operations))
+        _set(self, operations=tuple(operations))
         if not self.operations:
             raise MappingError("mapping-invalid", "a converter needs an operation", hint="names alone: WeightRenaming")
         strange = [operation for operation in self.operations if not isinstance(operation, OPERATIONS)]
@@ -309,7 +328,7 @@ def rename_key(transform: Transform, key: str) -> str | None:
     filled = target.fill(match.captures)
     if filled is None:
         return None
-    return mount(transform.scope, inner[: match.start] + filled + inner[match.stop :])
+    return _mount(transform.scope, inner[: match.start] + filled + inner[match.stop :])
 
 
 def strip_scope(scope: str, key: str) -> str | None:
@@ -374,4 +393,4 @@ def scoped(transform: Transform, prefix: str) -> Transform:
         >>> scoped(WeightRenaming("a", "b", scope="tower"), "model").scope
         'model.tower'
     """
-    return replace(transform, scope=mount(prefix, transform.scope))
+    return replace(transform, scope=_mount(prefix, transform.scope))

@@ -45,14 +45,14 @@ def draft_reading(
         target: Specs of the wanted tensors, if they are known.
         options: What was declared.
         settled: The steps of all tensors that no exception names, where they are known already; else the rules are run.
-        wanted: What rules that are `if_wanted` give way to, where no target is to be filled.
+        wanted: What rules that are `if_wanted` give way to, where that is not the target.
     """
     yields = settled is None and any(rule.if_wanted for rule in reading.mapping)
     if not yields or target is not None:
         draft = _Fitting(reading, source, target, options).draft(settled)
         if not yields or not (draft.missing or draft.unplaced or draft.faults):
             return draft
-    known = target if target is not None else wanted
+    known = wanted if wanted is not None else target
     return _Fitting(reading, source, target, options, known).draft(settled)
 
 
@@ -76,6 +76,7 @@ class _Fitting:
         self.options = options
         self.problems: list[WeighbridgeError] = []
         self.steps: list[Step] = []
+        self.strays: list[Step] = []
         self.blamed: set[str] = set()
         self.first_of: dict[str, str] = {}
         self.twins: tuple[tuple[str, str], ...] = ()
@@ -111,7 +112,8 @@ class _Fitting:
             notes=tuple(self._spared_notes()),
         )
         reach = len({key for key in self._written() | self.blamed if self.target is None or key in self.target.specs})
-        return Draft(self.reading, plan, tuple(self.problems), missing, unplaced, self.options.partial, reach)
+        faults, strays = tuple(self.problems), tuple(self.strays)
+        return Draft(self.reading, plan, faults, missing, unplaced, self.options.partial, reach, strays=strays)
 
     def _written(self) -> set[str]:
         return {key for step in self.steps for key in step.targets}
@@ -191,6 +193,7 @@ class _Fitting:
                 kept.append(step)
                 continue
             unplaced += step.sources
+            self.strays.append(step)
             if self.options.partial:
                 kept += self._carry_unplaced(step)
         self.steps = kept

@@ -10,122 +10,26 @@ without it. That is decided for a family as a whole where all its members agree.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.json_text import shorten
 from weighbridge.base.keys import INDEX_DIGITS, Families, Member, collapse, expand, families, is_sound
 from weighbridge.base.specs import MAX_KEY_CHARACTERS
-from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.transforms import Transform, WeightConverter, pairs, strip_scope
+from weighbridge.mappings.transforms import strip_scope
 from weighbridge.pattern import Match, Pattern
-from weighbridge.planning.giving_way.wanting import FREE as FREE, Wanted, choose_outcome, silences
+from weighbridge.planning.names.prepared import (
+    Hit as Hit,
+    Rule as Rule,
+    Rules as Rules,
+    Trace as Trace,
+    Traced as Traced,
+    prepare as prepare,
+)
+from weighbridge.planning.names.wanting import FREE as FREE, choose_outcome, silences
 
 _SHIFTED: Final = frozenset(map(chr, range(0xE800, 0xF000)))
 """Marks of an index with an offset, in a template: its members may behave differently at the ends of a range."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One transform of a mapping, ready to run.
-
-    Args:
-        number: Position in the mapping, from 0.
-        scope: Path of the sub-module whose keys the rule sees.
-        pairs: For a rename, each source pattern with its target pattern.
-        targets: For a converter, all its target patterns; empty for a rename.
-        merges: Whether the converter uses up the index of its sources' last `*`.
-        splits: Whether the converter makes the index of its targets' last `*`.
-        shifts: Whether a source pattern has an index with an offset.
-        if_wanted: Whether the rule is left alone where the target lacks what it leads to.
-    """
-
-    number: int
-    scope: str
-    pairs: tuple[tuple[Pattern, Pattern], ...]
-    targets: tuple[Pattern, ...] = ()
-    merges: bool = False
-    splits: bool = False
-    shifts: bool = False
-    if_wanted: bool = False
-
-    @property
-    def converts(self) -> bool:
-        """Whether this is a converter."""
-        return bool(self.targets)
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """A mapping's rules, and what must be known of them to collapse keys to families.
-
-    Args:
-        mapping: The mapping.
-        rules: Its rules.
-        keep: Indices that a pattern names.
-        collapsible: Whether keys may be collapsed at all.
-        wanted: What rules give way to that are `if_wanted`; None to run them as they are written.
-    """
-
-    mapping: Mapping
-    rules: tuple[Rule, ...]
-    keep: frozenset[str]
-    collapsible: bool
-    wanted: Wanted | None = None
-
-
-class Hit(NamedTuple):
-    """A converter that fired: its number, the lane that matched, the merged index's text, and the names it writes."""
-
-    rule: int
-    lane: int
-    place: str
-    outputs: tuple[str, ...]
-
-
-class Trace(NamedTuple):
-    """What became of one name: its last form before a converter, the rules that fired, and the converter.
-
-    `spared` has the numbers of the rules that were left alone, as the target lacks what they lead to.
-    """
-
-    name: str
-    fired: tuple[int, ...]
-    hit: Hit | None
-    spared: tuple[int, ...] = ()
-
-
-class Traced(NamedTuple):
-    """A family's trace with the keys that it stands for, each with its indices."""
-
-    trace: Trace
-    members: list[tuple[str, tuple[int, ...]]]
-
-
-def prepare(mapping: Mapping, wanted: Wanted | None = None) -> Rules:
-    """Parse and sort out a mapping's rules.
-
-    Args:
-        mapping: The mapping.
-        wanted: What is to be reached, for the rules that are `if_wanted`; None to run them as they are written.
-    """
-    rules = tuple(_rule(number, transform) for number, transform in enumerate(mapping))
-    patterns = [pattern for rule in rules for pair in rule.pairs for pattern in (*pair, *rule.targets)]
-    scopes = {part for rule in rules for part in rule.scope.split(".") if part.isdigit()}
-    keep = frozenset().union(scopes, *(pattern.literal_indices for pattern in patterns))
-    collapsible = all(source.collapsible for rule in rules for source, _ in rule.pairs)
-    return Rules(mapping, rules, keep, collapsible, wanted)
-
-
-def _rule(number: int, transform: Transform) -> Rule:
-    sides = pairs(transform)
-    shifts = any(capture.offset for source, _ in sides for capture in source.captures)
-    if not isinstance(transform, WeightConverter):
-        return Rule(number, transform.scope, sides, shifts=shifts, if_wanted=transform.if_wanted)
-    arity = transform.arity
-    targets = tuple(Pattern.parse(text) for text in transform.target_patterns)
-    return Rule(number, transform.scope, sides, targets, arity.merges, arity.splits, shifts, transform.if_wanted)
 
 
 def trace_keys(
@@ -254,8 +158,8 @@ def trace_name(
             continue
         lane, match, inner = matched
         if rule.converts:
-            _refuse_second(rules, rule, name, literal)
             hit = _hit(rules, rule, lane, match, inner)
+            _refuse_second(rules, hit, name, literal)
             if not literal:
                 _check_template(*hit.outputs, hit.place)
             return Trace(name, (*fired, rule.number), hit)
@@ -306,12 +210,33 @@ def _refuse_padded(rules: Rules, rule: Rule, inner: str, found: dict[int, Match]
             raise _cannot_move(rules, rule, fault)
 
 
-def _refuse_second(rules: Rules, first: Rule, name: str, literal: bool) -> None:
-    for rule in rules.rules[first.number + 1 :]:
-        if rule.converts and match_rule(rules, rule, name, literal=literal) is not None:
-            both = f"{rules.mapping.rule_name(first.number)}\n{rules.mapping.rule_name(rule.number)}"
+def _refuse_second(rules: Rules, first: Hit, name: str, literal: bool) -> None:
+    for rule in rules.rules[first.rule + 1 :]:
+        second = find_hit(rules, rule, name, literal=literal) if rule.converts else None
+        if second is not None and not is_same_use(rules, first, second):
+            both = f"{rules.mapping.rule_name(first.rule)}\n{rules.mapping.rule_name(rule.number)}"
             hint = "make one of the two patterns narrower, or give one a scope"
             raise PlanError("rule-overlap", "two converters claim this key", because=both, hint=hint)
+
+
+def find_hit(rules: Rules, rule: Rule, name: str, *, literal: bool = True) -> Hit | None:
+    """Return what a converter would do with a name; None where none of its patterns matches.
+
+    Raises:
+        PlanError: As `match_rule`, and as `require_name`.
+    """
+    matched = match_rule(rules, rule, name, literal=literal)
+    return None if matched is None else _hit(rules, rule, *matched)
+
+
+def is_same_use(rules: Rules, one: Hit, other: Hit) -> bool:
+    """Tell whether two converters do the same with a name: then it does not matter which of them fires.
+
+    A converter may stand in a mapping twice, as that of a model and as that of a model inside it.
+    """
+    converters = [rules.mapping.transforms[hit.rule] for hit in (one, other)]
+    uses = [(len(rule.source_patterns), rule.operations) for rule in converters if isinstance(rule, WeightConverter)]
+    return uses[0] == uses[1] and one._replace(rule=0) == other._replace(rule=0)
 
 
 def _hit(rules: Rules, rule: Rule, lane: int, match: Match, inner: str) -> Hit:

@@ -11,7 +11,7 @@ from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse, nearest
 from weighbridge.base.specs import Header, Shape
 from weighbridge.mappings.transforms import describe
-from weighbridge.planning.giving_way.wanting import Wanted
+from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Fate, Step
 from weighbridge.planning.tracing import Rules, match_rule, prepare, require_name, trace_key
