@@ -16,7 +16,7 @@ from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_loading import recall
 from weighbridge.models.modules import module_header
 from weighbridge.models.wrappers import unwrap
-from weighbridge.planning.giving_way.wanting import Wanted
+from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Program
 from weighbridge.planning.steps import Fated, Step

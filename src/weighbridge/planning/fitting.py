@@ -13,8 +13,8 @@ from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.planning.companions import companion_faults
 from weighbridge.planning.drafts import Draft
-from weighbridge.planning.giving_way.wanting import Wanted
 from weighbridge.planning.joining import Joiner, collect_groups
+from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.problems import no_such_target

@@ -23,7 +23,7 @@ from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, pairs, strip_scope
 from weighbridge.pattern import Pattern
-from weighbridge.planning.giving_way.wanting import Wanted
+from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.tracing import last_names, prepare, trace_keys
 
 

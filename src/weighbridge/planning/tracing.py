@@ -16,7 +16,7 @@ from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.json_text import shorten
 from weighbridge.base.keys import INDEX_DIGITS, Families, Member, collapse, expand, families, is_sound
 from weighbridge.base.specs import MAX_KEY_CHARACTERS
-from weighbridge.mappings.transforms import strip_scope
+from weighbridge.mappings.transforms import WeightConverter, strip_scope
 from weighbridge.pattern import Match, Pattern
 from weighbridge.planning.names.prepared import (
     Hit as Hit,

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import PrefixChange, Transform, WeightRenaming
-from weighbridge.planning.giving_way.wanting import FREE, Wanted
+from weighbridge.planning.names.wanting import FREE, Wanted
 from weighbridge.planning.tracing import Rule, Rules, finish_names, match_rule, prepare, trace_key, write_name
 from weighbridge.planning.way_back.origins import invert_rules
 

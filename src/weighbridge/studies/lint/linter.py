@@ -13,7 +13,7 @@ from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.one_way import one_way_reason
 from weighbridge.mappings.transforms import Transform, WeightConverter
-from weighbridge.planning.giving_way.wanting import Wanted
+from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.readings import matching
 from weighbridge.planning.tracing import Rule, Rules, prepare
 from weighbridge.studies.lint.findings import FINDINGS, Finding, LintReport
