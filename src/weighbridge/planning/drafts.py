@@ -22,7 +22,6 @@ NAMING_FAULTS: Final = frozenset(
         "group-extra",
         "group-incomplete",
         "index-out-of-range",
-        "layout-ambiguous",
         "rule-overlap",
         "source-unplaced",
         "spec-mismatch",
