@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, NoReturn
+from unittest import mock
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.algebra.layout import Layout
+from weighbridge.base import machines
 from weighbridge.testing import check_lint
 
 Provocation = Callable[[Path], object]
@@ -487,6 +489,13 @@ def verify_without_digests(folder: Path) -> object:
 def open_a_pipe(folder: Path) -> object:
     os.mkfifo(folder / "model.safetensors")
     return wb.open(folder / "model.safetensors")
+
+
+@provokes("machine-unsupported")
+def read_on_another_machine(folder: Path) -> object:
+    plan = wb.plan(checkpoint(folder), NORMS)
+    with mock.patch.object(machines, "byte_order", return_value="big"):
+        return plan.state_dict()
 
 
 # Destinations

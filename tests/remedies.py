@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from unittest import mock
 
 import torch
 from provocations import EXPERTS, NORMS, OTHER, checkpoint, converter, entry, header, numbers, raw_file, sharded
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.algebra.layout import Layout
+from weighbridge.base import machines
 from weighbridge.testing import check_lint
 
 PACKAGES = str(Path(wb.__file__).parents[1])
@@ -41,6 +43,7 @@ BY_HAND: Final[dict[str, tuple[str, ...]]] = {
     "path-unsafe": ("do not use this checkpoint before you know who wrote it",),
     "pickle-unsafe": ("only if you trust its origin",),
     "integration-version": ("install transformers 5.23",),
+    "machine-unsupported": ("convert on x86-64 or arm64",),
 }
 """Words of hints that tell a person what to do, not a program."""
 
@@ -654,6 +657,12 @@ def convert_with_digests(folder: Path) -> object:
 @follows("digests-missing", "compare with another checkpoint: weighbridge verify A B")
 def compare_with_another(folder: Path) -> object:
     return command("verify", folder / "out", folder / "out")
+
+
+@follows("machine-unsupported", "names and shapes can be inspected and planned here")
+def plan_on_another_machine(folder: Path) -> object:
+    with mock.patch.object(machines, "byte_order", return_value="big"):
+        return wb.plan(folder / "model", NORMS).report
 
 
 # Destinations

@@ -189,7 +189,7 @@ def _open_directory(directory: Path, entry: str | None) -> Checkpoint:
 
 def _open_index(directory: Path, name: str, where: str, entry: str | None) -> Checkpoint:
     path = resolve_inside(directory, name)
-    text, stamp = read_small_file(path, MAX_INDEX_BYTES)
+    text, stamp = read_small_file(path, MAX_INDEX_BYTES, is_resolved=True)
     weight_map = parse_index(text, str(directory / name))
     index = SourceFile(name, path, stamp, text)
     is_torch = _holds_torch(weight_map.values(), str(directory / name))

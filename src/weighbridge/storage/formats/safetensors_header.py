@@ -66,7 +66,7 @@ def read_head(name: str, path: Path) -> tuple[SourceFile, Head]:
         CheckpointError: `file-truncated`, `header-too-large`, `header-invalid`, `header-duplicate-key`,
             `name-too-long`, `dtype-unknown`, `tensor-bounds`, `checkpoint-not-found`, `read-failed`.
     """
-    descriptor, stamp = open_regular(path)
+    descriptor, stamp = open_regular(path, is_resolved=True)
     try:
         with reporting_read_errors(str(path)):
             prefix = read_prefix(descriptor, min(LENGTH_BYTES, stamp.size_bytes))
