@@ -292,18 +292,72 @@ def fresh() -> torch.nn.Module:
     return torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(3)})
 
 
+def loaded() -> torch.nn.Module:
+    """The same, loaded from a file of such names."""
+    model = fresh()
+    wb.load(model, {"norm.weight": numbers(3), "norm.bias": numbers(3)}, [])
+    return model
+
+
+def joined(rows: int) -> torch.nn.Module:
+    """A model with a weight that was joined of two and one rows, and has another number of them now."""
+    rules = [wb.WeightConverter(["q.weight", "k.weight"], "qk.weight", [wb.Concatenate(0)])]
+    model = torch.nn.ModuleDict({"qk": torch.nn.Linear(2, 3, bias=False)})
+    wb.load(model, {"q.weight": numbers(2, 2), "k.weight": numbers(1, 2)}, rules)
+    model["qk"].weight = torch.nn.Parameter(numbers(rows, 2))
+    return model
+
+
 RENAMED_TWICE = [wb.WeightRenaming("gamma", "weight"), wb.WeightRenaming("weight", "kernel")]
 
 
 def models() -> Iterator[Further]:
-    back = "go back through the inverse of the plan that made the source: plan.inverse(), or weighbridge revert"
+    own_names = 'layout="as is" saves it under its own names'
     yield Further(
         "a fresh model is saved by rules that do not lead to it",
         lambda folder: wb.save(fresh(), folder / "out", RENAMED_TWICE),
-        back,
-        lambda folder: wb.save(fresh(), folder / "out", RENAMED_TWICE),
-        "no plan made a fresh model: there is nothing to go back through",
+        own_names,
+        lambda folder: wb.save(fresh(), folder / "out", RENAMED_TWICE, layout="as is"),
     )
+    for words, layout in ((own_names, "as is"), ('layout="as loaded" saves it as it came', "as loaded")):
+        yield Further(
+            "a loaded model is saved by rules that do not lead to it",
+            lambda folder: wb.save(loaded(), folder / "out", RENAMED_TWICE),
+            words,
+            lambda folder, layout=layout: wb.save(loaded(), folder / "out", layout=layout),
+        )
+    for words, mapping, options in (
+        ('layout="as is" saves the model under its own names', None, {"layout": "as is"}),
+        ("save(model, out, mapping) through other rules", [], {}),
+    ):
+        yield Further(
+            "what was joined of unequal parts has another size now",
+            lambda folder: wb.save(joined(5), folder / "out"),
+            words,
+            lambda folder, mapping=mapping, options=options: wb.save(joined(5), folder / "out", mapping, **options),
+        )
+    for words, mapping, options in (
+        ('layout="published" saves the model through its mapping, which takes them', NORMS, {"layout": "published"}),
+        ("a mapping\nthat is given: save(model, out, mapping)", NORMS, {}),
+    ):
+        yield Further(
+            "an option of a plan for a model that has one",
+            lambda folder: wb.save(loaded(), folder / "out", drop="norm.bias"),
+            words,
+            lambda folder, mapping=mapping, options=options: wb.save(
+                loaded(), folder / "out", mapping, drop="norm.bias", **options
+            ),
+        )
+    for words, layout in (
+        ('layout="published" saves it through a mapping', "published"),
+        ('layout="as is" under its own names', "as is"),
+    ):
+        yield Further(
+            "a new model is saved as it was loaded",
+            lambda folder: wb.save(fresh(), folder / "out", layout="as loaded"),
+            words,
+            lambda folder, layout=layout: wb.save(fresh(), folder / "out", NORMS, layout=layout),
+        )
     rules = [wb.WeightRenaming("third", "norm")]
     yield Further(
         "a model is loaded in part",

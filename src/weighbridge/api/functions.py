@@ -195,8 +195,11 @@ def config_of(source: Checkpoint, target: Place, place: Place = None) -> Any:
     """
     models = (unwrap(each) if is_model(each) else each for each in (target, place))
     config = next((found for model in models if (found := getattr(model, "config", None))), None)
-    if config is not None:
-        return config
+    return config if config is not None else config_beside(source)
+
+
+def config_beside(source: Checkpoint) -> Any:
+    """Return what the `config.json` beside a checkpoint's weights says; None where there is none."""
     path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
     if path is None:
         return None
