@@ -21,7 +21,7 @@ def check_apart(names: Iterable[str], there: Path, where: str) -> None:
         DestinationError: `write-failed`.
 
     Examples:
-        >>> check_apart(["config.json", "model.safetensors"], Path("/tmp/record.json"), "out")
+        >>> check_apart(["config.json", "model.safetensors"], Path("out/record.json"), "out")
     """
     alike: dict[str, list[str]] = {}
     for name in sorted(names):
