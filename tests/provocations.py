@@ -146,7 +146,7 @@ def forget_a_number(folder: Path) -> object:
 @provokes("shape-mismatch")
 def join_what_differs(folder: Path) -> object:
     rules = [wb.WeightConverter(["q", "k"], "qk", [wb.Concatenate(0)])]
-    return wb.plan(header(q=(6, 4), k=(2, 5)), wb.Mapping(rules, name="mine"))
+    return wb.plan(header(q=(6, 4), k=(6, 5)), wb.Mapping(rules, name="mine"))
 
 
 @provokes("axis-out-of-range")

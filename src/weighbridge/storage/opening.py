@@ -167,10 +167,11 @@ def _check_there(path: Path) -> None:
     except CheckpointError as problem:
         if problem.code != "checkpoint-not-found":
             raise
-        hint = (
-            "" if path.is_absolute() else f"a relative path starts at {Path.cwd()}; what is on a hub is fetched first"
-        )
-        raise problem.with_context(got=name_near(path), hint=hint) from problem.__cause__
+        near = name_near(path)
+        hint = "take the nearest name, if that is what is meant" if "nearest: " in near else ""
+        if not path.is_absolute():
+            hint = f"a relative path starts at {Path.cwd()}; what is on a hub is fetched first"
+        raise problem.with_context(got=near, hint=hint) from problem.__cause__
 
 
 def _open_directory(directory: Path, entry: str | None) -> Checkpoint:

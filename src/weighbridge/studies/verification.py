@@ -134,7 +134,8 @@ class Verification:
         """
         if not self.equal:
             what = "the output is not what was written" if self.by_receipt else "the checkpoints differ"
-            raise VerifyError("verify-failed", what, got=str(self))
+            hint = "" if self.by_receipt else "weighbridge.diff(first, second) says how their tensors are related"
+            raise VerifyError("verify-failed", what, got=str(self), hint=hint)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

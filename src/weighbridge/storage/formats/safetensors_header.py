@@ -74,7 +74,12 @@ def read_head(name: str, path: Path) -> tuple[SourceFile, Head]:
             head = read_prefix(descriptor, LENGTH_BYTES + length)
     finally:
         os.close(descriptor)
-    return SourceFile(name, path, stamp, head), parse_head(head, stamp.size_bytes, str(path))
+    try:
+        return SourceFile(name, path, stamp, head), parse_head(head, stamp.size_bytes, str(path))
+    except CheckpointError as problem:
+        raise problem.with_context(
+            hint="fetch the file again, or write it anew with the library that made it"
+        ) from None
 
 
 def check_length(prefix: bytes, file_size_bytes: int, where: str) -> int:

@@ -106,7 +106,8 @@ def _open_regular(path: Path) -> tuple[int, FileStamp]:
             descriptor, status = open_plain(path)
         except OddFileError as problem:
             what = "this is not a regular file"
-            raise CheckpointError("read-failed", what, where=str(path), got=problem.kind) from None
+            hint = "" if problem.kind == "a directory" else "write what it gives into a file, and open that"
+            raise CheckpointError("read-failed", what, where=str(path), got=problem.kind, hint=hint) from None
         return descriptor, stamp_of(status)
 
 
