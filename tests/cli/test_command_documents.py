@@ -200,6 +200,14 @@ def test_completion_knows_commands_and_mappings(tmp_path: Path) -> None:
         ("carry=[...] or drop=[...], or partial=True (--carry, --drop, --partial)", "--carry or --drop, or --partial"),
         ("initialise=[...], or partial=True (--initialise, --partial)", "--initialise or --partial"),
         ("go on with resume=True", "go on with --resume"),
+        (
+            "add num_heads to the model's configuration, or pass config= with it",
+            "add num_heads to the config.json beside the weights",
+        ),
+        (
+            "take one of these names; list(checkpoint.header) has all",
+            "take one of these names; weighbridge inspect --full lists all",
+        ),
         ("plan.inverse(), or weighbridge revert", "weighbridge revert"),
         ("nothing to replace", "nothing to replace"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 
 import weighbridge as wb
@@ -105,3 +106,29 @@ def test_e_whatever_is_proposed_leads_to_a_plan(seed: int) -> None:
         rule = eval(error.hint.removeprefix("put ").partition(" before ")[0], vars(wb))
         made = wb.plan(source, [rule], target, partial="left over" in error.hint)
         assert set(target) <= set(made.step_of_target)
+
+
+def test_e_gemma4_names_the_path_of_its_language_model() -> None:
+    """A checkpoint of the whole model, read into the language model alone: dozens of problems, and one cause."""
+    transformers = pytest.importorskip("transformers", reason="needs the package transformers, which has Gemma 4")
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 6,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 4,
+    }
+    text = sizes | {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"], "vocab_size": 11}
+    config = transformers.Gemma4Config(text_config=text, vision_config=sizes | {"num_hidden_layers": 1})
+    with torch.device("meta"):
+        whole = transformers.Gemma4ForConditionalGeneration(config)
+        part = transformers.Gemma4ForCausalLM(config.text_config)
+    source = wb.Header({key: wb.TensorSpec("F32", tuple(value.shape)) for key, value in whole.state_dict().items()})
+    error = refused(source, wb.resolve(part), part)
+    assert len(error.problems) > 30
+    assert error.hint.splitlines()[0].startswith(
+        "put WeightRenaming('^model.language_model', 'model') before the other rules: with it every target is filled, and"
+    )
+    rules = [wb.WeightRenaming("^model.language_model", "model"), *wb.resolve(part)]
+    plan = wb.plan(source, rules, part, drop=["^model.(vision_tower|embed_vision)"])
+    assert set(plan.target) == set(part.state_dict())
