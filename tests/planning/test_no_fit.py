@@ -131,3 +131,19 @@ def test_e_gemma4_names_the_path_of_its_language_model() -> None:
     rules = [wb.WeightRenaming("^model.language_model", "model"), *wb.resolve(part)]
     plan = wb.plan(source, rules, part, drop=["^model.(vision_tower|embed_vision)"])
     assert set(plan.target) == set(part.state_dict())
+
+
+def test_e_a_prefix_is_proposed_by_what_the_rules_make() -> None:
+    """Experts are joined: no name that is left over is that of a target, but for the prefix."""
+    one, stack = wb.TensorSpec("F32", (2, 3)), wb.TensorSpec("F32", (3, 4, 3))
+    names = [f"layers.{i}.e.{j}.{part}.weight" for i in range(3) for j in range(3) for part in ("gate", "up")]
+    source = wb.Header({f"model.language_model.{name}": one for name in names})
+    target = wb.Header({f"model.layers.{i}.e.gate_up": stack for i in range(3)})
+    sources = ["e.*.gate.weight", "e.*.up.weight"]
+    experts = wb.WeightConverter(sources, "e.gate_up", [wb.MergeModulelist(0), wb.Concatenate(1)])
+    error = refused(source, [experts], target)
+    rule = wb.WeightRenaming("^model.language_model", "model")
+    assert error.hint == (
+        "put WeightRenaming('^model.language_model', 'model') before the other rules: with it everything fits"
+    )
+    assert wb.plan(source, [rule, experts], target).is_exact
