@@ -147,3 +147,14 @@ def test_e_a_prefix_is_proposed_by_what_the_rules_make() -> None:
         "put WeightRenaming('^model.language_model', 'model') before the other rules: with it everything fits"
     )
     assert wb.plan(source, [rule, experts], target).is_exact
+
+
+def test_e_one_of_a_kind_is_named_in_the_singular() -> None:
+    gate = wb.Header({"gate": wb.TensorSpec("F32", (4, 4))})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(gate, [wb.WeightConverter("gate", "gate", [wb.Transpose(0, 1)])], gate)
+    assert caught.value.code == "layout-ambiguous"
+    assert "as is: fills 1 target from 1 source" in caught.value.got.splitlines()
+    with pytest.raises(wb.MappingError) as refused_rule:
+        wb.GroupWeightRename(["a"], ["b", "c"])
+    assert refused_rule.value.expected == "1 target"
