@@ -154,9 +154,10 @@ def _parted(
     for key, beside in first.items():
         stem, _, last = key.rpartition(".")
         codes = first.get(stem + _CODES[0]) if last in _OF_MODULE else None
-        if codes is not None and _are_codes(codes, coded, known):
-            if _are_alike(mapping, codes, beside, (_CODES[0], f".{last}"), known):
-                along.update(beside.sources)
+        if codes is None or not _are_codes(codes, coded, known):
+            continue
+        if _are_alike(mapping, codes, beside, (_CODES[0], f".{last}"), known):
+            along.update(beside.sources)
     return (key for key in header.specs if key not in along)
 
 
@@ -186,9 +187,7 @@ def _is_along(
     return known[look]
 
 
-def _are_alike(
-    mapping: Mapping, codes: Step, beside: Step, tails: tuple[str, str], known: dict[Any, bool]
-) -> bool:
+def _are_alike(mapping: Mapping, codes: Step, beside: Step, tails: tuple[str, str], known: dict[Any, bool]) -> bool:
     """Tell whether a step does to what belongs to some weights what another one does to their codes, names included."""
     if codes.program.casts or beside.program.casts:
         return False
