@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping as MappingOf
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from weighbridge.base.errors import RegistryError
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import Registry
 from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, WeightConverter, WeightRenaming
+from weighbridge.operations.groupings import Concatenate
 from weighbridge.operations.ops import OPERATIONS, Operation
 
 UNDERSTOOD: Final = "5.23"
@@ -171,8 +173,23 @@ def _prefix(rule: Any) -> Transform:
     return PrefixChange(rule.prefix_to_add, rule.prefix_to_remove, rule.model_prefix or None)
 
 
+_KEYS: Final = "linear_num_key_heads*linear_key_head_dim"
+_VALUES: Final = "linear_num_value_heads*linear_value_head_dim"
+
+UNEQUAL: Final[MappingOf[tuple[str, ...], tuple[str, ...]]] = {
+    tuple(f"linear_attn.{part}_conv1d.weight" for part in "qkv"): (_KEYS, _KEYS, _VALUES),
+    ("wte.embedding", "wte.new_embedding"): ("vocab_size", "additional_vocab_size"),
+}
+"""Tensors that the library joins, and cuts into equal parts when it saves, though they are none: what the configuration
+calls their sizes, as the library's models are made of them. By the patterns of the sources."""
+
+
 def _converter(rule: Any) -> Transform:
-    return WeightConverter(*_sides(rule), [made for one in rule.operations for made in import_operation(one)])
+    operations = [made for one in rule.operations for made in import_operation(one)]
+    sizes = UNEQUAL.get(tuple(rule.source_patterns))
+    if sizes is not None:
+        operations = [replace(one, sizes=sizes) if isinstance(one, Concatenate) else one for one in operations]
+    return WeightConverter(*_sides(rule), operations)
 
 
 _TRANSFORMS: Final[MappingOf[str, Callable[[Any], Transform]]] = {

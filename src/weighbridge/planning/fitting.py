@@ -53,6 +53,7 @@ class _Fitting:
         self.options = options
         self.problems: list[WeighbridgeError] = []
         self.steps: list[Step] = []
+        self.strays: list[Step] = []
         self.blamed: set[str] = set()
         self.first_of: dict[str, str] = {}
         self.twins: tuple[tuple[str, str], ...] = ()
@@ -87,7 +88,8 @@ class _Fitting:
             metadata=dict(self.source.metadata),
         )
         reach = len({key for key in self._written() | self.blamed if self.target is None or key in self.target.specs})
-        return Draft(self.reading, plan, tuple(self.problems), missing, unplaced, self.options.partial, reach)
+        faults, strays = tuple(self.problems), tuple(self.strays)
+        return Draft(self.reading, plan, faults, missing, unplaced, self.options.partial, reach, strays=strays)
 
     def _written(self) -> set[str]:
         return {key for step in self.steps for key in step.targets}
@@ -157,6 +159,7 @@ class _Fitting:
                 kept.append(step)
                 continue
             unplaced += step.sources
+            self.strays.append(step)
             if self.options.partial:
                 kept += self._carry_unplaced(step)
         self.steps = kept

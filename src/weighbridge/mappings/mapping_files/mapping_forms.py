@@ -73,6 +73,7 @@ _SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "bool": {"type": "boolean"},
     "str": {"type": "string"},
     "tuple[int, ...]": {"type": "array", "items": {"type": "integer"}},
+    "tuple[Size, ...]": {"type": "array", "items": {"type": ["integer", "string"]}},
     "tuple[int, int, int]": {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 3},
     "tuple[str, ...]": {"type": "array", "items": {"type": "string"}},
     "None": {"type": "null"},
