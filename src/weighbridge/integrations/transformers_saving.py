@@ -13,6 +13,7 @@ from typing import Any
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.functions import config_beside
 from weighbridge.api.live_models import naming_the_ways_out, say
+from weighbridge.integrations.transformers_names import leave_out_unsaved
 from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.models.model_sources import open_model
@@ -37,7 +38,7 @@ def plan_derived(model: Any, back: Mapping, planning: dict[str, Any]) -> Plan:
         PlanError: `inverse-unproven`.
     """
     inner = unwrap(model)
-    drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
+    drop = (*tied_names(inner), *leave_out_unsaved(inner), *exception_rules(Drop, planning.get("drop", ())))
     checkpoint = open_model(model)
     # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
     options = read_options({"config": inner.config, "layout": "mapped", **planning, "drop": drop})

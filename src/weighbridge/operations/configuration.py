@@ -64,6 +64,11 @@ def read_config(config: object, name: str, default_to_text: bool = False) -> int
     )
 
 
+def has_config(config: object, name: str) -> bool:
+    """Tell whether a configuration says something of a name, whatever that is."""
+    return name in config if isinstance(config, Mapping) else hasattr(config, name)
+
+
 def read_size(config: object, size: Size) -> int:
     """Return a size; one that is named is read from a configuration.
 

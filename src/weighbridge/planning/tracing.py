@@ -175,8 +175,8 @@ def trace_name(rules: Rules, name: str, start: int = 0, *, converters: bool = Tr
             continue
         lane, match, inner = matched
         if rule.converts:
-            _refuse_second(rules, rule, name, literal)
             hit = _hit(rules, rule, lane, match, inner)
+            _refuse_second(rules, hit, name, literal)
             if not literal:
                 _check_template(*hit.outputs, hit.place)
             return Trace(name, (*fired, rule.number), hit)
@@ -227,12 +227,33 @@ def _refuse_padded(rules: Rules, rule: Rule, inner: str, found: dict[int, Match]
             raise _cannot_move(rules, rule, fault)
 
 
-def _refuse_second(rules: Rules, first: Rule, name: str, literal: bool) -> None:
-    for rule in rules.rules[first.number + 1 :]:
-        if rule.converts and match_rule(rules, rule, name, literal=literal) is not None:
-            both = f"{rules.mapping.rule_name(first.number)}\n{rules.mapping.rule_name(rule.number)}"
+def _refuse_second(rules: Rules, first: Hit, name: str, literal: bool) -> None:
+    for rule in rules.rules[first.rule + 1 :]:
+        second = find_hit(rules, rule, name, literal=literal) if rule.converts else None
+        if second is not None and not is_same_use(rules, first, second):
+            both = f"{rules.mapping.rule_name(first.rule)}\n{rules.mapping.rule_name(rule.number)}"
             hint = "make one of the two patterns narrower, or give one a scope"
             raise PlanError("rule-overlap", "two converters claim this key", because=both, hint=hint)
+
+
+def find_hit(rules: Rules, rule: Rule, name: str, *, literal: bool = True) -> Hit | None:
+    """Return what a converter would do with a name; None where none of its patterns matches.
+
+    Raises:
+        PlanError: As `match_rule`, and as `require_name`.
+    """
+    matched = match_rule(rules, rule, name, literal=literal)
+    return None if matched is None else _hit(rules, rule, *matched)
+
+
+def is_same_use(rules: Rules, one: Hit, other: Hit) -> bool:
+    """Tell whether two converters do the same with a name: then it does not matter which of them fires.
+
+    A converter may stand in a mapping twice, as that of a model and as that of a model inside it.
+    """
+    converters = [rules.mapping.transforms[hit.rule] for hit in (one, other)]
+    uses = [(len(rule.source_patterns), rule.operations) for rule in converters if isinstance(rule, WeightConverter)]
+    return uses[0] == uses[1] and one._replace(rule=0) == other._replace(rule=0)
 
 
 def _hit(rules: Rules, rule: Rule, lane: int, match: Match, inner: str) -> Hit:
