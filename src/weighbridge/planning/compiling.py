@@ -28,7 +28,7 @@ from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import MODES, Options
 from weighbridge.planning.problems import uneven_groups
-from weighbridge.planning.readings import Reading, matching, nested_readings, possible_readings
+from weighbridge.planning.readings import Names, Reading, nested_readings, possible_readings
 from weighbridge.planning.way_back.inverting import open_choices, prove_inverse
 from weighbridge.planning.way_back.target_steps import steps_from_target
 
@@ -141,8 +141,9 @@ def _refuse_unused(options: Options, source: Header, target: Header | None) -> N
         (Initialise, options.initialise, target),
     ]
     for kind, rules, header in sides:
+        names = Names(header or ())
         for rule in exception_rules(kind, rules):
-            if header is not None and not matching(rule.pattern, header, rule.scope):
+            if header is not None and not names.matching(rule.pattern, rule.scope):
                 near = ", ".join(nearest(rule.pattern, sorted(header)))
                 what = f"this {kind.__name__.lower()} rule names no tensor"
                 hint = "correct the pattern, or leave the rule out"
