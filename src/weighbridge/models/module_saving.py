@@ -21,7 +21,7 @@ from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Program
-from weighbridge.planning.readings import matching, without_change
+from weighbridge.planning.readings import Names, without_change
 from weighbridge.planning.steps import Fated, Step
 from weighbridge.planning.way_back.inverting import proven_steps
 from weighbridge.planning.way_back.origins import invert_rules, unstable_names
@@ -101,9 +101,9 @@ def _without_strays(plan: Plan, header: Header) -> tuple[Plan, tuple[str, ...]]:
     carried = [step.sources[0] for step in plan.steps if step.fate == "carried"]
     mapping, change = without_change(plan.mapping, plan.reading)
     names = {(rename_key(change, key) if change is not None else None) or key: key for key in carried}
-    rules = mapping.carry
-    asked = {key for rule in rules for key in matching(rule.pattern, carried, rule.scope)}
-    asked |= {names[name] for rule in rules for name in matching(rule.pattern, names, rule.scope)}
+    own, changed = Names(carried), Names(names)
+    asked = {key for rule in mapping.carry for key in own.matching(rule.pattern, rule.scope)}
+    asked |= {names[name] for rule in mapping.carry for name in changed.matching(rule.pattern, rule.scope)}
     strays = {key for key in carried if key not in header and key not in asked}
     if not strays:
         return plan, ()
