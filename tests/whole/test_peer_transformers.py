@@ -23,7 +23,9 @@ core = pytest.importorskip("transformers.core_model_loading")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # the library's own, of which it has many
-    pytest.mark.skipif(not transformers.__version__.startswith("5.23"), reason="needs transformers 5.23"),
+    pytest.mark.skipif(
+        not transformers.__version__.startswith(("5.23", "5.24")), reason="needs transformers 5.23 or 5.24"
+    ),
 ]
 
 WHOLE = ("{}", "pre.{}", "{}.post", "m.0.{}.post")
