@@ -193,9 +193,9 @@ def test_h5_two_blocks_of_a_checkpoint_are_one_layer():
 
 @pytest.mark.parametrize("version", ["5.15.1", "5.13.1", "4.57.6"])
 def test_h5_an_older_version_is_named_before_anything_is_done(version, monkeypatch, tmp_path):
-    model_class = transformers.BertModel  # the import of its module would say the version anew
+    model_class = transformers.BertModel  # a lazy module, which takes the place of another one when it is filled
     wb.plan({"a": torch.ones(2)}, []).write(tmp_path / "weights")
-    monkeypatch.setattr(transformers, "__version__", version)
+    monkeypatch.setattr(importlib.import_module("transformers"), "__version__", version)
     for call in (
         wbt.registry,
         lambda: wbt.resolve(torch.nn.Linear(2, 3)),
