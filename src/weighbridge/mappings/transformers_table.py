@@ -8,6 +8,8 @@ layout. Here each list becomes a `Mapping` that does the same:
                 segments. So each pattern that may begin or end inside a segment has a group there for the rest of it,
                 `(\w*)`. Those that end with an index, or with a guard, end with the segment all the same
     dots        an unescaped dot is any character there, and a dot here
+    undoing     a key that its rules would give a name which the model lacks keeps its own, if the model has that one:
+                each imported rule is `if_wanted`
     the way     back is recorded by a plan, never taken from the library's own reverse
 
 Whatever cannot be expressed is an error that names it. Where that is an operation which gives its tensors another name
@@ -208,22 +210,22 @@ def _open_end(sources: list[str], targets: list[str]) -> tuple[list[str], list[s
 
 def _renaming(rule: Any) -> Transform:
     sources, targets = _sides(rule)
-    return WeightRenaming(sources, targets[0])
+    return WeightRenaming(sources, targets[0], if_wanted=True)
 
 
 def _offset_renaming(rule: Any) -> Transform:
     r"""Write the library's offset into the target: `layers.\1` becomes `layers.{1+1}`."""
     sources, targets = _sides(rule)
     index = re.compile(sources[0]).groups
-    return WeightRenaming(sources, targets[0].replace(rf"\{index}", f"{{{index}{rule.offset:+d}}}"))
+    return WeightRenaming(sources, targets[0].replace(rf"\{index}", f"{{{index}{rule.offset:+d}}}"), if_wanted=True)
 
 
 def _group(rule: Any) -> Transform:
-    return GroupWeightRename(*_sides(rule))
+    return GroupWeightRename(*_sides(rule), if_wanted=True)
 
 
 def _prefix(rule: Any) -> Transform:
-    return PrefixChange(rule.prefix_to_add, rule.prefix_to_remove, rule.model_prefix or None)
+    return PrefixChange(rule.prefix_to_add, rule.prefix_to_remove, rule.model_prefix or None, if_wanted=True)
 
 
 _KEYS: Final = "linear_num_key_heads*linear_key_head_dim"
@@ -245,7 +247,7 @@ def _converter(rule: Any) -> Transform:
     sizes = UNEQUAL.get(tuple(rule.source_patterns))
     if sizes is not None:
         operations = [replace(one, sizes=sizes) if isinstance(one, Concatenate) else one for one in operations]
-    return WeightConverter(*_sides(rule), operations)
+    return WeightConverter(*_sides(rule), operations, if_wanted=True)
 
 
 NOT_UNDERSTOOD: Final = ("Inkling2LoopDequantizeExperts", "Inkling2LoopMergeMessageQueries", "Inkling2UnpadVocab")

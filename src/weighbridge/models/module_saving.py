@@ -16,6 +16,7 @@ from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_loading import recall
 from weighbridge.models.modules import module_header
 from weighbridge.models.wrappers import unwrap
+from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Program
 from weighbridge.planning.steps import Fated, Step
@@ -117,13 +118,15 @@ def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> tup
         return back, ()
     header = Header({fated.key: fated.spec for fated in new})
     taken = {key for key in back.target if key not in header}
-    proven = [step for step in proven_steps(back.mapping, header, config) if taken.isdisjoint(step.targets)]
+    found = proven_steps(back.mapping, header, config, whole=back.source)
+    proven = [step for step in found if taken.isdisjoint(step.targets)]
     named = [_step_back_in(step, header) for step in _free_of(proven, header)]
     done = {key for step in named for key in step.sources}
     steps = [step for step in back.steps if done.isdisjoint(step.sources)]
     made = replace(back, steps=tuple(sorted([*steps, *named], key=lambda step: step.targets)))
     others = [key for key in header if key not in done]
-    unled = {*unstable_names(back.mapping, others), *unstable_names(invert_rules(back.mapping).mapping, others)}
+    changed = unstable_names(back.mapping, others, Wanted(back.source))
+    unled = {*changed, *unstable_names(invert_rules(back.mapping).mapping, others)}
     made.check()
     keys = ", ".join(collapse(unled)[:4])
     note = f"{keys}: saved under the model's own name, as the rules lead back to no other one that can be relied on"

@@ -80,7 +80,7 @@ def compile_plan(
     chosen = _choose(drafts, source, target, options)
     plan = replace(chosen.plan, source_files=files, is_back=False)
     plan.check()
-    notes: list[str] = []
+    notes = list(plan.notes)
     if declared.forward is not None and chosen.reading.is_mapped:
         as_stored = replace(options, dtype=None)  # a cast that the caller wants comes after the way back
         proven = plan if options.dtype is None else _draft(chosen.reading, source, target, as_stored).plan

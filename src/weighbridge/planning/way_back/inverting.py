@@ -19,6 +19,7 @@ from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, WeightConverter
 from weighbridge.operations.groupings import Chunk
 from weighbridge.planning.fitting import draft_reading
+from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.program import Output, Program
@@ -47,7 +48,7 @@ def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled:
     back = draft_reading(reading, produced, plan.source, plain)
     lost = _lost(plan, back.plan)
     # Where a key goes that is none of the model's, only a draft without it says.
-    names = draft_reading(reading, produced, None, plain).plan if lost else back.plan
+    names = draft_reading(reading, produced, None, plain, wanted=plan.source).plan if lost else back.plan
     problems = [*back.faults, *_not_back(plan, lost, names)]
     if options.layout == "auto" and not is_settled and not problems:
         problems += _untold(plan, forward)
@@ -102,7 +103,7 @@ def open_names(plan: Plan, forward: Mapping, general: Iterable[NameChoice] | Non
     went = {key: step.targets[0] for step in steps for key in step.sources if key not in taken}
     grouped = families(went, prepare(forward).keep)  # a rule may speak of one index alone
     alike = {members[0][0]: len(members) for members in grouped.templates.values()} | dict.fromkeys(grouped.literal, 1)
-    found = find_preimages(forward, alike)
+    found = find_preimages(forward, alike, Wanted(plan.source))
     ways = {key: step.rules for step in steps for key in step.sources if key in alike}
     lines = _rival_lines(plan, went, ways, alike, {key: found[key].names for key in alike})
     notes = _rival_lines(plan, went, ways, alike, {key: found[key].likely for key in alike})
@@ -187,7 +188,12 @@ def name_choices(plan: Plan, forward: Mapping) -> Iterator[NameChoice]:
 
 
 def proven_steps(
-    mapping: Mapping, header: Header, config: Any = None, *, rules: Sequence[int] | None = None
+    mapping: Mapping,
+    header: Header,
+    config: Any = None,
+    *,
+    whole: Header | None = None,
+    rules: Sequence[int] | None = None,
 ) -> tuple[Step, ...]:
     """Make the steps that take a model's tensors back by a mapping's rules, without a plan that recorded the way.
 
@@ -195,6 +201,7 @@ def proven_steps(
         mapping: The mapping; rules of it that have no inverse are passed over.
         header: Specs of the tensors, by the names that the mapping gives.
         config: The model's configuration.
+        whole: Specs of all tensors of the model, if these are a part of it.
         rules: Numbers of the rules to run back, those of former names included; None for all that have an inverse.
 
     Returns:
@@ -206,9 +213,8 @@ def proven_steps(
     options = Options(config=config)
     made = draft_reading(Reading("mapped", way.mapping, is_mapped=True), header, None, options).plan
     produced = Header({key: made.target[key] for step in made.steps for key in step.targets})
-    ahead = draft_reading(
-        Reading("mapped", replace(mapping, forward=None), is_mapped=True), produced, header, options
-    ).plan
+    forward = Reading("mapped", replace(mapping, forward=None), is_mapped=True)
+    ahead = draft_reading(forward, produced, header, options, wanted=whole).plan
     pairs = ((step, ahead.step_of_source.get(step.targets[0])) for step in made.steps if step.rules)
     return tuple(
         replace(step, rules=tuple(sorted(numbers[way.numbers[rule]] for rule in step.rules)))
@@ -267,7 +273,7 @@ def _untold(plan: Plan, forward: Mapping) -> Iterator[WeighbridgeError]:
     """Yield a problem for keys that the mapping's renames would change: they may be original names."""
     changed = {key for step in plan.steps if step.rules for key in step.sources}
     renames = Mapping(forward.renames, name=forward.name)
-    for trace, members in trace_keys(prepare(renames), changed, []):
+    for trace, members in trace_keys(prepare(renames, Wanted(plan.source)), changed, []):
         if not trace.fired:
             continue
         keys = [key for key, _ in members]
