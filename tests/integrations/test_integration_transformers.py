@@ -87,7 +87,7 @@ def test_names_of_the_table_are_built_in_and_registered_ones_are_not(monkeypatch
     monkeypatch.setattr(module, "_checkpoint_conversion_mapping_cache", own)
     monkeypatch.setattr(module, "USER_REGISTERED_MAPPINGS", {"mine"})
     assert not registry().is_built_in("mine")
-    assert registry().find("mine").transforms == (wb.WeightRenaming(r"(\w*)a", r"\1b"),)
+    assert registry().find("mine").transforms == (wb.WeightRenaming(r"(\w*)a", r"\1b", if_wanted=True),)
 
 
 def test_an_offset_becomes_part_of_the_target():
@@ -111,14 +111,14 @@ def test_a_pattern_that_begins_inside_a_segment_keeps_what_stands_before():
 
 def test_a_change_of_prefix_keeps_the_path_before_it():
     ours = import_transform(core.PrefixChange(prefix_to_add="language_model", model_prefix="model"))
-    assert ours == wb.PrefixChange(prefix_to_add="language_model", model_prefix="model")
+    assert ours == wb.PrefixChange(prefix_to_add="language_model", model_prefix="model", if_wanted=True)
 
 
 def test_groups_and_several_sources_stay_what_they_are():
     group = import_transform(core.GroupWeightRename(["norm0", "norm1"], ["norm1", "norm2"]))
-    assert group == wb.GroupWeightRename([r"(\w*)norm0", r"(\w*)norm1"], [r"\1norm1", r"\1norm2"])
+    assert group == wb.GroupWeightRename([r"(\w*)norm0", r"(\w*)norm1"], [r"\1norm1", r"\1norm2"], if_wanted=True)
     several = import_transform(core.WeightRenaming([r"\.a\.x", r"\.b\.x"], ".c.x"))
-    assert several == wb.WeightRenaming([r"\.a\.x", r"\.b\.x"], ".c.x")
+    assert several == wb.WeightRenaming([r"\.a\.x", r"\.b\.x"], ".c.x", if_wanted=True)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from weighbridge.mappings.transforms import PrefixChange, Transform, WeightRenam
 from weighbridge.models.resolve import Mount, base_prefix, class_name, compose, find_mounts
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan_options import Options
+from weighbridge.planning.way_back.one_way_rules import inverse_for
 
 if TYPE_CHECKING:
     import torch
@@ -90,12 +91,17 @@ def _way_out(model: Any) -> Mapping:
     A prefix that a family takes off is one that every published file of the family has, and it is put back. One of the
     library's own entries may have been there or not: nobody knows it of a checkpoint that never was.
     """
+    from weighbridge.api.live_models import say
+    from weighbridge.models.modules import module_header
+
     table = registry()
     mounts = find_mounts(model, _registered_there(table), default_registry, table)
     known = {rule for mount in mounts if mount.registry is not table for rule in mount.mapping.scoped(mount.path)}
     whole = _composed(model, mounts, table)
     kept = tuple(rule for rule in whole.transforms if rule in known or not isinstance(rule, PrefixChange))
-    return replace(whole, transforms=kept, carry=()).inverse()
+    inverse, notes = inverse_for(replace(whole, transforms=kept, carry=()), module_header(model))
+    say(notes)
+    return inverse
 
 
 def _head_prefix(model: Any, mounts: tuple[Mount, ...], table: Registry) -> str:

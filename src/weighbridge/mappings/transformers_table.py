@@ -209,8 +209,9 @@ def _open_end(sources: list[str], targets: list[str]) -> tuple[list[str], list[s
 
 
 def _renaming(rule: Any) -> Transform:
+    """Read a renaming; a star in it is no index, as nothing is merged, but any segment, whatever that is called."""
     sources, targets = _sides(rule)
-    return WeightRenaming(sources, targets[0], if_wanted=True)
+    return WeightRenaming([source.replace("*.", "[^.]+.") for source in sources], targets[0], if_wanted=True)
 
 
 def _offset_renaming(rule: Any) -> Transform:
@@ -284,7 +285,7 @@ def _layer_pairs(rule: Any) -> Transform:
         for layer in range(MOST_LAYERS)
         for block, theirs, ours in _BLOCKS
     ]
-    return GroupWeightRename([source for source, _ in names], [target for _, target in names])
+    return GroupWeightRename([source for source, _ in names], [target for _, target in names], if_wanted=True)
 
 
 _TRANSFORMS: Final[MappingOf[str, Callable[[Any], Transform]]] = {
