@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping as MappingOf
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -22,6 +22,7 @@ import torch
 from weighbridge.base.errors import PlanError, RegistryError
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern, literally
+from weighbridge.integrations.transformers_choice import plan_by_either
 from weighbridge.integrations.transformers_names import equal_ones, unsaved_names
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
@@ -93,6 +94,7 @@ class Load:
         checkpoint: What to read.
         mapping: The mapping, or None to ask `find_mapping` once the model is there.
         find_mapping: Gives the mapping of a model.
+        find_theirs: Gives the library's own rules for a model, for a file that its mapping does not fit; None without.
         options: What the caller declares.
         copy: Give every tensor memory of its own; otherwise one that a file holds as it is wanted is mapped.
     """
@@ -102,11 +104,13 @@ class Load:
     find_mapping: Callable[[Any], MappingLike]
     options: Options
     copy: bool = False
+    find_theirs: Callable[[Any], MappingLike] | None = None
+    note: str = ""
     tensors: dict[str, Pending] = field(default_factory=dict)
     states: dict[str, Pending] = field(default_factory=dict)
     plan: Plan | None = None
-    ties: Mapping[str, str] = field(default_factory=dict)
-    declared_ties: Mapping[str, str] = field(default_factory=dict)
+    ties: MappingOf[str, str] = field(default_factory=dict)
+    declared_ties: MappingOf[str, str] = field(default_factory=dict)
 
     def fill(self, model: Any) -> dict[str, Pending]:
         """Plan the load for the library's model, and return what the plan writes.
@@ -159,18 +163,31 @@ class Load:
         return plan
 
     def _compile(self, model: Any, header: Header) -> Plan:
-        """Plan strictly; if that fails, once more with the exceptions that the library's class declares itself."""
-        self.mapping = self.mapping if self.mapping is not None else self.find_mapping(model)
+        """Plan by the model's mapping, or by the library's own rules where its names do not fit."""
         self.options = replace(self.options, config=model.config)
+        if self.mapping is not None:
+            return self._compile_by(self.mapping, model, header, self.note)
+        ours, find_theirs = as_mapping(self.find_mapping(model)), partial(self.find_theirs or self.find_mapping, model)
+        compile_by = partial(self._compile_by, model=model, header=header)
+        return plan_by_either(compile_by, ours, find_theirs, header, is_partial=self.options.partial)
+
+    def _compile_by(self, mapping: MappingLike, model: Any, header: Header, note: str = "") -> Plan:
+        """Plan strictly; if that fails, once more with the exceptions that the library's class declares itself."""
+        before = self.mapping, self.note, self.options
+        self.mapping, self.note = mapping, note
         try:
+            try:
+                return self._plan(header, self.options)
+            except PlanError as problem:
+                self._carry_equal_ones(problem, header)
+                declared = None if self.options.partial else self._declared(model, header)
+                if declared is None and "target-collision" not in problem.codes:
+                    raise
+            self.options = declared or self.options
             return self._plan(header, self.options)
-        except PlanError as problem:
-            self._carry_equal_ones(problem, header)
-            declared = None if self.options.partial else self._declared(model, header)
-            if declared is None and "target-collision" not in problem.codes:
-                raise
-        self.options = declared or self.options
-        return self._plan(header, self.options)
+        except PlanError:
+            self.mapping, self.note, self.options = before
+            raise
 
     def _carry_equal_ones(self, problem: PlanError, header: Header) -> None:
         """Let one of several equal tensors stand for all where a renaming gives them one name."""
@@ -180,7 +197,8 @@ class Load:
 
     def _plan(self, header: Header, options: Options) -> Plan:
         source = self.checkpoint
-        return compile_plan(source.header, self._mapping_of(header), header, files=source.files, options=options)
+        plan = compile_plan(source.header, self._mapping_of(header), header, files=source.files, options=options)
+        return replace(plan, notes=(*plan.notes, *filter(None, [self.note])))
 
     def _mapping_of(self, header: Header) -> NameMapping:
         assert self.mapping is not None
