@@ -16,7 +16,6 @@ from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Carry, exception_rules
-from weighbridge.mappings.families import MODULES as FAMILIES, load_family, module_of
 from weighbridge.mappings.finding import AnyMapping, find_mapping, refuse_swapped
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.registry import default_registry
@@ -39,8 +38,6 @@ Place = Any
 """A path, an opened checkpoint, a dict of tensors, a model or a `Header`."""
 
 _LOG: Final = logging.getLogger(__name__)
-
-default_registry.provide(FAMILIES, load_family, module_of)
 
 
 def resolve(model: torch.nn.Module) -> Mapping:
@@ -203,7 +200,7 @@ def config_beside(source: Checkpoint) -> Any:
     path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
     if path is None:
         return None
-    raw, _ = read_small_file(path)
+    raw, _ = read_small_file(path, is_resolved=True)
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as problem:

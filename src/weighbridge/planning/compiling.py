@@ -28,7 +28,7 @@ from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import MODES, Options
 from weighbridge.planning.problems import uneven_groups
-from weighbridge.planning.readings import Reading, matching, nested_readings, possible_readings
+from weighbridge.planning.readings import Names, Reading, nested_readings, possible_readings
 from weighbridge.planning.way_back.inverting import open_choices, prove_inverse
 from weighbridge.planning.way_back.target_steps import steps_from_target
 
@@ -141,8 +141,9 @@ def _refuse_unused(options: Options, source: Header, target: Header | None) -> N
         (Initialise, options.initialise, target),
     ]
     for kind, rules, header in sides:
+        names = Names(header or ())
         for rule in exception_rules(kind, rules):
-            if header is not None and not matching(rule.pattern, header, rule.scope):
+            if header is not None and not names.matching(rule.pattern, rule.scope):
                 near = ", ".join(nearest(rule.pattern, sorted(header)))
                 what = f"this {kind.__name__.lower()} rule names no tensor"
                 hint = "correct the pattern, or leave the rule out"
@@ -209,6 +210,7 @@ def _is_right_but_faulty(draft: Draft, fitting: list[Draft], options: Options) -
 
 def _describe(draft: Draft) -> str:
     plan = draft.plan
-    line = f"{draft.reading.name}: fills {len(plan.step_of_target)} targets from {len(plan.step_of_source)} sources"
+    sides = counted(len(plan.step_of_target), "target"), counted(len(plan.step_of_source), "source")
+    line = f"{draft.reading.name}: fills {' from '.join(sides)}"
     example = next((step for step in plan.steps if step.sources != step.targets), None)
     return line + (f", such as {example.targets[0]} from {example.sources[0]}" if example else "")
