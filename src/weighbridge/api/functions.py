@@ -200,7 +200,7 @@ def config_beside(source: Checkpoint) -> Any:
     path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
     if path is None:
         return None
-    raw, _ = read_small_file(path)
+    raw, _ = read_small_file(path, is_resolved=True)
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as problem:

@@ -210,6 +210,7 @@ def _is_right_but_faulty(draft: Draft, fitting: list[Draft], options: Options) -
 
 def _describe(draft: Draft) -> str:
     plan = draft.plan
-    line = f"{draft.reading.name}: fills {len(plan.step_of_target)} targets from {len(plan.step_of_source)} sources"
+    sides = counted(len(plan.step_of_target), "target"), counted(len(plan.step_of_source), "source")
+    line = f"{draft.reading.name}: fills {' from '.join(sides)}"
     example = next((step for step in plan.steps if step.sources != step.targets), None)
     return line + (f", such as {example.targets[0]} from {example.sources[0]}" if example else "")
