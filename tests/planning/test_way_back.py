@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import weighbridge as wb
-from weighbridge.planning.way_back.origins import find_origins
+from weighbridge.planning.way_back.origins import find_origins, find_rivals, invert_rules
 from weighbridge.planning.way_back.preimages import MOST_NAMES, find_preimages, is_move
 
 
@@ -30,6 +30,8 @@ def test_names_of_a_stack_are_those_of_its_first_member() -> None:
 def test_names_of_one_part_are_its_own_and_that_of_the_whole() -> None:
     mapping = wb.Mapping([wb.WeightConverter("qk", ["q", "k"], [wb.Chunk(0)])])
     assert find_preimages(mapping, ["a.k"])["a.k"].names == {"a.qk", "a.k"}
+    mapping = wb.Mapping([wb.WeightConverter(["q", "k"], "qk", [wb.Concatenate(0)])])
+    assert find_preimages(mapping, ["a.qk"])["a.qk"].names == {"a.q", "a.qk"}
     mapping = wb.Mapping([wb.WeightConverter("all", "x.*.w", [wb.SplitModulelist(0)])])
     assert find_preimages(mapping, ["x.0.w"])["x.0.w"].names == {"all", "x.0.w"}
 
@@ -87,10 +89,25 @@ def test_a_rule_that_moves_a_place_begins_with_the_key_and_names_where_to(rule: 
 def test_origin_has_the_index_of_the_name_it_leads_to() -> None:
     """Of a tensor that is cut to pieces the whole is the origin of each piece, whichever number it has."""
     found = find_origins(MOVED.inverse(), ["h.3.e.7.u", "h.3.e.0.g"])
-    assert {key: origin.sources for key, origin in found.items()} == {
-        "h.3.e.7.u": ("layers.3.e.gu",),
-        "h.3.e.0.g": ("layers.3.e.gu",),
-    }
+    assert found == dict.fromkeys(("h.3.e.7.u", "h.3.e.0.g"), (("layers.3.e.gu",), (0, 1)))
+
+
+def test_origin_is_not_changed_by_a_rule_in_front_of_the_one_that_makes_the_name() -> None:
+    split = wb.WeightConverter("all", "x.*.w", [wb.SplitModulelist(0)])
+    found = find_origins(wb.Mapping([wb.WeightRenaming("x", "y"), split]), ["x.0.w", "x.2.w"])
+    assert found == {"x.0.w": (("all",), (1,)), "x.2.w": (("all",), (1,))}
+
+
+def test_a_name_that_the_rules_would_not_stop_at_has_no_origin() -> None:
+    mapping = wb.Mapping([wb.WeightRenaming("^a", "b"), wb.WeightRenaming("^b", "c")])
+    assert find_origins(mapping, ["b", "c", "d"]) == {"c": (("a",), (0, 1))}
+
+
+def test_of_two_rules_that_write_as_much_none_is_the_special_one() -> None:
+    same = wb.Mapping([wb.WeightRenaming("^old", "new"), wb.WeightRenaming("^ancient", "new")])
+    assert find_rivals(same, ["new.w"]) == {}
+    longer = wb.Mapping([wb.WeightRenaming("^old.w", "new.w"), wb.WeightRenaming("^ancient", "new")])
+    assert find_rivals(longer, ["new.w"]) == {"new.w": ((("ancient.w",), (1,)), (("old.w",), (0,)))}
 
 
 # ---- what a target settles ----
@@ -118,6 +135,24 @@ def test_a_target_settles_the_way_back_beside_what_is_declared(beside, wanted, o
         ("dec.layer_norm",): ("dec.ln",),
         ("enc.layer_norm",): ("enc.ln_post",),
     }
+
+
+def test_rules_that_settled_a_name_are_told_in_the_order_of_the_way_back() -> None:
+    """A rule that only old files need has no number there: a target may have the names that it reads, all the same."""
+    gamma, moved = wb.WeightRenaming("gamma", "weight"), wb.WeightRenaming("^x", "y")
+    made, wanted = header(y__weight=(2,)), header(x__gamma=(2,))
+    for legacy, rules in (([], (0, 1)), ([gamma], (0,))):
+        back = wb.plan(made, wb.Mapping([gamma, moved], legacy=legacy).inverse(), target=wanted)
+        (step,) = back.steps
+        assert (step.sources, step.targets, step.rules) == (("y.weight",), ("x.gamma",), rules)
+        assert back.choices == ()
+
+
+def test_rules_that_only_old_files_need_have_no_part_in_a_way_back() -> None:
+    gamma, moved = wb.WeightRenaming("gamma", "weight"), wb.WeightRenaming("^x", "y")
+    assert invert_rules(wb.Mapping([gamma, moved])).numbers == (1, 0)
+    assert invert_rules(wb.Mapping([gamma, moved], legacy=[gamma])).numbers == (1,)
+    assert set(find_origins(wb.Mapping([gamma, moved], legacy=[gamma]), ["a.weight", "y.b"])) == {"y.b"}
 
 
 # ---- what is said of a reading ----

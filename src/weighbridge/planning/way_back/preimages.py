@@ -8,6 +8,7 @@ Likeliest is what the rules lead back to, where a rule moves one place of the tr
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import WeighbridgeError
@@ -76,17 +77,10 @@ def is_move(transform: Transform) -> bool:
 
 
 def _verified(forward: Rules, back: Rules, moves: frozenset[int], key: str) -> Preimages:
-    found: dict[str, bool] = {}
-    is_cut = False
-    for count, (name, is_likely) in enumerate(_followed(back, moves, key)):
-        if count >= MOST_NAMES:
-            is_cut = True
-            break
-        if (is_likely and not found.get(name)) and _leads(forward, name, key):
-            found[name] = True
-        elif name not in found and _leads(forward, name, key):
-            found[name] = False
-    return Preimages(frozenset(found), frozenset(name for name, is_likely in found.items() if is_likely), is_cut)
+    ways = list(islice(_followed(back, moves, key), MOST_NAMES + 1))
+    followed = ways[:MOST_NAMES]
+    names = frozenset(name for name in {name for name, _ in followed} if _leads(forward, name, key))
+    return Preimages(names, names & {name for name, is_likely in followed if is_likely}, len(ways) > MOST_NAMES)
 
 
 def _followed(back: Rules, moves: frozenset[int], key: str) -> Iterator[tuple[str, bool]]:
@@ -124,11 +118,8 @@ def _before(back: Rules, rule: Rule, name: str) -> _Earlier:
     is_told = (match.start, match.stop) == (0, len(inner)) and all(map(str.isdigit, match.captures.values()))
     if not rule.converts:
         return _Earlier(write_name(rule, rule.pairs[lane][1], match, match.captures, inner), is_told)
-    captures = dict(match.captures)
-    if rule.merges:
-        captures.pop(f"*{rule.pairs[lane][0].stars}", None)
     free = {f"*{rule.targets[0].stars}": "0"} if rule.splits else {}
-    return _Earlier(write_name(rule, rule.targets[0], match, {**captures, **free}, inner), is_told)
+    return _Earlier(write_name(rule, rule.targets[0], match, {**match.captures, **free}, inner), is_told)
 
 
 def _leads(forward: Rules, name: str, key: str) -> bool:
@@ -137,7 +128,7 @@ def _leads(forward: Rules, name: str, key: str) -> bool:
         trace = trace_key(forward, name)
         if trace.hit is None:
             return trace.name == key
-        names = [output.replace(FREE, trace.hit.place or "0") for output in trace.hit.outputs]
+        names = [output.replace(FREE, "0") for output in trace.hit.outputs]
         return any(last == key for last, _ in finish_names(forward, names, trace.hit.rule + 1, []).values())
     except WeighbridgeError:
         return False
