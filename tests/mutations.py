@@ -1,7 +1,8 @@
 """Small changes to a module's source that should make a test fail: found and applied by its syntax tree.
 
 A mutation is a place and a new text for it. What an error says is left alone, as are annotations, docstrings,
-asserts that only tell a type checker what is known, and the `strict` of a `zip`, which is an assert as well.
+asserts that only tell a type checker what is known, the `strict` of a `zip`, which is an assert as well, and the number
+of a named limit, which is a choice.
 """
 
 from __future__ import annotations
@@ -161,7 +162,9 @@ def _is_words(node: ast.AST) -> bool:
             return "is not None" in ast.unparse(test) or "isinstance" in ast.unparse(test)
         case ast.If(test=ast.Name(id="TYPE_CHECKING")) | ast.keyword(arg="strict"):
             return True
-        case ast.AnnAssign(value=None):
+        case (
+            ast.AnnAssign(value=None) | ast.AnnAssign(annotation=ast.Name("Final"), value=ast.Constant() | ast.BinOp())
+        ):
             return True
     return False
 

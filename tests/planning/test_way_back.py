@@ -173,3 +173,15 @@ def test_what_a_group_lacks_is_looked_for_in_its_own_layer() -> None:
         wb.plan(source, [join])
     (problem,) = caught.value.problems
     assert problem.got.splitlines()[1].strip() == "nearest keys: layers.1.kk.weight, layers.1.q.weight"
+
+
+def test_a_failure_reads_the_same_whatever_order_keys_come_in() -> None:
+    shapes = {"a.q": (2, 3), "a.k": (2, 4), "b.q": (5, 3), "b.k": (5, 4), "c.q": (2,), "ck": (2,), "c.kk": (2,)}
+    rules = [wb.WeightConverter([f"{n}.q", f"{n}.k"], f"{n}.qk", [wb.Concatenate(0)]) for n in "bac"]
+    said = []
+    for keys in (list(shapes), list(reversed(shapes))):
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(wb.Header({key: wb.TensorSpec("F32", shapes[key]) for key in keys}), rules)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert [line.rpartition(" @ ")[2] for line in said[0].splitlines() if " @ " in line] == ["c.qk", "b.qk", "a.qk"]

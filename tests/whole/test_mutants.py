@@ -68,6 +68,7 @@ def test_words_and_what_is_known_are_left_alone():
     )
     assert "len(names) + 1" not in texts
     assert mutations("pairs = zip(names, sizes, strict=True)") == []
+    assert mutations("MOST: Final = 8 * 2**20") == []
     assert not any(change.line == 4 and change.kind != "constant" for change in mutations(SOURCE))
 
 
