@@ -34,6 +34,10 @@ def test_names_of_one_part_are_its_own_and_that_of_the_whole() -> None:
     assert find_preimages(mapping, ["a.qk"])["a.qk"].names == {"a.q", "a.qk"}
     mapping = wb.Mapping([wb.WeightConverter("all", "x.*.w", [wb.SplitModulelist(0)])])
     assert find_preimages(mapping, ["x.0.w"])["x.0.w"].names == {"all", "x.0.w"}
+    mapping = wb.Mapping([wb.WeightRenaming("x", "y"), *mapping])
+    assert find_preimages(mapping, ["x.0.w"])["x.0.w"].names == {"all"}, "the rule in front is not run again"
+    names = {"h.3.e.0.g", "h.3.e.gu", "layers.3.e.0.g", "layers.3.e.gu"}
+    assert find_preimages(MOVED.inverse(), ["h.3.e.0.g"])["h.3.e.0.g"].names == names
 
 
 def test_names_that_no_rule_leads_to_are_none() -> None:
@@ -41,6 +45,8 @@ def test_names_that_no_rule_leads_to_are_none() -> None:
     mapping = wb.Mapping([wb.WeightRenaming("^old", "new"), wb.WeightRenaming("^new", "newer")])
     assert find_preimages(mapping, ["newer.w"])["newer.w"].names == {"old.w", "new.w", "newer.w"}
     assert find_preimages(mapping, ["new.w"])["new.w"].names == set()
+    both = wb.Mapping([wb.WeightConverter("a", name, [wb.Transpose(0, 1)]) for name in ("one", "other")])
+    assert find_preimages(both, ["one"])["one"].names == {"one"}, "two rules claim the other name"
 
 
 def test_a_name_that_comes_both_ways_is_likely_if_one_of_them_is() -> None:
@@ -53,6 +59,8 @@ def test_a_rule_for_one_whole_name_has_told_it() -> None:
     """So has one that speaks of a whole name up to its indices; one that speaks of a part, or of any part, has not."""
     told = wb.WeightRenaming(r"^stem\.{i:int}\.kernel$", "conv.{i}.weight")
     assert find_preimages(wb.Mapping([told]), ["conv.3.weight"])["conv.3.weight"].likely == {"stem.3.kernel"}
+    told = wb.WeightRenaming("^stem$", "conv.weight")
+    assert find_preimages(wb.Mapping([told]), ["conv.weight"])["conv.weight"].likely == {"stem"}
     part = wb.WeightRenaming("kernel", "weight")
     assert find_preimages(wb.Mapping([part]), ["conv.weight"])["conv.weight"].likely == {"conv.kernel", "conv.weight"}
     any_part = wb.WeightRenaming("{a}.kernel", "{a}.weight")

@@ -92,34 +92,35 @@ def _followed(back: Rules, moves: frozenset[int], key: str) -> Iterator[tuple[st
             yield name, is_likely
             continue
         rule = back.rules[place]
-        earlier = _Earlier(None, is_told=False) if rule.converts and has_converted else _before(back, rule, name)
-        stays = earlier.name is None or not (place in moves or earlier.is_told)
+        earlier = None if rule.converts and has_converted else _before(back, rule, name)
+        stays = earlier is None or not (place in moves or earlier.is_told)
         open_names.append((name, place + 1, has_converted, is_likely and stays))
-        if earlier.name is not None:
+        if earlier is not None:
             open_names.append((earlier.name, place + 1, has_converted or rule.converts, is_likely))
 
 
 class _Earlier(NamedTuple):
     """What an inverted rule makes of a name, and whether the rule speaks of this name alone, up to its indices."""
 
-    name: str | None
+    name: str
     is_told: bool
 
 
-def _before(back: Rules, rule: Rule, name: str) -> _Earlier:
+def _before(back: Rules, rule: Rule, name: str) -> _Earlier | None:
     """Run one inverted rule over a name; of several names that it writes, the first is returned."""
     try:
         matched = match_rule(back, rule, name)
     except WeighbridgeError:
-        matched = None
+        return None
     if matched is None:
-        return _Earlier(None, is_told=False)
+        return None
     lane, match, inner = matched
-    is_told = (match.start, match.stop) == (0, len(inner)) and all(map(str.isdigit, match.captures.values()))
-    if not rule.converts:
-        return _Earlier(write_name(rule, rule.pairs[lane][1], match, match.captures, inner), is_told)
     free = {f"*{rule.targets[0].stars}": "0"} if rule.splits else {}
-    return _Earlier(write_name(rule, rule.targets[0], match, {**match.captures, **free}, inner), is_told)
+    target = rule.targets[0] if rule.converts else rule.pairs[lane][1]
+    written = write_name(rule, target, match, {**match.captures, **free}, inner)
+    is_whole = (match.start, match.stop) == (0, len(inner))
+    is_told = is_whole and all(map(str.isdigit, match.captures.values()))
+    return None if written is None else _Earlier(written, is_told)
 
 
 def _leads(forward: Rules, name: str, key: str) -> bool:
