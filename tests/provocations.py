@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, NoReturn
+from unittest import mock
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.algebra.layout import Layout
+from weighbridge.base import machines
 from weighbridge.testing import check_lint
 
 Provocation = Callable[[Path], object]
@@ -144,7 +146,7 @@ def forget_a_number(folder: Path) -> object:
 @provokes("shape-mismatch")
 def join_what_differs(folder: Path) -> object:
     rules = [wb.WeightConverter(["q", "k"], "qk", [wb.Concatenate(0)])]
-    return wb.plan(header(q=(6, 4), k=(2, 5)), wb.Mapping(rules, name="mine"))
+    return wb.plan(header(q=(6, 4), k=(6, 5)), wb.Mapping(rules, name="mine"))
 
 
 @provokes("axis-out-of-range")
@@ -238,7 +240,8 @@ def read_another_json_file(folder: Path) -> object:
 
 @provokes("rule-overlap")
 def convert_a_key_twice(folder: Path) -> object:
-    rules = [wb.WeightConverter(f"{scope}.weight", scope, [wb.Transpose(0, 1)]) for scope in ("q", "layers.{i}.q")]
+    sides = (("q.weight", "query"), ("layers.{i}.q.weight", "layers.{i}.q"))
+    rules = [wb.WeightConverter(*side, [wb.Transpose(0, 1)]) for side in sides]
     return wb.plan(header(layers__0__q__weight=(3, 2)), wb.Mapping(rules, name="mine"))
 
 
@@ -487,6 +490,13 @@ def verify_without_digests(folder: Path) -> object:
 def open_a_pipe(folder: Path) -> object:
     os.mkfifo(folder / "model.safetensors")
     return wb.open(folder / "model.safetensors")
+
+
+@provokes("machine-unsupported")
+def read_on_another_machine(folder: Path) -> object:
+    plan = wb.plan(checkpoint(folder), NORMS)
+    with mock.patch.object(machines, "byte_order", return_value="big"):
+        return plan.state_dict()
 
 
 # Destinations

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.keys import collapse
+from weighbridge.base.machines import check_byte_order
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.planning.plan import Plan
 from weighbridge.running.execute import run_step
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 
 _ANEW: Final = (
-    "plan anew for what is there now; a model that has changed since it was loaded\n"
-    "is saved through its mapping, which is given to save as well: save(model, out, mapping)"
+    "plan anew for what is there now; a model that has changed since it was loaded is saved as it is by\n"
+    "save(model, out)"
 )
 
 
@@ -29,7 +30,9 @@ def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
 
     Raises:
         CheckpointError: `source-changed`.
+        WeighbridgeError: `machine-unsupported`.
     """
+    check_byte_order()
     for key, spec in plan.source.items():
         found = checkpoint.header.specs.get(key)
         if found != spec and not _absent_by_right(plan, key, found):
