@@ -118,7 +118,7 @@ def rules_of_the_table() -> Iterator[tuple[str, Any]]:
 
 
 def is_of_its_own(rule: Any) -> bool:
-    """Tell whether a rule's patterns do not say what it does: it computes indices, or waits for an operation of ours."""
+    """Tell whether a rule does more than its patterns say: it computes indices, or waits for an operation of ours."""
     operations = {type(operation).__name__ for operation in getattr(rule, "operations", ())}
     return type(rule).__name__ == "LayerPairCollapse" or not operations.isdisjoint(NOT_UNDERSTOOD)
 

@@ -12,7 +12,7 @@ prefix changes behind them, or before them: each order is a candidate where it c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping as MappingOf
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping as MappingOf
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, takewhile
@@ -147,18 +147,24 @@ def possible_readings(mapping: Mapping, source: Header, target: Header | None, m
     plain = Reading("as is", replace(mapping, transforms=(), forward=None), is_mapped=False)
     if mode == "as is":
         first = [plain]
-    elif target is None or mode == "mapped" or mapping.forward is not None:
+    elif target is None or mode == "mapped" or mapping.forward is not None or not mapping.transforms:
         first = [mapped]
     else:
-        first = [mapped, *([plain] if mapping.transforms and _shares_names(source, target) else [])]
+        first = [mapped, plain]
     if target is None:
         return first
     prefixed = list(_prefixed(first, mapping.base_prefix, source, target))
-    return [*first, *prefixed, *_prefixed_after(mapped, [mapped, *prefixed], source, target)]
+    found = [*first, *prefixed, *_prefixed_after(mapped, [mapped, *prefixed], source, target)]
+    shares = mode == "as is" or any(_shares_names(reading, source, target) for reading in found)
+    return [reading for reading in found if reading.is_mapped or shares]
 
 
-def _shares_names(source: Header, target: Header) -> bool:
-    return not target.specs.keys().isdisjoint(source.specs)
+def _shares_names(reading: Reading, source: Header, target: Header) -> bool:
+    """Whether a reading without rules gives a tensor the name of a target: one of them that does is worth a look."""
+    if reading.is_mapped:
+        return False
+    change = reading.change
+    return any((key if change is None else _renamed(change, key)) in target.specs for key in source)
 
 
 def _prefixed(readings: list[Reading], prefix: str, source: Header, target: Header) -> Iterator[Reading]:
@@ -262,7 +268,7 @@ def _sparing(reading: Reading, unchanged: Mapping, source: Header, target: Heade
     spared = {
         first
         for first, keys in trees.items()
-        if _lands(unchanged, keys, target) and not _lands(reading.mapping, keys, target)
+        if lands(unchanged, keys, target) and not lands(reading.mapping, keys, target)
     }
     if not spared or len(spared) == len(trees):
         return reading
@@ -297,33 +303,56 @@ def _is_possible(reading: Reading, source: Header, target: Header) -> bool:
     outside = [key for key in reading.live(source) if key in unchanged] if unchanged else []
     if reading.change.prefix_to_add is not None:
         return not outside
-    return not outside or not _lands(reading.mapping, outside, target)
+    return not outside or not lands(reading.mapping, outside, target)
 
 
-def _lands(mapping: Mapping, keys: list[str], target: Header) -> bool:
+def lands(mapping: Mapping, keys: list[str], target: Header) -> bool:
     """Whether a mapping gives one of the keys the name of a target."""
     rules = prepare(mapping, Wanted(target))
     names = {name for traced in trace_keys(rules, keys, []) for each in last_names(rules, traced) for name in each}
     return any(map(Wanted(target).has, names))
 
 
+def without_change(mapping: Mapping, reading: str) -> tuple[Mapping, Transform | None]:
+    """Return the mapping of a reading without the prefix change that the reading put there, and that change.
+
+    Args:
+        mapping: The mapping, as a plan has it.
+        reading: What the reading is called.
+    """
+    rules = mapping.transforms
+    if ", with " in reading:
+        return replace(mapping, transforms=rules[1:]), rules[0]
+    if ", then with " in reading:
+        return replace(mapping, transforms=rules[:-1]), rules[-1]
+    return mapping, None
+
+
 MOST_PATHS: Final = 16
 """How many paths of either side are tried, the largest sub-trees first."""
 
 
-def nested_readings(mapping: Mapping, source: Header, target: Header) -> Iterator[Reading]:
+def nested_readings(
+    mapping: Mapping, source: Header, target: Header, is_worth: Callable[[Mapping], bool] = lambda _: True
+) -> Iterator[Reading]:
     """Yield the mapped reading under every path of a sub-model: of the target, put in front, or of the source, removed.
 
     A checkpoint may be that of one part of the model, or of a model that holds this one. These are only tried where
     no nearer reading fits.
+
+    Args:
+        mapping: The mapping.
+        source: Specs of the checkpoint's tensors.
+        target: Specs of the wanted tensors.
+        is_worth: Whether a mapping is worth a look.
     """
     mapped = Reading("mapped", mapping, is_mapped=True)
     added = (PrefixChange(prefix_to_add=path) for path in _paths(target))
     removed = (PrefixChange(prefix_to_remove=path) for path in _paths(source))
     for change in (*added, *removed):
         reading = _changed(mapped, change)
-        if reading is not None and _is_possible(reading, source, target):
-            yield reading
+        if reading is not None and is_worth(reading.mapping) and _is_possible(reading, source, target):
+            yield _sparing(reading, mapping, source, target)
 
 
 def _paths(header: Header) -> list[str]:
