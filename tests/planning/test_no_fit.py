@@ -106,7 +106,8 @@ def test_e_whatever_is_proposed_leads_to_a_plan(seed: int) -> None:
     except wb.PlanError as error:
         if error.code != "plan-failed" or not error.hint.startswith("put "):
             return
-        rule = eval(error.hint.removeprefix("put ").partition(" before ")[0], vars(wb))
+        kinds = {"PrefixChange": wb.PrefixChange, "WeightRenaming": wb.WeightRenaming}
+        rule = eval(error.hint.removeprefix("put ").partition(" before ")[0], kinds)
         made = wb.plan(source, [rule], target, partial="left over" in error.hint)
         assert set(target) <= set(made.step_of_target)
 
