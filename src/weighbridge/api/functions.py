@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.api.bound_plan import Plan
-from weighbridge.api.conversions import find_conversion
+from weighbridge.api.conversions import compile_by_receipt, find_conversion
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
@@ -133,7 +133,12 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     if computed:
         options["carry"] = (*exception_rules(Carry, options.get("carry", ())), *computed)
     named = look_through(found, source.header, wanted)
-    compiled = compile_plan(source.header, named, wanted, files=source.files, options=read_options(options))
+    compiled = compile_by_receipt(
+        lambda rules, chosen: compile_plan(source.header, rules, wanted, files=source.files, options=chosen),
+        named,
+        source,
+        read_options(options),
+    )
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
     said = (*(source.notes if is_model(checkpoint) else ()), *notes)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import torch
 
+from weighbridge.api.conversions import compile_by_receipt
 from weighbridge.base.errors import PlanError, RegistryError
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern, literally
@@ -130,7 +131,7 @@ class Load:
         differing = [classes for classes in groups if len(classes) > 1]
         if differing:
             # The library leaves these untied, whatever the configuration says; a tie is a matter of values.
-            header = Header(header.specs, header.metadata, split_ties(model, differing))
+            header = replace(header, ties=split_ties(model, differing))
             self.plan = self._compile(model, header)
         self.ties = header.ties
         mapped = mapped_files(self.checkpoint, copy=self.copy)
@@ -192,7 +193,12 @@ class Load:
         assert self.mapping is not None
         source = self.checkpoint
         mapping = look_through(as_mapping(self.mapping), source.header, header)
-        plan = compile_plan(source.header, mapping, header, files=source.files, options=options)
+        plan = compile_by_receipt(
+            lambda rules, chosen: compile_plan(source.header, rules, header, files=source.files, options=chosen),
+            mapping,
+            source,
+            options,
+        )
         return replace(plan, notes=(*plan.notes, *filter(None, [self.note])))
 
     def _declared(self, model: Any, header: Header) -> Options | None:

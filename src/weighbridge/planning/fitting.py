@@ -261,7 +261,7 @@ class _Fitting:
             return dtype
         if wanted != "target":
             return dtype_named(wanted).code
-        spec = self.target.specs.get(key) if self.target is not None else None
+        spec = self.target.specs.get(key) if self.target is not None and key not in self.target.loose else None
         return spec.dtype if spec is not None else dtype
 
     def _check_specs(self) -> None:
@@ -273,7 +273,7 @@ class _Fitting:
                 wanted = self.target.specs.get(key)
                 if wanted is None and step.fate != "carried":
                     self.problems.append(self._no_such_target(key, step))
-                elif wanted is not None and wanted.shape != output.layout.shape:
+                elif wanted is not None and wanted.shape != output.layout.shape and key not in self.target.loose:
                     self.problems.append(self._misfit(key, step, output.layout.shape, wanted))
 
     def _no_such_target(self, key: str, step: Step) -> PlanError:

@@ -12,7 +12,7 @@ prefix changes behind them, or before them: each order is a candidate where it c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping as MappingOf
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping as MappingOf
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, takewhile
@@ -25,6 +25,7 @@ from weighbridge.mappings.exception_rules import KeyRule
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, pairs, strip_scope
 from weighbridge.pattern import Pattern
+from weighbridge.planning.names.subtrees import subtrees
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.tracing import last_names, prepare, trace_keys
 
@@ -40,7 +41,7 @@ class Reading:
         mapping: The mapping to run under this reading.
         is_mapped: Whether the caller's mapping is part of it.
         change: The prefix change that this reading puts before all other transforms, if it does.
-        spared: First segments of the keys that the change leaves alone.
+        spared: Paths of the sub-trees that the change leaves alone.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Reading:
         """Return the keys that the change of prefix gives another name, by that name."""
         if self.change is None:
             return {}
-        changed = [key for key in keys if _first(key) not in self.spared]
+        changed = [key for key in keys if not any(f"{key}.".startswith(f"{path}.") for path in self.spared)]
         return {name: key for key in changed if (name := _renamed(self.change, key)) != key}
 
     def live(self, source: Header) -> list[str]:
@@ -147,18 +148,24 @@ def possible_readings(mapping: Mapping, source: Header, target: Header | None, m
     plain = Reading("as is", replace(mapping, transforms=(), forward=None), is_mapped=False)
     if mode == "as is":
         first = [plain]
-    elif target is None or mode == "mapped" or mapping.forward is not None:
+    elif target is None or mode == "mapped" or mapping.forward is not None or not mapping.transforms:
         first = [mapped]
     else:
-        first = [mapped, *([plain] if mapping.transforms and _shares_names(source, target) else [])]
+        first = [mapped, plain]
     if target is None:
         return first
     prefixed = list(_prefixed(first, mapping.base_prefix, source, target))
-    return [*first, *prefixed, *_prefixed_after(mapped, [mapped, *prefixed], source, target)]
+    found = [*first, *prefixed, *_prefixed_after(mapped, [mapped, *prefixed], source, target)]
+    shares = mode == "as is" or any(_shares_names(reading, source, target) for reading in found)
+    return [reading for reading in found if reading.is_mapped or shares]
 
 
-def _shares_names(source: Header, target: Header) -> bool:
-    return not target.specs.keys().isdisjoint(source.specs)
+def _shares_names(reading: Reading, source: Header, target: Header) -> bool:
+    """Whether a reading without rules gives a tensor the name of a target: one of them that does is worth a look."""
+    if reading.is_mapped:
+        return False
+    change = reading.change
+    return any((key if change is None else _renamed(change, key)) in target.specs for key in source)
 
 
 def _prefixed(readings: list[Reading], prefix: str, source: Header, target: Header) -> Iterator[Reading]:
@@ -201,12 +208,10 @@ def _any_below(prefix: str, keys: Iterable[str]) -> bool:
 
 def _added_behind(prefix: str, ends: MappingOf[str, tuple[str, ...]], target: Header) -> Transform | None:
     """Return the change that puts a prefix before all names but those of sub-trees that the target has without it."""
-    trees: dict[str, list[str]] = {}
-    for name in (name for names in ends.values() for name in names):
-        trees.setdefault(_first(name), []).append(name)
-    named = [
-        first for first, names in trees.items() if first != _first(prefix) and not any(map(Wanted(target).has, names))
-    ]
+    wanted = Wanted(target)
+    ours = dict.fromkeys(name for names in ends.values() for name in names if not name.startswith(f"{prefix}."))
+    trees = subtrees(ours, lambda names: len({wanted.has(name) for name in names}) == 2)
+    named = [path for path, names in trees if not any(map(wanted.has, names))]
     return _moved(named, prefix) if named else None
 
 
@@ -245,7 +250,8 @@ def _sparing(reading: Reading, unchanged: Mapping, source: Header, target: Heade
     """Leave those sub-trees without the prefix that have a place in the target as they are, and none with it.
 
     A file of a model that was made from a base model's may hold a new head beside the bare names of the base. Each
-    sub-tree is decided as a whole, by all of its keys.
+    sub-tree is decided as a whole, by all of its keys; one that both of them have a part in (`extractor.weight` of the
+    head, `extractor.layers` of the base) is divided until each part is of one kind.
 
     Args:
         reading: A reading that adds a prefix to all keys.
@@ -256,25 +262,19 @@ def _sparing(reading: Reading, unchanged: Mapping, source: Header, target: Heade
     change = reading.change
     if change is None or change.prefix_to_add is None:
         return reading
-    trees: dict[str, list[str]] = {}
-    for key in reading.live(source):
-        trees.setdefault(_first(key), []).append(key)
-    spared = {
-        first
-        for first, keys in trees.items()
-        if _lands(unchanged, keys, target) and not _lands(reading.mapping, keys, target)
-    }
+
+    def fits(keys: list[str]) -> tuple[bool, bool]:
+        return lands(unchanged, keys, target), lands(reading.mapping, keys, target)
+
+    trees = dict(subtrees(reading.live(source), lambda keys: all(fits(keys))))
+    spared = {path for path, keys in trees.items() if fits(keys) == (True, False)}
     if not spared or len(spared) == len(trees):
         return reading
-    moved = _moved([first for first in trees if first not in spared], change.prefix_to_add)
-    if moved is None:
+    moved = _moved([path for path in trees if path not in spared], change.prefix_to_add)
+    if moved is None or moved in unchanged.transforms:
         return reading
     mapping = replace(reading.mapping, transforms=(moved, *unchanged.transforms))
     return replace(reading, mapping=mapping, spared=frozenset(spared))
-
-
-def _first(key: str) -> str:
-    return key.partition(".")[0]
 
 
 def _renamed(change: PrefixChange, key: str) -> str:
@@ -297,33 +297,56 @@ def _is_possible(reading: Reading, source: Header, target: Header) -> bool:
     outside = [key for key in reading.live(source) if key in unchanged] if unchanged else []
     if reading.change.prefix_to_add is not None:
         return not outside
-    return not outside or not _lands(reading.mapping, outside, target)
+    return not outside or not lands(reading.mapping, outside, target)
 
 
-def _lands(mapping: Mapping, keys: list[str], target: Header) -> bool:
+def lands(mapping: Mapping, keys: list[str], target: Header) -> bool:
     """Whether a mapping gives one of the keys the name of a target."""
     rules = prepare(mapping, Wanted(target))
     names = {name for traced in trace_keys(rules, keys, []) for each in last_names(rules, traced) for name in each}
     return any(map(Wanted(target).has, names))
 
 
+def without_change(mapping: Mapping, reading: str) -> tuple[Mapping, Transform | None]:
+    """Return the mapping of a reading without the prefix change that the reading put there, and that change.
+
+    Args:
+        mapping: The mapping, as a plan has it.
+        reading: What the reading is called.
+    """
+    rules = mapping.transforms
+    if ", with " in reading:
+        return replace(mapping, transforms=rules[1:]), rules[0]
+    if ", then with " in reading:
+        return replace(mapping, transforms=rules[:-1]), rules[-1]
+    return mapping, None
+
+
 MOST_PATHS: Final = 16
 """How many paths of either side are tried, the largest sub-trees first."""
 
 
-def nested_readings(mapping: Mapping, source: Header, target: Header) -> Iterator[Reading]:
+def nested_readings(
+    mapping: Mapping, source: Header, target: Header, is_worth: Callable[[Mapping], bool] = lambda _: True
+) -> Iterator[Reading]:
     """Yield the mapped reading under every path of a sub-model: of the target, put in front, or of the source, removed.
 
     A checkpoint may be that of one part of the model, or of a model that holds this one. These are only tried where
     no nearer reading fits.
+
+    Args:
+        mapping: The mapping.
+        source: Specs of the checkpoint's tensors.
+        target: Specs of the wanted tensors.
+        is_worth: Whether a mapping is worth a look.
     """
     mapped = Reading("mapped", mapping, is_mapped=True)
     added = (PrefixChange(prefix_to_add=path) for path in _paths(target))
     removed = (PrefixChange(prefix_to_remove=path) for path in _paths(source))
     for change in (*added, *removed):
         reading = _changed(mapped, change)
-        if reading is not None and _is_possible(reading, source, target):
-            yield reading
+        if reading is not None and is_worth(reading.mapping) and _is_possible(reading, source, target):
+            yield _sparing(reading, mapping, source, target)
 
 
 def _paths(header: Header) -> list[str]:

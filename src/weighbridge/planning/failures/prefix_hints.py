@@ -74,18 +74,18 @@ def _candidates(best: Draft) -> list[tuple[str, str]]:
     What is left over is compared by its own names and by those that the rules give it, which may be the target's but
     for the prefix. The pairs that most names have come first, and of these the shortest, which say the most.
     """
-    missing: dict[str, list[str]] = {}
+    missing: dict[str, list[tuple[str, str]]] = {}
     moved = {name: len(keys) for name, keys in by_name(best.missing).items()}
     for name in sorted(moved)[:MOST_COMPARED]:
         for prefix, rest in _divisions(name):
-            missing.setdefault(rest, []).append(prefix)
+            missing.setdefault(rest, []).append((prefix, name))
     counts: Counter[tuple[str, str]] = Counter()
     left = by_name({*best.unplaced, *(key for step in best.strays for key in step.targets)})
     for name in sorted(left)[:MOST_COMPARED]:
         for old, rest in _divisions(name):
-            for new in missing.get(rest, ()):
+            for new, whole in missing.get(rest, ()):
                 if old != new:
-                    counts[old, new] += moved[f"{new}.{rest}" if new else rest]
+                    counts[old, new] += moved[whole]
     ranked = sorted(counts.items(), key=lambda item: (-item[1], len(item[0][0]) + len(item[0][1]), item[0]))
     return [pair for pair, count in ranked[:MOST_TRIED] if count >= LEAST_MOVED]
 
