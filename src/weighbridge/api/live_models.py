@@ -202,15 +202,15 @@ def plan_recorded(model: torch.nn.Module, planning: dict[str, Any], *, lossy: bo
 
 
 def _derived(model: torch.nn.Module, mapping: AnyMapping | None, planning: dict[str, Any]) -> Plan:
+    from weighbridge.models.model_sources import open_model
     from weighbridge.models.module_saving import tied_names
-    from weighbridge.models.modules import module_header
 
     inner = unwrap(model)
     needs_none = mapping is None and planning.get("layout") == "as is"
     found = as_mapping(() if needs_none else find_mapping(_mapping_back(inner, mapping)))
     drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
     # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
-    inverse, notes = inverse_for(found, module_header(inner))
+    inverse, notes = inverse_for(found, lambda: open_model(model).header)
     with naming_the_ways_out(inner):
         made = plan(model, inverse, **{"layout": "mapped", **planning, "drop": drop})
     say(notes)

@@ -113,14 +113,14 @@ def _way_out(model: Any) -> Mapping:
     library's own entries may have been there or not: nobody knows it of a checkpoint that never was.
     """
     from weighbridge.api.live_models import say
-    from weighbridge.models.modules import module_header
+    from weighbridge.models.model_sources import open_model
 
     table = registry()
     mounts = find_mounts(model, _registered_there(table), default_registry, table)
     known = {rule for mount in mounts if mount.registry is not table for rule in mount.mapping.scoped(mount.path)}
     whole = _composed(model, mounts, table)
     kept = tuple(rule for rule in whole.transforms if rule in known or not isinstance(rule, PrefixChange))
-    inverse, notes = inverse_for(replace(whole, transforms=kept, carry=()), module_header(model))
+    inverse, notes = inverse_for(replace(whole, transforms=kept, carry=()), lambda: open_model(model).header)
     say(notes)
     return inverse
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Inverse(NamedTuple):
     notes: tuple[str, ...]
 
 
-def inverse_for(mapping: Mapping, keys: Iterable[str]) -> Inverse:
+def inverse_for(mapping: Mapping, find_keys: Callable[[], Iterable[str]]) -> Inverse:
     """Return the inverse of a mapping for given names.
 
     A rule that has no inverse is passed over where it has made none of them. A rename may have made a name that the
@@ -31,7 +31,7 @@ def inverse_for(mapping: Mapping, keys: Iterable[str]) -> Inverse:
 
     Args:
         mapping: The mapping.
-        keys: Names that it gives.
+        find_keys: Gives the names that it gives; it is asked where a rule has no inverse.
 
     Raises:
         PatternError: `pattern-one-way`.
@@ -41,13 +41,13 @@ def inverse_for(mapping: Mapping, keys: Iterable[str]) -> Inverse:
         >>> from weighbridge.mappings.transforms import WeightRenaming
         >>> lost = WeightRenaming("layers.*.freq", "freq")
         >>> mapping = Mapping([lost, WeightRenaming("gamma", "weight")])
-        >>> [rule.source_patterns for rule in inverse_for(mapping, ["norm.weight"]).mapping]
+        >>> [rule.source_patterns for rule in inverse_for(mapping, lambda: ["norm.weight"]).mapping]
         [('weight',)]
     """
     lost = [rule for rule in mapping.transforms if rule not in mapping.legacy and one_way_reason(rule)]
     if mapping.forward is not None or not lost:
         return Inverse(mapping.inverse(), ())
-    firsts = [alike[0] for alike in by_name(keys).values()]
+    firsts = [alike[0] for alike in by_name(find_keys()).values()]
     notes = []
     for rule in lost:
         made = _made_by(mapping, rule, firsts)
