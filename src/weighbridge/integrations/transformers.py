@@ -10,7 +10,8 @@ or a tensor that would be left over, is an error before anything is read. `save_
 plan. `registry` is the installed library's table of mappings, and `resolve` the mapping of one model.
 
 Mappings are looked up in this order: what was registered here, what was registered with the library's own function, the
-families that come with weighbridge, the library's table.
+families that come with weighbridge, the library's table. Where that does not fit a checkpoint, `from_pretrained` tries
+the library's own rules alone, as it mounts them: what the library has written may be in no published layout.
 """
 
 from __future__ import annotations
