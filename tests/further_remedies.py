@@ -80,6 +80,16 @@ def operations() -> Iterator[Further]:
     yield from _configurations()
     yield from _prefixes()
     yield Further(
+        "a rule that takes what the target wants as it is",
+        lambda folder: wb.plan(header(a__gamma=(4,), b__gamma=(4,)), NORMS, header(a__weight=(4,), b__gamma=(4,))),
+        "narrow rule 1: the target wants 1 of its sources by their own names, such as b.gamma",
+        lambda folder: wb.plan(
+            header(a__gamma=(4,), b__gamma=(4,)),
+            [wb.WeightRenaming("a.gamma", "a.weight")],
+            header(a__weight=(4,), b__gamma=(4,)),
+        ),
+    )
+    yield Further(
         "a bias that no layer has",
         lambda folder: wb.plan(ATTENTION, [_fused("{leaf}")]),
         "narrow the rule to the tensors that have all parts",
@@ -355,7 +365,7 @@ def models() -> Iterator[Further]:
             lambda folder, mapping=mapping, options=options: wb.save(joined(5), folder / "out", mapping, **options),
         )
     for words, mapping, options in (
-        ('layout="published" saves the model through its mapping, which takes them', NORMS, {"layout": "published"}),
+        ('layout="published" saves the model through its mapping, which takes them', None, {"layout": "published"}),
         ("a mapping\nthat is given: save(model, out, mapping)", NORMS, {}),
     ):
         yield Further(
