@@ -1,0 +1,58 @@
+"""The file of a sweep: first what it was made with, then a line a class; a sweep that was stopped goes on from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import weighbridge as wb
+
+ROOT: Final = Path(__file__).parents[2]
+Line = Mapping[str, Any]
+
+
+def stamp() -> dict[str, str]:
+    """Return what the lines of a sweep depend on: versions, and our source."""
+    import torch
+    import transformers
+
+    found = hashlib.sha256()
+    for path in sorted([*(ROOT / "src").rglob("*.py"), *Path(__file__).parent.rglob("*.py")]):
+        found.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    versions = {"transformers": transformers.__version__, "torch": torch.__version__, "weighbridge": wb.__version__}
+    return {**versions, "source": found.hexdigest()[:16]}
+
+
+def begin(path: Path, made_with: Mapping[str, str]) -> list[Line]:
+    """Return the lines that are there already, if they were made with the same; else begin the file anew."""
+    if path.is_file():
+        head, lines = load(path)
+        if head == made_with:
+            return lines
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(made_with) + "\n", encoding="utf-8")
+    return []
+
+
+def load(path: Path) -> tuple[dict[str, str], list[Line]]:
+    """Read a file: what it was made with, and its lines; a last one that was cut off is left out, and removed."""
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    head, *lines = map(json.loads, whole.splitlines() or ["{}"])
+    return head, lines
+
+
+def append(path: Path, line: Line) -> None:
+    """Add a line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def done(lines: Iterable[Line]) -> set[tuple[str, str]]:
+    """Return the classes that have a line."""
+    return {(line["family"], line["class"]) for line in lines}
