@@ -77,12 +77,111 @@ def operations() -> Iterator[Further]:
         "names alone: WeightRenaming",
         rename("old"),
     )
+    yield from _configurations()
+    yield Further(
+        "a bias that no layer has",
+        lambda folder: wb.plan(ATTENTION, [_fused("{leaf}")]),
+        "narrow the rule to the tensors that have all parts",
+        lambda folder: wb.plan(ATTENTION, [_fused("weight")]),
+    )
+    yield Further(
+        "a bias that no layer has",
+        lambda folder: wb.plan(ATTENTION, [_fused("{leaf}")]),
+        "else check that all shards are present",
+        lambda folder: wb.plan(header(**WHOLE), [_fused("{leaf}")]),
+    )
+    yield from _without_a_side()
     yield Further(
         "a rename of two names",
         lambda folder: wb.WeightRenaming(["a", "b"], ["c", "d"]),
         "use GroupWeightRename to rename several names at once",
         lambda folder: wb.GroupWeightRename(["a", "b"], ["c", "d"]),
     )
+
+
+WHOLE = {f"l__{i}__{part}__{leaf}": (4,) for i in range(3) for part in "qkv" for leaf in ("weight", "bias")}
+ATTENTION = header(**{name: shape for name, shape in WHOLE.items() if not name.endswith("k__bias")})
+
+
+def _fused(leaf: str) -> wb.WeightConverter:
+    return wb.WeightConverter([f"{part}.{leaf}" for part in "qkv"], f"qkv.{leaf}", [wb.Concatenate(0)])
+
+
+HEADS = wb.Mapping([wb.WeightConverter("old", "new", [wb.PermuteForRope()])], name="heads")
+
+
+def _configurations() -> Iterator[Further]:
+    """A configuration that is there, and does not say how many heads there are (E)."""
+    for config, change in (({"n_head": 2}, "add num_attention_heads to"), ({"num_attention_heads": 0}, "correct")):
+        yield Further(
+            "a configuration without the number",
+            lambda folder, config=config: wb.plan(header(old=(12, 5)), HEADS, config=config),
+            change,
+            lambda folder, config=config: wb.plan(
+                header(old=(12, 5)), HEADS, config=config | {"num_attention_heads": 2}
+            ),
+        )
+    yield Further(
+        "a config.json without the number",
+        lambda folder: wb.plan(_configured(folder, '{"n_head": 2}'), HEADS),
+        "the model's configuration, or pass config= with it",
+        lambda folder: wb.plan(_configured(folder, '{"n_head": 2, "num_attention_heads": 2}'), HEADS),
+    )
+    for words, follow in (
+        ("put a whole config.json in its place", lambda folder: _configured(folder, '{"num_attention_heads": 2}')),
+        ("or pass config=", lambda folder: folder / "model"),
+    ):
+        yield Further(
+            "a config.json that was cut off",
+            lambda folder: wb.plan(_configured(folder, '{"num_attention_heads": 2'), HEADS),
+            words,
+            lambda folder, words=words, follow=follow: wb.plan(
+                follow(folder), HEADS, config={"num_attention_heads": 2} if "pass" in words else None
+            ),
+        )
+
+
+def _configured(folder: Path, text: str) -> Path:
+    path = folder / "model"
+    if not path.exists():
+        saved(folder, "model", old=(12, 5))
+    (path / "config.json").write_text(text)
+    return path
+
+
+def _without_a_side() -> Iterator[Further]:
+    """Names of which a part is taken away, or which are put behind something (E)."""
+    compiled = header(_orig_mod__a__w=(2,), b___orig_mod__w=(2,))
+    for wrong, right in (("_orig_mod", "_orig_mod.{rest:**}"), (r"^_orig_mod\.", "^_orig_mod.{rest:**}")):
+        words = f"to take it away, capture what stays: '{right}' -> '{{rest}}',"
+        yield Further("a name that loses a part", rename(wrong, ""), words, _reads(compiled, right, "{rest}"))
+    yield Further(
+        "a name that loses its end",
+        rename("raw$", ""),
+        "to take it away, capture what stays: '{rest:**}.raw$' -> '{rest}'",
+        _reads(header(a__raw=(2,)), "{rest:**}.raw$", "{rest}"),
+    )
+    yield Further(
+        "a name that loses its start",
+        rename("^_orig_mod", ""),
+        "or PrefixChange(prefix_to_remove='_orig_mod') at the start alone",
+        lambda folder: wb.PrefixChange(prefix_to_remove="_orig_mod").inverse(),
+    )
+    yield Further(
+        "every name gets a start",
+        rename("", "model"),
+        "to put it in front of every name: PrefixChange(prefix_to_add='model')",
+        lambda folder: wb.PrefixChange(prefix_to_add="model"),
+    )
+
+
+def _reads(header: wb.Header, source: str, target: str) -> Callable[[Path], object]:
+    def follow(folder: Path) -> object:
+        made = wb.plan(header, [wb.WeightRenaming(source, target)])
+        assert any(step.rules for step in made.steps)
+        return made
+
+    return follow
 
 
 def sources() -> Iterator[Further]:

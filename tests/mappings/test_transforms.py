@@ -340,3 +340,13 @@ def test_e_operation_that_divides_says_what_it_was_given(sources, targets, opera
     with pytest.raises(wb.MappingError) as caught:
         wb.WeightConverter(sources, targets, operations)
     assert caught.value.what == words
+
+
+def test_e_taking_a_part_of_a_name_away_says_how():
+    with pytest.raises(wb.MappingError) as caught:
+        wb.WeightRenaming("_orig_mod", "")
+    said = caught.value.hint.splitlines()
+    assert said[0] == "to take it away, capture what stays: '_orig_mod.{rest:**}' -> '{rest}',"
+    assert said[1] == "or PrefixChange(prefix_to_remove='_orig_mod') at the start alone"
+    followed = [wb.WeightRenaming("_orig_mod.{rest:**}", "{rest}")]
+    assert keys_after(followed, "_orig_mod.a.w", "b._orig_mod.w", "c._orig_mods.w") == ["a.w", "b.w", "c._orig_mods.w"]

@@ -17,6 +17,7 @@ from transformers import core_model_loading as peer
 
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import LayoutError
+from weighbridge.operations.configuration import read_config
 from weighbridge.operations.ops import (
     OPERATIONS,
     Cast,
@@ -612,3 +613,33 @@ def test_no_operation_can_do_without_a_count() -> None:
     with pytest.raises(LayoutError) as caught:
         Chunk(0).lower(lanes_of(numbered([[(8,)]])), Context())
     assert caught.value.code == "operation-arity"
+
+
+@pytest.mark.parametrize(
+    ("config", "got", "hint"),
+    [
+        (None, "no configuration", "keep the model's config.json beside the weights, or pass config="),
+        ({}, "nothing", "add num_attention_heads to"),
+        ({"n_head": 4, "hidden_size": 8}, "nothing; nearest: n_head", "add num_attention_heads to"),
+        (
+            {"text_config": {"num_attention_heads": 4}, "num_hidden_layers": 2},
+            "nothing; nearest: text_config.num_attention_heads, num_hidden_layers",
+            "add num_attention_heads to",
+        ),
+        (SimpleNamespace(num_heads=4, _heads=4), "nothing; nearest: num_heads", "add num_attention_heads to"),
+        ({"num_attention_heads": "4"}, "'4'", "correct num_attention_heads in"),
+    ],
+)
+def test_e_a_number_that_the_configuration_lacks_is_asked_for_by_what_is_there(config, got, hint):
+    with pytest.raises(LayoutError) as caught:
+        read_config(config, "num_attention_heads")
+    assert (caught.value.code, caught.value.got) == ("operation-config", got)
+    assert caught.value.hint.startswith(hint)
+
+
+def test_e_a_number_is_looked_for_in_the_text_configuration_last():
+    config = {"text_config": {"experts": 4}}
+    assert read_config(config, "experts", default_to_text=True) == 4
+    with pytest.raises(LayoutError) as caught:
+        read_config({"expert": 4}, "experts", default_to_text=True)
+    assert caught.value.got == "nothing; nearest: expert"

@@ -55,7 +55,7 @@ def test_a_chain_that_is_called_exact_comes_back_and_one_that_rounded_is_not_cal
         assert made
         assert same_bits(plan.inverse().state_dict()["a"], given_tensor)
     else:
-        assert "casts" in plan.lossy_reasons[0]
+        assert "cast from" in plan.lossy_reasons[0]
     if not same_bits(through.to(given_tensor.dtype), given_tensor):
         assert not plan.is_exact
         with pytest.raises(wb.PlanError) as caught:
@@ -68,7 +68,7 @@ def test_a_declared_narrowing_cast_is_not_skipped_for_a_dtype_that_is_asked_for(
     source = {"a": delicate("F32")}
     plan = wb.plan(source, casting("F16"), {"b": torch.zeros(2, 4)}, dtype=wanted)
     assert same_bits(plan.state_dict()["b"], source["a"].half().float())
-    assert plan.lossy_reasons == ("1 tensor casts F32 to F16",)
+    assert plan.lossy_reasons == ("1 tensor cast from F32 to F16",)
     assert dict(plan.source_fates())["a"].name == "computed"
     assert "F32 cast to F16  F16 cast to F32" in str(plan.report)
     assert "through a temporary of 16 B" in str(plan.report)
@@ -139,3 +139,9 @@ def test_a_dtype_can_be_asked_for_on_a_derived_way_back(dtype):
 def test_recasting_to_the_dtypes_that_are_there_changes_nothing():
     narrowed = Program.identity(wb.TensorSpec("F32", (2, 3)), "F16")
     assert narrowed.recast(["F16"]) == narrowed
+
+
+def test_e_each_number_of_lost_tensors_reads_as_a_sentence():
+    source = {name: delicate("F32") for name in "ab"}
+    assert wb.plan(source, [], dtype="F16").lossy_reasons == ("2 tensors cast from F32 to F16",)
+    assert "way back  lossy: 2 tensors cast from F32 to F16" in str(wb.plan(source, [], dtype="F16").report)

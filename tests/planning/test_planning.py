@@ -329,3 +329,28 @@ def test_what_cannot_be_a_path_is_a_name_that_is_not_registered() -> None:
         with pytest.raises(wb.RegistryError) as caught:
             wb.plan({"x": torch.ones(2)}, name)
         assert caught.value.code == "mapping-not-found"
+
+
+def fused(leaf):
+    return wb.WeightConverter([f"{part}.{leaf}" for part in "qkv"], f"qkv.{leaf}", [wb.Concatenate(0)])
+
+
+@pytest.mark.parametrize(
+    ("lost", "is_by_design"),
+    [
+        ([f"l__{i}__k__bias" for i in range(3)], True),
+        (["l__1__k__bias"], False),
+        ([f"l__{i}__k__{leaf}" for i in range(3) for leaf in ("weight", "bias")], False),
+    ],
+    ids=["of every layer", "of one layer", "and no weight is there either"],
+)
+def test_e_a_part_that_no_layer_has_is_not_blamed_on_shards(lost, is_by_design):
+    names = {f"l__{i}__{part}__{leaf}": (4,) for i in range(3) for part in "qkv" for leaf in ("weight", "bias")}
+    source = header(**{name: shape for name, shape in names.items() if name not in lost})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [fused("{leaf}")])
+    problem = caught.value.problems[0]
+    assert problem.code == "group-incomplete"
+    named = "its pattern fits others, such as l.0.k.weight, and none of this kind"
+    assert problem.hint.startswith(named if is_by_design else "check the pattern, and that all shards")
+    assert "partial" not in problem.hint  # without a target there is no such thing

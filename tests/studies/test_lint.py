@@ -161,6 +161,13 @@ PAIRS: dict[str, tuple[str, str, tuple[int, ...], Rules, Rules]] = {
         [join(["q", "k"], "qk"), rename("qk", "qkv")],
         [join(["q", "k"], "qk"), rename("^model", "core")],
     ),
+    "a converter of what another one wrote": (
+        "second-converter",
+        "warning",
+        (1, 2),
+        [join(["q", "k"], "qk"), wb.WeightConverter("qk", "fused", [wb.Transpose(0, 1)])],
+        [wb.WeightConverter(["q", "k"], "fused", [wb.Concatenate(0), wb.Transpose(0, 1)])],
+    ),
     "a pattern that fits twice": (
         "places",
         "warning",
@@ -180,7 +187,9 @@ def test_finding_is_found_and_the_nearest_mapping_is_without(name: str) -> None:
 
 
 def test_every_code_has_a_pair() -> None:
-    assert {code for code, *_ in PAIRS.values()} == set(FINDINGS)
+    only_real = {"index-out-of-range", "name-too-long"}  # what a rule cannot write depends on the key
+    assert {code for code, *_ in PAIRS.values()} == set(FINDINGS) - only_real
+    assert {code for code, *_ in REAL.values()} == set(FINDINGS) - {"one-way"}  # and this one does not
 
 
 def test_typical_mappings_are_clean() -> None:
@@ -231,6 +240,20 @@ REAL: dict[str, tuple[str, str, Rules, tuple[str, ...], tuple[str, ...]]] = {
         ("l.1.a", "l.2.b"),
         ("l.1.a", "l.1.b"),
     ),
+    "index-out-of-range": (
+        "index-out-of-range",
+        "error",
+        [rename("layer_{i:int}", "layers.{i+1}")],
+        ("layer_02.w", "layer_10.w"),
+        ("layer_2.w", "layer_10.w"),
+    ),
+    "name-too-long": (
+        "name-too-long",
+        "error",
+        [rename("{a:**}", "{a}.{a}.{a}")],
+        ("x" * 2000,),
+        ("x",),
+    ),
     "never": ("never", "warning", [rename("a", "b")], ("c",), ("a",)),
     "round-trip": ("round-trip", "error", [rename("gamma", "weight")], ("n.gamma", "q.weight"), ("n.gamma", "q.bias")),
     "repeats": ("repeats", "warning", [rename("enc.l", "l")], ("x.enc.l.w",), ("x.l.w",)),
@@ -240,6 +263,13 @@ REAL: dict[str, tuple[str, str, Rules, tuple[str, ...], tuple[str, ...]]] = {
         "after-converter",
         "warning",
         [join(["q", "k"], "qk"), rename("qk.w", "f.w")],
+        ("q.w", "k.w"),
+        ("q.b", "k.b"),
+    ),
+    "second-converter": (
+        "second-converter",
+        "warning",
+        [join(["q", "k"], "qk"), wb.WeightConverter("qk.w", "f.w", [wb.Transpose(0, 1)])],
         ("q.w", "k.w"),
         ("q.b", "k.b"),
     ),
@@ -254,6 +284,31 @@ def test_real_keys_decide(name: str) -> None:
     assert {finding.severity for finding in found} == {severity}
     assert all(finding.key in bad for finding in found if finding.key)
     assert code not in codes(lint(rules, header(*good)))
+
+
+@pytest.mark.parametrize("renamed", [[], [rename("qk", "mix")]], ids=["at once", "under a later name"])
+@pytest.mark.parametrize("turned", [False, True], ids=["listed behind", "listed before"])
+def test_e_a_converter_that_waits_for_another_is_found(renamed: Rules, turned: bool) -> None:
+    """A tensor meets one converter: the second of two in a chain sees nothing of the first."""
+    name = "mix" if renamed else "qk"
+    rules = [join(["q", "k"], "qk"), *renamed, wb.WeightConverter(name, "fused", [wb.Transpose(0, 1)])]
+    rules = [rules[-1], *rules[:-1]] if turned else rules
+    (finding,) = [each for each in lint(rules).findings if each.code == "second-converter"]
+    first, second = (rules.index(rule) + 1 for rule in (join(["q", "k"], "qk"), rules[0 if turned else -1]))
+    assert finding.words == f"rule {second} never sees what the converter rule {first} wrote"
+    planned = wb.plan(header("a.q.w", "a.k.w"), rules)
+    assert list(planned.target) == [f"a.{name}.w"]
+
+
+@pytest.mark.parametrize("key", ["layer_02.w", "layer_00.w"])
+def test_a_key_that_planning_refuses_has_one_name_in_both(key: str) -> None:
+    rules = [rename("^layer_{i:int}", "layers.{i+1}")]
+    (finding,) = lint(rules, header(key)).findings
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header(key), rules)
+    (problem,) = caught.value.problems
+    assert (finding.code, finding.words, finding.key) == (problem.code, problem.what, problem.where)
+    assert (finding.got, finding.hint, finding.rules) == (problem.got, problem.hint, (1,))
 
 
 def test_collision_names_both_keys_and_all_rules() -> None:

@@ -469,7 +469,7 @@ def test_each_law_is_a_test_of_its_own(author):
         "  rule-unused: no key of the header needs this rule @ WeightRenaming(norm.gamma -> norm.scale)",
         '    try       correct its patterns, remove it, or name it: optional=["norm.gamma"]',
     ]
-    assert "casts F32 to F16" in found["test_lossy[round_trip]"].text
+    assert "cast from F32 to F16" in found["test_lossy[round_trip]"].text
     assert "say lossy=True" in found["test_lossy[save_back]"].text
     assert "after-converter: rule 3 changes the name" in found["test_lint[lint]"].text
     assert 'allow=["after-converter"]' in found["test_lint[lint]"].text

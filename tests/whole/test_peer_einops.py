@@ -45,7 +45,6 @@ ODD = (
 SPACES = (" ", " ", " ", "  ", "")
 
 STRICTER = (
-    ("'...' cannot stand here, inside brackets", lambda pattern: "..." in pattern),  # theirs joins the further axes
     ("an axis is a name, 1, ...", lambda pattern: not pattern.isascii()),  # a name is of ASCII letters
 )
 """What ours refuses and einops does not: words of the message, and what the pattern has in it."""
@@ -63,7 +62,10 @@ def draw_pattern(chance: random.Random) -> tuple[str, dict[str, int], tuple[int,
     if chance.random() < 0.3:
         at, extra = chance.randint(0, len(left)), [chance.choice((2, 4)) for _ in range(chance.randint(0, 2))]
         left.insert(at, ["..."])
-        right.insert(chance.randint(0, len(right)), ["..."])
+        if right and chance.random() < 0.4:
+            chance.choice(right).insert(0, "...")  # joined with what stands in that axis
+        else:
+            right.insert(chance.randint(0, len(right)), ["..."])
         shape[at:at] = extra
     given_ = {name for axis in left for name in axis[1:] if name != "..."}
     more = {name for name in names if chance.random() < 0.2}
@@ -157,9 +159,31 @@ def test_a_pattern_is_taken_as_einops_takes_it(seed, bent):
 @pytest.mark.parametrize(
     "pattern", ["1a b -> b 1a", "...pre b -> b ...pre", "a 1b -> 1b a", "a...-> a...", "a1 1 -> 1a1"]
 )
-def test_words_that_touch_are_no_names(pattern):
+def test_e_words_that_touch_are_no_names(pattern):
     """They were read as two: `1` and `a`."""
     with pytest.raises(wb.LayoutError) as caught:
         wb.Rearrange(pattern)
     assert caught.value.code == "operation-argument"
     assert theirs(pattern, {}, np.zeros((1, 2))) is None
+
+
+@pytest.mark.parametrize("pattern", ["b ... -> b (...)", "a ... c -> c (... a)", "... -> (...)", "a ... -> (a ...) 1"])
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 5), (2, 3, 5, 7)])
+def test_e_further_axes_are_joined_in_a_bracket(pattern, shape):
+    values = np.arange(prod(shape)).reshape(shape)
+    expected = theirs(pattern, {}, values)
+    assert expected is not None
+    np.testing.assert_array_equal(ours(pattern, {}, values), expected)
+    plan = wb.plan({"old": torch.from_numpy(values)}, [wb.WeightConverter("old", "new", [wb.Rearrange(pattern)])])
+    np.testing.assert_array_equal(plan.inverse().state_dict()["old"].numpy(), values)
+
+
+def test_e_joined_further_axes_cannot_be_divided_without_a_record():
+    assert theirs("b (...) -> b ...", {}, np.zeros((2, 6))) is None
+    with pytest.raises(wb.LayoutError) as caught:
+        wb.Rearrange("b (...) -> b ...")
+    assert caught.value.code == "operation-argument"
+    with pytest.raises(wb.LayoutError) as caught:
+        wb.WeightConverter("old", "new", [wb.Rearrange("b ... -> b (...)")]).inverse()
+    assert caught.value.code == "operation-one-way"
+    assert wb.WeightConverter("old", "new", [wb.Rearrange("b c d -> b (c d)", c=3)]).inverse()

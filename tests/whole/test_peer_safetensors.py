@@ -135,3 +135,19 @@ def test_each_point_in_which_we_are_stricter_is_one(words, reason, tmp_path):
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(0 if "too large" in words else 2))
     assert reference(path) is not None, reason
     assert words in str(ours(path))
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\n", b"\t\r\n "])
+def test_e_white_space_before_the_header_is_refused_as_the_format_says(blank: bytes, tmp_path: Path) -> None:
+    """The format demands that the header begin with `{`; the reference skips what stands before, and we say so."""
+    text = blank + b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    raw = struct.pack("<Q", len(text)) + text + bytes(8)
+    assert list(dict(safetensors.deserialize(raw))) == ["a"]
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(raw)
+    with pytest.raises(wb.CheckpointError) as caught:
+        wb.open(path)
+    assert caught.value.code == "header-invalid"
+    assert "not with '{'" in str(caught.value)
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text("utf-8")
+    assert "white space before the header's `{`" in page

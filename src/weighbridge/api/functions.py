@@ -23,6 +23,7 @@ from weighbridge.mappings.wrapped_names import look_through
 from weighbridge.models.model_sources import is_model, open_place
 from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.models.wrappers import unwrap
+from weighbridge.operations.configuration import UnreadConfig
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.planning.plan_options import read_options
@@ -201,8 +202,8 @@ def config_of(source: Checkpoint, target: Place, place: Place = None) -> Any:
     raw, _ = read_small_file(path)
     try:
         return json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
+    except (ValueError, RecursionError) as problem:
+        return UnreadConfig(str(path), str(problem))
 
 
 def convert(

@@ -17,6 +17,7 @@ _WORDS: Final = (
     (r"\b(drop|carry|initialise)=\[\.\.\.\]", r"--\1 PATTERN"),
     (r"plan\.inverse\(\), or weighbridge revert", "weighbridge revert"),
     (r"memory_budget= \((--memory)\)", r"\1"),
+    (r"the model's configuration, or pass config= with it", "the config.json beside the weights"),
     (r", or pass config=", ""),
     (r"… the error's `problems` are all of them", "… weighbridge plan --full lists all of them"),
     (r" \(in Python: .*\)(?=, which shows every rule)", ""),

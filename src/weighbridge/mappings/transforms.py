@@ -20,30 +20,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from weighbridge.base.errors import MappingError, PatternError, WeighbridgeError
+from weighbridge.mappings.given_sides import Patterns, check_path, read_sides
 from weighbridge.operations.arity import Arity
 from weighbridge.operations.ops import OPERATIONS, Operation, invert as invert_operations
 from weighbridge.pattern import Pattern, check_rewrite, invert
 
-Patterns = str | Iterable[str]
 Pair = tuple[Pattern, Pattern]
-
-_NOT_PLAIN: Final = frozenset("\\^$*+?()[]{}|")
-"""Characters with a meaning in patterns; a path is no pattern."""
-
-
-def _texts(patterns: Patterns) -> tuple[str, ...]:
-    given: object = patterns
-    texts = (patterns,) if isinstance(patterns, str) else tuple(patterns) if isinstance(given, Iterable) else ()
-    if not all(type(text) is str for text in texts) or not isinstance(given, Iterable):
-        raise MappingError("mapping-invalid", "a pattern is a text", got=repr(patterns))
-    return texts
-
-
-def _check_path(name: str, path: object) -> None:
-    """Refuse what is no dotted path: a scope or a prefix is taken as it stands, and would silently match nothing."""
-    if not isinstance(path, str) or not all(path.split(".")) or _NOT_PLAIN.intersection(path):
-        example = "a path such as model.vision_tower"
-        raise MappingError("mapping-invalid", f"{name} is no dotted path", expected=example, got=repr(path))
 
 
 def _mount(scope: str, inner: str) -> str:
@@ -58,14 +40,9 @@ def _set(transform: Transform, **values: object) -> None:
 
 def _set_sides(transform: Transform, sources: Patterns, targets: Patterns, scope: str) -> None:
     """Set what all transforms with patterns have in common, and check it."""
-    sides = {"source_patterns": _texts(sources), "target_patterns": _texts(targets)}
-    for name, texts in sides.items():
-        if not texts or not all(texts):
-            raise MappingError("mapping-invalid", f"{name} needs at least one pattern, none empty", got=repr(texts))
-    if len(set(sides["source_patterns"])) != len(sides["source_patterns"]):
-        raise MappingError("mapping-invalid", "a source pattern stands twice", got=repr(sides["source_patterns"]))
+    sides = read_sides(sources, targets)
     if scope != "":
-        _check_path("scope", scope)
+        check_path("scope", scope)
     _set(transform, **sides, scope=scope)
 
 
@@ -201,10 +178,10 @@ class PrefixChange:
                 "a prefix change either adds one prefix or removes one",
                 got=f"prefix_to_add={self.prefix_to_add!r}, prefix_to_remove={self.prefix_to_remove!r}",
             )
-        _check_path("the prefix", prefixes[0])
+        check_path("the prefix", prefixes[0])
         for name in ("model_prefix", "scope"):
             if getattr(self, name) not in (None, ""):
-                _check_path(name, getattr(self, name))
+                check_path(name, getattr(self, name))
 
     @property
     def source_patterns(self) -> tuple[str, ...]:

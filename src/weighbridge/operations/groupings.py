@@ -14,6 +14,7 @@ from typing import Final
 from weighbridge.algebra.layout import Layout, checked_axis, concat, stack
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.specs import Shape
+from weighbridge.operations.configuration import read_config
 from weighbridge.operations.values import (
     Arguments,
     Context,
@@ -21,7 +22,6 @@ from weighbridge.operations.values import (
     Value,
     arity_error,
     common_dtype,
-    read_config,
     single,
 )
 

@@ -15,8 +15,9 @@ from weighbridge.algebra.copies import solve_shape
 from weighbridge.algebra.layout import checked_axis
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.specs import Shape
-from weighbridge.operations.rearrange import Movement, move, movement, parse, reverse, swap
-from weighbridge.operations.values import MAX_WHOLE, Arguments, Context, Lane, brief, read_config
+from weighbridge.operations.configuration import read_config
+from weighbridge.operations.rearrange import JOINED, Movement, move, movement, parse, reverse, swap
+from weighbridge.operations.values import MAX_WHOLE, Arguments, Context, Lane, brief
 
 
 class Moving(Arguments):
@@ -327,7 +328,8 @@ class Rearrange(Moving):
     """Split, permute and join axes by a pattern of their names, `"(h two d) c -> (two h d) c"`.
 
     Args:
-        pattern: The axes before and after; brackets hold the parts of one axis, `...` stands for any further axes.
+        pattern: The axes before and after; brackets hold the parts of one axis, `...` stands for any further axes,
+            which a bracket on the right joins.
         lengths: Sizes of named axes, or names of the configuration's values for them (dots lead into nested ones). In
             each bracket on the left one size may be left out.
 
@@ -378,6 +380,12 @@ class Rearrange(Moving):
         known = {name for name, _ in self.lengths}
         for axis in parse(self.pattern).target:
             unknown = [part for part in axis if part not in known]
+            if JOINED in axis:
+                raise LayoutError(
+                    "operation-one-way",
+                    "how many axes '...' stands for, and how long they are, cannot be found on the way back",
+                    hint="name the axes that the bracket joins, in place of its '...'",
+                )
             if len(unknown) > 1:
                 raise LayoutError(
                     "operation-one-way",

@@ -65,6 +65,9 @@ Side = tuple[tuple[str, ...], ...]
 """One side of a pattern: for each axis of the tensor the names that it is composed of."""
 
 ELLIPSIS: Final = "..."
+JOINED: Final = "(...)"
+"""The further axes within a bracket: joined, and not left as they are."""
+
 MAX_CHARACTERS: Final = 4096
 _TOKEN: Final = re.compile(r"\s*(?:(?:(?P<name>[A-Za-z_]\w*)|(?P<sign>\.\.\.|1))(?![^\s()])|(?P<bracket>[()]))")
 
@@ -93,8 +96,8 @@ def parse(pattern: str) -> Expression:
     left, arrow, _ = pattern.partition("->")
     if not arrow:
         raise _error(pattern, len(pattern), "there is no '->'")
-    source = _parse_side(pattern, 0, len(left))
-    target = _parse_side(pattern, len(left) + len(arrow), len(pattern))
+    source = _parse_side(pattern, 0, len(left), divides=True)
+    target = _parse_side(pattern, len(left) + len(arrow), len(pattern), divides=False)
     ours, theirs = _names(source), _names(target)
     for name in [*ours, *theirs]:
         if (name in ours) != (name in theirs):
@@ -115,7 +118,7 @@ def swap(pattern: str) -> str:
 
 
 def _names(side: Side) -> list[str]:
-    return [name for axis in side for name in axis]
+    return [ELLIPSIS if name == JOINED else name for axis in side for name in axis]
 
 
 def _tokens(pattern: str, start: int, stop: int) -> Iterator[tuple[int, str]]:
@@ -131,7 +134,8 @@ def _tokens(pattern: str, start: int, stop: int) -> Iterator[tuple[int, str]]:
         start = token.end()
 
 
-def _parse_side(pattern: str, start: int, stop: int) -> Side:
+def _parse_side(pattern: str, start: int, stop: int, *, divides: bool) -> Side:
+    """Parse one side; one that divides axes cannot tell how many, and how long, `...` in a bracket would be."""
     side: list[tuple[str, ...]] = []
     seen: set[str] = set()
     group: list[str] | None = None
@@ -146,12 +150,14 @@ def _parse_side(pattern: str, start: int, stop: int) -> Side:
             raise _error(pattern, at, "brackets do not nest" if token == "(" else "no bracket is open here")
         elif token == "1":
             side += [()] if group is None else []
-        elif token in seen or (token == ELLIPSIS and group is not None):
-            raise _error(pattern, at, f"{token!r} cannot stand here, inside brackets or again")
+        elif token in seen:
+            raise _error(pattern, at, f"{token!r} stands twice on one side")
+        elif token == ELLIPSIS and group is not None and divides:
+            raise _error(pattern, at, "'...' cannot stand in a bracket on the left: its sizes could not be found")
         else:
             seen.add(token)
             side += [(token,)] if group is None else []
-            (group if group is not None else []).append(token)
+            (group if group is not None else []).append(JOINED if token == ELLIPSIS else token)
     if group is not None:
         raise _error(pattern, at, "a bracket is not closed")
     return tuple(side)
@@ -193,7 +199,7 @@ def movement(pattern: str, shape: Shape, lengths: Mapping[str, int]) -> Movement
 
 
 def _expand(side: Side, pattern: str, ndim: int, expression: Expression) -> Side:
-    """Replace the ellipsis by as many axes as the tensor has beyond those that are named."""
+    """Replace the ellipsis by as many axes as the tensor has beyond those that are named; a bracket joins them."""
     wild = (ELLIPSIS,) in expression.source
     missing = ndim - len(expression.source) + wild
     if missing < 0 or (missing > 0 and not wild):
@@ -201,8 +207,10 @@ def _expand(side: Side, pattern: str, ndim: int, expression: Expression) -> Side
         raise LayoutError(
             "shape-mismatch", "the pattern has another number of axes", expected=count, got=f"{ndim} axes"
         )
-    rest = tuple((f"{ELLIPSIS}{number}",) for number in range(missing))
-    return tuple(part for axis in side for part in (rest if axis == (ELLIPSIS,) else (axis,)))
+    rest = tuple(f"{ELLIPSIS}{number}" for number in range(missing))
+    loose = tuple((name,) for name in rest)
+    placed = (part for axis in side for part in (loose if axis == (ELLIPSIS,) else (axis,)))
+    return tuple(tuple(part for name in axis for part in (rest if name == JOINED else (name,))) for axis in placed)
 
 
 def _solve(axis: tuple[str, ...], size: int, lengths: Mapping[str, int]) -> Iterator[tuple[str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import LayoutError
@@ -142,42 +142,8 @@ def common_dtype(values: Iterable[Value]) -> str:
     return dtypes[0]
 
 
-def read_config(config: object, name: str, default_to_text: bool = False) -> int:
-    """Read a positive whole number from a configuration.
-
-    Args:
-        config: Attributes or items, with nested configurations.
-        name: Name of the number; dots lead into nested configurations.
-        default_to_text: Whether to look in the nested `text_config` for what is not here.
-
-    Raises:
-        LayoutError: `operation-config`.
-
-    Examples:
-        >>> read_config({"vision_config": {"num_heads": 16}}, "vision_config.num_heads")
-        16
-    """
-    found: Any = config
-    for part in name.split("."):
-        found = _look_up(found, part)
-    if found is None and default_to_text:
-        return read_config(_look_up(config, "text_config"), name)
-    if not _is_whole(found) or found < 1:
-        raise LayoutError(
-            "operation-config",
-            f"the configuration has no usable {name!r}",
-            expected="a positive whole number",
-            got="no configuration" if config is None else "nothing" if found is None else brief(found),
-            hint="keep the model's config.json beside the weights, or pass config=",
-        )
-    return int(found)
-
-
-def _look_up(config: object, name: str) -> Any:
-    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
-
-
-def _is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
+    """Say whether a value is a whole number of no more than 63 bits, and no truth value."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MAX_WHOLE
 
 
@@ -196,7 +162,7 @@ def brief(value: object) -> str:
 
 
 def _is_wholes(value: object) -> bool:
-    return isinstance(value, tuple) and all(map(_is_whole, value))
+    return isinstance(value, tuple) and all(map(is_whole, value))
 
 
 def _is_texts(value: object) -> bool:
@@ -204,7 +170,7 @@ def _is_texts(value: object) -> bool:
 
 
 ARGUMENT_KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
-    "int": (_is_whole, "a whole number"),
+    "int": (is_whole, "a whole number"),
     "bool": (lambda value: isinstance(value, bool), "true or false"),
     "str": (lambda value: isinstance(value, str), "a text"),
     "tuple[int, ...]": (_is_wholes, "whole numbers"),

@@ -6,9 +6,10 @@ error that names it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping as MappingOf, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import PlanError, WeighbridgeError
@@ -22,6 +23,8 @@ from weighbridge.planning.problems import MOST_SEARCHES
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Step
 from weighbridge.planning.tracing import FREE, Hit, Rule, Rules, Traced, finish_names, spell
+
+_DIGITS: Final = re.compile(r"\d+")
 
 
 @dataclass(slots=True)
@@ -131,14 +134,17 @@ class Joiner:
     partial: bool = False
     left: list[str] = field(default_factory=list)
     blamed: set[str] = field(default_factory=set)
+    _groups: Sequence[Group] = ()
+    _elsewhere: dict[Any, str] = field(default_factory=dict)
     _lowered: dict[Any, Lowered] = field(default_factory=dict)
     _by_layer: dict[str, list[str]] = field(default_factory=dict)
     _nearest: dict[str, list[str]] = field(default_factory=dict)
 
     def lower_groups(self, groups: Iterable[Group]) -> list[Step]:
         """Lower all groups; what cannot be lowered is added to `problems`."""
+        self._groups = tuple(groups)
         by_rule: dict[int, list[Group]] = {}
-        for group in groups:
+        for group in self._groups:
             if not group.fault and self._is_complete(group):
                 by_rule.setdefault(group.rule, []).append(group)
             else:
@@ -274,8 +280,31 @@ class Joiner:
             expected=f"{wanted} source{'s' * (wanted != 1)} for each of {', '.join(s.text for s, _ in rule.pairs)}",
             got="\n".join(got),
             because=self.rules.mapping.rule_name(group.rule),
-            hint="check the pattern, and that all shards of the checkpoint are present; or declare the load partial",
+            hint=self._how_to_complete(group, faults),
         )
+
+    def _how_to_complete(self, group: Group, faults: Sequence[tuple[str, list[Range]]]) -> str:
+        """Say what to do for a group that lacks members; what nothing of its kind has may be absent by design."""
+        partial = "; or declare the load partial" if self.target is not None else ""
+        texts = {text for text, _ in faults}
+        pairs = self.rules.rules[group.rule].pairs
+        lanes = tuple(lane for lane, (source, _) in enumerate(pairs) if source.text in texts)
+        look = group.rule, _kind_of(group), lanes
+        if look not in self._elsewhere:
+            self._elsewhere[look] = self._find_elsewhere(*look)
+        if not self._elsewhere[look]:
+            return f"check the pattern, and that all shards of the checkpoint are present{partial}"
+        return (
+            f"its pattern fits others, such as {self._elsewhere[look]}, and none of this kind: if there are none,\n"
+            f"narrow the rule to the tensors that have all parts; else check that all shards are present{partial}"
+        )
+
+    def _find_elsewhere(self, rule: int, kind: tuple[str, ...], lanes: tuple[int, ...]) -> str:
+        """Return a key that some patterns of a rule match, if they match others and none of the groups of one kind."""
+        having = [group for group in self._groups if group.rule == rule and any(group.lanes[lane] for lane in lanes)]
+        if any(_kind_of(group) == kind for group in having):
+            return ""
+        return min((key for group in having for lane in lanes for key in group.lanes[lane].values()), default="")
 
     def _near(self, wanted: str) -> list[str]:
         """Find the nearest keys for the first of the wanted ones, among those of its layer where it has one."""
@@ -321,6 +350,11 @@ def _name_of(rules: Rules, group: Group) -> str:
     first = group.outputs[0]
     done = {} if FREE in first else finish_names(rules, [first], group.rule + 1, [])
     return done[first][0] if first in done else first.replace(FREE, "*")
+
+
+def _kind_of(group: Group) -> tuple[str, ...]:
+    """Return the names that a group makes, their numbers apart: those of all layers are of one kind."""
+    return tuple(_DIGITS.sub("#", output) for output in group.outputs)
 
 
 def _first_index(key: str) -> str:

@@ -100,11 +100,11 @@ class Program:
 
     @property
     def lossy_reason(self) -> str:
-        """Why the program is not exact; empty if it is."""
+        """What is lost of the tensors that the program makes, to follow their number; empty for an exact program."""
         narrow = [f"{a} to {b}" for a, b in self.casts if not widens_exactly(a, b)]
         unread = [read for read in self.reads if not read.exact]
-        parts = [f"casts {', '.join(narrow)}"] if narrow else []
-        return "; ".join([*parts, *(["part of a source is not read exactly once"] if unread else [])])
+        parts = [f"cast from {', '.join(narrow)}"] if narrow else []
+        return ", ".join([*parts, *(["with part of a source not read exactly once"] if unread else [])])
 
     def prove(self) -> None:
         """Prove that every element of every output is written exactly once, from elements that exist.

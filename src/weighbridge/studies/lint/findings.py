@@ -13,12 +13,15 @@ Severity = Literal["error", "warning"]
 FINDINGS: Final[dict[str, str]] = {
     "overlap": "two patterns of one rule, or two converters, claim one key",
     "collide": "two keys end under one name",
+    "index-out-of-range": "a rule cannot count or move an index of a key",
+    "name-too-long": "a rule would write a name that is too long to be handled",
     "never": "a rule never matches",
     "one-way": "a rule has no inverse",
     "round-trip": "a name does not come back to where it came from",
     "repeats": "a rename matches what it wrote, or its inverse matches an original name",
     "order": "a rename matches what another one wrote, so that their order decides",
     "after-converter": "a rename changes the name that a converter in its scope gave",
+    "second-converter": "a converter matches what another one wrote, and never sees it",
     "places": "a pattern matches at several places of one key; the first one counts",
 }
 """Each code with its one-line meaning."""

@@ -130,12 +130,16 @@ def _lint_real(subject: Subject, header: Header) -> tuple[int, list[Finding]]:
     settled = settle(subject.rules, live, problems)
     walks = [walked for key in _representatives(subject.rules, live) for walked in follow_key(subject.rules, key)]
     found += (finding for walked in walks for check in WALK_CHECKS for finding in check(subject, walked))
-    found += _overlaps(subject, problems, set(live), any(walked.clash for walked in walks))
+    refused = [problem for problem in problems if problem.code != "rule-overlap"]
+    found += (_refused(subject, problem) for problem in refused)
+    overlaps = [problem for problem in problems if problem.code == "rule-overlap"]
+    found += _overlaps(subject, overlaps, set(live), any(walked.clash for walked in walks))
     stay = [Settled(key, (key,), ()) for key in carried]
     found += check_collisions(subject, collisions([*settled, *stay]))
     lanes = {(f.rule.number, f.lane) for walked in walks for f in (*walked.firings, *walked.clash)}
     fired = {number for number, _ in lanes} | {number for one in settled for number in one.fired}
-    found += check_unused(subject, fired, lanes)
+    stopped = {number for problem in refused for number in _blamed(subject, problem)}
+    found += check_unused(subject, fired, lanes, stopped)
     found += _lint_way_back(subject, settled)
     return len(header), found
 
@@ -163,6 +167,20 @@ def _representatives(rules: Rules, keys: Iterable[str]) -> list[str]:
         ordered = sorted(members, key=lambda member: member[1])
         chosen += [ordered[0][0], ordered[-1][0]]
     return sorted(dict.fromkeys(chosen), key=natural_key)
+
+
+def _refused(subject: Subject, problem: WeighbridgeError) -> Finding:
+    """Turn what planning refuses of one key into a finding of the same name."""
+    code = problem.code if problem.code in FINDINGS else "index-out-of-range"
+    got = "\n".join(filter(None, (problem.expected, problem.got)))
+    rules = _blamed(subject, problem)
+    return subject.find(code, "error", rules, problem.what, key=problem.where, got=got, hint=problem.hint)
+
+
+def _blamed(subject: Subject, problem: WeighbridgeError) -> list[int]:
+    """Return the numbers of the rules that a problem of planning names."""
+    lines = problem.because.splitlines()
+    return [number for number in range(len(subject.mapping)) if subject.mapping.rule_name(number) in lines]
 
 
 def _overlaps(subject: Subject, problems: list[WeighbridgeError], keys: set[str], known: bool) -> Iterator[Finding]:

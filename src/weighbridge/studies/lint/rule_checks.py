@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +12,7 @@ from weighbridge.mappings.transforms import PrefixChange, Transform, WeightConve
 from weighbridge.planning.tracing import Rule, Rules
 from weighbridge.studies.lint.findings import Finding, Severity
 from weighbridge.studies.lint.settling import Collision
-from weighbridge.studies.lint.walking import Firing, Walk, changed, firings, overlaps
+from weighbridge.studies.lint.walking import Firing, Span, Walk, changed, firings, overlaps
 
 _BLANK: Final = "\uf8ff"
 """Stands for a character that was matched already; no pattern names it."""
@@ -204,12 +204,42 @@ def check_after_converter(subject: Subject, walked: Walk) -> Iterator[Finding]:
         span = changed(span, firing)
 
 
+def check_second_converter(subject: Subject, walked: Walk) -> Iterator[Finding]:
+    """Find a converter that matches what another one wrote: it would never see it, as one converter runs on a key."""
+    for rules, name, span in _names_since_converter(subject, walked):
+        wrote = walked.firings[walked.converted - 1].rule.number
+        for rule in rules:
+            found = firings(rule, name) if rule.converts and rule.number != wrote else []
+            if any(overlaps(span, (firing.start, firing.stop)) for firing in found):
+                numbers = sorted((wrote, rule.number))
+                words = f"rule {rule.number + 1} never sees what the converter rule {wrote + 1} wrote"
+                hint = "one converter runs on a tensor: list the operations of both in one, or convert twice"
+                yield subject.find("second-converter", "warning", numbers, words, key=walked.key, got=name, hint=hint)
+
+
+def _names_since_converter(subject: Subject, walked: Walk) -> Iterator[tuple[Sequence[Rule], str, Span]]:
+    """Yield each name since a converter wrote one, with the rules whose turn it is then, and the part that was written.
+
+    To the last name the rules before the converter are counted as well: whoever lists them so meant them to chain.
+    """
+    if not walked.converted:
+        return
+    rules = subject.rules.rules
+    converter = walked.firings[walked.converted - 1]
+    span, name, number = converter.written, converter.after, converter.rule.number
+    for firing in walked.firings[walked.converted :]:
+        yield rules[number : firing.rule.number], name, span
+        span, name, number = changed(span, firing), firing.after, firing.rule.number
+    yield (*rules[: converter.rule.number], *rules[number:]), name, span
+
+
 WALK_CHECKS: Final[tuple[Callable[[Subject, Walk], Iterator[Finding]], ...]] = (
     check_overlap,
     check_places,
     check_repeats,
     check_order,
     check_after_converter,
+    check_second_converter,
 )
 """The checks that look at one key's way at a time."""
 
@@ -293,15 +323,20 @@ def check_never(
         )
 
 
-def check_unused(subject: Subject, fired: set[int], lanes: set[tuple[int, int]]) -> Iterator[Finding]:
+def check_unused(
+    subject: Subject, fired: set[int], lanes: set[tuple[int, int]], stopped: Set[int] = frozenset()
+) -> Iterator[Finding]:
     """Find rules that fire on no key of a header, and patterns of a converter that match none.
 
     Args:
         subject: The mapping.
         fired: Numbers of the rules that fired.
         lanes: Rule and pattern, by number, of everything that matched a real key.
+        stopped: Numbers of the rules that matched a key, and could not write its name; of these, nothing is said.
     """
     for number, transform in enumerate(subject.mapping):
+        if number in stopped:
+            continue
         what = "converter" if isinstance(transform, WeightConverter) else "rename"
         if number not in fired:
             yield subject.find("never", "warning", [number], f"this {what} matches no key of the header")

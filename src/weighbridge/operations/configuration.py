@@ -1,0 +1,112 @@
+"""Read the numbers that operations take from a model's configuration: attributes or items, nested ones among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from weighbridge.base.errors import LayoutError
+from weighbridge.base.nearby import close_names
+from weighbridge.operations.values import brief, is_whole
+
+ALIKE: Final = 0.45
+"""How alike a near name must be: `n_head` is meant where `num_attention_heads` is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadConfig:
+    """Stands for a configuration that is there, and that nobody can read: it matters only if a number is asked of it.
+
+    Args:
+        where: Its place.
+        cause: What is wrong with it.
+    """
+
+    where: str
+    cause: str
+
+
+def read_config(config: object, name: str, default_to_text: bool = False) -> int:
+    """Read a positive whole number from a configuration.
+
+    Args:
+        config: Attributes or items, with nested configurations.
+        name: Name of the number; dots lead into nested configurations.
+        default_to_text: Whether to look in the nested `text_config` for what is not here.
+
+    Raises:
+        LayoutError: `operation-config`.
+
+    Examples:
+        >>> read_config({"vision_config": {"num_heads": 16}}, "vision_config.num_heads")
+        16
+        >>> read_config({"n_head": 16}, "num_attention_heads")
+        Traceback (most recent call last):
+        ...
+        weighbridge.LayoutError: operation-config: the configuration has no usable 'num_attention_heads'
+          expected  a positive whole number
+          got       nothing; nearest: n_head
+          try       add num_attention_heads to the model's configuration, or pass config= with it
+    """
+    found = _follow(config, name)
+    if found is None and default_to_text:
+        found = _follow(_look_up(config, "text_config"), name)
+    if is_whole(found) and found >= 1:
+        return int(found)
+    raise LayoutError(
+        "operation-config",
+        f"the configuration has no usable {name!r}",
+        expected="a positive whole number",
+        got=_say_what_is_there(config, name, found),
+        hint=_hint(config, name, found),
+    )
+
+
+def _follow(config: object, name: str) -> Any:
+    found: Any = config
+    for part in name.split("."):
+        found = _look_up(found, part)
+    return found
+
+
+def _look_up(config: object, name: str) -> Any:
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+
+
+def _say_what_is_there(config: object, name: str, found: object) -> str:
+    if config is None:
+        return "no configuration"
+    if isinstance(config, UnreadConfig):
+        return f"{config.where}, which cannot be read: {config.cause}"
+    if found is not None:
+        return brief(found)
+    near = _near_names(config, name)
+    return f"nothing; nearest: {', '.join(near)}" if near else "nothing"
+
+
+def _hint(config: object, name: str, found: object) -> str:
+    if config is None:
+        return "keep the model's config.json beside the weights, or pass config="
+    if isinstance(config, UnreadConfig):
+        return "put a whole config.json in its place, or pass config="
+    change = f"add {name} to" if found is None else f"correct {name} in"
+    return f"{change} the model's configuration, or pass config= with it"
+
+
+def _near_names(config: object, name: str) -> list[str]:
+    """Name the numbers of a configuration that may be the one that is looked for: here, or in one that is nested."""
+    paths: dict[str, str] = {}
+    for path in _paths(config):
+        paths.setdefault(path.rpartition(".")[2], path)
+    return [paths[leaf] for leaf in close_names(name.rpartition(".")[2], paths, 3, ALIKE)]
+
+
+def _paths(config: object, depth: int = 3) -> Iterator[str]:
+    """Yield the names of all positive whole numbers, those on top first."""
+    named = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+    plain = {name: value for name, value in named.items() if isinstance(name, str) and not name.startswith("_")}
+    yield from (name for name, value in plain.items() if is_whole(value) and value >= 1)
+    if depth > 1:
+        for name, value in plain.items():
+            yield from (f"{name}.{path}" for path in _paths(value, depth - 1))
