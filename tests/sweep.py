@@ -6,8 +6,10 @@ where it was, as long as versions and sources are the same.
 
     make sweep                      all classes, one process a core
     make sweep ONLY=llama,BartModel the classes of these families, or of these names
-    make sweep TENTH=1              a tenth of them, by hash
+    make sweep TENTH=1              those that the tests run: our families, and a tenth of the others
     make sweep NUMBER=50            the first 50 that have no line yet
+    make sweep AGAIN=1              those that were not well; the lines of all others are kept
+    make sweep VALUES=all           with values of all, and not only where tensors are converted, and of a tenth
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from sweeping import lines, totals
 from sweeping.checks import judge
 from sweeping.children import run_each
 from sweeping.classes import Named, chosen, model_class, names
-from sweeping.outcomes import said
+from sweeping.outcomes import OK, said
 
 from weighbridge.integrations import transformers as wbt
 
@@ -41,11 +43,11 @@ def main() -> int:
     be_quiet()
     made_with = lines.stamp()
     path = arguments.out or lines.ROOT / "build" / f"sweep-{made_with['transformers']}.jsonl"
-    found = lines.begin(path, made_with)
+    found = lines.begin(path, made_with, keep=is_well if arguments.again else None)
     wanted = list(chosen(names(), arguments.only, arguments.tenth))
     done = lines.done(found)
     left = importable((each for each in wanted if (each.family, each.name) not in done), path)
-    work = partial(judge, with_values=not arguments.headers)
+    work = partial(judge, by_value=arguments.values)
     began, last = time.monotonic(), 0.0
     for named, outcome in run_each(islice(left, arguments.number or None), work, jobs=arguments.jobs):
         is_line = isinstance(outcome, dict)
@@ -58,6 +60,11 @@ def main() -> int:
     return 0
 
 
+def is_well(line: lines.Line) -> bool:
+    """Tell whether a class was built, and nothing was found."""
+    return line["built"] == OK and not any(True for _ in totals.differing([line]))
+
+
 def read_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,7 +72,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--tenth", action="store_true", help="a tenth of the classes, by hash")
     parser.add_argument("--number", type=int, default=0, help="how many classes at most")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="how many at a time")
-    parser.add_argument("--headers", action="store_true", help="names and shapes alone, no values")
+    parser.add_argument("--values", default="some", choices=("all", "some", "none"), help="whose values are compared")
+    parser.add_argument("--again", action="store_true", help="run those anew that were not well, and keep the others")
     parser.add_argument("--out", type=Path, help="the file of the lines")
     return parser.parse_args()
 

@@ -1,24 +1,24 @@
 """The checks of one class, in order, each with what the ones before it found; their outcomes make the class's line.
 
-    resolved    there is a mapping for the class
-    saved       a model that was never loaded is saved: each name is proven to come back
-    names       that file has the names and shapes of the library's own
-    library     the file that the library itself writes is read, all of it, and saved as it was
-    again       so is the file that was saved at first
-    runtime     the model's own names are read as they are
-    head        the file of the base model is read into this model, saved, and read again
-    base        the file of this model is read into the base model, and saved as it was
-    values      small models with all values distinct: what both write, and what both read, is equal
+resolved    there is a mapping for the class
+saved       a model that was never loaded is saved: each name is proven to come back
+names       that file has the names and shapes of the library's own
+library     the file that the library itself writes is read, all of it, and saved as it was
+again       so is the file that was saved at first
+runtime     the model's own names are read as they are
+head        the file of the base model is read into this model, saved, and read again
+base        the file of this model is read into the base model, and saved as it was
+values      small models with all values distinct: what both write, and what both read, is equal
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sweeping import configurations, outcomes, values
-from sweeping.classes import Named, model_class
+from sweeping.classes import Named, is_always_run, model_class
 from sweeping.headers import Subject, differences
 from sweeping.outcomes import NONE, OK, SKIPPED, Outcome, attempt, finding
 from transformers import PreTrainedModel
@@ -27,21 +27,34 @@ HEADERS: Final = ("resolved", "saved", "names", "library", "again", "runtime", "
 CHECKS: Final = (*HEADERS, "values")
 
 
-def judge(named: Named, *, with_values: bool = True) -> dict[str, Any] | None:
-    """Return the line of a class; None if it is no model."""
+Values = Literal["all", "some", "none"]
+"""Of which classes values are compared; some are those that the tests run, and those with a converter."""
+
+
+def judge(named: Named, *, by_value: Values = "all", quick: bool = False) -> dict[str, Any] | None:
+    """Return the line of a class; None if it is no model.
+
+    Args:
+        named: The class.
+        by_value: Whether values are compared.
+        quick: See `configurations.build`.
+    """
     began = time.monotonic()
     kind = model_class(named)
     if kind is None:
         return None
     line: dict[str, Any] = {"class": named.name, "family": named.family, "built": OK}
     try:
-        model, small = configurations.build(kind)
+        model, small = configurations.build(kind, quick=quick)
     except Exception as refused:
         line["built"] = outcomes.said(refused)
     else:
         line |= {"type": model.config.model_type, "tensors": len(model.state_dict())}
         line |= {"layers": small.layers if small else None}
-        line |= _Class(kind, model, small).run(CHECKS if with_values else HEADERS)
+        judged = _Class(kind, model, small)
+        line |= judged.run(HEADERS)
+        if by_value == "all" or (by_value == "some" and (is_always_run(named) or judged.converts())):
+            line |= judged.run(("values",))
     return {**line, "seconds": round(time.monotonic() - began, 2)}
 
 
@@ -64,6 +77,10 @@ class _Class:
         for name in names:
             self.found[name] = attempt(getattr(self, f"check_{name}"))
         return self.found
+
+    def converts(self) -> bool:
+        """Tell whether the mapping does more than rename."""
+        return self.subject is not None and bool(self.subject.mapping.converters)
 
     def check_resolved(self) -> Outcome:
         self.subject = Subject(self.model)

@@ -40,6 +40,7 @@ class Small(NamedTuple):
 
 
 LAYERS: Final = (2, 4, 8)
+QUICK: Final = Small(4)
 DIVISORS: Final = (32, 16, 8, 4, 2, 1)
 EXPERTS_AT_MOST: Final = 4
 ENTRIES_AT_MOST: Final = 512
@@ -51,7 +52,16 @@ def uninitialised() -> Iterator[None]:
     import torch
     from transformers import PreTrainedModel
 
-    names = ["kaiming_uniform_", "uniform_", "normal_", "xavier_uniform_", "trunc_normal_", "constant_", "ones_", "zeros_"]
+    names = [
+        "kaiming_uniform_",
+        "uniform_",
+        "normal_",
+        "xavier_uniform_",
+        "trunc_normal_",
+        "constant_",
+        "ones_",
+        "zeros_",
+    ]
     same = {name: lambda tensor, *_, **__: tensor for name in names}
     with (
         mock.patch.multiple(torch.nn.init, **same),
@@ -68,13 +78,20 @@ def make(kind: Any, config: Any, device: str = "meta") -> Any:
         return kind(config).eval()
 
 
-def build(kind: Any) -> tuple[Any, Small | None]:
+def build(kind: Any, *, quick: bool = False) -> tuple[Any, Small | None]:
     """Make a model of few layers that has every kind of tensor that the one of the default configuration has.
+
+    Args:
+        kind: The class.
+        quick: Take a few layers to be enough, and do not make the default one to compare.
 
     Returns:
         The model, on the meta device, and how small it is; None where it is as large as by default.
     """
     config = recipe(kind)
+    if quick:
+        with suppress(Exception):
+            return make(kind, reduced(config, QUICK)), QUICK
     model = make(kind, config)
     wanted = set(by_name(model.state_dict()))
     for small in map(Small, LAYERS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,15 +26,22 @@ def stamp() -> dict[str, str]:
     return {**versions, "source": found.hexdigest()[:16]}
 
 
-def begin(path: Path, made_with: Mapping[str, str]) -> list[Line]:
-    """Return the lines that are there already, if they were made with the same; else begin the file anew."""
-    if path.is_file():
-        head, lines = load(path)
-        if head == made_with:
-            return lines
+def begin(path: Path, made_with: Mapping[str, str], keep: Callable[[Line], bool] | None = None) -> list[Line]:
+    """Return the lines that are there already, if they were made with the same; else begin the file anew.
+
+    Args:
+        path: The file.
+        made_with: What new lines will be made with.
+        keep: Says which lines stay that were made with another source of ours; without it, none does.
+    """
+    head, lines = load(path) if path.is_file() else ({}, [])
+    if keep is None and head == made_with:
+        return lines
+    is_alike = all(head.get(name) == made_with[name] for name in ("transformers", "torch") if name in made_with)
+    kept = [line for line in lines if is_alike and keep is not None and keep(line)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(made_with) + "\n", encoding="utf-8")
-    return []
+    path.write_text("".join(json.dumps(each) + "\n" for each in (made_with, *kept)), encoding="utf-8")
+    return kept
 
 
 def load(path: Path) -> tuple[dict[str, str], list[Line]]:

@@ -16,6 +16,9 @@ NONE: Final = "none"
 SKIPPED: Final = "skipped"
 """The outcome of a check that needs what an earlier one did not give."""
 
+NOT_COMPARED: Final = "not compared"
+"""The outcome of a comparison that the library itself has no part in."""
+
 SHOWN: Final = 6
 """How many names a line has of each kind, beside their number."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweeping.configurations import Small, make, narrow
-from sweeping.outcomes import Outcome, finding, said
+from sweeping.outcomes import NOT_COMPARED, Outcome, finding, said
 
 from weighbridge.integrations import transformers as wbt
 
@@ -34,7 +34,7 @@ def compare(kind: Any, model: Any, small: Small | None) -> Outcome:
                 why = f"the library itself: {said(refused)}"
                 continue
             return _compare(kind, made, theirs, Path(folder))
-    return {"code": "not compared", "said": why}
+    return {"code": NOT_COMPARED, "said": why}
 
 
 def filled(model: Any) -> Any:
