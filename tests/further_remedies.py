@@ -78,6 +78,7 @@ def operations() -> Iterator[Further]:
         rename("old"),
     )
     yield from _configurations()
+    yield from _prefixes()
     yield Further(
         "a bias that no layer has",
         lambda folder: wb.plan(ATTENTION, [_fused("{leaf}")]),
@@ -101,6 +102,12 @@ def operations() -> Iterator[Further]:
 
 WHOLE = {f"l__{i}__{part}__{leaf}": (4,) for i in range(3) for part in "qkv" for leaf in ("weight", "bias")}
 ATTENTION = header(**{name: shape for name, shape in WHOLE.items() if not name.endswith("k__bias")})
+
+
+NESTED = wb.Header({f"model.language_model.{i}.{part}": wb.TensorSpec("F32", (4,)) for i in range(3) for part in "qkv"})
+BESIDE = wb.Header({**NESTED.specs, "model.vision.w": wb.TensorSpec("F32", (2,))})
+FLAT = wb.Header({f"model.{i}.{part}": wb.TensorSpec("F32", (4,)) for i in range(3) for part in "qkv"})
+UNDER = [wb.WeightRenaming("^model.language_model", "model")]
 
 
 def _fused(leaf: str) -> wb.WeightConverter:
@@ -147,6 +154,37 @@ def _configured(folder: Path, text: str) -> Path:
         saved(folder, "model", old=(12, 5))
     (path / "config.json").write_text(text)
     return path
+
+
+def _prefixes() -> Iterator[Further]:
+    """A sub-model under another path (E)."""
+    words = "put WeightRenaming('^model.language_model', 'model') before the other rules"
+    yield Further(
+        "a sub-model under another path",
+        lambda folder: wb.plan(NESTED, [], FLAT),
+        f"{words}: with it everything fits",
+        lambda folder: wb.plan(NESTED, UNDER, FLAT),
+    )
+    for declared in ({"drop": ["^model.vision"]}, {"carry": ["^model.vision"]}, {"partial": True}):
+        yield Further(
+            "a sub-model under another path, beside another one",
+            lambda folder: wb.plan(BESIDE, [], FLAT),
+            f"{words}: with it every target is filled, and 1 source is left over;\ndeclare what may be left over",
+            lambda folder, declared=declared: wb.plan(BESIDE, UNDER, FLAT, **declared),
+        )
+    yield Further(
+        "a sub-model under another path, in the command",
+        lambda folder: wb.plan(_written(folder, "nested", NESTED), [], _written(folder, "flat", FLAT)),
+        words,
+        lambda folder: command(
+            *("plan", folder / "nested", mapping_file(folder, wb.Mapping(UNDER, name="under"))),
+            *("--target", folder / "flat"),
+        ),
+    )
+
+
+def _written(folder: Path, name: str, header: wb.Header) -> Path:
+    return saved(folder, name, **{key.replace(".", "__"): spec.shape for key, spec in header.specs.items()})
 
 
 def _without_a_side() -> Iterator[Further]:
@@ -254,18 +292,72 @@ def fresh() -> torch.nn.Module:
     return torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(3)})
 
 
+def loaded() -> torch.nn.Module:
+    """The same, loaded from a file of such names."""
+    model = fresh()
+    wb.load(model, {"norm.weight": numbers(3), "norm.bias": numbers(3)}, [])
+    return model
+
+
+def joined(rows: int) -> torch.nn.Module:
+    """A model with a weight that was joined of two and one rows, and has another number of them now."""
+    rules = [wb.WeightConverter(["q.weight", "k.weight"], "qk.weight", [wb.Concatenate(0)])]
+    model = torch.nn.ModuleDict({"qk": torch.nn.Linear(2, 3, bias=False)})
+    wb.load(model, {"q.weight": numbers(2, 2), "k.weight": numbers(1, 2)}, rules)
+    model["qk"].weight = torch.nn.Parameter(numbers(rows, 2))
+    return model
+
+
 RENAMED_TWICE = [wb.WeightRenaming("gamma", "weight"), wb.WeightRenaming("weight", "kernel")]
 
 
 def models() -> Iterator[Further]:
-    back = "go back through the inverse of the plan that made the source: plan.inverse(), or weighbridge revert"
+    own_names = 'layout="as is" saves it under its own names'
     yield Further(
         "a fresh model is saved by rules that do not lead to it",
         lambda folder: wb.save(fresh(), folder / "out", RENAMED_TWICE),
-        back,
-        lambda folder: wb.save(fresh(), folder / "out", RENAMED_TWICE),
-        "no plan made a fresh model: there is nothing to go back through",
+        own_names,
+        lambda folder: wb.save(fresh(), folder / "out", RENAMED_TWICE, layout="as is"),
     )
+    for words, layout in ((own_names, "as is"), ('layout="as loaded" saves it as it came', "as loaded")):
+        yield Further(
+            "a loaded model is saved by rules that do not lead to it",
+            lambda folder: wb.save(loaded(), folder / "out", RENAMED_TWICE),
+            words,
+            lambda folder, layout=layout: wb.save(loaded(), folder / "out", layout=layout),
+        )
+    for words, mapping, options in (
+        ('layout="as is" saves the model under its own names', None, {"layout": "as is"}),
+        ("save(model, out, mapping) through other rules", [], {}),
+    ):
+        yield Further(
+            "what was joined of unequal parts has another size now",
+            lambda folder: wb.save(joined(5), folder / "out"),
+            words,
+            lambda folder, mapping=mapping, options=options: wb.save(joined(5), folder / "out", mapping, **options),
+        )
+    for words, mapping, options in (
+        ('layout="published" saves the model through its mapping, which takes them', NORMS, {"layout": "published"}),
+        ("a mapping\nthat is given: save(model, out, mapping)", NORMS, {}),
+    ):
+        yield Further(
+            "an option of a plan for a model that has one",
+            lambda folder: wb.save(loaded(), folder / "out", drop="norm.bias"),
+            words,
+            lambda folder, mapping=mapping, options=options: wb.save(
+                loaded(), folder / "out", mapping, drop="norm.bias", **options
+            ),
+        )
+    for words, layout in (
+        ('layout="published" saves it through a mapping', "published"),
+        ('layout="as is" under its own names', "as is"),
+    ):
+        yield Further(
+            "a new model is saved as it was loaded",
+            lambda folder: wb.save(fresh(), folder / "out", layout="as loaded"),
+            words,
+            lambda folder, layout=layout: wb.save(fresh(), folder / "out", NORMS, layout=layout),
+        )
     rules = [wb.WeightRenaming("third", "norm")]
     yield Further(
         "a model is loaded in part",

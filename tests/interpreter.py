@@ -184,10 +184,22 @@ def _walk(rules: Sequence[Any], key: str) -> tuple[str, int | None]:
         if not isinstance(rule, wb.WeightConverter):
             key = rename(rule, key)
         elif claim(rule, key) is not None:
-            if any(claim(later, key) is not None for later in _converters(rules, number + 1)):
+            if any(_use_of(rules, later, key) != _use_of(rules, rule, key) for later in _claimants(rules, number, key)):
                 raise ClaimedTwiceError
             return key, number
     return key, None
+
+
+def _claimants(rules: Sequence[Any], number: int, key: str) -> list[Any]:
+    """Return the converters behind one that claim a key as well."""
+    return [later for later in _converters(rules, number + 1) if claim(later, key) is not None]
+
+
+def _use_of(rules: Sequence[Any], rule: Any, key: str) -> tuple[Any, ...]:
+    """Return what a converter that claims a key would do with it, whichever converter that is."""
+    one, made = dict[tuple[int, tuple[str, ...]], Use](), Made()
+    _collect(rules, one, rules.index(rule), key, key, made)
+    return tuple((use.outputs, use.lanes, rule.operations) for use in one.values()) or (rule,)
 
 
 def _finish(rules: Sequence[Any], start: int, name: str) -> str:

@@ -290,11 +290,25 @@ def _walk(rules: Sequence[Rule], key: str) -> tuple[str, int | None]:
             name = rename(rule, name)
             continue
         count = len(claims(rule, name))
-        if count > 1 or (count and any(r.kind == "convert" and claims(r, name) for r in rules[number + 1 :])):
+        others = [r for r in rules[number + 1 :] if r.kind == "convert" and claims(r, name)]
+        if count > 1 or (count and any(_use_of(r, name) != _use_of(rule, name) for r in others)):
             raise OverlapError
         if count:
             return name, number
     return name, None
+
+
+def _use_of(rule: Rule, name: str) -> tuple[Any, ...]:
+    """Return what a converter does with a name: two that do the same are one."""
+    found = claims(rule, name)
+    if len(found) > 1:
+        raise OverlapError
+    ((lane, where),) = found
+    indices = list(where.indices)
+    place = int(indices.pop()) if rule.merges else 0
+    free = [*indices, *(["*"] if rule.splits else [])]
+    outputs = tuple(write(rule, name, target, where, free) for target in rule.targets)
+    return lane, place, outputs, len(rule.sources), rule.steps
 
 
 def _collect(rules: Sequence[Rule], uses: dict[Any, Use], number: int, name: str, key: str, expected: Expected) -> None:

@@ -631,3 +631,18 @@ def test_page_shows_what_the_command_prints(tmp_path: Path, monkeypatch: pytest.
                 command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
             )
             assert printed.stdout == expected, line
+
+
+def test_a_mapping_in_json_says_what_to_check_as_the_yaml_file_does(there: Path) -> None:
+    """JSON has no comments, so that what values leave open would be lost in the file."""
+    norms = {f"old.{name}.scale": np.ones(4, np.float32) for name in ("first", "second")}
+    save_file(norms, there / "old.safetensors")
+    save_file({key.replace("old", "new"): value for key, value in norms.items()}, there / "new.safetensors")
+    for name in ("found.yaml", "found.json"):
+        assert run(there, "infer", "old.safetensors", "new.safetensors", "-o", name, "--quiet").status in (0, 6)
+    comments = json.loads((there / "found.json").read_text())["comments"]
+    written = [line for lines in (comments["head"], *comments["rules"], comments["tail"]) for line in lines]
+    text = (there / "found.yaml").read_text()
+    assert sorted(written) == sorted(line.strip()[2:] for line in text.splitlines() if line.strip().startswith("# "))
+    assert any(line.startswith("CHECK: ") for line in written)
+    assert weighbridge.load_mapping(there / "found.json") == weighbridge.load_mapping(there / "found.yaml")

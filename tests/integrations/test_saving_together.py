@@ -107,7 +107,7 @@ def test_a_broken_tie_is_saved_as_the_error_says(tmp_path: Path) -> None:
         model = wbt.from_pretrained(LlamaForCausalLM, tmp_path / "hub")
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 1)
         with pytest.raises(wb.PlanError) as caught:
-            save(model, tmp_path / "refused")
+            wb.loaded_plan(model).inverse().write(tmp_path / "refused")
         assert caught.value.code == "tie-differs"
         assert "save(model, out, mapping)" in caught.value.hint
         out = save(model, tmp_path / f"out{number}", [])
@@ -123,7 +123,7 @@ def test_a_model_that_changed_is_saved_as_the_error_says(tmp_path: Path) -> None
         model = wbt.from_pretrained(LlamaForCausalLM, tmp_path / "hub")
         model.resize_token_embeddings(20)
         with pytest.raises(wb.CheckpointError) as caught:
-            save(model, tmp_path / f"first{number}")
+            wb.loaded_plan(model).inverse().write(tmp_path / f"first{number}")
         assert "save(model, out, mapping)" in caught.value.hint
         out = save(model, tmp_path / f"out{number}", "llama")
         assert load_file(out / "model.safetensors")["model.embed_tokens.weight"].shape == (20, 8)
@@ -149,14 +149,15 @@ def test_an_option_that_has_no_part_is_refused_with_what_to_do(tmp_path: Path) -
     """C4: an option of a plan, for a model whose plan is made already."""
     llama().save_pretrained(tmp_path / "hub")
     model = wbt.from_pretrained(LlamaForCausalLM, tmp_path / "hub")
-    for save in (wb.save, wbt.save_pretrained):
+    for number, save in enumerate((wb.save, wbt.save_pretrained)):
         with pytest.raises(wb.WeighbridgeError) as caught:
-            save(model, tmp_path / "out", layout="mapped")
-        assert (caught.value.code, caught.value.got) == ("usage", "layout")
+            save(model, tmp_path / "out", drop="lm_head")
+        assert (caught.value.code, caught.value.got) == ("usage", "drop")
+        save(model, tmp_path / f"first{number}", layout="published", drop="lm_head")  # as the hint says
+        save(model, tmp_path / f"second{number}", "llama", drop="lm_head")
         with pytest.raises(wb.WeighbridgeError) as caught:
             save(model, tmp_path / "out", max_shard_sise=3)
         assert caught.value.code == "usage"
-    wb.save(model, tmp_path / "out", "llama", layout="mapped")  # as the hint says
 
 
 # ---- what else may happen meanwhile ----

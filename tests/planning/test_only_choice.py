@@ -5,6 +5,7 @@ Each test names the fault that strangers found, by its letter and number.
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 import weighbridge as wb
 from weighbridge.planning.companions import find_groups
 from weighbridge.planning.way_back.preimages import find_preimages
+from weighbridge.running import receipt
 
 
 class Attention(torch.nn.Module):
@@ -347,3 +349,26 @@ def test_a2_the_command_ends_a_reversal_that_could_be_another_with_a_status_of_i
     assert ended.value.code == 6
     assert "choice    a.norm1 goes back to a.in_layers.0" in capsys.readouterr().out
     assert (tmp_path / "out").is_dir()
+
+
+def test_a_receipt_of_another_mapping_is_not_proven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proving the plan of a large output takes longer than planning: its rules are compared first."""
+    made, mapping = converted(tmp_path)
+    proven: list[object] = []
+    prove = receipt.read_plan
+    monkeypatch.setattr(receipt, "read_plan", lambda form: proven.append(form) or prove(form))
+    assert wb.plan(made, [wb.WeightRenaming("norm", "ln")])
+    assert proven == []
+    with pytest.raises(wb.PlanError):
+        wb.plan(made, mapping)
+    assert len(proven) == 1
+
+
+@pytest.mark.parametrize("damage", [3, {"transforms": 3}, {"name": 3, "transforms": []}, None])
+def test_a_receipt_whose_mapping_is_damaged_says_nothing(damage: object, tmp_path: Path) -> None:
+    made, mapping = converted(tmp_path)
+    path = made / "weighbridge.json"
+    form = json.loads(path.read_text())
+    form["plan"]["mapping"] = damage
+    path.write_text(json.dumps(form))
+    assert wb.plan(made, mapping).reading == "mapped"

@@ -309,14 +309,17 @@ def test_list_in_python_that_is_no_mapping_is_named_with_its_file(place: Path) -
 
 
 @pytest.mark.parametrize(
-    "mapping",
+    ("mapping", "why"),
     [
-        [wb.WeightRenaming("classifier", "score")],
-        wb.Mapping([wb.WeightRenaming("x", "y")], drop=[wb.Drop("classifier.bias", "not wanted")]),
+        ([wb.WeightRenaming("classifier", "score")], "of which rule 1 makes score.bias"),
+        (
+            wb.Mapping([wb.WeightRenaming("x", "y")], drop=[wb.Drop("classifier.bias", "not wanted")]),
+            "which this reading calls otherwise, or drops",
+        ),
     ],
     ids=["renamed", "dropped"],
 )
-def test_e_name_of_its_own_is_not_the_nearest_of_a_missing_tensor(mapping: object) -> None:
+def test_e_name_of_its_own_is_not_the_nearest_of_a_missing_tensor(mapping: object, why: str) -> None:
     """The source is there, and a rule or a drop keeps it from the target of this name."""
     spec = wb.TensorSpec("F32", (2, 2))
     source = wb.Header(dict.fromkeys(("encoder.w", "encoder.x", "classifier.bias"), spec))
@@ -325,7 +328,7 @@ def test_e_name_of_its_own_is_not_the_nearest_of_a_missing_tensor(mapping: objec
         wb.plan(source, mapping, target=target, layout="mapped")
     found = {problem.where: problem for problem in caught.value.problems if problem.code == "target-missing"}
     said, *nearest = found["classifier.bias"].got.split("\n")
-    assert said == "the source classifier.bias, which this reading calls otherwise, or drops"
+    assert said == f"the source classifier.bias, {why}"
     assert not any("classifier.bias" in line for line in nearest)
     for problem in caught.value.problems:
         lists = [line for line in problem.got.split("\n") if line.startswith("nearest")]

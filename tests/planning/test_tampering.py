@@ -396,6 +396,37 @@ def test_deep_nesting_is_refused() -> None:
     assert caught.value.code == "plan-format"
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.replace('{"', '{"reading": "mapped", "', 1), "'reading' stands twice"),
+        (lambda text: text.replace('"version": 1', '"version": NaN'), "NaN is not JSON"),
+        (lambda text: text.encode("utf-16"), "byte 0 is not UTF-8"),
+        (lambda text: text[:-2], "character"),
+        (lambda text: text + "[" * 20, "Extra data"),
+        (lambda text: "[" + "0," * 12_000_001 + "0]", "more than 12,000,000 values"),
+        (lambda text: 7, "a int"),
+    ],
+    ids=["a name twice", "no number", "another encoding", "cut off", "too long", "too many values", "no text"],
+)
+def test_the_text_of_a_plan_is_read_as_strictly_as_a_receipt(change: Any, words: str) -> None:
+    text = wb.plan({"a": torch.zeros(2)}, []).to_json()
+    assert Plan.from_json(text.encode()) == Plan.from_json(text)
+    with pytest.raises(wb.PlanError) as caught:
+        Plan.from_json(change(text))
+    assert (caught.value.code, caught.value.expected) == ("plan-format", proof.EXPECTED)
+    assert words in caught.value.got
+
+
+def test_the_text_of_a_plan_has_a_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = wb.plan({"a": torch.zeros(2)}, []).to_json()
+    monkeypatch.setattr(proof, "MAX_PLAN_BYTES", len(text))
+    assert Plan.from_json(text)
+    with pytest.raises(wb.PlanError) as caught:
+        Plan.from_json(text + " ")
+    assert caught.value.got == f"{len(text) + 1:,} bytes, of {len(text):,}"
+
+
 # Hashing
 
 

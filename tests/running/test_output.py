@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from command import run
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
@@ -129,6 +131,29 @@ def test_revert_writes_changed_values_in_the_original_layout(tmp_path: Path) -> 
     wb.revert(tmp_path / "out", tmp_path / "back")
     back, original = load_file(tmp_path / "back/model.safetensors"), load_file(source / "model.safetensors")
     assert torch.equal(back["layers.1.k"], original["layers.1.k"] + 1)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_e_revert_says_what_the_digests_no_longer_match(recorded: bool, tmp_path: Path, caplog: Any) -> None:
+    """What was changed goes back as it is now, and is named, in Python by the log; else nothing is said."""
+    source = make_source(tmp_path / "source", state())
+    wb.convert(source, tmp_path / "out", MAPPING, digests=recorded)
+    wb.revert(tmp_path / "out", tmp_path / "same")
+    assert digests(tmp_path / "same") == digests(source)
+    path = tmp_path / "out/model.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1  # the last byte of the last tensor
+    path.write_bytes(raw)
+    with caplog.at_level("WARNING"):
+        wb.revert(tmp_path / "out", tmp_path / "back")
+    said = [record.getMessage() for record in caplog.records]
+    changed = wb.verify(tmp_path / "out").differences if recorded else ()
+    assert bool(said) == recorded
+    assert [str(tmp_path / "out") in line and changed[0].key in line for line in said] == [True] * recorded
+    assert not recorded or "1 tensor is not what was written here, by the receipt's digests" in said[0]
+    assert digests(tmp_path / "back") != digests(source)
+    told = run(tmp_path, "revert", "out", "again")
+    assert (told.status, "the values of now go back" in told.out) == (0, recorded)
 
 
 def test_revert_of_another_layout_is_an_error(tmp_path: Path) -> None:

@@ -514,6 +514,10 @@ def test_g5_what_else_fits_is_said(name: str) -> None:
     assert found.to_file().count("CHECK: ") >= len(found.open_choices) >= 1
     assert "CHECK" in str(found)
     assert read_mapping(found.to_file()) == found.mapping
+    form = json.loads(json.dumps(found.commented().to_dict()))
+    said = [line for lines in (*form["comments"]["rules"], form["comments"]["tail"]) for line in lines]
+    assert sum("CHECK: " in line for line in said) == found.to_file().count("CHECK: ")
+    assert wb.Mapping.from_dict(form) == found.mapping
     assert found.inverse_faults == ()
 
 

@@ -6,7 +6,7 @@ Keys are spelled from the library's patterns: alone, and with more before and be
 from __future__ import annotations
 
 import random
-from collections import Counter
+import re
 from collections.abc import Iterator
 from functools import cache
 from re import _constants as sre, _parser as parser
@@ -133,12 +133,14 @@ def our_name(rule: Any, key: str) -> str:
     return key
 
 
-def has_open_end(rule: Any) -> bool:
-    """Tell whether the library's pattern may match a part of a segment at its end, where ours asks for its end.
+def ends_with_its_segment(rule: Any) -> bool:
+    """Tell whether a pattern ends with an index or a guard: the library does not bound it, and no real name goes on."""
+    return any(re.search(r"\(\\d\+\)$|\(\?!.*\)$", source) for source in rule.source_patterns)
 
-    It sets a boundary behind a letter or a digit alone. Behind `_`, ours asks for a rest that is not empty.
-    """
-    return any(source.endswith((")", "_")) for source in rule.source_patterns)
+
+def takes_a_prefix_off(rule: Any) -> bool:
+    """Tell whether a rule writes nothing but what follows: the rest of a segment would join it without a way back."""
+    return list(rule.target_patterns) == [r"\1"]
 
 
 def inverse_of(rule: Any) -> Any:
@@ -168,29 +170,16 @@ def test_few_rules_have_no_inverse():
 
 
 @pytest.mark.parametrize("back", [False, True], ids=["there", "back"])
-@pytest.mark.parametrize("shapes", [WHOLE, ENDS_INSIDE], ids=["whole", "ends inside"])
-def test_each_rule_gives_the_name_that_the_library_gives(shapes, back):
-    renamed = differing = 0
+@pytest.mark.parametrize("shapes", [WHOLE, BEGINS_INSIDE, ENDS_INSIDE], ids=["whole", "begins inside", "ends inside"])
+def test_h1_each_rule_gives_the_name_that_the_library_gives(shapes, back):
+    renamed = 0
     for entry, rule, key, wanted, found in both_names(shapes, back):
         renamed += wanted != key
         if wanted != found and not (back and entry in BROKEN_THERE):
-            differing += 1
             assert found == key, (entry, rule, key, wanted, found)
-            assert has_open_end(rule), (entry, rule, key, wanted, found)
+            ends = ends_with_its_segment(rule) and shapes is ENDS_INSIDE
+            assert ends or takes_a_prefix_off(rule), (entry, rule, key, wanted, found)
     assert renamed > (6000 if shapes is WHOLE else 1000)
-    assert differing < renamed / 8
-
-
-@pytest.mark.parametrize("back", [False, True], ids=["there", "back"])
-def test_a_pattern_that_begins_inside_a_segment_never_gives_a_third_name(back):
-    """Theirs is searched anywhere in a key; ours begins with a segment, unless the import knows better."""
-    counts = Counter(
-        "alike" if wanted == found else "left alone" if found == key else "another"
-        for entry, _, key, wanted, found in both_names(BEGINS_INSIDE, back)
-        if not (back and entry in BROKEN_THERE)
-    )
-    assert counts["another"] == 0
-    assert counts["left alone"] > 1000  # or there would be nothing to say of them
 
 
 def test_whole_entries_give_the_names_that_the_library_gives():
@@ -206,7 +195,7 @@ def test_whole_entries_give_the_names_that_the_library_gives():
                     their_name(each, "")  # so that groups are awake
                 wanted = core.rename_source_key(key, renames, converters)[0]
                 found = our_chain(ours, key)
-                assert found == wanted or has_open_end(rule), (entry, key, wanted, found)
+                assert found == wanted, (entry, key, wanted, found)
                 compared += 1
     assert compared > 7000
 

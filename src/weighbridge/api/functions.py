@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.conversions import find_conversion
 from weighbridge.base.errors import CheckpointError, PlanError
+from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Carry, exception_rules
@@ -194,8 +195,11 @@ def config_of(source: Checkpoint, target: Place, place: Place = None) -> Any:
     """
     models = (unwrap(each) if is_model(each) else each for each in (target, place))
     config = next((found for model in models if (found := getattr(model, "config", None))), None)
-    if config is not None:
-        return config
+    return config if config is not None else config_beside(source)
+
+
+def config_beside(source: Checkpoint) -> Any:
+    """Return what the `config.json` beside a checkpoint's weights says; None where there is none."""
     path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
     if path is None:
         return None
@@ -276,6 +280,9 @@ def revert(
 ) -> Path:
     """Undo a conversion by the receipt in its output: the files it came from, byte for byte.
 
+    What was changed in the output since goes back with its values of now. Where the receipt holds digests, the output
+    is compared with them first, and the log warns of tensors that were changed.
+
     Args:
         source: A directory that `convert`, `Plan.write` or `save` made.
         destination: Directory to make.
@@ -291,11 +298,16 @@ def revert(
         PlanError: `inverse-lossy`.
         DestinationError: As `convert`.
     """
-    return plan_revert(source, lossy=lossy, direct=direct).write(destination, **options)
+    plan = plan_revert(source, lossy=lossy, direct=direct)
+    for note in plan.notes:
+        _LOG.warning("%s: %s", source, note)
+    return plan.write(destination, **options)
 
 
 def plan_revert(source: str | Path, *, lossy: bool = False, direct: bool = False) -> Plan:
     """Return the plan that undoes the conversion that an output's receipt records.
+
+    Its notes say what was changed in the output since, where the receipt holds digests: every tensor is read for that.
 
     Raises:
         CheckpointError: `receipt-invalid`.
@@ -304,7 +316,22 @@ def plan_revert(source: str | Path, *, lossy: bool = False, direct: bool = False
     from weighbridge.running.receipt import read_receipt
 
     checkpoint = open(Path(source), direct=direct)
-    back = read_receipt(Path(source)).plan.inverse(lossy=lossy)
+    receipt = read_receipt(Path(source))
+    back = receipt.plan.inverse(lossy=lossy)
     # What the model alone was to initialise is in no file, so a file does not lose it.
     dropped = tuple(fated for fated in back.dropped if fated.key in checkpoint.header)
-    return Plan.bind(replace(back, dropped=dropped, notes=()), checkpoint)  # its notes are about the way there
+    notes = _changed_since(Path(source)) if receipt.digests is not None else ()
+    return Plan.bind(replace(back, dropped=dropped, notes=notes), checkpoint)  # the other notes are about the way there
+
+
+def _changed_since(output: Path) -> tuple[str, ...]:
+    """Say which tensors of an output are not what its receipt says; what goes back is no longer what it came from."""
+    from weighbridge.studies.verification import check_output
+
+    found = check_output(output)
+    changed = [difference.key for difference in found.differences]
+    if not changed:
+        return ()
+    names = ", ".join(collapse(changed)[:3])
+    tensors = "1 tensor is" if len(changed) == 1 else f"{len(changed):,} tensors are"
+    return (f"{tensors} not what was written here, by the receipt's digests: {names}; the values of now go back",)

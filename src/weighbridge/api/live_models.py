@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.functions import Place, open, plan
-from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import as_mapping
 from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.models.wrappers import unwrap
-from weighbridge.planning.plan_options import Options
+from weighbridge.planning.plan_options import MODES, Options
 from weighbridge.planning.way_back.inverting import open_names
 
 if TYPE_CHECKING:
@@ -99,12 +100,14 @@ def save(
     out: str | Path,
     mapping: AnyMapping | None = None,
     *,
+    layout: str | None = None,
     lossy: bool = False,
     **options: Any,
 ) -> Path:
     """Save a model in the layout that its weights came in.
 
     A model that was loaded through a plan goes back through that plan's inverse, in the dtypes that it has now.
+    What has another shape by now goes back by the rules that made it, and what is gone is left out; the log says so.
     Parameters that were initialised take the names that the rules, run backwards, give them; those that no rule leads
     back keep their own, and a warning names them where these would not be read again.
 
@@ -117,9 +120,11 @@ def save(
         out: Directory to make.
         mapping: What would have been used to load the model. It may be given for one that was loaded through a plan
             too, which is then not asked.
+        layout: ``"as loaded"`` for the layout that the weights came in; ``"published"`` for that which the mapping
+            leads back to, whatever they came in; ``"as is"`` for the model's own names. By default the first, where the
+            model was loaded through a plan and no mapping is given, and else the second.
         lossy: Accept that what a rule dropped on loading is not saved either.
-        options: As for `Plan.write`; with a mapping, or for a model that was not loaded through a plan, also as for
-            `plan`, such as ``layout="as is"``.
+        options: As for `Plan.write`; where no recorded way is taken, also as for `plan`, such as `drop`.
 
     Returns:
         The directory.
@@ -131,10 +136,46 @@ def save(
         WeighbridgeError: `usage` for an option that is none, or that has no part in a recorded way back.
     """
     planning, writing = split_options(options)
-    back = plan_recorded(model, planning, lossy=lossy) if mapping is None else None
+    back = plan_recorded(model, planning, lossy=lossy) if takes_record(model, mapping, layout) else None
     if back is None:
-        back = _derived(model, mapping, planning)
+        back = _derived(model, mapping, planning | planned_layout(layout))
     return back.write(out, **writing)
+
+
+LAYOUTS: Final = ("as loaded", "published", *MODES)
+"""The layouts to save a model in: those for whoever saves, and the ways to read a layout, which a plan takes."""
+
+
+def takes_record(model: torch.nn.Module, mapping: AnyMapping | None, layout: str | None) -> bool:
+    """Tell whether a model is to be saved by the plan that it was loaded through, if there is one.
+
+    Args:
+        model: The model.
+        mapping: The mapping that was given, if any.
+        layout: The layout that was asked for, if any.
+
+    Raises:
+        WeighbridgeError: `usage` for a layout that is none, or that this model cannot be saved in.
+    """
+    if layout is None:
+        return mapping is None
+    if layout not in LAYOUTS:
+        raise WeighbridgeError("usage", "there is no such layout", expected=", ".join(LAYOUTS), got=str(layout))
+    if layout != "as loaded":
+        return False
+    if mapping is not None or loaded_plan(model) is None:
+        why = "a mapping is given" if mapping is not None else "it was not loaded through a plan"
+        raise WeighbridgeError(
+            "usage",
+            f"the model cannot be saved as it was loaded: {why}",
+            hint='layout="published" saves it through a mapping, layout="as is" under its own names',
+        )
+    return True
+
+
+def planned_layout(layout: str | None) -> dict[str, str]:
+    """Return the option of a plan that a layout to save in comes to."""
+    return {} if layout in (None, "published") else {"layout": str(layout)}
 
 
 def plan_recorded(model: torch.nn.Module, planning: dict[str, Any], *, lossy: bool = False) -> Plan | None:
@@ -163,12 +204,30 @@ def _derived(model: torch.nn.Module, mapping: AnyMapping | None, planning: dict[
     from weighbridge.models.module_saving import tied_names
 
     inner = unwrap(model)
-    found = as_mapping(find_mapping(_mapping_for(inner, mapping)))
+    needs_none = mapping is None and planning.get("layout") == "as is"
+    found = as_mapping(() if needs_none else find_mapping(_mapping_for(inner, mapping)))
     drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
     # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
-    made = plan(model, found.inverse(), **{"layout": "mapped", **planning, "drop": drop})
+    with naming_the_ways_out(inner):
+        made = plan(model, found.inverse(), **{"layout": "mapped", **planning, "drop": drop})
     say(dict.fromkeys((*made.notes, *(open_names(made, found).notes if mapping is not None else ()))))
     return made
+
+
+@contextmanager
+def naming_the_ways_out(model: torch.nn.Module) -> Iterator[None]:
+    """Let an error of a derived way back say in which layouts the model can be saved besides.
+
+    Args:
+        model: The model, without wrappers.
+    """
+    try:
+        yield
+    except PlanError as problem:
+        if problem.code in ("inverse-unproven", "plan-failed"):
+            ways = ['layout="as loaded" saves it as it came'] if loaded_plan(model) is not None else []
+            problem.hint = ", ".join([*ways, 'layout="as is" saves it under its own names'])
+        raise
 
 
 def say(notes: Iterable[str]) -> None:
@@ -195,5 +254,6 @@ def _refuse_planning(planning: dict[str, Any]) -> None:
             "usage",
             "the model was loaded through a plan, whose way back takes no such options",
             got=", ".join(planning),
-            hint="give the mapping as well, to save the model through it and not through the plan",
+            hint='layout="published" saves the model through its mapping, which takes them, and so does a mapping\n'
+            "that is given: save(model, out, mapping)",
         )

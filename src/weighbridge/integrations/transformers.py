@@ -26,7 +26,7 @@ from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.registry import Registry, default_registry
 from weighbridge.mappings.transformers_table import LEGACY, UNDERSTOOD, in_order, registry
-from weighbridge.mappings.transforms import Transform, WeightRenaming
+from weighbridge.mappings.transforms import PrefixChange, Transform, WeightRenaming
 from weighbridge.models.resolve import Mount, base_prefix, class_name, compose, find_mounts
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan_options import Options
@@ -70,7 +70,10 @@ def resolve(model_or_config: Any) -> Mapping:
     """
     model = unwrap(model_or_config if hasattr(model_or_config, "named_modules") else _model_of(model_or_config))
     table = registry()
-    mounts = find_mounts(model, _registered_there(table), default_registry, table)
+    return _composed(model, find_mounts(model, _registered_there(table), default_registry, table), table)
+
+
+def _composed(model: Any, mounts: tuple[Mount, ...], table: Registry) -> Mapping:
     composed = compose(mounts, class_name(model), base_prefix(model))
     legacy = [rule for rule in table.find(LEGACY) if rule not in composed.transforms] if LEGACY in table else []
     prefix = _head_prefix(model, mounts, table)
@@ -79,6 +82,20 @@ def resolve(model_or_config: Any) -> Mapping:
         legacy.append(WeightRenaming(f"^{prefix}.{{rest:**}}", "{rest}"))
         rules[legacy[-1]] = None
     return replace(composed, transforms=tuple(rules), legacy=(*composed.legacy, *legacy))
+
+
+def _way_out(model: Any) -> Mapping:
+    """Return the inverse of a model's mapping that gives published names.
+
+    A prefix that a family takes off is one that every published file of the family has, and it is put back. One of the
+    library's own entries may have been there or not: nobody knows it of a checkpoint that never was.
+    """
+    table = registry()
+    mounts = find_mounts(model, _registered_there(table), default_registry, table)
+    known = {rule for mount in mounts if mount.registry is not table for rule in mount.mapping.scoped(mount.path)}
+    whole = _composed(model, mounts, table)
+    kept = tuple(rule for rule in whole.transforms if rule in known or not isinstance(rule, PrefixChange))
+    return replace(whole, transforms=kept, carry=()).inverse()
 
 
 def _head_prefix(model: Any, mounts: tuple[Mount, ...], table: Registry) -> str:
@@ -221,21 +238,27 @@ def save_pretrained(
     out: str | Path,
     mapping: AnyMapping | None = None,
     *,
+    layout: str | None = None,
     lossy: bool = False,
     **options: Any,
 ) -> Path:
     """Save a model in the layout that its weights came in, with its configuration as the library writes it.
 
-    A model that came through a plan goes back through that plan. Any other model goes back through the inverse of its
-    mapping, and each key is proven to come back. Weights and settings appear together, or not at all.
+    A model that came through a plan goes back through that plan; what has another shape by now goes back by the rules
+    that made it. Any other model goes back through the inverse of its mapping, and each key is proven to come back. So
+    does one that came from a checkpoint of another class: those names would contradict the configuration beside them.
+    Weights and settings appear together, or not at all.
 
     Args:
         model: A model of the library; wrappers and adapters are looked through, and a warning says what is left aside.
         out: Directory to make; it must not exist, or be empty.
         mapping: A mapping whose inverse is used, in the place of the plan or of what `resolve` finds.
+        layout: ``"as loaded"`` for the layout that the weights came in, also where it is another class's, whose
+            configuration is written then; ``"published"`` for that of the model's class, whatever they came in; ``"as
+            is"`` for the model's own names.
         lossy: Accept that what a rule dropped on loading is not saved either.
-        options: As for `Plan.write`, such as `max_shard_size`; with a mapping, or for a model that came through no
-            plan, also as for `weighbridge.plan`, such as `drop`.
+        options: As for `Plan.write`, such as `max_shard_size`; where no recorded way is taken, also as for
+            `weighbridge.plan`, such as `drop`.
 
     Returns:
         The directory.
@@ -246,14 +269,32 @@ def save_pretrained(
         DestinationError: As `Plan.write`.
         WeighbridgeError: `usage` for an option that is none, or that has no part in a recorded way back.
     """
-    from weighbridge.api.live_models import plan_recorded, split_options
-    from weighbridge.integrations.transformers_saving import plan_derived, published, settings_of
+    from weighbridge.api.live_models import plan_recorded, planned_layout, split_options, takes_record
+    from weighbridge.integrations.transformers_saving import (
+        is_of_another_class,
+        plan_derived,
+        say_other_class,
+        settings_of,
+    )
 
     planning, writing = split_options(options)
     inner = unwrap(model)
-    back = plan_recorded(model, planning, lossy=lossy) if mapping is None else None
+    is_other = is_of_another_class(inner)
+    back = None
+    if takes_record(model, mapping, layout) and (layout is not None or not is_other):
+        back = plan_recorded(model, planning, lossy=lossy)
+    if back is not None and is_other:
+        return back.write(out, **writing)
     if back is None:
-        whole = published(resolve(inner)) if mapping is None else as_mapping(find_mapping(mapping)).inverse()
-        back = plan_derived(model, whole, planning)
+        if mapping is None and layout is None and is_other:
+            say_other_class(inner)
+        back = plan_derived(model, _inverse_for(inner, mapping, layout), planning | planned_layout(layout))
     with settings_of(inner) as settings:
         return back.write(out, beside=settings, **writing)
+
+
+def _inverse_for(model: Any, mapping: AnyMapping | None, layout: str | None) -> Mapping:
+    """Return the inverse of the mapping that is given, or of the model's; of none for a model's own names."""
+    if mapping is not None:
+        return as_mapping(find_mapping(mapping)).inverse()
+    return Mapping() if layout == "as is" else _way_out(model)

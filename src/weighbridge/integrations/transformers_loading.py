@@ -22,6 +22,7 @@ import torch
 from weighbridge.base.errors import PlanError, RegistryError
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern, literally
+from weighbridge.integrations.transformers_names import unsaved_names
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
 from weighbridge.mappings.mapping import MappingLike, as_mapping
@@ -177,22 +178,20 @@ class Load:
         return compile_plan(source.header, mapping, header, files=source.files, options=options)
 
     def _declared(self, model: Any, header: Header) -> Options | None:
-        """Add what the library's class says may be left over, and which buffers may be missing."""
+        """Add what the library's class says may be left over, and which weights may be missing, as it makes them."""
         try:
             plan = self._plan(header, replace(self.options, partial=True))
         except PlanError:
             return None
         left = [key for step in plan.steps if step.fate == "carried" for key in step.sources if key not in header]
-        buffers = {name for name, _ in model.named_buffers()}
-        absent = [fated.key for fated in plan.initialised if fated.key in buffers]
         carry = _excused(left, _expected_left_over(model), model, list(self.checkpoint.header))
-        initialise = _excused(absent, _patterns(model, "_keys_to_ignore_on_load_missing"), model, list(header))
+        initialise = list(_may_be_missing([fated.key for fated in plan.initialised], model, list(header)))
         if not carry and not initialise:
             return None
         return replace(
             self.options,
             carry=[*exception_rules(Carry, self.options.carry), *(Carry(*rule) for rule in carry)],
-            initialise=[*exception_rules(Initialise, self.options.initialise), *(Initialise(*r) for r in initialise)],
+            initialise=[*exception_rules(Initialise, self.options.initialise), *initialise],
         )
 
     def _in_dtypes_of(self, model: Any, plan: Plan) -> Plan:
@@ -208,7 +207,17 @@ class Load:
 
 def _patterns(model: Any, name: str) -> dict[str, str]:
     """Return a class's own list of excused keys: each pattern with what to call the rule."""
-    return {pattern: f"{type(model).__name__}.{name}: {pattern}" for pattern in getattr(model, name, None) or ()}
+    patterns = sorted(getattr(model, name, None) or ())  # the library keeps sets
+    return {pattern: f"{type(model).__name__}.{name}: {pattern}" for pattern in patterns}
+
+
+def _may_be_missing(keys: list[str], model: Any, among: list[str]) -> Iterator[Initialise]:
+    """Yield a rule for each weight that a class makes itself where a file lacks it; some are in no file, ever."""
+    unsaved = unsaved_names(model)
+    for are_saved in (True, False):
+        absent = [key for key in keys if (key not in unsaved) == are_saved]
+        excused = _excused(absent, _patterns(model, "_keys_to_ignore_on_load_missing"), model, among)
+        yield from (Initialise(pattern, why, saved=are_saved) for pattern, why in excused)
 
 
 def _expected_left_over(model: Any) -> dict[str, str]:

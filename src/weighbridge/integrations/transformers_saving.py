@@ -11,26 +11,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from weighbridge.api.bound_plan import Plan
-from weighbridge.api.live_models import say
+from weighbridge.api.functions import config_beside
+from weighbridge.api.live_models import naming_the_ways_out, say
+from weighbridge.integrations.transformers_names import leave_out_unsaved
 from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.transforms import PrefixChange
 from weighbridge.models.model_sources import open_model
+from weighbridge.models.module_loading import recall
 from weighbridge.models.module_saving import tied_names
 from weighbridge.models.resolve import class_name
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import read_options
 from weighbridge.storage.places.directory import Extra
-
-
-def published(mapping: Mapping) -> Mapping:
-    """Return the inverse of a model's mapping that gives published names.
-
-    A change of prefix has no part in it: nobody knows whether the checkpoint that was never there had the prefix.
-    """
-    kept = tuple(rule for rule in mapping.transforms if not isinstance(rule, PrefixChange))
-    return replace(mapping, transforms=kept, carry=()).inverse()
 
 
 def plan_derived(model: Any, back: Mapping, planning: dict[str, Any]) -> Plan:
@@ -45,13 +38,42 @@ def plan_derived(model: Any, back: Mapping, planning: dict[str, Any]) -> Plan:
         PlanError: `inverse-unproven`.
     """
     inner = unwrap(model)
-    drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
+    drop = (*tied_names(inner), *leave_out_unsaved(inner), *exception_rules(Drop, planning.get("drop", ())))
     checkpoint = open_model(model)
-    options = read_options({"config": inner.config, **planning, "drop": drop})
-    plan = compile_plan(checkpoint.header, back, options=options)
+    # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
+    options = read_options({"config": inner.config, "layout": "mapped", **planning, "drop": drop})
+    with naming_the_ways_out(inner):
+        plan = compile_plan(checkpoint.header, back, options=options)
     notes = (*plan.notes, *checkpoint.notes)
     say(notes)
     return Plan.bind(replace(plan, notes=notes), checkpoint)
+
+
+def is_of_another_class(model: Any) -> bool:
+    """Tell whether a model was loaded from a checkpoint whose configuration names another class than the model's."""
+    return bool(_other_class(model))
+
+
+def say_other_class(model: Any) -> None:
+    """Log in which layout a model is saved that came from a checkpoint of another class."""
+    name = class_name(model)
+    note = f"saved in the published layout of {name}, and not in that of {_other_class(model)}, which it came in"
+    say([f'{note}: layout="as loaded" keeps the latter, with its configuration'])
+
+
+def _other_class(model: Any) -> str:
+    """Return the class, or the type, that the checkpoint's configuration names; empty if it is the model's, or none."""
+    loaded = recall(model)
+    config = None if loaded is None else config_beside(loaded.checkpoint)
+    if not isinstance(config, dict):
+        return ""
+    names, kind = config.get("architectures"), config.get("model_type")
+    if isinstance(kind, str) and kind != getattr(model.config, "model_type", kind):
+        return str(names[0]) if isinstance(names, list) and names else kind
+    known = {kind.__name__ for kind in type(model).__mro__} | {class_name(model)}
+    if isinstance(names, list) and names and known.isdisjoint(map(str, names)):
+        return str(names[0])
+    return ""
 
 
 @contextmanager

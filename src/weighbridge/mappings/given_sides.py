@@ -1,4 +1,4 @@
-"""Check the sides and paths that a transform is given: texts, none of them empty, and dotted paths."""
+"""Check the sides, paths and flags that a transform is given: texts, none of them empty, and dotted paths."""
 
 from __future__ import annotations
 
@@ -67,3 +67,13 @@ def check_path(name: str, path: object) -> None:
 
 def _is_path(text: str) -> bool:
     return all(text.split(".")) and not _NOT_PLAIN.intersection(text)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is neither true nor false.
+
+    Raises:
+        MappingError: `mapping-invalid`.
+    """
+    if not isinstance(value, bool):
+        raise MappingError("mapping-invalid", f"{name} is no flag", expected="True or False", got=repr(value))

@@ -290,7 +290,8 @@ def transform_to_dict(transform: Transform) -> dict[str, Any]:
             form[name] = list(value) if isinstance(value, tuple) else value
     if isinstance(transform, WeightConverter):
         form["operations"] = [operation.to_dict() for operation in transform.operations]
-    return form | ({"scope": transform.scope} if transform.scope else {})
+    flags = {"if_wanted": True} if transform.if_wanted else {}
+    return form | ({"scope": transform.scope} if transform.scope else {}) | flags
 
 
 def transform_from_dict(form: MappingOf[str, Any]) -> Transform:

@@ -1,12 +1,15 @@
-"""Read the mapping table of the installed transformers library into weighbridge mappings.
+r"""Read the mapping table of the installed transformers library into weighbridge mappings.
 
 The library keeps, for each class name or model type, a list of rules that turn a published layout into its runtime
 layout. Here each list becomes a `Mapping` that does the same:
 
     order       the library runs all renames of a list before its converters, and so does the imported mapping
-    boundaries  its patterns are searched anywhere in a key and must only end with a word; ours match whole segments. A
-                pattern that begins or ends inside a segment of real keys says so here, with a capture for the rest
+    boundaries  its patterns are searched anywhere in a key, and bounded by the end of a word alone; ours match whole
+                segments. So each pattern that may begin or end inside a segment has a group there for the rest of it,
+                `(\w*)`. Those that end with an index, or with a guard, end with the segment all the same
     dots        an unescaped dot is any character there, and a dot here
+    undoing     a key that its rules would give a name which the model lacks keeps its own, if the model has that one:
+                each imported rule is `if_wanted`
     the way     back is recorded by a plan, never taken from the library's own reverse
 
 Whatever cannot be expressed is an error that names it; for the version named by `UNDERSTOOD` there is nothing.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping as MappingOf
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Final
 
@@ -23,6 +27,7 @@ from weighbridge.base.errors import RegistryError
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import Registry
 from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, WeightConverter, WeightRenaming
+from weighbridge.operations.groupings import Concatenate
 from weighbridge.operations.ops import OPERATIONS, Operation
 
 UNDERSTOOD: Final = "5.23"
@@ -137,42 +142,85 @@ def import_transform(rule: Any) -> Transform:
     return _TRANSFORMS[kind](rule)
 
 
-_INSIDE: Final = ("(convolution|sconv)", r"attn\.in_proj_")
-"""Starts of the library's patterns that match inside a segment of real names (`k_sconv`, `self_attn`)."""
+_WORD: Final = re.compile(r"[A-Za-z0-9]|\(\?<")
+_GROUP: Final = re.compile(r"\((?!\?)(?P<body>[^()]*)\)")
+_LOOSE_END: Final = re.compile(r"_$|\([^()?]*\|[^()?]*\w\)$")
 
 
 def _sides(rule: Any) -> tuple[list[str], list[str]]:
-    """Return the patterns of a rule, with an explicit rest where a source begins or ends inside a segment."""
-    sources, targets = list(rule.source_patterns), list(rule.target_patterns)
-    if any(source.startswith(_INSIDE) for source in sources):
-        sources = [rf"(\w*){source}" for source in sources]
-        targets = [r"\1" + re.sub(r"\\(\d)", lambda found: f"\\{int(found[1]) + 1}", text) for text in targets]
-    if any(source.endswith("_") for source in sources):
-        sources, targets = ([f"{text}{{rest}}" for text in side] for side in (sources, targets))
-    return sources, targets
+    """Return the patterns of a rule, with a group for the rest where a source may begin or end inside a segment."""
+    return _open_end(*_open_start(list(rule.source_patterns), list(rule.target_patterns)))
+
+
+def _open_start(sources: list[str], targets: list[str]) -> tuple[list[str], list[str]]:
+    """Let sources that begin with a word match inside a segment, where the library finds them as well.
+
+    A group that both sides begin with takes what stands before it in its segment; else that is a group of its own.
+    """
+    groups = [_GROUP.match(source) for source in sources]
+    if any(target.startswith(r"\1") for target in targets):
+        is_shared = all(groups) and all(target.startswith(r"\1") for target in targets)
+        return ([_widened(source) for source in sources], targets) if is_shared else (sources, targets)
+    pairs = zip(sources, groups, strict=True)
+    if not all(_WORD.match(source) or (found and "^" not in found["body"]) for source, found in pairs):
+        return sources, targets
+    moved = [re.sub(r"\\(\d)", lambda found: f"\\{int(found[1]) + 1}", target) for target in targets]
+    return [rf"(\w*){source}" for source in sources], [rf"\1{target}" for target in moved]
+
+
+def _widened(source: str) -> str:
+    """Let each alternative of the group that a source begins with, but for the start of the key, begin anywhere."""
+    found = _GROUP.match(source)
+    assert found is not None
+    branches = (branch if branch.startswith("^") else rf"\w*{branch}" for branch in found["body"].split("|"))
+    return f"({'|'.join(branches)}){source[found.end() :]}"
+
+
+def _open_end(sources: list[str], targets: list[str]) -> tuple[list[str], list[str]]:
+    """Let sources go on inside a segment behind `_` or a choice: the library bounds a letter or a digit alone."""
+    if not all(map(_LOOSE_END.search, sources)):
+        return sources, targets
+    number = max(re.compile(source).groups for source in sources) + 1
+    return [rf"{source}(\w*)" for source in sources], [rf"{target}\{number}" for target in targets]
 
 
 def _renaming(rule: Any) -> Transform:
     sources, targets = _sides(rule)
-    return WeightRenaming(sources, targets[0])
+    return WeightRenaming(sources, targets[0], if_wanted=True)
 
 
 def _offset_renaming(rule: Any) -> Transform:
     r"""Write the library's offset into the target: `layers.\1` becomes `layers.{1+1}`."""
     sources, targets = _sides(rule)
-    return WeightRenaming(sources, targets[0].replace(r"\1", f"{{1{rule.offset:+d}}}"))
+    index = re.compile(sources[0]).groups
+    return WeightRenaming(sources, targets[0].replace(rf"\{index}", f"{{{index}{rule.offset:+d}}}"), if_wanted=True)
 
 
 def _group(rule: Any) -> Transform:
-    return GroupWeightRename(*_sides(rule))
+    return GroupWeightRename(*_sides(rule), if_wanted=True)
 
 
 def _prefix(rule: Any) -> Transform:
-    return PrefixChange(rule.prefix_to_add, rule.prefix_to_remove, rule.model_prefix or None)
+    return PrefixChange(rule.prefix_to_add, rule.prefix_to_remove, rule.model_prefix or None, if_wanted=True)
+
+
+_KEYS: Final = "linear_num_key_heads*linear_key_head_dim"
+_VALUES: Final = "linear_num_value_heads*linear_value_head_dim"
+
+UNEQUAL: Final[MappingOf[tuple[str, ...], tuple[str, ...]]] = {
+    tuple(f"linear_attn.{part}_conv1d.weight" for part in "qkv"): (_KEYS, _KEYS, _VALUES),
+    ("wte.embedding", "wte.new_embedding"): ("vocab_size", "additional_vocab_size"),
+}
+"""Tensors that the library joins, and cuts into equal parts when it saves, though they are none: what the configuration
+calls their sizes, as the library's models are made of them. By the patterns of the sources."""
 
 
 def _converter(rule: Any) -> Transform:
-    return WeightConverter(*_sides(rule), [made for one in rule.operations for made in import_operation(one)])
+    operations = [made for one in rule.operations for made in import_operation(one)]
+    sizes = UNEQUAL.get(tuple(rule.source_patterns))
+    if sizes is not None:
+        operations = [replace(one, sizes=sizes) if isinstance(one, Concatenate) else one for one in operations]
+    return WeightConverter(*_sides(rule), operations, if_wanted=True)
 
 
 _TRANSFORMS: Final[MappingOf[str, Callable[[Any], Transform]]] = {

@@ -11,6 +11,9 @@ Four kinds of transform, a closed union:
 
 They run in list order. A scope is a mount: a scoped transform sees only the keys under its path, without that path,
 and puts it back afterwards. At most one converter fires per key; renames keep running after it.
+
+A transform that is `if_wanted` leaves a key alone whose new name the target lacks, where it has the one without that
+transform. The library `transformers` reads every rule of its table so. Without a target it fires as it is written.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from weighbridge.base.errors import MappingError, PatternError, WeighbridgeError
-from weighbridge.mappings.given_sides import Patterns, check_path, read_sides
+from weighbridge.mappings.given_sides import Patterns, check_flag, check_path, read_sides
 from weighbridge.operations.arity import Arity
 from weighbridge.operations.ops import OPERATIONS, Operation, invert as invert_operations
 from weighbridge.pattern import Pattern, check_rewrite, invert
@@ -38,12 +41,13 @@ def _set(transform: Transform, **values: object) -> None:
         object.__setattr__(transform, name, value)
 
 
-def _set_sides(transform: Transform, sources: Patterns, targets: Patterns, scope: str) -> None:
+def _set_sides(transform: Transform, sources: Patterns, targets: Patterns, scope: str, if_wanted: bool) -> None:
     """Set what all transforms with patterns have in common, and check it."""
     sides = read_sides(sources, targets)
     if scope != "":
         check_path("scope", scope)
-    _set(transform, **sides, scope=scope)
+    check_flag("if_wanted", if_wanted)
+    _set(transform, **sides, scope=scope, if_wanted=if_wanted)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -54,6 +58,7 @@ class WeightRenaming:
         source_patterns: One pattern or several alternatives; a key may match only one of them.
         target_patterns: The one pattern that replaces the matched part of the key.
         scope: Path of the sub-module whose keys this transform sees; empty for all keys.
+        if_wanted: Leave a key alone whose new name the target lacks, where it has the name without this rule.
 
     Raises:
         PatternError: `pattern-syntax`, `pattern-reference`.
@@ -70,9 +75,12 @@ class WeightRenaming:
     source_patterns: tuple[str, ...]
     target_patterns: tuple[str, ...]
     scope: str
+    if_wanted: bool
 
-    def __init__(self, source_patterns: Patterns, target_patterns: Patterns, scope: str = "") -> None:
-        _set_sides(self, source_patterns, target_patterns, scope)
+    def __init__(
+        self, source_patterns: Patterns, target_patterns: Patterns, scope: str = "", if_wanted: bool = False
+    ) -> None:
+        _set_sides(self, source_patterns, target_patterns, scope, if_wanted)
         if len(self.target_patterns) != 1:
             raise MappingError(
                 "mapping-invalid",
@@ -92,7 +100,7 @@ class WeightRenaming:
         if len(self.source_patterns) > 1:
             raise _one_way(self, "several sources share one target")
         source, target = invert(*pairs(self)[0])
-        return WeightRenaming(source.text, target.text, scope=self.scope)
+        return WeightRenaming(source.text, target.text, self.scope, self.if_wanted)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -106,6 +114,7 @@ class GroupWeightRename:
         source_patterns: Patterns, one for each pair.
         target_patterns: Patterns, as many.
         scope: Path of the sub-module whose keys this transform sees.
+        if_wanted: Leave a key alone whose new name the target lacks, where it has the name without this rule.
 
     Raises:
         PatternError: `pattern-syntax`, `pattern-reference`.
@@ -120,9 +129,12 @@ class GroupWeightRename:
     source_patterns: tuple[str, ...]
     target_patterns: tuple[str, ...]
     scope: str
+    if_wanted: bool
 
-    def __init__(self, source_patterns: Patterns, target_patterns: Patterns, scope: str = "") -> None:
-        _set_sides(self, source_patterns, target_patterns, scope)
+    def __init__(
+        self, source_patterns: Patterns, target_patterns: Patterns, scope: str = "", if_wanted: bool = False
+    ) -> None:
+        _set_sides(self, source_patterns, target_patterns, scope, if_wanted)
         if len(self.source_patterns) != len(self.target_patterns):
             raise MappingError(
                 "mapping-invalid",
@@ -142,7 +154,8 @@ class GroupWeightRename:
         if len(set(self.target_patterns)) != len(self.target_patterns):
             raise _one_way(self, "two pairs share one target")
         back = [invert(*pair) for pair in pairs(self)]
-        return GroupWeightRename([source.text for source, _ in back], [target.text for _, target in back], self.scope)
+        sources, targets = [source.text for source, _ in back], [target.text for _, target in back]
+        return GroupWeightRename(sources, targets, self.scope, self.if_wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +167,7 @@ class PrefixChange:
         prefix_to_remove: Dotted path to take away.
         model_prefix: Dotted path below the scope after which the prefix stands; none by default.
         scope: Path of the sub-module whose keys this transform sees.
+        if_wanted: Leave a key alone whose new name the target lacks, where it has the name without this rule.
 
     Raises:
         MappingError: `mapping-invalid`.
@@ -169,6 +183,7 @@ class PrefixChange:
     prefix_to_remove: str | None = None
     model_prefix: str | None = None
     scope: str = ""
+    if_wanted: bool = False
 
     def __post_init__(self) -> None:
         prefixes = [prefix for prefix in (self.prefix_to_add, self.prefix_to_remove) if prefix is not None]
@@ -182,6 +197,7 @@ class PrefixChange:
         for name in ("model_prefix", "scope"):
             if getattr(self, name) not in (None, ""):
                 check_path(name, getattr(self, name))
+        check_flag("if_wanted", self.if_wanted)
 
     @property
     def source_patterns(self) -> tuple[str, ...]:
@@ -200,7 +216,7 @@ class PrefixChange:
 
     def inverse(self) -> PrefixChange:
         """Return the change that takes this one back."""
-        return PrefixChange(self.prefix_to_remove, self.prefix_to_add, self.model_prefix, self.scope)
+        return PrefixChange(self.prefix_to_remove, self.prefix_to_add, self.model_prefix, self.scope, self.if_wanted)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -215,6 +231,7 @@ class WeightConverter:
         target_patterns: Patterns of the tensors that are written, in the operations' order.
         operations: What to do, first to last.
         scope: Path of the sub-module whose keys this transform sees.
+        if_wanted: Leave a key alone whose new name the target lacks, where it has the name without this rule.
 
     Raises:
         PatternError: `pattern-syntax`, `pattern-reference`.
@@ -235,6 +252,7 @@ class WeightConverter:
     target_patterns: tuple[str, ...]
     operations: tuple[Operation, ...]
     scope: str
+    if_wanted: bool
 
     def __init__(
         self,
@@ -242,8 +260,9 @@ class WeightConverter:
         target_patterns: Patterns,
         operations: Iterable[Operation] = (),
         scope: str = "",
+        if_wanted: bool = False,
     ) -> None:
-        _set_sides(self, source_patterns, target_patterns, scope)
+        _set_sides(self, source_patterns, target_patterns, scope, if_wanted)
         if not isinstance(operations, Iterable):
             raise MappingError("mapping-invalid", "operations come as a list", got=repr(operations))
         _set(self, operations=tuple(operations))
@@ -271,7 +290,7 @@ class WeightConverter:
         """
         try:
             sources, targets = _inverted_patterns(self)
-            return WeightConverter(sources, targets, invert_operations(self.operations), scope=self.scope)
+            return WeightConverter(sources, targets, invert_operations(self.operations), self.scope, self.if_wanted)
         except WeighbridgeError as problem:
             raise problem.with_context(where=describe(self)) from None
 
@@ -359,7 +378,7 @@ def describe(transform: Transform, *, full: bool = False) -> str:
         text = f"{type(transform).__name__}({' -> '.join(sides)})"
     if isinstance(transform, WeightConverter):
         text += f" by {', '.join(map(str, transform.operations))}"
-    return text + (f" in {transform.scope}" if transform.scope else "")
+    return text + (f" in {transform.scope}" if transform.scope else "") + (", if wanted" if transform.if_wanted else "")
 
 
 def _listed(patterns: tuple[str, ...], *, full: bool) -> str:

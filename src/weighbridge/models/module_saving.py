@@ -10,11 +10,13 @@ from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Drop
+from weighbridge.models.changed_models import steps_by_the_rules, what_stands
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_loading import recall
 from weighbridge.models.modules import module_header
 from weighbridge.models.wrappers import unwrap
+from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Program
 from weighbridge.planning.steps import Fated, Step
@@ -39,17 +41,18 @@ class WayBack(NamedTuple):
 def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack | None:
     """Return the plan that takes a model's weights back to where they came from; None if it came through no plan.
 
-    Weights that were initialised go in under the names that the mapping's rules, run backwards, give them, if the
-    mapping turns these into theirs again; under their own names otherwise, as a new head does that no rule speaks of.
-    They are left out where the rule that declares them says that no file has them. Tensors that the model has gained
-    since it was loaded go in as well, and extra state as it is now.
+    What has another shape now is taken back by the rules that made it, and what is gone is left out; see
+    `changed_models`. Weights that were initialised go in under the names that the mapping's rules, run backwards, give
+    them, if the mapping turns these into theirs again; under their own names otherwise, as a new head does that no rule
+    speaks of. They are left out where the rule that declares them says that no file has them. Tensors that the model
+    has gained since it was loaded go in as well, and extra state as it is now.
 
     Args:
         model: The model, with or without wrappers.
         lossy: Accept that part of the source is lost: what a rule dropped, for example.
 
     Raises:
-        PlanError: `inverse-lossy`, `dtype-mismatch`.
+        PlanError: `inverse-lossy`, `inverse-unproven`, `dtype-mismatch`.
         CheckpointError, RegistryError: As `take_stock`.
     """
     inner = unwrap(model)
@@ -58,8 +61,12 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack
         return None
     held = open_model(model)
     current, gone = _as_it_is_now(in_dtypes(loaded.plan, held.header), held.header, take_stock(model))
-    back, named = _back(current, held.header, getattr(inner, "config", None), lossy=lossy)
-    notes = (*held.notes, *(f"{key}: extra state that is no tensor now, not saved" for key in gone), *named)
+    standing = what_stands(current, held)
+    config = getattr(inner, "config", None)
+    again = steps_by_the_rules(current, standing, held.header, config)
+    back, named = _back(standing.plan, held.header, again, config, lossy=lossy)
+    changes = (*(f"{key}: extra state that is no tensor now, not saved" for key in gone), *standing.notes)
+    notes = (*held.notes, *changes, *named)
     return WayBack(replace(back, notes=(*back.notes, *notes)), loaded.checkpoint, notes)
 
 
@@ -80,15 +87,28 @@ def _as_it_is_now(plan: Plan, header: Header, held: Holdings) -> tuple[Plan, lis
     return replace(plan, steps=tuple(steps), source_files=None), gone
 
 
-def _back(plan: Plan, header: Header, config: Any, *, lossy: bool) -> tuple[Plan, tuple[str, ...]]:
-    """Invert a plan, and add the weights that no file gave, unless their rule says that no file has them."""
+def _back(
+    plan: Plan, header: Header, again: tuple[Step, ...], config: Any, *, lossy: bool
+) -> tuple[Plan, tuple[str, ...]]:
+    """Invert a plan, and add the weights that no file gave, unless their rule says that no file has them.
+
+    Args:
+        plan: The plan, as far as it holds for the model.
+        header: The model's specs.
+        again: Steps back that were made anew.
+        config: The model's configuration.
+        lossy: As for `recorded_way_back`.
+    """
     absent = {rule.why or f'"{rule.pattern}"' for rule in plan.mapping.initialise if not rule.saved}
     new = tuple(fated for fated in plan.initialised if fated.by not in absent)
     left = tuple(fated._replace(by=f"not in the file: {fated.by}") for fated in plan.initialised if fated.by in absent)
-    known = dict(plan.target_fates())
+    known = dict(plan.target_fates()).keys() | {key for step in again for key in step.sources}
     gained = tuple(Fated(key, spec, "new since loading") for key, spec in header.items() if key not in known)
     back = replace(plan, initialised=new + gained).inverse(lossy=lossy, keep_initialised=True)
+    anew = sorted((_step_back_in(step, header) for step in again), key=lambda step: step.targets)
+    back = replace(back, steps=tuple(sorted((*back.steps, *anew), key=lambda step: step.targets)))
     named, notes = _under_published_names(back, [*new, *gained], config)
+    named.check()
     return replace(named, dropped=named.dropped + left), notes
 
 
@@ -98,13 +118,15 @@ def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> tup
         return back, ()
     header = Header({fated.key: fated.spec for fated in new})
     taken = {key for key in back.target if key not in header}
-    proven = [step for step in proven_steps(back.mapping, header, config) if taken.isdisjoint(step.targets)]
+    found = proven_steps(back.mapping, header, config, whole=back.source)
+    proven = [step for step in found if taken.isdisjoint(step.targets)]
     named = [_step_back_in(step, header) for step in _free_of(proven, header)]
     done = {key for step in named for key in step.sources}
     steps = [step for step in back.steps if done.isdisjoint(step.sources)]
     made = replace(back, steps=tuple(sorted([*steps, *named], key=lambda step: step.targets)))
     others = [key for key in header if key not in done]
-    unled = {*unstable_names(back.mapping, others), *unstable_names(invert_rules(back.mapping).mapping, others)}
+    changed = unstable_names(back.mapping, others, Wanted(back.source))
+    unled = {*changed, *unstable_names(invert_rules(back.mapping).mapping, others)}
     made.check()
     keys = ", ".join(collapse(unled)[:4])
     note = f"{keys}: saved under the model's own name, as the rules lead back to no other one that can be relied on"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Final
 
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.nearby import close_names
-from weighbridge.operations.values import brief, is_whole
+from weighbridge.operations.values import Size, brief, is_whole
 
 ALIKE: Final = 0.45
 """How alike a near name must be: `n_head` is meant where `num_attention_heads` is looked for."""
@@ -61,6 +62,26 @@ def read_config(config: object, name: str, default_to_text: bool = False) -> int
         got=_say_what_is_there(config, name, found),
         hint=_hint(config, name, found),
     )
+
+
+def has_config(config: object, name: str) -> bool:
+    """Tell whether a configuration says something of a name, whatever that is."""
+    return name in config if isinstance(config, Mapping) else hasattr(config, name)
+
+
+def read_size(config: object, size: Size) -> int:
+    """Return a size; one that is named is read from a configuration.
+
+    Raises:
+        LayoutError: `operation-config`.
+
+    Examples:
+        >>> read_size({"text_config": {"heads": 3, "head_dim": 8}}, "heads*head_dim")
+        24
+    """
+    if isinstance(size, int):
+        return size
+    return prod(read_config(config, name.strip(), default_to_text=True) for name in size.split("*"))
 
 
 def _follow(config: object, name: str) -> Any:

@@ -14,11 +14,12 @@ from typing import Final
 from weighbridge.algebra.layout import Layout, checked_axis, concat, stack
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.specs import Shape
-from weighbridge.operations.configuration import read_config
+from weighbridge.operations.configuration import read_config, read_size
 from weighbridge.operations.values import (
     Arguments,
     Context,
     Lane,
+    Size,
     Value,
     arity_error,
     common_dtype,
@@ -73,6 +74,12 @@ def _into_targets(parts: Sequence[Value], counts: Sequence[int], context: Contex
         Lane(target, tuple(parts[start:stop]), context.is_indexed(number))
         for number, (target, (start, stop)) in enumerate(zip(context.targets, bounds, strict=True))
     )
+
+
+def _agree(said: Sequence[Size], sizes: Sequence[int]) -> bool:
+    """Tell whether sizes are those that were said; a name stands for any, as the tensors themselves say it."""
+    pairs = zip(said, sizes, strict=False)
+    return len(said) == len(sizes) and all(isinstance(one, str) or one == size for one, size in pairs)
 
 
 def _counts(context: Context) -> list[int]:
@@ -152,12 +159,13 @@ class Concatenate(Arguments):
     Args:
         dim: The axis.
         num_shards_attribute: Name of the configuration's value for the number of parts; for the inverse alone.
-        sizes: Sizes of the parts on the axis; for the inverse, which has them from its targets if they are left out.
+        sizes: Sizes of the parts on the axis, as for `Split`; for the inverse, which has them from its targets if they
+            are left out. Numbers must be the sizes that there are.
     """
 
     dim: int = 0
     num_shards_attribute: str | None = None
-    sizes: tuple[int, ...] | None = None
+    sizes: tuple[Size, ...] | None = None
 
     def lower(self, lanes: tuple[Lane, ...], context: Context) -> tuple[Lane, ...]:
         """Join the values of all lanes."""
@@ -165,7 +173,7 @@ class Concatenate(Arguments):
         whole = _combine(values, self.dim, concat)
         axis = checked_axis(self.dim, len(whole.shape))
         sizes = tuple(value.shape[axis] for value in values)
-        if self.sizes not in (None, sizes):
+        if self.sizes is not None and not _agree(self.sizes, sizes):
             raise LayoutError("shape-mismatch", "the parts have other sizes", expected=str(self.sizes), got=str(sizes))
         name = context.targets[0] if len(context.targets) == 1 else lanes[0].name
         return (Lane(name, (whole,)),)
@@ -223,11 +231,13 @@ class Split(Arguments):
 
     Args:
         dim: The axis.
-        sizes: Sizes of the parts on the axis; those of the targets if they are left out.
+        sizes: Sizes of the parts on the axis: numbers, or names of the configuration's values, whose product a size is
+            (``"num_heads*head_dim"``). Names are read where the targets do not say it; if there are no sizes, the
+            targets must.
     """
 
     dim: int = 0
-    sizes: tuple[int, ...] | None = None
+    sizes: tuple[Size, ...] | None = None
 
     def lower(self, lanes: tuple[Lane, ...], context: Context) -> tuple[Lane, ...]:
         """Cut the only value."""
@@ -235,7 +245,7 @@ class Split(Arguments):
         axis = checked_axis(self.dim, len(value.shape))
         only_indexed = len(context.targets) == 1 and context.is_indexed(0)
         counts = [len(self.sizes)] if only_indexed and self.sizes is not None else _counts(context)
-        sizes = self.sizes if self.sizes is not None else _target_sizes(context, counts, value.shape, axis)
+        sizes = self._sizes(context, counts, value.shape, axis)
         if sizes is None:
             raise LayoutError(
                 "operation-argument", "the sizes of the parts are not known", hint="give the sizes of the parts"
@@ -244,6 +254,14 @@ class Split(Arguments):
             expected, got = f"{sum(counts)} sizes", f"{len(sizes)}: {', '.join(map(str, sizes))}"
             raise LayoutError("operation-arity", "there is not one size for each target", expected=expected, got=got)
         return _into_targets(_split_value(value, axis, sizes), counts, context)
+
+    def _sizes(self, context: Context, counts: Sequence[int], shape: Shape, axis: int) -> list[int] | None:
+        if self.sizes is not None and all(isinstance(size, int) for size in self.sizes):
+            return [size for size in self.sizes if isinstance(size, int)]
+        found = _target_sizes(context, counts, shape, axis)
+        if found is None and self.sizes is not None:
+            found = [read_size(context.config, size) for size in self.sizes]
+        return found
 
     def inverse(self) -> Concatenate:
         """Return the operation that joins the parts."""

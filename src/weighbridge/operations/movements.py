@@ -15,7 +15,7 @@ from weighbridge.algebra.copies import solve_shape
 from weighbridge.algebra.layout import checked_axis
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.specs import Shape
-from weighbridge.operations.configuration import read_config
+from weighbridge.operations.configuration import has_config, read_config
 from weighbridge.operations.rearrange import JOINED, Movement, move, movement, parse, reverse, swap
 from weighbridge.operations.values import MAX_WHOLE, Arguments, Context, Lane, brief
 
@@ -235,7 +235,8 @@ class PermuteForRope(Directed):
     `num_attention_heads`; without one there is an error, as one head is never a good guess.
 
     Args:
-        subconfig_key: Name of the nested configuration that has the number of heads.
+        subconfig_key: Name of the nested configuration that has the number of heads; where there is none of that name,
+            the configuration is that of the sub-model itself.
         permute_layer_names: Apply it only where one of these is part of the pattern's text; None for everywhere.
         inverse: Go from two halves to pairs.
         num_heads: Number of heads, or the name of the configuration's value for it, such as `"num_key_value_heads"`.
@@ -276,8 +277,10 @@ class PermuteForRope(Directed):
     def _count_heads(self, config: object) -> int:
         if isinstance(self.num_heads, int):
             return self.num_heads
-        scope = f"{self.subconfig_key}." if self.subconfig_key else ""
-        return read_config(config, scope + (self.num_heads or "num_attention_heads"))
+        name = self.num_heads or "num_attention_heads"
+        if self.subconfig_key is None or (not has_config(config, self.subconfig_key) and has_config(config, name)):
+            return read_config(config, name)
+        return read_config(config, f"{self.subconfig_key}.{name}")
 
     def inverse(self) -> PermuteForRope:
         """Return the operation that restores the order."""

@@ -165,6 +165,14 @@ def _is_wholes(value: object) -> bool:
     return isinstance(value, tuple) and all(map(is_whole, value))
 
 
+Size = int | str
+"""A size: a number, or the names of a configuration's values that give it as their product, such as ``"heads*dim"``."""
+
+
+def _is_sizes(value: object) -> bool:
+    return isinstance(value, tuple) and all(is_whole(size) or (isinstance(size, str) and size) for size in value)
+
+
 def _is_texts(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
 
@@ -174,6 +182,7 @@ ARGUMENT_KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "bool": (lambda value: isinstance(value, bool), "true or false"),
     "str": (lambda value: isinstance(value, str), "a text"),
     "tuple[int, ...]": (_is_wholes, "whole numbers"),
+    "tuple[Size, ...]": (_is_sizes, "whole numbers, or names of the configuration's values"),
     "tuple[int, int, int]": (lambda value: _is_wholes(value) and len(value) == 3, "three whole numbers"),  # type: ignore[arg-type]
     "tuple[str, ...]": (_is_texts, "texts"),
     "None": (lambda value: value is None, "nothing"),

@@ -70,6 +70,8 @@ def invert(source: Pattern, target: Pattern, free_stars: bool = False) -> tuple[
         >>> new_source, new_target = invert(Pattern.parse(r"^h.(\d+).ln_{i}"), Pattern.parse(r"layers.\1.norm{i}"))
         >>> print(new_source, new_target)
         ^layers.(\d+).norm{i} h.\1.ln_{i}
+        >>> print(*invert(Pattern.parse("^"), Pattern.parse("model.")))
+        ^model.(.+) \1
     """
     check_rewrite(source, target, free_stars)
     found = _lost(source, target, free_stars) or _swap(source, target)
@@ -105,6 +107,8 @@ def _swap(source: Pattern, target: Pattern) -> tuple[Pattern, Pattern] | str:
     turned = _anchor(source.nodes, turned)
     if can_be_empty(turned) and not any(isinstance(node, Edge) for node in turned):
         return "the target may be empty, so that the way back has no place to begin"
+    if all(isinstance(node, Guard | Edge) for node in source.nodes):
+        return _taken_away(turned)
     for at_end in (False, True):
         walled = _wall(source.nodes, turned, at_end)
         if isinstance(walled, str):
@@ -112,6 +116,19 @@ def _swap(source: Pattern, target: Pattern) -> tuple[Pattern, Pattern] | str:
         turned = walled
     new_target = merge_texts(_turn_source(node, names) for node in source.nodes if not isinstance(node, Guard | Edge))
     return Pattern.parse(render(turned)), Pattern.parse(render(new_target))
+
+
+def _taken_away(turned: Nodes) -> tuple[Pattern, Pattern] | str:
+    r"""Make the rule that takes away what a rule without a text of its own has put in: the rest is what is left.
+
+    Returns:
+        For `^ -> model.`, the rule `^model.(.+) -> \1`; the reason why there is none, if nothing says where it began.
+    """
+    edges = [node.at_end for node in turned if isinstance(node, Edge)]
+    if len(edges) != 1:
+        return "the source has no text, so that the way back does not know what is left"
+    text = f"(.+){render(turned)}" if edges[0] else f"{render(turned)}(.+)"
+    return Pattern.parse(text), Pattern.parse(r"\1")
 
 
 def _new_names(source: Pattern, target: Pattern) -> dict[str, str]:

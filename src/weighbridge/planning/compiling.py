@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from shlex import quote
 from typing import Any, Final
 
 from weighbridge.base.collecting import without_collection
@@ -24,10 +23,11 @@ from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, except
 from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.drafts import Draft
+from weighbridge.planning.failures.no_fit import none_fits, openness
 from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import MODES, Options
-from weighbridge.planning.problems import merge_alike, uneven_groups
+from weighbridge.planning.problems import uneven_groups
 from weighbridge.planning.readings import Reading, matching, nested_readings, possible_readings
 from weighbridge.planning.way_back.inverting import open_choices, prove_inverse
 from weighbridge.planning.way_back.target_steps import steps_from_target
@@ -80,7 +80,7 @@ def compile_plan(
     chosen = _choose(drafts, source, target, options)
     plan = replace(chosen.plan, source_files=files, is_back=False)
     plan.check()
-    notes: list[str] = []
+    notes = list(plan.notes)
     if declared.forward is not None and chosen.reading.is_mapped:
         as_stored = replace(options, dtype=None)  # a cast that the caller wants comes after the way back
         proven = plan if options.dtype is None else _draft(chosen.reading, source, target, as_stored).plan
@@ -153,7 +153,7 @@ def _refuse_unused(options: Options, source: Header, target: Header | None) -> N
 
 def _is_as_near(draft: Draft, other: Draft) -> bool:
     """Whether a draft leaves no more tensors open than another one."""
-    return _openness(draft) <= _openness(other)
+    return openness(draft) <= openness(other)
 
 
 def declare(mapping: Mapping, options: Options) -> Mapping:
@@ -172,6 +172,10 @@ def _choose(drafts: list[Draft], source: Header, target: Header | None, options:
 
     What else is wrong with a reading whose names and shapes fit is reported, and is no reason to take another one.
     """
+
+    def further(reading: Reading) -> Draft:
+        return _draft(reading, source, target, options)
+
     fitting: list[Draft] = []
     for draft in drafts:
         if draft.fits and all(draft.movement != other.movement for other in fitting):
@@ -180,11 +184,11 @@ def _choose(drafts: list[Draft], source: Header, target: Header | None, options:
         fitting = [draft for draft in fitting if not any(other.covers_more(draft) for other in fitting)]
     faulty = next((draft for draft in drafts if _is_right_but_faulty(draft, fitting, options)), None)
     if faulty is not None:
-        raise _none_fits([faulty], source, target, others=fitting)
+        raise none_fits([faulty], source, target, further, others=fitting)
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        raise _none_fits(drafts, source, target)
+        raise none_fits(drafts, source, target, further)
     raise PlanError(
         "layout-ambiguous",
         "the checkpoint can be read in more than one layout",
@@ -208,57 +212,3 @@ def _describe(draft: Draft) -> str:
     line = f"{draft.reading.name}: fills {len(plan.step_of_target)} targets from {len(plan.step_of_source)} sources"
     example = next((step for step in plan.steps if step.sources != step.targets), None)
     return line + (f", such as {example.targets[0]} from {example.sources[0]}" if example else "")
-
-
-def _none_fits(drafts: list[Draft], source: Header, target: Header | None, others: Sequence[Draft] = ()) -> PlanError:
-    """Report the nearest reading's problems in full, and the others in a line each.
-
-    Args:
-        drafts: Readings that do not fit.
-        source: Specs of the checkpoint's tensors.
-        target: Specs of the wanted tensors, if they are known.
-        others: Readings that fit, and are not taken, because one of the drafts could be the right one.
-    """
-    best = min(drafts, key=_openness)
-    further = sorted((draft for draft in drafts if draft is not best), key=_openness)
-    tried = [f"{draft.reading.name}: {_fault_line(draft)}" for draft in (best, *further[:2])]
-    tried += [f"and {len(further) - 2} more readings that fit less"] if len(further) > 2 else []
-    tried += [f"{draft.reading.name}: would fit, if that were the checkpoint's layout" for draft in others]
-    return PlanError(
-        "plan-failed",
-        f'the mapping "{best.plan.mapping.name}" does not fit'
-        if best.plan.mapping.name
-        else "the mapping does not fit",
-        got="\n".join(tried),
-        hint=_hint(best) or _other_layout(others),
-        problems=merge_alike(best.problems(source, target)),
-    )
-
-
-def _openness(draft: Draft) -> int:
-    return len(draft.missing) + len(draft.unplaced)
-
-
-def _fault_line(draft: Draft) -> str:
-    counts = ((len(draft.missing), "target"), (len(draft.unplaced), "source"), (len(draft.faults), "fault"))
-    words = {"target": "missing", "source": "left over", "fault": ""}
-    named = (f"{count:,} {word}{'s' * (count != 1)} {words[word]}".strip() for count, word in counts if count)
-    return ", ".join(named)
-
-
-def _other_layout(others: Sequence[Draft]) -> str:
-    is_plain = any(draft.reading.name == "as is" for draft in others)
-    return 'mend what is wrong; layout="as is" if the checkpoint is in the target\'s layout already' if is_plain else ""
-
-
-def _hint(draft: Draft) -> str:
-    if draft.missing and draft.unplaced:
-        key = draft.missing[0]
-        command = f"weighbridge explain SOURCE MAPPING {quote(key)} --target TARGET"
-        call = "" if draft.faults else f" (in Python: plan(..., partial=True).explain({key!r}))"
-        return f"{command}{call}, which shows every rule and the nearest names"
-    if draft.unplaced:
-        return "declare what may be left over: carry=[...] or drop=[...], or partial=True (--carry, --drop, --partial)"
-    if draft.missing:
-        return "declare what may be missing: initialise=[...], or partial=True (--initialise, --partial)"
-    return ""

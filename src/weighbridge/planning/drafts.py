@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,7 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.problems import OpenSide, first_of, missing_target, unplaced_source, with_likes
 from weighbridge.planning.program import Program
 from weighbridge.planning.readings import Reading
+from weighbridge.planning.steps import Step
 from weighbridge.planning.way_back.origins import find_origins
 
 NAMING_FAULTS: Final = frozenset(
@@ -43,6 +45,7 @@ class Draft:
         partial: Whether missing and left-over tensors are accepted.
         reach: Number of targets that the reading fills, or would fill but for a fault.
         is_settled: Whether the layout to reach has decided about every name of a way back.
+        strays: Steps that write nothing which the target has.
     """
 
     reading: Reading
@@ -53,6 +56,7 @@ class Draft:
     partial: bool
     reach: int = 0
     is_settled: bool = False
+    strays: tuple[Step, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -82,12 +86,20 @@ class Draft:
         faults = [with_likes(fault, targets) for fault in self.faults]
         if self.partial:
             return faults
-        sources = OpenSide(source, self.unplaced)
+        sources = OpenSide(source, self.unplaced, dict(self._made_of_strays()))
         missing = {line: first_of(line) for line in collapse_by_name(self.missing)}
-        unplaced = {line: first_of(line) for line in collapse_by_name(self.unplaced)}
+        unplaced = collapse_by_name(self.unplaced)
         origins = find_origins(self.plan.mapping, missing.values())
         return [
             *faults,
             *(missing_target(line, origins.get(key), sources, targets) for line, key in missing.items()),
-            *(unplaced_source(line, targets.near(key, sources)) for line, key in unplaced.items()),
+            *(unplaced_source(line, sources, targets) for line in unplaced),
         ]
+
+    def _made_of_strays(self) -> Iterator[tuple[str, str]]:
+        """Yield the sources of which rules make something that the target does not have, and what they make."""
+        for step in self.strays:
+            if step.rules:
+                numbers = ", ".join(str(rule + 1) for rule in step.rules)
+                rules = f"rule{'s' * (len(step.rules) > 1)} {numbers} {'make' if len(step.rules) > 1 else 'makes'}"
+                yield from ((key, f"of which {rules} {', '.join(step.targets[:2])}") for key in step.sources)

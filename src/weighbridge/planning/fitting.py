@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.keys import collapse_by_name
+from weighbridge.base.keys import collapse, collapse_by_name
 from weighbridge.base.specs import DTYPES, Header, TensorSpec, dtype_named
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.planning.companions import companion_faults
 from weighbridge.planning.drafts import Draft
 from weighbridge.planning.joining import Joiner, collect_groups
+from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.problems import no_such_target
@@ -22,6 +23,9 @@ from weighbridge.planning.readings import Reading, matching
 from weighbridge.planning.steps import Fated, Step
 from weighbridge.planning.tracing import Traced, prepare, spell, trace_keys
 
+SHOWN_NAMES: Final = 3
+"""How many kinds of tensors a note names."""
+
 
 def draft_reading(
     reading: Reading,
@@ -29,8 +33,11 @@ def draft_reading(
     target: Header | None,
     options: Options,
     settled: Sequence[Step] | None = None,
+    wanted: Header | None = None,
 ) -> Draft:
     """Compile one reading; collects problems instead of raising them.
+
+    Rules that are `if_wanted` run as they are written, unless some name would then be missing or left over.
 
     Args:
         reading: What to compile.
@@ -38,21 +45,38 @@ def draft_reading(
         target: Specs of the wanted tensors, if they are known.
         options: What was declared.
         settled: The steps of all tensors that no exception names, where they are known already; else the rules are run.
+        wanted: What rules that are `if_wanted` give way to, where that is not the target.
     """
-    return _Fitting(reading, source, target, options).draft(settled)
+    yields = settled is None and any(rule.if_wanted for rule in reading.mapping)
+    if not yields or target is not None:
+        draft = _Fitting(reading, source, target, options).draft(settled)
+        if not yields or not (draft.missing or draft.unplaced or draft.faults):
+            return draft
+    known = wanted if wanted is not None else target
+    return _Fitting(reading, source, target, options, known).draft(settled)
 
 
 class _Fitting:
     """The work on one reading; lives only while it is compiled."""
 
-    def __init__(self, reading: Reading, source: Header, target: Header | None, options: Options) -> None:
+    def __init__(
+        self,
+        reading: Reading,
+        source: Header,
+        target: Header | None,
+        options: Options,
+        known: Header | None = None,
+    ) -> None:
         self.reading = reading
+        self.wanted = Wanted(known, source) if known is not None else None
+        self.spared: dict[int, list[str]] = {}
         self.mapping: Mapping = reading.mapping
         self.source = source
         self.target = target
         self.options = options
         self.problems: list[WeighbridgeError] = []
         self.steps: list[Step] = []
+        self.strays: list[Step] = []
         self.blamed: set[str] = set()
         self.first_of: dict[str, str] = {}
         self.twins: tuple[tuple[str, str], ...] = ()
@@ -85,9 +109,11 @@ class _Fitting:
             twins=self.twins,
             reading=self.reading.name,
             metadata=dict(self.source.metadata),
+            notes=tuple(self._spared_notes()),
         )
         reach = len({key for key in self._written() | self.blamed if self.target is None or key in self.target.specs})
-        return Draft(self.reading, plan, tuple(self.problems), missing, unplaced, self.options.partial, reach)
+        faults, strays = tuple(self.problems), tuple(self.strays)
+        return Draft(self.reading, plan, faults, missing, unplaced, self.options.partial, reach, strays=strays)
 
     def _written(self) -> set[str]:
         return {key for step in self.steps for key in step.targets}
@@ -131,9 +157,11 @@ class _Fitting:
         return claimed
 
     def _trace(self, live: list[str]) -> None:
-        rules = prepare(self.mapping)
+        rules = prepare(self.mapping, self.wanted)
         hits: list[Traced] = []
         for traced in trace_keys(rules, live, self.problems):
+            for number in traced.trace.spared:
+                self.spared.setdefault(number, []).extend(key for key, _ in traced.members)
             if traced.trace.hit is not None:
                 hits.append(traced)
             else:
@@ -143,6 +171,13 @@ class _Fitting:
         self.steps += joiner.lower_groups(collect_groups(rules, hits, self.problems).values())
         self.steps += [_carry(key, self.source.specs[key]) for key in joiner.left]
         self.blamed = joiner.blamed
+
+    def _spared_notes(self) -> Iterator[str]:
+        for number, keys in sorted(self.spared.items()):
+            lines = collapse(keys)
+            more = f" and {len(lines) - SHOWN_NAMES} more" if len(lines) > SHOWN_NAMES else ""
+            where = ", ".join(lines[:SHOWN_NAMES]) + more
+            yield f"rule {number + 1} left alone on {where}: its result is not in the target"
 
     # ---- targets ----
 
@@ -158,6 +193,7 @@ class _Fitting:
                 kept.append(step)
                 continue
             unplaced += step.sources
+            self.strays.append(step)
             if self.options.partial:
                 kept += self._carry_unplaced(step)
         self.steps = kept

@@ -6,7 +6,7 @@ Problems that differ in indices only are put together: a report has a block for 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
 from functools import cached_property
 from typing import Final
 
@@ -65,10 +65,12 @@ class OpenSide:
     Args:
         header: All specs of the side.
         keys: Those without a partner.
+        made: For some of these, what the rules make of them.
     """
 
-    def __init__(self, header: Header, keys: Sequence[str] = ()) -> None:
+    def __init__(self, header: Header, keys: Sequence[str] = (), made: MappingOf[str, str] | None = None) -> None:
         self.header = header
+        self.made = made or {}
         self._open: dict[Shape, list[str]] = {}
         for key in keys:
             self._open.setdefault(header[key].shape, []).append(key)
@@ -126,7 +128,8 @@ def missing_target(line: str, origin: Origin | None, sources: OpenSide, targets:
     if origin is not None and origin.sources[0] not in sources.header:
         expected = str(origin)
         likes = list(dict.fromkeys([*sources.like(origin.sources[0], 2), *likes]))[:3]
-    here = f"the source {key}, which this reading calls otherwise, or drops" if key in sources.header else ""
+    taken = sources.made.get(key, "which this reading calls otherwise, or drops")
+    here = f"the source {key}, {taken}" if key in sources.header else ""
     got = _with_nearest(here, key, "sources", likes)
     return PlanError("target-missing", "nothing fills this target", where=line, expected=expected, got=got)
 
@@ -176,10 +179,18 @@ def with_likes(fault: WeighbridgeError, targets: OpenSide) -> WeighbridgeError:
     return type(fault)(**{**fault.to_dict(), "got": f"{fault.got}\nnearest: {', '.join(likes)}"}) if likes else fault
 
 
-def unplaced_source(line: str, likes: Sequence[str]) -> PlanError:
-    """Say that some sources have no place, and name the targets that could be theirs."""
+def unplaced_source(line: str, sources: OpenSide, targets: OpenSide) -> PlanError:
+    """Say that some sources have no place, and name the targets that could be theirs.
+
+    Args:
+        line: The sources, as a line of `collapse`.
+        sources: The checkpoint's side.
+        targets: The target's side.
+    """
     key = first_of(line)
+    likes = targets.near(key, sources)
     here = f"the target {key}, but this reading calls the source otherwise" if key in likes else ""
+    here = f"the source {key}, {sources.made[key]}" if key in sources.made else here
     got = _with_nearest(here, key, "targets", likes)
     return PlanError("source-unplaced", "a source has no place in the target", where=line, got=got)
 

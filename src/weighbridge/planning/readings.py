@@ -4,12 +4,15 @@ Whether keys carry a prefix cannot be known key by key. Here each possibility is
 set; planning keeps the only one that fits. A prefix is added to all keys, none of which has it, but for whole sub-trees
 that the target has beside the base model, such as a head's; or it is taken from the keys that have it: the others are
 then those of other parts of a larger model, and never fill a tensor.
+
+Rules that are written for the names of a base model, or for those of its head model, only see the right ones if the
+prefix changes behind them, or before them: each order is a candidate where it comes to other names.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping as MappingOf
 from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from typing import Any, Final
@@ -18,9 +21,10 @@ from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.keys import families
 from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, pairs, strip_scope
+from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, pairs, strip_scope
 from weighbridge.pattern import Pattern
-from weighbridge.planning.tracing import FREE, Rules, Traced, finish_names, prepare, spell, trace_keys
+from weighbridge.planning.names.wanting import Wanted
+from weighbridge.planning.tracing import last_names, prepare, trace_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,10 @@ def possible_readings(mapping: Mapping, source: Header, target: Header | None, m
         first = [mapped]
     else:
         first = [mapped, *([plain] if mapping.transforms and _shares_names(source, target) else [])]
-    return first if target is None else [*first, *_prefixed(first, mapping.base_prefix, source, target)]
+    if target is None:
+        return first
+    prefixed = list(_prefixed(first, mapping.base_prefix, source, target))
+    return [*first, *prefixed, *_prefixed_after(mapped, [mapped, *prefixed], source, target)]
 
 
 def _shares_names(source: Header, target: Header) -> bool:
@@ -112,6 +119,64 @@ def _prefixed(readings: list[Reading], prefix: str, source: Header, target: Head
             changed = _changed(reading, change)
             if changed is not None and _is_possible(changed, source, target):
                 yield _sparing(changed, reading.mapping, source, target)
+
+
+def _prefixed_after(reading: Reading, others: list[Reading], source: Header, target: Header) -> Iterator[Reading]:
+    """Yield a reading whose rules run before the base prefix is added, or removed, if no other one gives those names.
+
+    The keys themselves must lack the prefix, so that it is clear where it comes from; rules may have put it before some
+    of the names. It is added only where the target has it, and removed only where the target has it nowhere.
+    """
+    prefix, mapping = reading.mapping.base_prefix, reading.mapping
+    if not prefix or not mapping.transforms or mapping.forward is not None or reading not in others:
+        return
+    live = reading.live(source)
+    if _any_below(prefix, live):
+        return
+    is_added, ends = _any_below(prefix, target), _ends(mapping, live)
+    change = _added_behind(prefix, ends, target) if is_added else PrefixChange(prefix_to_remove=prefix)
+    if change is None or change in mapping.transforms:
+        return
+    words = f"then with {prefix}. {'added' if is_added else 'removed'}"
+    made = replace(mapping, transforms=(*mapping.transforms, change), forward=None)
+    names = _ends(made, live)
+    if all(_ends(other.mapping, live) != names for other in others if other.is_mapped):
+        yield Reading(f"{reading.name}, {words}", made, is_mapped=True)
+
+
+def _any_below(prefix: str, keys: Iterable[str]) -> bool:
+    return any(key.startswith(f"{prefix}.") for key in keys)
+
+
+def _added_behind(prefix: str, ends: MappingOf[str, tuple[str, ...]], target: Header) -> Transform | None:
+    """Return the change that puts a prefix before all names but those of sub-trees that the target has without it."""
+    trees: dict[str, list[str]] = {}
+    for name in (name for names in ends.values() for name in names):
+        trees.setdefault(_first(name), []).append(name)
+    named = [
+        first for first, names in trees.items() if first != _first(prefix) and not any(map(Wanted(target).has, names))
+    ]
+    return _moved(named, prefix) if named else None
+
+
+def _moved(trees: list[str], prefix: str) -> Transform | None:
+    """Return the rename that puts a prefix before whole sub-trees; None where a pattern cannot name one of them."""
+    try:
+        moved = GroupWeightRename([f"^{first}" for first in trees], [f"{prefix}.{first}" for first in trees])
+        pairs(moved)
+    except WeighbridgeError:  # a key may hold anything, such as a pattern's characters
+        return None
+    return moved
+
+
+def _ends(mapping: Mapping, keys: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return the last names that a mapping gives each key."""
+    rules = prepare(mapping)
+    return {
+        key: names
+        for traced in trace_keys(rules, keys, [])
+        for (key, _), names in zip(traced.members, last_names(rules, traced), strict=True)
+    }
 
 
 def _changed(reading: Reading, change: PrefixChange) -> Reading | None:
@@ -150,11 +215,8 @@ def _sparing(reading: Reading, unchanged: Mapping, source: Header, target: Heade
     }
     if not spared or len(spared) == len(trees):
         return reading
-    named = [first for first in trees if first not in spared]
-    try:
-        moved = GroupWeightRename([f"^{first}" for first in named], [f"{change.prefix_to_add}.{f}" for f in named])
-        pairs(moved)
-    except WeighbridgeError:  # a key may hold anything, such as a pattern's characters
+    moved = _moved([first for first in trees if first not in spared], change.prefix_to_add)
+    if moved is None:
         return reading
     mapping = replace(reading.mapping, transforms=(moved, *unchanged.transforms))
     return replace(reading, mapping=mapping, spared=frozenset(spared))
@@ -189,23 +251,9 @@ def _is_possible(reading: Reading, source: Header, target: Header) -> bool:
 
 def _lands(mapping: Mapping, keys: list[str], target: Header) -> bool:
     """Whether a mapping gives one of the keys the name of a target."""
-    rules = prepare(mapping)
-    names = {name for traced in trace_keys(rules, keys, []) for name in _last_names(rules, traced)}
-    return any(_is_name_of(name, target) for name in names)
-
-
-def _last_names(rules: Rules, traced: Traced) -> Iterable[str]:
-    trace, members = traced
-    if trace.hit is None:
-        return [spell(trace.name, indices) if trace.fired else key for key, indices in members]
-    written = [spell(name, indices) for name in trace.hit.outputs for _, indices in members]
-    return [name for name, _ in finish_names(rules, written, trace.hit.rule + 1, []).values()]
-
-
-def _is_name_of(name: str, target: Header) -> bool:
-    """Whether a name is a target's; the index that a converter makes may be any."""
-    before, free, after = name.partition(FREE)
-    return any(key.startswith(before) and key.endswith(after) for key in target) if free else name in target.specs
+    rules = prepare(mapping, Wanted(target))
+    names = {name for traced in trace_keys(rules, keys, []) for each in last_names(rules, traced) for name in each}
+    return any(map(Wanted(target).has, names))
 
 
 MOST_PATHS: Final = 16

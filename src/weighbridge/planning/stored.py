@@ -6,14 +6,14 @@ head is parsed again, as if it stood in a file.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping as MappingOf
-from typing import Any
+from typing import Any, Final
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.file_sets import FileSet
 from weighbridge.base.forms.json_forms import items, number, numbers, table, text, texts, truth
+from weighbridge.base.json_text import JsonError, parse_json
 from weighbridge.base.specs import TensorSpec
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning.plan import PLAN_FORMAT, PLAN_VERSION, Plan
@@ -22,20 +22,34 @@ from weighbridge.planning.steps import FATED_FIELDS, Fated, Step
 from weighbridge.storage.formats.safetensors_header import parse_head
 from weighbridge.storage.formats.shard_index import check_shards, parse_index
 
+MAX_PLAN_BYTES: Final = 200_000_000
+"""Limit for a plan's text; that of 90,000 tensors has a sixth of it."""
+
+EXPECTED: Final = "what Plan.to_json or weighbridge plan --out writes"
+
 
 def read_plan_text(written: str | bytes) -> Plan:
-    """Read the JSON text of a plan.
+    """Read the JSON text of a plan, as strictly as a receipt is read.
 
     Raises:
         PlanError: `plan-format`, `plan-failed`.
         MappingError: `mapping-invalid`.
         CheckpointError: `path-unsafe`.
     """
+    if not isinstance(written, str | bytes):
+        raise _no_plan("this is no text", f"a {type(written).__name__}")
+    raw = written if isinstance(written, bytes) else written.encode("utf-8", "surrogatepass")
+    if len(raw) > MAX_PLAN_BYTES:
+        raise _no_plan("this text is too large for a plan", f"{len(raw):,} bytes, of {MAX_PLAN_BYTES:,}")
     try:
-        form = json.loads(written)
-    except (ValueError, RecursionError) as problem:
-        raise PlanError("plan-format", "this is no JSON", got=repr(problem)) from None
+        form = parse_json(raw, surrogates=True)
+    except JsonError as problem:
+        raise _no_plan("this is no JSON", str(problem)) from None
     return read_plan(form)
+
+
+def _no_plan(what: str, got: str) -> PlanError:
+    return PlanError("plan-format", what, expected=EXPECTED, got=got[:200])
 
 
 def read_plan(form: Any) -> Plan:
@@ -62,8 +76,7 @@ def read_plan(form: Any) -> Plan:
     except Exception as problem:
         # A damaged form can go wrong at any place and in any way; to the caller all of them are one.
         got = f"no field {problem}" if isinstance(problem, KeyError) else f"{type(problem).__name__}: {problem}"
-        expected = "what Plan.to_json or weighbridge plan --out writes"
-        raise PlanError("plan-format", "this is no plan", expected=expected, got=got[:200]) from problem
+        raise _no_plan("this is no plan", got) from problem
     return plan
 
 

@@ -2,108 +2,34 @@
 
 Keys that differ only in their indices behave alike, so the rules run once for each family of keys. A rule whose
 pattern depends on the digits of an index turns that off, and then they run once for each key.
+
+A rule that is `if_wanted` is left alone where a target is known that lacks what the rule leads to, and has what comes
+without it. That is decided for a family as a whole where all its members agree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.json_text import shorten
 from weighbridge.base.keys import INDEX_DIGITS, Families, Member, collapse, expand, families, is_sound
 from weighbridge.base.specs import MAX_KEY_CHARACTERS
-from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.transforms import Transform, WeightConverter, pairs, strip_scope
+from weighbridge.mappings.transforms import WeightConverter, strip_scope
 from weighbridge.pattern import Match, Pattern
-
-FREE: Final = "\uf000"
-"""Stands in a converter's target name for the index that its operations make."""
+from weighbridge.planning.names.prepared import (
+    Hit as Hit,
+    Rule as Rule,
+    Rules as Rules,
+    Trace as Trace,
+    Traced as Traced,
+    prepare as prepare,
+)
+from weighbridge.planning.names.wanting import FREE as FREE, choose_outcome, silences
 
 _SHIFTED: Final = frozenset(map(chr, range(0xE800, 0xF000)))
 """Marks of an index with an offset, in a template: its members may behave differently at the ends of a range."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One transform of a mapping, ready to run.
-
-    Args:
-        number: Position in the mapping, from 0.
-        scope: Path of the sub-module whose keys the rule sees.
-        pairs: For a rename, each source pattern with its target pattern.
-        targets: For a converter, all its target patterns; empty for a rename.
-        merges: Whether the converter uses up the index of its sources' last `*`.
-        splits: Whether the converter makes the index of its targets' last `*`.
-        shifts: Whether a source pattern has an index with an offset.
-    """
-
-    number: int
-    scope: str
-    pairs: tuple[tuple[Pattern, Pattern], ...]
-    targets: tuple[Pattern, ...] = ()
-    merges: bool = False
-    splits: bool = False
-    shifts: bool = False
-
-    @property
-    def converts(self) -> bool:
-        """Whether this is a converter."""
-        return bool(self.targets)
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """A mapping's rules, and what must be known of them to collapse keys to families."""
-
-    mapping: Mapping
-    rules: tuple[Rule, ...]
-    keep: frozenset[str]
-    collapsible: bool
-
-
-class Hit(NamedTuple):
-    """A converter that fired: its number, the lane that matched, the merged index's text, and the names it writes."""
-
-    rule: int
-    lane: int
-    place: str
-    outputs: tuple[str, ...]
-
-
-class Trace(NamedTuple):
-    """What became of one name: its last form before a converter, the rules that fired, and the converter."""
-
-    name: str
-    fired: tuple[int, ...]
-    hit: Hit | None
-
-
-class Traced(NamedTuple):
-    """A family's trace with the keys that it stands for, each with its indices."""
-
-    trace: Trace
-    members: list[tuple[str, tuple[int, ...]]]
-
-
-def prepare(mapping: Mapping) -> Rules:
-    """Parse and sort out a mapping's rules."""
-    rules = tuple(_rule(number, transform) for number, transform in enumerate(mapping))
-    patterns = [pattern for rule in rules for pair in rule.pairs for pattern in (*pair, *rule.targets)]
-    scopes = {part for rule in rules for part in rule.scope.split(".") if part.isdigit()}
-    keep = frozenset().union(scopes, *(pattern.literal_indices for pattern in patterns))
-    return Rules(mapping, rules, keep, all(source.collapsible for rule in rules for source, _ in rule.pairs))
-
-
-def _rule(number: int, transform: Transform) -> Rule:
-    sides = pairs(transform)
-    shifts = any(capture.offset for source, _ in sides for capture in source.captures)
-    if not isinstance(transform, WeightConverter):
-        return Rule(number, transform.scope, sides, shifts=shifts)
-    arity = transform.arity
-    targets = tuple(Pattern.parse(text) for text in transform.target_patterns)
-    return Rule(number, transform.scope, sides, targets, arity.merges, arity.splits, shifts)
 
 
 def trace_keys(
@@ -124,30 +50,79 @@ def trace_keys(
     found = families(keys, rules.keep) if rules.collapsible else Families({}, list(keys))
     alone = list(found.literal)
     for name, members in found.templates.items():
-        traced = _trace_family(rules, name, members, start, converters)
-        if traced is None:
+        try:
+            yield from _trace_alike(rules, name, members, start, converters, literal=False)
+        except _FragileError:
             alone += [key for key, _ in members]
-        elif isinstance(traced, Trace):
-            yield Traced(traced, members)
-        else:
-            problems.append(traced.with_context(where=collapse(key for key, _ in members)[0]))
+        except WeighbridgeError as problem:
+            problems.append(problem.with_context(where=collapse(key for key, _ in members)[0]))
     for key in alone:
         try:
-            yield Traced(trace_name(rules, key, start, converters=converters), [(key, ())])
+            yield from _trace_alike(rules, key, [(key, ())], start, converters, literal=True)
         except WeighbridgeError as problem:
             problems.append(problem.with_context(where=key))
 
 
-def _trace_family(
-    rules: Rules, name: str, members: list[Member], start: int, converters: bool
-) -> Trace | WeighbridgeError | None:
-    """Trace a template; None if its members behave differently after all, so that each must be traced alone."""
-    try:
-        return trace_name(rules, name, start, converters=converters, literal=False)
-    except _FragileError:
-        return None
-    except WeighbridgeError as problem:
-        return problem
+def _trace_alike(
+    rules: Rules, name: str, members: list[Member], start: int, converters: bool, *, literal: bool
+) -> list[Traced]:
+    """Trace a template, or one name; a list of one, unless rules give way for some of the members only.
+
+    Raises:
+        PlanError: As `trace_name`; `layout-ambiguous` where rules could give way in two ways.
+        _FragileError: The members behave differently after all, so that each must be traced alone.
+    """
+    first = trace_name(rules, name, start, converters=converters, literal=literal)
+    yielding = [number for number in first.fired if rules.rules[number].if_wanted]
+    if rules.wanted is None or not yielding:
+        return [Traced(first, members)]
+    traces, reached = [first], [last_names(rules, Traced(first, members))]
+    named = zip(members, reached[0], strict=True)
+    if all(choose_outcome([names], rules.wanted, _renamed_key(first, member[0])) for member, names in named):
+        return [Traced(first, members)]
+    for silent in silences(yielding):
+        trace = trace_name(rules, name, start, converters=converters, literal=literal, silent=silent)
+        traces.append(trace._replace(spared=tuple(sorted(silent))))
+        reached.append(last_names(rules, Traced(traces[-1], members)))
+    found: dict[int, list[Member]] = {}
+    for member, names in zip(members, zip(*reached, strict=True), strict=True):
+        found.setdefault(_chosen(rules, member[0], traces, names), []).append(member)
+    return [Traced(traces[number], alike) for number, alike in found.items()]
+
+
+def trace_key(rules: Rules, key: str) -> Trace:
+    """Trace one key, with the rules that give way on it left alone.
+
+    Raises:
+        PlanError: As `trace_name`; `layout-ambiguous`.
+    """
+    return _trace_alike(rules, key, [(key, ())], 0, converters=True, literal=True)[0].trace
+
+
+def _renamed_key(trace: Trace, key: str) -> str:
+    """Return the key whose tensor keeps its shape on the way; empty where a converter makes another tensor of it."""
+    return "" if trace.hit is not None else key
+
+
+def _chosen(rules: Rules, key: str, traces: list[Trace], names: tuple[tuple[str, ...], ...]) -> int:
+    """Return the number of the trace that one key takes."""
+    assert rules.wanted is not None
+    fitting = choose_outcome(names, rules.wanted, _renamed_key(traces[0], key))
+    if len(fitting) < 2:
+        return next(iter(fitting), 0)
+    because = "\n".join(rules.mapping.rule_name(number) for number in traces[0].fired)
+    what, got = "rules could give way to the target in two ways", "\n".join(", ".join(names[i]) for i in fitting)
+    raise PlanError("layout-ambiguous", what, where=key, got=got, because=because, hint="narrow one of the rules")
+
+
+def last_names(rules: Rules, traced: Traced) -> list[tuple[str, ...]]:
+    """Return the last names that a trace leads each member to."""
+    trace, members = traced
+    if trace.hit is None:
+        return [(spell(trace.name, indices),) if trace.fired else (key,) for key, indices in members]
+    written = [tuple(spell(output, indices) for output in trace.hit.outputs) for _, indices in members]
+    done = finish_names(rules, dict.fromkeys(name for names in written for name in names), trace.hit.rule + 1, [])
+    return [tuple(done[name][0] for name in names if name in done) for names in written]
 
 
 class _FragileError(Exception):
@@ -160,23 +135,31 @@ def _check_template(*names: str) -> None:
         raise _FragileError
 
 
-def trace_name(rules: Rules, name: str, start: int = 0, *, converters: bool = True, literal: bool = True) -> Trace:
-    """Run the rules over one name, or over the template of a family (which is not `literal`).
+def trace_name(
+    rules: Rules,
+    name: str,
+    start: int = 0,
+    *,
+    converters: bool = True,
+    literal: bool = True,
+    silent: frozenset[int] = frozenset(),
+) -> Trace:
+    """Run the rules, but for those that are `silent`, over one name, or over the template of a family.
 
     Raises:
         PlanError: `rule-overlap`, `index-out-of-range`, `name-too-long`.
     """
     fired: list[int] = []
     for rule in rules.rules[start:]:
-        if rule.converts and not converters:
+        if rule.number in silent or (rule.converts and not converters):
             continue
         matched = match_rule(rules, rule, name, literal=literal)
         if matched is None:
             continue
         lane, match, inner = matched
         if rule.converts:
-            _refuse_second(rules, rule, name, literal)
             hit = _hit(rules, rule, lane, match, inner)
+            _refuse_second(rules, hit, name, literal)
             if not literal:
                 _check_template(*hit.outputs, hit.place)
             return Trace(name, (*fired, rule.number), hit)
@@ -227,12 +210,33 @@ def _refuse_padded(rules: Rules, rule: Rule, inner: str, found: dict[int, Match]
             raise _cannot_move(rules, rule, fault)
 
 
-def _refuse_second(rules: Rules, first: Rule, name: str, literal: bool) -> None:
-    for rule in rules.rules[first.number + 1 :]:
-        if rule.converts and match_rule(rules, rule, name, literal=literal) is not None:
-            both = f"{rules.mapping.rule_name(first.number)}\n{rules.mapping.rule_name(rule.number)}"
+def _refuse_second(rules: Rules, first: Hit, name: str, literal: bool) -> None:
+    for rule in rules.rules[first.rule + 1 :]:
+        second = find_hit(rules, rule, name, literal=literal) if rule.converts else None
+        if second is not None and not is_same_use(rules, first, second):
+            both = f"{rules.mapping.rule_name(first.rule)}\n{rules.mapping.rule_name(rule.number)}"
             hint = "make one of the two patterns narrower, or give one a scope"
             raise PlanError("rule-overlap", "two converters claim this key", because=both, hint=hint)
+
+
+def find_hit(rules: Rules, rule: Rule, name: str, *, literal: bool = True) -> Hit | None:
+    """Return what a converter would do with a name; None where none of its patterns matches.
+
+    Raises:
+        PlanError: As `match_rule`, and as `require_name`.
+    """
+    matched = match_rule(rules, rule, name, literal=literal)
+    return None if matched is None else _hit(rules, rule, *matched)
+
+
+def is_same_use(rules: Rules, one: Hit, other: Hit) -> bool:
+    """Tell whether two converters do the same with a name: then it does not matter which of them fires.
+
+    A converter may stand in a mapping twice, as that of a model and as that of a model inside it.
+    """
+    converters = [rules.mapping.transforms[hit.rule] for hit in (one, other)]
+    uses = [(len(rule.source_patterns), rule.operations) for rule in converters if isinstance(rule, WeightConverter)]
+    return uses[0] == uses[1] and one._replace(rule=0) == other._replace(rule=0)
 
 
 def _hit(rules: Rules, rule: Rule, lane: int, match: Match, inner: str) -> Hit:

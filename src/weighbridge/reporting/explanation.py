@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 from weighbridge.algebra.copies import Copy
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse, nearest
-from weighbridge.base.specs import Shape
+from weighbridge.base.specs import Header, Shape
 from weighbridge.mappings.transforms import describe
+from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Fate, Step
-from weighbridge.planning.tracing import Rules, match_rule, prepare, require_name
+from weighbridge.planning.tracing import Rules, match_rule, prepare, require_name, trace_key
 from weighbridge.planning.way_back.origins import find_origins
 from weighbridge.reporting.diagrams import draw_step, region_of, span_text
 from weighbridge.reporting.membership import missing_members, near_miss
@@ -155,6 +156,7 @@ def _is_left_out(plan: Plan, steps: Iterable[Step]) -> bool:
 def try_rules(plan: Plan, key: str) -> Iterator[Tried]:
     """Run every rule of a plan's mapping over a key, and say what each of them did."""
     rules = prepare(plan.mapping)
+    spared = _spared_rules(plan, key)
     name, converted = key, False
     for rule in rules.rules:
         label = f"rule {rule.number + 1}  {describe(plan.mapping.transforms[rule.number])}"
@@ -174,8 +176,22 @@ def try_rules(plan: Plan, key: str) -> Iterator[Tried]:
             unmatched = "no match" + (f": nearly, but {near}" if near else "")
             yield Tried(label, f"outside scope {rule.scope}" if outside else unmatched, name, ())
             continue
+        if rule.number in spared:
+            yield Tried(label, "left alone, as its result is not in the target", name, written)
+            continue
         yield Tried(label, "fired", name, written)
         name, converted = written[0], converted or rule.converts
+
+
+def _spared_rules(plan: Plan, key: str) -> tuple[int, ...]:
+    """Return the numbers of the rules that gave way on a key to what the target has."""
+    if not any(rule.if_wanted for rule in plan.mapping):
+        return ()
+    reached = Header({**plan.target.specs, **{fated.key: fated.spec for fated in plan.initialised}})
+    try:
+        return trace_key(prepare(plan.mapping, Wanted(reached, plan.source)), key).spared
+    except PlanError:
+        return ()
 
 
 def _write(rules: Rules, number: int, name: str) -> tuple[str, ...]:

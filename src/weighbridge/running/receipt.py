@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -94,6 +96,20 @@ def add_digests(receipt: bytes, digests: Digests) -> bytes:
     return receipt.rstrip().removesuffix(b"}") + b', "digests": ' + form + b"}\n"
 
 
+def read_recorded_mapping(directory: Path) -> dict[str, Any]:
+    """Read the JSON form of the mapping that an output's receipt holds; nothing else is looked at, no plan is proven.
+
+    Args:
+        directory: The output, or one of the files in it.
+
+    Raises:
+        CheckpointError: `receipt-invalid`.
+    """
+    path = _path_of(directory)
+    with _reporting(path):
+        return table(_read_form(path)["plan"]["mapping"])
+
+
 def read_receipt(directory: Path) -> Receipt:
     """Read the receipt of an output, and prove its plan again.
 
@@ -103,8 +119,8 @@ def read_receipt(directory: Path) -> Receipt:
     Raises:
         CheckpointError: `receipt-invalid`, `path-unsafe`.
     """
-    path = directory / RECEIPT_NAME if directory.is_dir() else directory.parent / RECEIPT_NAME
-    try:
+    path = _path_of(directory)
+    with _reporting(path):
         form = _read_form(path)
         found = form["format"], form["version"]
         if found != (RECEIPT_FORMAT, RECEIPT_VERSION):
@@ -118,6 +134,17 @@ def read_receipt(directory: Path) -> Receipt:
             raise CheckpointError("receipt-invalid", "the digests are not those of the plan's tensors", where=str(path))
         _LOG.info('read the receipt %s of mapping "%s"', path, receipt.plan.mapping.name)
         return receipt
+
+
+def _path_of(directory: Path) -> Path:
+    return directory / RECEIPT_NAME if directory.is_dir() else directory.parent / RECEIPT_NAME
+
+
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    """Report whatever is wrong with the text of a receipt under its code."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError, RecursionError) as problem:
         if isinstance(problem, CheckpointError):
             raise problem.with_context(where=str(path)) from None

@@ -16,7 +16,7 @@ from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output, Program
-from weighbridge.planning.steps import Step
+from weighbridge.planning.steps import Fated, Step
 from weighbridge.running.execute import Slots, allocate, fill
 
 if TYPE_CHECKING:
@@ -165,25 +165,36 @@ def _packed_parts(key: str, output: Output, checkpoint: Checkpoint) -> Iterator[
         yield torch.frombuffer(buffer, dtype=torch.uint8)
 
 
+def broken_ties(tied: Iterable[Fated], checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield the keys of tensors that were tied to another one, and hold something else than that now.
+
+    Args:
+        tied: Tensors, each with what it was tied to.
+        checkpoint: What holds them, or has lost one of the two.
+    """
+    for key, _, twin in tied:
+        if key not in checkpoint.header or twin not in checkpoint.header:
+            continue
+        if not same_values(_as_it_is(key, checkpoint), _as_it_is(twin, checkpoint), checkpoint):
+            yield key
+
+
 def check_standing_ties(plan: Plan, checkpoint: Checkpoint) -> None:
     """Check that what a plan leaves unread because it is tied still holds what its twin holds.
 
     Raises:
         PlanError: `tie-differs`.
     """
-    for fated in plan.tied_sources:
-        key, twin = fated.key, fated.by
-        if key not in checkpoint.header:
-            continue
-        if not same_values(_as_it_is(key, checkpoint), _as_it_is(twin, checkpoint), checkpoint):
-            raise PlanError(
-                "tie-differs",
-                "these tensors were one when they were loaded, and differ now",
-                where=key,
-                got=f"{twin} holds something else",
-                hint="the layout that they came in has no place for both: tie them again, or give save a mapping,\n"
-                "by which both are saved: save(model, out, mapping)",
-            )
+    twins = {fated.key: fated.by for fated in plan.tied_sources}
+    for key in broken_ties(plan.tied_sources, checkpoint):
+        raise PlanError(
+            "tie-differs",
+            "these tensors were one when they were loaded, and differ now",
+            where=key,
+            got=f"{twins[key]} holds something else",
+            hint="the layout that they came in has no place for both: tie them again, or give save a mapping,\n"
+            "by which both are saved: save(model, out, mapping)",
+        )
 
 
 def _as_it_is(key: str, checkpoint: Checkpoint) -> Value:

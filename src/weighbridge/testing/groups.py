@@ -18,8 +18,10 @@ from weighbridge.base.specs import Header, Shape, TensorSpec
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.one_way import one_way_reason
 from weighbridge.mappings.transforms import Transform, WeightConverter, rename_key, strip_scope
+from weighbridge.operations.configuration import read_size
 from weighbridge.operations.groupings import Concatenate, Split
 from weighbridge.operations.movements import Conv3dToLinear, LinearToConv3d, PermuteForRope, Reshape
+from weighbridge.operations.values import Size
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.tracing import Rule, Rules, prepare
@@ -79,7 +81,7 @@ class Maker:
         """Find names and shapes with which the rule fires."""
         transform = self.rules.mapping.transforms[rule.number]
         for lanes in self._key_lanes(witness, rule):
-            for shapes in _shapes(transform, len(lanes)):
+            for shapes in _shapes(transform, len(lanes), self.config):
                 group = tuple((key, shape) for lane, shape in zip(lanes, shapes, strict=True) for key in lane)
                 if len(dict(group)) == len(group) and self._fires(group, transform):
                     return group
@@ -133,24 +135,25 @@ def _spell_lanes(key: str, rule: Rule, back: Transform | None, count: int) -> li
     return lanes
 
 
-def _shapes(transform: Transform, lanes: int) -> Iterator[tuple[Shape, ...]]:
+def _shapes(transform: Transform, lanes: int, config: Any) -> Iterator[tuple[Shape, ...]]:
     """Yield shapes to try for each pattern: those that the operations' arguments name, then common ones."""
     if not isinstance(transform, WeightConverter):
         yield ((3, 2),)
         return
     for operation in transform.operations:
-        yield from _named_shapes(operation, lanes)
+        yield from _named_shapes(operation, lanes, config)
     yield from ((shape,) * lanes for shape in SHAPES)
 
 
-def _named_shapes(operation: Any, lanes: int) -> Iterator[tuple[Shape, ...]]:
+def _named_shapes(operation: Any, lanes: int, config: Any) -> Iterator[tuple[Shape, ...]]:
     match operation:
         case Concatenate(dim, _, sizes) if sizes is not None and len(sizes) == lanes:
-            yield from (
-                tuple(_put(shape, dim, size) for size in sizes) for shape in SHAPES if -len(shape) <= dim < len(shape)
-            )
+            parts = _numbers(sizes, config)
+            fitting = [shape for shape in SHAPES if parts and -len(shape) <= dim < len(shape)]
+            yield from (tuple(_put(shape, dim, size) for size in parts) for shape in fitting)
         case Split(dim, sizes) if sizes is not None:
-            yield from ((_put(shape, dim, sum(sizes)),) for shape in SHAPES if -len(shape) <= dim < len(shape))
+            whole = sum(_numbers(sizes, config))
+            yield from ((_put(shape, dim, whole),) for shape in SHAPES if whole and -len(shape) <= dim < len(shape))
         case Reshape(_, source_shape) if source_shape is not None:
             yield (tuple(size if size >= 0 else 6 for size in source_shape),) * lanes
         case Conv3dToLinear(channels, kernel):
@@ -159,6 +162,14 @@ def _named_shapes(operation: Any, lanes: int) -> Iterator[tuple[Shape, ...]]:
             yield ((4, channels * prod(kernel)),) * lanes
         case PermuteForRope() if isinstance(operation.num_heads, int):
             yield from (((4 * operation.num_heads, 6),) * lanes, ((4 * operation.num_heads,),) * lanes)
+
+
+def _numbers(sizes: tuple[Size, ...], config: Any) -> list[int]:
+    """Return sizes as numbers; nothing where the configuration does not have one that is named."""
+    try:
+        return [read_size(config, size) for size in sizes]
+    except WeighbridgeError:
+        return []
 
 
 def _put(shape: Shape, dim: int, size: int) -> Shape:

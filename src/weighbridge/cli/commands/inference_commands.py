@@ -22,10 +22,10 @@ from weighbridge.cli.printing import (
     visible,
     write_new,
 )
-from weighbridge.mappings.mapping import Mapping
 
 if TYPE_CHECKING:
     from weighbridge.studies.inference import Inferred
+    from weighbridge.studies.inference.commented import Commented
 
 OutOption = Annotated[
     Path | None,
@@ -49,7 +49,7 @@ def infer(
     with reporting(output):
         _check_free(out)
         found = api.infer(first, second)
-        _write(out, found.mapping, found.to_file())
+        _write(out, found.commented())
         output.give(found.to_dict, found.lines())
         if (status := status_of(found)) != DONE:
             raise typer.Exit(status)
@@ -80,10 +80,9 @@ def new(
     with reporting(output):
         _check_free(out)
         found = sketch_mapping(api.open(checkpoint).header, api.open(target).header)
-        text = found.to_file()
-        _write(out, found.mapping, text)
+        _write(out, found.commented())
         if out is None and not (output.as_json or output.quiet):
-            print_lines(map(visible, text.splitlines()))
+            print_lines(map(visible, found.to_file().splitlines()))
             return
         output.give(found.to_dict, found.lines())
 
@@ -95,6 +94,6 @@ def _check_free(out: Path | None) -> None:
         raise DestinationError("destination-exists", "this file is already there", where=str(out), hint=hint)
 
 
-def _write(out: Path | None, mapping: Mapping, text: str) -> None:
+def _write(out: Path | None, found: Commented) -> None:
     if out is not None:
-        write_new(out, json.dumps(mapping.to_dict(), indent=1) if out.suffix == ".json" else text)
+        write_new(out, json.dumps(found.to_dict(), indent=1) if out.suffix == ".json" else found.to_yaml())

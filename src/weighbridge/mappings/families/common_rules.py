@@ -8,14 +8,18 @@ from weighbridge.mappings.transforms import GroupWeightRename, WeightConverter
 from weighbridge.operations.groupings import Concatenate, MergeModulelist
 
 
-def renames(table: MappingOf[str, str]) -> GroupWeightRename:
+def renames(table: MappingOf[str, str], if_wanted: bool = False) -> GroupWeightRename:
     """Return one simultaneous rename from a table of published and runtime patterns.
+
+    Args:
+        table: New patterns by old ones.
+        if_wanted: Whether some classes of the family have kept the old names.
 
     Examples:
         >>> renames({"fc1": "mlp.fc1", "fc2": "mlp.fc2"}).target_patterns
         ('mlp.fc1', 'mlp.fc2')
     """
-    return GroupWeightRename(table.keys(), table.values())
+    return GroupWeightRename(table.keys(), table.values(), if_wanted=if_wanted)
 
 
 def below(path: str, new_path: str, table: MappingOf[str, str]) -> dict[str, str]:

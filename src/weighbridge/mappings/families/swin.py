@@ -5,6 +5,8 @@ have no place in the model, so they are carried, and a save writes them back. Th
 
 As a backbone the published encoder lies one level higher than in the runtime, whose backbone is a whole Swin with a
 last layer norm. No published file has values for that norm, and the backbone never uses its output: it is initialised.
+
+MaskFormer's own Swin kept the published names. It is mounted by its model type, so the renames are `if_wanted`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ _INDEX: Final = Carry("blocks.{i}.attention.self.relative_position_index$", "ind
 
 MAPPINGS: Final = {
     "swin": Mapping(
-        [renames(below("blocks.{i}", "blocks.{i}", _BLOCK))], name="swin", carry=[_INDEX], base_prefix="swin"
+        [renames(below("blocks.{i}", "blocks.{i}", _BLOCK), if_wanted=True)],
+        name="swin",
+        carry=[_INDEX],
+        base_prefix="swin",
     ),
     "SwinBackbone": Mapping(
         [WeightRenaming("^{part:embeddings|encoder}", "swin.{part}")],

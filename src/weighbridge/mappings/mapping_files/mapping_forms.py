@@ -73,6 +73,7 @@ _SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "bool": {"type": "boolean"},
     "str": {"type": "string"},
     "tuple[int, ...]": {"type": "array", "items": {"type": "integer"}},
+    "tuple[Size, ...]": {"type": "array", "items": {"type": ["integer", "string"]}},
     "tuple[int, int, int]": {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 3},
     "tuple[str, ...]": {"type": "array", "items": {"type": "string"}},
     "None": {"type": "null"},
@@ -143,6 +144,10 @@ Operations = Annotated[
 Scope = Annotated[str, Field(description="Path of the sub-module whose keys this sees; empty for all keys")]
 Legacy = Annotated[bool, Field(description="Whether only old files need this; the inverse leaves it out")]
 
+IfWanted = Annotated[
+    bool, Field(description="Leave a key alone whose new name the target lacks, where it has the one without this rule")
+]
+
 
 class RenameForm(Form):
     """WeightRenaming: give keys that match another name."""
@@ -150,6 +155,7 @@ class RenameForm(Form):
     rename: Patterns = Field(description="One pattern or several alternatives; a key may match only one of them")
     to: Text = Field(description="What replaces the matched part of the key")
     scope: Scope = ""
+    if_wanted: IfWanted = False
     legacy: Legacy = False
 
 
@@ -160,6 +166,7 @@ class ConvertForm(Form):
     to: Patterns = Field(description="Patterns of the tensors that are written, in the operations' order")
     operations: Operations = Field(alias="with", description="What to do, first to last")
     scope: Scope = ""
+    if_wanted: IfWanted = False
     legacy: Legacy = False
 
 
@@ -178,6 +185,7 @@ class PrefixChangeForm(Form):
 
     prefix: PrefixForm
     scope: Scope = ""
+    if_wanted: IfWanted = False
     legacy: Legacy = False
 
 
@@ -186,6 +194,7 @@ class GroupForm(Form):
 
     group: Annotated[dict[Text, Text], Field(min_length=1)] = Field(description="Old patterns, each with its new one")
     scope: Scope = ""
+    if_wanted: IfWanted = False
     legacy: Legacy = False
 
 

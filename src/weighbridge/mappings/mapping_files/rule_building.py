@@ -156,14 +156,15 @@ def make_transform(builder: Builder, form: TransformForm, node: Node) -> Transfo
     """
     match form:
         case RenameForm():
-            return WeightRenaming(form.rename, form.to, form.scope)
+            return WeightRenaming(form.rename, form.to, form.scope, form.if_wanted)
         case GroupForm():
-            return GroupWeightRename(list(form.group), list(form.group.values()), form.scope)
+            return GroupWeightRename(list(form.group), list(form.group.values()), form.scope, form.if_wanted)
         case PrefixChangeForm():
             change = form.prefix
-            return PrefixChange(change.add, change.remove, change.model_prefix, form.scope)
+            return PrefixChange(change.add, change.remove, change.model_prefix, form.scope, form.if_wanted)
         case ConvertForm():
-            return WeightConverter(form.convert, form.to, _operations(builder, form, node), form.scope)
+            operations = _operations(builder, form, node)
+            return WeightConverter(form.convert, form.to, operations, form.scope, form.if_wanted)
     raise AssertionError(f"no transform is made of {form!r}")
 
 

@@ -76,6 +76,8 @@ def _transform(transform: Transform, is_legacy: bool) -> dict[str, Any]:
     form = _rewriting(transform)
     if transform.scope:
         form["scope"] = transform.scope
+    if transform.if_wanted:
+        form["if_wanted"] = True
     if is_legacy:
         form["legacy"] = True
     return form

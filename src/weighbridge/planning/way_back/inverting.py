@@ -7,7 +7,7 @@ be in the original layout already.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping as MappingOf
+from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,9 +16,10 @@ from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import by_name, collapse, families
 from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.transforms import WeightConverter
+from weighbridge.mappings.transforms import Transform, WeightConverter
 from weighbridge.operations.groupings import Chunk
 from weighbridge.planning.fitting import draft_reading
+from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.program import Output, Program
@@ -42,9 +43,13 @@ def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled:
         PlanError: `inverse-unproven`, with every key that does not come back or cannot be told.
     """
     produced = Header({key: plan.target[key] for step in plan.steps for key in step.targets})
-    reading = Reading("mapped", forward, is_mapped=True)
-    back = draft_reading(reading, produced, None, replace(options, partial=False))
-    problems = [*back.faults, *_not_back(plan, back.plan)]
+    reading, plain = Reading("mapped", forward, is_mapped=True), replace(options, partial=False)
+    # Whoever reads it has the model before them, whose shapes say where an operation without sizes cuts.
+    back = draft_reading(reading, produced, plan.source, plain)
+    lost = _lost(plan, back.plan)
+    # Where a key goes that is none of the model's, only a draft without it says.
+    names = draft_reading(reading, produced, None, plain, wanted=plan.source).plan if lost else back.plan
+    problems = [*back.faults, *_not_back(plan, lost, names)]
     if options.layout == "auto" and not is_settled and not problems:
         problems += _untold(plan, forward)
     if problems:
@@ -63,6 +68,10 @@ class Choices(NamedTuple):
     notes: tuple[str, ...]
 
 
+NameChoice = tuple[set[str], str]
+"""Keys that a derived inverse takes back by a general rule, and what is to be said of that."""
+
+
 def open_choices(plan: Plan, forward: Mapping, options: Options) -> Choices:
     """Say where a derived inverse takes one of several sizes or names, each of which the mapping would bring back.
 
@@ -71,12 +80,13 @@ def open_choices(plan: Plan, forward: Mapping, options: Options) -> Choices:
         forward: The mapping.
         options: What was declared; ``layout="mapped"`` says that every rule that can be run backwards is to be.
     """
-    told = (*dict(_assumptions(plan)).values(), *(note for _, note in name_choices(plan, forward)))
-    others = open_names(plan, forward) if options.layout == "auto" else Choices((), ())
+    general = tuple(name_choices(plan, forward))
+    told = (*dict(_assumptions(plan)).values(), *(note for _, note in general))
+    others = open_names(plan, forward, general) if options.layout == "auto" else Choices((), ())
     return Choices(told + others.lines, told + others.notes)
 
 
-def open_names(plan: Plan, forward: Mapping) -> Choices:
+def open_names(plan: Plan, forward: Mapping, general: Iterable[NameChoice] | None = None) -> Choices:
     """Say which names of a derived inverse could be others, besides those that `name_choices` tells of.
 
     A note is worth what would be left open if every rule that moves a place of the tree had moved all that is there.
@@ -84,14 +94,16 @@ def open_names(plan: Plan, forward: Mapping) -> Choices:
     Args:
         plan: A plan made with the inverse of `forward`.
         forward: The mapping.
+        general: What `name_choices` tells of, where that is known already.
     """
-    taken = {key for keys, _ in name_choices(plan, forward) for key in keys}
+    told = name_choices(plan, forward) if general is None else general
+    taken = {key for keys, _ in told for key in keys}
     sized = dict(_assumptions(plan)).keys()
     steps = [step for step in plan.steps if step.rules and sized.isdisjoint(step.rules)]
     went = {key: step.targets[0] for step in steps for key in step.sources if key not in taken}
     grouped = families(went, prepare(forward).keep)  # a rule may speak of one index alone
     alike = {members[0][0]: len(members) for members in grouped.templates.values()} | dict.fromkeys(grouped.literal, 1)
-    found = find_preimages(forward, alike)
+    found = find_preimages(forward, alike, Wanted(plan.source))
     ways = {key: step.rules for step in steps for key in step.sources if key in alike}
     lines = _rival_lines(plan, went, ways, alike, {key: found[key].names for key in alike})
     notes = _rival_lines(plan, went, ways, alike, {key: found[key].likely for key in alike})
@@ -155,7 +167,7 @@ def _forward_number(mapping: Mapping, number: int) -> int:
     return (numbers[number] if len(numbers) == len(mapping.transforms) else number) + 1
 
 
-def name_choices(plan: Plan, forward: Mapping) -> Iterator[tuple[set[str], str]]:
+def name_choices(plan: Plan, forward: Mapping) -> Iterator[NameChoice]:
     """Say where a derived inverse gives a name by a general rule, with the keys of which that is said.
 
     The rules run backwards in reverse order, so that a general rule behind a special one takes the name first.
@@ -175,43 +187,71 @@ def name_choices(plan: Plan, forward: Mapping) -> Iterator[tuple[set[str], str]]
         yield {key for name, _, _ in names for key in firsts[name]}, told + remedy
 
 
-def proven_steps(mapping: Mapping, header: Header, config: Any = None) -> tuple[Step, ...]:
+def proven_steps(
+    mapping: Mapping,
+    header: Header,
+    config: Any = None,
+    *,
+    whole: Header | None = None,
+    rules: Sequence[int] | None = None,
+) -> tuple[Step, ...]:
     """Make the steps that take a model's tensors back by a mapping's rules, without a plan that recorded the way.
 
     Args:
         mapping: The mapping; rules of it that have no inverse are passed over.
         header: Specs of the tensors, by the names that the mapping gives.
         config: The model's configuration.
+        whole: Specs of all tensors of the model, if these are a part of it.
+        rules: Numbers of the rules to run back, those of former names included; None for all that have an inverse.
 
     Returns:
         The steps in which a rule has a part, and which the mapping undoes; for all other tensors there is none.
     """
-    way = invert_rules(mapping)
+    numbers = range(len(mapping.transforms)) if rules is None else rules
+    chosen = mapping if rules is None else Mapping([mapping.transforms[number] for number in rules], name=mapping.name)
+    way = invert_rules(chosen)
     options = Options(config=config)
     made = draft_reading(Reading("mapped", way.mapping, is_mapped=True), header, None, options).plan
     produced = Header({key: made.target[key] for step in made.steps for key in step.targets})
-    ahead = draft_reading(
-        Reading("mapped", replace(mapping, forward=None), is_mapped=True), produced, None, options
-    ).plan
-    numbers = ((step, ahead.step_of_source.get(step.targets[0])) for step in made.steps if step.rules)
+    forward = Reading("mapped", replace(mapping, forward=None), is_mapped=True)
+    ahead = draft_reading(forward, produced, header, options, wanted=whole).plan
+    pairs = ((step, ahead.step_of_source.get(step.targets[0])) for step in made.steps if step.rules)
     return tuple(
-        replace(step, rules=tuple(way.numbers[rule] for rule in step.rules))
-        for step, number in numbers
+        replace(step, rules=tuple(sorted(numbers[way.numbers[rule]] for rule in step.rules)))
+        for step, number in pairs
         if number is not None and _undoes(ahead.steps[number], step)
     )
+
+
+def takes_equal_parts(transform: Transform) -> bool:
+    """Tell whether the inverse of a transform cuts a tensor into parts that it takes to be equal.
+
+    Examples:
+        >>> from weighbridge.operations.groupings import Concatenate
+        >>> takes_equal_parts(WeightConverter(["q", "k"], "qk", [Concatenate(0)]))
+        True
+        >>> takes_equal_parts(WeightConverter(["q", "k"], "qk", [Concatenate(0, sizes=(4, 2))]))
+        False
+    """
+    return isinstance(transform, WeightConverter) and any(map(_is_equal_cut, transform.inverse().operations))
 
 
 def _is_equal_cut(operation: object) -> bool:
     return isinstance(operation, Chunk) and operation.num_shards_attribute is None
 
 
-def _not_back(plan: Plan, back: Plan) -> Iterator[WeighbridgeError]:
-    """Yield a problem for the steps that the forward plan does not undo, those of like keys together."""
+def _lost(plan: Plan, back: Plan) -> dict[tuple[int, ...], list[Step]]:
+    """Return the steps that the forward plan does not undo, by the rules that made them."""
     lost: dict[tuple[int, ...], list[Step]] = {}
     for step in plan.steps:
         number = back.step_of_source.get(step.targets[0])
         if number is None or not _undoes(back.steps[number], step):
             lost.setdefault(step.rules, []).append(step)
+    return lost
+
+
+def _not_back(plan: Plan, lost: MappingOf[tuple[int, ...], list[Step]], back: Plan) -> Iterator[WeighbridgeError]:
+    """Yield a problem for the steps that the forward plan does not undo, those of like keys together."""
     for rules, steps in lost.items():
         number = back.step_of_source.get(steps[0].targets[0])
         came = ", ".join(back.steps[number].targets[:3]) if number is not None else "nothing"
@@ -233,7 +273,7 @@ def _untold(plan: Plan, forward: Mapping) -> Iterator[WeighbridgeError]:
     """Yield a problem for keys that the mapping's renames would change: they may be original names."""
     changed = {key for step in plan.steps if step.rules for key in step.sources}
     renames = Mapping(forward.renames, name=forward.name)
-    for trace, members in trace_keys(prepare(renames), changed, []):
+    for trace, members in trace_keys(prepare(renames, Wanted(plan.source)), changed, []):
         if not trace.fired:
             continue
         keys = [key for key, _ in members]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform
+from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.tracing import (
     FREE,
     Hit,
@@ -131,18 +133,24 @@ def _without(rules: Rules, number: int) -> Rules:
     return replace(rules, rules=kept)
 
 
-def unstable_names(mapping: Mapping, keys: Iterable[str]) -> list[str]:
+def unstable_names(mapping: Mapping, keys: Iterable[str], wanted: Wanted | None = None) -> list[str]:
     """Return the names that a mapping changes: a tensor stored under one of them does not come back under it.
+
+    Args:
+        mapping: The mapping.
+        keys: Names of tensors.
+        wanted: What rules that are `if_wanted` give way to.
 
     Examples:
         >>> from weighbridge.mappings.transforms import WeightRenaming
         >>> unstable_names(Mapping([WeightRenaming("^head", "classifier")]), ["head.weight", "classifier.weight"])
         ['head.weight']
     """
-    found = trace_keys(prepare(mapping), keys, [])
+    found = trace_keys(prepare(mapping, wanted), keys, [])
     return [key for trace, members in found if trace.fired for key, _ in members]
 
 
+@lru_cache(maxsize=16)
 def invert_rules(mapping: Mapping) -> WayBack:
     """Invert the rules of a mapping that have an inverse; those that only old files need are left out."""
     inverted: dict[Transform, int] = {}

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import PrefixChange, Transform, WeightRenaming
-from weighbridge.planning.tracing import FREE, Rule, Rules, finish_names, match_rule, prepare, trace_name, write_name
+from weighbridge.planning.names.wanting import FREE, Wanted
+from weighbridge.planning.tracing import Rule, Rules, finish_names, match_rule, prepare, trace_key, write_name
 from weighbridge.planning.way_back.origins import invert_rules
 
 MOST_NAMES: Final = 64
@@ -35,12 +36,13 @@ class Preimages(NamedTuple):
     is_cut: bool
 
 
-def find_preimages(mapping: Mapping, keys: Iterable[str]) -> dict[str, Preimages]:
+def find_preimages(mapping: Mapping, keys: Iterable[str], wanted: Wanted | None = None) -> dict[str, Preimages]:
     """Find for each key all the names that a mapping would make it of, its own included.
 
     Args:
         mapping: The mapping.
         keys: Names of targets.
+        wanted: What rules that are `if_wanted` give way to.
 
     Returns:
         By key; of several sources that are joined, the first stands for all. An index that is used up is given as 0.
@@ -51,7 +53,7 @@ def find_preimages(mapping: Mapping, keys: Iterable[str]) -> dict[str, Preimages
         ['enc.layer_norm', 'enc.ln', 'enc.ln_post']
     """
     way = invert_rules(mapping)
-    forward, back = prepare(mapping), prepare(way.mapping)
+    forward, back = prepare(mapping, wanted), prepare(way.mapping)
     moves = frozenset(place for place, number in enumerate(way.numbers) if is_move(mapping.transforms[number]))
     return {key: _verified(forward, back, moves, key) for key in keys}
 
@@ -132,7 +134,7 @@ def _before(back: Rules, rule: Rule, name: str) -> _Earlier:
 def _leads(forward: Rules, name: str, key: str) -> bool:
     """Tell whether a mapping turns a name into a key."""
     try:
-        trace = trace_name(forward, name)
+        trace = trace_key(forward, name)
         if trace.hit is None:
             return trace.name == key
         names = [output.replace(FREE, trace.hit.place or "0") for output in trace.hit.outputs]

@@ -14,7 +14,7 @@ from weighbridge.planning.drafts import Draft
 from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.readings import Reading
-from weighbridge.studies.inference.commented import commented_file
+from weighbridge.studies.inference.commented import Commented
 from weighbridge.studies.inference.guesses import Guess, facts_of, guess
 from weighbridge.studies.inference.rules import exact_rules, general_rules
 
@@ -58,9 +58,13 @@ class Sketch:
 
     def to_file(self) -> str:
         """Return a mapping file with what speaks for each rule, and what is left to do, as comments."""
+        return self.commented().to_yaml()
+
+    def commented(self) -> Commented:
+        """Return the mapping with what is to be said in its file, in whichever form it is written."""
         head = ["Sketched from names and shapes alone: check each guess, then what `weighbridge plan` says."]
         left = [f"  {line}" for line in self._open_lines()]
-        return commented_file(self.mapping, self.remarks, head, ["", "Left to do:", *left] if left else [])
+        return Commented(self.mapping, self.remarks, tuple(head), ("", "Left to do:", *left) if left else ())
 
 
 def sketch_mapping(source: Header, target: Header, name: str = "") -> Sketch:

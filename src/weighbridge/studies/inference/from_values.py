@@ -18,7 +18,7 @@ from weighbridge.planning.plan_options import Options
 from weighbridge.studies.inference.by_value.equal_matching import doubt_followed, doubt_twins, match_equals
 from weighbridge.studies.inference.by_value.evidence import Evidence
 from weighbridge.studies.inference.by_value.told import Told
-from weighbridge.studies.inference.commented import commented_file
+from weighbridge.studies.inference.commented import Commented
 from weighbridge.studies.inference.inverse_proof import inverse_faults
 from weighbridge.studies.inference.leftovers import Leftovers, settle_leftovers
 from weighbridge.studies.inference.open_choices import OpenChoice, open_choices
@@ -141,6 +141,10 @@ class Inferred:
 
     def to_file(self) -> str:
         """Return a mapping file with comments: what each rule accounts for, what to check, notes, what is open."""
+        return self.commented().to_yaml()
+
+    def commented(self) -> Commented:
+        """Return the mapping with what is to be said in its file, in whichever form it is written."""
         remarks = [f"{count:,} tensor{'s' * (count != 1)}" for count in self.explained_by()]
         for choice in self.open_choices:
             for rule in choice.rules:
@@ -148,7 +152,7 @@ class Inferred:
         rest = [f"CHECK: {choice}" for choice in self.open_choices if not choice.rules]
         rest += [f"note: {note}" for note in self._other_notes()]
         rest += [line for side in ("target", "source") for line in self._open_lines(side)]
-        return commented_file(self.mapping, remarks, self._head(), ["", *rest] if rest else [])
+        return Commented(self.mapping, tuple(remarks), tuple(self._head()), ("", *rest) if rest else ())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

@@ -13,6 +13,7 @@ from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.one_way import one_way_reason
 from weighbridge.mappings.transforms import Transform, WeightConverter
+from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.readings import matching
 from weighbridge.planning.tracing import Rule, Rules, prepare
 from weighbridge.studies.lint.findings import FINDINGS, Finding, LintReport
@@ -56,7 +57,7 @@ def lint(mapping: AnyMapping, header: Header | None = None, target: Header | Non
           try       put it before them, or write it with the names that they give
     """
     checked = as_mapping(find_mapping(mapping))
-    rules = prepare(checked)
+    rules = prepare(checked, Wanted(target) if target is not None else None)
     legacy = frozenset(number for number, rule in enumerate(checked) if rule in checked.legacy)
     subject = Subject(rules, dict(_inverses(checked)), legacy, real=header is not None)
     if header is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from weighbridge.base.errors import WeighbridgeError
 from weighbridge.mappings.transforms import strip_scope
-from weighbridge.planning.tracing import Rule, Rules, write_name
+from weighbridge.planning.tracing import Rule, Rules, find_hit, is_same_use, write_name
 
 Span = tuple[int, int]
 """Half-open interval [start, stop) of a name's characters."""
@@ -107,8 +108,17 @@ def _clash(rules: Rules, rule: Rule, name: str, fired: list[Firing]) -> tuple[Fi
     if not fired or not rule.converts:
         return ()
     others = [other for other in rules.rules[rule.number + 1 :] if other.converts]
-    claims = [claim for other in others for claim in firings(other, name)[:1]]
+    claims = [claim for other in others for claim in firings(other, name)[:1] if not _is_same(rules, rule, other, name)]
     return (fired[0], *claims) if claims else ()
+
+
+def _is_same(rules: Rules, one: Rule, other: Rule, name: str) -> bool:
+    """Tell whether two converters do the same with a name, so that it does not matter which of them fires."""
+    try:
+        hits = [find_hit(rules, rule, name) for rule in (one, other)]
+    except WeighbridgeError:
+        return False
+    return hits[0] is not None and hits[1] is not None and is_same_use(rules, hits[0], hits[1])
 
 
 def _walk_on(rules: Rules, key: str, done: list[Firing]) -> Walk:

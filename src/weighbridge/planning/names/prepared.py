@@ -1,0 +1,113 @@
+"""A mapping's rules, ready to run over names, and what comes of a name when they are run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import Transform, WeightConverter, pairs
+from weighbridge.pattern import Pattern
+from weighbridge.planning.names.wanting import Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One transform of a mapping, ready to run.
+
+    Args:
+        number: Position in the mapping, from 0.
+        scope: Path of the sub-module whose keys the rule sees.
+        pairs: For a rename, each source pattern with its target pattern.
+        targets: For a converter, all its target patterns; empty for a rename.
+        merges: Whether the converter uses up the index of its sources' last `*`.
+        splits: Whether the converter makes the index of its targets' last `*`.
+        shifts: Whether a source pattern has an index with an offset.
+        if_wanted: Whether the rule is left alone where the target lacks what it leads to.
+    """
+
+    number: int
+    scope: str
+    pairs: tuple[tuple[Pattern, Pattern], ...]
+    targets: tuple[Pattern, ...] = ()
+    merges: bool = False
+    splits: bool = False
+    shifts: bool = False
+    if_wanted: bool = False
+
+    @property
+    def converts(self) -> bool:
+        """Whether this is a converter."""
+        return bool(self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """A mapping's rules, and what must be known of them to collapse keys to families.
+
+    Args:
+        mapping: The mapping.
+        rules: Its rules.
+        keep: Indices that a pattern names.
+        collapsible: Whether keys may be collapsed at all.
+        wanted: What rules give way to that are `if_wanted`; None to run them as they are written.
+    """
+
+    mapping: Mapping
+    rules: tuple[Rule, ...]
+    keep: frozenset[str]
+    collapsible: bool
+    wanted: Wanted | None = None
+
+
+class Hit(NamedTuple):
+    """A converter that fired: its number, the lane that matched, the merged index's text, and the names it writes."""
+
+    rule: int
+    lane: int
+    place: str
+    outputs: tuple[str, ...]
+
+
+class Trace(NamedTuple):
+    """What became of one name: its last form before a converter, the rules that fired, and the converter.
+
+    `spared` has the numbers of the rules that were left alone, as the target lacks what they lead to.
+    """
+
+    name: str
+    fired: tuple[int, ...]
+    hit: Hit | None
+    spared: tuple[int, ...] = ()
+
+
+class Traced(NamedTuple):
+    """A family's trace with the keys that it stands for, each with its indices."""
+
+    trace: Trace
+    members: list[tuple[str, tuple[int, ...]]]
+
+
+def prepare(mapping: Mapping, wanted: Wanted | None = None) -> Rules:
+    """Parse and sort out a mapping's rules.
+
+    Args:
+        mapping: The mapping.
+        wanted: What is to be reached, for the rules that are `if_wanted`; None to run them as they are written.
+    """
+    rules = tuple(_rule(number, transform) for number, transform in enumerate(mapping))
+    patterns = [pattern for rule in rules for pair in rule.pairs for pattern in (*pair, *rule.targets)]
+    scopes = {part for rule in rules for part in rule.scope.split(".") if part.isdigit()}
+    keep = frozenset().union(scopes, *(pattern.literal_indices for pattern in patterns))
+    collapsible = all(source.collapsible for rule in rules for source, _ in rule.pairs)
+    return Rules(mapping, rules, keep, collapsible, wanted)
+
+
+def _rule(number: int, transform: Transform) -> Rule:
+    sides = pairs(transform)
+    shifts = any(capture.offset for source, _ in sides for capture in source.captures)
+    if not isinstance(transform, WeightConverter):
+        return Rule(number, transform.scope, sides, shifts=shifts, if_wanted=transform.if_wanted)
+    arity = transform.arity
+    targets = tuple(Pattern.parse(text) for text in transform.target_patterns)
+    return Rule(number, transform.scope, sides, targets, arity.merges, arity.splits, shifts, transform.if_wanted)

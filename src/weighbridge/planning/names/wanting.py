@@ -1,0 +1,83 @@
+"""Choose among the outcomes that rules which are `if_wanted` could have: the target alone decides.
+
+As the rules are written, if the target has what comes of that. Else the one other outcome that the target has: with
+some of these rules left alone. None of them, or several, and nothing is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Final
+
+from weighbridge.base.specs import Header
+
+FREE: Final = "\uf000"
+"""Stands in a converter's target name for the index that its operations make."""
+
+MOST_TOGETHER: Final = 5
+"""Of how many rules every selection is tried; of more, each alone and all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The names that are to be reached, with what is known of the tensors that are to reach them.
+
+    Args:
+        target: Specs of the names to reach.
+        source: Specs of the tensors: one whose shape is another than the target's does not reach it by a rename.
+    """
+
+    target: Header
+    source: Header = field(default_factory=lambda: Header({}))
+
+    def has(self, name: str, key: str = "") -> bool:
+        """Tell whether a name is wanted, for the tensor of that key if it is given.
+
+        Examples:
+            >>> wanted = Wanted(Header({"experts.3.up": None}))
+            >>> wanted.has("experts.3.up"), wanted.has(f"experts.{FREE}.up"), wanted.has("experts.up")
+            (True, True, False)
+        """
+        if FREE in name:
+            before, _, after = name.partition(FREE)
+            return any(each.startswith(before) and each.endswith(after) for each in self.target)
+        spec, own = self.target.specs.get(name), self.source.specs.get(key)
+        return name in self.target.specs and (own is None or spec is None or own.shape == spec.shape)
+
+
+def silences(rules: Sequence[int]) -> Iterator[frozenset[int]]:
+    """Yield which rules could be left alone, the fewest first.
+
+    Examples:
+        >>> [sorted(silent) for silent in silences([3, 7])]
+        [[3], [7], [3, 7]]
+    """
+    sizes = range(1, len(rules) + 1) if len(rules) <= MOST_TOGETHER else (1, len(rules))
+    return (frozenset(silent) for size in sizes for silent in combinations(rules, size))
+
+
+def choose_outcome(names: Sequence[tuple[str, ...]], wanted: Wanted, key: str = "") -> list[int]:
+    """Choose among the names that each outcome leads one key to.
+
+    Args:
+        names: For each outcome its last names; that of the rules as they are written comes first.
+        wanted: What is to be reached.
+        key: The key, if the outcomes rename its tensor and no more.
+
+    Returns:
+        The numbers of the outcomes that fit and differ; of those that agree, the first. The first outcome is alone.
+
+    Examples:
+        >>> wanted = Wanted(Header({"norm": None, "model.head": None}))
+        >>> choose_outcome([("model.norm",), ("norm",)], wanted), choose_outcome([("model.head",), ("head",)], wanted)
+        ([1], [0])
+    """
+    fitting: dict[tuple[str, ...], int] = {}
+    for number, reached in enumerate(names):
+        if reached and all(wanted.has(name, key) for name in reached):
+            fitting.setdefault(reached, number)
+            if number == 0:
+                break
+    return list(fitting.values())

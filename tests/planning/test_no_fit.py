@@ -1,0 +1,107 @@
+"""What is said where no reading fits: which reading is shown, what its rules did, and which rename would help."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import weighbridge as wb
+
+SPEC = wb.TensorSpec("F32", (4, 3))
+FUSE = wb.WeightConverter(["q", "k", "v"], "qkv", [wb.Concatenate(0)])
+
+
+def header(*keys: str) -> wb.Header:
+    return wb.Header(dict.fromkeys(keys, SPEC))
+
+
+def parts(*blocks: str, layers: int = 3) -> list[str]:
+    return [f"layers.{i}.{block}.{part}" for i in range(layers) for block in blocks for part in "qkv"]
+
+
+def refused(source: wb.Header, mapping: object, target: wb.Header, **options: object) -> wb.PlanError:
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, mapping, target, **options)
+    assert caught.value.code == "plan-failed"
+    return caught.value
+
+
+def test_e_rules_that_are_too_wide_are_shown_at_work() -> None:
+    """The rule fuses what the model keeps apart: the reading without it leaves less open, and shows nothing of that."""
+    wide = wb.Header({f"layers.{i}.attn.qkv": wb.TensorSpec("F32", (12, 3)) for i in range(3)})
+    target = wb.Header({**wide.specs, **header(*parts("cross")).specs})
+    error = refused(header(*parts("attn", "cross")), [FUSE], target)
+    assert error.got.splitlines() == [
+        "mapped: 9 targets missing, 9 sources left over",
+        "as is: 3 targets missing, 9 sources left over",
+    ]
+    places = {problem.where for problem in error.problems}
+    assert places == {f"layers.{{0..2}}.cross.{part}" for part in "qkv"}
+    assert "the source layers.0.cross.k, of which rule 1 makes layers.0.cross.qkv" in str(error)
+
+
+def test_a_checkpoint_in_the_targets_layout_is_shown_as_it_is() -> None:
+    """No rule gives a target what the reading without rules lacks: that one is nearer."""
+    error = refused(header(*parts("attn")), [FUSE], header(*parts("attn"), "extra"))
+    assert error.got.splitlines()[0] == "as is: 1 target missing"
+    assert [problem.where for problem in error.problems] == ["extra"]
+
+
+def test_e_a_rule_that_fires_under_another_name_is_named() -> None:
+    error = refused(header("a.gamma", "b.w"), [wb.WeightRenaming("gamma", "scale")], header("a.weight", "b.w"))
+    unplaced = next(problem for problem in error.problems if problem.code == "source-unplaced")
+    assert unplaced.got.splitlines()[0] == "the source a.gamma, of which rule 1 makes a.scale"
+
+
+RENAMES = [
+    ("model.language_model", "model", "WeightRenaming('^model.language_model', 'model')"),
+    ("model", "model.language_model", "WeightRenaming('^model', 'model.language_model')"),
+    ("bert", "electra.encoder", "WeightRenaming('^bert', 'electra.encoder')"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "rule"), RENAMES)
+@pytest.mark.parametrize("rules", [[], [wb.WeightRenaming("gamma", "weight")]], ids=["no rules", "a rule"])
+def test_e_the_one_prefix_that_would_make_everything_fit_is_proposed(old, new, rule, rules) -> None:
+    """Gemma 4: the language model of the whole one lies under a path of its own."""
+    names = [f"layers.{i}.{part}.{{}}" for i in range(4) for part in ("attn", "mlp.up", "mlp.down")]
+    written = "gamma" if rules else "weight"
+    source = header(*(f"{old}.{name.format(written)}" for name in names), "lm_head.weight")
+    target = header(*(f"{new}.{name.format('weight')}" for name in names), "lm_head.weight")
+    beside = header(*source, "vision.patch.w", "vision.norm.w")
+    error = refused(beside, rules, target, carry=["^vision"])
+    assert error.hint == f"put {rule} before the other rules: with it everything fits"
+    error = refused(beside, rules, target)
+    assert error.hint.startswith(f"put {rule} before the other rules: with it every target is filled, and 2 sources")
+
+
+def test_no_prefix_is_proposed_that_does_not_fill_every_target() -> None:
+    source = header(*(f"model.language_model.{i}.w" for i in range(3)), "other.w")
+    assert "put " not in refused(source, [], header(*(f"model.{i}.w" for i in range(4)))).hint
+    one = [f"second.{leaf}" for leaf in ("weight", "bias")]
+    other = [f"third.norm.{leaf}" for leaf in ("weight", "bias")]
+    assert "put " not in refused(header(*one), [], header(*other)).hint
+    shapes = wb.Header({f"model.{i}.w": wb.TensorSpec("F32", (3, 4)) for i in range(3)})
+    assert "put " not in refused(source, [], shapes).hint
+
+
+@settings(max_examples=max(100, settings().max_examples), deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_e_whatever_is_proposed_leads_to_a_plan(seed: int) -> None:
+    chance = random.Random(seed)
+    paths = ["", "model", "model.text", "text", "text.model", "vision"]
+    names = [f"h.{i}.{leaf}" for i in range(2) for leaf in chance.sample(["w", "b", "q.w"], 2)] + ["norm"]
+    old, new = (f"{path}." if path else "" for path in chance.sample(paths, 2))
+    other = f"{chance.choice(paths[1:])}.more"
+    source = header(*(old + name for name in names), *([other] if chance.random() < 0.5 else []))
+    target = header(*(new + name for name in names))
+    try:
+        wb.plan(source, [], target)
+    except wb.PlanError as error:
+        if error.code != "plan-failed" or not error.hint.startswith("put "):
+            return
+        rule = eval(error.hint.removeprefix("put ").partition(" before ")[0], vars(wb))
+        made = wb.plan(source, [rule], target, partial="left over" in error.hint)
+        assert set(target) <= set(made.step_of_target)
