@@ -33,6 +33,7 @@ from sweeping.checks import judge
 from sweeping.children import run_each
 from sweeping.classes import Named, chosen, model_class, names
 from sweeping.outcomes import OK, said
+from sweeping.page import Sweep, page
 
 from weighbridge.integrations import transformers as wbt
 
@@ -40,6 +41,9 @@ from weighbridge.integrations import transformers as wbt
 def main() -> int:
     """Sweep, and print the totals."""
     arguments = read_arguments()
+    if arguments.page:
+        print("\n".join(page(Sweep(*lines.load(path)) for path in arguments.page)))
+        return 0
     be_quiet()
     made_with = lines.stamp()
     path = arguments.out or lines.ROOT / "build" / f"sweep-{made_with['transformers']}.jsonl"
@@ -74,6 +78,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="how many at a time")
     parser.add_argument("--values", default="some", choices=("all", "some", "none"), help="whose values are compared")
     parser.add_argument("--again", action="store_true", help="run those anew that were not well, and keep the others")
+    parser.add_argument("--page", type=Path, nargs="+", help="print the page of the documentation for these files")
     parser.add_argument("--out", type=Path, help="the file of the lines")
     return parser.parse_args()
 

@@ -17,11 +17,12 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+from transformers import PreTrainedModel
+
 from sweeping import configurations, outcomes, values
 from sweeping.classes import Named, is_always_run, model_class
 from sweeping.headers import Subject, differences
 from sweeping.outcomes import NONE, OK, SKIPPED, Outcome, attempt, finding
-from transformers import PreTrainedModel
 
 HEADERS: Final = ("resolved", "saved", "names", "library", "again", "runtime", "head", "base")
 CHECKS: Final = (*HEADERS, "values")

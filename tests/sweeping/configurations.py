@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 from unittest import mock
 
 from sweeping.recipes import recipe
-
 from weighbridge.base.keys import by_name
 
 COUNTS: Final = re.compile(r"(^|_)(layers?|blocks|depth|levels)$")
@@ -65,7 +64,7 @@ def uninitialised() -> Iterator[None]:
     same = {name: lambda tensor, *_, **__: tensor for name in names}
     with (
         mock.patch.multiple(torch.nn.init, **same),
-        mock.patch.object(PreTrainedModel, "initialize_weights", lambda *_, **__: None),
+        mock.patch.object(PreTrainedModel, "initialize_weights"),
     ):
         yield
 

@@ -1,4 +1,4 @@
-"""The file of a sweep: first what it was made with, then a line a class; a sweep that was stopped goes on from there."""
+"""The file of a sweep: first what it was made with, then a line a class; one that was stopped goes on from there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any, Final
 import weighbridge as wb
 
 ROOT: Final = Path(__file__).parents[2]
+AFTERWARDS: Final = ("page", "reasons", "totals")
+"""Modules that look at lines, and have no part in what they say."""
+
 Line = Mapping[str, Any]
 
 
@@ -21,6 +24,8 @@ def stamp() -> dict[str, str]:
 
     found = hashlib.sha256()
     for path in sorted([*(ROOT / "src").rglob("*.py"), *Path(__file__).parent.rglob("*.py")]):
+        if path.stem in AFTERWARDS:
+            continue
         found.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     versions = {"transformers": transformers.__version__, "torch": torch.__version__, "weighbridge": wb.__version__}
     return {**versions, "source": found.hexdigest()[:16]}

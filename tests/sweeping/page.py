@@ -5,17 +5,10 @@ python tests/sweeping/page.py build/sweep-5.23.0.jsonl build/sweep-5.24.0.jsonl 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import shorten
 from typing import Any, Final, NamedTuple
 
-HERE: Final = Path(__file__).parents[1]
-if __name__ == "__main__":
-    sys.path.insert(0, str(HERE))
-
-from sweeping import lines
 from sweeping.outcomes import NONE, OK
 from sweeping.reasons import Reason, reason_for
 from sweeping.totals import Line, asked, count, differing, kind_of
@@ -54,8 +47,9 @@ class Sweep(NamedTuple):
         return self.made_with["transformers"]
 
 
-def page(sweeps: Sequence[Sweep]) -> Iterator[str]:
+def page(sweeps: Iterable[Sweep]) -> Iterator[str]:
     """Yield the lines of the page."""
+    sweeps = list(sweeps)
     yield from HEAD.split("\n")
     yield from _totals(sweeps)
     yield from ("", "## What differs, and why", "")
@@ -119,14 +113,3 @@ def _others(sweeps: Sequence[Sweep], check: str, words: str) -> Iterator[str]:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[").replace("*", "\\*")
-
-
-def main(paths: Sequence[str]) -> int:
-    """Print the page."""
-    sweeps = [Sweep(*lines.load(Path(path))) for path in paths]
-    print("\n".join(page(sweeps)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -41,7 +41,7 @@ def reason_for(line: Mapping[str, Any], check: str) -> Reason | None:
     """Return the first entry that speaks of a class's outcome."""
     kind = kind_of(line[check])
     for reason in REASONS:
-        if check in reason.checks and reason.code in ("", kind):
-            if any(fnmatchcase(line["class"], pattern) for pattern in reason.classes):
-                return reason
+        is_asked = check in reason.checks and reason.code in ("", kind)
+        if is_asked and any(fnmatchcase(line["class"], pattern) for pattern in reason.classes):
+            return reason
     return None

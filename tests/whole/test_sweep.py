@@ -1,4 +1,4 @@
-"""The sweep of transformers' classes: those of our families and a tenth of the others, and that it finds what is wrong."""
+"""The sweep of the classes of transformers: ours and a tenth of the others, and that it finds what is wrong."""
 
 from __future__ import annotations
 
