@@ -43,8 +43,8 @@ golden: $(TEST)  ## write the golden files anew, to be reviewed as a diff
 fuzz: $(TEST)  ## look for finds: SECONDS=600 says how long, SEED=1 where to begin, ONLY=result,receipt what
 	@OMP_NUM_THREADS=1 $(PY) tests/fuzz.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0) --only "$(ONLY)"
 
-mutants: $(TEST)  ## change the code a little, NUMBER=300 times from SEED=0, and see what the tests let pass; ONLY=planning/joining
-	@OMP_NUM_THREADS=1 $(PY) tests/mutants.py --number $(or $(NUMBER),300) --seed $(or $(SEED),0) --only "$(ONLY)"
+mutants: $(TEST)  ## change the code a little, NUMBER=300 times from SEED=0, and see what the tests let pass; ONLY=planning/joining REACH=file to keep what each test reaches
+	@OMP_NUM_THREADS=1 $(PY) tests/mutants.py --number $(or $(NUMBER),300) --seed $(or $(SEED),0) --only "$(ONLY)" --reach "$(REACH)"
 
 rooms: $(CORE)  ## say which imports go against the rooms, or draw docs/architecture.svg and its table anew
 	@$(PY) docs/architecture_picture.py

@@ -299,6 +299,18 @@ def loaded() -> torch.nn.Module:
     return model
 
 
+def narrower() -> torch.nn.Module:
+    """The same, whose weights have another size now."""
+    model = loaded()
+    model["norm"] = torch.nn.LayerNorm(2)
+    return model
+
+
+def _back_through_its_plan(folder: Path) -> object:
+    model = narrower()
+    return wb.loaded_plan(model).inverse().write(folder / "out")
+
+
 def joined(rows: int) -> torch.nn.Module:
     """A model with a weight that was joined of two and one rows, and has another number of them now."""
     rules = [wb.WeightConverter(["q.weight", "k.weight"], "qk.weight", [wb.Concatenate(0)])]
@@ -326,6 +338,12 @@ def models() -> Iterator[Further]:
             words,
             lambda folder, layout=layout: wb.save(loaded(), folder / "out", layout=layout),
         )
+    yield Further(
+        "a model that has changed goes back through its plan",
+        _back_through_its_plan,
+        "a model that has changed since it was loaded is saved as it is by\nsave(model, out)",
+        lambda folder: wb.save(narrower(), folder / "out"),
+    )
     for words, mapping, options in (
         ('layout="as is" saves the model under its own names', None, {"layout": "as is"}),
         ("save(model, out, mapping) through other rules", [], {}),

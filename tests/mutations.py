@@ -1,7 +1,7 @@
 """Small changes to a module's source that should make a test fail: found and applied by its syntax tree.
 
-A mutation is a place and a new text for it. What an error says is left alone, as are annotations, docstrings, and
-asserts that only tell a type checker what is known.
+A mutation is a place and a new text for it. What an error says is left alone, as are annotations, docstrings,
+asserts that only tell a type checker what is known, and the `strict` of a `zip`, which is an assert as well.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Mutation:
-    """One change: its number within the module, the line, what stands there, and what stands there afterwards."""
+    """One change: its number within the module, its line, what stands there, and what stands there afterwards.
+
+    `statement` is the line of the statement that it is in; 0 if that runs on import, outside all functions.
+    """
 
     number: int
     line: int
+    statement: int
     kind: str
     before: str
     after: str
@@ -54,10 +58,54 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 def mutations(source: str) -> list[Mutation]:
     """List all changes to a module."""
     tree = ast.parse(source)
+    statements = _statements(tree)
     return [
-        Mutation(number, _line(node), kind, _text(node), "" if new is None else _text(new))
+        Mutation(number, _line(node), statements[node], kind, _text(node), "" if new is None else _text(new))
         for number, (node, kind, new) in enumerate(_changes(tree))
     ]
+
+
+def _statements(tree: ast.AST) -> dict[ast.AST, int]:
+    """Return for each node the line of the innermost statement of a function that it is in; 0 outside functions."""
+    found: dict[ast.AST, int] = {}
+
+    def visit(node: ast.AST, line: int, is_inside: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            found[child] = child.lineno if is_inside and isinstance(child, ast.stmt) else line
+            visit(child, found[child], is_inside or isinstance(child, ast.FunctionDef))
+
+    visit(tree, 0, False)
+    return found
+
+
+MARKS = "marks_of_mutants"
+"""Name, among those that Python itself offers, of the marks of all modules: of each the lines of what has run."""
+
+
+def mark_statements(source: str, module: str) -> str:
+    """Put a mark in front of each statement of each function of a module."""
+    tree = ast.parse(source)
+    statements = _statements(tree)
+    for node in list(statements):
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(node, name, None)
+            if isinstance(block, list) and block and statements[block[0]]:
+                setattr(node, name, [each for line in block for each in (*_mark(line, statements[line]), line)])
+    first = next(at for at, statement in enumerate(tree.body) if not _is_first(statement))
+    marks = f"_marks = __import__('builtins').__dict__.setdefault({MARKS!r}, {{}}).setdefault({module!r}, {{}})"
+    tree.body[first:first] = ast.parse(marks).body
+    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+
+
+def _mark(statement: ast.stmt, line: int) -> list[ast.stmt]:
+    return [] if _is_first(statement) else ast.parse(f"_marks[{line}] = 1").body
+
+
+def _is_first(statement: ast.stmt) -> bool:
+    """Tell whether a statement must stay in front: a docstring, or an import from the future."""
+    if isinstance(statement, ast.ImportFrom):
+        return statement.module == "__future__"
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def mutate(source: str, number: int) -> str:
@@ -111,7 +159,7 @@ def _is_words(node: ast.AST) -> bool:
             return name.endswith("Error") or name in ("debug", "info", "warning", "cast", "TypeVar")
         case ast.Assert(test=test):
             return "is not None" in ast.unparse(test) or "isinstance" in ast.unparse(test)
-        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")) | ast.keyword(arg="strict"):
             return True
         case ast.AnnAssign(value=None):
             return True

@@ -238,7 +238,8 @@ def read_another_json_file(folder: Path) -> object:
 
 @provokes("rule-overlap")
 def convert_a_key_twice(folder: Path) -> object:
-    rules = [wb.WeightConverter(f"{scope}.weight", scope, [wb.Transpose(0, 1)]) for scope in ("q", "layers.{i}.q")]
+    sides = (("q.weight", "query"), ("layers.{i}.q.weight", "layers.{i}.q"))
+    rules = [wb.WeightConverter(*side, [wb.Transpose(0, 1)]) for side in sides]
     return wb.plan(header(layers__0__q__weight=(3, 2)), wb.Mapping(rules, name="mine"))
 
 

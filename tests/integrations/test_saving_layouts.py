@@ -55,6 +55,8 @@ def test_c2_a_saved_part_has_the_layout_of_its_own_class(
     with caplog.at_level("WARNING", logger="weighbridge"):
         out = wbt.save_pretrained(model, tmp_path / "out")
     assert 'layout="as loaded"' in caplog.text
+    assert "vision_tower" in caplog.text
+    assert "no part of a LlamaForCausalLM, not saved" in caplog.text
     assert config_of(out)["architectures"] == ["LlamaForCausalLM"]
     assert held(out).keys() == model.state_dict().keys()
     theirs, info = LlamaForCausalLM.from_pretrained(out, output_loading_info=True)

@@ -137,7 +137,14 @@ def test_tensors_are_made_on_a_gpu(dtype: str | None, tmp_path: Path) -> None:
     made = plan.state_dict(device="cuda")
     assert {tensor.device.type for tensor in made.values()} == {"cuda"}
     assert same({key: tensor.cpu() for key, tensor in made.items()}, twin_of(plan, path))
-    assert same(plan.inverse(made).state_dict(copy=True), values()) or dtype is not None
+    back = plan.inverse(made, lossy=dtype is not None).state_dict(copy=True)
+    rounded = {key: tensor if dtype is None else halved(tensor) for key, tensor in values().items()}
+    assert same(back, rounded)
+
+
+def halved(tensor: torch.Tensor) -> torch.Tensor:
+    """Round a floating tensor to 16 bits, and give it its dtype back."""
+    return tensor.to(torch.float16).to(tensor.dtype) if tensor.is_floating_point() else tensor
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -444,6 +451,7 @@ def test_default_device_is_not_asked(tmp_path: Path) -> None:
     thread = threading.Thread(target=work)  # with no buffers from other tests
     thread.start()
     thread.join()
+    assert len(found) == 2
     for made in found:
         assert torch.equal(made["w"], held["w"].t())
         assert made["none"].device.type == "cpu"

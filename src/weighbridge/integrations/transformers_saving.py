@@ -13,6 +13,7 @@ from typing import Any
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.functions import config_beside
 from weighbridge.api.live_models import naming_the_ways_out, say
+from weighbridge.base.keys import collapse
 from weighbridge.integrations.transformers_names import leave_out_unsaved
 from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.mapping import Mapping
@@ -58,7 +59,11 @@ def say_other_class(model: Any) -> None:
     """Log in which layout a model is saved that came from a checkpoint of another class."""
     name = class_name(model)
     note = f"saved in the published layout of {name}, and not in that of {_other_class(model)}, which it came in"
-    say([f'{note}: layout="as loaded" keeps the latter, with its configuration'])
+    notes = [f'{note}: layout="as loaded" keeps the latter, with its configuration']
+    loaded, held = recall(model), open_model(model).header
+    carried = (step for step in (loaded.plan.steps if loaded is not None else ()) if step.fate == "carried")
+    aside = [key for step in carried for key in step.sources if key not in held]
+    say([*notes, *([f"{', '.join(collapse(aside)[:4])}: no part of a {name}, not saved"] if aside else [])])
 
 
 def _other_class(model: Any) -> str:

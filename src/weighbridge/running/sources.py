@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 _ANEW: Final = (
-    "plan anew for what is there now; a model that has changed since it was loaded\n"
-    "is saved through its mapping, which is given to save as well: save(model, out, mapping)"
+    "plan anew for what is there now; a model that has changed since it was loaded is saved as it is by\n"
+    "save(model, out)"
 )
 
 

@@ -192,8 +192,7 @@ def check_standing_ties(plan: Plan, checkpoint: Checkpoint) -> None:
             "these tensors were one when they were loaded, and differ now",
             where=key,
             got=f"{twins[key]} holds something else",
-            hint="the layout that they came in has no place for both: tie them again, or give save a mapping,\n"
-            "by which both are saved: save(model, out, mapping)",
+            hint="this plan has a place for one of them: tie them again; save(model, out) saves both",
         )
 
 

@@ -184,6 +184,6 @@ def _ends(rules: Rules, trace: Trace, index: str) -> list[tuple[str, tuple[int, 
     hit: Hit | None = trace.hit
     if hit is None:
         return [(trace.name, ())]
-    names = [name.replace(FREE, index or "0") for name in hit.outputs]
+    names = [name.replace(FREE, index) for name in hit.outputs]
     done = finish_names(rules, names, hit.rule + 1, [])
     return [done[name] for name in names if name in done]

@@ -71,8 +71,8 @@ def is_move(transform: Transform) -> bool:
         return bool(transform.prefix_to_add)
     if not isinstance(transform, WeightRenaming):
         return False
-    anchored = all(text.startswith("^") for text in transform.source_patterns)
-    return anchored and all(text.lstrip("^") for text in transform.target_patterns)
+    (target,) = transform.target_patterns
+    return target != "^" and all(text.startswith("^") for text in transform.source_patterns)
 
 
 def _verified(forward: Rules, back: Rules, moves: frozenset[int], key: str) -> Preimages:
