@@ -355,7 +355,7 @@ def models() -> Iterator[Further]:
             lambda folder, mapping=mapping, options=options: wb.save(joined(5), folder / "out", mapping, **options),
         )
     for words, mapping, options in (
-        ('layout="published" saves the model through its mapping, which takes them', NORMS, {"layout": "published"}),
+        ('layout="published" saves the model through its mapping, which takes them', None, {"layout": "published"}),
         ("a mapping\nthat is given: save(model, out, mapping)", NORMS, {}),
     ):
         yield Further(

@@ -50,7 +50,8 @@ class Finds:
 def try_mappings(seeds: Iterator[int], names: list[str], finds: Finds) -> Iterator[None]:
     """Run every check on one drawn case after the other; yield after each."""
     from drawn_mappings import draw
-    from judging import CHECKS, show, shrink
+    from finds import show, shrink
+    from judging import CHECKS
 
     for seed in seeds:
         drawn = draw(seed)

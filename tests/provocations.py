@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, NoReturn
+from unittest import mock
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.algebra.layout import Layout
+from weighbridge.base import machines
 from weighbridge.testing import check_lint
 
 Provocation = Callable[[Path], object]
@@ -144,7 +146,7 @@ def forget_a_number(folder: Path) -> object:
 @provokes("shape-mismatch")
 def join_what_differs(folder: Path) -> object:
     rules = [wb.WeightConverter(["q", "k"], "qk", [wb.Concatenate(0)])]
-    return wb.plan(header(q=(6, 4), k=(2, 5)), wb.Mapping(rules, name="mine"))
+    return wb.plan(header(q=(6, 4), k=(6, 5)), wb.Mapping(rules, name="mine"))
 
 
 @provokes("axis-out-of-range")
@@ -488,6 +490,13 @@ def verify_without_digests(folder: Path) -> object:
 def open_a_pipe(folder: Path) -> object:
     os.mkfifo(folder / "model.safetensors")
     return wb.open(folder / "model.safetensors")
+
+
+@provokes("machine-unsupported")
+def read_on_another_machine(folder: Path) -> object:
+    plan = wb.plan(checkpoint(folder), NORMS)
+    with mock.patch.object(machines, "byte_order", return_value="big"):
+        return plan.state_dict()
 
 
 # Destinations

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from unittest import mock
 
 import torch
 from provocations import EXPERTS, NORMS, OTHER, checkpoint, converter, entry, header, numbers, raw_file, sharded
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.algebra.layout import Layout
+from weighbridge.base import machines
 from weighbridge.testing import check_lint
 
 PACKAGES = str(Path(wb.__file__).parents[1])
@@ -41,6 +43,7 @@ BY_HAND: Final[dict[str, tuple[str, ...]]] = {
     "path-unsafe": ("do not use this checkpoint before you know who wrote it",),
     "pickle-unsafe": ("only if you trust its origin",),
     "integration-version": ("install transformers 5.23",),
+    "machine-unsupported": ("convert on x86-64 or arm64",),
 }
 """Words of hints that tell a person what to do, not a program."""
 
@@ -128,6 +131,32 @@ def mark_as_legacy(folder: Path) -> object:
 
 @follows("split-unequal", "give the sizes of the parts: Split(dim, sizes)")
 def give_the_sizes(folder: Path) -> object:
+    return converter(wb.Split(0, (4, 3, 3)), (10, 3), targets=["q", "k", "v"])
+
+
+@follows("shape-mismatch", "correct the operation's axes")
+def join_on_the_other_axis(folder: Path) -> object:
+    return wb.plan(header(q=(6, 4), k=(6, 5)), [wb.WeightConverter(["q", "k"], "qk", [wb.Concatenate(1)])])
+
+
+@follows("shape-mismatch", "the pattern that takes a tensor of another shape")
+def join_what_fits(folder: Path) -> object:
+    rules = [wb.WeightConverter(["q", "key"], "qk", [wb.Concatenate(0)])]
+    return wb.plan(header(q=(6, 4), k=(6, 5), key=(2, 4)), rules)
+
+
+@follows("axis-out-of-range", "axes count from 0")
+def name_the_second_axis(folder: Path) -> object:
+    return converter(wb.Transpose(0, 1), (8, 3))
+
+
+@follows("axis-out-of-range", "from the last one, which is -1")
+def name_the_last_axis(folder: Path) -> object:
+    return converter(wb.Transpose(0, -1), (8, 3))
+
+
+@follows("operation-arity", "give as many sizes and targets as there are tensors")
+def give_three_sizes(folder: Path) -> object:
     return converter(wb.Split(0, (4, 3, 3)), (10, 3), targets=["q", "k", "v"])
 
 
@@ -250,6 +279,11 @@ def explain_it_in_python(folder: Path) -> object:
 
 
 OVERLAPPING = header(layers__0__q__weight=(3, 2))
+
+
+@follows("plan-format", "make the plan anew from its checkpoint and mapping")
+def plan_and_store_it(folder: Path) -> object:
+    return wb.Plan.from_json(wb.plan(checkpoint(folder), NORMS).to_json())
 
 
 @follows("rule-overlap", "make one of the two patterns narrower")
@@ -654,6 +688,53 @@ def convert_with_digests(folder: Path) -> object:
 @follows("digests-missing", "compare with another checkpoint: weighbridge verify A B")
 def compare_with_another(folder: Path) -> object:
     return command("verify", folder / "out", folder / "out")
+
+
+@follows("checkpoint-not-found", "take the nearest name, if that is what is meant")
+def open_the_nearest(folder: Path) -> object:
+    return wb.open(folder / "model")
+
+
+ANEW = "fetch the file again, or write it anew with the library that made it"
+
+
+@follows("header-invalid", ANEW)
+@follows("header-duplicate-key", ANEW)
+@follows("dtype-unknown", ANEW)
+@follows("tensor-bounds", ANEW)
+def write_it_anew(folder: Path) -> object:
+    save_file({"a.weight": numbers(2), "b.weight": numbers(3)}, folder / "model.safetensors")
+    return wb.open(folder / "model.safetensors")
+
+
+@follows("tensor-not-found", "take one of these names")
+def take_the_nearest(folder: Path) -> object:
+    return wb.open(folder / "model").tensor("first.gamma")
+
+
+@follows("tensor-not-found", "list(checkpoint.header) has all")
+def list_all_names(folder: Path) -> object:
+    opened = wb.open(folder / "model")
+    return [opened.tensor(key) for key in list(opened.header)]
+
+
+@follows("read-failed", "write what it gives into a file, and open that")
+def write_it_into_a_file(folder: Path) -> object:
+    save_file({"a.weight": numbers(2)}, folder / "given.safetensors")
+    return wb.open(folder / "given.safetensors")
+
+
+@follows("verify-failed", "weighbridge.diff(first, second) says how their tensors are related")
+def ask_for_the_difference(folder: Path) -> object:
+    found = wb.diff(folder / "model", {"first.gamma": numbers(4) + 1, "third.gamma": numbers(4)})
+    assert "first.gamma" in str(found)
+    return found
+
+
+@follows("machine-unsupported", "names and shapes can be inspected and planned here")
+def plan_on_another_machine(folder: Path) -> object:
+    with mock.patch.object(machines, "byte_order", return_value="big"):
+        return wb.plan(folder / "model", NORMS).report
 
 
 # Destinations

@@ -1,47 +1,55 @@
-"""Move model weights between layouts, both ways, and account for every byte."""
+"""Move model weights between layouts, both ways, and account for every byte.
+
+A name is loaded when it is first asked for: who only opens a checkpoint waits for nothing else.
+"""
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 
 from weighbridge._version import __version__
-from weighbridge.api.bound_plan import Plan
-from weighbridge.api.functions import convert, open, plan, register, resolve, revert
-from weighbridge.api.live_models import load, loaded_plan, save
-from weighbridge.api.studying import detect, diff, infer, verify
-from weighbridge.base.errors import (
-    CheckpointError,
-    DestinationError,
-    LayoutError,
-    MappingError,
-    PatternError,
-    PlanError,
-    RegistryError,
-    VerifyError,
-    WeighbridgeError,
-)
-from weighbridge.base.specs import Header, TensorSpec
-from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, Refuse
-from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.mapping_files import load_mapping
-from weighbridge.mappings.registry import Registry, default_registry
-from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, WeightConverter, WeightRenaming
-from weighbridge.operations.groupings import (
-    Chunk,
-    Concatenate,
-    ErnieFuseAndSplitTextVisionExperts,
-    ErnieSplitAndDecoupleTextVisionExperts,
-    MergeModulelist,
-    Split,
-    SplitModulelist,
-)
-from weighbridge.operations.movements import (
-    Conv3dToLinear,
-    Interleave,
-    LinearToConv3d,
-    Permute,
-    PermuteForRope,
-    Rearrange,
-    Reshape,
-    Transpose,
-)
-from weighbridge.operations.ops import Cast
+
+if TYPE_CHECKING:
+    from weighbridge.api.bound_plan import Plan
+    from weighbridge.api.functions import convert, open, plan, register, resolve, revert
+    from weighbridge.api.live_models import load, loaded_plan, save
+    from weighbridge.api.studying import detect, diff, infer, verify
+    from weighbridge.base.errors import (
+        CheckpointError,
+        DestinationError,
+        LayoutError,
+        MappingError,
+        PatternError,
+        PlanError,
+        RegistryError,
+        VerifyError,
+        WeighbridgeError,
+    )
+    from weighbridge.base.specs import Header, TensorSpec
+    from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, Refuse
+    from weighbridge.mappings.mapping import Mapping
+    from weighbridge.mappings.mapping_files import load_mapping
+    from weighbridge.mappings.registry import Registry, default_registry
+    from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, WeightConverter, WeightRenaming
+    from weighbridge.operations.groupings import (
+        Chunk,
+        Concatenate,
+        ErnieFuseAndSplitTextVisionExperts,
+        ErnieSplitAndDecoupleTextVisionExperts,
+        MergeModulelist,
+        Split,
+        SplitModulelist,
+    )
+    from weighbridge.operations.movements import (
+        Conv3dToLinear,
+        Interleave,
+        LinearToConv3d,
+        Permute,
+        PermuteForRope,
+        Rearrange,
+        Reshape,
+        Transpose,
+    )
+    from weighbridge.operations.ops import Cast
 
 __all__ = [
     "Carry",
@@ -99,3 +107,43 @@ __all__ = [
     "save",
     "verify",
 ]
+
+_PLACES = {
+    "api.bound_plan": "Plan",
+    "api.functions": "convert open plan register resolve revert",
+    "api.live_models": "load loaded_plan save",
+    "api.studying": "detect diff infer verify",
+    "base.errors": (
+        "CheckpointError DestinationError LayoutError MappingError PatternError PlanError RegistryError "
+        "VerifyError WeighbridgeError"
+    ),
+    "base.specs": "Header TensorSpec",
+    "mappings.exception_rules": "Carry Drop Initialise Refuse",
+    "mappings.mapping": "Mapping",
+    "mappings.mapping_files": "load_mapping",
+    "mappings.registry": "Registry default_registry",
+    "mappings.transforms": "GroupWeightRename PrefixChange WeightConverter WeightRenaming",
+    "operations.groupings": (
+        "Chunk Concatenate ErnieFuseAndSplitTextVisionExperts ErnieSplitAndDecoupleTextVisionExperts "
+        "MergeModulelist Split SplitModulelist"
+    ),
+    "operations.movements": (
+        "Conv3dToLinear Interleave LinearToConv3d Permute PermuteForRope Rearrange Reshape Transpose"
+    ),
+    "operations.ops": "Cast",
+}
+"""The modules that the public names stand in."""
+
+_HOMES = {name: place for place, names in _PLACES.items() for name in names.split()}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Load a public name, and keep it."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -286,3 +286,33 @@ def test_c4_unequal_parts_are_not_cut_equally_when_their_shape_changes(tmp_path:
     assert load_file(out / "model.safetensors").keys() == {"qk.weight"}
     out = wb.save(model, tmp_path / "other", [wb.WeightRenaming("fused.weight", "qk.weight")])
     assert load_file(out / "model.safetensors").keys() == {"fused.weight"}
+
+
+def test_c4_parts_of_one_tensor_that_have_other_sizes_now_are_joined_again(tmp_path: Path) -> None:
+    """Fewer heads for keys and values: the file has one tensor for all three, whose sizes the model says."""
+    rules = [wb.WeightConverter("qkv.weight", ["q.weight", "k.weight", "v.weight"], [wb.Split(0)])]
+    sizes = {"q": 6, "k": 4, "v": 4}
+    model = nn.ModuleDict({name: nn.Linear(3, size, bias=False) for name, size in sizes.items()})
+    wb.load(model, {"qkv.weight": torch.arange(42.0).reshape(14, 3)}, rules)
+    for name in "kv":
+        model[name].weight = nn.Parameter(model[name].weight.detach()[:2] + 1)
+    wanted = torch.cat([model[name].weight.detach() for name in "qkv"])
+    for number, options in enumerate(({}, {"layout": "published"})):
+        held = load_file(wb.save(model, tmp_path / f"out{number}", **options) / "model.safetensors")
+        assert held.keys() == {"qkv.weight"}
+        assert torch.equal(held["qkv.weight"], wanted)
+    again = nn.ModuleDict({name: nn.Linear(3, size, bias=False) for name, size in (("q", 6), ("k", 2), ("v", 2))})
+    wb.load(again, tmp_path / "out0", rules)
+    assert equal(model.state_dict(), again.state_dict())
+
+
+def test_c4_a_layout_that_only_the_load_knew_is_published_again(tmp_path: Path) -> None:
+    """No mapping is registered for the model: the one that it was loaded with says what is published."""
+    model = nn.ModuleDict({"inner": nn.ModuleDict({"norm": nn.LayerNorm(3)})})
+    rules = [wb.WeightRenaming("gamma", "weight"), wb.WeightRenaming("beta", "bias")]
+    file = {"norm.gamma": torch.ones(3), "norm.beta": torch.zeros(3)}
+    wb.load(model, file, wb.Mapping(rules, base_prefix="inner"))
+    assert wb.loaded_plan(model).reading == "mapped, with inner. added"
+    assert load_file(wb.save(model, tmp_path / "as loaded") / "model.safetensors").keys() == file.keys()
+    held = load_file(wb.save(model, tmp_path / "published", layout="published") / "model.safetensors")
+    assert held.keys() == {"inner.norm.gamma", "inner.norm.beta"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 
 import weighbridge as wb
@@ -105,3 +106,55 @@ def test_e_whatever_is_proposed_leads_to_a_plan(seed: int) -> None:
         rule = eval(error.hint.removeprefix("put ").partition(" before ")[0], vars(wb))
         made = wb.plan(source, [rule], target, partial="left over" in error.hint)
         assert set(target) <= set(made.step_of_target)
+
+
+def test_e_gemma4_names_the_path_of_its_language_model() -> None:
+    """A checkpoint of the whole model, read into the language model alone: dozens of problems, and one cause."""
+    transformers = pytest.importorskip("transformers", reason="needs the package transformers, which has Gemma 4")
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 6,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 4,
+    }
+    text = sizes | {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"], "vocab_size": 11}
+    config = transformers.Gemma4Config(text_config=text, vision_config=sizes | {"num_hidden_layers": 1})
+    with torch.device("meta"):
+        whole = transformers.Gemma4ForConditionalGeneration(config)
+        part = transformers.Gemma4ForCausalLM(config.text_config)
+    source = wb.Header({key: wb.TensorSpec("F32", tuple(value.shape)) for key, value in whole.state_dict().items()})
+    error = refused(source, wb.resolve(part), part)
+    assert len(error.problems) > 30
+    first = "put WeightRenaming('^model.language_model', 'model') before the other rules"
+    assert error.hint.startswith(f"{first}: with it every target is filled, and")
+    rules = [wb.WeightRenaming("^model.language_model", "model"), *wb.resolve(part)]
+    plan = wb.plan(source, rules, part, drop=["^model.(vision_tower|embed_vision)"])
+    assert set(plan.target) == set(part.state_dict())
+
+
+def test_e_a_prefix_is_proposed_by_what_the_rules_make() -> None:
+    """Experts are joined: no name that is left over is that of a target, but for the prefix."""
+    one, stack = wb.TensorSpec("F32", (2, 3)), wb.TensorSpec("F32", (3, 4, 3))
+    names = [f"layers.{i}.e.{j}.{part}.weight" for i in range(3) for j in range(3) for part in ("gate", "up")]
+    source = wb.Header({f"model.language_model.{name}": one for name in names})
+    target = wb.Header({f"model.layers.{i}.e.gate_up": stack for i in range(3)})
+    sources = ["e.*.gate.weight", "e.*.up.weight"]
+    experts = wb.WeightConverter(sources, "e.gate_up", [wb.MergeModulelist(0), wb.Concatenate(1)])
+    error = refused(source, [experts], target)
+    rule = wb.WeightRenaming("^model.language_model", "model")
+    assert error.hint == (
+        "put WeightRenaming('^model.language_model', 'model') before the other rules: with it everything fits"
+    )
+    assert wb.plan(source, [rule, experts], target).is_exact
+
+
+def test_e_one_of_a_kind_is_named_in_the_singular() -> None:
+    gate = wb.Header({"gate": wb.TensorSpec("F32", (4, 4))})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(gate, [wb.WeightConverter("gate", "gate", [wb.Transpose(0, 1)])], gate)
+    assert caught.value.code == "layout-ambiguous"
+    assert "as is: fills 1 target from 1 source" in caught.value.got.splitlines()
+    with pytest.raises(wb.MappingError) as refused_rule:
+        wb.GroupWeightRename(["a"], ["b", "c"])
+    assert refused_rule.value.expected == "1 target"

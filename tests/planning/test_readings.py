@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import cProfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
 import pytest
 from hypothesis import given, settings, strategies as st
 
 import weighbridge as wb
 from weighbridge.mappings.exception_rules import Refuse
-from weighbridge.planning.readings import nested_readings, possible_readings
+from weighbridge.pattern import Pattern
+from weighbridge.planning.readings import Names, nested_readings, possible_readings
 
 NAMES = ("enc.weight", "enc.bias", "dec.weight", "dec.bias")
 
@@ -163,3 +169,47 @@ def test_a_path_of_unusual_characters_is_taken_as_it_stands() -> None:
     """Angle brackets and slashes mean nothing in a pattern: such a path is a prefix like any other."""
     plan = wb.plan(header("</script><b>.weight"), wb.Mapping(), header("weight"))
     assert plan.reading == "mapped, with </script><b>. removed"
+
+
+# ---- what takes long ----
+
+
+def count_calls(name: str, work: Callable[[], object]) -> int:
+    """Count the calls of functions of a name in the library: the same on every machine, unlike time."""
+    profile = cProfile.Profile()
+    with suppress(wb.PlanError):
+        profile.runcall(work)
+    counts = ((entry.code, entry.callcount) for entry in profile.getstats() if not isinstance(entry.code, str))
+    return sum(count for code, count in counts if code.co_name == name and "weighbridge" in code.co_filename)
+
+
+def test_h4_keys_are_sorted_out_once_for_all_exceptions() -> None:
+    source = header(*(f"{part}.{i}.w" for part in ("h", "copies") for i in range(40)))
+    drops = [wb.Drop(f"^copies.{i}.w$", "tied") for i in range(40)]
+    few, many = (count_calls("families", partial(wb.plan, source, [], drop=some)) for some in (drops[:2], drops))
+    assert few == many
+    dropped = wb.plan(source, [], drop=drops).dropped
+    assert sorted(fated.key for fated in dropped) == sorted(f"copies.{i}.w" for i in range(40))
+
+
+def test_h4_near_names_are_sought_for_an_error_alone() -> None:
+    """A partial load tries every path of a sub-model; what is wrong with most of them nobody reads."""
+    source = header(*(f"tower.h.{i}.{name}" for i in range(4) for name in ("w", "b", "old")))
+    target = header(*(f"body.tower.h.{i}.{name}" for i in range(4) for name in ("w", "b", "new")))
+    assert count_calls("_likely", partial(wb.plan, source, [], target, partial=True)) == 0
+    assert count_calls("_likely", partial(wb.plan, source, [], target)) > 0
+
+
+KEYS = ("h.0.w", "h.1.w", "h.10.w", "t.h.0.w", "t.h.1.b", "t.x", "a.\ue000.w", "h.00.w")
+PATTERNS = ("^h.0.w$", "h.0.w", "^h.*.w$", "*", "^x$", "x$", "^h.{i:int}", "^h.0[0]?.w$", "{a:**}.w")
+
+
+@given(st.lists(st.sampled_from(KEYS), unique=True), st.sampled_from(PATTERNS), st.sampled_from(("", "t", "h")))
+@settings(max_examples=300, deadline=None)
+def test_keys_that_were_sorted_out_are_matched_as_each_by_itself(keys: list[str], pattern: str, scope: str) -> None:
+    sorted_out, parsed = Names(keys), Pattern.parse(pattern)
+    sorted_out.matching("^h.*.w$", scope)
+    before = f"{scope}." if scope else ""
+    inside = {key: key.removeprefix(before) for key in keys if key.startswith(before)}
+    alone = {key for key, name in inside.items() if parsed.match(name, literal=True) is not None}
+    assert set(sorted_out.matching(pattern, scope)) == alone

@@ -115,3 +115,65 @@ def test_a_snapshot_of_another_repository_is_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(wb.CheckpointError) as caught:
         wb.open(place)
     assert caught.value.code == "path-unsafe"
+
+
+def link_a_file(place: Path, name: str, home: Path) -> None:
+    (place / name).rename(place / "kept")
+    (place / name).symlink_to(home / "id_rsa")
+
+
+def link_the_folder(place: Path, name: str, home: Path) -> None:
+    inside = (place / name).resolve().parent
+    inside.rename(inside.with_name("kept"))
+    inside.symlink_to(home, target_is_directory=True)
+
+
+def link_the_same_file(place: Path, name: str, home: Path) -> None:
+    """Even the very same bytes are another place, which the checkpoint was not opened from."""
+    (place / name).rename(home / name.replace("/", "_"))
+    (place / name).symlink_to(home / name.replace("/", "_"))
+
+
+SWAPS = {
+    "weights": ("model.safetensors", link_a_file),
+    "weights, by the same file": ("model.safetensors", link_the_same_file),
+    "the folder of the weights": ("model.safetensors", link_the_folder),
+    "the configuration": ("config.json", link_a_file),
+    "the configuration, by the same file": ("config.json", link_the_same_file),
+    "a file in a folder beside": ("code/modeling.py", link_a_file),
+    "the folder beside": ("code/modeling.py", link_the_folder),
+}
+
+
+@pytest.mark.parametrize(("name", "swap"), SWAPS.values(), ids=SWAPS)
+@pytest.mark.parametrize("run", ["convert", "link"])
+def test_g12_a_link_that_is_put_in_between_planning_and_running_is_seen(
+    name: str, swap: Callable[[Path, str, Path], None], run: str, tmp_path: Path
+) -> None:
+    place, home = tmp_path / "model", private(tmp_path)
+    (place / "code").mkdir(parents=True)
+    save_file({"a": torch.arange(3.0)}, place / "model.safetensors")
+    (place / "config.json").write_text("{}")
+    (place / "code" / "modeling.py").write_text("pass")
+    for inner in ("model.safetensors", "config.json", "modeling.py"):
+        (home / inner).write_text(SECRET)  # what a folder that is a link would lead to
+    plan = wb.plan(place, [])
+    swap(place, name, home)
+    with pytest.raises(wb.CheckpointError) as caught:
+        plan.write(tmp_path / "out", link="hard" if run == "link" else "never")
+    assert caught.value.code == "source-changed"
+    assert not (tmp_path / "out").exists()
+    assert all(SECRET.encode() not in path.read_bytes() for path in tmp_path.glob(".*/**/*") if path.is_file())
+
+
+def test_g12_what_is_read_beside_the_weights_is_no_link_by_then(tmp_path: Path) -> None:
+    place, home = tmp_path / "model", private(tmp_path)
+    place.mkdir()
+    save_file({"q": torch.arange(8.0).reshape(4, 2)}, place / "model.safetensors")
+    (place / "config.json").write_text('{"num_attention_heads": 1}')
+    source = wb.open(place)
+    link_a_file(place, "config.json", home)
+    with pytest.raises(wb.CheckpointError) as caught:
+        wb.plan(source, [wb.WeightConverter("q", "p", [wb.PermuteForRope()])])
+    assert caught.value.code == "source-changed"
+    assert wb.plan(wb.open(place), []).source_files is not None  # opened anew, it is left aside

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import finds
 import hostile
 import judging
 import pytest
@@ -79,7 +80,7 @@ def test_wrong_values_are_found_and_made_small(monkeypatch):
 
     monkeypatch.setattr(judging, "interpret", forgetful)
     seed = next(seed for seed in range(1000) if judging.judge_result(draw(seed)))
-    small, find = judging.shrink(judging.judge_result, draw(seed), seed)
+    small, find = finds.shrink(judging.judge_result, draw(seed), seed)
     assert find.kind == "wrong"
     assert (len(small.mapping), len(small.tensors)) == (1, 1)
 

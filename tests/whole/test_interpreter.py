@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from drawn_mappings import draw
+from finds import show, shrink
 from hypothesis import given, settings, strategies as st
 from interpreter import interpret
-from judging import CHECKS, show, shrink
+from judging import CHECKS
 from strategies import evaluate, layouts, same, tensors_of
 
 import weighbridge as wb

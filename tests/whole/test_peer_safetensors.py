@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import safetensors
+from finds import workplace
 from hostile_changes import Chance, change_bytes, change_json, text_of
 from hypothesis import event, given, settings, strategies as st
-from judging import workplace
 
 import weighbridge as wb
 

@@ -96,7 +96,7 @@ def test_what_is_declared_is_no_problem(seed):
 
 
 @pytest.mark.parametrize("mapping", [[], [wb.WeightRenaming("gamma", "scale")]], ids=["no rules", "a rule"])
-def test_declared_and_tied_targets_are_not_missing_again(mapping):
+def test_e_declared_and_tied_targets_are_not_missing_again(mapping):
     """E: `initialise` names `b`, the head is tied to the embedding, and something else is wrong."""
     source = wb.Header({"embed": SPEC, "stray": SPEC})
     target = wb.Header(dict.fromkeys(("embed", "head", "b", "c"), SPEC), ties={"embed": "embed", "head": "embed"})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterable
 
 import pytest
@@ -25,6 +27,25 @@ def test_public_names_are_what_the_package_offers() -> None:
     submodules = {room_of(name) for name in MODULES}
     assert offered - submodules - {"annotations", "TYPE_CHECKING"} <= set(wb.__all__)
     assert [name for name in wb.__all__ if not hasattr(wb, name)] == []
+    with pytest.raises(AttributeError, match=r"'weighbridge' has no attribute 'plam'"):
+        wb.plam  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_public_names_come_from_where_the_types_say() -> None:
+    """What a type checker reads, and what is loaded when a name is asked for, are the same."""
+    tree = ast.parse(MODULES["weighbridge"])
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module != "typing"]
+    said = {name.name: node.module for node in imports for name in node.names if name.asname is None}
+    assert said.pop("__version__") == "weighbridge._version"
+    assert said == {name: f"weighbridge.{place}" for name, place in wb._HOMES.items()}
+    assert {*said, "__version__"} == set(wb.__all__)
+
+
+def test_a_name_is_loaded_when_it_is_asked_for() -> None:
+    code = "import sys, weighbridge as wb; wb.Header; print(*(name for name in sys.modules if 'weighbridge' in name))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "weighbridge.base.specs" in ran.stdout.split()
+    assert not [name for name in ran.stdout.split() if name.startswith(("weighbridge.planning", "weighbridge.api"))]
 
 
 @pytest.mark.parametrize("name", sorted(wb.__all__))

@@ -16,11 +16,11 @@ from weighbridge.base.errors import CODES
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 WITHOUT_HINT = {
-    *("shape-mismatch", "axis-out-of-range", "operation-arity", "operation-argument", "mapping-file", "plan-format"),
-    *("checkpoint-not-found", "header-invalid", "header-duplicate-key", "dtype-unknown", "tensor-bounds"),
-    *("tensor-not-found", "read-failed", "verify-failed", "usage"),
+    "operation-argument": "`expected` has the form, or lists each value, that the argument may have",
+    "mapping-file": "the place is marked, and `expected` lists what may stand there",
+    "usage": "`expected` lists what the argument may be",
 }
-"""Codes whose provocation has no `try` line: `expected` and `got` say all that can be said."""
+"""Codes whose provocation has no `try` line, and why."""
 
 
 def provoke(code: str, folder: Path) -> wb.WeighbridgeError:

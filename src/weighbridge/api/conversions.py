@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import PrefixChange
 from weighbridge.mappings.wrapped_names import own_rules
+from weighbridge.planning.readings import without_change
 
 if TYPE_CHECKING:
     from weighbridge.planning.plan import Plan
+    from weighbridge.planning.plan_options import Options
     from weighbridge.storage import Checkpoint
 
 
@@ -26,7 +31,7 @@ def find_conversion(source: Checkpoint, mapping: Mapping) -> Plan | None:
 
     Returns:
         The recorded plan; None where there is no receipt, where it names other rules, and where the checkpoint was made
-        by their recorded way back, which leads to the layout that the rules read.
+        by a way back, which leads to the layout that the rules read.
     """
     rules = (mapping.forward or mapping).transforms
     place = Path(source.where)
@@ -43,6 +48,74 @@ def find_conversion(source: Checkpoint, mapping: Mapping) -> Plan | None:
         return None
     known = recorded.is_back is not True if mapping.forward is not None else recorded.is_back is False
     return recorded if known and recorded.reading.startswith("mapped") else None
+
+
+def _is_made_back(source: Checkpoint, mapping: Mapping) -> bool:
+    """Tell whether a checkpoint was made by the inverse of a mapping: it is in the layout that the mapping reads.
+
+    Args:
+        source: The opened checkpoint.
+        mapping: What it is to be planned with.
+    """
+    recorded = _recorded(source) if mapping.transforms and mapping.forward is None else None
+    if recorded is None or not recorded.reading.startswith("mapped"):
+        return False
+    made_with = own_rules(without_change(recorded.mapping, recorded.reading)[0])
+    if recorded.is_back is not True:
+        forward = recorded.mapping.forward
+        made_with = forward.transforms if forward is not None and recorded.is_back is False else ()
+    plain = tuple(rule for rule in mapping.transforms if not isinstance(rule, PrefixChange))
+    return bool(made_with) and made_with in (mapping.transforms, plain)
+
+
+def _recorded(source: Checkpoint) -> Plan | None:
+    """Return the plan that a checkpoint's receipt records, if there is one that can be read."""
+    place = Path(source.where)
+    if source.files is None or not _has_receipt(place):
+        return None
+    from weighbridge.running.receipt import read_receipt
+
+    try:
+        return read_receipt(place).plan
+    except WeighbridgeError:
+        return None
+
+
+def compile_by_receipt(
+    compiled: Callable[[Mapping, Options], Plan], mapping: Mapping, source: Checkpoint, options: Options
+) -> Plan:
+    """Compile a mapping; what that leaves open, or over, the receipt beside the checkpoint may settle.
+
+    Where names and shapes fit two layouts, the receipt knows in which one the checkpoint was written. And what is left
+    over may be what was carried into it: a model that is saved has such tensors written beside its own, and its class
+    has no place for them when they are read.
+
+    Args:
+        compiled: Compiles a mapping with options.
+        mapping: The mapping.
+        source: The opened checkpoint.
+        options: What was declared.
+
+    Raises:
+        PlanError: As `compiled`, without the receipt.
+    """
+    try:
+        return compiled(mapping, options)
+    except PlanError as refused:
+        if mapping.forward is not None:
+            raise
+        if refused.code == "layout-ambiguous" and _is_made_back(source, mapping):
+            return compiled(mapping, replace(options, layout="mapped"))
+        recorded = _recorded(source) if "source-unplaced" in refused.codes else None
+        rules = tuple(rule for rule in recorded.mapping.carry if rule not in mapping.carry) if recorded else ()
+        if not rules:
+            raise
+        try:
+            made = compiled(replace(mapping, carry=(*mapping.carry, *rules)), options)
+        except PlanError:
+            raise refused from None
+        names = ", ".join(f'"{rule.pattern}"' for rule in rules[:4])
+        return replace(made, notes=(*made.notes, f"{names}: carried, as the receipt beside the checkpoint says"))
 
 
 def _has_receipt(place: Path) -> bool:

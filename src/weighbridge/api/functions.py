@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.api.bound_plan import Plan
-from weighbridge.api.conversions import find_conversion
+from weighbridge.api.conversions import compile_by_receipt, find_conversion
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Carry, exception_rules
-from weighbridge.mappings.families import MODULES as FAMILIES, load_family, module_of
 from weighbridge.mappings.finding import AnyMapping, find_mapping, refuse_swapped
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.registry import default_registry
@@ -39,8 +38,6 @@ Place = Any
 """A path, an opened checkpoint, a dict of tensors, a model or a `Header`."""
 
 _LOG: Final = logging.getLogger(__name__)
-
-default_registry.provide(FAMILIES, load_family, module_of)
 
 
 def resolve(model: torch.nn.Module) -> Mapping:
@@ -136,7 +133,12 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     if computed:
         options["carry"] = (*exception_rules(Carry, options.get("carry", ())), *computed)
     named = look_through(found, source.header, wanted)
-    compiled = compile_plan(source.header, named, wanted, files=source.files, options=read_options(options))
+    compiled = compile_by_receipt(
+        lambda rules, chosen: compile_plan(source.header, rules, wanted, files=source.files, options=chosen),
+        named,
+        source,
+        read_options(options),
+    )
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
     said = (*(source.notes if is_model(checkpoint) else ()), *notes)
@@ -203,7 +205,7 @@ def config_beside(source: Checkpoint) -> Any:
     path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
     if path is None:
         return None
-    raw, _ = read_small_file(path)
+    raw, _ = read_small_file(path, is_resolved=True)
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as problem:

@@ -6,13 +6,13 @@ import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.functions import Place, open, plan
-from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.errors import PlanError, RegistryError, WeighbridgeError
 from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import as_mapping
@@ -205,7 +205,7 @@ def _derived(model: torch.nn.Module, mapping: AnyMapping | None, planning: dict[
 
     inner = unwrap(model)
     needs_none = mapping is None and planning.get("layout") == "as is"
-    found = as_mapping(() if needs_none else find_mapping(_mapping_for(inner, mapping)))
+    found = as_mapping(() if needs_none else find_mapping(_mapping_back(inner, mapping)))
     drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
     # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
     with naming_the_ways_out(inner):
@@ -228,6 +228,19 @@ def naming_the_ways_out(model: torch.nn.Module) -> Iterator[None]:
             ways = ['layout="as loaded" saves it as it came'] if loaded_plan(model) is not None else []
             problem.hint = ", ".join([*ways, 'layout="as is" saves it under its own names'])
         raise
+
+
+def _mapping_back(model: torch.nn.Module, mapping: AnyMapping | None) -> AnyMapping:
+    """Return the mapping to save by; where none is registered, the one that the model was loaded with."""
+    try:
+        return _mapping_for(model, mapping)
+    except RegistryError as problem:
+        loaded = loaded_plan(model)
+        if loaded is None or problem.code != "mapping-not-found":
+            raise
+    given = loaded.mapping
+    is_changed = " with " in loaded.reading  # then the first rule is the reading's own
+    return replace(given, transforms=given.transforms[1:]) if is_changed else given
 
 
 def say(notes: Iterable[str]) -> None:

@@ -87,6 +87,7 @@ CODES: Final[dict[str, str]] = {
     "receipt-invalid": "an output's receipt is missing or cannot be read",
     "digests-missing": "an output's receipt holds no digests to compare with",
     "read-failed": "reading a file failed",
+    "machine-unsupported": "this machine keeps the bytes of a number in another order than the files",
     # destinations
     "destination-exists": "the destination is already there",
     "destination-unsafe": "the destination is the source, or lies inside it",

@@ -196,6 +196,7 @@ class Header(Mapping[str, TensorSpec]):
         specs: Spec of each tensor by key. Iteration follows this order; no result depends on it.
         metadata: The free text pairs of a safetensors header (`__metadata__`).
         ties: For each key that shares its storage with another one, the key that stands for all of them.
+        loose: Keys of what takes a tensor of any dtype and shape, such as the extra state of a module.
 
     Raises:
         CheckpointError: `name-too-long`.
@@ -204,6 +205,7 @@ class Header(Mapping[str, TensorSpec]):
     specs: Mapping[str, TensorSpec]
     metadata: Mapping[str, str] = field(default_factory=dict)
     ties: Mapping[str, str] = field(default_factory=dict)
+    loose: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         check_keys(self.specs)

@@ -19,6 +19,7 @@ _WORDS: Final = (
     (r"memory_budget= \((--memory)\)", r"\1"),
     (r"the model's configuration, or pass config= with it", "the config.json beside the weights"),
     (r", or pass config=", ""),
+    (r"list\(checkpoint\.header\) has all", "weighbridge inspect --full lists all"),
     (r"… the error's `problems` are all of them", "… weighbridge plan --full lists all of them"),
     (r" \(in Python: .*\)(?=, which shows every rule)", ""),
     (r"weighbridge\.register\(name, transforms\), or give a mapping file", "give a mapping file"),

@@ -84,6 +84,27 @@ def _composed(model: Any, mounts: tuple[Mount, ...], table: Registry) -> Mapping
     return replace(composed, transforms=tuple(rules), legacy=(*composed.legacy, *legacy))
 
 
+def resolve_theirs(model: Any) -> Mapping:
+    """Return the library's own rules for a model's checkpoints, mounted as the library mounts them, families aside.
+
+    The library lets the rules of a sub-model look below its path with the base prefix and without it: those of the base
+    model itself look at every key that lacks the prefix, and so at what a head has.
+
+    Args:
+        model: The model, without wrappers.
+    """
+    table, prefix = registry(), base_prefix(model)
+    twice = []
+    for mount in find_mounts(model, table):
+        bare = mount.path.removeprefix(prefix).removeprefix(".") if prefix else mount.path
+        paths = [".".join(filter(None, (prefix, bare))), bare] if mount.path else [""]
+        twice += [mount._replace(path=path) for path in dict.fromkeys(paths)]
+    composed = compose(twice, class_name(model), prefix)
+    legacy = list(table.find(LEGACY)) if LEGACY in table else []
+    rules = dict.fromkeys(_in_library_order(tuple(twice), legacy, table))
+    return replace(composed, transforms=tuple(rules), legacy=(*composed.legacy, *legacy))
+
+
 def _way_out(model: Any) -> Mapping:
     """Return the inverse of a model's mapping that gives published names.
 
@@ -203,7 +224,7 @@ def from_pretrained(
     _refuse([name for name in _REFUSED if arguments.get(name)])
     options = Options(partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout)
     checkpoint = open_checkpoint(_local(path, arguments))
-    load = Load(checkpoint, None if mapping is None else find_mapping(mapping), resolve, options, copy)
+    load = Load(checkpoint, None if mapping is None else find_mapping(mapping), resolve, options, copy, resolve_theirs)
     with converted_by(load.fill):
         model = model_class.from_pretrained(path, config=config, dtype=dtype, **arguments)
     load.finish(model)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping as MappingOf
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -19,9 +19,11 @@ from typing import Any, Final
 
 import torch
 
+from weighbridge.api.conversions import compile_by_receipt
 from weighbridge.base.errors import PlanError, RegistryError
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern, literally
+from weighbridge.integrations.transformers_choice import plan_by_either
 from weighbridge.integrations.transformers_names import unsaved_names
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
@@ -93,6 +95,7 @@ class Load:
         checkpoint: What to read.
         mapping: The mapping, or None to ask `find_mapping` once the model is there.
         find_mapping: Gives the mapping of a model.
+        find_theirs: Gives the library's own rules for a model, for a file that its mapping does not fit; None without.
         options: What the caller declares.
         copy: Give every tensor memory of its own; otherwise one that a file holds as it is wanted is mapped.
     """
@@ -102,11 +105,13 @@ class Load:
     find_mapping: Callable[[Any], MappingLike]
     options: Options
     copy: bool = False
+    find_theirs: Callable[[Any], MappingLike] | None = None
+    note: str = ""
     tensors: dict[str, Pending] = field(default_factory=dict)
     states: dict[str, Pending] = field(default_factory=dict)
     plan: Plan | None = None
-    ties: Mapping[str, str] = field(default_factory=dict)
-    declared_ties: Mapping[str, str] = field(default_factory=dict)
+    ties: MappingOf[str, str] = field(default_factory=dict)
+    declared_ties: MappingOf[str, str] = field(default_factory=dict)
 
     def fill(self, model: Any) -> dict[str, Pending]:
         """Plan the load for the library's model, and return what the plan writes.
@@ -126,7 +131,7 @@ class Load:
         differing = [classes for classes in groups if len(classes) > 1]
         if differing:
             # The library leaves these untied, whatever the configuration says; a tie is a matter of values.
-            header = Header(header.specs, header.metadata, split_ties(model, differing))
+            header = replace(header, ties=split_ties(model, differing))
             self.plan = self._compile(model, header)
         self.ties = header.ties
         mapped = mapped_files(self.checkpoint, copy=self.copy)
@@ -159,23 +164,42 @@ class Load:
         return plan
 
     def _compile(self, model: Any, header: Header) -> Plan:
-        """Plan strictly; if that fails, once more with the exceptions that the library's class declares itself."""
-        self.mapping = self.mapping if self.mapping is not None else self.find_mapping(model)
+        """Plan by the model's mapping, or by the library's own rules where its names do not fit."""
         self.options = replace(self.options, config=model.config)
+        if self.mapping is not None:
+            return self._compile_by(self.mapping, model, header, self.note)
+        ours, find_theirs = as_mapping(self.find_mapping(model)), partial(self.find_theirs or self.find_mapping, model)
+        compile_by = partial(self._compile_by, model=model, header=header)
+        return plan_by_either(compile_by, ours, find_theirs, header, is_partial=self.options.partial)
+
+    def _compile_by(self, mapping: MappingLike, model: Any, header: Header, note: str = "") -> Plan:
+        """Plan strictly; if that fails, once more with the exceptions that the library's class declares itself."""
+        before = self.mapping, self.note, self.options
+        self.mapping, self.note = mapping, note
         try:
-            return self._plan(header, self.options)
+            try:
+                return self._plan(header, self.options)
+            except PlanError:
+                declared = None if self.options.partial else self._declared(model, header)
+                if declared is None:
+                    raise
+            self.options = declared
+            return self._plan(header, declared)
         except PlanError:
-            declared = None if self.options.partial else self._declared(model, header)
-            if declared is None:
-                raise
-        self.options = declared
-        return self._plan(header, declared)
+            self.mapping, self.note, self.options = before
+            raise
 
     def _plan(self, header: Header, options: Options) -> Plan:
         assert self.mapping is not None
         source = self.checkpoint
         mapping = look_through(as_mapping(self.mapping), source.header, header)
-        return compile_plan(source.header, mapping, header, files=source.files, options=options)
+        plan = compile_by_receipt(
+            lambda rules, chosen: compile_plan(source.header, rules, header, files=source.files, options=chosen),
+            mapping,
+            source,
+            options,
+        )
+        return replace(plan, notes=(*plan.notes, *filter(None, [self.note])))
 
     def _declared(self, model: Any, header: Header) -> Options | None:
         """Add what the library's class says may be left over, and which weights may be missing, as it makes them."""

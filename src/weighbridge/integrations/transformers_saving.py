@@ -99,4 +99,4 @@ def settings_of(model: Any) -> Iterator[list[Extra]]:
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
         paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        yield [Extra(path.relative_to(folder).as_posix(), path) for path in paths]
+        yield [Extra(path.relative_to(folder).as_posix(), path.resolve()) for path in paths]

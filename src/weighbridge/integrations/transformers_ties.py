@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
@@ -77,7 +78,7 @@ def header_with_ties(model: Any, header: Header) -> Header:
     for key, twin in declared_ties(model).items():
         if key in header and twin in header:
             groups.join(key, twin)
-    return Header(header.specs, header.metadata, groups.as_ties())
+    return replace(header, ties=groups.as_ties())
 
 
 class _Groups:

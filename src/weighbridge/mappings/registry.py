@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.base.errors import RegistryError
 from weighbridge.base.nearby import close_names
+from weighbridge.mappings.families import MODULES, load_family, module_of
 from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
 
 if TYPE_CHECKING:
@@ -273,3 +274,5 @@ def _entry_points_named(name: str) -> list[EntryPoint]:
 
 default_registry: Final = Registry()
 """The registry that `weighbridge.register` fills and names given as strings are looked up in."""
+
+default_registry.provide(MODULES, load_family, module_of)

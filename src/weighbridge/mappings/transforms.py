@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from weighbridge.base.errors import MappingError, PatternError, WeighbridgeError
+from weighbridge.base.keys import counted
 from weighbridge.mappings.given_sides import Patterns, check_flag, check_path, read_sides
 from weighbridge.operations.arity import Arity
 from weighbridge.operations.ops import OPERATIONS, Operation, invert as invert_operations
@@ -139,7 +140,7 @@ class GroupWeightRename:
             raise MappingError(
                 "mapping-invalid",
                 "a group renames name by name",
-                expected=f"{len(self.source_patterns)} targets",
+                expected=counted(len(self.source_patterns), "target"),
                 got=str(len(self.target_patterns)),
             )
         for source, target in pairs(self):

@@ -38,9 +38,8 @@ def look_through(mapping: Mapping, source: Header, target: Header | None = None)
         >>> rename_key(look_through(Mapping(), source).transforms[0], "layers.0._orig_mod.weight")
         'layers.0.weight'
     """
-    found = {name: _most(name, source) for name in WRAPPERS}
-    is_wanted = target is not None and any(_most(name, target) for name in WRAPPERS)
-    if not any(found.values()) or is_wanted or mapping.forward is not None:
+    found = _most(source)
+    if not any(found.values()) or mapping.forward is not None or (target is not None and any(_most(target).values())):
         return mapping
     rules = tuple(rule for name, most in found.items() for rule in _rules(name, most))
     return replace(mapping, transforms=(*rules, *mapping.transforms), legacy=(*rules, *mapping.legacy))
@@ -52,9 +51,11 @@ def own_rules(mapping: Mapping) -> tuple[Transform, ...]:
     return tuple(rule for rule in mapping.transforms if rule not in put)
 
 
-def _most(name: str, header: Header) -> int:
-    """Return how often a name stands in a key at most."""
-    return max((key.split(".").count(name) for key in header if name in key), default=0)
+def _most(header: Header) -> dict[str, int]:
+    """Return how often each wrapper's name stands in a key at most."""
+    text = "\n".join(header.specs)  # one look at all keys, most of which have no such name
+    there = [name for name in WRAPPERS if name in text]
+    return {name: max((key.split(".").count(name) for key in header if name in key), default=0) for name in there}
 
 
 def _rules(name: str, most: int) -> Iterator[Transform]:

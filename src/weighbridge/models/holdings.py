@@ -135,7 +135,7 @@ class Holdings:
             owner = first.setdefault(id(place.slots), key)
             if owner != key:
                 ties[key] = ties[owner] = owner
-        return Header(specs, ties=ties)
+        return Header(specs, ties=ties, loose=frozenset(self.extra.keys() & specs.keys()))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return all that can be read; it shares the model's memory, and takes no part in gradients.
@@ -174,9 +174,9 @@ def take_stock(model: torch.nn.Module) -> Holdings:
     if not any(map(_has_own_state_dict, (part.module for part in tree))):
         return Holdings(places, {}, {}, aside, (), offloaded, adapters)
     named = dict(_named(_state_dict(model), tree))
-    renamed, missing = _follow_names(places, named)
+    renamed, missing, moved = _follow_names(places, named)
     free = {key: value for key, value in named.items() if key not in renamed}
-    extra = dict(_extra_states(free, tree))
+    extra = dict(_extra_states(free, tree, moved))
     computed = {key: value for key, value in free.items() if key not in extra and isinstance(value, torch.Tensor)}
     opaque = [f"{key}, {_kind(value)}" for key, value in free.items() if key not in extra and key not in computed]
     aside += (f"no tensors, left aside: {', '.join(opaque[:4])}",) if opaque else ()
@@ -270,15 +270,20 @@ def _layout_name(key: str, by_name: Mapping[str, Part]) -> str | None:
     return ".".join(filter(None, (part.path, layout_path(".".join(rest)))))
 
 
-def _follow_names(places: Mapping[str, Places], named: Mapping[str, Any]) -> tuple[dict[str, Places], list[str]]:
-    """Give tensors the names that they have in the state dict.
+class _Followed(NamedTuple):
+    """Tensors by their names in the state dict, the names of those that are not in it, and the names that differ."""
 
-    Returns:
-        The tensors by these names, and the names of those that are not in it.
-    """
+    places: dict[str, Places]
+    missing: list[str]
+    moved: dict[str, str]
+
+
+def _follow_names(places: Mapping[str, Places], named: Mapping[str, Any]) -> _Followed:
+    """Give tensors the names that they have in the state dict."""
     free = {key: value for key, value in named.items() if key not in places and isinstance(value, torch.Tensor)}
     found: dict[str, Places] = {}
     missing: list[str] = []
+    moved: dict[str, str] = {}
     for key, place in places.items():
         if key in named:
             _refuse_changed(key, place.tensor, named[key])
@@ -290,7 +295,8 @@ def _follow_names(places: Mapping[str, Places], named: Mapping[str, Any]) -> tup
         else:
             del free[alias]
             found[alias] = place
-    return found, missing
+            moved[key] = alias
+    return _Followed(found, missing, moved)
 
 
 def _refuse_changed(key: str, tensor: torch.Tensor, value: Any) -> None:
@@ -314,11 +320,17 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return row_major(tensor).view(-1).view(torch.uint8)
 
 
-def _extra_states(free: Mapping[str, Any], tree: Iterable[Part]) -> Iterator[tuple[str, Extra]]:
-    """Yield the extra state of the modules that give and take one."""
+def _extra_states(
+    free: Mapping[str, Any], tree: Iterable[Part], moved: Mapping[str, str]
+) -> Iterator[tuple[str, Extra]]:
+    """Yield the extra state of the modules that give and take one; it goes where a hook takes the module's tensors."""
     plain = torch.nn.Module
     for part in tree:
-        kind = type(part.module)
-        key = f"{part.path}.{EXTRA_STATE}" if part.path else EXTRA_STATE
-        if part.inner is None and key in free and kind.set_extra_state is not plain.set_extra_state:
+        if part.inner is not None or type(part.module).set_extra_state is plain.set_extra_state:
+            continue
+        above = f"{part.path}." if part.path else ""
+        inside = ((key.removeprefix(above), alias) for key, alias in moved.items() if key.startswith(above))
+        places = [above, *(alias.removesuffix(rest) for rest, alias in inside if alias.endswith(f".{rest}"))]
+        key = next((name for place in places if (name := f"{place}{EXTRA_STATE}") in free), None)
+        if key is not None:
             yield key, Extra(free[key], part.module)

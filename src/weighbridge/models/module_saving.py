@@ -10,15 +10,18 @@ from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Drop
+from weighbridge.mappings.transforms import rename_key
 from weighbridge.models.changed_models import steps_by_the_rules, what_stands
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_loading import recall
 from weighbridge.models.modules import module_header
+from weighbridge.models.read_back import prove_read_back
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Program
+from weighbridge.planning.readings import Names, without_change
 from weighbridge.planning.steps import Fated, Step
 from weighbridge.planning.way_back.inverting import proven_steps
 from weighbridge.planning.way_back.origins import invert_rules, unstable_names
@@ -60,13 +63,16 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack
     if loaded is None:
         return None
     held = open_model(model)
-    current, gone = _as_it_is_now(in_dtypes(loaded.plan, held.header), held.header, take_stock(model))
+    stock, config = take_stock(model), getattr(inner, "config", None)
+    current, gone = _as_it_is_now(in_dtypes(loaded.plan, held.header), held.header, stock)
     standing = what_stands(current, held)
-    config = getattr(inner, "config", None)
     again = steps_by_the_rules(current, standing, held.header, config)
-    back, named = _back(standing.plan, held.header, again, config, lossy=lossy)
+    kept, strays = _without_strays(standing.plan, held.header)
+    back, named = _back(kept, held.header, again, config, lossy=lossy)
+    if back.target.specs.keys() != loaded.plan.source.specs.keys():
+        prove_read_back(back, current, stock.header(held.header), config)
     changes = (*(f"{key}: extra state that is no tensor now, not saved" for key in gone), *standing.notes)
-    notes = (*held.notes, *changes, *named)
+    notes = (*held.notes, *changes, *strays, *named)
     return WayBack(replace(back, notes=(*back.notes, *notes)), loaded.checkpoint, notes)
 
 
@@ -85,6 +91,26 @@ def _as_it_is_now(plan: Plan, header: Header, held: Holdings) -> tuple[Plan, lis
     if steps == list(plan.steps):
         return plan, gone
     return replace(plan, steps=tuple(steps), source_files=None), gone
+
+
+def _without_strays(plan: Plan, header: Header) -> tuple[Plan, tuple[str, ...]]:
+    """Leave out what a partial load accepted without a place: nobody asked for it, and the class could not read it.
+
+    What a rule carries is written back, and the receipt has the rule.
+    """
+    carried = [step.sources[0] for step in plan.steps if step.fate == "carried"]
+    mapping, change = without_change(plan.mapping, plan.reading)
+    names = {(rename_key(change, key) if change is not None else None) or key: key for key in carried}
+    own, changed = Names(carried), Names(names)
+    asked = {key for rule in mapping.carry for key in own.matching(rule.pattern, rule.scope)}
+    asked |= {names[name] for rule in mapping.carry for name in changed.matching(rule.pattern, rule.scope)}
+    strays = {key for key in carried if key not in header and key not in asked}
+    if not strays:
+        return plan, ()
+    steps = tuple(step for step in plan.steps if step.fate != "carried" or step.sources[0] not in strays)
+    told = f"{', '.join(collapse(strays)[:4])}: without a place in the model when it was loaded, and not saved"
+    note = f"{told}; carry=[...] on loading keeps what it names"
+    return replace(plan, steps=steps, source_files=None), (note,)
 
 
 def _back(

@@ -13,6 +13,7 @@ from typing import Final
 
 from weighbridge.algebra.layout import Layout, checked_axis, concat, stack
 from weighbridge.base.errors import LayoutError
+from weighbridge.base.keys import counted
 from weighbridge.base.specs import Shape
 from weighbridge.operations.configuration import read_config, read_size
 from weighbridge.operations.values import (
@@ -251,7 +252,7 @@ class Split(Arguments):
                 "operation-argument", "the sizes of the parts are not known", hint="give the sizes of the parts"
             )
         if len(sizes) != sum(counts):
-            expected, got = f"{sum(counts)} sizes", f"{len(sizes)}: {', '.join(map(str, sizes))}"
+            expected, got = counted(sum(counts), "size"), f"{len(sizes)}: {', '.join(map(str, sizes))}"
             raise LayoutError("operation-arity", "there is not one size for each target", expected=expected, got=got)
         return _into_targets(_split_value(value, axis, sizes), counts, context)
 

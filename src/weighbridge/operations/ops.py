@@ -266,6 +266,14 @@ def _is_made(value: Value) -> bool:
     return any(runs(copy) < value.layout.numel for copy in value.layout.copies)
 
 
+HINTS: Final = {
+    "shape-mismatch": "correct the operation's axes, or the pattern that takes a tensor of another shape",
+    "axis-out-of-range": "axes count from 0, or from the last one, which is -1",
+    "operation-arity": "give as many sizes and targets as there are tensors",
+}
+"""What to try where an operation does not fit what it is given, if it says nothing better itself."""
+
+
 def _apply(operation: Operation, lanes: tuple[Lane, ...], context: Context, bench: _Bench) -> tuple[Lane, ...]:
     """Apply one operation; where it would cut its input too finely, write the input out first."""
     try:
@@ -276,7 +284,8 @@ def _apply(operation: Operation, lanes: tuple[Lane, ...], context: Context, benc
                 raise
             return operation.lower(bench.write_out(lanes, _is_made), context)
     except LayoutError as error:
-        raise error.with_context(because=f"{operation!r} on {'; '.join(map(str, lanes))}") from None
+        because = f"{operation!r} on {'; '.join(map(str, lanes))}"
+        raise error.with_context(because=because, hint=HINTS.get(error.code, "")) from None
 
 
 @dataclass(slots=True)

@@ -194,6 +194,15 @@ class Pattern:
         return Edge(at_end=False) in self.nodes
 
     @cached_property
+    def only_key(self) -> str | None:
+        """The one key that the pattern matches, if there is but one by the way it is written; else None."""
+        match self.nodes:
+            case (Edge(at_end=False), Text(text), Edge(at_end=True)):
+                return text
+            case _:
+                return None
+
+    @cached_property
     def _bounded(self) -> Nodes:
         try:
             compiling.check_references(self.nodes)

@@ -10,7 +10,7 @@ from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning.program import Program
-from weighbridge.planning.steps import STEP_FATES, Fate, Fated, Step
+from weighbridge.planning.steps import STEP_FATES, Fated, Step
 
 
 class Claims(Protocol):
@@ -56,11 +56,11 @@ class Claims(Protocol):
     def step_of_target(self) -> dict[str, int]:
         """Number of the step that writes a target."""
 
-    def source_fates(self) -> Iterator[tuple[str, Fate]]:
-        """Yield every source's fate."""
+    def source_keys(self) -> list[str]:
+        """List the key of every source's fate, as often as it has one."""
 
-    def target_fates(self) -> Iterator[tuple[str, Fate]]:
-        """Yield every target's fate."""
+    def target_keys(self) -> list[str]:
+        """List the key of every target's fate, as often as it has one."""
 
 
 def find_problems(plan: Claims) -> list[WeighbridgeError]:
@@ -77,8 +77,8 @@ def find_problems(plan: Claims) -> list[WeighbridgeError]:
             user = next(step for step in plan.steps if step.program == program)
             problems.append(problem.with_context(where=", ".join((user.targets or user.sources)[:1])))
     problems += [problem for step in plan.steps for problem in _step_problems(step, len(plan.mapping.transforms))]
-    for side, fates in (("source", plan.source_fates()), ("target", plan.target_fates())):
-        twice = [key for key, count in Counter(key for key, _ in fates).items() if count > 1]
+    for side, keys in (("source", plan.source_keys()), ("target", plan.target_keys())):
+        twice = [key for key, count in Counter(keys).items() if count > 1] if len(set(keys)) < len(keys) else []
         problems += [PlanError("target-collision", f"a {side} has two fates", where=key) for key in twice]
     # The specs of both sides can only be told once every step fits its program.
     return problems or [*_tie_problems(plan.tied_sources, plan.step_of_source, plan.source), *_target_ties(plan)]

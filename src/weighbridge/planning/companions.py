@@ -34,6 +34,10 @@ _OF_MODULE: Final = frozenset(
 """Last segments of names that only a quantised weight has, beside the module's own."""
 
 _BELOW_WEIGHT: Final = frozenset({"absmax", "quant_map", "nested_absmax", "nested_quant_map"})
+_STATE: Final = ".weight.quant_state."
+_MOST_FREQUENT: Final = frozenset({"weight", "bias"})
+"""Last segments that say nothing, and are not looked at any further."""
+
 _ENDINGS: Final = ("_blocks", "_scales", "_scale_inv", "_scale")
 
 _CODES: Final = (".weight", "", ".qweight", ".weight_packed", "_blocks", ".W_q", ".codes", "._weight_qdata")
@@ -62,15 +66,24 @@ def find_groups(header: Header) -> list[Group]:
         >>> find_groups(Header({key: TensorSpec(*spec) for key, spec in specs.items()}))
         [Group(stem='q', codes='q.weight', beside=('q.weight_scale_inv',))]
     """
-    coded = frozenset(filter(_holds_codes, {spec.dtype for spec in header.values()}))
-    if not coded:
-        return []
+    coded = _coded(header)
+    return _groups(header.specs, header.specs, coded) if coded else []
+
+
+def _coded(header: Header) -> frozenset[str]:
+    return frozenset(filter(_holds_codes, {spec.dtype for spec in header.specs.values()}))
+
+
+def _groups(keys: Iterable[str], specs: MappingOf[str, TensorSpec], coded: frozenset[str]) -> list[Group]:
+    """Group the keys that only a quantised weight has beside it, each group with its codes."""
     named: dict[str, list[str]] = {}
-    for key in header:
+    for key in keys:
+        if key[key.rfind(".") + 1 :] in _MOST_FREQUENT and _STATE not in key:
+            continue
         stem = _stem(key)
         if stem is not None:
             named.setdefault(stem, []).append(key)
-    found = (_group(stem, keys, header.specs, coded) for stem, keys in named.items())
+    found = (_group(stem, keys, specs, coded) for stem, keys in named.items())
     return [group for group in found if group is not None]
 
 
@@ -84,7 +97,7 @@ def _stem(key: str) -> str | None:
         return key[:dot].removesuffix(".weight")
     if last.endswith(_ENDINGS):
         return next(key.removesuffix(ending) for ending in _ENDINGS if last.endswith(ending))
-    owner, found, _ = key.rpartition(".weight.quant_state.")
+    owner, found, _ = key.rpartition(_STATE)
     return owner if found else None
 
 
@@ -118,18 +131,42 @@ def companion_faults(
         steps: What becomes of them.
         dropped: Those that are left out.
     """
-    groups = find_groups(header)
-    if not groups:
+    coded = _coded(header)
+    known: dict[Any, bool] = {}
+    if not coded or not _groups(_parted(mapping, header, steps, coded, known), header.specs, coded):
         return
     left_out = {fated.key for fated in dropped}
     step_of = {key: step for step in steps for key in step.sources}
-    known: dict[Any, bool] = {}
-    for group in groups:
+    for group in _groups(header.specs, header.specs, coded):
         if left_out.issuperset((group.codes, *group.beside)):
             continue
         apart = [key for key in group.beside if not _is_along(mapping, group, key, step_of, known)]
         if apart:
             yield _apart(group, apart, step_of)
+
+
+def _parted(
+    mapping: Mapping, header: Header, steps: Sequence[Step], coded: frozenset[str], known: dict[Any, bool]
+) -> Iterator[str]:
+    """Yield the keys of a checkpoint, but for what is moved as the codes of its weight are: whole steps at a time."""
+    first = {step.sources[0]: step for step in steps if step.sources}
+    along: set[str] = set()
+    for key, beside in first.items():
+        stem, _, last = key.rpartition(".")
+        codes = first.get(stem + _CODES[0]) if last in _OF_MODULE else None
+        if codes is None or not _are_codes(codes, coded, known):
+            continue
+        if _are_alike(mapping, codes, beside, (_CODES[0], f".{last}"), known):
+            along.update(beside.sources)
+    return (key for key in header.specs if key not in along)
+
+
+def _are_codes(step: Step, coded: frozenset[str], known: dict[Any, bool]) -> bool:
+    """Tell whether all that a step reads has codes, under the likeliest of their names."""
+    look = id(step.program), "codes"
+    if look not in known:
+        known[look] = all(spec.dtype in coded for spec in step.program.sources)
+    return known[look] and all(key.endswith(_CODES[0]) for key in step.sources)
 
 
 def _is_along(
@@ -141,14 +178,21 @@ def _is_along(
 ) -> bool:
     """Tell whether what belongs to a weight is moved as its codes are, to the name that belongs to theirs."""
     codes, beside = step_of.get(group.codes), step_of.get(key)
-    if codes is None or beside is None or codes.program.casts or beside.program.casts:
+    if codes is None or beside is None:
         return False
     tails = group.codes.removeprefix(group.stem), key.removeprefix(group.stem)
     look = id(codes), id(beside), tails[1]
     if look not in known:
-        names = _beside(codes.sources, *tails) == beside.sources and _beside(codes.targets, *tails) == beside.targets
-        known[look] = names and _is_known_alike(mapping, codes, beside, known)
+        known[look] = _are_alike(mapping, codes, beside, tails, known)
     return known[look]
+
+
+def _are_alike(mapping: Mapping, codes: Step, beside: Step, tails: tuple[str, str], known: dict[Any, bool]) -> bool:
+    """Tell whether a step does to what belongs to some weights what another one does to their codes, names included."""
+    if codes.program.casts or beside.program.casts:
+        return False
+    names = _beside(codes.sources, *tails) == beside.sources and _beside(codes.targets, *tails) == beside.targets
+    return names and _is_known_alike(mapping, codes, beside, known)
 
 
 def _is_known_alike(mapping: Mapping, codes: Step, beside: Step, known: dict[Any, bool]) -> bool:

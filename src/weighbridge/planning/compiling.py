@@ -28,7 +28,7 @@ from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import MODES, Options
 from weighbridge.planning.problems import uneven_groups
-from weighbridge.planning.readings import Reading, matching, nested_readings, possible_readings
+from weighbridge.planning.readings import Names, Reading, lands, nested_readings, possible_readings
 from weighbridge.planning.way_back.inverting import open_choices, prove_inverse
 from weighbridge.planning.way_back.target_steps import steps_from_target
 
@@ -73,10 +73,8 @@ def compile_plan(
     declared = declare(as_mapping(mapping), options)
     readings = possible_readings(declared, source, target, options.layout)
     drafts = [_draft(reading, source, target, options) for reading in readings]
-    if target is not None and options.layout == "auto" and not any(draft.is_named for draft in drafts):
-        nested = (_draft(each, source, target, options) for each in nested_readings(declared, source, target))
-        near = [draft for draft in nested if not any(_is_as_near(d, draft) for d in drafts)]
-        drafts += [draft for draft in near if options.partial or not draft.faults]
+    if target is not None and options.layout == "auto":
+        drafts += _nested(declared, drafts, source, target, options)
     chosen = _choose(drafts, source, target, options)
     plan = replace(chosen.plan, source_files=files, is_back=False)
     plan.check()
@@ -103,12 +101,34 @@ def _draft(reading: Reading, source: Header, target: Header | None, options: Opt
     return replace(draft_reading(reading, source, target, options, settled), is_settled=settled is not None)
 
 
+def _nested(mapping: Mapping, drafts: list[Draft], source: Header, target: Header, options: Options) -> list[Draft]:
+    """Compile the readings under paths of sub-models, where no nearer one fits.
+
+    In a partial load a nearer one fits easily: it is left for one that fills more, and all that the nearer one fills.
+    """
+    near = [draft for draft in drafts if draft.is_named]
+    if near and not (options.partial and all(draft.missing and draft.unplaced for draft in near)):
+        return []
+
+    def is_worth(rules: Mapping) -> bool:
+        """Whether a mapping could fill with what is left over what is missing, whichever nearer reading is taken."""
+        return all(lands(rules, [*d.unplaced], Header({key: target[key] for key in d.missing})) for d in near)
+
+    found = nested_readings(mapping, source, target, is_worth)
+    nested = [_draft(each, source, target, options) for each in found]
+    if near:
+        return [draft for draft in nested if draft.fits and all(draft.covers_more(other) for other in near)]
+    nearer = [draft for draft in nested if not any(_is_as_near(other, draft) for other in drafts)]
+    return [draft for draft in nearer if options.partial or not draft.faults]
+
+
 def _kept_dtypes(plan: Plan, target: Header, options: Options) -> Iterator[str]:
     """Say which targets keep a dtype that is not the one they have in the target, unless a dtype was asked for."""
     written = (zip(step.targets, step.program.targets, strict=True) for step in plan.steps)
     specs = [(key, output.dtype) for step in written for key, output in step]
     specs += [(fated.key, fated.spec.dtype) for fated in plan.tied_targets]
-    pairs = ((target.specs[key].dtype, dtype) for key, dtype in specs if key in target.specs)
+    wanted = target.specs.keys() - target.loose
+    pairs = ((target.specs[key].dtype, dtype) for key, dtype in specs if key in wanted)
     for (want, kept), count in sorted(Counter(pair for pair in pairs if pair[0] != pair[1]).items()):
         is_float = DTYPES[kept].kind == "float"
         if is_float and options.dtype is not None:
@@ -141,8 +161,9 @@ def _refuse_unused(options: Options, source: Header, target: Header | None) -> N
         (Initialise, options.initialise, target),
     ]
     for kind, rules, header in sides:
+        names = Names(header or ())
         for rule in exception_rules(kind, rules):
-            if header is not None and not matching(rule.pattern, header, rule.scope):
+            if header is not None and not names.matching(rule.pattern, rule.scope):
                 near = ", ".join(nearest(rule.pattern, sorted(header)))
                 what = f"this {kind.__name__.lower()} rule names no tensor"
                 hint = "correct the pattern, or leave the rule out"
@@ -209,6 +230,7 @@ def _is_right_but_faulty(draft: Draft, fitting: list[Draft], options: Options) -
 
 def _describe(draft: Draft) -> str:
     plan = draft.plan
-    line = f"{draft.reading.name}: fills {len(plan.step_of_target)} targets from {len(plan.step_of_source)} sources"
+    sides = counted(len(plan.step_of_target), "target"), counted(len(plan.step_of_source), "source")
+    line = f"{draft.reading.name}: fills {' from '.join(sides)}"
     example = next((step for step in plan.steps if step.sources != step.targets), None)
     return line + (f", such as {example.targets[0]} from {example.sources[0]}" if example else "")

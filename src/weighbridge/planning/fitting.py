@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import collapse, collapse_by_name
 from weighbridge.base.specs import DTYPES, Header, TensorSpec, dtype_named
+from weighbridge.mappings.exception_rules import KeyRule
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.planning.companions import companion_faults
@@ -19,7 +20,7 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.problems import no_such_target
 from weighbridge.planning.program import Program
-from weighbridge.planning.readings import Reading, matching
+from weighbridge.planning.readings import Names, Reading
 from weighbridge.planning.steps import Fated, Step
 from weighbridge.planning.tracing import Traced, prepare, spell, trace_keys
 
@@ -149,10 +150,9 @@ class _Fitting:
         fated = tuple(Fated(key, self.source.specs[key], why) for key, why in sorted(dropped.items()))
         return live, fated, sorted(carried)
 
-    def _claim(self, rules: Sequence[Any]) -> dict[str, str]:
+    def _claim(self, rules: Sequence[KeyRule]) -> dict[str, str]:
         claimed: dict[str, str] = {}
-        for rule in rules:
-            found = self.reading.named_by(rule, self.source.specs)
+        for rule, found in self.reading.named_by(rules, self.source.specs):
             claimed |= dict.fromkeys(found, rule.why or f'"{rule.pattern}"')
         return claimed
 
@@ -201,10 +201,10 @@ class _Fitting:
 
     def _refuse(self, unplaced: tuple[str, ...]) -> tuple[str, ...]:
         """Report the sources that the mapping refuses to leave over, in a partial load too; return the others."""
-        left = unplaced
-        for rule in self.mapping.refuse:
-            found = set(self.reading.named_by(rule, left))
-            left = tuple(key for key in left if key not in found)
+        refused: set[str] = set()
+        for rule, named in self.reading.named_by(self.mapping.refuse, unplaced):
+            found = [key for key in named if key not in refused]
+            refused.update(found)
             self.problems += [
                 PlanError(
                     "source-unplaced",
@@ -214,7 +214,7 @@ class _Fitting:
                 )
                 for line in collapse_by_name(found)
             ]
-        return left
+        return tuple(key for key in unplaced if key not in refused) if refused else unplaced
 
     def _carry_unplaced(self, step: Step) -> list[Step]:
         """Carry the sources of a step without a place, unless the mapping and the target use their names for others."""
@@ -261,7 +261,7 @@ class _Fitting:
             return dtype
         if wanted != "target":
             return dtype_named(wanted).code
-        spec = self.target.specs.get(key) if self.target is not None else None
+        spec = self.target.specs.get(key) if self.target is not None and key not in self.target.loose else None
         return spec.dtype if spec is not None else dtype
 
     def _check_specs(self) -> None:
@@ -273,7 +273,7 @@ class _Fitting:
                 wanted = self.target.specs.get(key)
                 if wanted is None and step.fate != "carried":
                     self.problems.append(self._no_such_target(key, step))
-                elif wanted is not None and wanted.shape != output.layout.shape:
+                elif wanted is not None and wanted.shape != output.layout.shape and key not in self.target.loose:
                     self.problems.append(self._misfit(key, step, output.layout.shape, wanted))
 
     def _no_such_target(self, key: str, step: Step) -> PlanError:
@@ -355,8 +355,9 @@ class _Fitting:
 
     def _named_initialised(self, keys: list[str]) -> dict[str, str]:
         found: dict[str, str] = {}
+        names = Names(keys)
         for rule in self.mapping.initialise:
-            found |= dict.fromkeys(matching(rule.pattern, keys, rule.scope), rule.why or f'"{rule.pattern}"')
+            found |= dict.fromkeys(names.matching(rule.pattern, rule.scope), rule.why or f'"{rule.pattern}"')
         return found
 
     def _refuse_empty(self) -> None:

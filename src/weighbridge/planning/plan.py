@@ -101,6 +101,16 @@ class Plan:
         """Number of the step that writes a target."""
         return {key: number for number, step in enumerate(self.steps) for key in step.targets}
 
+    def source_keys(self) -> list[str]:
+        """List the key of every source's fate, as often as it has one."""
+        apart = [fated.key for fated in self.dropped + self.tied_sources]
+        return [key for step in self.steps for key in step.sources] + apart
+
+    def target_keys(self) -> list[str]:
+        """List the key of every target's fate, as often as it has one."""
+        apart = [fated.key for fated in self.tied_targets + self.initialised]
+        return [key for step in self.steps for key in step.targets] + apart
+
     def source_fates(self) -> Iterator[tuple[str, Fate]]:
         """Yield every source's fate."""
         for number, step in enumerate(self.steps):

@@ -12,19 +12,23 @@ prefix changes behind them, or before them: each order is a candidate where it c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping as MappingOf
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping as MappingOf
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice, takewhile
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from weighbridge.base.errors import WeighbridgeError
-from weighbridge.base.keys import families
+from weighbridge.base.keys import Families, families
 from weighbridge.base.specs import Header
+from weighbridge.mappings.exception_rules import KeyRule
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, pairs, strip_scope
 from weighbridge.pattern import Pattern
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.tracing import last_names, prepare, trace_keys
+
+_Rule = TypeVar("_Rule", bound=KeyRule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,45 +49,92 @@ class Reading:
     change: PrefixChange | None = None
     spared: frozenset[str] = frozenset()
 
-    def named_by(self, rule: Any, keys: Collection[str]) -> list[str]:
-        """Return the keys that an exception rule names, by their own names or by those that this reading gives them.
+    def named_by(self, rules: Iterable[_Rule], keys: Collection[str]) -> Iterator[tuple[_Rule, list[str]]]:
+        """Yield each exception rule with the keys that it names, by their own names or by those of this reading.
 
         Args:
-            rule: A `Drop`, `Carry` or `Refuse` rule.
+            rules: `Drop`, `Carry` or `Refuse` rules.
             keys: Names of the checkpoint.
 
         Examples:
             >>> from weighbridge.mappings.exception_rules import Drop
             >>> added = PrefixChange(prefix_to_add="tower")
             >>> reading = Reading("with tower. added", Mapping([added]), is_mapped=True, change=added)
-            >>> reading.named_by(Drop("^table", scope="tower"), ["table", "weight"])
-            ['table']
+            >>> [found for _, found in reading.named_by([Drop("^table", scope="tower")], ["table", "weight"])]
+            [['table']]
         """
-        found = matching(rule.pattern, keys, rule.scope)
+        own, renamed = Names(keys), self._changed_names(keys) if rules else {}
+        changed = Names(renamed)
+        for rule in rules:
+            found = own.matching(rule.pattern, rule.scope)
+            yield rule, [*found, *(renamed[name] for name in changed.matching(rule.pattern, rule.scope))]
+
+    def _changed_names(self, keys: Collection[str]) -> dict[str, str]:
+        """Return the keys that the change of prefix gives another name, by that name."""
         if self.change is None:
-            return found
+            return {}
         changed = [key for key in keys if _first(key) not in self.spared]
-        renamed = {name: key for key in changed if (name := _renamed(self.change, key)) != key}
-        return [*found, *(renamed[name] for name in matching(rule.pattern, renamed, rule.scope))]
+        return {name: key for key in changed if (name := _renamed(self.change, key)) != key}
 
     def live(self, source: Header) -> list[str]:
         """Return the keys that no drop or carry rule takes out."""
         rules = (*self.mapping.drop, *self.mapping.carry)
-        taken = {key for rule in rules for key in self.named_by(rule, source.specs)}
+        taken = {key for _, found in self.named_by(rules, source.specs) for key in found}
         return [key for key in source if key not in taken]
 
 
+class Names:
+    """Keys that many patterns are matched against: they are sorted out once, not for each pattern.
+
+    Args:
+        keys: The keys.
+    """
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._given = keys
+        self._families: dict[frozenset[str], Families] = {}
+        self._inside: dict[str, tuple[Names, dict[str, str]]] = {}
+
+    @cached_property
+    def _keys(self) -> dict[str, None]:
+        return dict.fromkeys(self._given)
+
+    def matching(self, pattern: str, scope: str = "") -> list[str]:
+        """Return the keys that a pattern matches below a scope.
+
+        Examples:
+            >>> Names(["tower.h.0.w", "tower.h.1.w", "h.0.w"]).matching("^h.*.w", "tower")
+            ['tower.h.0.w', 'tower.h.1.w']
+        """
+        if scope:
+            names, inside = self._below(scope)
+            return [inside[inner] for inner in names.matching(pattern)]
+        parsed = Pattern.parse(pattern)
+        if parsed.only_key is not None:
+            return [parsed.only_key] if parsed.only_key in self._keys else []
+        if not parsed.collapsible:
+            return [key for key in self._keys if parsed.match(key, literal=True) is not None]
+        found = self._grouped(parsed.literal_indices)
+        alike = [
+            key for name, members in found.templates.items() if parsed.match(name) is not None for key, _ in members
+        ]
+        return alike + [key for key in found.literal if parsed.match(key, literal=True) is not None]
+
+    def _below(self, scope: str) -> tuple[Names, dict[str, str]]:
+        if scope not in self._inside:
+            inside = {inner: key for key in self._keys if (inner := strip_scope(scope, key)) is not None}
+            self._inside[scope] = Names(inside), inside
+        return self._inside[scope]
+
+    def _grouped(self, keep: frozenset[str]) -> Families:
+        if keep not in self._families:
+            self._families[keep] = families(self._keys, keep)
+        return self._families[keep]
+
+
 def matching(pattern: str, keys: Iterable[str], scope: str = "") -> list[str]:
-    """Return the keys that a pattern matches below a scope."""
-    if scope:
-        inside = {inner: key for key in keys if (inner := strip_scope(scope, key)) is not None}
-        return [inside[inner] for inner in matching(pattern, inside)]
-    parsed = Pattern.parse(pattern)
-    if not parsed.collapsible:
-        return [key for key in keys if parsed.match(key, literal=True) is not None]
-    found = families(keys, parsed.literal_indices)
-    alike = [key for name, members in found.templates.items() if parsed.match(name) is not None for key, _ in members]
-    return alike + [key for key in found.literal if parsed.match(key, literal=True) is not None]
+    """Return the keys that one pattern matches below a scope."""
+    return Names(keys).matching(pattern, scope)
 
 
 def possible_readings(mapping: Mapping, source: Header, target: Header | None, mode: str) -> list[Reading]:
@@ -96,18 +147,24 @@ def possible_readings(mapping: Mapping, source: Header, target: Header | None, m
     plain = Reading("as is", replace(mapping, transforms=(), forward=None), is_mapped=False)
     if mode == "as is":
         first = [plain]
-    elif target is None or mode == "mapped" or mapping.forward is not None:
+    elif target is None or mode == "mapped" or mapping.forward is not None or not mapping.transforms:
         first = [mapped]
     else:
-        first = [mapped, *([plain] if mapping.transforms and _shares_names(source, target) else [])]
+        first = [mapped, plain]
     if target is None:
         return first
     prefixed = list(_prefixed(first, mapping.base_prefix, source, target))
-    return [*first, *prefixed, *_prefixed_after(mapped, [mapped, *prefixed], source, target)]
+    found = [*first, *prefixed, *_prefixed_after(mapped, [mapped, *prefixed], source, target)]
+    shares = mode == "as is" or any(_shares_names(reading, source, target) for reading in found)
+    return [reading for reading in found if reading.is_mapped or shares]
 
 
-def _shares_names(source: Header, target: Header) -> bool:
-    return not target.specs.keys().isdisjoint(source.specs)
+def _shares_names(reading: Reading, source: Header, target: Header) -> bool:
+    """Whether a reading without rules gives a tensor the name of a target: one of them that does is worth a look."""
+    if reading.is_mapped:
+        return False
+    change = reading.change
+    return any((key if change is None else _renamed(change, key)) in target.specs for key in source)
 
 
 def _prefixed(readings: list[Reading], prefix: str, source: Header, target: Header) -> Iterator[Reading]:
@@ -211,7 +268,7 @@ def _sparing(reading: Reading, unchanged: Mapping, source: Header, target: Heade
     spared = {
         first
         for first, keys in trees.items()
-        if _lands(unchanged, keys, target) and not _lands(reading.mapping, keys, target)
+        if lands(unchanged, keys, target) and not lands(reading.mapping, keys, target)
     }
     if not spared or len(spared) == len(trees):
         return reading
@@ -246,33 +303,56 @@ def _is_possible(reading: Reading, source: Header, target: Header) -> bool:
     outside = [key for key in reading.live(source) if key in unchanged] if unchanged else []
     if reading.change.prefix_to_add is not None:
         return not outside
-    return not outside or not _lands(reading.mapping, outside, target)
+    return not outside or not lands(reading.mapping, outside, target)
 
 
-def _lands(mapping: Mapping, keys: list[str], target: Header) -> bool:
+def lands(mapping: Mapping, keys: list[str], target: Header) -> bool:
     """Whether a mapping gives one of the keys the name of a target."""
     rules = prepare(mapping, Wanted(target))
     names = {name for traced in trace_keys(rules, keys, []) for each in last_names(rules, traced) for name in each}
     return any(map(Wanted(target).has, names))
 
 
+def without_change(mapping: Mapping, reading: str) -> tuple[Mapping, Transform | None]:
+    """Return the mapping of a reading without the prefix change that the reading put there, and that change.
+
+    Args:
+        mapping: The mapping, as a plan has it.
+        reading: What the reading is called.
+    """
+    rules = mapping.transforms
+    if ", with " in reading:
+        return replace(mapping, transforms=rules[1:]), rules[0]
+    if ", then with " in reading:
+        return replace(mapping, transforms=rules[:-1]), rules[-1]
+    return mapping, None
+
+
 MOST_PATHS: Final = 16
 """How many paths of either side are tried, the largest sub-trees first."""
 
 
-def nested_readings(mapping: Mapping, source: Header, target: Header) -> Iterator[Reading]:
+def nested_readings(
+    mapping: Mapping, source: Header, target: Header, is_worth: Callable[[Mapping], bool] = lambda _: True
+) -> Iterator[Reading]:
     """Yield the mapped reading under every path of a sub-model: of the target, put in front, or of the source, removed.
 
     A checkpoint may be that of one part of the model, or of a model that holds this one. These are only tried where
     no nearer reading fits.
+
+    Args:
+        mapping: The mapping.
+        source: Specs of the checkpoint's tensors.
+        target: Specs of the wanted tensors.
+        is_worth: Whether a mapping is worth a look.
     """
     mapped = Reading("mapped", mapping, is_mapped=True)
     added = (PrefixChange(prefix_to_add=path) for path in _paths(target))
     removed = (PrefixChange(prefix_to_remove=path) for path in _paths(source))
     for change in (*added, *removed):
         reading = _changed(mapped, change)
-        if reading is not None and _is_possible(reading, source, target):
-            yield reading
+        if reading is not None and is_worth(reading.mapping) and _is_possible(reading, source, target):
+            yield _sparing(reading, mapping, source, target)
 
 
 def _paths(header: Header) -> list[str]:

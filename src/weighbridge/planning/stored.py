@@ -26,6 +26,7 @@ MAX_PLAN_BYTES: Final = 200_000_000
 """Limit for a plan's text; that of 90,000 tensors has a sixth of it."""
 
 EXPECTED: Final = "what Plan.to_json or weighbridge plan --out writes"
+ANEW: Final = "make the plan anew from its checkpoint and mapping"
 
 
 def read_plan_text(written: str | bytes) -> Plan:
@@ -49,7 +50,7 @@ def read_plan_text(written: str | bytes) -> Plan:
 
 
 def _no_plan(what: str, got: str) -> PlanError:
-    return PlanError("plan-format", what, expected=EXPECTED, got=got[:200])
+    return PlanError("plan-format", what, expected=EXPECTED, got=got[:200], hint=ANEW)
 
 
 def read_plan(form: Any) -> Plan:
@@ -71,8 +72,8 @@ def read_plan(form: Any) -> Plan:
         _check_hash("files_hash", form["files_hash"], plan.files_hash)
         check_files(plan.source_files, plan.source.specs)
         check_files(plan.target_files, plan.target.specs)
-    except WeighbridgeError:
-        raise
+    except WeighbridgeError as problem:
+        raise problem.with_context(hint=ANEW if problem.code == "plan-format" else "") from None
     except Exception as problem:
         # A damaged form can go wrong at any place and in any way; to the caller all of them are one.
         got = f"no field {problem}" if isinstance(problem, KeyError) else f"{type(problem).__name__}: {problem}"

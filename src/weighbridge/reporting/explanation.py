@@ -80,7 +80,7 @@ class Explanation:
             yield f"      {tried.outcome}" + (f": {tried.before} -> {', '.join(tried.after)}" if tried.after else "")
         yield from (f"  {copy}" for copy in self.copies[:SHOWN_LINES])
         if len(self.copies) > SHOWN_LINES:
-            yield f"  … and {len(self.copies) - SHOWN_LINES:,} more copies"
+            yield f"  … and {len(self.copies) - SHOWN_LINES:,} more"
         if self.diagrams:
             yield ""
             yield from (f"  {line}" for line in self.diagrams)

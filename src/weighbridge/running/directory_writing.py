@@ -16,6 +16,7 @@ from weighbridge.running.alongside import check_link, find_twins, lay_out_alongs
 from weighbridge.running.budgets import check_budget
 from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests, check_receipt_follows, receipt_text
+from weighbridge.running.sources import LayeredCheckpoint
 from weighbridge.running.tensor_digests import digest_written
 from weighbridge.running.ties import check_ties
 from weighbridge.storage import (
@@ -174,7 +175,9 @@ def _decide(
     plan: Plan, checkpoint: Checkpoint, options: WriteOptions, origin: Checkpoint, beside: Sequence[Extra]
 ) -> Output:
     files = lay_out(plan, options.max_shard_size, options.link)
-    receipt = b"" if plan.target_files is not None else receipt_text(plan, checkpoint)
+    # What is read back beside a model needs the rules that carried it, in files restored as they were, too.
+    is_restored = plan.target_files is not None and not isinstance(checkpoint, LayeredCheckpoint)
+    receipt = b"" if is_restored else receipt_text(plan, checkpoint)
     carried = _extras(origin, is_read=origin is checkpoint)
     extras = tuple({extra.name: extra for extra in (*carried, *beside)}.values())
     twins = find_twins(plan, files.images, checkpoint) if options.link == "hard" else {}
@@ -204,7 +207,7 @@ def _fill(output: OutputDirectory, made: Output, plan: Plan, checkpoint: Checkpo
 def _work(plan: Plan, checkpoint: Checkpoint, made: Output) -> Work:
     """Say what a run will write, so that another one can tell whether it may go on with it."""
     index = [made.files.shard_index.name] if made.files.shard_index is not None else []
-    receipt = [RECEIPT_NAME] if plan.target_files is None else []
+    receipt = [RECEIPT_NAME] if made.receipt else []
     others = [extra.name for extra in made.extras] + index + receipt
     return Work(plan.hash, checkpoint.fingerprint(), made.files.images, others)._replace(links=made.twins)
 

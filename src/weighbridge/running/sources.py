@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.keys import collapse
+from weighbridge.base.machines import check_byte_order
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.planning.plan import Plan
 from weighbridge.running.execute import run_step
@@ -29,7 +30,9 @@ def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
 
     Raises:
         CheckpointError: `source-changed`.
+        WeighbridgeError: `machine-unsupported`.
     """
+    check_byte_order()
     for key, spec in plan.source.items():
         found = checkpoint.header.specs.get(key)
         if found != spec and not _absent_by_right(plan, key, found):

@@ -22,7 +22,8 @@ def not_found(key: str, keys: Iterable[str], where: str) -> CheckpointError:
     alike = list(islice((other for other in keys if other.endswith(tail)), 2000))
     near = close_names(key, alike or islice(keys, 2000), 3)
     got = f"nearest: {join_keys(near)}" if near else ""
-    return CheckpointError("tensor-not-found", f"there is no tensor {shorten(key)}", where=where, got=got)
+    hint = f"{'take one of these names; ' if near else ''}list(checkpoint.header) has all"
+    return CheckpointError("tensor-not-found", f"there is no tensor {shorten(key)}", where=where, got=got, hint=hint)
 
 
 def check_range(key: str, size_bytes: int, start_byte: int, length_bytes: int, where: str) -> None:

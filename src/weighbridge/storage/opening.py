@@ -167,10 +167,11 @@ def _check_there(path: Path) -> None:
     except CheckpointError as problem:
         if problem.code != "checkpoint-not-found":
             raise
-        hint = (
-            "" if path.is_absolute() else f"a relative path starts at {Path.cwd()}; what is on a hub is fetched first"
-        )
-        raise problem.with_context(got=name_near(path), hint=hint) from problem.__cause__
+        near = name_near(path)
+        hint = "take the nearest name, if that is what is meant" if "nearest: " in near else ""
+        if not path.is_absolute():
+            hint = f"a relative path starts at {Path.cwd()}; what is on a hub is fetched first"
+        raise problem.with_context(got=near, hint=hint) from problem.__cause__
 
 
 def _open_directory(directory: Path, entry: str | None) -> Checkpoint:
@@ -189,7 +190,7 @@ def _open_directory(directory: Path, entry: str | None) -> Checkpoint:
 
 def _open_index(directory: Path, name: str, where: str, entry: str | None) -> Checkpoint:
     path = resolve_inside(directory, name)
-    text, stamp = read_small_file(path, MAX_INDEX_BYTES)
+    text, stamp = read_small_file(path, MAX_INDEX_BYTES, is_resolved=True)
     weight_map = parse_index(text, str(directory / name))
     index = SourceFile(name, path, stamp, text)
     is_torch = _holds_torch(weight_map.values(), str(directory / name))

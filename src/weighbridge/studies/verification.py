@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weighbridge.base.batches import run_in_batches, windows_of
 from weighbridge.base.errors import CheckpointError, VerifyError
 from weighbridge.base.file_names import INDEX_SUFFIX
-from weighbridge.base.keys import collapse
+from weighbridge.base.keys import collapse, counted
 from weighbridge.base.specs import DTYPES, TensorSpec, coordinates
 from weighbridge.base.workers import count_workers
 from weighbridge.running.receipt import read_receipt
@@ -110,7 +110,7 @@ class Verification:
         yield from self.files
         yield from (str(difference) for difference in self.differences[:limit])
         if limit is not None and len(self.differences) > limit:
-            yield f"… and {len(self.differences) - limit} more tensors that differ"
+            yield f"… and {counted(len(self.differences) - limit, 'more tensor')} that differ"
 
     @property
     def _sides(self) -> tuple[str, str]:
@@ -134,7 +134,8 @@ class Verification:
         """
         if not self.equal:
             what = "the output is not what was written" if self.by_receipt else "the checkpoints differ"
-            raise VerifyError("verify-failed", what, got=str(self))
+            hint = "" if self.by_receipt else "weighbridge.diff(first, second) says how their tensors are related"
+            raise VerifyError("verify-failed", what, got=str(self), hint=hint)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from shlex import quote
 
 from weighbridge.base.errors import PlanError
+from weighbridge.base.keys import counted
 from weighbridge.base.specs import Header
 from weighbridge.planning.drafts import Draft
 from weighbridge.planning.failures.prefix_hints import DECLARE_LEFT, propose_rename
@@ -32,7 +33,7 @@ def none_fits(
     best = nearest_reading(drafts)
     further = sorted((draft for draft in drafts if draft is not best), key=openness)
     tried = [f"{draft.reading.name}: {_fault_line(draft)}" for draft in (best, *further[:2])]
-    tried += [f"and {len(further) - 2} more readings that fit less"] if len(further) > 2 else []
+    tried += [f"and {counted(len(further) - 2, 'more reading')}, fitting less"] if len(further) > 2 else []
     tried += [f"{draft.reading.name}: would fit, if that were the checkpoint's layout" for draft in others]
     name = best.plan.mapping.name
     return PlanError(

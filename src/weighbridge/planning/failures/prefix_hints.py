@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from weighbridge.base.errors import WeighbridgeError
-from weighbridge.base.keys import collapse_by_name
+from weighbridge.base.keys import by_name
 from weighbridge.base.specs import Header
 from weighbridge.mappings.transforms import PrefixChange, WeightRenaming, pairs
 from weighbridge.planning.drafts import Draft
@@ -24,8 +24,8 @@ DEEPEST: Final = 4
 DECLARE_LEFT: Final = (
     "declare what may be left over: carry=[...] or drop=[...], or partial=True (--carry, --drop, --partial)"
 )
-LEAST_NAMES: Final = 3
-"""How many kinds of tensors must be moved by it: two may well be those of another layer that happens to be as large."""
+LEAST_MOVED: Final = 3
+"""How many tensors must be moved by it: two may well be those of another layer that happens to be as large."""
 
 MOST_TRIED: Final = 2
 MOST_COMPARED: Final = 500
@@ -74,16 +74,20 @@ def _candidates(best: Draft) -> list[tuple[str, str]]:
     What is left over is compared by its own names and by those that the rules give it, which may be the target's but
     for the prefix. The pairs that most names have come first, and of these the shortest, which say the most.
     """
-    missing: dict[str, list[str]] = {}
-    for line in collapse_by_name(best.missing)[:MOST_COMPARED]:
-        for prefix, rest in _divisions(line):
-            missing.setdefault(rest, []).append(prefix)
+    missing: dict[str, list[tuple[str, str]]] = {}
+    moved = {name: len(keys) for name, keys in by_name(best.missing).items()}
+    for name in sorted(moved)[:MOST_COMPARED]:
+        for prefix, rest in _divisions(name):
+            missing.setdefault(rest, []).append((prefix, name))
     counts: Counter[tuple[str, str]] = Counter()
-    left = {*best.unplaced, *(key for step in best.strays for key in step.targets)}
-    for line in collapse_by_name(left)[:MOST_COMPARED]:
-        counts.update({(old, new) for old, rest in _divisions(line) for new in missing.get(rest, ()) if old != new})
+    left = by_name({*best.unplaced, *(key for step in best.strays for key in step.targets)})
+    for name in sorted(left)[:MOST_COMPARED]:
+        for old, rest in _divisions(name):
+            for new, whole in missing.get(rest, ()):
+                if old != new:
+                    counts[old, new] += moved[whole]
     ranked = sorted(counts.items(), key=lambda item: (-item[1], len(item[0][0]) + len(item[0][1]), item[0]))
-    return [pair for pair, count in ranked[:MOST_TRIED] if count >= LEAST_NAMES]
+    return [pair for pair, count in ranked[:MOST_TRIED] if count >= LEAST_MOVED]
 
 
 def _divisions(line: str) -> Iterator[tuple[str, str]]:
@@ -91,7 +95,7 @@ def _divisions(line: str) -> Iterator[tuple[str, str]]:
     parts = line.split(".")
     for depth in range(min(DEEPEST, len(parts) - 1) + 1):
         prefix = ".".join(parts[:depth])
-        if "{" in prefix:
+        if "*" in prefix:
             return
         yield prefix, ".".join(parts[depth:])
 

@@ -243,10 +243,8 @@ def _is_equal_cut(operation: object) -> bool:
 def _lost(plan: Plan, back: Plan) -> dict[tuple[int, ...], list[Step]]:
     """Return the steps that the forward plan does not undo, by the rules that made them."""
     lost: dict[tuple[int, ...], list[Step]] = {}
-    for step in plan.steps:
-        number = back.step_of_source.get(step.targets[0])
-        if number is None or not _undoes(back.steps[number], step):
-            lost.setdefault(step.rules, []).append(step)
+    for step in steps_not_back(plan, back):
+        lost.setdefault(step.rules, []).append(step)
     return lost
 
 
@@ -285,6 +283,17 @@ def _untold(plan: Plan, forward: Mapping) -> Iterator[WeighbridgeError]:
             because="\n".join(renames.rule_name(rule) for rule in trace.fired),
             hint='declare layout="mapped" if they are not, or guard the rule so that it leaves its own names alone',
         )
+
+
+def steps_not_back(plan: Plan, back: Plan) -> list[Step]:
+    """Return the steps of a plan that another one does not undo.
+
+    Args:
+        plan: The plan.
+        back: A plan that reads what the first one makes.
+    """
+    numbers = ((step, back.step_of_source.get(step.targets[0])) for step in plan.steps)
+    return [step for step, number in numbers if number is None or not _undoes(back.steps[number], step)]
 
 
 def _undoes(forward: Step, inverse: Step) -> bool:

@@ -24,7 +24,8 @@ def in_dtypes(plan: Plan, header: Header) -> Plan:
     Raises:
         PlanError: `dtype-mismatch` where weights that become one tensor have different dtypes now.
     """
-    same = all(header.specs.get(key, spec).dtype == spec.dtype for key, spec in plan.target.items())
+    specs = (*plan.target.items(), *((fated.key, fated.spec) for fated in plan.initialised))
+    same = all(header.specs.get(key, spec).dtype == spec.dtype for key, spec in specs)
     if same and not any(step.program.casts for step in plan.steps):
         return plan
     made = replace(

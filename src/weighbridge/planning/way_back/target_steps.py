@@ -13,7 +13,7 @@ from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan_options import Options
-from weighbridge.planning.readings import Reading, matching
+from weighbridge.planning.readings import Names, Reading
 from weighbridge.planning.steps import Step
 from weighbridge.planning.way_back.origins import invert_rules
 from weighbridge.planning.way_back.recasting import in_dtypes
@@ -39,7 +39,8 @@ def steps_from_target(
         return None
     live = Header({key: source.specs[key] for key in reading.live(source)})
     apart = source.specs.keys() - live.specs.keys()
-    apart |= {key for rule in inverse.initialise for key in matching(rule.pattern, target, rule.scope)}
+    names = Names(target)
+    apart |= {key for rule in inverse.initialise for key in names.matching(rule.pattern, rule.scope)}
     wanted = Header({key: spec for key, spec in target.specs.items() if key not in apart})
     plain = replace(forward, refuse=(), initialise=())
     there = draft_reading(Reading("mapped", plain, is_mapped=True), wanted, live, Options(config=options.config))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weighbridge.base.errors import CheckpointError
+from weighbridge.base.machines import check_byte_order
 from weighbridge.base.specs import Header, check_keys
 from weighbridge.storage.formats.opened import Opened
 from weighbridge.storage.lookup import check_range, not_found
@@ -92,6 +93,7 @@ class TensorsCheckpoint(Opened):
         """
         from weighbridge.storage.formats.torch_tensors import read_bytes
 
+        check_byte_order()
         tensor = self.tensor(key)
         check_range(key, self.header[key].size_bytes, start_byte, buffer.nbytes, self.where)
         read_bytes(tensor, start_byte, buffer)

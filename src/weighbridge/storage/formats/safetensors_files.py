@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.file_sets import FileImage, Placed
 from weighbridge.base.json_text import join_keys, shorten
+from weighbridge.base.machines import check_byte_order
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.storage.formats.opened import Opened
 from weighbridge.storage.formats.safetensors_header import Head, read_head
@@ -75,6 +76,7 @@ class SafetensorsCheckpoint(Opened):
         """
         from weighbridge.storage.formats.torch_tensors import tensor_over
 
+        check_byte_order()
         path, offset, size_bytes = self.extent(key)
         if self.is_past_cache or not size_bytes:
             own = bytearray(size_bytes)
@@ -94,6 +96,7 @@ class SafetensorsCheckpoint(Opened):
         Raises:
             CheckpointError: `tensor-not-found`, `tensor-bounds`, `source-changed`, `file-truncated`, `read-failed`.
         """
+        check_byte_order()
         path, offset, size_bytes = self.extent(key)
         check_range(key, size_bytes, start_byte, buffer.nbytes, self.where)
         self.open_files.read(path, offset + start_byte, buffer)

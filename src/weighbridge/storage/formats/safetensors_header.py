@@ -66,7 +66,7 @@ def read_head(name: str, path: Path) -> tuple[SourceFile, Head]:
         CheckpointError: `file-truncated`, `header-too-large`, `header-invalid`, `header-duplicate-key`,
             `name-too-long`, `dtype-unknown`, `tensor-bounds`, `checkpoint-not-found`, `read-failed`.
     """
-    descriptor, stamp = open_regular(path)
+    descriptor, stamp = open_regular(path, is_resolved=True)
     try:
         with reporting_read_errors(str(path)):
             prefix = read_prefix(descriptor, min(LENGTH_BYTES, stamp.size_bytes))
@@ -74,7 +74,12 @@ def read_head(name: str, path: Path) -> tuple[SourceFile, Head]:
             head = read_prefix(descriptor, LENGTH_BYTES + length)
     finally:
         os.close(descriptor)
-    return SourceFile(name, path, stamp, head), parse_head(head, stamp.size_bytes, str(path))
+    try:
+        return SourceFile(name, path, stamp, head), parse_head(head, stamp.size_bytes, str(path))
+    except CheckpointError as problem:
+        raise problem.with_context(
+            hint="fetch the file again, or write it anew with the library that made it"
+        ) from None
 
 
 def check_length(prefix: bytes, file_size_bytes: int, where: str) -> int:

@@ -70,7 +70,7 @@ def open_archive(file: SourceFile) -> Archive:
     """
     from weighbridge.storage.formats.torch_tensors import map_file
 
-    descriptor, stamp = open_regular(file.path)
+    descriptor, stamp = open_regular(file.path, is_resolved=True)
     with os.fdopen(descriptor, "rb") as stream, reporting_read_errors(str(file.path)):
         check_stamp(file.path, stamp, file.stamp)
         read = _read_zip if file.head.startswith(_ZIP_MAGIC) else _read_legacy

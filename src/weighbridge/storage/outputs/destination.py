@@ -37,6 +37,7 @@ from weighbridge.storage.outputs.file_writer import (
     write_file,
 )
 from weighbridge.storage.outputs.mending import MendingWriter
+from weighbridge.storage.outputs.output_names import check_apart
 from weighbridge.storage.outputs.sinks import DEFAULT_OPTIONS, FileOptions, Sink
 from weighbridge.storage.outputs.unfinished import (
     PROBE_SUFFIX,
@@ -83,13 +84,14 @@ class OutputDirectory:
         """Write down what is going to be written; weight files that are there already stop being readable.
 
         Raises:
-            DestinationError: `destination-no-room`, `write-failed`.
+            DestinationError: `destination-no-room`, `write-failed` also for two names that would be one file.
         """
         for name in self._left.intersection(image.name for image in work.images):
             unseal(self.path / name)
         if not self._left and not (self.path / RECORD_NAME).exists():
             write_file(self.path / RECORD_NAME, work.record())
             sync_directory(self.path)
+        check_apart(work.names, self.path / RECORD_NAME, str(self.destination))
 
     def create(self, image: FileImage) -> Sink:
         """Create a file from its image, or open what an earlier run left of it; the caller fills it in and closes it.
@@ -180,7 +182,7 @@ class OutputDirectory:
             path = self.path / name
             with reporting_write_errors(str(path)):
                 link_file(source, path)
-            check_stamp(source, _stamp(path), stamp)
+            check_stamp(source, _stamp(path, is_resolved=False), stamp)
             if self.sync:
                 sync_file(path)
                 sync_directory(path.parent)
@@ -381,7 +383,7 @@ def copy_extras(extras: Iterable[Extra], create: Callable[[FileImage], Sink]) ->
         check_stamp(extra.path, _stamp(extra.path), stamp)
 
 
-def _stamp(path: Path) -> FileStamp:
-    descriptor, stamp = open_regular(path)
+def _stamp(path: Path, *, is_resolved: bool = True) -> FileStamp:
+    descriptor, stamp = open_regular(path, is_resolved=is_resolved)
     os.close(descriptor)
     return stamp

@@ -71,21 +71,43 @@ def reporting_read_errors(where: str) -> Iterator[None]:
         raise CheckpointError("read-failed", "the file cannot be read", where=where, got=got) from error
 
 
-def open_regular(path: Path) -> tuple[int, FileStamp]:
+def open_regular(path: Path, *, is_resolved: bool = False) -> tuple[int, FileStamp]:
     """Open a regular file for reading, without ever waiting for a pipe's other end or touching a device.
+
+    Args:
+        path: The file.
+        is_resolved: Whether the path has its links resolved already: one that was put into it meanwhile is refused.
 
     Returns:
         The descriptor, which the caller closes, and the file's stamp.
 
     Raises:
-        CheckpointError: `checkpoint-not-found`, `read-failed`.
+        CheckpointError: `checkpoint-not-found`, `read-failed`, `source-changed`.
     """
+    descriptor, stamp = _open_regular(path)
+    if is_resolved and not _leads_to(path, stamp):
+        os.close(descriptor)
+        raise changed(path, "a link was put into its path")
+    return descriptor, stamp
+
+
+def _leads_to(path: Path, stamp: FileStamp) -> bool:
+    """Say whether a path without links still is one, and names the file that was opened by it."""
+    try:
+        status = os.lstat(path)
+        return os.path.realpath(path) == str(path) and (status.st_dev, status.st_ino) == stamp[:2]
+    except OSError:
+        return False
+
+
+def _open_regular(path: Path) -> tuple[int, FileStamp]:
     with reporting_read_errors(str(path)):
         try:
             descriptor, status = open_plain(path)
         except OddFileError as problem:
             what = "this is not a regular file"
-            raise CheckpointError("read-failed", what, where=str(path), got=problem.kind) from None
+            hint = "" if problem.kind == "a directory" else "write what it gives into a file, and open that"
+            raise CheckpointError("read-failed", what, where=str(path), got=problem.kind, hint=hint) from None
         return descriptor, stamp_of(status)
 
 
@@ -109,13 +131,15 @@ def read_prefix(descriptor: int, size_bytes: int) -> bytes:
     return bytes(buffer[:count])
 
 
-def read_small_file(path: Path, limit_bytes: int = SMALL_BYTES) -> tuple[bytes, FileStamp]:
-    """Read a whole regular file that must not be larger than `limit_bytes`.
+def read_small_file(
+    path: Path, limit_bytes: int = SMALL_BYTES, *, is_resolved: bool = False
+) -> tuple[bytes, FileStamp]:
+    """Read a whole regular file that must not be larger than `limit_bytes`; for the others see `open_regular`.
 
     Raises:
-        CheckpointError: `checkpoint-not-found`, `read-failed`.
+        CheckpointError: `checkpoint-not-found`, `read-failed`, `source-changed`.
     """
-    descriptor, stamp = open_regular(path)
+    descriptor, stamp = open_regular(path, is_resolved=is_resolved)
     try:
         with reporting_read_errors(str(path)):
             if stamp.size_bytes > limit_bytes:
@@ -132,9 +156,9 @@ def sample_file(name: str, path: Path) -> SourceFile:
     """Stamp a file and keep its first `HEAD_SAMPLE_BYTES`.
 
     Raises:
-        CheckpointError: `checkpoint-not-found`, `read-failed`.
+        CheckpointError: `checkpoint-not-found`, `read-failed`, `source-changed`.
     """
-    descriptor, stamp = open_regular(path)
+    descriptor, stamp = open_regular(path, is_resolved=True)
     try:
         with reporting_read_errors(str(path)):
             return SourceFile(name, path, stamp, read_prefix(descriptor, min(stamp.size_bytes, HEAD_SAMPLE_BYTES)))

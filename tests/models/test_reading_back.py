@@ -1,0 +1,202 @@
+"""Law 11, find by find: what a saved model's file holds, its class reads, by any reading, with nothing left open."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import weighbridge as wb
+from weighbridge.base.file_names import RECEIPT_NAME
+
+NAMES = [wb.WeightRenaming("gamma", "weight")]
+FILE = {"norm.gamma": torch.arange(3.0), "pooler.weight": torch.ones(2)}
+
+
+def modules(**shapes: tuple[int, ...]) -> torch.nn.Module:
+    """A model with a parameter of each name, whose `__` are dots, and values of its own."""
+    root = torch.nn.Module()
+    for name, shape in shapes.items():
+        *path, last = name.split("__")
+        module = root
+        for part in path:
+            module._modules.setdefault(part, torch.nn.Module())
+            module = module._modules[part]  # type: ignore[assignment]
+        module.register_parameter(last, torch.nn.Parameter(torch.randn(shape)))
+    return root
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    theirs = other.state_dict()
+    return all(torch.equal(value, theirs[key]) for key, value in one.state_dict().items())
+
+
+def headed() -> torch.nn.Module:
+    return modules(norm__weight=(3,), score__weight=(2, 3))
+
+
+def test_what_a_partial_load_left_over_is_not_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It was written back, and a strict load of the very file called it left over."""
+    model, again = headed(), headed()
+    wb.load(model, FILE, NAMES, partial=True)
+    with caplog.at_level(logging.WARNING, logger="weighbridge"):
+        out = wb.save(model, tmp_path / "out")
+    assert "pooler.weight: without a place in the model when it was loaded, and not saved" in caplog.text
+    assert load_file(out / "model.safetensors").keys() == {"norm.gamma", "score.gamma"}
+    wb.load(again, out, NAMES)
+    assert same(model, again)
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["as it was", "with a new head"])
+def test_what_a_rule_carries_is_saved_and_read_by_the_receipt(is_new: bool, tmp_path: Path) -> None:
+    def make() -> torch.nn.Module:
+        return headed() if is_new else modules(norm__weight=(3,))
+
+    model, again = make(), make()
+    wb.plan(FILE, NAMES)
+    source = wb.plan(FILE).write(tmp_path / "file")
+    wb.load(model, source, NAMES, carry="^pooler", initialise="^score" if is_new else ())
+    out = wb.save(model, tmp_path / "out")
+    assert torch.equal(load_file(out / "model.safetensors")["pooler.weight"], FILE["pooler.weight"])
+    report = wb.load(again, out, NAMES)
+    assert '"^pooler": carried, as the receipt beside the checkpoint says' in str(report)
+    assert same(model, again)
+    (out / RECEIPT_NAME).unlink()
+    with pytest.raises(wb.PlanError) as caught:
+        wb.load(again, out, NAMES)
+    assert caught.value.codes == ("source-unplaced",)
+    wb.load(again, out, NAMES, carry="^pooler")
+
+
+def test_a_receipt_excuses_only_what_it_names(tmp_path: Path) -> None:
+    model = modules(norm__weight=(3,))
+    wb.load(model, FILE, NAMES, carry="^pooler")
+    out = wb.save(model, tmp_path / "out")
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(out, NAMES, modules(other__weight=(3,)))
+    assert set(caught.value.codes) == {"source-unplaced", "target-missing"}
+
+
+def test_a_new_weight_is_saved_in_its_dtype_where_no_loaded_one_has_another(tmp_path: Path) -> None:
+    """The loaded ones had the dtype that the model was cast to, so that the plan was taken to fit as it was."""
+    model, again = headed(), headed()
+    wb.load(model, {"norm.gamma": torch.arange(3.0).half()}, NAMES, partial=True)
+    model.half()
+    wb.load(again, wb.save(model, tmp_path / "out"), NAMES)
+    assert same(model, again)
+
+
+class WithState(torch.nn.Module):
+    """Extra state, of any length."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.state = torch.arange(length)
+        self.weight = torch.nn.Parameter(torch.randn(3))
+
+    def get_extra_state(self) -> torch.Tensor:
+        return self.state
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        self.state = state
+
+
+@pytest.mark.parametrize(
+    ("prefix", "rules", "key"),
+    [("norm", [], "norm._extra_state"), ("old", [wb.WeightRenaming("^old", "norm")], "old._extra_state")],
+)
+def test_extra_state_of_another_length_goes_where_rules_lead(
+    prefix: str, rules: list[Any], key: str, tmp_path: Path
+) -> None:
+    model, again = (torch.nn.ModuleDict({"norm": WithState(length)}) for length in (1, 2))
+    wb.load(model, {f"{prefix}.weight": torch.ones(3), key: torch.arange(5)}, rules)
+    assert len(model["norm"].state) == 5
+    wb.load(again, wb.save(model, tmp_path / "out"), rules)
+    assert torch.equal(again["norm"].state, model["norm"].state)
+
+
+def test_extra_state_goes_where_a_hook_takes_its_module(tmp_path: Path) -> None:
+    """It was taken for something that the hook makes, and left as it was."""
+
+    def tell(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+        for key in [key for key in state if key.startswith(f"{prefix}inside.")]:
+            state[key.replace("inside", "norm")] = state.pop(key)
+
+    model, again = (torch.nn.ModuleDict({"inside": WithState(length)}) for length in (1, 2))
+    for each in (model, again):
+        each.register_state_dict_post_hook(tell)
+    wb.load(model, {"norm.weight": torch.ones(3), "norm._extra_state": torch.arange(5)}, [])
+    assert len(model["inside"].state) == 5
+    wb.load(again, wb.save(model, tmp_path / "out"), [])
+    assert torch.equal(again["inside"].state, model["inside"].state)
+
+
+# ---- readings ----
+
+
+def towered() -> torch.nn.Module:
+    return modules(tower__norm__weight=(3,), tower__proj__weight=(2, 4), score__weight=(2, 3))
+
+
+PART = {"norm.gamma": torch.arange(3.0), "proj.weight": torch.randn(2, 4)}
+
+
+def test_a_part_is_read_back_beside_what_is_new(tmp_path: Path) -> None:
+    """The path was put before the new head, too."""
+    model, again = towered(), towered()
+    wb.load(model, PART, NAMES, partial=True)
+    assert wb.loaded_plan(model).reading == "mapped, with tower. added"
+    out = wb.save(model, tmp_path / "out")
+    assert load_file(out / "model.safetensors").keys() == {"norm.gamma", "proj.weight", "score.weight"}
+    wb.load(again, out, NAMES)
+    assert same(model, again)
+
+
+def test_a_part_beside_a_head_is_read_whole_in_a_partial_load(tmp_path: Path) -> None:
+    """One name that fits as it is was enough to leave all others random."""
+    model = towered()
+    report = wb.load(model, PART | {"score.weight": torch.ones(2, 3)}, NAMES, partial=True)
+    assert report.fates()["target"] == {"filled": 3}
+    assert torch.equal(model.tower.norm.weight, PART["norm.gamma"])
+
+
+def test_a_new_weight_that_no_name_leads_to_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    rules = [wb.WeightRenaming("^norm.gamma", "norm.weight"), wb.WeightRenaming("^score", "old_score")]
+    model, again = headed(), headed()
+    wb.load(model, {"norm.gamma": torch.arange(3.0)}, rules, initialise="^score")
+    with pytest.raises(wb.PlanError) as caught:
+        wb.save(model, tmp_path / "out")
+    assert caught.value.code == "inverse-unproven"
+    assert caught.value.hint == "save(model, out, []) saves it under the model's own names"
+    assert not (tmp_path / "out").exists()
+    wb.load(again, wb.save(model, tmp_path / "out", []), [])
+    assert same(model, again)
+
+
+TURNED = wb.Mapping(
+    [wb.WeightConverter("proj.weight", "proj.weight", [wb.Transpose(0, 1)])], base_prefix="base"
+)  # its names stay
+
+
+def test_a_square_that_could_be_either_is_one_below_a_prefix_too() -> None:
+    """Below a prefix that is added, the file was taken for mapped without a word."""
+    for key, model in (("proj", modules(proj__weight=(3, 3))), ("base.proj", modules(base__proj__weight=(3, 3)))):
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan({"proj.weight": torch.ones(3, 3)}, TURNED, model)
+        assert caught.value.code == "layout-ambiguous", key
+
+
+def test_a_receipt_says_in_which_layout_a_square_was_saved(tmp_path: Path) -> None:
+    model, again = modules(proj__weight=(3, 3)), modules(proj__weight=(3, 3))
+    out = wb.save(model, tmp_path / "out", TURNED)
+    assert torch.equal(load_file(out / "model.safetensors")["proj.weight"], model.proj.weight.T)
+    wb.load(again, out, TURNED)
+    assert same(model, again)
+    (out / RECEIPT_NAME).unlink()
+    with pytest.raises(wb.PlanError) as caught:
+        wb.load(again, out, TURNED)
+    assert caught.value.code == "layout-ambiguous"
