@@ -7,7 +7,7 @@ library     the file that the library itself writes is read, all of it, and save
 again       so is the file that was saved at first
 runtime     the model's own names are read as they are
 head        the file of the base model is read into this model, saved, and read again
-base        the file of this model is read into the base model, and saved as it was
+base        the file of this model is read into the base model, saved, and read again
 values      small models with all values distinct: what both write, and what both read, is equal
 """
 
@@ -147,12 +147,7 @@ class _Class:
         )
         if found != OK:
             return found
-        saved = self.subject.written_back(loaded)
-        found = finding("lost", {"lost": sorted(set(header) - set(saved))})
-        if found != OK:
-            return found
-        again = self.subject.read(saved, partial=bool(apart))
-        return finding("not read again", {"missing": again.missing(), "left": sorted(set(again.left()) - apart)})
+        return self._saved_again(self.subject, header, loaded)
 
     def _apart(self, base: Any, header: Any) -> set[str]:
         """Return the keys of the base model's file that the head model has no place for, as it has no such part."""
@@ -174,8 +169,14 @@ class _Class:
         found = finding("incomplete", {"missing": missing})
         if found != OK:
             return found
-        lost = sorted(set(self.theirs) - set(base.written_back(loaded)))
-        return finding("lost", {"lost": lost})
+        return self._saved_again(base, self.theirs, loaded)
+
+    def _saved_again(self, subject: Subject, header: Any, loaded: Any) -> Outcome:
+        """Save what was loaded in part: all that has a place is in the file, which is read whole."""
+        saved = subject.written_back(loaded)
+        again = subject.read(saved)
+        lost = sorted(set(header) - set(saved) - set(loaded.left()))
+        return finding("not read again", {"lost": lost, "missing": again.missing(), "left": again.left()})
 
     def check_values(self) -> Outcome:
         return values.compare(self.kind, self.model, self.small)

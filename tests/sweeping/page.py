@@ -1,6 +1,6 @@
 """Write the page docs/sweep.md from the files of two sweeps, or of one: totals, differences with reasons, and the rest.
 
-python tests/sweeping/page.py build/sweep-5.23.0.jsonl build/sweep-5.24.0.jsonl > docs/sweep.md
+python tests/sweep.py --page build/sweep-5.23.0.jsonl build/sweep-5.24.0.jsonl > docs/sweep.md
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ what both libraries write and read of it is compared bit for bit.
 | library | the library's own file is read: nothing is missing, nothing left over; saved again, it is what it was |
 | again | so is the file that we saved |
 | runtime | the model's own names are read as they are |
-| head | the base model's file is read into the class, all of it; saved, and read again |
-| base | the file of the class is read into its base model, all of which is filled; saved, nothing is lost |
+| head | the base model's file is read into the class, all of it that has a place; saved, and read again whole |
+| base | the file of the class is read into its base model, all of which is filled; saved, and read again whole |
 | values | read by us and by the library, and written by both, afresh and after loading: all values are equal |
 """
 

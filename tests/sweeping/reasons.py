@@ -9,6 +9,8 @@ Whose is one of
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, NamedTuple
@@ -22,26 +24,60 @@ class Reason(NamedTuple):
     Args:
         classes: Names of classes, with `*` for any letters.
         checks: Names of checks.
-        code: The code of the outcome; empty for any.
         whose: Whose it is to mend.
         why: What happens, in a sentence or two.
+        code: The code of the outcome; empty for any.
+        says: A regular expression for what stands in the outcome; empty for anything.
     """
 
     classes: tuple[str, ...]
     checks: tuple[str, ...]
-    code: str
     whose: Literal["ours", "theirs", "neither"]
     why: str
+    code: str = ""
+    says: str = ""
 
 
-REASONS: Final[tuple[Reason, ...]] = ()
+REASONS: Final = (
+    Reason(
+        ("*",),
+        ("names",),
+        "neither",
+        "A new model is saved as its class is published: its tower has `vision_model.` or `text_model.` before its names. "
+        "The library leaves that out, and reads both.",
+        code="differs",
+        says=r'"ours": \["([\w.]*\.)?(vision|text)_model\.embeddings\.',
+    ),
+    Reason(
+        ("ColQwen2ForRetrieval",),
+        ("names",),
+        "neither",
+        "Published as `vlm.model.language_model.`; the library leaves the inner `model.` out, and reads both.",
+        code="differs",
+    ),
+    Reason(
+        ("DetrEncoder", "DetrDecoder", "ConditionalDetrEncoder", "ConditionalDetrDecoder"),
+        ("names", "values"),
+        "ours",
+        "Our families speak for the whole model type, so that a part which is saved alone takes the names that it has in "
+        "a published model. Nobody publishes such a part, and the library does not read these names of it.",
+    ),
+    Reason(
+        ("AltCLIPTextModel", "AltCLIPModel"),
+        ("names", "library", "again", "values"),
+        "theirs",
+        "The library's rule `layer -> layers` is meant for the text tower; on saving, it also renames the vision tower, "
+        "and leaves the text tower out where it stands alone. Ours are the published names.",
+    ),
+)
 
 
 def reason_for(line: Mapping[str, Any], check: str) -> Reason | None:
     """Return the first entry that speaks of a class's outcome."""
-    kind = kind_of(line[check])
+    outcome = line[check]
     for reason in REASONS:
-        is_asked = check in reason.checks and reason.code in ("", kind)
-        if is_asked and any(fnmatchcase(line["class"], pattern) for pattern in reason.classes):
+        is_asked = check in reason.checks and reason.code in ("", kind_of(outcome))
+        is_meant = is_asked and any(fnmatchcase(line["class"], pattern) for pattern in reason.classes)
+        if is_meant and re.search(reason.says, json.dumps(outcome)):
             return reason
     return None

@@ -9,6 +9,8 @@ RESNET: Final = {"model_type": "resnet", "out_features": ["stage4"]}
 
 RESNET_LEVELS: Final = {"model_type": "resnet", "out_features": ["stage2", "stage3", "stage4"]}
 
+RESNET_ALL: Final = {"model_type": "resnet", "out_features": ["stage1", "stage2", "stage3", "stage4"]}
+
 EXPERTS: Final = {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 704}
 TOKENS: Final = {"<image>": 100, "<|extra_200|>": 99}
 FULL: Final = {"rope_type": "default", "rope_theta": 10000.0}
@@ -30,6 +32,8 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
     "DeepseekOcr2Config": {"text_config": {"num_hidden_layers": 2, "mlp_layer_types": ["dense", "sparse"]}},
     "DeformableDetrConfig": {"backbone_config": RESNET_LEVELS},
     "DetrConfig": {"backbone_config": RESNET},
+    "ConditionalDetrForSegmentation": {"backbone_config": RESNET_ALL},
+    "DetrForSegmentation": {"backbone_config": RESNET_ALL},
     "DiffusionGemmaTextConfig": EXPERTS,
     "DiffusionGemmaConfig": {"text_config": EXPERTS},
     "Dots1Config": {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2},

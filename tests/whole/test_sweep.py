@@ -213,11 +213,12 @@ def test_totals_and_page_name_what_differs(tmp_path):
 
 
 def test_a_reason_speaks_of_its_classes_and_checks(monkeypatch):
-    reason = reasons.Reason(("T*",), ("saved",), "differs", "theirs", "It writes a name that nobody reads.")
+    reason = reasons.Reason(("T*",), ("saved",), "theirs", "It writes a name that nobody reads.", "differs", '"a"')
     monkeypatch.setattr(reasons, "REASONS", (reason,))
     assert reasons.reason_for(WRONG, "saved") == reason
     assert reasons.reason_for({**WRONG, "class": "Four"}, "saved") is None
-    assert reasons.reason_for({**WRONG, "saved": {"code": "raw"}}, "saved") is None
+    assert reasons.reason_for({**WRONG, "saved": {"code": "raw", "said": "a"}}, "saved") is None
+    assert reasons.reason_for({**WRONG, "saved": {"code": "differs", "ours": ["b"]}}, "saved") is None
 
 
 def test_every_reason_is_of_a_class_that_is_there():
