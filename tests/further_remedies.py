@@ -80,6 +80,16 @@ def operations() -> Iterator[Further]:
     yield from _configurations()
     yield from _prefixes()
     yield Further(
+        "a rule that takes what the target wants as it is",
+        lambda folder: wb.plan(header(a__gamma=(4,), b__gamma=(4,)), NORMS, header(a__weight=(4,), b__gamma=(4,))),
+        "narrow rule 1: the target wants 1 of its sources by their own names, such as b.gamma",
+        lambda folder: wb.plan(
+            header(a__gamma=(4,), b__gamma=(4,)),
+            [wb.WeightRenaming("a.gamma", "a.weight")],
+            header(a__weight=(4,), b__gamma=(4,)),
+        ),
+    )
+    yield Further(
         "a bias that no layer has",
         lambda folder: wb.plan(ATTENTION, [_fused("{leaf}")]),
         "narrow the rule to the tensors that have all parts",

@@ -30,6 +30,8 @@ from mutant_runs import ROOT, End, preload, run_tests
 from mutations import Mutation, mutate, mutations
 
 MODULES = (
+    "planning/names/prepared",
+    "planning/names/wanting",
     "planning/joining",
     "planning/tracing",
     "planning/readings",
@@ -50,6 +52,8 @@ TESTS = (
     "operations/test_ops.py",
     "mappings/test_transforms.py",
     "planning/test_casts.py",
+    "planning/test_giving_way.py",
+    "planning/test_no_fit.py",
     "planning/test_only_choice.py",
     "planning/test_origins.py",
     "planning/test_planning.py",

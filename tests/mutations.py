@@ -1,7 +1,8 @@
 """Small changes to a module's source that should make a test fail: found and applied by its syntax tree.
 
 A mutation is a place and a new text for it. What an error says is left alone, as are annotations, docstrings,
-asserts that only tell a type checker what is known, and the `strict` of a `zip`, which is an assert as well.
+asserts that only tell a type checker what is known, the `strict` of a `zip`, which is an assert as well, and the number
+of a named limit, which is a choice.
 """
 
 from __future__ import annotations
@@ -161,7 +162,9 @@ def _is_words(node: ast.AST) -> bool:
             return "is not None" in ast.unparse(test) or "isinstance" in ast.unparse(test)
         case ast.If(test=ast.Name(id="TYPE_CHECKING")) | ast.keyword(arg="strict"):
             return True
-        case ast.AnnAssign(value=None):
+        case (
+            ast.AnnAssign(value=None) | ast.AnnAssign(annotation=ast.Name("Final"), value=ast.Constant() | ast.BinOp())
+        ):
             return True
     return False
 
@@ -184,12 +187,23 @@ def _of_tests(node: ast.AST) -> Iterator[Change]:
                 yield "part of a condition", rest[0] if len(rest) == 1 else ast.BoolOp(operator, rest)
         case ast.UnaryOp(ast.Not(), operand):
             yield "not", operand
-        case ast.If(test, body, orelse):
+        case ast.If(test, body, orelse) if not _is_turned_itself(test):
             yield "turned if", ast.If(ast.UnaryOp(ast.Not(), test), body, orelse)
-        case ast.IfExp(test, body, orelse):
+        case ast.IfExp(test, body, orelse) if not _is_turned_itself(test):
             yield "turned if", ast.IfExp(test, orelse, body)
         case ast.comprehension(target, iterator, tests, is_async) if tests:
             yield "filter", ast.comprehension(target, iterator, [], is_async)
+
+
+def _is_turned_itself(test: ast.AST) -> bool:
+    """Tell whether another change turns a condition round already."""
+    match test:
+        case (
+            ast.UnaryOp(ast.Not())
+            | ast.Compare(ops=[ast.Eq() | ast.NotEq() | ast.In() | ast.NotIn() | ast.Is() | ast.IsNot()])
+        ):
+            return True
+    return False
 
 
 def _of_expressions(node: ast.AST) -> Iterator[Change]:
@@ -235,7 +249,9 @@ def _of_returns(node: ast.AST) -> Iterator[Change]:
             return
         case ast.Return(value=ast.Constant(value=bool())):
             return  # the constant itself is turned
-        case ast.Return(value=ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()) as value):
+        case ast.Return(value=value) if _is_turned_itself(value):
+            return
+        case ast.Return(value=ast.Compare() | ast.BoolOp() as value):
             yield "return", ast.Return(ast.UnaryOp(ast.Not(), copy.deepcopy(value)))
         case ast.Return():
             yield "return", ast.Return(ast.Constant(None))

@@ -41,6 +41,9 @@ def test_e_rules_that_are_too_wide_are_shown_at_work() -> None:
     places = {problem.where for problem in error.problems}
     assert places == {f"layers.{{0..2}}.cross.{part}" for part in "qkv"}
     assert "the source layers.0.cross.k, of which rule 1 makes layers.0.cross.qkv" in str(error)
+    assert error.hint == "narrow rule 1: the target wants 9 of its sources by their own names, such as layers.0.cross.k"
+    narrow = wb.WeightConverter(["attn.q", "attn.k", "attn.v"], "attn.qkv", [wb.Concatenate(0)])
+    assert len(wb.plan(header(*parts("attn", "cross")), [narrow], target).steps) == 12
 
 
 def test_a_checkpoint_in_the_targets_layout_is_shown_as_it_is() -> None:
@@ -103,7 +106,8 @@ def test_e_whatever_is_proposed_leads_to_a_plan(seed: int) -> None:
     except wb.PlanError as error:
         if error.code != "plan-failed" or not error.hint.startswith("put "):
             return
-        rule = eval(error.hint.removeprefix("put ").partition(" before ")[0], vars(wb))
+        kinds = {"PrefixChange": wb.PrefixChange, "WeightRenaming": wb.WeightRenaming}
+        rule = eval(error.hint.removeprefix("put ").partition(" before ")[0], kinds)
         made = wb.plan(source, [rule], target, partial="left over" in error.hint)
         assert set(target) <= set(made.step_of_target)
 

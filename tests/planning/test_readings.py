@@ -213,3 +213,65 @@ def test_keys_that_were_sorted_out_are_matched_as_each_by_itself(keys: list[str]
     inside = {key: key.removeprefix(before) for key in keys if key.startswith(before)}
     alone = {key for key, name in inside.items() if parsed.match(name, literal=True) is not None}
     assert set(sorted_out.matching(pattern, scope)) == alone
+
+
+def test_h2_a_head_that_has_a_part_in_a_sub_tree_of_the_base_model_keeps_its_own_names() -> None:
+    """A speaker model's head calls a tensor `extractor.weight`; the base model has `extractor.layers` beside it."""
+    target = header("net.extractor.layers.0.weight", "net.extractor.layers.1.weight", "net.norm", "extractor.weight")
+    source = header("extractor.layers.0.weight", "extractor.layers.1.weight", "norm", "extractor.weight")
+    plan = wb.plan(source, wb.Mapping(base_prefix="net"), target)
+    assert plan.reading == "mapped, with net. added"
+    assert set(plan.inverse().target) == set(source)
+    assert {step.sources[0]: step.targets[0] for step in plan.steps} == {
+        key: key if key == "extractor.weight" else f"net.{key}" for key in source
+    }
+
+
+def test_h2_a_prefix_that_the_mapping_itself_puts_there_is_not_put_twice() -> None:
+    """The rule that the reading would add is one of the mapping's own: that one does it."""
+    rule = wb.GroupWeightRename(["^text", "^vision"], ["model.text", "model.vision"])
+    source, target = header("text.w", "vision.w", "head.w"), header("model.text.w", "model.vision.w", "head.w")
+    plan = wb.plan(source, wb.Mapping([rule], base_prefix="model"), target)
+    assert plan.step_of_target.keys() == target.specs.keys()
+
+
+DEEP = wb.Mapping([wb.WeightRenaming(r"\.norm\.", ".kv_norm."), wb.WeightRenaming("^emb", "embed")], base_prefix="net")
+
+
+def test_c6_rules_that_speak_of_bare_names_run_before_the_prefix() -> None:
+    source = header("emb.w", "norm.w", "layers.0.norm.w", "head.w")
+    target = header("net.embed.w", "net.norm.w", "net.layers.0.kv_norm.w", "head.w")
+    plan = wb.plan(source, DEEP, target)
+    assert plan.reading == "mapped, then with net. added"
+    assert {step.sources[0]: step.targets[0] for step in plan.steps} == {
+        "emb.w": "net.embed.w",
+        "norm.w": "net.norm.w",
+        "layers.0.norm.w": "net.layers.0.kv_norm.w",
+        "head.w": "head.w",
+    }
+    assert set(plan.inverse().target) == set(source)
+
+
+def test_c6_rules_that_speak_of_the_head_model_run_before_the_prefix_is_removed() -> None:
+    mapping = wb.Mapping([wb.WeightRenaming("^old", "net.new")], base_prefix="net")
+    plan = wb.plan(header("old.w", "norm"), mapping, header("new.w", "norm"))
+    assert plan.reading == "mapped, then with net. removed"
+    assert {step.sources[0]: step.targets[0] for step in plan.steps} == {"old.w": "new.w", "norm": "norm"}
+
+
+def test_c6_where_both_orders_come_to_the_same_names_there_is_one_reading() -> None:
+    mapping = wb.Mapping([wb.WeightRenaming("gamma", "weight")], base_prefix="net")
+    source, target = header("norm.gamma"), header("net.norm.weight")
+    assert not any("then with" in name for name in names(mapping, source, target))
+
+
+def test_c6_the_two_orders_are_told_apart_by_shapes_or_not_at_all() -> None:
+    """Both would fit by their names: nothing is guessed."""
+    rules = [wb.WeightRenaming(r"^a", "c"), wb.WeightRenaming(r"^b", "a"), wb.WeightRenaming(r"^c", "b")]
+    mapping = wb.Mapping(rules, base_prefix="net")
+    target = header("net.a", "net.b")
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header("a", "b"), mapping, target)
+    assert caught.value.code == "layout-ambiguous"
+    assert "mapped, with net. added" in str(caught.value)
+    assert "mapped, then with net. added" in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import weighbridge as wb
-from weighbridge.planning.way_back.origins import find_origins
+from weighbridge.planning.way_back.origins import find_origins, find_rivals, invert_rules
 from weighbridge.planning.way_back.preimages import MOST_NAMES, find_preimages, is_move
 
 
@@ -30,8 +30,14 @@ def test_names_of_a_stack_are_those_of_its_first_member() -> None:
 def test_names_of_one_part_are_its_own_and_that_of_the_whole() -> None:
     mapping = wb.Mapping([wb.WeightConverter("qk", ["q", "k"], [wb.Chunk(0)])])
     assert find_preimages(mapping, ["a.k"])["a.k"].names == {"a.qk", "a.k"}
+    mapping = wb.Mapping([wb.WeightConverter(["q", "k"], "qk", [wb.Concatenate(0)])])
+    assert find_preimages(mapping, ["a.qk"])["a.qk"].names == {"a.q", "a.qk"}
     mapping = wb.Mapping([wb.WeightConverter("all", "x.*.w", [wb.SplitModulelist(0)])])
     assert find_preimages(mapping, ["x.0.w"])["x.0.w"].names == {"all", "x.0.w"}
+    mapping = wb.Mapping([wb.WeightRenaming("x", "y"), *mapping])
+    assert find_preimages(mapping, ["x.0.w"])["x.0.w"].names == {"all"}, "the rule in front is not run again"
+    names = {"h.3.e.0.g", "h.3.e.gu", "layers.3.e.0.g", "layers.3.e.gu"}
+    assert find_preimages(MOVED.inverse(), ["h.3.e.0.g"])["h.3.e.0.g"].names == names
 
 
 def test_names_that_no_rule_leads_to_are_none() -> None:
@@ -39,6 +45,8 @@ def test_names_that_no_rule_leads_to_are_none() -> None:
     mapping = wb.Mapping([wb.WeightRenaming("^old", "new"), wb.WeightRenaming("^new", "newer")])
     assert find_preimages(mapping, ["newer.w"])["newer.w"].names == {"old.w", "new.w", "newer.w"}
     assert find_preimages(mapping, ["new.w"])["new.w"].names == set()
+    both = wb.Mapping([wb.WeightConverter("a", name, [wb.Transpose(0, 1)]) for name in ("one", "other")])
+    assert find_preimages(both, ["one"])["one"].names == {"one"}, "two rules claim the other name"
 
 
 def test_a_name_that_comes_both_ways_is_likely_if_one_of_them_is() -> None:
@@ -51,6 +59,8 @@ def test_a_rule_for_one_whole_name_has_told_it() -> None:
     """So has one that speaks of a whole name up to its indices; one that speaks of a part, or of any part, has not."""
     told = wb.WeightRenaming(r"^stem\.{i:int}\.kernel$", "conv.{i}.weight")
     assert find_preimages(wb.Mapping([told]), ["conv.3.weight"])["conv.3.weight"].likely == {"stem.3.kernel"}
+    told = wb.WeightRenaming("^stem$", "conv.weight")
+    assert find_preimages(wb.Mapping([told]), ["conv.weight"])["conv.weight"].likely == {"stem"}
     part = wb.WeightRenaming("kernel", "weight")
     assert find_preimages(wb.Mapping([part]), ["conv.weight"])["conv.weight"].likely == {"conv.kernel", "conv.weight"}
     any_part = wb.WeightRenaming("{a}.kernel", "{a}.weight")
@@ -87,10 +97,25 @@ def test_a_rule_that_moves_a_place_begins_with_the_key_and_names_where_to(rule: 
 def test_origin_has_the_index_of_the_name_it_leads_to() -> None:
     """Of a tensor that is cut to pieces the whole is the origin of each piece, whichever number it has."""
     found = find_origins(MOVED.inverse(), ["h.3.e.7.u", "h.3.e.0.g"])
-    assert {key: origin.sources for key, origin in found.items()} == {
-        "h.3.e.7.u": ("layers.3.e.gu",),
-        "h.3.e.0.g": ("layers.3.e.gu",),
-    }
+    assert found == dict.fromkeys(("h.3.e.7.u", "h.3.e.0.g"), (("layers.3.e.gu",), (0, 1)))
+
+
+def test_origin_is_not_changed_by_a_rule_in_front_of_the_one_that_makes_the_name() -> None:
+    split = wb.WeightConverter("all", "x.*.w", [wb.SplitModulelist(0)])
+    found = find_origins(wb.Mapping([wb.WeightRenaming("x", "y"), split]), ["x.0.w", "x.2.w"])
+    assert found == {"x.0.w": (("all",), (1,)), "x.2.w": (("all",), (1,))}
+
+
+def test_a_name_that_the_rules_would_not_stop_at_has_no_origin() -> None:
+    mapping = wb.Mapping([wb.WeightRenaming("^a", "b"), wb.WeightRenaming("^b", "c")])
+    assert find_origins(mapping, ["b", "c", "d"]) == {"c": (("a",), (0, 1))}
+
+
+def test_of_two_rules_that_write_as_much_none_is_the_special_one() -> None:
+    same = wb.Mapping([wb.WeightRenaming("^old", "new"), wb.WeightRenaming("^ancient", "new")])
+    assert find_rivals(same, ["new.w"]) == {}
+    longer = wb.Mapping([wb.WeightRenaming("^old.w", "new.w"), wb.WeightRenaming("^ancient", "new")])
+    assert find_rivals(longer, ["new.w"]) == {"new.w": ((("ancient.w",), (1,)), (("old.w",), (0,)))}
 
 
 # ---- what a target settles ----
@@ -120,6 +145,24 @@ def test_a_target_settles_the_way_back_beside_what_is_declared(beside, wanted, o
     }
 
 
+def test_rules_that_settled_a_name_are_told_in_the_order_of_the_way_back() -> None:
+    """A rule that only old files need has no number there: a target may have the names that it reads, all the same."""
+    gamma, moved = wb.WeightRenaming("gamma", "weight"), wb.WeightRenaming("^x", "y")
+    made, wanted = header(y__weight=(2,)), header(x__gamma=(2,))
+    for legacy, rules in (([], (0, 1)), ([gamma], (0,))):
+        back = wb.plan(made, wb.Mapping([gamma, moved], legacy=legacy).inverse(), target=wanted)
+        (step,) = back.steps
+        assert (step.sources, step.targets, step.rules) == (("y.weight",), ("x.gamma",), rules)
+        assert back.choices == ()
+
+
+def test_rules_that_only_old_files_need_have_no_part_in_a_way_back() -> None:
+    gamma, moved = wb.WeightRenaming("gamma", "weight"), wb.WeightRenaming("^x", "y")
+    assert invert_rules(wb.Mapping([gamma, moved])).numbers == (1, 0)
+    assert invert_rules(wb.Mapping([gamma, moved], legacy=[gamma])).numbers == (1,)
+    assert set(find_origins(wb.Mapping([gamma, moved], legacy=[gamma]), ["a.weight", "y.b"])) == {"y.b"}
+
+
 # ---- what is said of a reading ----
 
 
@@ -138,3 +181,15 @@ def test_what_a_group_lacks_is_looked_for_in_its_own_layer() -> None:
         wb.plan(source, [join])
     (problem,) = caught.value.problems
     assert problem.got.splitlines()[1].strip() == "nearest keys: layers.1.kk.weight, layers.1.q.weight"
+
+
+def test_a_failure_reads_the_same_whatever_order_keys_come_in() -> None:
+    shapes = {"a.q": (2, 3), "a.k": (2, 4), "b.q": (5, 3), "b.k": (5, 4), "c.q": (2,), "ck": (2,), "c.kk": (2,)}
+    rules = [wb.WeightConverter([f"{n}.q", f"{n}.k"], f"{n}.qk", [wb.Concatenate(0)]) for n in "bac"]
+    said = []
+    for keys in (list(shapes), list(reversed(shapes))):
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(wb.Header({key: wb.TensorSpec("F32", shapes[key]) for key in keys}), rules)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert [line.rpartition(" @ ")[2] for line in said[0].splitlines() if " @ " in line] == ["c.qk", "b.qk", "a.qk"]

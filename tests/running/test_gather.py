@@ -23,6 +23,7 @@ from weighbridge.running import budgets, devices, execute, filling, gather as ga
 from weighbridge.running.devices import fill_tensors, gather_staged
 from weighbridge.running.execute import Slots, copy_strided, make
 from weighbridge.running.gather import Wanted, gather, group_steps
+from weighbridge.running.sources import LayeredCheckpoint, PlannedCheckpoint
 from weighbridge.storage.places.scatter import MAX_SPANS, Span, scatter
 
 EXPERTS = [
@@ -107,6 +108,29 @@ def test_many_tensors_are_filled_as_one_is(kind: str, dtype: str | None, tmp_pat
     expected = twin_of(wb.plan(values(), EXPERTS, dtype=dtype), values())
     assert same(made, expected)
     assert torch.equal(made["e.down"][3], values()["e.3.down.weight"].t().to(made["e.down"].dtype))
+
+
+def test_a_step_is_cut_into_parts_where_all_that_it_reads_lies_in_memory(small_limits: None) -> None:
+    """What is made as it is asked for is made once, however many parts the step would have."""
+    held = {"front": torch.arange(600.0).view(20, 30), "behind": torch.arange(900.0).view(30, 30)}
+    join = [wb.WeightConverter(["front", "behind"], "both", [wb.Concatenate(dim=0), wb.Transpose(0, 1)])]
+    plan = wb.plan(held, join)
+    in_memory = wb.open(held)
+    first, second = (wb.open({key: held[key]}) for key in held)
+    is_made = PlannedCheckpoint(wb.plan({"behind": held["behind"]}), second)
+    told: dict[str, int] = {}
+    for name, checkpoint in (
+        ("in memory", in_memory),
+        ("made", PlannedCheckpoint(wb.plan(held), in_memory)),
+        ("both", LayeredCheckpoint(first, is_made, frozenset({"behind"}))),
+    ):
+        parts: list[int] = []
+        made, listed = wanted_of(plan)
+        gather(listed, checkpoint, Counter(plan.target.size_bytes, lambda done, _, parts=parts: parts.append(done)))
+        assert torch.equal(made["both"], torch.cat([held["front"], held["behind"]]).t())
+        told[name] = len(parts)
+    assert told["in memory"] > 4
+    assert (told["made"], told["both"]) == (1, 1)
 
 
 @pytest.mark.parametrize("dtype", [None, "F32"])

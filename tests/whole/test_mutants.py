@@ -52,6 +52,14 @@ def test_each_kind_of_change_is_made_once_at_its_place():
     assert {"and/or", "part of a condition", "turned if"} <= kinds
 
 
+@pytest.mark.parametrize(
+    "text", [SOURCE, "def f(a):\n    if not a:\n        return a == 1\n    return 2 if a in b else not b\n"]
+)
+def test_no_two_changes_come_to_the_same(text: str) -> None:
+    made = [mutate(text, change.number) for change in mutations(text)]
+    assert len(set(made)) == len(made)
+
+
 def test_words_and_what_is_known_are_left_alone():
     """A docstring, an annotation, the text of an error, and an assert for the type checker."""
     texts = {change.before for change in mutations(SOURCE)}
@@ -60,6 +68,7 @@ def test_words_and_what_is_known_are_left_alone():
     )
     assert "len(names) + 1" not in texts
     assert mutations("pairs = zip(names, sizes, strict=True)") == []
+    assert mutations("MOST: Final = 8 * 2**20") == []
     assert not any(change.line == 4 and change.kind != "constant" for change in mutations(SOURCE))
 
 

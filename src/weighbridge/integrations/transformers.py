@@ -184,6 +184,7 @@ def from_pretrained(
     mapping: AnyMapping | None = None,
     layout: str = "auto",
     copy: bool = False,
+    huge_pages: str | None = None,
     **arguments: Any,
 ) -> Any:
     """Load a model as the library's `from_pretrained` does, through a plan that was proven first.
@@ -207,6 +208,8 @@ def from_pretrained(
         layout: How the checkpoint's layout is read: ``"auto"``, or ``"mapped"`` or ``"as is"`` to declare it.
         copy: Give every weight memory of its own; otherwise one that a file holds as it is wanted is mapped, as
             the library does it. See `Plan.stream` for what that means when somebody writes into the file.
+        huge_pages: Whether the weights' memory is backed with huge pages: ``"on"``, ``"off"``, or ``"auto"`` to measure
+            what is faster here; by default what `WEIGHBRIDGE_HUGE_PAGES` says.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration.
 
     Returns:
@@ -217,15 +220,17 @@ def from_pretrained(
         RegistryError: `integration-unsupported` for an argument or a kind of checkpoint that has no plan,
             `integration-version`.
         CheckpointError: As `weighbridge.open`.
+        WeighbridgeError: `usage` for another word about huge pages.
     """
     from weighbridge.integrations.transformers_loading import Load, converted_by
     from weighbridge.storage import open_checkpoint
+    from weighbridge.storage.places.huge_pages import decided
 
     _refuse([name for name in _REFUSED if arguments.get(name)])
     options = Options(partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout)
     checkpoint = open_checkpoint(_local(path, arguments))
     load = Load(checkpoint, None if mapping is None else find_mapping(mapping), resolve, options, copy, resolve_theirs)
-    with converted_by(load.fill):
+    with decided(huge_pages), converted_by(load.fill):
         model = model_class.from_pretrained(path, config=config, dtype=dtype, **arguments)
     load.finish(model)
     return model if device is None else model.to(device)

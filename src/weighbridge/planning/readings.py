@@ -25,6 +25,7 @@ from weighbridge.mappings.exception_rules import KeyRule
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, pairs, strip_scope
 from weighbridge.pattern import Pattern
+from weighbridge.planning.names.subtrees import subtrees
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.tracing import last_names, prepare, trace_keys
 
@@ -40,7 +41,7 @@ class Reading:
         mapping: The mapping to run under this reading.
         is_mapped: Whether the caller's mapping is part of it.
         change: The prefix change that this reading puts before all other transforms, if it does.
-        spared: First segments of the keys that the change leaves alone.
+        spared: Paths of the sub-trees that the change leaves alone.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Reading:
         """Return the keys that the change of prefix gives another name, by that name."""
         if self.change is None:
             return {}
-        changed = [key for key in keys if _first(key) not in self.spared]
+        changed = [key for key in keys if not any(f"{key}.".startswith(f"{path}.") for path in self.spared)]
         return {name: key for key in changed if (name := _renamed(self.change, key)) != key}
 
     def live(self, source: Header) -> list[str]:
@@ -207,12 +208,10 @@ def _any_below(prefix: str, keys: Iterable[str]) -> bool:
 
 def _added_behind(prefix: str, ends: MappingOf[str, tuple[str, ...]], target: Header) -> Transform | None:
     """Return the change that puts a prefix before all names but those of sub-trees that the target has without it."""
-    trees: dict[str, list[str]] = {}
-    for name in (name for names in ends.values() for name in names):
-        trees.setdefault(_first(name), []).append(name)
-    named = [
-        first for first, names in trees.items() if first != _first(prefix) and not any(map(Wanted(target).has, names))
-    ]
+    wanted = Wanted(target)
+    ours = dict.fromkeys(name for names in ends.values() for name in names if not name.startswith(f"{prefix}."))
+    trees = subtrees(ours, lambda names: len({wanted.has(name) for name in names}) == 2)
+    named = [path for path, names in trees if not any(map(wanted.has, names))]
     return _moved(named, prefix) if named else None
 
 
@@ -251,7 +250,8 @@ def _sparing(reading: Reading, unchanged: Mapping, source: Header, target: Heade
     """Leave those sub-trees without the prefix that have a place in the target as they are, and none with it.
 
     A file of a model that was made from a base model's may hold a new head beside the bare names of the base. Each
-    sub-tree is decided as a whole, by all of its keys.
+    sub-tree is decided as a whole, by all of its keys; one that both of them have a part in (`extractor.weight` of the
+    head, `extractor.layers` of the base) is divided until each part is of one kind.
 
     Args:
         reading: A reading that adds a prefix to all keys.
@@ -262,25 +262,19 @@ def _sparing(reading: Reading, unchanged: Mapping, source: Header, target: Heade
     change = reading.change
     if change is None or change.prefix_to_add is None:
         return reading
-    trees: dict[str, list[str]] = {}
-    for key in reading.live(source):
-        trees.setdefault(_first(key), []).append(key)
-    spared = {
-        first
-        for first, keys in trees.items()
-        if lands(unchanged, keys, target) and not lands(reading.mapping, keys, target)
-    }
+
+    def fits(keys: list[str]) -> tuple[bool, bool]:
+        return lands(unchanged, keys, target), lands(reading.mapping, keys, target)
+
+    trees = dict(subtrees(reading.live(source), lambda keys: all(fits(keys))))
+    spared = {path for path, keys in trees.items() if fits(keys) == (True, False)}
     if not spared or len(spared) == len(trees):
         return reading
-    moved = _moved([first for first in trees if first not in spared], change.prefix_to_add)
-    if moved is None:
+    moved = _moved([path for path in trees if path not in spared], change.prefix_to_add)
+    if moved is None or moved in unchanged.transforms:
         return reading
     mapping = replace(reading.mapping, transforms=(moved, *unchanged.transforms))
     return replace(reading, mapping=mapping, spared=frozenset(spared))
-
-
-def _first(key: str) -> str:
-    return key.partition(".")[0]
 
 
 def _renamed(change: PrefixChange, key: str) -> str:

@@ -36,7 +36,7 @@ FAR_BYTES: Final = 16 * 1024
 """Pieces of a source that lie this far apart are read by a call each; to read what is between them takes longer."""
 
 HUGE_BYTES: Final = 4 * 2**20
-"""Tensors of at least this size are backed with huge pages, where the kernel offers them."""
+"""Tensors of at least this size may be backed with huge pages, where these are found to be faster."""
 
 
 def allocate(spec: TensorSpec, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -48,7 +48,7 @@ def allocate(spec: TensorSpec, device: torch.device | str = "cpu") -> torch.Tens
     import torch
 
     from weighbridge.storage.formats.torch_tensors import torch_layout
-    from weighbridge.storage.places.scatter import advise_huge
+    from weighbridge.storage.places.huge_pages import advise_huge
 
     dtype, shape = torch_layout(spec) or (torch.uint8, (spec.size_bytes,))
     try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.algebra.copies import Copy
 from weighbridge.algebra.layout import Layout, windows
+from weighbridge.algebra.squares import Square, squares
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.base.workers import Counter, Task, run_all
@@ -25,7 +26,8 @@ from weighbridge.planning.steps import Step
 from weighbridge.running.budgets import WINDOW_BYTES, is_in_runs, share_out, window_numel
 from weighbridge.running.execute import Slots, allocate, fill
 from weighbridge.running.gather import await_devices
-from weighbridge.storage.protocol import Extent
+from weighbridge.running.transposing import is_squared, square_numel, write_square
+from weighbridge.storage.protocol import Extent, FileReader
 
 if TYPE_CHECKING:
     import torch
@@ -172,6 +174,8 @@ class _Filling:
         elif is_in_runs(output, step, self.checkpoint):
             for copy in output.layout.copies:
                 yield from self._run(copy, offset, step)
+        elif is_squared(output, step, self.checkpoint, self.share_bytes, window_numel(output, self.share_bytes)):
+            yield from self._squares(output, step, offset)
         else:
             slots = Slots(step, self.checkpoint)
             itemsize = DTYPES[output.dtype].itemsize
@@ -192,6 +196,27 @@ class _Filling:
         for done in range(0, size_bytes, PIECE_BYTES):
             part = raw[done : done + PIECE_BYTES]
             yield _Build(len(part), partial(_write_raw, part, place + done))
+
+    def _squares(self, output: Output, step: Step, offset: int) -> Iterator[_Build]:
+        """Transpose a tensor square by square."""
+        dtype, most = output.dtype, square_numel(output, self.share_bytes)
+        for copy in output.layout.copies:
+            key = step.sources[copy.source]
+            for square in squares(copy, most):
+                write = partial(self._write_square, square, key, dtype, offset)
+                yield _Build(square.numel * DTYPES[dtype].itemsize, write)
+
+    def _write_square(self, square: Square, key: str, dtype: str, offset: int, sink: Sink) -> None:
+        import torch
+
+        from weighbridge.storage.formats.torch_tensors import dtype_of
+
+        assert isinstance(self.checkpoint, FileReader)
+        size_bytes = square.numel * DTYPES[dtype].itemsize
+        with torch.no_grad():
+            both = self._buffer(2 * size_bytes)
+            first, second = (part.view(dtype_of(dtype)) for part in (both[:size_bytes], both[size_bytes:]))
+            write_square(square, key, self.checkpoint, (first, second), offset, sink)
 
     def _packed(self, offset: int, spec: TensorSpec, key: str) -> Iterator[_Move | _Build]:
         """Move a tensor whose elements are smaller than a byte."""

@@ -40,7 +40,7 @@ def none_fits(
         "plan-failed",
         f'the mapping "{name}" does not fit' if name else "the mapping does not fit",
         got="\n".join(tried),
-        hint=propose_rename(best, source, draft) or _hint(best) or _other_layout(others),
+        hint=_too_wide(best) or propose_rename(best, source, draft) or _hint(best) or _other_layout(others),
         problems=merge_alike(best.problems(source, target)),
     )
 
@@ -76,6 +76,18 @@ def _fault_line(draft: Draft) -> str:
 def _other_layout(others: Sequence[Draft]) -> str:
     is_plain = any(draft.reading.name == "as is" for draft in others)
     return 'mend what is wrong; layout="as is" if the checkpoint is in the target\'s layout already' if is_plain else ""
+
+
+def _too_wide(draft: Draft) -> str:
+    """Name the rules that take what the target wants as it is, if that is all that is wrong."""
+    wanted = set(draft.missing)
+    taken = [step for step in draft.strays if step.rules and wanted.issuperset(step.sources)]
+    keys = sorted({key for step in taken for key in step.sources})
+    if not keys or set(keys) != wanted or wanted != set(draft.unplaced) or draft.faults:
+        return ""
+    numbers = sorted({rule + 1 for step in taken for rule in step.rules})
+    rules = f"rule {numbers[0]}" if len(numbers) == 1 else f"one of rules {', '.join(map(str, numbers))}"
+    return f"narrow {rules}: the target wants {len(keys):,} of its sources by their own names, such as {keys[0]}"
 
 
 def _hint(draft: Draft) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -42,7 +43,6 @@ class WayBack(NamedTuple):
 
     mapping: Mapping
     numbers: tuple[int, ...]
-    is_whole: bool
 
 
 def find_origins(mapping: Mapping, keys: Iterable[str]) -> dict[str, Origin]:
@@ -106,7 +106,7 @@ def _rivals(forward: Rules, back: Rules, key: str) -> tuple[Origin, Origin] | No
         if rival is None or not set(chosen.rules) - set(rival.rules) or not set(rival.rules) - set(chosen.rules):
             continue
         ours, theirs = _written_lengths(back, key), _written_lengths(others, key)
-        if max((theirs[rule] for rule in theirs.keys() - ours.keys()), default=0) > ours[number]:
+        if any(theirs[rule] > ours[number] for rule in theirs.keys() - ours.keys()):
             return chosen, rival
     return None
 
@@ -114,16 +114,16 @@ def _rivals(forward: Rules, back: Rules, key: str) -> tuple[Origin, Origin] | No
 def _written_lengths(back: Rules, key: str) -> dict[int, int]:
     """Return for each rename that takes a name back how many of its characters the rename has written."""
     lengths: dict[int, int] = {}
-    name: str | None = key
     for rule in back.rules:
-        matched = match_rule(back, rule, name) if name is not None else None
-        if matched is None or name is None:
+        matched = match_rule(back, rule, key)
+        if matched is None:
             continue
-        if rule.converts:
-            break
         lane, match, inner = matched
+        earlier = None if rule.converts else write_name(rule, rule.pairs[lane][1], match, match.captures, inner)
+        if earlier is None:
+            break
         lengths[rule.number] = match.stop - match.start
-        name = write_name(rule, rule.pairs[lane][1], match, match.captures, inner)
+        key = earlier
     return lengths
 
 
@@ -154,15 +154,12 @@ def unstable_names(mapping: Mapping, keys: Iterable[str], wanted: Wanted | None 
 def invert_rules(mapping: Mapping) -> WayBack:
     """Invert the rules of a mapping that have an inverse; those that only old files need are left out."""
     inverted: dict[Transform, int] = {}
-    lost = 0
     for number, transform in reversed(list(enumerate(mapping.transforms))):
         if transform in mapping.legacy:
             continue
-        try:
+        with suppress(WeighbridgeError):
             inverted.setdefault(transform.inverse(), number)
-        except WeighbridgeError:
-            lost += 1
-    return WayBack(Mapping(inverted, name=mapping.name), tuple(inverted.values()), not lost)
+    return WayBack(Mapping(inverted, name=mapping.name), tuple(inverted.values()))
 
 
 def _origin(forward: Rules, back: Rules, key: str) -> Origin | None:

@@ -8,6 +8,7 @@ Likeliest is what the rules lead back to, where a rule moves one place of the tr
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import WeighbridgeError
@@ -76,17 +77,10 @@ def is_move(transform: Transform) -> bool:
 
 
 def _verified(forward: Rules, back: Rules, moves: frozenset[int], key: str) -> Preimages:
-    found: dict[str, bool] = {}
-    is_cut = False
-    for count, (name, is_likely) in enumerate(_followed(back, moves, key)):
-        if count >= MOST_NAMES:
-            is_cut = True
-            break
-        if (is_likely and not found.get(name)) and _leads(forward, name, key):
-            found[name] = True
-        elif name not in found and _leads(forward, name, key):
-            found[name] = False
-    return Preimages(frozenset(found), frozenset(name for name, is_likely in found.items() if is_likely), is_cut)
+    ways = list(islice(_followed(back, moves, key), MOST_NAMES + 1))
+    followed = ways[:MOST_NAMES]
+    names = frozenset(name for name in {name for name, _ in followed} if _leads(forward, name, key))
+    return Preimages(names, names & {name for name, is_likely in followed if is_likely}, len(ways) > MOST_NAMES)
 
 
 def _followed(back: Rules, moves: frozenset[int], key: str) -> Iterator[tuple[str, bool]]:
@@ -98,37 +92,35 @@ def _followed(back: Rules, moves: frozenset[int], key: str) -> Iterator[tuple[st
             yield name, is_likely
             continue
         rule = back.rules[place]
-        earlier = _Earlier(None, is_told=False) if rule.converts and has_converted else _before(back, rule, name)
-        stays = earlier.name is None or not (place in moves or earlier.is_told)
+        earlier = None if rule.converts and has_converted else _before(back, rule, name)
+        stays = earlier is None or not (place in moves or earlier.is_told)
         open_names.append((name, place + 1, has_converted, is_likely and stays))
-        if earlier.name is not None:
+        if earlier is not None:
             open_names.append((earlier.name, place + 1, has_converted or rule.converts, is_likely))
 
 
 class _Earlier(NamedTuple):
     """What an inverted rule makes of a name, and whether the rule speaks of this name alone, up to its indices."""
 
-    name: str | None
+    name: str
     is_told: bool
 
 
-def _before(back: Rules, rule: Rule, name: str) -> _Earlier:
+def _before(back: Rules, rule: Rule, name: str) -> _Earlier | None:
     """Run one inverted rule over a name; of several names that it writes, the first is returned."""
     try:
         matched = match_rule(back, rule, name)
     except WeighbridgeError:
-        matched = None
+        return None
     if matched is None:
-        return _Earlier(None, is_told=False)
+        return None
     lane, match, inner = matched
-    is_told = (match.start, match.stop) == (0, len(inner)) and all(map(str.isdigit, match.captures.values()))
-    if not rule.converts:
-        return _Earlier(write_name(rule, rule.pairs[lane][1], match, match.captures, inner), is_told)
-    captures = dict(match.captures)
-    if rule.merges:
-        captures.pop(f"*{rule.pairs[lane][0].stars}", None)
     free = {f"*{rule.targets[0].stars}": "0"} if rule.splits else {}
-    return _Earlier(write_name(rule, rule.targets[0], match, {**captures, **free}, inner), is_told)
+    target = rule.targets[0] if rule.converts else rule.pairs[lane][1]
+    written = write_name(rule, target, match, {**match.captures, **free}, inner)
+    is_whole = (match.start, match.stop) == (0, len(inner))
+    is_told = is_whole and all(map(str.isdigit, match.captures.values()))
+    return None if written is None else _Earlier(written, is_told)
 
 
 def _leads(forward: Rules, name: str, key: str) -> bool:
@@ -137,7 +129,7 @@ def _leads(forward: Rules, name: str, key: str) -> bool:
         trace = trace_key(forward, name)
         if trace.hit is None:
             return trace.name == key
-        names = [output.replace(FREE, trace.hit.place or "0") for output in trace.hit.outputs]
+        names = [output.replace(FREE, "0") for output in trace.hit.outputs]
         return any(last == key for last, _ in finish_names(forward, names, trace.hit.rule + 1, []).values())
     except WeighbridgeError:
         return False

@@ -35,7 +35,7 @@ def steps_from_target(
     """
     inverse = reading.mapping
     forward = inverse.forward
-    if forward is None or target is None or reading.change is not None or options.partial or source.ties or target.ties:
+    if forward is None or target is None or options.partial or source.ties or target.ties:
         return None
     live = Header({key: source.specs[key] for key in reading.live(source)})
     apart = source.specs.keys() - live.specs.keys()
@@ -44,7 +44,7 @@ def steps_from_target(
     wanted = Header({key: spec for key, spec in target.specs.items() if key not in apart})
     plain = replace(forward, refuse=(), initialise=())
     there = draft_reading(Reading("mapped", plain, is_mapped=True), wanted, live, Options(config=options.config))
-    if not there.fits or there.plan.dropped or any(step.program.casts for step in there.plan.steps):
+    if not there.fits or any(step.program.casts for step in there.plan.steps):
         return None
     try:
         back = in_dtypes(there.plan, live).inverse()

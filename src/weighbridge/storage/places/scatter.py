@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import sys
 from array import array
 from collections.abc import Sequence
 from itertools import chain
@@ -103,35 +102,3 @@ def _rest(group: Sequence[Span], done: int) -> list[Span]:
             left.append(Span(address + done, size_bytes - done))
         done = max(0, done - size_bytes)
     return left
-
-
-_MADV_HUGEPAGE: Final = 14
-_HUGE_BYTES: Final = 2 * 2**20
-
-
-def advise_huge(address: int, size_bytes: int) -> None:
-    """Ask the kernel to back fresh memory with huge pages, where it offers them; else do nothing.
-
-    The first touch of a page costs a fault and the zeroing of it; a huge page costs one fault for 512 small ones.
-
-    Args:
-        address: Where the memory begins.
-        size_bytes: Its length; only whole huge pages within it are asked for.
-    """
-    start = -(-address // _HUGE_BYTES) * _HUGE_BYTES
-    stop = (address + size_bytes) // _HUGE_BYTES * _HUGE_BYTES
-    if stop > start and _madvise is not None:
-        # Advice that is refused changes nothing but speed.
-        _madvise(start, stop - start, _MADV_HUGEPAGE)
-
-
-def _find_madvise() -> ctypes._FuncPointer | None:
-    if sys.platform != "linux":
-        return None
-    function = ctypes.CDLL(None).madvise
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    function.restype = ctypes.c_int
-    return function
-
-
-_madvise = _find_madvise()
