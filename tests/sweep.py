@@ -48,7 +48,7 @@ def main() -> int:
     made_with = lines.stamp()
     path = arguments.out or lines.ROOT / "build" / f"sweep-{made_with['transformers']}.jsonl"
     found = lines.begin(path, made_with, keep=is_well if arguments.again else None)
-    wanted = list(chosen(names(), arguments.only, arguments.tenth))
+    wanted = list(chosen(names(), arguments.only, as_tests=arguments.tenth))
     done = lines.done(found)
     left = importable((each for each in wanted if (each.family, each.name) not in done), path)
     work = partial(judge, by_value=arguments.values)

@@ -24,7 +24,8 @@ from sweeping.classes import Named, is_always_run, model_class
 from sweeping.headers import Subject, differences
 from sweeping.outcomes import NONE, OK, SKIPPED, Outcome, attempt, finding
 
-HEADERS: Final = ("resolved", "saved", "names", "library", "again", "runtime", "head", "base")
+FILES: Final = ("resolved", "saved", "names", "library", "again")
+HEADERS: Final = (*FILES, "runtime", "head", "base")
 CHECKS: Final = (*HEADERS, "values")
 
 
@@ -32,13 +33,16 @@ Values = Literal["all", "some", "none"]
 """Of which classes values are compared; some are those that the tests run, and those with a converter."""
 
 
-def judge(named: Named, *, by_value: Values = "all", quick: bool = False) -> dict[str, Any] | None:
+def judge(
+    named: Named, *, by_value: Values = "all", quick: bool = False, names: tuple[str, ...] = HEADERS
+) -> dict[str, Any] | None:
     """Return the line of a class; None if it is no model.
 
     Args:
         named: The class.
         by_value: Whether values are compared.
         quick: See `configurations.build`.
+        names: The checks of names and shapes that are run.
     """
     began = time.monotonic()
     kind = model_class(named)
@@ -53,7 +57,7 @@ def judge(named: Named, *, by_value: Values = "all", quick: bool = False) -> dic
         line |= {"type": model.config.model_type, "tensors": len(model.state_dict())}
         line |= {"layers": small.layers if small else None}
         judged = _Class(kind, model, small)
-        line |= judged.run(HEADERS)
+        line |= judged.run(names)
         if by_value == "all" or (by_value == "some" and (is_always_run(named) or judged.converts())):
             line |= judged.run(("values",))
     return {**line, "seconds": round(time.monotonic() - began, 2)}

@@ -43,8 +43,8 @@ REASONS: Final = (
         ("*",),
         ("names",),
         "neither",
-        "A new model is saved as its class is published: its tower has `vision_model.` or `text_model.` before its names. "
-        "The library leaves that out, and reads both.",
+        "A new model is saved as its class is published: its tower has `vision_model.` or `text_model.` before its "
+        "names. The library leaves that out, and reads both.",
         code="differs",
         says=r'"ours": \["([\w.]*\.)?(vision|text)_model\.embeddings\.',
     ),
@@ -59,15 +59,38 @@ REASONS: Final = (
         ("DetrEncoder", "DetrDecoder", "ConditionalDetrEncoder", "ConditionalDetrDecoder"),
         ("names", "values"),
         "ours",
-        "Our families speak for the whole model type, so that a part which is saved alone takes the names that it has in "
-        "a published model. Nobody publishes such a part, and the library does not read these names of it.",
+        "Our families speak for the whole model type, so that a part which is saved alone takes the names that it has "
+        "in a published model. Nobody publishes such a part, and the library does not read these names of it.",
     ),
     Reason(
         ("AltCLIPTextModel", "AltCLIPModel"),
         ("names", "library", "again", "values"),
         "theirs",
-        "The library's rule `layer -> layers` is meant for the text tower; on saving, it also renames the vision tower, "
+        "The library's rule `layer -> layers` is meant for the text tower; saving renames the vision tower as well, "
         "and leaves the text tower out where it stands alone. Ours are the published names.",
+    ),
+    Reason(
+        ("Qwen3VLMoe*",),
+        ("names", "values"),
+        "theirs",
+        "The library transposes experts on loading, and leaves them as they are on saving, since their shape is the "
+        "model's then. Ours are transposed back, as they are published.",
+        says="shapes|experts",
+    ),
+    Reason(
+        ("ViTMAEForPreTraining", "ViTMSN*"),
+        ("names",),
+        "theirs",
+        "The library's reverse gives names that no published file has: `decoder_encoder.layer` for `decoder_layers`, "
+        "or no `vit.` before the base model's. Ours are the published ones.",
+        code="differs",
+    ),
+    Reason(
+        ("ShieldGemma2ForImageClassification",),
+        ("names",),
+        "theirs",
+        "The library puts `model.` before its names twice on saving. Ours are the published names.",
+        code="differs",
     ),
 )
 
