@@ -55,17 +55,22 @@ def test_a_name_that_comes_both_ways_is_likely_if_one_of_them_is() -> None:
     assert (found.names, found.likely) == ({"a.x", "a.y"}, {"a.x", "a.y"})
 
 
+def test_a_place_that_has_not_moved_is_not_made_likely_by_another_rule() -> None:
+    mapping = wb.Mapping([wb.WeightRenaming("x", "y"), wb.WeightRenaming("^a", "b")])
+    found = find_preimages(mapping, ["b.y"])["b.y"]
+    assert (found.names, found.likely) == ({"a.x", "a.y", "b.x", "b.y"}, {"a.x", "a.y"})
+
+
 def test_a_rule_for_one_whole_name_has_told_it() -> None:
     """So has one that speaks of a whole name up to its indices; one that speaks of a part, or of any part, has not."""
-    told = wb.WeightRenaming(r"^stem\.{i:int}\.kernel$", "conv.{i}.weight")
-    assert find_preimages(wb.Mapping([told]), ["conv.3.weight"])["conv.3.weight"].likely == {"stem.3.kernel"}
-    told = wb.WeightRenaming("^stem$", "conv.weight")
-    assert find_preimages(wb.Mapping([told]), ["conv.weight"])["conv.weight"].likely == {"stem"}
-    part = wb.WeightRenaming("kernel", "weight")
-    assert find_preimages(wb.Mapping([part]), ["conv.weight"])["conv.weight"].likely == {"conv.kernel", "conv.weight"}
-    any_part = wb.WeightRenaming("{a}.kernel", "{a}.weight")
-    found = find_preimages(wb.Mapping([any_part]), ["conv.weight"])["conv.weight"]
-    assert found.likely == {"conv.kernel", "conv.weight"}
+    for source, target, key, likely in (
+        ("stem", "conv.weight", "conv.weight", {"stem"}),
+        ("stem", "conv.weight", "enc.conv.weight", {"enc.stem", "enc.conv.weight"}),
+        ("stem.{i:int}.kernel", "conv.{i}.weight", "conv.3.weight", {"stem.3.kernel"}),
+        ("{a}.kernel", "{a}.weight", "conv.weight", {"conv.kernel", "conv.weight"}),
+    ):
+        mapping = wb.Mapping([wb.WeightRenaming(source, target)])
+        assert find_preimages(mapping, [key])[key].likely == likely, (source, key)
 
 
 def test_more_ways_than_are_followed_are_said_to_be_cut() -> None:
@@ -114,6 +119,9 @@ def test_a_name_that_the_rules_would_not_stop_at_has_no_origin() -> None:
 def test_of_two_rules_that_write_as_much_none_is_the_special_one() -> None:
     same = wb.Mapping([wb.WeightRenaming("^old", "new"), wb.WeightRenaming("^ancient", "new")])
     assert find_rivals(same, ["new.w"]) == {}
+    special = wb.Mapping([wb.WeightRenaming("stem.kernel", "conv.weight"), wb.WeightRenaming(r"\.w$", ".weight")])
+    found = find_rivals(special, ["pre.conv.weight"])["pre.conv.weight"]
+    assert found == ((("pre.conv.w",), (1,)), (("pre.stem.kernel",), (0,)))
     longer = wb.Mapping([wb.WeightRenaming("^old.w", "new.w"), wb.WeightRenaming("^ancient", "new")])
     assert find_rivals(longer, ["new.w"]) == {"new.w": ((("ancient.w",), (1,)), (("old.w",), (0,)))}
 
