@@ -1,4 +1,4 @@
-"""The rows by name, and those that need no files: a plan, an import, an inspection.
+"""The rows by name, and those that need no files: a plan, an import.
 
 Each row is a function that runs its processes and returns its figures. Things that are compared take turns, so that
 what else the machine does meets all of them.
@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from bench.checkpoints import write_checkpoint
-from bench.inventories import DeepSeek, Moe, deepseek
+from bench.inventories import DeepSeek, deepseek
 from bench.measure import Figure, Run, RunFailedError, beside
-from bench.rounds import ROUNDS, SHARD_BYTES, Bench
+from bench.rounds import ROUNDS, Bench
 from bench.rows_files import measure_convert, measure_convert_large, measure_revert, measure_save
+from bench.rows_first import measure_first, measure_inspect
 from bench.rows_load import measure_huge, measure_load_dense, measure_load_moe, measure_small, measure_transposed
 
 PLAN_S: Final = 1.5
@@ -24,12 +24,6 @@ PLAN_GROWTH: Final = 2.5
 PLAN_BYTES: Final = 5 * 10**8
 """More memory than twice the keys take."""
 IMPORT_MS: Final = 150.0
-INSPECT_S: Final = 0.5
-
-SPARSE: Final = Moe(expert_intermediate=608)
-"""Sizes of 4.0 GB, of which only the headers are on the disk."""
-COMMAND: Final = "from weighbridge.cli import main; raise SystemExit(main())"
-"""What the installed `weighbridge` script does."""
 
 PARTS: Final = (("first", slice(0, 1)), ("again", slice(1, None)))
 """The first run in a process, and those after it."""
@@ -97,19 +91,10 @@ def measure_import(bench: Bench, rounds: int = 11) -> list[Figure]:
     ]
 
 
-def measure_inspect(bench: Bench, rounds: int = 11) -> list[Figure]:
-    """Time `weighbridge inspect` as a whole process, on files of 4 GB that hold their headers alone."""
-    place = bench.work / "sparse"
-    write_checkpoint(place, SPARSE, SHARD_BYTES, sparse=True)
-    bench.say(f"inspect: 4.0 GB in {len(list(place.glob('*.safetensors')))} shards, {rounds} processes")
-    bench.python("-c", COMMAND, "inspect", place)
-    walls = tuple(bench.python("-c", COMMAND, "inspect", place).wall_s for _ in range(rounds))
-    return [Figure("weighbridge inspect, 4.0 GB", "s", walls, INSPECT_S)]
-
-
 ROWS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = MappingProxyType(
     {
         "load-moe": measure_load_moe,
+        "first": measure_first,
         "convert": measure_convert,
         "revert": measure_revert,
         "save": measure_save,

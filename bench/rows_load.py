@@ -17,9 +17,11 @@ LOAD_EXTRA_MB: Final = 300.0
 TRANSPOSED_RATIO: Final = 2.0
 SMALL_RATIO: Final = 1.0
 HUGE_EXTRA_MB: Final = 100.0
+TURNED_RATIO: Final = 4.0
 HUGE_BUDGET_BYTES: Final = 64_000_000
 
 OURS: Final = "wbt.from_pretrained"
+HUGE: Final = {f"{OURS}, huge pages {choice}": f"ours_{choice}" for choice in ("on", "off")}
 META: Final = "wb.load into a meta model"
 THEIRS: Final = "from_pretrained of transformers"
 READ: Final = "bare read by two threads"
@@ -32,7 +34,7 @@ def measure_load_moe(bench: Bench, rounds: int = ROUNDS) -> list[Figure]:
     bench.say(f"load-moe: in turn, {rounds} rounds after a comparison of all values")
     bench.check("compare", source)
     sides = [Side(READ, "read", (source,), size_bytes, source)]
-    loaders = {META: "meta", OURS: "ours", THEIRS: "theirs"}
+    loaders = {META: "meta", OURS: "ours", THEIRS: "theirs", **HUGE}
     sides += [Side(name, "load_only", (source, kind), size_bytes, source) for name, kind in loaders.items()]
     runs = take_turns(bench, sides, rounds)
     floor, peer = times(READ, runs[READ]), times(THEIRS, runs[THEIRS])
@@ -42,7 +44,8 @@ def measure_load_moe(bench: Bench, rounds: int = ROUNDS) -> list[Figure]:
             against(times(name, runs[name], is_ours=True), (floor, READ_RATIO), (peer, PEER_RATIO)),
         )
         figures += memory(name, runs[name], limit_mb=size_bytes / 1e6 + LOAD_EXTRA_MB, is_ours=True)
-    return figures
+    measured = times(OURS, runs[OURS])
+    return figures + [against(times(name, runs[name], is_ours=True), (measured, None)) for name in HUGE]
 
 
 def measure_load_dense(bench: Bench, rounds: int = ROUNDS) -> list[Figure]:
@@ -120,9 +123,12 @@ def measure_huge(bench: Bench, rounds: int = ROUNDS) -> list[Figure]:
     floor = times(READ, runs[READ])
     figures = [floor, against(times(load, runs[load], is_ours=True), (floor, READ_RATIO))]
     figures += memory(load, runs[load], extra_mb=size_bytes / 1e6 + HUGE_EXTRA_MB, is_ours=True)
+    renamed: Figure | None = None
     for kind in ("renamed", "transposed"):
         name, run = f"wb.convert, {kind}", _convert_huge(bench, kind)
-        figures.append(times(name, [run], is_ours=True))
+        figure = times(name, [run], is_ours=True)
+        figures.append(figure if renamed is None else against(figure, (renamed, TURNED_RATIO)))
+        renamed = figure
         figures += memory(name, [run], extra_mb=HUGE_BUDGET_BYTES / 1e6 + HUGE_EXTRA_MB, is_ours=True)
     return figures
 

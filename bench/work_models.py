@@ -7,6 +7,7 @@ compiling its rules, is inside the clock: a process loads a model once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,15 @@ def load_ours(source: str) -> torch.nn.Module:
     return model
 
 
+def _load_in_pages(choice: str, source: str) -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    from weighbridge.integrations import transformers as wbt
+
+    model: torch.nn.Module = wbt.from_pretrained(AutoModelForCausalLM, source, huge_pages=choice)
+    return model
+
+
 def load_theirs(source: str) -> torch.nn.Module:
     """Load by the library's own `from_pretrained`."""
     from transformers import AutoModelForCausalLM
@@ -67,7 +77,13 @@ def load_theirs(source: str) -> torch.nn.Module:
     return model
 
 
-LOADERS = {"meta": load_meta, "ours": load_ours, "theirs": load_theirs}
+LOADERS = {
+    "meta": load_meta,
+    "ours": load_ours,
+    "theirs": load_theirs,
+    "ours_on": partial(_load_in_pages, "on"),
+    "ours_off": partial(_load_in_pages, "off"),
+}
 
 
 def load(touch_bytes: int, source: str, loader: str) -> None:

@@ -134,3 +134,72 @@ def test_h1_a_weight_that_no_class_excuses_is_still_missed(tmp_path):
         wbt.from_pretrained(transformers.MarianMTModel, tmp_path / "less" / "weights")
     missed = [problem.where for problem in caught.value.problems if problem.code == "target-missing"]
     assert "model.encoder.layers.1.fc1.weight" in ", ".join(missed)
+
+
+def esm(folder: Path) -> Any:
+    """An Esm-2 model with rotary positions, and its directory as the library writes it."""
+    torch.manual_seed(0)
+    model = transformers.EsmForMaskedLM(
+        transformers.EsmConfig(
+            vocab_size=23, hidden_size=12, num_hidden_layers=3, num_attention_heads=2, intermediate_size=20,
+            max_position_embeddings=17, position_embedding_type="rotary", pad_token_id=1, mask_token_id=4,
+        )
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+FREQUENCIES = "esm.encoder.layer.{}.attention.self.rotary_embeddings.inv_freq"
+
+
+def esm_as_published(folder: Path, change: Any = torch.clone) -> Any:
+    """The same, as it was published: with the frequencies in each layer."""
+    model = esm(folder / "lib")
+    tensors = dict(wb.plan(folder / "lib", []).state_dict())
+    frequencies = tensors.pop(FREQUENCIES.format("*"))
+    tensors |= {FREQUENCIES.format(layer): frequencies.clone() for layer in range(3)}
+    tensors[FREQUENCIES.format(2)] = change(frequencies)
+    wb.plan(tensors, []).write(folder / "old")
+    (folder / "old" / "config.json").write_bytes((folder / "lib" / "config.json").read_bytes())
+    return model
+
+
+@pytest.mark.parametrize("name", ["lib", "old"])
+def test_c8_one_buffer_for_each_layer_is_one_tensor_of_the_model(name, tmp_path):
+    """The library itself writes a star into the name; published files have the buffer once a layer."""
+    theirs = esm_as_published(tmp_path)
+    model = wbt.from_pretrained(transformers.EsmForMaskedLM, tmp_path / name)
+    wanted, found = theirs.state_dict(), model.state_dict()
+    assert all(torch.equal(wanted[key], found[key]) for key in wanted)
+    wbt.save_pretrained(model, tmp_path / "again")
+    files = [(tmp_path / place / "model.safetensors").read_bytes() for place in (name, "again")]
+    assert files[0] == files[1]
+
+
+def test_c8_buffers_that_differ_are_no_one_tensor(tmp_path):
+    esm_as_published(tmp_path, lambda frequencies: frequencies + 1)
+    with pytest.raises(wb.PlanError) as caught:
+        wbt.from_pretrained(transformers.EsmForMaskedLM, tmp_path / "old")
+    assert "target-collision" in caught.value.codes
+
+
+def test_c8_a_rule_without_inverse_blocks_no_name_that_it_has_not_made(tmp_path, caplog):
+    model = esm(tmp_path / "lib")
+    wbt.save_pretrained(model, tmp_path / "new")
+    assert "esm.rotary_embeddings.inv_freq" in wb.open(tmp_path / "new").header
+    assert "esm.rotary_embeddings.inv_freq keeps its name" in caplog.text
+    again = wbt.from_pretrained(transformers.EsmForMaskedLM, tmp_path / "new")
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
+
+
+def test_c8_a_rule_without_inverse_still_blocks_what_it_may_have_made(tmp_path):
+    model = torch.nn.Module()
+    model.freq = torch.nn.Parameter(torch.ones(3))
+    other = wb.WeightConverter(["layers.*.up"], "freq", [wb.MergeModulelist(0), wb.Reshape((3,))])
+    with pytest.raises(wb.WeighbridgeError) as caught:
+        wb.save(model, tmp_path / "out", [other])
+    assert caught.value.code in ("operation-one-way", "pattern-one-way")
+    named = torch.nn.Module()
+    named.weight = torch.nn.Parameter(torch.ones(3))
+    wb.save(named, tmp_path / "out", [wb.WeightRenaming("layers.*.freq", "freq"), wb.WeightRenaming("gamma", "weight")])
+    assert set(wb.open(tmp_path / "out").header) == {"gamma"}

@@ -138,7 +138,7 @@ PATTERNS = st.one_of(TEXTS.map(literal), TEXTS, st.sampled_from(["a.*.b", "^a", 
 @st.composite
 def transforms(draw: st.DrawFn) -> Any:
     kind = draw(st.sampled_from(["rename", "group", "prefix", "convert", "drawn"]))
-    scope = draw(PATHS)
+    scope, if_wanted = draw(PATHS), draw(st.booleans())
     if kind == "drawn":
         drawn = draw_rules(random.Random(draw(st.integers(0, 2**32))), 1)
         assume(drawn)
@@ -146,14 +146,16 @@ def transforms(draw: st.DrawFn) -> Any:
     if kind == "prefix":
         names = draw(st.sampled_from([("prefix_to_add",), ("prefix_to_remove",)]))
         model_prefix = draw(st.sampled_from([None, "", "a.b", "no"]))
-        return wb.PrefixChange(**{names[0]: draw(PATHS.filter(bool))}, model_prefix=model_prefix, scope=scope)
+        added = {names[0]: draw(PATHS.filter(bool))}
+        return wb.PrefixChange(**added, model_prefix=model_prefix, scope=scope, if_wanted=if_wanted)
     try:
         if kind == "rename":
-            return wb.WeightRenaming(draw(st.lists(PATTERNS, min_size=1, max_size=3)), draw(PATTERNS), scope)
+            sources = draw(st.lists(PATTERNS, min_size=1, max_size=3))
+            return wb.WeightRenaming(sources, draw(PATTERNS), scope, if_wanted)
         if kind == "group":
             pairs = draw(st.dictionaries(PATTERNS, PATTERNS, min_size=1, max_size=3))
-            return wb.GroupWeightRename(list(pairs), list(pairs.values()), scope)
-        return wb.WeightConverter(draw(PATTERNS), draw(PATTERNS), [draw(OPERATIONS_OF_ONE)], scope)
+            return wb.GroupWeightRename(list(pairs), list(pairs.values()), scope, if_wanted)
+        return wb.WeightConverter(draw(PATTERNS), draw(PATTERNS), [draw(OPERATIONS_OF_ONE)], scope, if_wanted)
     except wb.WeighbridgeError:
         assume(False)
 

@@ -187,6 +187,41 @@ def published_names(file: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", ""): file[key] for key in file}
 
 
+HOLDERS = {
+    "DataParallel": torch.nn.DataParallel,
+    "AveragedModel": torch.optim.swa_utils.AveragedModel,
+    "both": lambda model: torch.nn.DataParallel(torch.compile(model, backend="eager")),
+}
+
+
+@pytest.mark.parametrize("hold", HOLDERS.values(), ids=HOLDERS)
+def test_c9_a_state_dict_with_module_in_front_is_the_model_inside(hold: Any, tmp_path: Path) -> None:
+    """Loaded into a model, converted without one, compared, and written back as it was."""
+    model = Net()
+    file = {key: tensor.clone() for key, tensor in hold(model).state_dict().items()}
+    save_file(file, tmp_path / "model.safetensors")
+    there = tmp_path / "model.safetensors"
+    loaded = Net()
+    wb.load(loaded, there, [])
+    assert all(tensor.equal(model.state_dict()[key]) for key, tensor in loaded.state_dict().items())
+    wb.load(torch.nn.DataParallel(loaded), there, [])
+    rule = [wb.WeightRenaming("^layers", "blocks")]
+    out = wb.convert(there, tmp_path / "out", rule)
+    wanted = {key.replace("layers.", "blocks.", 1) for key in model.state_dict()}
+    assert wb.open(out).header.specs.keys() - {"n_averaged"} == wanted
+    back = wb.revert(out, tmp_path / "back")
+    assert (back / "model.safetensors").read_bytes() == there.read_bytes()
+
+
+def test_c9_module_stays_where_a_rule_or_a_target_speaks_of_it() -> None:
+    file = {"module.up": torch.zeros(2), "module.down": torch.ones(3)}
+    assert sorted(wb.plan(file, [wb.WeightRenaming("module.up", "up")]).target) == ["module.down", "up"]
+    assert sorted(wb.plan(file, [wb.WeightRenaming("up", "first")], target=file).target) == sorted(file)
+    assert sorted(wb.plan(file, []).target) == sorted(file)
+    part = {**file, "head": torch.ones(4)}
+    assert sorted(wb.plan(part, [wb.WeightRenaming("up", "first")]).target) == ["head", "module.down", "module.first"]
+
+
 def test_names_of_wrappers_stay_where_they_are_wanted() -> None:
     """C9: a target that has such names itself is reached."""
     file = marked(published(), ("up.", "up._orig_mod."))

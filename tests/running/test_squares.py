@@ -1,8 +1,9 @@
-"""A transpose far beyond the budget is made in squares: H and G16 of the list, and the row `huge` of the benchmark."""
+"""What would be read in very many small pieces: a transpose far beyond the budget, and columns beside each other."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import weighbridge as wb
 from weighbridge.algebra.copies import Copy, Loop
 from weighbridge.algebra.layout import Layout
 from weighbridge.algebra.squares import is_transpose, squares
+from weighbridge.algebra.stitching import side_by_side
 from weighbridge.running import transposing
 
 
@@ -78,3 +80,39 @@ def test_a_transpose_within_the_budget_is_made_at_once(tmp_path: Path, monkeypat
     monkeypatch.setattr("weighbridge.running.filling.write_square", None)
     wb.plan(tmp_path / "model.safetensors", RULES["turned"]).write(tmp_path / "out")
     assert load_file(tmp_path / "out" / "model.safetensors")["w"].shape == (7, 5)
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 2)), max_size=12), st.integers(1, 30))
+def test_columns_side_by_side_are_grouped_and_none_is_lost(kinds: list[tuple[int, int]], most: int) -> None:
+    copies = [Copy(n, gap, 40 * gap + n, (Loop(2 + size, 1, 12),)) for n, (size, gap) in enumerate(kinds)]
+    groups, left = side_by_side(copies, most)
+    assert sorted([*left, *(copy for group in groups for copy in group)]) == sorted(copies)
+    for group in groups:
+        assert len(group) > 1
+        assert sum(copy.numel for copy in group) <= most
+        assert {copy.loops for copy in group} == {group[0].loops}
+        starts = [copy.target_start for copy in group]
+        assert starts == list(range(starts[0], starts[0] + len(group)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool])
+@pytest.mark.parametrize("kind", ["file", "memory", "turned"])
+def test_g16_many_columns_within_a_small_budget_are_exact(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Budgets that cut rows, and one that cuts none; one column is wider than the others."""
+    rows, wide = 129, 17
+    widths = [3 if number == wide else 1 for number in range(40)]
+    state = {
+        f"c{number}.w": (torch.arange(rows * width) * 3 + number).to(dtype).reshape(rows, width)
+        for number, width in enumerate(widths)
+    }
+    rule = [wb.WeightConverter([f"^c{number}.w$" for number in range(40)], "c.w", [wb.Concatenate(1)])]
+    source: Any = state
+    if kind == "turned":
+        source = {key: tensor.t().contiguous().t() for key, tensor in state.items()}
+    if kind == "file":
+        source = tmp_path / "model.safetensors"
+        save_file(state, source)
+    for budget in (400, 3000, 10**6):
+        wb.plan(source, rule).write(tmp_path / f"out{budget}", memory_budget=budget)
+        (found,) = load_file(tmp_path / f"out{budget}" / "model.safetensors").values()
+        assert torch.equal(found, torch.cat([*state.values()], 1))

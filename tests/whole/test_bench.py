@@ -44,8 +44,9 @@ from bench.measure import ROOT, Comparison, Figure, Run, RunFailedError, divide,
 from bench.picture import picture
 from bench.report import COLUMNS, heading, machine, plain_table, results_json, table_rows, versions
 from bench.rounds import Bench, Side, memory, take_turns
-from bench.rows import DEFAULT_ROWS, OPT_IN, ROWS, SPARSE, double, measure_import, measure_inspect, measure_plan
+from bench.rows import DEFAULT_ROWS, OPT_IN, ROWS, double, measure_import, measure_plan
 from bench.rows_files import measure_convert, measure_convert_large, measure_revert, measure_save
+from bench.rows_first import SPARSE, measure_first, measure_inspect
 from bench.rows_load import measure_huge, measure_load_dense, measure_load_moe, measure_small, measure_transposed
 from bench.run import Results, read_arguments
 
@@ -473,19 +474,29 @@ def test_import_row_takes_the_interpreter_off(bench: Bench) -> None:
 
 
 def test_inspect_row_runs_the_command(bench: Bench) -> None:
-    (figure,) = measure_inspect(bench, rounds=1)
-    assert len(figure.values) == 1
-    assert "3,219" in bench.runs[-1].output
+    inspected, planned = measure_inspect(bench, rounds=1)
+    assert len(inspected.values) == len(planned.values) == 1
+    assert all("3,219" in run.output for run in (bench.runs[0], bench.runs[-1]))
 
 
 def test_load_rows_compare_values_and_time_every_side(bench: Bench) -> None:
     figures = measure_load_moe(bench, rounds=1)
     expected = {"bare read by two threads", "from_pretrained of transformers", "wbt.from_pretrained"}
-    assert names_of(figures) == expected | {"wb.load into a meta model"}
-    assert len(bench.runs) == 1 + 4
+    pages = {f"wbt.from_pretrained, huge pages {choice}" for choice in ("on", "off")}
+    assert names_of(figures) == expected | pages | {"wb.load into a meta model"}
+    assert len(bench.runs) == 1 + 6
     plain = measure_load_dense(bench, rounds=1)
     loads = {"from_pretrained of transformers", "wbt.from_pretrained", "wb.load into a meta model"}
     assert names_of(plain) == loads | {f"{name}, then read" for name in loads}
+
+
+def test_first_row_loads_with_nothing_of_ours_imported(bench: Bench) -> None:
+    """The child itself refuses to start its clock where anything of ours is there already."""
+    figures = measure_first(bench, rounds=1)
+    sides = ("from_pretrained of transformers", "wbt.from_pretrained")
+    assert names_of(figures) == {f"{side}, {kind}" for side in sides for kind in ("moe", "dense")}
+    assert [figure.is_ours for figure in figures] == [False, True] * 2
+    assert {run.command[2] for run in bench.runs} == {"bench.child", "bench.first"}
 
 
 def test_transposed_row_runs_both_kinds(bench: Bench) -> None:

@@ -55,3 +55,36 @@ def is_of_rows(copy: Copy) -> bool:
         return False
     column, row = copy.loops
     return row[1] == column.size and column[1] == row[2] == 1
+
+
+def side_by_side(copies: Sequence[Copy], most_numel: int) -> tuple[list[tuple[Copy, ...]], list[Copy]]:
+    """Find columns of one length that lie side by side in the target: each group of them is one transpose.
+
+    Args:
+        copies: Copies of one output, all of its dtype.
+        most_numel: The most elements of a group.
+
+    Returns:
+        The groups, and the copies that are in none.
+
+    Examples:
+        >>> from weighbridge.algebra.copies import Loop
+        >>> columns = [Copy(k, 0, k, (Loop(5, 1, 3),)) for k in range(3)]
+        >>> [len(group) for group in side_by_side(columns, 100)[0]], side_by_side(columns[::2], 100)[0]
+        ([3], [])
+    """
+    groups: list[list[Copy]] = []
+    left: list[Copy] = []
+    for copy in sort_by_target(copies):
+        if len(copy.loops) != 1 or copy.loops[0].source_stride != 1:
+            left.append(copy)
+        elif groups and _is_next(groups[-1], copy) and (len(groups[-1]) + 1) * copy.numel <= most_numel:
+            groups[-1].append(copy)
+        else:
+            groups.append([copy])
+    left += [group[0] for group in groups if len(group) == 1]
+    return [tuple(group) for group in groups if len(group) > 1], left
+
+
+def _is_next(group: Sequence[Copy], copy: Copy) -> bool:
+    return group[-1].loops == copy.loops and group[-1].target_start + 1 == copy.target_start

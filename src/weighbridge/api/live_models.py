@@ -20,6 +20,7 @@ from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan_options import MODES, Options
 from weighbridge.planning.way_back.inverting import open_names
+from weighbridge.planning.way_back.one_way_rules import inverse_for
 
 if TYPE_CHECKING:
     import torch
@@ -201,6 +202,7 @@ def plan_recorded(model: torch.nn.Module, planning: dict[str, Any], *, lossy: bo
 
 
 def _derived(model: torch.nn.Module, mapping: AnyMapping | None, planning: dict[str, Any]) -> Plan:
+    from weighbridge.models.model_sources import open_model
     from weighbridge.models.module_saving import tied_names
 
     inner = unwrap(model)
@@ -208,8 +210,10 @@ def _derived(model: torch.nn.Module, mapping: AnyMapping | None, planning: dict[
     found = as_mapping(() if needs_none else find_mapping(_mapping_back(inner, mapping)))
     drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
     # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
+    inverse, notes = inverse_for(found, lambda: open_model(model).header)
     with naming_the_ways_out(inner):
-        made = plan(model, found.inverse(), **{"layout": "mapped", **planning, "drop": drop})
+        made = plan(model, inverse, **{"layout": "mapped", **planning, "drop": drop})
+    say(notes)
     say(dict.fromkeys((*made.notes, *(open_names(made, found).notes if mapping is not None else ()))))
     return made
 

@@ -10,7 +10,8 @@ or a tensor that would be left over, is an error before anything is read. `save_
 plan. `registry` is the installed library's table of mappings, and `resolve` the mapping of one model.
 
 Mappings are looked up in this order: what was registered here, what was registered with the library's own function, the
-families that come with weighbridge, the library's table.
+families that come with weighbridge, the library's table. Where that does not fit a checkpoint, `from_pretrained` tries
+the library's own rules alone, as it mounts them: what the library has written may be in no published layout.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from weighbridge.mappings.transforms import PrefixChange, Transform, WeightRenam
 from weighbridge.models.resolve import Mount, base_prefix, class_name, compose, find_mounts
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan_options import Options
+from weighbridge.planning.way_back.one_way_rules import inverse_for
 
 if TYPE_CHECKING:
     import torch
@@ -111,12 +113,17 @@ def _way_out(model: Any) -> Mapping:
     A prefix that a family takes off is one that every published file of the family has, and it is put back. One of the
     library's own entries may have been there or not: nobody knows it of a checkpoint that never was.
     """
+    from weighbridge.api.live_models import say
+    from weighbridge.models.model_sources import open_model
+
     table = registry()
     mounts = find_mounts(model, _registered_there(table), default_registry, table)
     known = {rule for mount in mounts if mount.registry is not table for rule in mount.mapping.scoped(mount.path)}
     whole = _composed(model, mounts, table)
     kept = tuple(rule for rule in whole.transforms if rule in known or not isinstance(rule, PrefixChange))
-    return replace(whole, transforms=kept, carry=()).inverse()
+    inverse, notes = inverse_for(replace(whole, transforms=kept, carry=()), lambda: open_model(model).header)
+    say(notes)
+    return inverse
 
 
 def _head_prefix(model: Any, mounts: tuple[Mount, ...], table: Registry) -> str:

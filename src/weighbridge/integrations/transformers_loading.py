@@ -24,10 +24,10 @@ from weighbridge.base.errors import PlanError, RegistryError
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern, literally
 from weighbridge.integrations.transformers_choice import plan_by_either
-from weighbridge.integrations.transformers_names import unsaved_names
+from weighbridge.integrations.transformers_names import equal_ones, unsaved_names
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
-from weighbridge.mappings.mapping import MappingLike, as_mapping
+from weighbridge.mappings.mapping import Mapping as NameMapping, MappingLike, as_mapping
 from weighbridge.mappings.transformers_table import library_module, library_name
 from weighbridge.mappings.wrapped_names import look_through
 from weighbridge.models.holdings import Holdings, take_stock
@@ -179,27 +179,36 @@ class Load:
         try:
             try:
                 return self._plan(header, self.options)
-            except PlanError:
+            except PlanError as problem:
+                self._carry_equal_ones(problem, header)
                 declared = None if self.options.partial else self._declared(model, header)
-                if declared is None:
+                if declared is None and "target-collision" not in problem.codes:
                     raise
-            self.options = declared
-            return self._plan(header, declared)
+            self.options = declared or self.options
+            return self._plan(header, self.options)
         except PlanError:
             self.mapping, self.note, self.options = before
             raise
 
+    def _carry_equal_ones(self, problem: PlanError, header: Header) -> None:
+        """Let one of several equal tensors stand for all where a renaming gives them one name."""
+        if "target-collision" in problem.codes:
+            found = equal_ones(self._mapping_of(header), self.checkpoint)
+            self.options = replace(self.options, carry=(*exception_rules(Carry, self.options.carry), *found))
+
     def _plan(self, header: Header, options: Options) -> Plan:
-        assert self.mapping is not None
         source = self.checkpoint
-        mapping = look_through(as_mapping(self.mapping), source.header, header)
         plan = compile_by_receipt(
             lambda rules, chosen: compile_plan(source.header, rules, header, files=source.files, options=chosen),
-            mapping,
+            self._mapping_of(header),
             source,
             options,
         )
         return replace(plan, notes=(*plan.notes, *filter(None, [self.note])))
+
+    def _mapping_of(self, header: Header) -> NameMapping:
+        assert self.mapping is not None
+        return look_through(as_mapping(self.mapping), self.checkpoint.header, header)
 
     def _declared(self, model: Any, header: Header) -> Options | None:
         """Add what the library's class says may be left over, and which weights may be missing, as it makes them."""

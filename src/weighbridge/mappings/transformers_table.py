@@ -12,7 +12,9 @@ layout. Here each list becomes a `Mapping` that does the same:
                 each imported rule is `if_wanted`
     the way     back is recorded by a plan, never taken from the library's own reverse
 
-Whatever cannot be expressed is an error that names it; for the version named by `UNDERSTOOD` there is nothing.
+Whatever cannot be expressed is an error that names it. Where that is an operation which gives its tensors another name
+or another shape, the error waits until a checkpoint has such a tensor: all others are read, and so is one that is in
+the runtime layout.
 """
 
 from __future__ import annotations
@@ -30,8 +32,11 @@ from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Tra
 from weighbridge.operations.groupings import Concatenate
 from weighbridge.operations.ops import OPERATIONS, Operation
 
-UNDERSTOOD: Final = "5.23"
-"""The version of transformers whose table and loading this was written for and is tested with."""
+OLDEST: Final = "5.16"
+"""The first version of transformers whose loading is the one that this was written for."""
+
+UNDERSTOOD: Final = "5.24"
+"""The newest version of transformers whose table and loading this was written for and is tested with."""
 
 LEGACY: Final = "legacy"
 """Name of the library's rules for very old checkpoints; they run after those of every model."""
@@ -97,9 +102,16 @@ def library_module(name: str) -> Any:
         RegistryError: `integration-version`.
     """
     try:
+        _refuse_older(import_module("transformers").__version__)
         return import_module(f"transformers.{name}")
     except ImportError as problem:
-        raise _unknown(f"transformers.{name} cannot be imported: {problem}") from problem
+        raise _unsuited(f"transformers.{name} cannot be imported: {problem}") from problem
+
+
+def _refuse_older(version: str) -> None:
+    numbers = re.findall(r"\d+", version)
+    if [int(number) for number in numbers[:2]] < [int(number) for number in OLDEST.split(".")]:
+        raise _unsuited(version)
 
 
 def library_name(module: Any, name: str) -> Any:
@@ -110,19 +122,31 @@ def library_name(module: Any, name: str) -> Any:
     """
     found = getattr(module, name, None)
     if found is None:
-        raise _unknown(f"{getattr(module, '__name__', module)} has no {name}")
+        raise _unsuited(f"{getattr(module, '__name__', module)} has no {name}")
     return found
 
 
+def _unsuited(got: str) -> RegistryError:
+    """Make the error for a version whose code is another one."""
+    return RegistryError(
+        "integration-version",
+        "this transformers is not one that weighbridge understands",
+        expected=f"transformers {OLDEST} to {UNDERSTOOD}",
+        got=got,
+        hint=f"install transformers {UNDERSTOOD}",
+    )
+
+
 def _unknown(got: str) -> RegistryError:
+    """Make the error for something in the table; an older version would not have the model at all."""
     import transformers
 
     return RegistryError(
         "integration-version",
-        "this transformers is not the one that weighbridge understands",
-        expected=UNDERSTOOD,
+        "the table of transformers has something that weighbridge does not understand",
+        expected=f"what transformers {OLDEST} to {UNDERSTOOD} have there",
         got=f"{transformers.__version__}: {got}",
-        hint=f"install transformers {UNDERSTOOD}, or give a mapping of your own",
+        hint="give a mapping of your own; an empty list if the checkpoint has the model's own names",
     )
 
 
@@ -185,8 +209,9 @@ def _open_end(sources: list[str], targets: list[str]) -> tuple[list[str], list[s
 
 
 def _renaming(rule: Any) -> Transform:
+    """Read a renaming; a star in it is no index, as nothing is merged, but any segment, whatever that is called."""
     sources, targets = _sides(rule)
-    return WeightRenaming(sources, targets[0], if_wanted=True)
+    return WeightRenaming([source.replace("*.", "[^.]+.") for source in sources], targets[0], if_wanted=True)
 
 
 def _offset_renaming(rule: Any) -> Transform:
@@ -216,6 +241,9 @@ calls their sizes, as the library's models are made of them. By the patterns of 
 
 
 def _converter(rule: Any) -> Transform:
+    strange = next((name for one in rule.operations if (name := type(one).__name__) in NOT_UNDERSTOOD), "")
+    if strange:
+        return _refusing(rule, strange)
     operations = [made for one in rule.operations for made in import_operation(one)]
     sizes = UNEQUAL.get(tuple(rule.source_patterns))
     if sizes is not None:
@@ -223,10 +251,48 @@ def _converter(rule: Any) -> Transform:
     return WeightConverter(*_sides(rule), operations, if_wanted=True)
 
 
+NOT_UNDERSTOOD: Final = ("Inkling2LoopDequantizeExperts", "Inkling2LoopMergeMessageQueries", "Inkling2UnpadVocab")
+"""Operations that cannot be said here, and that never leave a tensor both the name and the shape that it has."""
+
+
+def _refusing(rule: Any, operation: str) -> Transform:
+    """Stand for a converter that is not understood: it gives its tensors names that no model has, so that no plan fits.
+
+    A checkpoint without such tensors is read all the same, and one in the runtime layout fits as it is.
+    """
+    sources, targets = _sides(rule)
+    name = f"{targets[0].removesuffix('.')}.{operation}_is_not_understood"
+    return GroupWeightRename(sources, [f"{name}_{number}" for number, _ in enumerate(sources)])
+
+
+MOST_LAYERS: Final = 128
+"""How many layers a model may have whose checkpoints hold two blocks for each."""
+
+_BLOCKS: Final = (
+    (0, "mixer", "self_attn"),
+    (0, "attn_alpha", "lambda_1"),
+    (1, "mixer", "mlp"),
+    (1, "mlp_alpha", "lambda_2"),
+)
+"""Which of a layer's two blocks has a name, that name, and the layer's own."""
+
+
+def _layer_pairs(rule: Any) -> Transform:
+    """Name the attention block and the mlp block of each layer, which are counted through in a checkpoint."""
+    del rule  # it says nothing but its kind
+    names = [
+        (rf"layers\.{2 * layer + block}\.{theirs}", f"layers.{layer}.{ours}")
+        for layer in range(MOST_LAYERS)
+        for block, theirs, ours in _BLOCKS
+    ]
+    return GroupWeightRename([source for source, _ in names], [target for _, target in names], if_wanted=True)
+
+
 _TRANSFORMS: Final[MappingOf[str, Callable[[Any], Transform]]] = {
     "WeightRenaming": _renaming,
     "Inkling2IndexOffsetWeightRename": _offset_renaming,
     "GroupWeightRename": _group,
+    "LayerPairCollapse": _layer_pairs,
     "PrefixChange": _prefix,
     "WeightConverter": _converter,
 }

@@ -3,16 +3,22 @@
 A state dict that was taken from a compiled model, or from one with a compiled part, has `_orig_mod` in its keys. Nobody
 else gives such a name, so that no reading is chosen by leaving it out. The rules count among those for old files: no
 model is saved with such names unless it came with them.
+
+One of a data-parallel or an averaged model has `module` before every key, and the latter a counter beside. Others may
+call a part of a model so: it is taken out where every key has it, and no rule speaks of it. A target says itself
+whether it is wanted.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from weighbridge.base.keys import WRAPPERS
+from weighbridge.base.keys import WRAPPERS, layout_path
 from weighbridge.base.specs import Header
+from weighbridge.mappings.exception_rules import Carry
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, WeightRenaming
 
@@ -39,15 +45,47 @@ def look_through(mapping: Mapping, source: Header, target: Header | None = None)
         'layers.0.weight'
     """
     found = _most(source)
-    if not any(found.values()) or mapping.forward is not None or (target is not None and any(_most(target).values())):
+    if mapping.forward is not None or (target is not None and any(_most(target).values())):
         return mapping
-    rules = tuple(rule for name, most in found.items() for rule in _rules(name, most))
-    return replace(mapping, transforms=(*rules, *mapping.transforms), legacy=(*rules, *mapping.legacy))
+    rules = [rule for name, most in found.items() for rule in _rules(name, most)]
+    is_held = _is_held(source)
+    if is_held and target is None and mapping.transforms and not _speaks_of(mapping, HOLDER):
+        rules.append(_OFF)
+    counter = (_COUNTED,) if is_held and COUNTER in source and (target is None or COUNTER not in target) else ()
+    if not rules and not counter:
+        return mapping
+    return replace(
+        mapping,
+        transforms=(*rules, *mapping.transforms),
+        legacy=(*rules, *mapping.legacy),
+        carry=(*mapping.carry, *counter),
+    )
+
+
+HOLDER: Final = "module"
+"""The name under which DataParallel and AveragedModel hold the model inside."""
+
+COUNTER: Final = "n_averaged"
+"""A number that AveragedModel keeps beside it."""
+
+_OFF: Final = WeightRenaming(f"^{HOLDER}.{{after:**}}", "{after}")
+_COUNTED: Final = Carry(f"^{COUNTER}$", "the counter of AveragedModel, which is no part of the model inside")
+
+
+def _is_held(source: Header) -> bool:
+    """Tell whether every key, but for the counter, has the holder's name in front, those of other wrappers left out."""
+    names = [layout_path(key) for key in source if key != COUNTER]
+    return bool(names) and all(name.startswith(f"{HOLDER}.") for name in names)
+
+
+def _speaks_of(mapping: Mapping, name: str) -> bool:
+    word = re.compile(rf"(?<![A-Za-z0-9_]){name}(?![A-Za-z0-9_])")
+    return any(word.search(text) for rule in mapping.transforms for text in (rule.scope, *rule.source_patterns))
 
 
 def own_rules(mapping: Mapping) -> tuple[Transform, ...]:
     """Return the transforms of a mapping without those that `look_through` may have put before them."""
-    put = {rule for name in WRAPPERS for rule in _rules(name, MOST_NESTED)}
+    put = {_OFF, *(rule for name in WRAPPERS for rule in _rules(name, MOST_NESTED))}
     return tuple(rule for rule in mapping.transforms if rule not in put)
 
 

@@ -13,8 +13,8 @@ inverse.py    the way back, or the reason why there is none
 
 from __future__ import annotations
 
-from weighbridge.pattern.inverse import invert, is_one_way
+from weighbridge.pattern.inverse import invert, is_one_way, names_written
 from weighbridge.pattern.matching import Match, Pattern, check_rewrite, rewrite
 from weighbridge.pattern.syntax import Capture, Kind
 
-__all__ = ["Capture", "Kind", "Match", "Pattern", "check_rewrite", "invert", "is_one_way", "rewrite"]
+__all__ = ["Capture", "Kind", "Match", "Pattern", "check_rewrite", "invert", "is_one_way", "names_written", "rewrite"]

@@ -81,6 +81,21 @@ def invert(source: Pattern, target: Pattern, free_stars: bool = False) -> tuple[
     return found
 
 
+def names_written(source: Pattern, target: Pattern) -> Pattern:
+    r"""Make the pattern of the names that a rule writes, whether or not it has an inverse.
+
+    Args:
+        source: What is matched.
+        target: What is written in its place.
+
+    Examples:
+        >>> str(names_written(Pattern.parse(r"layers.(\d+).norm_{i}"), Pattern.parse("norm.{i}")))
+        'norm.{i}'
+    """
+    turned = _turn_target(source, target, _new_names(source, target))
+    return Pattern.parse(render(_anchor(source.nodes, turned)))
+
+
 def _lost(source: Pattern, target: Pattern, free_stars: bool) -> str:
     """Give the first part of a source that its target does not keep."""
     for node in source.nodes:

@@ -17,7 +17,7 @@ from weighbridge.algebra.copies import Copy, Loop
 from weighbridge.algebra.layout import Layout
 from weighbridge.algebra.rereading import reread
 from weighbridge.algebra.sections import close_gaps, reach, sections
-from weighbridge.algebra.stitching import is_of_rows
+from weighbridge.algebra.stitching import is_of_rows, side_by_side
 from weighbridge.base.errors import LayoutError, PlanError
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.planning.program import Output
@@ -128,8 +128,25 @@ def fill(buffer: torch.Tensor, layout: Layout, slots: Slots, dtype: str) -> None
     if DTYPES[dtype].kind == "packed":
         _read_whole(buffer, slots)
         return
-    for copy in layout.copies:
+    together, alone = _columns(layout.copies, slots, dtype)
+    for group in together:
+        copy_stitched(buffer, group, slots)
+    for copy in alone:
         run_copy(buffer, copy, slots, dtype)
+
+
+MANY_COPIES: Final = 16
+"""From how many copies on it is worth looking for those that can be run as one."""
+
+
+def _columns(copies: Sequence[Copy], slots: Slots, dtype: str) -> tuple[list[tuple[Copy, ...]], Sequence[Copy]]:
+    """Find columns that are read as they lie, and written side by side: a call for each would take far longer."""
+    if len(copies) < MANY_COPIES:
+        return [], copies
+    fitting = [copy for copy in copies if slots.key(copy.source) is not None and slots.dtype(copy.source) == dtype]
+    others = [copy for copy in copies if slots.key(copy.source) is None or slots.dtype(copy.source) != dtype]
+    groups, left = side_by_side(fitting, SECTION_BYTES // DTYPES[dtype].itemsize)
+    return groups, [*left, *others]
 
 
 def run_copy(buffer: torch.Tensor, copy: Copy, slots: Slots, dtype: str) -> None:
@@ -250,7 +267,7 @@ def _read_places(checkpoint: Checkpoint, key: str, places: Sequence[tuple[int, i
 
 
 def copy_stitched(buffer: torch.Tensor, copies: Sequence[Copy], slots: Slots) -> None:
-    """Run copies of `stitched` as one: their sources are laid one after the other, and transposed at once.
+    """Run copies of `stitched` or `side_by_side` as one: their sources are laid one after the other, and transposed.
 
     Args:
         buffer: The flat value that the copies write to.
@@ -269,7 +286,7 @@ def copy_stitched(buffer: torch.Tensor, copies: Sequence[Copy], slots: Slots) ->
         slots.checkpoint.read(key, copy.source_start * dtype.itemsize, view[done : done + size_bytes])
         done += size_bytes
     columns, stride = copies[0].loops[0].size, copies[0].loops[0].target_stride
-    loops = Loop(columns, 1, stride), Loop(stride, columns, 1)
+    loops = Loop(columns, 1, stride), Loop(numel // columns, columns, 1)
     copy_strided(buffer, raw.view(dtype), Copy(0, 0, copies[0].target_start, loops))
 
 

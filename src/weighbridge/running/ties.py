@@ -175,7 +175,7 @@ def broken_ties(tied: Iterable[Fated], checkpoint: Checkpoint) -> Iterator[str]:
     for key, _, twin in tied:
         if key not in checkpoint.header or twin not in checkpoint.header:
             continue
-        if not same_values(_as_it_is(key, checkpoint), _as_it_is(twin, checkpoint), checkpoint):
+        if not are_equal(key, twin, checkpoint):
             yield key
 
 
@@ -194,6 +194,11 @@ def check_standing_ties(plan: Plan, checkpoint: Checkpoint) -> None:
             got=f"{twins[key]} holds something else",
             hint="this plan has a place for one of them: tie them again; save(model, out) saves both",
         )
+
+
+def are_equal(key: str, other: str, checkpoint: Checkpoint) -> bool:
+    """Tell whether two tensors of a checkpoint are the same: dtype, shape and bytes."""
+    return same_values(_as_it_is(key, checkpoint), _as_it_is(other, checkpoint), checkpoint)
 
 
 def _as_it_is(key: str, checkpoint: Checkpoint) -> Value:
