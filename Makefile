@@ -19,7 +19,7 @@ DOCS := $(VENV)/.stamp-docs-$(INPUTS)
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --maxprocesses=8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test corpus infer-table golden fuzz mutants rooms lint lint-table format types docs bench clean
+.PHONY: help demo test corpus infer-table golden fuzz mutants sweep sweep-page rooms lint lint-table format types docs bench clean
 .NOTPARALLEL:
 
 help:  ## list the commands
@@ -45,6 +45,13 @@ fuzz: $(TEST)  ## look for finds: SECONDS=600 says how long, SEED=1 where to beg
 
 mutants: $(TEST)  ## change the code a little, NUMBER=300 times from SEED=0, and see what the tests let pass; ONLY=planning/joining REACH=file to keep what each test reaches
 	@OMP_NUM_THREADS=1 $(PY) tests/mutants.py --number $(or $(NUMBER),300) --seed $(or $(SEED),0) --only "$(ONLY)" --reach "$(REACH)"
+
+sweep: $(TEST)  ## hold every class of transformers to what we promise; ONLY=llama, NUMBER=50, TENTH=1, AGAIN=1, VALUES=all
+	@OMP_NUM_THREADS=1 $(PY) tests/sweep.py --only "$(ONLY)" --number $(or $(NUMBER),0) --values $(or $(VALUES),some) \
+		$(if $(TENTH),--tenth) $(if $(AGAIN),--again)
+
+sweep-page: $(TEST)  ## write docs/sweep.md anew from the lines that make sweep left in build
+	@$(PY) tests/sweep.py --page build/sweep-*.jsonl > build/sweep.md && mv build/sweep.md docs/
 
 rooms: $(CORE)  ## say which imports go against the rooms, or draw docs/architecture.svg and its table anew
 	@$(PY) docs/architecture_picture.py

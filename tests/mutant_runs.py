@@ -113,12 +113,12 @@ def run_tests(base: Path, names: Sequence[str], seconds: float, *, loud: bool = 
     return fork(lambda: run_pytest(base, names, [Chosen(base, names)]), base, seconds, loud=loud)
 
 
-def run_pytest(base: Path, names: Sequence[str], plugins: list[Any]) -> int:
-    """Run the files of some tests in this process; a plugin chooses among what they hold."""
+def run_pytest(base: Path, names: Sequence[str], plugins: list[Any], *further: str) -> int:
+    """Run the files of some tests in this process, with further options; a plugin chooses among what they hold."""
     options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", f"{ROOT}/pyproject.toml"]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was loaded before
     files = dict.fromkeys(str(file_of(base, name)) for name in names)
-    status = pytest.main([*options, *files], plugins=plugins)
+    status = pytest.main([*options, *further, *files], plugins=plugins)
     return int(status) if status != pytest.ExitCode.NO_TESTS_COLLECTED else 0
 
 

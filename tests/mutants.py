@@ -176,7 +176,7 @@ def summary(ends: Counter[tuple[str, str]], survivors: list[Mutant]) -> str:
             for wanted in ("failed", "timeout", "passed")
         )
         total = failed + late + passed
-        lines.append(f"{module:34}{total:5}{failed + late:8}{late:9}{passed:10}{(failed + late) / total:8.0%}")
+        lines.append(f"{module:34}{total:5}{failed + late:8}{late:9}{passed:10}{(failed + late) / max(total, 1):8.0%}")
     for mutant in sorted(survivors, key=str):
         change = mutant.change
         lines += [

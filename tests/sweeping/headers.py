@@ -1,0 +1,87 @@
+"""What can be known of a class by names and shapes alone: its model is on the meta device, and no byte is read."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from unittest import mock
+
+import weighbridge as wb
+from weighbridge.api.bound_plan import Plan
+from weighbridge.integrations import transformers as wbt
+from weighbridge.integrations.transformers_loading import Load
+from weighbridge.integrations.transformers_ties import header_with_ties
+from weighbridge.models.holdings import take_stock
+from weighbridge.models.module_loading import remember
+from weighbridge.planning.plan_options import Options
+
+
+def bare(header: Any) -> wb.Header:
+    """Return names and specs alone, as a file has them."""
+    return wb.Header(dict(header.items()))
+
+
+class Loaded(NamedTuple):
+    """A load as it was planned, and the checkpoint that it reads."""
+
+    plan: Any
+    checkpoint: Any
+
+    def missing(self) -> list[str]:
+        """Return the targets that nothing fills."""
+        return [fated.key for fated in self.plan.initialised]
+
+    def left(self) -> list[str]:
+        """Return the sources that have no place."""
+        carried = [key for step in self.plan.steps if step.fate == "carried" for key in step.sources]
+        return [*carried, *(fated.key for fated in self.plan.dropped)]
+
+
+class Subject:
+    """A model on the meta device, and what is asked of it more than once."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.mapping = wbt.resolve(model)
+        self.held = bare(take_stock(model).header())
+
+    def saved_by_us(self) -> wb.Header:
+        """Return what `save_pretrained` of a model that was never loaded would write."""
+        return self._saved()
+
+    def saved_by_library(self) -> wb.Header:
+        """Return what the library's own `save_pretrained` would write."""
+        from transformers.core_model_loading import revert_weight_conversion
+        from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+        state = self.model.state_dict()
+        for key in self.model._keys_to_ignore_on_save or ():
+            state.pop(key, None)
+        state = remove_tied_weights_from_state_dict(state, self.model)
+        return wb.open(revert_weight_conversion(self.model, state)).header
+
+    def read(self, header: wb.Header, *, partial: bool = False) -> Loaded:
+        """Plan the load of a file with this header, as `from_pretrained` does."""
+        checkpoint = wb.open(header)
+        load = Load(checkpoint, self.mapping, wbt.resolve, Options(partial=partial))
+        target = header_with_ties(self.model, take_stock(self.model).header(header))
+        return Loaded(load._compile(self.model, target), checkpoint)
+
+    def written_back(self, loaded: Loaded) -> wb.Header:
+        """Return what saving the model would write, had it been loaded through a plan."""
+        remember(self.model, loaded.plan, loaded.checkpoint)
+        return self._saved()
+
+    def _saved(self) -> wb.Header:
+        """Save, up to where the first byte would be written."""
+        with mock.patch.object(Plan, "write", lambda plan, *_, **__: plan):
+            return bare(wbt.save_pretrained(self.model, "nowhere").target)
+
+
+def differences(ours: wb.Header, theirs: wb.Header) -> dict[str, list[str]]:
+    """Return the names that one of two files has alone, and those of another shape or dtype."""
+    found = {
+        "ours": sorted(set(ours) - set(theirs)),
+        "theirs": sorted(set(theirs) - set(ours)),
+        "shapes": sorted(key for key in set(ours) & set(theirs) if ours[key] != theirs[key]),
+    }
+    return {name: keys for name, keys in found.items() if keys}

@@ -1,0 +1,106 @@
+"""Why an outcome is not "ok", as data: each entry was looked at, and says whose it is to mend.
+
+Whose is one of
+
+    ours      weighbridge should do better
+    theirs    the library's table, or its class, is wrong or incomplete; ours is right, or there is no right
+    neither   both are right, and differ for a reason
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Final, Literal, NamedTuple
+
+from sweeping.totals import kind_of
+
+
+class Reason(NamedTuple):
+    """Why some outcomes of some classes are what they are.
+
+    Args:
+        classes: Names of classes, with `*` for any letters.
+        checks: Names of checks.
+        whose: Whose it is to mend.
+        why: What happens, in a sentence or two.
+        code: The code of the outcome; empty for any.
+        says: A regular expression for what stands in the outcome; empty for anything.
+    """
+
+    classes: tuple[str, ...]
+    checks: tuple[str, ...]
+    whose: Literal["ours", "theirs", "neither"]
+    why: str
+    code: str = ""
+    says: str = ""
+
+
+REASONS: Final = (
+    Reason(
+        ("*",),
+        ("names",),
+        "neither",
+        "A new model is saved as its class is published: its tower has `vision_model.` or `text_model.` before its "
+        "names. The library leaves that out, and reads both.",
+        code="differs",
+        says=r'"ours": \["([\w.]*\.)?(vision|text)_model\.embeddings\.',
+    ),
+    Reason(
+        ("ColQwen2ForRetrieval",),
+        ("names",),
+        "neither",
+        "Published as `vlm.model.language_model.`; the library leaves the inner `model.` out, and reads both.",
+        code="differs",
+    ),
+    Reason(
+        ("DetrEncoder", "DetrDecoder", "ConditionalDetrEncoder", "ConditionalDetrDecoder"),
+        ("names", "values"),
+        "ours",
+        "Our families speak for the whole model type, so that a part which is saved alone takes the names that it has "
+        "in a published model. Nobody publishes such a part, and the library does not read these names of it.",
+    ),
+    Reason(
+        ("AltCLIPTextModel", "AltCLIPModel"),
+        ("names", "library", "again", "values"),
+        "theirs",
+        "The library's rule `layer -> layers` is meant for the text tower; saving renames the vision tower as well, "
+        "and leaves the text tower out where it stands alone. Ours are the published names.",
+    ),
+    Reason(
+        ("Qwen3VLMoe*",),
+        ("names", "values"),
+        "theirs",
+        "The library transposes experts on loading, and leaves them as they are on saving, since their shape is the "
+        "model's then. Ours are transposed back, as they are published.",
+        says="shapes|experts",
+    ),
+    Reason(
+        ("ViTMAEForPreTraining", "ViTMSN*"),
+        ("names",),
+        "theirs",
+        "The library's reverse gives names that no published file has: `decoder_encoder.layer` for `decoder_layers`, "
+        "or no `vit.` before the base model's. Ours are the published ones.",
+        code="differs",
+    ),
+    Reason(
+        ("ShieldGemma2ForImageClassification",),
+        ("names",),
+        "theirs",
+        "The library puts `model.` before its names twice on saving. Ours are the published names.",
+        code="differs",
+    ),
+)
+
+
+def reason_for(line: Mapping[str, Any], check: str) -> Reason | None:
+    """Return the first entry that speaks of a class's outcome."""
+    outcome = line[check]
+    for reason in REASONS:
+        is_asked = check in reason.checks and reason.code in ("", kind_of(outcome))
+        is_meant = is_asked and any(fnmatchcase(line["class"], pattern) for pattern in reason.classes)
+        if is_meant and re.search(reason.says, json.dumps(outcome)):
+            return reason
+    return None
