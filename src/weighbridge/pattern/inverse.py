@@ -137,13 +137,16 @@ def _taken_away(turned: Nodes) -> tuple[Pattern, Pattern] | str:
     r"""Make the rule that takes away what a rule without a text of its own has put in: the rest is what is left.
 
     Returns:
-        For `^ -> model.`, the rule `^model.(.+) -> \1`; the reason why there is none, if nothing says where it began.
+        For `^ -> model.`, the rule `^model.(.+) -> \1`; the reason why there is none, if nothing says where it began, or
+        if it does not end where a segment does, so that `^ -> a` would be taken out of `attention`.
     """
-    edges = [node.at_end for node in turned if isinstance(node, Edge)]
-    if len(edges) != 1:
-        return "the source has no text, so that the way back does not know what is left"
-    text = f"(.+){render(turned)}" if edges[0] else f"{render(turned)}(.+)"
-    return Pattern.parse(text), Pattern.parse(r"\1")
+    match turned:
+        case (Edge(at_end=False), *_, Text(text)) if text.endswith("."):
+            return Pattern.parse(f"{render(turned)}(.+)"), Pattern.parse(r"\1")
+        case (Text(text), *_, Edge(at_end=True)) if text.startswith("."):
+            return Pattern.parse(f"(.+){render(turned)}"), Pattern.parse(r"\1")
+        case _:
+            return "the source has no text, so that the way back does not know what is left"
 
 
 def _new_names(source: Pattern, target: Pattern) -> dict[str, str]:
