@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -148,6 +149,7 @@ def main() -> int:
     unknown = [name for name in only if name not in CHECKS and name not in ATTACKS]
     if unknown:
         parser.error(f"there is no {unknown[0]!r}")
+    logging.getLogger("weighbridge").setLevel(logging.ERROR)  # warnings are of what is drawn
     finds, stop = Finds(), time.monotonic() + chosen.seconds
     checks, attacks = ([name for name in names if not only or name in only] for names in (CHECKS, ATTACKS))
     halves = [try_mappings(_numbers(chosen.seed), checks, finds)] if checks else []
