@@ -137,8 +137,8 @@ def _taken_away(turned: Nodes) -> tuple[Pattern, Pattern] | str:
     r"""Make the rule that takes away what a rule without a text of its own has put in: the rest is what is left.
 
     Returns:
-        For `^ -> model.`, the rule `^model.(.+) -> \1`; the reason why there is none, if nothing says where it began, or
-        if it does not end where a segment does, so that `^ -> a` would be taken out of `attention`.
+        For `^ -> model.`, the rule `^model.(.+) -> \1`; the reason why there is none, if nothing says where it began,
+        or if it does not end where a segment does, so that `^ -> a` would be taken out of `attention`.
     """
     match turned:
         case (Edge(at_end=False), *_, Text(text)) if text.endswith("."):
