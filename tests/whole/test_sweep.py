@@ -1,4 +1,4 @@
-"""The sweep of the classes of transformers finds what is wrong, goes on where it was, and survives what it runs."""
+"""The sweep of the classes of transformers: ours and a tenth of the others, and that it finds what is wrong."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -21,6 +22,10 @@ from sweeping import checks, children, classes, configurations, lines, page, rea
 pytestmark = pytest.mark.filterwarnings("ignore")  # the library's own, of which it has many
 
 
+PARTS = 8
+"""Tests that share the classes; those of one folder stay together."""
+
+
 def named(name: str) -> classes.Named:
     return next(each for each in classes.names() if each.name == name)
 
@@ -32,6 +37,19 @@ def line_of(name: str, **options: Any) -> dict:
 
 
 # ---- the classes ----
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_each_class_is_as_it_should_be_or_has_a_reason(part):
+    looked_at = Counter()
+    for each in classes.chosen(classes.names(), as_tests=True):
+        if sum(each.family.encode()) % PARTS == part and classes.model_class(each) is not None:
+            names = checks.HEADERS if classes.is_tenth(each) else checks.FILES
+            line = checks.judge(each, by_value="none", quick=True, names=names)
+            looked_at[line["built"] == "ok"] += 1
+            for _, check in totals.differing([line]):
+                assert reasons.reason_for(line, check), (each.name, check, line[check])
+    assert looked_at[True] > 20
 
 
 def test_whole_families_are_among_them():
