@@ -275,3 +275,12 @@ def test_c6_the_two_orders_are_told_apart_by_shapes_or_not_at_all() -> None:
     assert caught.value.code == "layout-ambiguous"
     assert "mapped, with net. added" in str(caught.value)
     assert "mapped, then with net. added" in str(caught.value)
+
+
+def test_what_is_refused_is_listed_once_and_what_is_left_over_beside_it() -> None:
+    mapping = wb.Mapping(refuse=[Refuse("^table$", why="the model computes something else without it")])
+    source, target = header("w", "table", "stray"), header("w")
+    for options, listed in (({}, ["stray", "table"]), ({"partial": True}, ["table"])):
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(source, mapping, target, **options)
+        assert sorted(one.where for one in caught.value.problems) == listed
