@@ -37,14 +37,16 @@ def find_conversion(source: Checkpoint, mapping: Mapping) -> Plan | None:
     place = Path(source.where)
     if not rules or source.files is None or not _has_receipt(place):
         return None
-    from weighbridge.running.receipt import read_receipt, read_recorded_mapping
+    from weighbridge.running.receipt import read_recorded_mapping
 
     try:
         named = Mapping.from_dict(read_recorded_mapping(place))
-        if (own_rules(named) if mapping.forward is None else named.transforms) != rules:
-            return None  # most receipts are of something else, and proving one takes longer than planning
-        recorded = read_receipt(place).plan
     except WeighbridgeError:
+        return None
+    if (own_rules(named) if mapping.forward is None else named.transforms) != rules:
+        return None  # most receipts are of something else, and proving one takes longer than planning
+    recorded = _recorded(source)
+    if recorded is None:
         return None
     known = recorded.is_back is not True if mapping.forward is not None else recorded.is_back is False
     return recorded if known and recorded.reading.startswith("mapped") else None

@@ -65,8 +65,8 @@ def what_stands(plan: Plan, model: Checkpoint) -> Standing:
     now_tied = tuple(one._replace(spec=header[one.key]) for one in tied)
     left = replace(plan, steps=tuple(kept), tied_targets=now_tied, initialised=started, twins=(), source_files=None)
     changed = {key: step for step in lost for key in step.targets if key in header}
-    fated = (key for one in (*plan.tied_targets, *plan.initialised) for key in (one.key,))
-    gone = [key for key in (*(key for step in lost for key in step.targets), *fated) if key not in header]
+    had = [key for step in lost for key in step.targets] + [one.key for one in (*plan.tied_targets, *plan.initialised)]
+    gone = [key for key in had if key not in header]
     others = [key for key in header if key in plan.target.specs and header[key].shape != plan.target[key].shape]
     return Standing(left, changed, tuple(_said(gone, others, sorted(untied & header.specs.keys()))))
 
