@@ -65,13 +65,6 @@ REASONS: Final = (
         says=r'"ours": \["(\w+\.)?model\.embed_tokens',
     ),
     Reason(
-        ("DetrEncoder", "DetrDecoder", "ConditionalDetrEncoder", "ConditionalDetrDecoder"),
-        ("names", "values"),
-        "ours",
-        "Our families speak for the whole model type, so that a part which is saved alone takes the names that it has "
-        "in a published model. Nobody publishes such a part, and the library does not read these names of it.",
-    ),
-    Reason(
         ("AltCLIPTextModel", "AltCLIPModel"),
         ("names", "library", "again", "values"),
         "theirs",
@@ -93,21 +86,6 @@ REASONS: Final = (
         "The library's reverse gives names that no published file has: `decoder_encoder.layer` for `decoder_layers`, "
         "or no `vit.` before the base model's. Ours are the published ones.",
         code="differs",
-    ),
-    Reason(
-        ("ViTMSNForImageClassification",),
-        ("library",),
-        "ours",
-        "The library saves this class under names that our family does not know, and its own entry is not tried.",
-        code="plan-failed",
-    ),
-    Reason(
-        ("MaskFormerModel", "MaskFormerForInstanceSegmentation"),
-        ("library", "again"),
-        "ours",
-        "Index tables that the model computes are carried by a rule of the family where the model has them as well.",
-        code="incomplete",
-        says="relative_position_index",
     ),
     Reason(
         ("ShieldGemma2ForImageClassification",),
