@@ -10,7 +10,8 @@ from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Drop
-from weighbridge.mappings.transforms import rename_key
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import PrefixChange, rename_key
 from weighbridge.models.changed_models import steps_by_the_rules, what_stands
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.model_sources import open_model
@@ -144,7 +145,7 @@ def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> tup
         return back, ()
     header = Header({fated.key: fated.spec for fated in new})
     taken = {key for key in back.target if key not in header}
-    found = proven_steps(back.mapping, header, config, whole=back.source)
+    found = proven_steps(_without_idle_prefixes(back), header, config, whole=back.source)
     proven = [step for step in found if taken.isdisjoint(step.targets)]
     named = [_step_back_in(step, header) for step in _free_of(proven, header)]
     done = {key for step in named for key in step.sources}
@@ -157,6 +158,14 @@ def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> tup
     keys = ", ".join(collapse(unled)[:4])
     note = f"{keys}: saved under the model's own name, as the rules lead back to no other one that can be relied on"
     return made, ((note,) if unled else ())
+
+
+def _without_idle_prefixes(back: Plan) -> Mapping:
+    """Return a plan's mapping without the changes of a prefix that changed no key: it was there or not for all keys."""
+    fired = {number for step in back.steps for number in step.rules}
+    rules = enumerate(back.mapping.transforms)
+    kept = [rule for number, rule in rules if number in fired or not isinstance(rule, PrefixChange) or rule.scope]
+    return replace(back.mapping, transforms=tuple(kept))
 
 
 def _free_of(steps: list[Step], header: Header) -> list[Step]:
