@@ -16,7 +16,7 @@ _OURS: Final = {name.replace("-", "_") for name in MODULES}
 
 
 class Named(NamedTuple):
-    """A class that may be a model: its name, its family's folder, the module that holds it, and the text of its bases."""
+    """A class that may be a model: its name, its family's folder, its module, and its bases as they are written."""
 
     name: str
     family: str
