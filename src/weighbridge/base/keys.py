@@ -303,14 +303,18 @@ def collapse_by_name(keys: Iterable[str]) -> list[str]:
     return [line for alike in together.values() for line in collapse(alike)]
 
 
-def by_name(keys: Iterable[str]) -> dict[str, list[str]]:
+def by_name(keys: Iterable[str], keep: frozenset[str] = frozenset()) -> dict[str, list[str]]:
     """Group keys that differ only in their indices, under a name with `*` for each index.
+
+    Args:
+        keys: The keys.
+        keep: Integers, as text, that stay as they are.
 
     Examples:
         >>> by_name(["layers.0.up", "layers.1.up", "norm"])
         {'layers.*.up': ['layers.0.up', 'layers.1.up'], 'norm': ['norm']}
     """
-    found = families(keys)
+    found = families(keys, keep)
     alike = {_PLACEHOLDER.sub("*", name): [key for key, _ in members] for name, members in found.templates.items()}
     return alike | {key: [key] for key in found.literal}
 
@@ -377,4 +381,9 @@ def _shape(key: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _closest(members: list[Member], indices: tuple[int, ...]) -> str:
-    return min(members, key=lambda member: [abs(a - b) for a, b in zip(member[1], indices, strict=False)])[0]
+    """Return the member with the nearest indices; of several, the one with the least."""
+
+    def rank(member: Member) -> tuple[list[int], tuple[int, ...]]:
+        return [abs(a - b) for a, b in zip(member[1], indices, strict=False)], member[1]
+
+    return min(members, key=rank)[0]
