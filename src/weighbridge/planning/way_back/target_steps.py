@@ -43,7 +43,7 @@ def steps_from_target(
     apart |= {key for rule in inverse.initialise for key in names.matching(rule.pattern, rule.scope)}
     wanted = Header({key: spec for key, spec in target.specs.items() if key not in apart})
     plain = replace(forward, refuse=(), initialise=())
-    there = draft_reading(Reading("mapped", plain, is_mapped=True), wanted, live, Options(config=options.config))
+    there = draft_reading(Reading("mapped", plain), wanted, live, Options(config=options.config))
     if not there.fits or any(step.program.casts for step in there.plan.steps):
         return None
     try:
