@@ -43,9 +43,14 @@ CHECKS: dict[str, Callable[..., Any]] = {
     )
 }
 
-if __name__ == "__main__":
-    name, *arguments = sys.argv[1:]
+
+def main(name: str, *arguments: str) -> None:
+    """Run an action."""
     if name in CHECKS:
         CHECKS[name](*arguments)
     else:
         TIMED[name](int(arguments[0]), *arguments[1:])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -12,12 +12,14 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from forked import forks
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
@@ -414,8 +416,15 @@ def test_picture_of_nothing_is_a_picture() -> None:
 # Rows
 
 
+@pytest.fixture(scope="module")
+def start() -> Iterator[Callable[..., Run]]:
+    """Imports take most of the time of so small a run, so one process does them for all."""
+    with forks() as started:
+        yield started.run
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path, start: Callable[..., Run]) -> Bench:
     return Bench(
         tmp_path,
         say=lambda line: None,
@@ -428,6 +437,7 @@ def bench(tmp_path: Path) -> Bench:
         touch_extra_bytes=2**20,
         shard_bytes=3000,
         warm_ups=0,
+        start=start,
     )
 
 
