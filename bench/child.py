@@ -43,14 +43,9 @@ CHECKS: dict[str, Callable[..., Any]] = {
     )
 }
 
-
-def main(name: str, *arguments: str) -> None:
-    """Run an action."""
+if __name__ == "__main__":
+    name, *arguments = sys.argv[1:]
     if name in CHECKS:
         CHECKS[name](*arguments)
     else:
         TIMED[name](int(arguments[0]), *arguments[1:])
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

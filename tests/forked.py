@@ -1,105 +1,120 @@
-"""Run what the benchmarks measure in forks of one process that has imported everything: what it does, without its wait.
+"""Run a module's command line in a fork of a process that has imported what it needs: a real process, without the wait.
 
-    python tests/forked.py      reads commands as JSON lines, and answers each with how it ended
+    python tests/forked.py NAME...      imports modules, reads commands as JSON lines, and answers how each ended
 
-Each command still runs in a process of its own. Only its memory is not watched, and no time of its means anything.
+A test starts the command dozens of times, and most of the time of each is imports. What imports mean, and how long they
+take, is tested with processes of their own.
 """
 
 from __future__ import annotations
 
-import contextlib
+import importlib
 import json
 import os
+import pkgutil
+import runpy
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+ROOT = Path(__file__).parents[1]
+COMMAND = ("torch", "weighbridge.*")
+BENCH = (
+    *COMMAND,
+    *(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen3_moe")),
+    *("weighbridge.integrations.transformers", "bench.work_models", "bench.work_plans", "bench.work_tensors"),
+)
+NOT_LOADED = ("weighbridge.integrations", "weighbridge.testing", "weighbridge.__main__")
+"""What `weighbridge.*` leaves out: what needs other libraries, and what runs when it is imported."""
 
-from bench.measure import ROOT, Run, RunFailedError, child_environment, run_python
 
-CHILD = ("-m", "bench.child")
+class Ended(NamedTuple):
+    """How a process ended: its status, the processor's seconds, and what it printed to each stream."""
+
+    status: int
+    cpu_s: float
+    out: bytes
+    err: bytes
 
 
 class Forks:
-    """Starts the children of the benchmarks; anything else is run as they run it.
+    """A process that runs modules in forks of itself.
 
     Args:
-        server: The process that forks.
+        modules: What it imports, by name; `.*` at the end is a package with all that it holds.
+        environment: Its environment; it runs in the project's directory.
     """
 
-    def __init__(self, server: subprocess.Popen[str]) -> None:
-        self.server = server
+    def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
+        command = [sys.executable, str(Path(__file__).resolve()), *modules]
+        self.server = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
-    def run(self, *arguments: str | Path) -> Run:
-        """Run this interpreter with arguments.
-
-        Raises:
-            RunFailedError: With the end of the output, if the exit status is not 0.
-        """
-        words = tuple(str(argument) for argument in arguments)
-        if words[:2] != CHILD:
-            return run_python(*words)
-        began = time.perf_counter()
-        with tempfile.NamedTemporaryFile() as output:
-            assert self.server.stdin is not None
-            assert self.server.stdout is not None
-            print(json.dumps({"words": words[2:], "output": output.name}), file=self.server.stdin, flush=True)
+    def run(self, module: str, words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Ended:
+        """Run `python -m module words`, in a folder, and wait for its end."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
+            command = {
+                "module": module,
+                "words": list(words),
+                "folder": str(folder),
+                "environment": dict(environment),
+                "streams": [out.name, err.name],
+            }
+            print(json.dumps(command), file=self.server.stdin, flush=True)
             status, cpu_s = json.loads(self.server.stdout.readline())
-            text = output.read().decode(errors="replace")
-        if status:
-            raise RunFailedError(f"{' '.join(words)}: exit status {status}\n{text[-2000:].rstrip()}")
-        command = (sys.executable, *words)
-        return Run(command, time.perf_counter() - began, cpu_s, None, None, 0, 0, text)
+            return Ended(status, cpu_s, out.read(), err.read())
 
 
-@contextlib.contextmanager
-def forks() -> Iterator[Forks]:
-    """Start the process that forks, and end it."""
-    command = [sys.executable, str(Path(__file__).resolve())]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=child_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
-        yield Forks(server)
+@cache
+def forks(modules: tuple[str, ...], environment: frozenset[tuple[str, str]]) -> Forks:
+    """Start the process that forks, once; it ends when this process does, since its input ends then."""
+    return Forks(modules, dict(environment))
 
 
-def serve() -> None:
-    """Import what children need, and fork one for each line."""
-    import torch
-    import transformers
-
-    import weighbridge.integrations.transformers
-    import weighbridge.models.modules  # noqa: F401
-    from bench import child
-
-    torch.set_num_threads(1)
-    for name in ("LlamaForCausalLM", "Qwen3MoeForCausalLM"):
-        getattr(transformers, name)
+def serve(modules: Sequence[str]) -> None:
+    """Import modules, and fork for each line."""
+    for name in modules:
+        module = importlib.import_module(name.removesuffix(".*"))
+        if name.endswith(".*"):
+            for found in pkgutil.walk_packages(module.__path__, f"{module.__name__}."):
+                if not found.name.startswith(NOT_LOADED):
+                    importlib.import_module(found.name)
     for line in sys.stdin:
         command = json.loads(line)
         process = os.fork()
         if not process:
-            _become(child.main, command)
+            _become(command)
         _, status, usage = os.wait4(process, 0)
         print(json.dumps([os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime]), flush=True)
 
 
-def _become(main: Any, command: Any) -> None:
-    """Run a command in this process, which ends with it."""
-    descriptor = os.open(command["output"], os.O_WRONLY)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    status = 1
+def _become(command: Any) -> None:
+    """Run a module as `python -m` does, in this process, which ends with it."""
+    os.chdir(command["folder"])
+    os.environ.clear()
+    os.environ.update(command["environment"])
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    for number, name in enumerate(command["streams"], 1):
+        os.dup2(os.open(name, os.O_WRONLY), number)
+    sys.path[0] = command["folder"]
+    sys.argv = ["", *command["words"]]
+    status = 0
     try:
-        main(*command["words"])
-        status = 0
+        runpy.run_module(command["module"], run_name="__main__", alter_sys=True)
     except SystemExit as end:
-        print(end.code, file=sys.stderr)
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
     except BaseException as error:
+        status = 1
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
         sys.stdout.flush()
@@ -108,4 +123,5 @@ def _become(main: Any, command: Any) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    sys.path.insert(0, str(ROOT))
+    serve(sys.argv[1:])

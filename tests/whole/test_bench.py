@@ -11,15 +11,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
-from forked import forks
+from forked import BENCH, forks
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
@@ -42,7 +42,17 @@ from bench.inventories import (
     small,
     transposed_mapping,
 )
-from bench.measure import ROOT, Comparison, Figure, Run, RunFailedError, divide, run_process, run_python
+from bench.measure import (
+    ROOT,
+    Comparison,
+    Figure,
+    Run,
+    RunFailedError,
+    child_environment,
+    divide,
+    run_process,
+    run_python,
+)
 from bench.picture import picture
 from bench.report import COLUMNS, heading, machine, plain_table, results_json, table_rows, versions
 from bench.rounds import Bench, Side, memory, take_turns
@@ -416,15 +426,25 @@ def test_picture_of_nothing_is_a_picture() -> None:
 # Rows
 
 
-@pytest.fixture(scope="module")
-def start() -> Iterator[Callable[..., Run]]:
-    """Imports take most of the time of so small a run, so one process does them for all."""
-    with forks() as started:
-        yield started.run
+def start(*arguments: str | Path) -> Run:
+    """Run this interpreter: a child of the benchmarks in a fork of one process, since it would mostly import.
+
+    Its memory is not watched then, and its seconds mean little.
+    """
+    words = tuple(str(argument) for argument in arguments)
+    if words[:2] != ("-m", "bench.child"):
+        return run_python(*words)
+    environment = child_environment()
+    began = time.perf_counter()
+    ended = forks(BENCH, frozenset(environment.items())).run("bench.child", words[2:], ROOT, environment)
+    text = (ended.out + ended.err).decode(errors="replace")
+    if ended.status:
+        raise RunFailedError(f"{' '.join(words)}: exit status {ended.status}\n{text}")
+    return Run((sys.executable, *words), time.perf_counter() - began, ended.cpu_s, None, None, 0, 0, text)
 
 
 @pytest.fixture
-def bench(tmp_path: Path, start: Callable[..., Run]) -> Bench:
+def bench(tmp_path: Path) -> Bench:
     return Bench(
         tmp_path,
         say=lambda line: None,
