@@ -437,7 +437,7 @@ def start(*arguments: str | Path) -> Run:
     environment = child_environment()
     began = time.perf_counter()
     ended = forks(BENCH, frozenset(environment.items())).run("bench.child", words[2:], ROOT, environment)
-    text = (ended.out + ended.err).decode(errors="replace")
+    text = (ended.err + ended.out).decode(errors="replace")
     if ended.status:
         raise RunFailedError(f"{' '.join(words)}: exit status {ended.status}\n{text}")
     return Run((sys.executable, *words), time.perf_counter() - began, ended.cpu_s, None, None, 0, 0, text)
