@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import weighbridge as wb
 from weighbridge.planning.way_back.inverting import proven_steps, steps_not_back
@@ -17,6 +18,7 @@ def header(**shapes: tuple[int, ...]) -> wb.Header:
 # ---- all names that a mapping turns into one ----
 
 STACK = wb.WeightConverter(["e.*.g", "e.*.u"], "e.gu", [wb.MergeModulelist(0), wb.Concatenate(1)])
+SIZED, STACKED = wb.Concatenate(0, sizes=(1, 1)), wb.MergeModulelist(0)
 MOVED = wb.Mapping([wb.WeightRenaming("^h", "layers"), STACK])
 
 
@@ -79,6 +81,51 @@ def test_more_ways_than_are_followed_are_said_to_be_cut() -> None:
     for count, is_cut in ((MOST_NAMES - 1, False), (MOST_NAMES, True)):
         found = find_preimages(wb.Mapping(rules[:count]), [f"x{count}"])[f"x{count}"]
         assert (len(found.names), found.is_cut) == (MOST_NAMES, is_cut)
+
+
+def test_a_way_back_with_more_ways_than_are_followed_is_not_the_only_one() -> None:
+    """Beyond the limit nothing was said: the rest could hold another name, and a hundred rules are no rarity."""
+    rules = [wb.WeightRenaming(f"^x{i}", f"x{i + 1}") for i in range(MOST_NAMES)]
+    last = f"x{MOST_NAMES}"
+    away = [wb.WeightConverter(f"^x{i}$", f"flat{i}", [wb.Reshape((-1,), (2,))]) for i in range(1, MOST_NAMES + 1)]
+    for mapping, is_cut in ((wb.Mapping([*away, *rules]), True), (wb.Mapping([away[-1], rules[-1]]), False)):
+        assert find_preimages(mapping, [last])[last].is_cut is is_cut
+        back = wb.plan(header(**{last: (2,)}), mapping.inverse(), layout="auto")
+        words = f"more than {MOST_NAMES} ways lead to it, and not all of them were followed"
+        assert [words in choice for choice in back.choices] == [True] * is_cut
+
+
+AWAY = wb.WeightConverter("^{name:gu|qk}$", "flat.{name}", [wb.Reshape((-1,), (2, 2))])
+"""Whatever had such a name went away: no name stays."""
+
+
+@pytest.mark.parametrize(
+    ("rules", "key", "went", "other"),
+    [
+        ([wb.WeightRenaming("old_k", "k"), wb.WeightConverter(["q", "k"], "qk", [SIZED])], "qk", "old_k", "k"),
+        ([wb.WeightRenaming("old_q", "q"), wb.WeightConverter(["q", "k"], "qk", [SIZED])], "qk", "old_q", "q"),
+        ([wb.WeightRenaming("last", "e.1.w"), wb.WeightConverter("e.*.w", "gu", [STACKED])], "gu", "last", "e.1.w"),
+        ([wb.WeightRenaming("first", "e.0.w"), wb.WeightConverter("e.*.w", "gu", [STACKED])], "gu", "first", "e.0.w"),
+    ],
+    ids=["second of two", "first of two", "second index", "first index"],
+)
+def test_each_part_of_what_is_taken_apart_is_looked_at(rules: list[wb.Transform], key: str, went: str, other: str):
+    """A rule for one part, or for one index, leaves the name of that part open, and only the first was looked at."""
+    mapping = wb.Mapping([AWAY, *rules])
+    back = wb.plan(header(**{key: (2, 2)}), mapping.inverse())
+    assert went in back.target
+    (choice,) = back.choices
+    assert choice.startswith(f"{key} goes back to {went}, by rule 3, 2; the mapping would make it of {other}, too")
+    settled = wb.plan(header(**{key: (2, 2)}), mapping.inverse(), target=back.target)
+    assert settled.choices == ()
+
+
+def test_parts_that_no_rule_tells_apart_are_one() -> None:
+    stacked = wb.Mapping([AWAY, wb.WeightRenaming("old", "e"), wb.WeightConverter("e.*.w", "gu", [STACKED])])
+    back = wb.plan(header(gu=(40, 2)), stacked.inverse())
+    assert len(back.target) == 40
+    (choice,) = back.choices
+    assert "the mapping would make it of e.0.w, too" in choice
 
 
 @pytest.mark.parametrize(
@@ -152,6 +199,41 @@ def test_a_target_settles_the_way_back_beside_what_is_declared(beside, wanted, o
         ("dec.layer_norm",): ("dec.ln",),
         ("enc.layer_norm",): ("enc.ln_post",),
     }
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_complete_target_settles_the_way_back_in_a_partial_one_too(partial: bool) -> None:
+    """Then it was asked for nothing, and a name that it has was left as it was."""
+    made = wb.plan(PUBLISHED, NORMS).target
+    back = wb.plan(made, NORMS.inverse(), target=PUBLISHED, partial=partial)
+    assert (back.target.specs, back.choices) == (PUBLISHED.specs, ())
+
+
+def test_a_target_settles_what_it_has_a_place_for() -> None:
+    """What either side has besides is left over, or left as it is, as a partial way back accepts."""
+    made = wb.Header({**wb.plan(PUBLISHED, NORMS).target.specs, **header(head=(4,)).specs})
+    target = wb.Header({**PUBLISHED.specs, **header(new=(5,)).specs})
+    back = wb.plan(made, NORMS.inverse(), target=target, partial=True)
+    assert back.target.specs.keys() == {*PUBLISHED.specs, "head"}
+    assert [fated.key for fated in back.initialised] == ["new"]
+    assert back.choices == ()
+
+
+def test_a_target_settles_the_way_back_beside_a_cast_that_keeps_every_value() -> None:
+    """One cast was enough to take all names of the mapping for open."""
+    widen = wb.WeightConverter("^w", "wide", [wb.Cast("F32", "F16")])
+    mapping = wb.Mapping([*NORMS, widen])
+    published = wb.Header({**PUBLISHED.specs, "w": wb.TensorSpec("F16", (2,))})
+    made = wb.plan(published, mapping).target
+    back = wb.plan(made, mapping.inverse(), target=published)
+    assert (back.target.specs, back.choices) == (published.specs, ())
+    values = {key: torch.arange(len(spec.shape) + 2.0)[: spec.shape[0]] for key, spec in made.items()}
+    assert back.state_dict(values)["w"].dtype == torch.float16
+    narrow = wb.Mapping([*NORMS, wb.WeightConverter("^w", "wide", [wb.Cast("F16", "F32")])])
+    rounded = wb.Header({**PUBLISHED.specs, "w": wb.TensorSpec("F32", (2,))})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(wb.plan(rounded, narrow).target, narrow.inverse(), target=rounded)
+    assert "source-unplaced" in caught.value.codes, "what was rounded is not known, and no target tells it"
 
 
 def test_rules_that_settled_a_name_are_told_in_the_order_of_the_way_back() -> None:

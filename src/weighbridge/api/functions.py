@@ -142,7 +142,9 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
     said = (*(source.notes if is_model(checkpoint) else ()), *notes)
-    return Plan.bind(replace(compiled, notes=(*compiled.notes, *said)), source)
+    made = Plan.bind(replace(compiled, notes=(*compiled.notes, *said)), source)
+    made.binding.config = options["config"]
+    return made
 
 
 def _converted_already(source: Checkpoint, mapping: Mapping) -> PlanError:

@@ -93,6 +93,7 @@ def loaded_plan(model: torch.nn.Module) -> Plan | None:
         return None
     made = Plan.bind(loaded.plan, loaded.checkpoint)
     made.binding.read, made.binding.produced = loaded.checkpoint, weakref.ref(inner)
+    made.binding.config = loaded.config
     return made
 
 
@@ -205,7 +206,9 @@ def _derived(model: torch.nn.Module, mapping: AnyMapping | None, planning: dict[
     from weighbridge.models.model_sources import open_model
     from weighbridge.models.module_saving import tied_names
 
-    inner = unwrap(model)
+    inner, loaded = unwrap(model), loaded_plan(model)
+    if planning.get("config") is None and loaded is not None and not getattr(inner, "config", None):
+        planning = {**planning, "config": loaded.binding.config}
     needs_none = mapping is None and planning.get("layout") == "as is"
     found = as_mapping(() if needs_none else find_mapping(_mapping_back(inner, mapping)))
     drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))

@@ -303,18 +303,14 @@ def collapse_by_name(keys: Iterable[str]) -> list[str]:
     return [line for alike in together.values() for line in collapse(alike)]
 
 
-def by_name(keys: Iterable[str], keep: frozenset[str] = frozenset()) -> dict[str, list[str]]:
+def by_name(keys: Iterable[str]) -> dict[str, list[str]]:
     """Group keys that differ only in their indices, under a name with `*` for each index.
-
-    Args:
-        keys: The keys.
-        keep: Integers, as text, that stay as they are.
 
     Examples:
         >>> by_name(["layers.0.up", "layers.1.up", "norm"])
         {'layers.*.up': ['layers.0.up', 'layers.1.up'], 'norm': ['norm']}
     """
-    found = families(keys, keep)
+    found = families(keys)
     alike = {_PLACEHOLDER.sub("*", name): [key for key, _ in members] for name, members in found.templates.items()}
     return alike | {key: [key] for key in found.literal}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping as MappingOf
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +20,7 @@ import torch
 
 from weighbridge.api.conversions import compile_by_receipt
 from weighbridge.base.errors import PlanError, RegistryError
+from weighbridge.base.process_locks import ProcessLock
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern, literally
 from weighbridge.integrations.transformers_choice import plan_by_either
@@ -289,7 +289,7 @@ def _rule_for(key: str, excused: dict[str, str], among: list[str]) -> str:
 _FUNCTION: Final = "convert_and_load_state_dict_in_model"
 
 _filling: ContextVar[Callable[[Any], dict[str, Pending]] | None] = ContextVar("weighbridge_filling", default=None)
-_lock = threading.Lock()
+_lock = ProcessLock()
 _users = 0
 _installed: Final[list[partial[Any]]] = []
 

@@ -63,7 +63,8 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack
     if loaded is None:
         return None
     held = open_model(model)
-    stock, config = take_stock(model), getattr(inner, "config", None)
+    stock = take_stock(model)
+    config = loaded.config if loaded.config is not None else getattr(inner, "config", None)
     current, gone = _as_it_is_now(in_dtypes(loaded.plan, held.header), held.header, stock)
     standing = what_stands(current, held)
     again = steps_by_the_rules(current, standing, held.header, config)

@@ -73,7 +73,7 @@ def compile_plan(
     declared = declare(as_mapping(mapping), options)
     readings = possible_readings(declared, source, target, options.layout)
     drafts = [_draft(reading, source, target, options) for reading in readings]
-    if target is not None and options.layout == "auto":
+    if target is not None:
         drafts += _nested(declared, drafts, source, target, options)
     chosen = _choose(drafts, source, target, options)
     plan = replace(chosen.plan, source_files=files, is_back=False)
@@ -114,12 +114,12 @@ def _nested(mapping: Mapping, drafts: list[Draft], source: Header, target: Heade
         """Whether a mapping could fill with what is left over what is missing, whichever nearer reading is taken."""
         return all(lands(rules, [*d.unplaced], Header({key: target[key] for key in d.missing})) for d in near)
 
-    found = nested_readings(mapping, source, target, is_worth)
+    found = nested_readings(mapping, source, target, options.layout, is_worth)
     nested = [_draft(each, source, target, options) for each in found]
     if near:
         return [draft for draft in nested if draft.fits and all(draft.covers_more(other) for other in near)]
     nearer = [draft for draft in nested if not any(_is_as_near(other, draft) for other in drafts)]
-    return [draft for draft in nearer if options.partial or not draft.faults]
+    return [draft for draft in nearer if options.partial or draft.is_named]
 
 
 def _kept_dtypes(plan: Plan, target: Header, options: Options) -> Iterator[str]:

@@ -144,20 +144,25 @@ def possible_readings(mapping: Mapping, source: Header, target: Header | None, m
     Without a target there is nothing to compare with: the reading is the plain one if the caller says so, else the
     mapped one. Who reverses a mapping says with it that the tensors are in the layout that the mapping gives.
     """
-    mapped = Reading("mapped", mapping)
-    plain = Reading("as is", replace(mapping, transforms=(), forward=None), is_mapped=False)
-    if mode == "as is":
-        first = [plain]
-    elif target is None or mode == "mapped" or mapping.forward is not None or not mapping.transforms:
-        first = [mapped]
-    else:
-        first = [mapped, plain]
+    first = _unchanged_readings(mapping, target, mode)
     if target is None:
         return first
     prefixed = list(_prefixed(first, mapping.base_prefix, source, target))
+    mapped = Reading("mapped", mapping)
     found = [*first, *prefixed, *_prefixed_after(mapped, [mapped, *prefixed], source, target)]
     shares = mode == "as is" or any(_shares_names(reading, source, target) for reading in found)
     return [reading for reading in found if reading.is_mapped or shares]
+
+
+def _unchanged_readings(mapping: Mapping, target: Header | None, mode: str) -> list[Reading]:
+    """List the readings that leave every prefix as it is."""
+    mapped = Reading("mapped", mapping)
+    plain = Reading("as is", replace(mapping, transforms=(), forward=None), is_mapped=False)
+    if mode == "as is":
+        return [plain]
+    if target is None or mode == "mapped" or mapping.forward is not None or not mapping.transforms:
+        return [mapped]
+    return [mapped, plain]
 
 
 def _shares_names(reading: Reading, source: Header, target: Header) -> bool:
@@ -325,9 +330,9 @@ def without_change(mapping: Mapping, reading: str) -> tuple[Mapping, Transform |
         True
     """
     rules = mapping.transforms
-    if ", with " in reading:
+    if ", with " in reading and rules:
         return replace(mapping, transforms=rules[1:]), rules[0]
-    if ", then with " in reading:
+    if ", then with " in reading and rules:
         return replace(mapping, transforms=rules[:-1]), rules[-1]
     return mapping, None
 
@@ -337,9 +342,13 @@ MOST_PATHS: Final = 16
 
 
 def nested_readings(
-    mapping: Mapping, source: Header, target: Header, is_worth: Callable[[Mapping], bool] = lambda _: True
+    mapping: Mapping,
+    source: Header,
+    target: Header,
+    mode: str = "auto",
+    is_worth: Callable[[Mapping], bool] = lambda _: True,
 ) -> Iterator[Reading]:
-    """Yield the mapped reading under every path of a sub-model: of the target, put in front, or of the source, removed.
+    """Yield each reading under every path of a sub-model: of the target, put in front, or of the source, removed.
 
     A checkpoint may be that of one part of the model, or of a model that holds this one. These are only tried where
     no nearer reading fits.
@@ -348,15 +357,18 @@ def nested_readings(
         mapping: The mapping.
         source: Specs of the checkpoint's tensors.
         target: Specs of the wanted tensors.
+        mode: As for `possible_readings`.
         is_worth: Whether a mapping is worth a look.
     """
-    mapped = Reading("mapped", mapping)
-    added = (PrefixChange(prefix_to_add=path) for path in _paths(target))
-    removed = (PrefixChange(prefix_to_remove=path) for path in _paths(source))
-    for change in (*added, *removed):
-        reading = _changed(mapped, change)
-        if reading is not None and is_worth(reading.mapping) and _is_possible(reading, source, target):
-            yield _sparing(reading, mapping, source, target)
+    added = [PrefixChange(prefix_to_add=path) for path in _paths(target)]
+    removed = [PrefixChange(prefix_to_remove=path) for path in _paths(source)]
+    for first in _unchanged_readings(mapping, target, mode):
+        for change in (*added, *removed):
+            reading = _changed(first, change)
+            if reading is None or not (first.is_mapped or _shares_names(reading, source, target)):
+                continue
+            if is_worth(reading.mapping) and _is_possible(reading, source, target):
+                yield _sparing(reading, first.mapping, source, target)
 
 
 def _paths(header: Header) -> list[str]:

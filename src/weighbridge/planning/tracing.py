@@ -14,7 +14,7 @@ from typing import Final
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.json_text import shorten
-from weighbridge.base.keys import INDEX_DIGITS, Families, Member, collapse, expand, families, is_sound
+from weighbridge.base.keys import INDEX_DIGITS, Member, collapse, expand, is_sound
 from weighbridge.base.specs import MAX_KEY_CHARACTERS
 from weighbridge.mappings.transforms import WeightConverter, strip_scope
 from weighbridge.pattern import Match, Pattern
@@ -47,7 +47,7 @@ def trace_keys(
     if not rules.rules[start:]:
         yield from (Traced(Trace(key, (), None), [(key, ())]) for key in keys)
         return
-    found = families(keys, rules.keep) if rules.collapsible else Families({}, list(keys))
+    found = rules.families(keys)
     alone = list(found.literal)
     for name, members in found.templates.items():
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from weighbridge.base.keys import Families, families
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, WeightConverter, pairs
 from weighbridge.pattern import Pattern
@@ -58,6 +60,16 @@ class Rules:
     keep: frozenset[str]
     collapsible: bool
     wanted: Wanted | None = None
+
+    def families(self, keys: Iterable[str]) -> Families:
+        """Group keys that behave alike under these rules."""
+        return families(keys, self.keep) if self.collapsible else Families({}, list(keys))
+
+    def first_of_each(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the first of the keys of each family, and how many there are."""
+        found = self.families(keys)
+        firsts = {members[0][0]: len(members) for members in found.templates.values()}
+        return firsts | dict.fromkeys(found.literal, 1)
 
 
 class Hit(NamedTuple):

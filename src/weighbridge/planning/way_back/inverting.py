@@ -24,9 +24,9 @@ from weighbridge.planning.plan_options import Options
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.readings import Reading
 from weighbridge.planning.steps import Step
-from weighbridge.planning.tracing import prepare, trace_keys
+from weighbridge.planning.tracing import Rules, prepare, trace_keys
 from weighbridge.planning.way_back.origins import find_rivals, invert_rules
-from weighbridge.planning.way_back.preimages import find_preimages
+from weighbridge.planning.way_back.preimages import MOST_NAMES, Part, Preimages, find_preimages, part_of
 
 
 def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled: bool = False) -> None:
@@ -99,51 +99,78 @@ def open_names(plan: Plan, forward: Mapping, general: Iterable[NameChoice] | Non
     taken = {key for keys, _ in told for key in keys}
     sized = dict(_assumptions(plan)).keys()
     steps = [step for step in plan.steps if step.rules and sized.isdisjoint(step.rules)]
-    went = {key: step.targets[0] for step in steps for key in step.sources if key not in taken}
-    grouped = by_name(went, prepare(forward).keep)  # a rule may speak of one index alone
-    alike = {keys[0]: len(keys) for keys in grouped.values()}
-    found = find_preimages(forward, alike, Wanted(plan.source))
-    ways = {key: step.rules for step in steps for key in step.sources if key in alike}
-    lines = _rival_lines(plan, went, ways, alike, {key: found[key].names for key in alike})
-    notes = _rival_lines(plan, went, ways, alike, {key: found[key].likely for key in alike})
+    wanted = Wanted(plan.source)
+    taken_back = list(_taken_back(prepare(forward, wanted), steps, taken))
+    found: dict[tuple[str, Part], Preimages] = {}
+    for part in dict.fromkeys(one.part for one in taken_back):
+        keys = [one.key for one in taken_back if one.part == part]
+        found |= {(key, part): names for key, names in find_preimages(forward, keys, wanted, part).items()}
+    lines = _rival_lines(plan, [(one, found[one.key, one.part].names) for one in taken_back], found)
+    notes = _rival_lines(plan, [(one, found[one.key, one.part].likely) for one in taken_back], found)
     return Choices(tuple(lines), tuple(notes))
+
+
+class _TakenBack(NamedTuple):
+    """A key of a way back, one of the names that it goes back to, which part of it that is, and how many are like it.
+
+    `rules` has the numbers of the rules that take it there.
+    """
+
+    key: str
+    part: Part
+    went: str
+    rules: tuple[int, ...]
+    alike: int
+
+
+def _taken_back(rules: Rules, steps: Iterable[Step], taken: set[str]) -> Iterator[_TakenBack]:
+    """Yield one of the keys that behave alike, with each of the names that it goes back to, but for those alike.
+
+    A rule may speak of one index alone, and of one of the tensors that are joined.
+    """
+    alike: dict[tuple[int, ...], dict[str, Step]] = {}
+    for step in steps:
+        alike.setdefault(step.rules, {}).update((key, step) for key in step.sources if key not in taken)
+    for numbers, steps_of in alike.items():
+        for key, count in rules.first_of_each(steps_of).items():
+            names = rules.first_of_each(steps_of[key].targets)
+            parts = {part_of(rules, name): name for name in reversed(names)}
+            yield from (_TakenBack(key, part, parts[part], numbers, count) for part in sorted(parts))
 
 
 def _rival_lines(
     plan: Plan,
-    went: MappingOf[str, str],
-    ways: MappingOf[str, tuple[int, ...]],
-    alike: MappingOf[str, int],
-    names: MappingOf[str, frozenset[str]],
+    taken_back: Iterable[tuple[_TakenBack, frozenset[str]]],
+    found: MappingOf[tuple[str, Part], Preimages],
 ) -> Iterator[str]:
     """Yield a line for each way in which rules are run back, where the mapping makes a name of others as well.
 
     Args:
         plan: The plan.
-        went: The name that each key goes back to.
-        ways: The rules that take it there.
-        alike: How many keys each one stands for.
-        names: All names that the mapping makes it of.
+        taken_back: What goes back, each with all names that the mapping makes it of.
+        found: What is known of these, and whether it is all.
     """
-    found: dict[tuple[int, ...], list[tuple[str, str, int]]] = {}
-    for key, origins in names.items():
-        others = sorted(origins - {went[key]}, key=lambda name: (name == key, name))
-        if others:
-            found.setdefault(ways[key], []).append((key, others[0], alike[key]))
-    for numbers, rivals in sorted(found.items()):
-        yield _rival_line(plan, went, numbers, rivals)
+    rivals: dict[tuple[int, ...], list[tuple[_TakenBack, str]]] = {}
+    for one, origins in taken_back:
+        others = sorted(origins - {one.went}, key=lambda name: (name == one.key, name))
+        if others or found[one.key, one.part].is_cut:
+            rivals.setdefault(one.rules, []).append((one, others[0] if others else ""))
+    for _, ones in sorted(rivals.items()):
+        yield _rival_line(plan, ones)
 
 
-def _rival_line(
-    plan: Plan, went: MappingOf[str, str], numbers: tuple[int, ...], names: list[tuple[str, str, int]]
-) -> str:
-    key, other, _ = names[0]
-    count = sum(alike for _, _, alike in names)
+def _rival_line(plan: Plan, rivals: list[tuple[_TakenBack, str]]) -> str:
+    first, other = rivals[0]
+    count = sum({one.key: one.alike for one, _ in rivals}.values())
     more = f", and {count - 1} more like it" if count > 1 else ""
-    ran = ", ".join(str(_forward_number(plan.mapping, number)) for number in numbers)
-    could = "it may have had that name already" if other == key else f"the mapping would make it of {other}, too"
+    ran = ", ".join(str(_forward_number(plan.mapping, number)) for number in first.rules)
+    could = f"the mapping would make it of {other}, too"
+    if not other:
+        could = f"more than {MOST_NAMES} ways lead to it, and not all of them were followed"
+    elif other == first.key:
+        could = "it may have had that name already"
     remedy = "give the layout to reach as target, if it is known"
-    return f"{key} goes back to {went[key]}, by rule {ran}{more}; {could}: {remedy}"
+    return f"{first.key} goes back to {first.went}, by rule {ran}{more}; {could}: {remedy}"
 
 
 def _assumptions(plan: Plan) -> Iterator[tuple[int, str]]:
