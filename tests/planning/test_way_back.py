@@ -331,3 +331,31 @@ def test_names_alike_that_could_be_others_are_counted_in_one_line(keys: list[str
     source = wb.Header({key: wb.TensorSpec("F32", (2,)) for key in keys})
     (line,) = wb.plan(source, wb.Mapping([wb.WeightRenaming("x", "y")]).inverse()).choices
     assert f", by rule 1{more}; it may have had that name already" in line
+
+
+def test_a_target_that_the_rules_would_make_something_else_of_settles_nothing() -> None:
+    """Two of its names lead to one tensor, or one of its tensors to more than there is."""
+    moved = wb.Mapping([wb.WeightRenaming("^old", "new")])
+    back = wb.plan(header(new__w=(2,)), moved.inverse(), header(old__w=(2,), new__w=(2,)), partial=True)
+    assert [step.targets for step in back.steps] == [("old.w",)]
+    assert len(back.choices) == 1
+    cut = wb.Mapping([wb.WeightConverter("qk", ["q", "k"], [wb.Chunk(0)])])
+    with pytest.raises(wb.PlanError):
+        wb.plan(header(q=(2,)), cut.inverse(), header(qk=(4,)), partial=True)
+
+
+@pytest.mark.parametrize("made", [{"a": "BF16", "b": "F32"}, {"a": "F32", "b": "BF16"}, {"a": "F16", "b": "F16"}])
+def test_a_cast_is_undone_only_from_the_dtype_that_it_makes(made: dict[str, str]) -> None:
+    widen = wb.Mapping([wb.WeightConverter("^w$", ["a", "b"], [wb.Cast("F32", "F16"), wb.Chunk(0)])])
+    target = wb.Header({"w": wb.TensorSpec("F16", (4,))})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(wb.Header({key: wb.TensorSpec(dtype, (2,)) for key, dtype in made.items()}), widen.inverse(), target)
+    assert caught.value.codes == ("dtype-mismatch",)
+    source = wb.Header(dict.fromkeys(made, wb.TensorSpec("F32", (2,))))
+    assert wb.plan(source, widen.inverse(), target).choices == ()
+
+
+def test_a_rule_that_did_not_fire_takes_nothing_for_granted() -> None:
+    mapping = wb.Mapping([wb.WeightConverter(["q", "k"], "qk", [wb.Concatenate(0)])])
+    assert wb.plan(header(norm=(2,)), mapping.inverse()).choices == ()
+    assert len(wb.plan(header(qk=(2,)), mapping.inverse()).choices) == 1
