@@ -286,3 +286,16 @@ def test_a_new_weight_goes_back_by_a_rule_that_reads_the_configuration_of_the_lo
         assert load_file(out / "model.safetensors").keys() == {"proj.weight", "fresh.weight"}
         wb.load(again, out, rules, config={"heads": 2})
         assert same(model, again)
+
+
+def test_a_new_weight_whose_converter_cannot_be_undone_goes_back_by_the_renames(tmp_path: Path) -> None:
+    """Unequal parts are not cut, and the weight kept the path that the reading puts before all others."""
+    rules = [wb.WeightConverter(["q", "k", "v"], "qkv", [wb.Concatenate(0)])]
+    shapes: dict[str, tuple[int, ...]] = {"base__proj": (2,), "base__norm": (3,), "base__qkv": (4, 2)}
+    model, again = modules(**shapes), modules(**shapes)
+    wb.load(model, {"proj": torch.ones(2)}, rules, partial=True)
+    assert wb.loaded_plan(model).reading == "mapped, with base. added"
+    out = wb.save(model, tmp_path / "out")
+    assert load_file(out / "model.safetensors").keys() == {"proj", "norm", "qkv"}
+    wb.load(again, out, rules)
+    assert same(model, again)
