@@ -161,12 +161,16 @@ def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> tup
 
 
 def _steps_back(back: Plan, header: Header, config: Any) -> list[Step]:
-    """Make the steps that take weights back by all rules, or where the converters cannot be undone by the renames."""
-    whole = list(proven_steps(back.mapping, header, config, whole=back.source))
-    done = {key for step in whole for key in step.sources}
-    left = Header({key: spec for key, spec in header.items() if key not in done})
-    renames = [number for number, rule in enumerate(back.mapping) if not isinstance(rule, WeightConverter)]
-    return [*whole, *proven_steps(back.mapping, left, config, whole=back.source, rules=renames)]
+    """Make the steps that take weights back by all rules, or else by the renames, or by the reading's change alone."""
+    rules = back.mapping.transforms
+    _, change = without_change(back.mapping, back.reading)
+    renames = [number for number, rule in enumerate(rules) if not isinstance(rule, WeightConverter)]
+    found: list[Step] = []
+    for numbers in (None, renames, [] if change is None else [rules.index(change)]):
+        done = {key for step in found for key in step.sources}
+        left = Header({key: spec for key, spec in header.items() if key not in done})
+        found += proven_steps(back.mapping, left, config, whole=back.source, rules=numbers)
+    return found
 
 
 def _free_of(steps: list[Step], header: Header) -> list[Step]:
