@@ -159,7 +159,11 @@ def test_two_indices_that_become_one_name_collide() -> None:
 
 @pytest.mark.parametrize(
     ("source", "target", "key"),
-    [("layer_{i:02}", "layers.{i}", "layer_7.w"), ("h.{i:int}", "b.{i-3}", "h.2.w"), ("{i//2}.{i%2}", "b.{i}", "1.2.w")],
+    [
+        ("layer_{i:02}", "layers.{i}", "layer_7.w"),
+        ("h.{i:int}", "b.{i-3}", "h.2.w"),
+        ("{i//2}.{i%2}", "b.{i}", "1.2.w"),
+    ],
 )
 def test_the_guard_that_is_named_keeps_the_index_from_the_rule(source: str, target: str, key: str) -> None:
     with pytest.raises(wb.PlanError) as caught:

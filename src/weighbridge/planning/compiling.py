@@ -165,7 +165,7 @@ def _refuse_unused(options: Options, source: Header, target: Header | None) -> N
         names = Names(header or ())
         for rule in exception_rules(kind, rules):
             if header is not None and not names.matching(rule.pattern, rule.scope):
-                near = ", ".join(nearest(rule.pattern, sorted(header)))
+                near = ", ".join(nearest(rule.pattern, header))
                 what = f"this {kind.__name__.lower()} rule names no tensor"
                 hint = "correct the pattern, or leave the rule out"
                 raise PlanError(
