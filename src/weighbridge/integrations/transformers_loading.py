@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping as MappingOf
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,11 +20,13 @@ import torch
 
 from weighbridge.api.conversions import compile_by_receipt
 from weighbridge.base.errors import PlanError, RegistryError
+from weighbridge.base.process_locks import ProcessLock
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern, literally
 from weighbridge.integrations.transformers_choice import plan_by_either
 from weighbridge.integrations.transformers_names import equal_ones, unsaved_names
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
+from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
 from weighbridge.mappings.mapping import Mapping as NameMapping, MappingLike, as_mapping
 from weighbridge.mappings.transformers_table import library_module, library_name
@@ -208,7 +209,7 @@ class Load:
 
     def _mapping_of(self, header: Header) -> NameMapping:
         assert self.mapping is not None
-        return look_through(as_mapping(self.mapping), self.checkpoint.header, header)
+        return look_through(bind_offsets(as_mapping(self.mapping), self.options.config), self.checkpoint.header, header)
 
     def _declared(self, model: Any, header: Header) -> Options | None:
         """Add what the library's class says may be left over, and which weights may be missing, as it makes them."""
@@ -289,7 +290,7 @@ def _rule_for(key: str, excused: dict[str, str], among: list[str]) -> str:
 _FUNCTION: Final = "convert_and_load_state_dict_in_model"
 
 _filling: ContextVar[Callable[[Any], dict[str, Pending]] | None] = ContextVar("weighbridge_filling", default=None)
-_lock = threading.Lock()
+_lock = ProcessLock()
 _users = 0
 _installed: Final[list[partial[Any]]] = []
 

@@ -46,7 +46,7 @@ def steps_from_target(
     wanted = Header({key: spec for key, spec in target.specs.items() if key not in apart})
     plain = replace(forward, refuse=(), initialise=())
     known = Options(config=options.config, partial=options.partial)
-    there = draft_reading(Reading("mapped", plain, is_mapped=True), wanted, live, known)
+    there = draft_reading(Reading("mapped", plain), wanted, live, known)
     made = [step for step in there.plan.steps if any(key in live.specs for key in step.targets)]
     cast = [step for step in made if step.program.casts]
     if not there.fits or not all(step.program.is_exact and _makes(step, live) for step in cast):

@@ -145,9 +145,9 @@ class FileWriter(Sink):
 
     def _write(self, offset: int, view: memoryview) -> None:
         self._check_inside(offset, len(view))
-        done = os.pwrite(self._descriptor, view, offset)
-        while done < len(view):
-            done += os.pwrite(self._descriptor, view[done:], offset + done)
+        while view:
+            done = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[done:], offset + done
 
     def copy_range(self, extent: Extent, offset: int) -> None:
         """Copy bytes of another file to `offset`.
