@@ -149,7 +149,9 @@ def possible_readings(mapping: Mapping, source: Header, target: Header | None, m
         return first
     prefixed = list(_prefixed(first, mapping.base_prefix, source, target))
     mapped = Reading("mapped", mapping)
-    found = [*first, *prefixed, *_prefixed_after(mapped, [mapped, *prefixed], source, target)]
+    found = [*first, *prefixed]
+    if mode != "as is":
+        found += _prefixed_after(mapped, mapping.base_prefix, [mapped, *prefixed], source, target)
     shares = mode == "as is" or any(_shares_names(reading, source, target) for reading in found)
     return [reading for reading in found if reading.is_mapped or shares]
 
@@ -184,14 +186,16 @@ def _prefixed(readings: list[Reading], prefix: str, source: Header, target: Head
                 yield _sparing(changed, reading.mapping, source, target)
 
 
-def _prefixed_after(reading: Reading, others: list[Reading], source: Header, target: Header) -> Iterator[Reading]:
-    """Yield a reading whose rules run before the base prefix is added, or removed, if no other one does the same.
+def _prefixed_after(
+    reading: Reading, prefix: str, others: list[Reading], source: Header, target: Header
+) -> Iterator[Reading]:
+    """Yield a reading whose rules run before a prefix is added, or removed, if no other one does the same.
 
     The keys themselves must lack the prefix, so that it is clear where it comes from; rules may have put it before some
     of the names. It is added only where the target has it, and removed only where the target has it nowhere.
     """
-    prefix, mapping = reading.mapping.base_prefix, reading.mapping
-    if not prefix or not mapping.transforms or mapping.forward is not None or reading not in others:
+    mapping = reading.mapping
+    if not prefix or not mapping.transforms or mapping.forward is not None:
         return
     live = reading.live(source)
     if _any_below(prefix, live):
@@ -369,6 +373,9 @@ def nested_readings(
                 continue
             if is_worth(reading.mapping) and _is_possible(reading, source, target):
                 yield _sparing(reading, first.mapping, source, target)
+            if first.is_mapped and change.prefix_to_add is not None:
+                behind = _prefixed_after(first, change.prefix_to_add, [reading], source, target)
+                yield from (each for each in behind if is_worth(each.mapping))
 
 
 def _paths(header: Header) -> list[str]:
