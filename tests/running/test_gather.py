@@ -60,8 +60,8 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filling, "PIECE_BYTES", 512)
     monkeypatch.setattr(budgets, "RUN_BYTES", 64)
     monkeypatch.setattr(budgets, "WINDOW_BYTES", 1024)
-    monkeypatch.setattr(execute._kept, "section", None, raising=False)
-    monkeypatch.setattr(execute._kept, "transposed", None, raising=False)
+    monkeypatch.setattr(strided._kept, "section", None, raising=False)
+    monkeypatch.setattr(strided._kept, "transposed", None, raising=False)
 
 
 def saved(path: Path) -> Path:
