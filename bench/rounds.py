@@ -37,6 +37,7 @@ class Bench:
         touch_extra_bytes: Memory to touch before each clock, beyond what the run needs.
         shard_bytes: Most bytes of tensors in one file.
         warm_ups: Rounds that do not count, before those that do.
+        start: Runs this interpreter with arguments, and measures it.
         runs: Every measured process, in order; warm-ups included.
     """
 
@@ -51,11 +52,12 @@ class Bench:
     touch_extra_bytes: int = TOUCH_EXTRA_BYTES
     shard_bytes: int = SHARD_BYTES
     warm_ups: int = 1
+    start: Callable[..., Run] = run_python
     runs: list[Run] = field(default_factory=list)
 
     def python(self, *arguments: str | Path) -> Run:
         """Run this interpreter and keep the record."""
-        self.runs.append(run_python(*arguments))
+        self.runs.append(self.start(*arguments))
         return self.runs[-1]
 
     def check(self, action: str, *arguments: str | Path) -> None:

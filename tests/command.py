@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from conftest import ROOT
+from forked import COMMAND, forks
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -59,12 +60,20 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def run(folder: Path, *arguments: str, **changes: str) -> Ran:
-    """Run the command with pipes for its streams, in which there must never be a control sequence."""
-    command = [sys.executable, "-m", "weighbridge", *arguments]
-    ran = subprocess.run(command, cwd=folder, env=environment(**changes), capture_output=True, text=True, check=False)
-    assert "\x1b" not in ran.stdout + ran.stderr
-    assert "Traceback" not in ran.stderr
-    return Ran(ran.returncode, ran.stdout, ran.stderr)
+    """Run the command with files for its streams, in which there must never be a control sequence.
+
+    In an environment of its own it is started afresh; else it is a fork of one process, which all runs share.
+    """
+    if changes:
+        command = [sys.executable, "-m", "weighbridge", *arguments]
+        ended = subprocess.run(command, cwd=folder, env=environment(**changes), capture_output=True, check=False)
+        status, out, err = ended.returncode, ended.stdout, ended.stderr
+    else:
+        status, _, out, err = forks(COMMAND).run("weighbridge", arguments, folder, environment())
+    ran = Ran(status, out.decode(), err.decode())
+    assert "\x1b" not in ran.out + ran.err
+    assert "Traceback" not in ran.err
+    return ran
 
 
 def run_on_terminal(folder: Path, *arguments: str, **changes: str) -> Ran:

@@ -12,6 +12,7 @@ from drawn_checkpoints import Drawn
 from drawn_models import Anatomy, Held, draw_anatomy, is_tree
 from finds import Find, attempt, difference, workplace
 from interpreter import Made, Tensors, interpret
+from saved_names import unled
 
 import weighbridge as wb
 
@@ -166,14 +167,15 @@ def _judge(case: Case, seed: int, place: Path) -> Find | None:
     wrong = _misloaded(case, model, fresh)
     if wrong:
         return Find("loaded something else", wrong)
-    chance = random.Random(seed + 1)
+    chance, plan = random.Random(seed + 1), wb.loaded_plan(model)
     way, save = _way(chance, model, case, place / "saved")
     out, crash = attempt(save)
     if crash:
         return crash._replace(kind=f"{way}: {crash.kind}")
     if isinstance(out, wb.WeighbridgeError):
-        is_told = out.code == "inverse-unproven" or way == "derived"  # there is no name, or more than one
-        return None if is_told else Find(f"{way}: not saved", f"{case.reading}: {str(out)[:600]}")
+        if way == "derived" or (out.code == "inverse-unproven" and _unnamed(case, plan)):
+            return None
+        return Find(f"{way}: not saved", f"{case.reading}: {str(out)[:600]}")
     again = case.anatomy.build(seed % 1000 + 1)
     options = case.options if way in ("write", "convert") else case.again
     done, crash = attempt(wb.load, again, out, case.mapping, config=case.config, **options)
@@ -183,6 +185,14 @@ def _judge(case: Case, seed: int, place: Path) -> Find | None:
         return Find(f"{way}: not read back", f"{case.reading}: {str(done)[:900]}")
     wrong = difference(_state(again), _state(model))
     return Find(f"{way}: read back as something else", f"{case.reading}: {wrong}") if wrong else None
+
+
+def _unnamed(case: Case, plan: Any) -> list[str]:
+    """Return the weights that were initialised and have no name from which the rules lead to them: no file can be read.
+
+    A path that a reading puts before all keys, it does not put before those of whole parts that the model has besides.
+    """
+    return unled([plan.mapping.transforms, case.mapping.transforms], [fated.key for fated in plan.initialised])
 
 
 def _state(model: torch.nn.Module) -> Tensors:

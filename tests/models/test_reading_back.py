@@ -200,3 +200,133 @@ def test_a_receipt_says_in_which_layout_a_square_was_saved(tmp_path: Path) -> No
     with pytest.raises(wb.PlanError) as caught:
         wb.load(again, out, TURNED)
     assert caught.value.code == "layout-ambiguous"
+
+
+SELF_INVERSE = wb.Mapping([wb.WeightConverter("proj.weight", "proj.weight", [wb.Permute((1, 0))])])
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 3)])
+def test_rules_that_are_their_own_inverse_are_read_in_the_layout_that_was_written(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """The receipt of the way back looked like one of the way there: refused, and a square was read as it was."""
+    assert SELF_INVERSE.inverse().transforms == SELF_INVERSE.transforms
+    model, again = modules(proj__weight=shape), modules(proj__weight=shape)
+    out = wb.save(model, tmp_path / "out", SELF_INVERSE)
+    wb.load(again, out, SELF_INVERSE)
+    assert same(model, again)
+    forward = wb.convert(out, tmp_path / "there", SELF_INVERSE)
+    for place, reading in ((forward, "as is"), (wb.revert(forward, tmp_path / "back"), "mapped")):
+        wb.load(again, place, SELF_INVERSE, **({} if place == forward else {"layout": "mapped"}))
+        assert wb.loaded_plan(again).reading == reading
+        assert same(model, again)
+
+
+def test_a_way_back_that_is_turned_round_leads_to_what_the_rules_give(tmp_path: Path) -> None:
+    model, again = modules(proj__weight=(3, 3)), modules(proj__weight=(3, 3))
+    there = wb.plan(model, SELF_INVERSE.inverse(), layout="mapped").inverse()
+    out = there.write(tmp_path / "out")
+    wb.load(again, out, SELF_INVERSE)
+    assert wb.loaded_plan(again).reading == "as is"
+    assert same(model, again)
+
+
+def test_a_receipt_says_the_layout_of_what_was_converted_with_another_prefix(tmp_path: Path) -> None:
+    """Rules that have run already ran again, and failed: the receipt names a change of prefix before them."""
+    rules = wb.Mapping([wb.WeightConverter("weight$", "weight", [wb.Rearrange("a b -> (b a)")])], base_prefix="base")
+    model, again = modules(proj__weight=(6,)), modules(proj__weight=(6,))
+    file = wb.plan({"base.proj.weight": torch.randn(2, 3)}).write(tmp_path / "file")
+    wb.load(model, file, rules)
+    out = wb.convert(file, tmp_path / "out", rules, target=model)
+    wb.load(again, out, rules)
+    assert same(model, again)
+
+
+def test_a_receipt_is_in_the_way_of_no_path(tmp_path: Path) -> None:
+    """What was converted for a part was refused by the whole, which took the same file without a receipt."""
+    part, whole = modules(norm__weight=(3,)), modules(tower__norm__weight=(3,), tower__proj__weight=(2, 3))
+    out = wb.convert(wb.plan({"norm.gamma": torch.ones(3)}).write(tmp_path / "file"), tmp_path / "out", NAMES)
+    wb.load(part, out, NAMES)
+    report = wb.load(whole, out, NAMES, initialise="^tower.proj")
+    assert wb.loaded_plan(whole).reading == "as is, with tower. added"
+    assert report.fates()["target"] == {"filled": 1, "initialised": 1}
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_square_that_could_be_either_is_one_below_any_path(partial: bool) -> None:
+    """Below a path that nobody names, the file was taken for mapped without a word."""
+    file, model = {"proj.weight": torch.ones(3, 3)}, modules(tower__proj__weight=(3, 3))
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(file, SELF_INVERSE, model, partial=partial)
+    assert caught.value.code == "layout-ambiguous"
+    for layout in ("mapped", "as is"):
+        assert wb.plan(file, SELF_INVERSE, model, layout=layout).reading == f"{layout}, with tower. added"
+
+
+def test_a_new_weight_is_proven_with_the_configuration_of_the_load(tmp_path: Path) -> None:
+    """Without it the rules could not be run again, and what they make of the new name was not seen."""
+    turn = wb.Rearrange("(h two) c -> (two h) c", two="heads")
+    rules = [wb.WeightConverter("weight", "turned", [turn])]
+    model, file = modules(proj__turned=(4, 2), fresh__weight=(4, 2)), {"proj.weight": torch.randn(4, 2)}
+    wb.load(model, file, rules, initialise="^fresh", config={"heads": 2})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.save(model, tmp_path / "out")
+    assert caught.value.code == "inverse-unproven"
+    assert "fresh.weight, of which rule 1 makes fresh.turned" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_new_weight_goes_back_by_a_rule_that_reads_the_configuration_of_the_load(tmp_path: Path) -> None:
+    turn = wb.Rearrange("(h two) c -> (two h) c", two="heads")
+    rules = [wb.WeightConverter("weight", "turned", [turn])]
+    model, again = (modules(proj__turned=(4, 2), fresh__turned=(4, 2)) for _ in range(2))
+    wb.load(model, {"proj.weight": torch.randn(4, 2)}, rules, initialise="^fresh", config={"heads": 2})
+    recorded, derived = wb.save(model, tmp_path / "recorded"), wb.save(model, tmp_path / "derived", rules)
+    for out in (recorded, derived):
+        assert load_file(out / "model.safetensors").keys() == {"proj.weight", "fresh.weight"}
+        wb.load(again, out, rules, config={"heads": 2})
+        assert same(model, again)
+
+
+def test_a_new_weight_whose_converter_cannot_be_undone_goes_back_by_the_renames(tmp_path: Path) -> None:
+    """Unequal parts are not cut, and the weight kept the path that the reading puts before all others."""
+    rules = [wb.WeightConverter(["q", "k", "v"], "qkv", [wb.Concatenate(0)])]
+    shapes: dict[str, tuple[int, ...]] = {"base__proj": (2,), "base__norm": (3,), "base__qkv": (4, 2)}
+    model, again = modules(**shapes), modules(**shapes)
+    wb.load(model, {"proj": torch.ones(2)}, rules, partial=True)
+    assert wb.loaded_plan(model).reading == "mapped, with base. added"
+    out = wb.save(model, tmp_path / "out")
+    assert load_file(out / "model.safetensors").keys() == {"proj", "norm", "qkv"}
+    wb.load(again, out, rules)
+    assert same(model, again)
+
+
+def test_a_new_weight_that_no_rule_takes_back_loses_the_path_of_the_reading(tmp_path: Path) -> None:
+    """Every rule was run back, or none: a prefix that a rule removes hid the one that the reading adds."""
+    rules = [wb.PrefixChange(prefix_to_remove="model")]
+    model, again = (modules(base__proj=(2,), base__norm=(3,), score__weight=(2, 3)) for _ in range(2))
+    wb.load(model, {"proj": torch.ones(2)}, rules, partial=True)
+    assert wb.loaded_plan(model).reading == "mapped, with base. added"
+    out = wb.save(model, tmp_path / "out")
+    assert load_file(out / "model.safetensors").keys() == {"proj", "norm", "score.weight"}
+    wb.load(again, out, rules)
+    assert same(model, again)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_rules_that_look_at_the_start_of_a_key_run_before_a_path_is_put_in_front(partial: bool) -> None:
+    """The path of a part was only put before the rules, which then found nothing: one tensor of two, or an error."""
+    rules = [wb.WeightRenaming("^model", "core")]
+    file, target = {"model.w": torch.ones(2), "head.w": torch.ones(3)}, modules(base__core__w=(2,), base__head__w=(3,))
+    report = wb.load(target, file, rules, partial=partial)
+    assert report.fates()["target"] == {"filled": 2}
+    assert wb.loaded_plan(target).reading == "mapped, then with base. added"
+
+
+def test_no_rule_runs_in_a_layout_that_is_declared_to_be_the_models() -> None:
+    rules = wb.Mapping([wb.WeightRenaming("^model", "core")], base_prefix="base")
+    target = wb.Header({"base.core.w": wb.TensorSpec("F32", (2,))})
+    assert wb.plan({"model.w": torch.ones(2)}, rules, target).reading == "mapped, then with base. added"
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan({"model.w": torch.ones(2)}, rules, target, layout="as is")
+    assert set(caught.value.codes) == {"source-unplaced", "target-missing"}

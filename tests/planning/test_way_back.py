@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import weighbridge as wb
+from weighbridge.planning.way_back.inverting import proven_steps, steps_not_back
 from weighbridge.planning.way_back.origins import find_origins, find_rivals, invert_rules
 from weighbridge.planning.way_back.preimages import MOST_NAMES, find_preimages, is_move
 
@@ -16,6 +18,7 @@ def header(**shapes: tuple[int, ...]) -> wb.Header:
 # ---- all names that a mapping turns into one ----
 
 STACK = wb.WeightConverter(["e.*.g", "e.*.u"], "e.gu", [wb.MergeModulelist(0), wb.Concatenate(1)])
+SIZED, STACKED = wb.Concatenate(0, sizes=(1, 1)), wb.MergeModulelist(0)
 MOVED = wb.Mapping([wb.WeightRenaming("^h", "layers"), STACK])
 
 
@@ -78,6 +81,51 @@ def test_more_ways_than_are_followed_are_said_to_be_cut() -> None:
     for count, is_cut in ((MOST_NAMES - 1, False), (MOST_NAMES, True)):
         found = find_preimages(wb.Mapping(rules[:count]), [f"x{count}"])[f"x{count}"]
         assert (len(found.names), found.is_cut) == (MOST_NAMES, is_cut)
+
+
+def test_a_way_back_with_more_ways_than_are_followed_is_not_the_only_one() -> None:
+    """Beyond the limit nothing was said: the rest could hold another name, and a hundred rules are no rarity."""
+    rules = [wb.WeightRenaming(f"^x{i}", f"x{i + 1}") for i in range(MOST_NAMES)]
+    last = f"x{MOST_NAMES}"
+    away = [wb.WeightConverter(f"^x{i}$", f"flat{i}", [wb.Reshape((-1,), (2,))]) for i in range(1, MOST_NAMES + 1)]
+    for mapping, is_cut in ((wb.Mapping([*away, *rules]), True), (wb.Mapping([away[-1], rules[-1]]), False)):
+        assert find_preimages(mapping, [last])[last].is_cut is is_cut
+        back = wb.plan(header(**{last: (2,)}), mapping.inverse(), layout="auto")
+        words = f"more than {MOST_NAMES} ways lead to it, and not all of them were followed"
+        assert [words in choice for choice in back.choices] == [True] * is_cut
+
+
+AWAY = wb.WeightConverter("^{name:gu|qk}$", "flat.{name}", [wb.Reshape((-1,), (2, 2))])
+"""Whatever had such a name went away: no name stays."""
+
+
+@pytest.mark.parametrize(
+    ("rules", "key", "went", "other"),
+    [
+        ([wb.WeightRenaming("old_k", "k"), wb.WeightConverter(["q", "k"], "qk", [SIZED])], "qk", "old_k", "k"),
+        ([wb.WeightRenaming("old_q", "q"), wb.WeightConverter(["q", "k"], "qk", [SIZED])], "qk", "old_q", "q"),
+        ([wb.WeightRenaming("last", "e.1.w"), wb.WeightConverter("e.*.w", "gu", [STACKED])], "gu", "last", "e.1.w"),
+        ([wb.WeightRenaming("first", "e.0.w"), wb.WeightConverter("e.*.w", "gu", [STACKED])], "gu", "first", "e.0.w"),
+    ],
+    ids=["second of two", "first of two", "second index", "first index"],
+)
+def test_each_part_of_what_is_taken_apart_is_looked_at(rules: list[wb.Transform], key: str, went: str, other: str):
+    """A rule for one part, or for one index, leaves the name of that part open, and only the first was looked at."""
+    mapping = wb.Mapping([AWAY, *rules])
+    back = wb.plan(header(**{key: (2, 2)}), mapping.inverse())
+    assert went in back.target
+    (choice,) = back.choices
+    assert choice.startswith(f"{key} goes back to {went}, by rule 3, 2; the mapping would make it of {other}, too")
+    settled = wb.plan(header(**{key: (2, 2)}), mapping.inverse(), target=back.target)
+    assert settled.choices == ()
+
+
+def test_parts_that_no_rule_tells_apart_are_one() -> None:
+    stacked = wb.Mapping([AWAY, wb.WeightRenaming("old", "e"), wb.WeightConverter("e.*.w", "gu", [STACKED])])
+    back = wb.plan(header(gu=(40, 2)), stacked.inverse())
+    assert len(back.target) == 40
+    (choice,) = back.choices
+    assert "the mapping would make it of e.0.w, too" in choice
 
 
 @pytest.mark.parametrize(
@@ -153,6 +201,41 @@ def test_a_target_settles_the_way_back_beside_what_is_declared(beside, wanted, o
     }
 
 
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_complete_target_settles_the_way_back_in_a_partial_one_too(partial: bool) -> None:
+    """Then it was asked for nothing, and a name that it has was left as it was."""
+    made = wb.plan(PUBLISHED, NORMS).target
+    back = wb.plan(made, NORMS.inverse(), target=PUBLISHED, partial=partial)
+    assert (back.target.specs, back.choices) == (PUBLISHED.specs, ())
+
+
+def test_a_target_settles_what_it_has_a_place_for() -> None:
+    """What either side has besides is left over, or left as it is, as a partial way back accepts."""
+    made = wb.Header({**wb.plan(PUBLISHED, NORMS).target.specs, **header(head=(4,)).specs})
+    target = wb.Header({**PUBLISHED.specs, **header(new=(5,)).specs})
+    back = wb.plan(made, NORMS.inverse(), target=target, partial=True)
+    assert back.target.specs.keys() == {*PUBLISHED.specs, "head"}
+    assert [fated.key for fated in back.initialised] == ["new"]
+    assert back.choices == ()
+
+
+def test_a_target_settles_the_way_back_beside_a_cast_that_keeps_every_value() -> None:
+    """One cast was enough to take all names of the mapping for open."""
+    widen = wb.WeightConverter("^w", "wide", [wb.Cast("F32", "F16")])
+    mapping = wb.Mapping([*NORMS, widen])
+    published = wb.Header({**PUBLISHED.specs, "w": wb.TensorSpec("F16", (2,))})
+    made = wb.plan(published, mapping).target
+    back = wb.plan(made, mapping.inverse(), target=published)
+    assert (back.target.specs, back.choices) == (published.specs, ())
+    values = {key: torch.arange(len(spec.shape) + 2.0)[: spec.shape[0]] for key, spec in made.items()}
+    assert back.state_dict(values)["w"].dtype == torch.float16
+    narrow = wb.Mapping([*NORMS, wb.WeightConverter("^w", "wide", [wb.Cast("F16", "F32")])])
+    rounded = wb.Header({**PUBLISHED.specs, "w": wb.TensorSpec("F32", (2,))})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(wb.plan(rounded, narrow).target, narrow.inverse(), target=rounded)
+    assert "source-unplaced" in caught.value.codes, "what was rounded is not known, and no target tells it"
+
+
 def test_rules_that_settled_a_name_are_told_in_the_order_of_the_way_back() -> None:
     """A rule that only old files need has no number there: a target may have the names that it reads, all the same."""
     gamma, moved = wb.WeightRenaming("gamma", "weight"), wb.WeightRenaming("^x", "y")
@@ -201,3 +284,78 @@ def test_a_failure_reads_the_same_whatever_order_keys_come_in() -> None:
         said.append(str(caught.value))
     assert said[0] == said[1]
     assert [line.rpartition(" @ ")[2] for line in said[0].splitlines() if " @ " in line] == ["c.qk", "b.qk", "a.qk"]
+
+
+# ---- whether one step undoes another ----
+
+TURNED = [wb.Transpose(0, 1)]
+
+
+def test_steps_undo_each_other_whatever_order_their_rules_list_the_tensors_in() -> None:
+    source = header(a=(2, 3), b=(5, 7))
+    saved = wb.plan(source, [wb.WeightConverter(["a", "b"], ["x", "y"], TURNED)]).inverse()
+    for sources, targets, operations, is_back in (
+        (["a", "b"], ["x", "y"], TURNED, True),
+        (["b", "a"], ["y", "x"], TURNED, True),
+        (["b", "a"], ["x", "y"], TURNED, False),
+        (["b", "a"], ["y", "x"], [wb.Reshape([-1])], False),
+    ):
+        again = wb.plan(source, [wb.WeightConverter(sources, targets, operations)])
+        assert steps_not_back(saved, again) == ([] if is_back else list(saved.steps)), (sources, targets)
+
+
+def test_a_name_that_the_rules_lead_further_has_no_proven_way_back() -> None:
+    mapping = wb.Mapping([wb.WeightRenaming("^a", "b"), wb.WeightRenaming("^b", "c")])
+    assert proven_steps(mapping, header(b__w=(2,))) == ()
+    assert [step.targets for step in proven_steps(mapping, header(c__w=(2,)))] == [("a.w",)]
+
+
+def test_a_target_settles_the_way_back_beside_a_cast_and_leaves_the_cast_to_the_rules() -> None:
+    mapping = wb.Mapping([wb.WeightConverter("^a", "b", [wb.Cast("F32", "BF16")]), wb.WeightRenaming("^c", "d")])
+    made = header(b=(2,), d=(3,))
+    wanted = wb.Header({"a": wb.TensorSpec("BF16", (2,)), "c": wb.TensorSpec("F32", (3,))})
+    plan = wb.plan(made, mapping.inverse(), wanted)
+    assert plan.target.specs == wanted.specs
+    assert plan.lossy_reasons == ("1 tensor cast from F32 to BF16",)
+
+
+@pytest.mark.parametrize(
+    ("keys", "more"),
+    [
+        (["h.y"], ""),
+        (["h.0.y", "h.1.y", "h.2.y"], ", and 2 more like it"),
+        (["h.y", "\ue000.y"], ", and 1 more like it"),
+    ],
+)
+def test_names_alike_that_could_be_others_are_counted_in_one_line(keys: list[str], more: str) -> None:
+    source = wb.Header({key: wb.TensorSpec("F32", (2,)) for key in keys})
+    (line,) = wb.plan(source, wb.Mapping([wb.WeightRenaming("x", "y")]).inverse()).choices
+    assert f", by rule 1{more}; it may have had that name already" in line
+
+
+def test_a_target_that_the_rules_would_make_something_else_of_settles_nothing() -> None:
+    """Two of its names lead to one tensor, or one of its tensors to more than there is."""
+    moved = wb.Mapping([wb.WeightRenaming("^old", "new")])
+    back = wb.plan(header(new__w=(2,)), moved.inverse(), header(old__w=(2,), new__w=(2,)), partial=True)
+    assert [step.targets for step in back.steps] == [("old.w",)]
+    assert len(back.choices) == 1
+    cut = wb.Mapping([wb.WeightConverter("qk", ["q", "k"], [wb.Chunk(0)])])
+    with pytest.raises(wb.PlanError):
+        wb.plan(header(q=(2,)), cut.inverse(), header(qk=(4,)), partial=True)
+
+
+@pytest.mark.parametrize("made", [{"a": "BF16", "b": "F32"}, {"a": "F32", "b": "BF16"}, {"a": "F16", "b": "F16"}])
+def test_a_cast_is_undone_only_from_the_dtype_that_it_makes(made: dict[str, str]) -> None:
+    widen = wb.Mapping([wb.WeightConverter("^w$", ["a", "b"], [wb.Cast("F32", "F16"), wb.Chunk(0)])])
+    target = wb.Header({"w": wb.TensorSpec("F16", (4,))})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(wb.Header({key: wb.TensorSpec(dtype, (2,)) for key, dtype in made.items()}), widen.inverse(), target)
+    assert caught.value.codes == ("dtype-mismatch",)
+    source = wb.Header(dict.fromkeys(made, wb.TensorSpec("F32", (2,))))
+    assert wb.plan(source, widen.inverse(), target).choices == ()
+
+
+def test_a_rule_that_did_not_fire_takes_nothing_for_granted() -> None:
+    mapping = wb.Mapping([wb.WeightConverter(["q", "k"], "qk", [wb.Concatenate(0)])])
+    assert wb.plan(header(norm=(2,)), mapping.inverse()).choices == ()
+    assert len(wb.plan(header(qk=(2,)), mapping.inverse()).choices) == 1

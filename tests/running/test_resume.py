@@ -89,6 +89,14 @@ def test_what_is_there_is_not_written(tmp_path: Path, monkeypatch: pytest.Monkey
     assert path.read_bytes() == wanted
 
 
+def test_what_is_spread_is_compared_place_by_place(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"ab??ef")
+    with MendingWriter(tmp_path / "a", b"", 6) as writer:
+        writer.spread([(4, 2), (2, 2), (0, 2)], memoryview(b"efcdab"))
+    assert (tmp_path / "a").read_bytes() == b"abcdef"
+    assert writer.kept_bytes == 4
+
+
 def test_many_threads_mend_one_file(tmp_path: Path) -> None:
     path, wanted = tmp_path / "a", random.Random(2).randbytes(400_000)
     source = tmp_path / "source"

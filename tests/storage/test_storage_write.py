@@ -235,6 +235,14 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == b"0123456789abcdefghij"
 
 
+def test_buffer_is_spread_over_several_places(tmp_path, monkeypatch):
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[:2], offset))
+    with FileWriter(tmp_path / "a", b"head", 12) as writer:
+        writer.spread([(9, 3), (5, 1), (6, 2)], memoryview(b"abcdef"))
+    assert (tmp_path / "a").read_bytes() == b"head\0def\0abc"
+
+
 def test_file_has_the_ordinary_mode(tmp_path):
     (tmp_path / "usual").touch()
     with FileWriter(tmp_path / "a", b"", 0):
@@ -313,6 +321,7 @@ def test_write_outside_the_file_is_an_error(tmp_path):
     with FileWriter(tmp_path / "a", b"head", 8) as writer:
         assert code_of(writer.write, 5, b"long") == "write-failed"
         assert code_of(writer.write, -1, b"x") == "write-failed"
+        assert code_of(writer.spread, [(4, 2), (7, 2)], memoryview(b"long")) == "write-failed"
         assert code_of(writer.copy_range, Extent(tmp_path / "a", 0, 8), 1) == "write-failed"
 
 

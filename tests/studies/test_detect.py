@@ -68,6 +68,13 @@ def test_runtime_layout_of_a_case_is_recognised(name: str) -> None:
         assert found.layout in (RUNTIME, BOTH)
 
 
+def test_old_names_of_a_norm_are_known() -> None:
+    case = Case.named("bert__BertForPreTraining__gamma_beta")
+    (best, *_) = detect(wb.open(case.path).header, case.config).candidates
+    assert best.name == "bert"
+    assert not [name for name in best.unknown if "LayerNorm" in name]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(case_names()), st.randoms(use_true_random=False))
 def test_lost_and_stray_tensors_do_not_mislead(name: str, chance) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from forked import BENCH, forks
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
@@ -40,7 +42,17 @@ from bench.inventories import (
     small,
     transposed_mapping,
 )
-from bench.measure import ROOT, Comparison, Figure, Run, RunFailedError, divide, run_process, run_python
+from bench.measure import (
+    ROOT,
+    Comparison,
+    Figure,
+    Run,
+    RunFailedError,
+    child_environment,
+    divide,
+    run_process,
+    run_python,
+)
 from bench.picture import picture
 from bench.report import COLUMNS, heading, machine, plain_table, results_json, table_rows, versions
 from bench.rounds import Bench, Side, memory, take_turns
@@ -414,6 +426,23 @@ def test_picture_of_nothing_is_a_picture() -> None:
 # Rows
 
 
+def start(*arguments: str | Path) -> Run:
+    """Run this interpreter: a child of the benchmarks in a fork of one process, since it would mostly import.
+
+    Its memory is not watched then, and its seconds mean little.
+    """
+    words = tuple(str(argument) for argument in arguments)
+    if words[:2] != ("-m", "bench.child"):
+        return run_python(*words)
+    environment = child_environment()
+    began = time.perf_counter()
+    ended = forks(BENCH).run("bench.child", words[2:], ROOT, environment)
+    text = (ended.err + ended.out).decode(errors="replace")
+    if ended.status:
+        raise RunFailedError(f"{' '.join(words)}: exit status {ended.status}\n{text}")
+    return Run((sys.executable, *words), time.perf_counter() - began, ended.cpu_s, None, None, 0, 0, text)
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(
@@ -428,6 +457,7 @@ def bench(tmp_path: Path) -> Bench:
         touch_extra_bytes=2**20,
         shard_bytes=3000,
         warm_ups=0,
+        start=start,
     )
 
 

@@ -37,6 +37,7 @@ class Binding:
             beside the weights, and carried tensors.
         produced: Gives what the last run made; None as long as there was no run.
         read: What the last run read.
+        config: The configuration that it was made with, which a model that is loaded through it remembers.
     """
 
     source: Any = None
@@ -44,6 +45,7 @@ class Binding:
     origin: Checkpoint | None = None
     produced: Callable[[], Any] | None = None
     read: Checkpoint | None = None
+    config: Any = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -145,7 +147,7 @@ class Plan(planned.Plan):
             PlanError: `inverse-lossy`.
         """
         made = Plan.bind(super().inverse(lossy=lossy, keep_initialised=keep_initialised), source)
-        made.binding.forward = self
+        made.binding.forward, made.binding.config = self, self.binding.config
         return made
 
     def restrict(self, only: str | Iterable[str]) -> Plan:
@@ -162,7 +164,7 @@ class Plan(planned.Plan):
         from weighbridge.planning.restricting import restrict
 
         made = Plan.bind(restrict(self, only), self.binding.source, origin=self.binding.origin)
-        made.binding.forward = self.binding.forward
+        made.binding.forward, made.binding.config = self.binding.forward, self.binding.config
         return made
 
     # ---- what can be done with it ----
@@ -240,7 +242,8 @@ class Plan(planned.Plan):
         """
         from weighbridge.models.module_loading import load_into
 
-        load_into(self, model, self.checkpoint(source), copy=copy, device=device, progress=progress)
+        source, config = self.checkpoint(source), self.binding.config
+        load_into(self, model, source, copy=copy, device=device, progress=progress, config=config)
         self.binding.produced = weakref.ref(model)
         return self.report
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.transforms import PrefixChange
+from weighbridge.mappings.transforms import PrefixChange, Transform
 from weighbridge.mappings.wrapped_names import own_rules
 from weighbridge.planning.readings import without_change
 
@@ -40,16 +40,33 @@ def find_conversion(source: Checkpoint, mapping: Mapping) -> Plan | None:
     from weighbridge.running.receipt import read_recorded_mapping
 
     try:
-        named = Mapping.from_dict(read_recorded_mapping(place))
+        form, reading = read_recorded_mapping(place)
+        if _direction(Mapping.from_dict(form), reading, rules) is None:
+            return None  # most receipts are of something else, and proving one takes longer than planning
     except WeighbridgeError:
         return None
-    if (own_rules(named) if mapping.forward is None else named.transforms) != rules:
-        return None  # most receipts are of something else, and proving one takes longer than planning
     recorded = _recorded(source)
-    if recorded is None:
+    if recorded is None or not recorded.reading.startswith("mapped"):
         return None
-    known = recorded.is_back is not True if mapping.forward is not None else recorded.is_back is False
-    return recorded if known and recorded.reading.startswith("mapped") else None
+    direction = _direction(recorded.mapping, recorded.reading, rules)
+    is_back = False if recorded.is_back is None and mapping.forward is not None else recorded.is_back
+    return recorded if is_back is not None and is_back == (direction == "inverse") else None
+
+
+def _direction(made_with: Mapping, reading: str, rules: tuple[Transform, ...]) -> str | None:
+    """Tell whether a mapping that was run is made of these rules, or derived from them as their inverse, or neither.
+
+    Rules that are their own inverse look the same in both directions: the mapping knows which of them it is.
+
+    Args:
+        made_with: The mapping, as a plan has it.
+        reading: What the plan's reading is called.
+        rules: The rules.
+    """
+    if made_with.forward is not None and made_with.forward.transforms == rules:
+        return "inverse"
+    ran = own_rules(without_change(made_with, reading)[0])
+    return "forward" if rules in (ran, made_with.transforms) else None
 
 
 def _is_made_back(source: Checkpoint, mapping: Mapping) -> bool:
@@ -60,14 +77,11 @@ def _is_made_back(source: Checkpoint, mapping: Mapping) -> bool:
         mapping: What it is to be planned with.
     """
     recorded = _recorded(source) if mapping.transforms and mapping.forward is None else None
-    if recorded is None or not recorded.reading.startswith("mapped"):
+    if recorded is None or recorded.is_back is None or not recorded.reading.startswith("mapped"):
         return False
-    made_with = own_rules(without_change(recorded.mapping, recorded.reading)[0])
-    if recorded.is_back is not True:
-        forward = recorded.mapping.forward
-        made_with = forward.transforms if forward is not None and recorded.is_back is False else ()
     plain = tuple(rule for rule in mapping.transforms if not isinstance(rule, PrefixChange))
-    return bool(made_with) and made_with in (mapping.transforms, plain)
+    found = (_direction(recorded.mapping, recorded.reading, rules) for rules in (mapping.transforms, plain) if rules)
+    return next((recorded.is_back == (way == "forward") for way in found if way is not None), False)
 
 
 def _recorded(source: Checkpoint) -> Plan | None:

@@ -15,6 +15,7 @@ from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
+from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Carry, exception_rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping, refuse_swapped
 from weighbridge.mappings.mapping import Mapping, as_mapping
@@ -124,6 +125,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     found = as_mapping(find_mapping(mapping))
     if options.get("config") is None:
         options["config"] = config_of(source, target, checkpoint)
+    found = bind_offsets(found, options["config"])
     wanted, notes, computed = _target_of(target, source.header)
     recorded = find_conversion(source, found) if options.get("layout", "auto") == "auto" else None
     if recorded is not None and found.forward is not None:
@@ -142,7 +144,9 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
     said = (*(source.notes if is_model(checkpoint) else ()), *notes)
-    return Plan.bind(replace(compiled, notes=(*compiled.notes, *said)), source)
+    made = Plan.bind(replace(compiled, notes=(*compiled.notes, *said)), source)
+    made.binding.config = options["config"]
+    return made
 
 
 def _converted_already(source: Checkpoint, mapping: Mapping) -> PlanError:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
+
+from weighbridge.base.process_locks import ProcessLock
 
 
 class _Collector:
@@ -15,7 +16,7 @@ class _Collector:
         self.off = 0
         self.on = 0
         self._was_enabled = False
-        self._lock = Lock()
+        self._lock = ProcessLock()
 
     def change(self, *, off: int = 0, on: int = 0) -> None:
         """Count a block that begins or ends, and turn the collector off or on accordingly."""

@@ -21,6 +21,7 @@ from weighbridge.models.modules import (
     warn_of_meta,
 )
 from weighbridge.models.wrappers import unwrap
+from weighbridge.planning.casts.asked_casts import rounded_lines
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
@@ -36,10 +37,11 @@ _loaded: weakref.WeakKeyDictionary[torch.nn.Module, Loaded] = weakref.WeakKeyDic
 
 
 class Loaded(NamedTuple):
-    """What a model was last loaded through, and what that plan read."""
+    """What a model was last loaded through, what that plan read, and the configuration that it was made with."""
 
     plan: Plan
     checkpoint: Checkpoint
+    config: Any = None
 
 
 def load_into(
@@ -50,6 +52,7 @@ def load_into(
     copy: bool = False,
     device: Any = "cpu",
     progress: Progress | None = None,
+    config: Any = None,
 ) -> Plan:
     """Put a plan's targets into a model.
 
@@ -64,12 +67,14 @@ def load_into(
         device: Where to make tensors that are on the meta device now.
         progress: Called with the bytes loaded so far and the bytes in all, by one thread at a time; what it raises
             stops the load.
+        config: The configuration that the plan was made with, to be remembered.
 
     Returns:
         The plan, which the model remembers.
 
     Raises:
-        PlanError: `model-mismatch`, `tie-differs`, `dtype-mismatch`; nothing has been changed then.
+        PlanError: `model-mismatch`, `tie-differs`, `dtype-mismatch`; nothing has been changed then. `cast-overflow`,
+            which may leave part of a model loaded, as an error of reading does.
         CheckpointError: `source-changed` and `data-missing`, before anything is changed; the codes of reading, which
             may leave part of a model loaded that had values before, and a meta model as it was.
     """
@@ -81,13 +86,15 @@ def load_into(
     check_ties(plan, checkpoint, dict(header.ties))
     probe(plan, checkpoint, places)
     _warn_of_dtypes(plan, places)
+    for line in rounded_lines(plan):
+        _LOG.info(line)
     with torch.no_grad():
         if shares_memory(checkpoint, places):
             _set_all_at_once(plan, checkpoint, places, progress)
         else:
             _set_in_batches(plan, checkpoint, places, copy=copy, device=device, progress=progress)
     checkpoint.check_unchanged()
-    remember(unwrap(model), plan, checkpoint)
+    remember(unwrap(model), plan, checkpoint, config)
     warn_of_meta(model)
     _LOG.info("loaded %s into a %s: %s", checkpoint.where, type(model).__name__, plan.target)
     for fated in plan.initialised:
@@ -106,9 +113,9 @@ def _warn_of_dtypes(plan: Plan, places: dict[str, Places]) -> None:
         _LOG.warning('%s, %s so far, will be %s: dtype="target" keeps the model\'s', words, held, dtype)
 
 
-def remember(model: torch.nn.Module, plan: Plan, checkpoint: Checkpoint) -> None:
+def remember(model: torch.nn.Module, plan: Plan, checkpoint: Checkpoint, config: Any = None) -> None:
     """Note what a model was loaded through."""
-    _loaded[model] = Loaded(plan, checkpoint)
+    _loaded[model] = Loaded(plan, checkpoint, config)
 
 
 def recall(model: torch.nn.Module) -> Loaded | None:

@@ -10,8 +10,7 @@ from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Drop
-from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.transforms import PrefixChange, rename_key
+from weighbridge.mappings.transforms import PrefixChange, WeightConverter, rename_key
 from weighbridge.models.changed_models import steps_by_the_rules, what_stands
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.model_sources import open_model
@@ -64,7 +63,8 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack
     if loaded is None:
         return None
     held = open_model(model)
-    stock, config = take_stock(model), getattr(inner, "config", None)
+    stock = take_stock(model)
+    config = loaded.config if loaded.config is not None else getattr(inner, "config", None)
     current, gone = _as_it_is_now(in_dtypes(loaded.plan, held.header), held.header, stock)
     standing = what_stands(current, held)
     again = steps_by_the_rules(current, standing, held.header, config)
@@ -145,7 +145,7 @@ def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> tup
         return back, ()
     header = Header({fated.key: fated.spec for fated in new})
     taken = {key for key in back.target if key not in header}
-    found = proven_steps(_without_idle_prefixes(back), header, config, whole=back.source)
+    found = _steps_back(back, header, config)
     proven = [step for step in found if taken.isdisjoint(step.targets)]
     named = [_step_back_in(step, header) for step in _free_of(proven, header)]
     done = {key for step in named for key in step.sources}
@@ -160,12 +160,22 @@ def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> tup
     return made, ((note,) if unled else ())
 
 
-def _without_idle_prefixes(back: Plan) -> Mapping:
-    """Return a plan's mapping without the changes of a prefix that changed no key: it was there or not for all keys."""
-    fired = {number for step in back.steps for number in step.rules}
-    rules = enumerate(back.mapping.transforms)
-    kept = [rule for number, rule in rules if number in fired or not isinstance(rule, PrefixChange) or rule.scope]
-    return replace(back.mapping, transforms=tuple(kept))
+def _steps_back(back: Plan, header: Header, config: Any) -> list[Step]:
+    """Make the steps that take weights back by all rules, or else by the renames, or by the reading's change alone.
+
+    A prefix that no key of the file had, or that all had, is not changed: it was there or not for the whole file.
+    """
+    rules, fired = back.mapping.transforms, {number for step in back.steps for number in step.rules}
+    idle = {n for n, rule in enumerate(rules) if isinstance(rule, PrefixChange) and not rule.scope} - fired
+    every = [n for n, rule in enumerate(rules) if n not in idle and rule not in back.mapping.legacy] if idle else None
+    _, change = without_change(back.mapping, back.reading)
+    renames = [number for number, rule in enumerate(rules) if not isinstance(rule, WeightConverter)]
+    found: list[Step] = []
+    for numbers in (every, renames, [] if change is None else [rules.index(change)]):
+        done = {key for step in found for key in step.sources}
+        left = Header({key: spec for key, spec in header.items() if key not in done})
+        found += proven_steps(back.mapping, left, config, whole=back.source, rules=numbers)
+    return found
 
 
 def _free_of(steps: list[Step], header: Header) -> list[Step]:

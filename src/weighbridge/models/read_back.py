@@ -14,7 +14,7 @@ from weighbridge.planning.readings import without_change
 from weighbridge.planning.way_back.inverting import steps_not_back
 
 _OPEN: Final = frozenset({"operation-config", "dtype-mismatch"})
-"""What cannot be told here: a configuration that the load alone was given, and a cast that wants the dtype of old."""
+"""What cannot be told here: a configuration that is not known any more, and a cast that wants the dtype of old."""
 
 
 def prove_read_back(saved: Plan, loaded: Plan, held: Header, config: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.json_text import shorten
-from weighbridge.base.keys import INDEX_DIGITS, Families, Member, collapse, expand, families, is_sound
+from weighbridge.base.keys import INDEX_DIGITS, Member, collapse, expand, is_sound
 from weighbridge.base.specs import MAX_KEY_CHARACTERS
 from weighbridge.mappings.transforms import WeightConverter, strip_scope
 from weighbridge.pattern import Match, Pattern
@@ -47,7 +47,7 @@ def trace_keys(
     if not rules.rules[start:]:
         yield from (Traced(Trace(key, (), None), [(key, ())]) for key in keys)
         return
-    found = families(keys, rules.keep) if rules.collapsible else Families({}, list(keys))
+    found = rules.families(keys)
     alone = list(found.literal)
     for name, members in found.templates.items():
         try:
@@ -256,7 +256,8 @@ def _hit(rules: Rules, rule: Rule, lane: int, match: Match, inner: str) -> Hit:
 
 
 def _cannot_move(rules: Rules, rule: Rule, fault: str) -> PlanError:
-    guard = r"(?!0\d)" if "leading zeros" in fault else r"(?!0\.)"
+    digits = fault[1:].partition("'")[0]
+    guard = r"(?!0\d)" if "leading zeros" in fault else rf"(?!{digits}(?!\d))" if digits.isdigit() else r"(?!0\.)"
     hint = f"guard the pattern against such an index, as in {guard}{{i:int}}, and give the key a rule of its own"
     because = rules.mapping.rule_name(rule.number)
     what = "a rule cannot count or move an index of this key"

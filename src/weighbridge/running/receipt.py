@@ -96,8 +96,10 @@ def add_digests(receipt: bytes, digests: Digests) -> bytes:
     return receipt.rstrip().removesuffix(b"}") + b', "digests": ' + form + b"}\n"
 
 
-def read_recorded_mapping(directory: Path) -> dict[str, Any]:
-    """Read the JSON form of the mapping that an output's receipt holds; nothing else is looked at, no plan is proven.
+def read_recorded_mapping(directory: Path) -> tuple[dict[str, Any], str]:
+    """Read the JSON form of the mapping that an output's receipt holds, and the reading that it was run under.
+
+    Nothing else is looked at, and no plan is proven.
 
     Args:
         directory: The output, or one of the files in it.
@@ -107,7 +109,8 @@ def read_recorded_mapping(directory: Path) -> dict[str, Any]:
     """
     path = _path_of(directory)
     with _reporting(path):
-        return table(_read_form(path)["plan"]["mapping"])
+        plan = table(_read_form(path)["plan"])
+        return table(plan["mapping"]), text(plan["reading"])
 
 
 def read_receipt(directory: Path) -> Receipt:

@@ -15,7 +15,7 @@ from weighbridge.base.specs import DTYPES
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
 from weighbridge.running.budgets import SHORT_RUN_BYTES
-from weighbridge.running.execute import copy_strided
+from weighbridge.running.strided import copy_strided
 from weighbridge.storage.protocol import FileReader
 
 if TYPE_CHECKING:
@@ -79,7 +79,5 @@ def write_square(
     copy_strided(
         turned, read, Copy(0, 0, 0, (Loop(square.columns, 1, square.rows), Loop(square.rows, square.columns, 1)))
     )
-    written, run = bytes_of(turned), square.rows * itemsize
-    for column in range(square.columns):
-        place = offset + (square.target_start + column * square.target_stride) * itemsize
-        sink.write(place, written[column * run : (column + 1) * run])
+    starts = (square.target_start + column * square.target_stride for column in range(square.columns))
+    sink.spread([(offset + start * itemsize, square.rows * itemsize) for start in starts], bytes_of(turned))

@@ -47,6 +47,10 @@ COMPANION: Final = re.compile(
 """Names of tensors that come with quantisation, or that are computed: no part of a family's own names."""
 
 
+OLD_LEAVES: Final = {"gamma": "weight", "beta": "bias"}
+"""What `LayerNorm` called its parameters in files that came from TensorFlow, as BERT's first ones did."""
+
+
 class RuleUse(NamedTuple):
     """A rule of a family's mapping, and the number of keys that it would fire on."""
 
@@ -270,16 +274,21 @@ def _is_tied(first: Candidate, other: Candidate) -> bool:
 def _compare(layout: Layout, names: Iterable[str], config_type: str) -> Candidate:
     """Compare a checkpoint's names with those of one layout; both without the prefix of head models."""
     prefix = f"{layout.prefix}." if layout.prefix else ""
-    bare = {name.removeprefix(prefix): name for name in names}
+    bare = {_today(name).removeprefix(prefix): name for name in names}
     held = [name for name in bare if name in layout.common or name in layout.other]
     unknown = tuple(sorted(whole for name, whole in bare.items() if name not in layout.common | layout.other))
     missing = tuple(sorted(layout.common - bare.keys()))
     common = 2 * _weight(held)
-    score = (
-        common / (common + _weight(name.removeprefix(prefix) for name in unknown) + _weight(missing)) if held else 0.0
-    )
+    strange = (name for name in bare if name not in layout.common | layout.other)
+    score = common / (common + _weight(strange) + _weight(missing)) if held else 0.0
     by_config = layout.model_type == config_type
     return Candidate(layout.model_type, layout.name, score, len(held), unknown, missing, (), by_config)
+
+
+def _today(name: str) -> str:
+    """Return a name with today's word for a norm's parts, which the files of the first checkpoints call otherwise."""
+    front, _, leaf = name.rpartition(".")
+    return f"{front}.{OLD_LEAVES[leaf]}" if leaf in OLD_LEAVES and front.endswith("LayerNorm") else name
 
 
 def _weight(names: Iterable[str]) -> float:

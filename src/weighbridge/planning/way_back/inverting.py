@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from weighbridge.algebra.copies import sort_by_target
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.keys import by_name, collapse, families
+from weighbridge.base.keys import by_name, collapse
 from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, WeightConverter
@@ -25,9 +24,9 @@ from weighbridge.planning.plan_options import Options
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.readings import Reading
 from weighbridge.planning.steps import Step
-from weighbridge.planning.tracing import prepare, trace_keys
+from weighbridge.planning.tracing import Rules, prepare, trace_keys
 from weighbridge.planning.way_back.origins import find_rivals, invert_rules
-from weighbridge.planning.way_back.preimages import find_preimages
+from weighbridge.planning.way_back.preimages import MOST_NAMES, Part, Preimages, find_preimages, part_of
 
 
 def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled: bool = False) -> None:
@@ -43,7 +42,7 @@ def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled:
         PlanError: `inverse-unproven`, with every key that does not come back or cannot be told.
     """
     produced = Header({key: plan.target[key] for step in plan.steps for key in step.targets})
-    reading, plain = Reading("mapped", forward, is_mapped=True), replace(options, partial=False)
+    reading, plain = Reading("mapped", forward), replace(options, partial=False)
     # Whoever reads it has the model before them, whose shapes say where an operation without sizes cuts.
     back = draft_reading(reading, produced, plan.source, plain)
     lost = _lost(plan, back.plan)
@@ -100,59 +99,85 @@ def open_names(plan: Plan, forward: Mapping, general: Iterable[NameChoice] | Non
     taken = {key for keys, _ in told for key in keys}
     sized = dict(_assumptions(plan)).keys()
     steps = [step for step in plan.steps if step.rules and sized.isdisjoint(step.rules)]
-    went = {key: step.targets[0] for step in steps for key in step.sources if key not in taken}
-    grouped = families(went, prepare(forward).keep)  # a rule may speak of one index alone
-    alike = {members[0][0]: len(members) for members in grouped.templates.values()} | dict.fromkeys(grouped.literal, 1)
-    found = find_preimages(forward, alike, Wanted(plan.source))
-    ways = {key: step.rules for step in steps for key in step.sources if key in alike}
-    lines = _rival_lines(plan, went, ways, alike, {key: found[key].names for key in alike})
-    notes = _rival_lines(plan, went, ways, alike, {key: found[key].likely for key in alike})
+    wanted = Wanted(plan.source)
+    taken_back = list(_taken_back(prepare(forward, wanted), steps, taken))
+    found: dict[tuple[str, Part], Preimages] = {}
+    for part in dict.fromkeys(one.part for one in taken_back):
+        keys = [one.key for one in taken_back if one.part == part]
+        found |= {(key, part): names for key, names in find_preimages(forward, keys, wanted, part).items()}
+    lines = _rival_lines(plan, [(one, found[one.key, one.part].names) for one in taken_back], found)
+    notes = _rival_lines(plan, [(one, found[one.key, one.part].likely) for one in taken_back], found)
     return Choices(tuple(lines), tuple(notes))
+
+
+class _TakenBack(NamedTuple):
+    """A key of a way back, one of the names that it goes back to, which part of it that is, and how many are like it.
+
+    `rules` has the numbers of the rules that take it there.
+    """
+
+    key: str
+    part: Part
+    went: str
+    rules: tuple[int, ...]
+    alike: int
+
+
+def _taken_back(rules: Rules, steps: Iterable[Step], taken: set[str]) -> Iterator[_TakenBack]:
+    """Yield one of the keys that behave alike, with each of the names that it goes back to, but for those alike.
+
+    A rule may speak of one index alone, and of one of the tensors that are joined.
+    """
+    alike: dict[tuple[int, ...], dict[str, Step]] = {}
+    for step in steps:
+        alike.setdefault(step.rules, {}).update((key, step) for key in step.sources if key not in taken)
+    for numbers, steps_of in alike.items():
+        for key, count in rules.first_of_each(steps_of).items():
+            names = rules.first_of_each(steps_of[key].targets)
+            parts = {part_of(rules, name): name for name in reversed(names)}
+            yield from (_TakenBack(key, part, parts[part], numbers, count) for part in sorted(parts))
 
 
 def _rival_lines(
     plan: Plan,
-    went: MappingOf[str, str],
-    ways: MappingOf[str, tuple[int, ...]],
-    alike: MappingOf[str, int],
-    names: MappingOf[str, frozenset[str]],
+    taken_back: Iterable[tuple[_TakenBack, frozenset[str]]],
+    found: MappingOf[tuple[str, Part], Preimages],
 ) -> Iterator[str]:
     """Yield a line for each way in which rules are run back, where the mapping makes a name of others as well.
 
     Args:
         plan: The plan.
-        went: The name that each key goes back to.
-        ways: The rules that take it there.
-        alike: How many keys each one stands for.
-        names: All names that the mapping makes it of.
+        taken_back: What goes back, each with all names that the mapping makes it of.
+        found: What is known of these, and whether it is all.
     """
-    found: dict[tuple[int, ...], list[tuple[str, str, int]]] = {}
-    for key, origins in names.items():
-        others = sorted(origins - {went[key]}, key=lambda name: (name == key, name))
-        if others:
-            found.setdefault(ways[key], []).append((key, others[0], alike[key]))
-    for numbers, rivals in sorted(found.items()):
-        yield _rival_line(plan, went, numbers, rivals)
+    rivals: dict[tuple[int, ...], list[tuple[_TakenBack, str]]] = {}
+    for one, origins in taken_back:
+        others = sorted(origins - {one.went}, key=lambda name: (name == one.key, name))
+        if others or found[one.key, one.part].is_cut:
+            rivals.setdefault(one.rules, []).append((one, others[0] if others else ""))
+    for _, ones in sorted(rivals.items()):
+        yield _rival_line(plan, ones)
 
 
-def _rival_line(
-    plan: Plan, went: MappingOf[str, str], numbers: tuple[int, ...], names: list[tuple[str, str, int]]
-) -> str:
-    key, other, _ = names[0]
-    count = sum(alike for _, _, alike in names)
+def _rival_line(plan: Plan, rivals: list[tuple[_TakenBack, str]]) -> str:
+    first, other = rivals[0]
+    count = sum({one.key: one.alike for one, _ in rivals}.values())
     more = f", and {count - 1} more like it" if count > 1 else ""
-    ran = ", ".join(str(_forward_number(plan.mapping, number)) for number in numbers)
-    could = "it may have had that name already" if other == key else f"the mapping would make it of {other}, too"
+    ran = ", ".join(str(_forward_number(plan.mapping, number)) for number in first.rules)
+    could = f"the mapping would make it of {other}, too"
+    if not other:
+        could = f"more than {MOST_NAMES} ways lead to it, and not all of them were followed"
+    elif other == first.key:
+        could = "it may have had that name already"
     remedy = "give the layout to reach as target, if it is known"
-    return f"{key} goes back to {went[key]}, by rule {ran}{more}; {could}: {remedy}"
+    return f"{first.key} goes back to {first.went}, by rule {ran}{more}; {could}: {remedy}"
 
 
 def _assumptions(plan: Plan) -> Iterator[tuple[int, str]]:
     """Say of each rule, by number, what is taken for granted because neither the mapping nor a target says it."""
     fired = {number for step in plan.steps for number in step.rules}
-    for number in sorted(fired):
-        transform = plan.mapping.transforms[number]
-        if isinstance(transform, WeightConverter) and any(map(_is_equal_cut, transform.operations)):
+    for number, transform in enumerate(plan.mapping.transforms):
+        if number in fired and isinstance(transform, WeightConverter) and any(map(_is_equal_cut, transform.operations)):
             names, rule = ", ".join(transform.target_patterns), _forward_number(plan.mapping, number)
             yield (
                 number,
@@ -211,9 +236,9 @@ def proven_steps(
     chosen = mapping if rules is None else Mapping([mapping.transforms[number] for number in rules], name=mapping.name)
     way = invert_rules(chosen)
     options = Options(config=config)
-    made = draft_reading(Reading("mapped", way.mapping, is_mapped=True), header, None, options).plan
+    made = draft_reading(Reading("mapped", way.mapping), header, None, options).plan
     produced = Header({key: made.target[key] for step in made.steps for key in step.targets})
-    forward = Reading("mapped", replace(mapping, forward=None), is_mapped=True)
+    forward = Reading("mapped", replace(mapping, forward=None))
     ahead = draft_reading(forward, produced, header, options, wanted=whole).plan
     pairs = ((step, ahead.step_of_source.get(step.targets[0])) for step in made.steps if step.rules)
     return tuple(
@@ -301,7 +326,7 @@ def _undoes(forward: Step, inverse: Step) -> bool:
     if set(forward.sources) != set(inverse.targets) or set(forward.targets) != set(inverse.sources):
         return False
     turned = inverse.program.inverse(lossy=True)
-    if forward.sources == inverse.targets and forward.targets == inverse.sources:
+    if (forward.sources, forward.targets) == (inverse.targets, inverse.sources):
         return turned == forward.program
     slots = [inverse.targets.index(key) for key in forward.sources]
     order = [inverse.sources.index(key) for key in forward.targets]
@@ -314,7 +339,7 @@ def _reorder(program: Program, slots: list[int], order: list[int]) -> Program:
 
     def moved(output: Output) -> Output:
         copies = [copy._replace(source=place.get(copy.source, copy.source)) for copy in output.layout.copies]
-        return output._replace(layout=replace(output.layout, copies=tuple(sort_by_target(copies))))
+        return output._replace(layout=replace(output.layout, copies=tuple(copies)))
 
     targets = tuple(moved(program.targets[number]) for number in order)
     return replace(program, sources=tuple(program.sources[slot] for slot in slots), targets=targets)

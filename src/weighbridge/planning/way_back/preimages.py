@@ -37,16 +37,48 @@ class Preimages(NamedTuple):
     is_cut: bool
 
 
-def find_preimages(mapping: Mapping, keys: Iterable[str], wanted: Wanted | None = None) -> dict[str, Preimages]:
+class Part(NamedTuple):
+    """One of the sources that a converter joins: the pattern that it matches, and the index that is used up.
+
+    A converter that joins fewer of them means its first one.
+    """
+
+    lane: int = 0
+    place: str = "0"
+
+
+FIRST_PART: Final = Part()
+
+
+def part_of(rules: Rules, name: str) -> Part:
+    """Return which part of a tensor comes of a name.
+
+    Examples:
+        >>> from weighbridge.mappings.transforms import WeightConverter
+        >>> from weighbridge.operations.groupings import Concatenate
+        >>> part_of(prepare(Mapping([WeightConverter(["q", "k"], "qk", [Concatenate(0)])])), "layers.3.k")
+        Part(lane=1, place='0')
+    """
+    try:
+        hit = trace_key(rules, name).hit
+    except WeighbridgeError:
+        hit = None
+    return FIRST_PART if hit is None else Part(hit.lane, hit.place or "0")
+
+
+def find_preimages(
+    mapping: Mapping, keys: Iterable[str], wanted: Wanted | None = None, part: Part = FIRST_PART
+) -> dict[str, Preimages]:
     """Find for each key all the names that a mapping would make it of, its own included.
 
     Args:
         mapping: The mapping.
         keys: Names of targets.
         wanted: What rules that are `if_wanted` give way to.
+        part: Which of several sources that are joined is meant.
 
     Returns:
-        By key; of several sources that are joined, the first stands for all. An index that is used up is given as 0.
+        By key.
 
     Examples:
         >>> mapping = Mapping([WeightRenaming("ln_post", "layer_norm"), WeightRenaming("ln", "layer_norm")])
@@ -56,7 +88,7 @@ def find_preimages(mapping: Mapping, keys: Iterable[str], wanted: Wanted | None 
     way = invert_rules(mapping)
     forward, back = prepare(mapping, wanted), prepare(way.mapping)
     moves = frozenset(place for place, number in enumerate(way.numbers) if is_move(mapping.transforms[number]))
-    return {key: _verified(forward, back, moves, key) for key in keys}
+    return {key: _verified(forward, back, moves, key, part) for key in keys}
 
 
 def is_move(transform: Transform) -> bool:
@@ -76,14 +108,14 @@ def is_move(transform: Transform) -> bool:
     return target != "^" and all(text.startswith("^") for text in transform.source_patterns)
 
 
-def _verified(forward: Rules, back: Rules, moves: frozenset[int], key: str) -> Preimages:
-    ways = list(islice(_followed(back, moves, key), MOST_NAMES + 1))
+def _verified(forward: Rules, back: Rules, moves: frozenset[int], key: str, part: Part) -> Preimages:
+    ways = list(islice(_followed(back, moves, key, part), MOST_NAMES + 1))
     followed = ways[:MOST_NAMES]
     names = frozenset(name for name in {name for name, _ in followed} if _leads(forward, name, key))
     return Preimages(names, names & {name for name, is_likely in followed if is_likely}, len(ways) > MOST_NAMES)
 
 
-def _followed(back: Rules, moves: frozenset[int], key: str) -> Iterator[tuple[str, bool]]:
+def _followed(back: Rules, moves: frozenset[int], key: str, part: Part) -> Iterator[tuple[str, bool]]:
     """Yield what comes of a name if each rule that can be run back on it is, or is not, and whether it is likely."""
     open_names: list[tuple[str, int, bool, bool]] = [(key, 0, False, True)]
     while open_names:
@@ -92,7 +124,7 @@ def _followed(back: Rules, moves: frozenset[int], key: str) -> Iterator[tuple[st
             yield name, is_likely
             continue
         rule = back.rules[place]
-        earlier = None if rule.converts and has_converted else _before(back, rule, name)
+        earlier = None if rule.converts and has_converted else _before(back, rule, name, part)
         stays = earlier is None or not (place in moves or earlier.is_told)
         open_names.append((name, place + 1, has_converted, is_likely and stays))
         if earlier is not None:
@@ -106,8 +138,8 @@ class _Earlier(NamedTuple):
     is_told: bool
 
 
-def _before(back: Rules, rule: Rule, name: str) -> _Earlier | None:
-    """Run one inverted rule over a name; of several names that it writes, the first is returned."""
+def _before(back: Rules, rule: Rule, name: str, part: Part) -> _Earlier | None:
+    """Run one inverted rule over a name; of several names that it writes, that of the part is returned."""
     try:
         matched = match_rule(back, rule, name)
     except WeighbridgeError:
@@ -115,8 +147,9 @@ def _before(back: Rules, rule: Rule, name: str) -> _Earlier | None:
     if matched is None:
         return None
     lane, match, inner = matched
-    free = {f"*{rule.targets[0].stars}": "0"} if rule.splits else {}
-    target = rule.targets[0] if rule.converts else rule.pairs[lane][1]
+    own = rule.targets[part.lane : part.lane + 1] or rule.targets[:1]
+    target = own[0] if rule.converts else rule.pairs[lane][1]
+    free = {f"*{target.stars}": part.place} if rule.splits else {}
     written = write_name(rule, target, match, {**match.captures, **free}, inner)
     is_whole = (match.start, match.stop) == (0, len(inner))
     is_told = is_whole and all(map(str.isdigit, match.captures.values()))

@@ -13,6 +13,7 @@ from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan_options import Options
+from weighbridge.planning.program import Program
 from weighbridge.planning.readings import Names, Reading
 from weighbridge.planning.steps import Step
 from weighbridge.planning.way_back.origins import invert_rules
@@ -31,11 +32,12 @@ def steps_from_target(
         options: What was declared.
 
     Returns:
-        The steps; None where the mapping, run forwards from the target, does not give exactly what is there.
+        The steps; None where the mapping, run forwards from the target, does not give exactly what is there. In a
+        partial way back, what it does not give has no place in the target, and keeps its name.
     """
     inverse = reading.mapping
     forward = inverse.forward
-    if forward is None or target is None or options.partial or source.ties or target.ties:
+    if forward is None or target is None or source.ties or target.ties:
         return None
     live = Header({key: source.specs[key] for key in reading.live(source)})
     apart = source.specs.keys() - live.specs.keys()
@@ -43,14 +45,24 @@ def steps_from_target(
     apart |= {key for rule in inverse.initialise for key in names.matching(rule.pattern, rule.scope)}
     wanted = Header({key: spec for key, spec in target.specs.items() if key not in apart})
     plain = replace(forward, refuse=(), initialise=())
-    there = draft_reading(Reading("mapped", plain, is_mapped=True), wanted, live, Options(config=options.config))
-    if not there.fits or any(step.program.casts for step in there.plan.steps):
+    known = Options(config=options.config, partial=options.partial)
+    there = draft_reading(Reading("mapped", plain), wanted, live, known)
+    made = [step for step in there.plan.steps if not live.specs.keys().isdisjoint(step.targets)]
+    cast = [step for step in made if step.program.casts]
+    if not there.fits or not all(_makes(step, live) for step in cast):
         return None
+    others = replace(there.plan, steps=tuple(step for step in made if not step.program.casts), initialised=())
     try:
-        back = in_dtypes(there.plan, live).inverse()
-    except WeighbridgeError:
+        back = [step.inverse() for step in (*in_dtypes(others, live).steps, *cast)]
+    except WeighbridgeError:  # a cast that rounds has no inverse
         return None
-    return tuple(_numbered(step, inverse) for step in back.steps)
+    kept = [Step((key,), (key,), Program.identity(live[key]), "moved") for key in there.missing]
+    return tuple(_numbered(step, inverse) for step in (*back, *kept))
+
+
+def _makes(step: Step, live: Header) -> bool:
+    """Tell whether a step that casts gives the dtypes that are there."""
+    return all(live[key].dtype == output.dtype for key, output in zip(step.targets, step.program.targets, strict=True))
 
 
 def _numbered(step: Step, inverse: Mapping) -> Step:

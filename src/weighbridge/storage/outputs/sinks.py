@@ -6,7 +6,7 @@ A `FileWriter` makes a new file, a `MendingWriter` makes one right that an earli
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -48,6 +48,21 @@ class Sink(ABC):
         Raises:
             DestinationError: `destination-no-room`, `write-failed`.
         """
+
+    def spread(self, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+        """Have the file hold a buffer's bytes at several places, one after the other.
+
+        Args:
+            places: Offset and size of each, in bytes; together they take the whole buffer.
+            buffer: What is written, of one byte an item.
+
+        Raises:
+            DestinationError: `destination-no-room`, `write-failed`.
+        """
+        done = 0
+        for offset, size_bytes in places:
+            self.write(offset, buffer[done : done + size_bytes])
+            done += size_bytes
 
     @abstractmethod
     def copy_range(self, extent: Extent, offset: int) -> None:

@@ -14,7 +14,6 @@ import logging
 import mmap
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.process_locks import ProcessLock
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class _Process:
     """What this process has found out."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = ProcessLock()
         self.asked_bytes = 0
         self.is_faster: bool | None = None
 
