@@ -119,6 +119,15 @@ REASONS: Final = (
         says="tokens_embed",
     ),
     Reason(
+        ("MarianMTModel",),
+        ("base",),
+        "theirs",
+        "The file has no position tables, which are computed. The class says so, and its base class does not: there "
+        "they are named as weights that nothing fills.",
+        code="incomplete",
+        says="embed_positions",
+    ),
+    Reason(
         ("PixioBackbone",),
         ("head", "base"),
         "theirs",
