@@ -375,3 +375,11 @@ def test_a_rule_that_did_not_fire_takes_nothing_for_granted() -> None:
     mapping = wb.Mapping([wb.WeightConverter(["q", "k"], "qk", [wb.Concatenate(0)])])
     assert wb.plan(header(norm=(2,)), mapping.inverse()).choices == ()
     assert len(wb.plan(header(qk=(2,)), mapping.inverse()).choices) == 1
+
+
+def test_a_name_that_the_rules_would_change_again_goes_back_where_the_layout_is_declared() -> None:
+    grown = wb.Mapping([wb.WeightRenaming("^a", "a.b")])
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header(a__b__w=(2,)), grown.inverse())
+    assert caught.value.codes == ("inverse-unproven",)
+    assert list(wb.plan(header(a__b__w=(2,)), grown.inverse(), layout="mapped").target) == ["a.w"]
