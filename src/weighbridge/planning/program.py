@@ -6,7 +6,7 @@ A program knows shapes, dtypes and copies, but no names, so that all layers of a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -14,8 +14,8 @@ from weighbridge.algebra.copies import Copy, Loop, swapped
 from weighbridge.algebra.coverage import Coverage, coverage
 from weighbridge.algebra.layout import Layout, invert, prove
 from weighbridge.base.errors import PlanError
-from weighbridge.base.forms.json_forms import items, number, numbers, text
-from weighbridge.base.specs import DTYPES, TensorSpec, widens_exactly
+from weighbridge.base.forms.json_forms import items, number, numbers, text, truth
+from weighbridge.base.specs import DTYPES, TensorSpec, may_overflow, widens_exactly
 
 
 class Output(NamedTuple):
@@ -39,6 +39,7 @@ class Program:
         temporaries: Values written before the targets; the slot of number `k` is `len(sources) + k`. Each may read
             sources and earlier temporaries.
         targets: The tensors that the step gives.
+        overflows: Whether a value may lie beyond the range of a cast, and become infinite; else that is an error.
 
     Examples:
         >>> spec = TensorSpec("F32", (2, 3))
@@ -52,6 +53,7 @@ class Program:
     sources: tuple[TensorSpec, ...]
     temporaries: tuple[Output, ...]
     targets: tuple[Output, ...]
+    overflows: bool = False
 
     @staticmethod
     def identity(spec: TensorSpec, dtype: str | None = None) -> Program:
@@ -139,6 +141,12 @@ class Program:
             raise PlanError("inverse-lossy", "this step cannot be undone", got=self.lossy_reason)
         return _inverse(self)
 
+    def overflowing(self) -> Program:
+        """Return the program with the declaration that its casts may make infinities, if one of them can."""
+        if self.overflows or not any(may_overflow(*pair) for pair in self.casts):
+            return self
+        return _overflowing(self)
+
     def recast(self, dtypes: Sequence[str]) -> Program:
         """Return the program with its targets cast to other dtypes, after all the casts that it has.
 
@@ -163,7 +171,7 @@ class Program:
                 targets.append(Output(dtype, layout))
             else:
                 targets.append(output._replace(dtype=dtype))
-        return Program(self.sources, tuple(temporaries), tuple(targets))
+        return Program(self.sources, tuple(temporaries), tuple(targets), self.overflows)
 
     def _widens(self, output: Output) -> bool:
         """Whether an output's copies keep every value that they move."""
@@ -184,6 +192,11 @@ class Program:
 @lru_cache(maxsize=4096)
 def _identity(spec: TensorSpec, dtype: str) -> Program:
     return Program((spec,), (), (Output(dtype, Layout.of(0, spec.shape)),))
+
+
+@lru_cache(maxsize=1024)
+def _overflowing(program: Program) -> Program:
+    return replace(program, overflows=True)
 
 
 @lru_cache(maxsize=1024)
@@ -209,6 +222,7 @@ def _inverse(program: Program) -> Program:
         tuple(output.spec for output in program.targets),
         tuple(reversed(written[sources:])),
         tuple(written[:sources]),
+        program.overflows,
     )
 
 
@@ -218,6 +232,7 @@ def program_to_dict(program: Program) -> dict[str, Any]:
         "sources": [[spec.dtype, list(spec.shape)] for spec in program.sources],
         "temporaries": [_output_form(output) for output in program.temporaries],
         "targets": [_output_form(output) for output in program.targets],
+        **({"overflows": True} if program.overflows else {}),
     }
 
 
@@ -240,6 +255,7 @@ def program_from_dict(form: Mapping[str, Any]) -> Program:
         tuple(spec_from_form(dtype, shape) for dtype, shape in specs),
         tuple(_output_from_form(entry) for entry in items(form["temporaries"])),
         tuple(_output_from_form(entry) for entry in items(form["targets"])),
+        truth(form.get("overflows", False)),
     )
 
 

@@ -55,8 +55,10 @@ def silences(rules: Sequence[int]) -> Iterator[frozenset[int]]:
     Examples:
         >>> [sorted(silent) for silent in silences([3, 7])]
         [[3], [7], [3, 7]]
+        >>> [len(silent) for silent in silences(range(MOST_TOGETHER + 1))]
+        [1, 1, 1, 1, 1, 1, 6]
     """
-    sizes = range(1, len(rules) + 1) if len(rules) <= MOST_TOGETHER else (1, len(rules))
+    sizes = [size for size, _ in enumerate(rules, 1)] if len(rules) <= MOST_TOGETHER else [1, len(rules)]
     return (frozenset(silent) for size in sizes for silent in combinations(rules, size))
 
 
