@@ -226,7 +226,13 @@ def _added_behind(prefix: str, names: Iterable[str], target: Header) -> Transfor
 
 
 def _moved(trees: list[str], prefix: str) -> Transform | None:
-    """Return the rename that puts a prefix before whole sub-trees; None where a pattern cannot name one of them."""
+    """Return the rename that puts a prefix before whole sub-trees.
+
+    Returns:
+        The rename; None where a pattern cannot name one of them, and where they are more than a model has.
+    """
+    if len(trees) > MOST_TREES:
+        return None
     try:
         moved = GroupWeightRename([f"^{first}" for first in trees], [f"{prefix}.{first}" for first in trees])
         pairs(moved)
@@ -273,10 +279,13 @@ def _sparing(reading: Reading, unchanged: Mapping, source: Header, target: Heade
     if change is None or change.prefix_to_add is None:
         return reading
 
-    def fits(keys: list[str]) -> tuple[bool, bool]:
-        return lands(unchanged, keys, target), lands(reading.mapping, keys, target)
+    live = reading.live(source)
+    bare, prefixed = (_landing(mapping, live, target) for mapping in (unchanged, reading.mapping))
 
-    trees = dict(subtrees(reading.live(source), lambda keys: all(fits(keys))))
+    def fits(keys: list[str]) -> tuple[bool, bool]:
+        return not bare.isdisjoint(keys), not prefixed.isdisjoint(keys)
+
+    trees = dict(subtrees(live, lambda keys: all(fits(keys))))
     spared = {path for path, keys in trees.items() if fits(keys) == (True, False)}
     if not spared or len(spared) == len(trees):
         return reading
@@ -312,9 +321,19 @@ def _is_possible(reading: Reading, source: Header, target: Header) -> bool:
 
 def lands(mapping: Mapping, keys: list[str], target: Header) -> bool:
     """Whether a mapping gives one of the keys the name of a target."""
-    rules = prepare(mapping, Wanted(target))
-    names = {name for traced in trace_keys(rules, keys, []) for each in last_names(rules, traced) for name in each}
-    return any(map(Wanted(target).has, names))
+    return bool(_landing(mapping, keys, target))
+
+
+def _landing(mapping: Mapping, keys: list[str], target: Header) -> set[str]:
+    """Return the keys that a mapping gives the name of a target."""
+    wanted = Wanted(target)
+    rules = prepare(mapping, wanted)
+    return {
+        key
+        for traced in trace_keys(rules, keys, [])
+        for (key, _), names in zip(traced.members, last_names(rules, traced), strict=True)
+        if any(map(wanted.has, names))
+    }
 
 
 def without_change(mapping: Mapping, reading: str) -> tuple[Mapping, Transform | None]:
@@ -340,6 +359,9 @@ def without_change(mapping: Mapping, reading: str) -> tuple[Mapping, Transform |
         return replace(mapping, transforms=rules[:-1]), rules[-1]
     return mapping, None
 
+
+MOST_TREES: Final = 64
+"""How many sub-trees a prefix is put before by their names; a model has some ten."""
 
 MOST_PATHS: Final = 16
 """How many paths of either side are tried, the largest sub-trees first."""
