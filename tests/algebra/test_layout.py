@@ -359,6 +359,7 @@ def test_a_copy_is_cut_only_where_it_must_be() -> None:
         (0, (Loop(3, 5, 2),), 3, [(0, 2), (4, 1)]),
         (0, (Loop(5, 7, 2),), 5, [(0, 3), (6, 2)]),
         (3, (Loop(3, 1, 2), Loop(2, 4, 1)), 5, [(3, 2), (5, 4)]),
+        (3, (Loop(3, 2, 4), Loop(2, 2, 2)), 10, [(3, 4), (11, 2)]),
     ):
         found = align([Copy(0, 0, start, loops)], [boundary])
         assert [(part.target_start, part.numel) for part in found] == parts

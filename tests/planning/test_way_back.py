@@ -8,7 +8,7 @@ import torch
 import weighbridge as wb
 from weighbridge.planning.way_back.inverting import proven_steps, steps_not_back
 from weighbridge.planning.way_back.origins import find_origins, find_rivals, invert_rules
-from weighbridge.planning.way_back.preimages import MOST_NAMES, find_preimages, is_move
+from weighbridge.planning.way_back.preimages import MOST_NAMES, Part, find_preimages, is_move
 
 
 def header(**shapes: tuple[int, ...]) -> wb.Header:
@@ -41,6 +41,13 @@ def test_names_of_one_part_are_its_own_and_that_of_the_whole() -> None:
     assert find_preimages(mapping, ["x.0.w"])["x.0.w"].names == {"all"}, "the rule in front is not run again"
     names = {"h.3.e.0.g", "h.3.e.gu", "layers.3.e.0.g", "layers.3.e.gu"}
     assert find_preimages(MOVED.inverse(), ["h.3.e.0.g"])["h.3.e.0.g"].names == names
+
+
+def test_a_converter_that_joins_fewer_than_another_means_its_first() -> None:
+    mapping = wb.Mapping(
+        [wb.WeightConverter(["q", "k"], "qk", [SIZED]), wb.WeightConverter("z", "qk", [wb.Transpose()])]
+    )
+    assert find_preimages(mapping, ["qk"], part=Part(lane=1))["qk"].names == {"k", "z", "qk"}
 
 
 def test_names_that_no_rule_leads_to_are_none() -> None:
@@ -302,12 +309,21 @@ def test_steps_undo_each_other_whatever_order_their_rules_list_the_tensors_in() 
     ):
         again = wb.plan(source, [wb.WeightConverter(sources, targets, operations)])
         assert steps_not_back(saved, again) == ([] if is_back else list(saved.steps)), (sources, targets)
+    apart = wb.plan(source, [wb.WeightConverter(*names, TURNED) for names in (("a", "x"), ("b", "y"))])
+    assert steps_not_back(saved, apart) == list(saved.steps)
 
 
 def test_a_name_that_the_rules_lead_further_has_no_proven_way_back() -> None:
     mapping = wb.Mapping([wb.WeightRenaming("^a", "b"), wb.WeightRenaming("^b", "c")])
     assert proven_steps(mapping, header(b__w=(2,))) == ()
     assert [step.targets for step in proven_steps(mapping, header(c__w=(2,)))] == [("a.w",)]
+
+
+def test_a_tensor_that_the_rules_would_change_has_no_proven_way_back() -> None:
+    """A rule that only old files need is not run back, and would fire on the name that the others lead back to."""
+    turn, moved = wb.WeightConverter("^x$", "x", TURNED), wb.WeightRenaming("^x", "y")
+    assert [step.targets for step in proven_steps(wb.Mapping([turn, moved]), header(y=(3, 3)))] == [("x",)]
+    assert proven_steps(wb.Mapping([turn, moved], legacy=[turn]), header(y=(3, 3))) == ()
 
 
 def test_a_target_settles_the_way_back_beside_a_cast_and_leaves_the_cast_to_the_rules() -> None:
@@ -359,3 +375,11 @@ def test_a_rule_that_did_not_fire_takes_nothing_for_granted() -> None:
     mapping = wb.Mapping([wb.WeightConverter(["q", "k"], "qk", [wb.Concatenate(0)])])
     assert wb.plan(header(norm=(2,)), mapping.inverse()).choices == ()
     assert len(wb.plan(header(qk=(2,)), mapping.inverse()).choices) == 1
+
+
+def test_a_name_that_the_rules_would_change_again_goes_back_where_the_layout_is_declared() -> None:
+    grown = wb.Mapping([wb.WeightRenaming("^a", "a.b")])
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header(a__b__w=(2,)), grown.inverse())
+    assert caught.value.codes == ("inverse-unproven",)
+    assert list(wb.plan(header(a__b__w=(2,)), grown.inverse(), layout="mapped").target) == ["a.w"]

@@ -214,8 +214,7 @@ def _divide(copy: Copy, boundary: int) -> tuple[Copy, ...]:
     tiles = boundary % stride == 0 and phase % stride + rest < stride
     if size > period and (not tiles or phase < stride):
         return _regroup(copy, number, period)
-    head = (boundary - 1 - phase - rest) // stride + 1
-    head = max(1, min(head, size - 1))
+    head = max(1, (boundary - 1 - phase - rest) // stride + 1)  # less than all, as the copy carries
     return pick(copy, number, head, size), pick(copy, number, 0, head)
 
 
