@@ -1,4 +1,4 @@
-"""Run hostile inputs, each in a child process with 1 GB of address space and 10 seconds.
+"""Run hostile inputs, each in a child process with 1 GB of address space and 10 seconds of its own.
 
 A process that has imported weighbridge, and torch only where the input needs it, makes a child for each input, so that
 a crash, a hang or a swollen memory ends that child alone.
@@ -29,6 +29,8 @@ import weighbridge as wb
 
 MEMORY_BYTES = 10**9
 SECONDS = 10
+WAITED_SECONDS = 60
+"""How long a child may take on a clock, for one that waits and does nothing: a busy machine makes nothing a hang."""
 
 
 def serve(with_torch: bool) -> None:
@@ -67,7 +69,7 @@ def judge(kind: str, seed: int, changes: int) -> dict[str, Any]:
 
 def _wait(child: int) -> tuple[int, Any]:
     """Wait for a child; one that does not end by itself is ended."""
-    stop = time.monotonic() + SECONDS + 3
+    stop = time.monotonic() + WAITED_SECONDS + 3
     while time.monotonic() < stop:
         pid, status, usage = os.wait4(child, os.WNOHANG)
         if pid:
@@ -88,10 +90,13 @@ def _run_child(kind: str, seed: int, changes: int, folder: Path, report: Any) ->
         report.write(json.dumps({"input": said}) + "\n")
         report.flush()
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, hard))
-        faulthandler.dump_traceback_later(SECONDS, exit=True, file=report.fileno())
+        faulthandler.register(signal.SIGPROF, file=report.fileno(), chain=True)  # then it ends the child
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        faulthandler.dump_traceback_later(WAITED_SECONDS, exit=True, file=report.fileno())
         verdict = outcome(run)
     except BaseException as broken:
         verdict = {"verdict": "the fuzzer is wrong", "said": "".join(traceback.format_exception(broken))[-1500:]}
+    signal.setitimer(signal.ITIMER_PROF, 0)
     faulthandler.cancel_dump_traceback_later()
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     report.write(json.dumps(verdict) + "\n")
@@ -135,7 +140,7 @@ def _read(text: str, status: int) -> dict[str, Any]:
         return {**verdict, **json.loads(lines[1])}
     if "verdict" in verdict:
         return verdict
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGKILL:
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) not in (signal.SIGKILL, signal.SIGPROF):
         return {**verdict, "verdict": f"signal {os.WTERMSIG(status)}", "said": "\n".join(lines[1:8])}
     frames = [line for line in lines if "/weighbridge/" in line]
     where = frames[0].split("/weighbridge/")[-1].replace('", line ', ":").split(" ")[0] if frames else ""

@@ -36,6 +36,11 @@ def stumble():
     return {}["no such key"]
 
 
+def work():
+    while True:
+        pass
+
+
 @pytest.mark.parametrize(
     ("run", "wanted"),
     [
@@ -44,12 +49,16 @@ def stumble():
         (crash, "signal 11"),
         (swell, "memory"),
         (stumble, "raw KeyError"),
+        (lambda: time.sleep(1.2), "fine"),
         (lambda: time.sleep(60), "hang"),
+        (work, "hang"),
     ],
-    ids=["fine", "refused", "crash", "memory", "raw", "hang"],
+    ids=["fine", "refused", "crash", "memory", "raw", "slow machine", "waiting", "working"],
 )
 def test_a_child_is_judged_by_how_it_ends(run, wanted, monkeypatch):
+    """Its own seconds count: on a busy machine an input of 0.2 s was called a hang."""
     monkeypatch.setattr(hostile, "SECONDS", 1)
+    monkeypatch.setattr(hostile, "WAITED_SECONDS", 6)
     monkeypatch.setattr(hostile, "MEMORY_BYTES", 32 * 2**30)  # this process holds more than the fuzzer's does
     monkeypatch.setitem(ATTACKS, "mine", Attack(lambda chance, folder: ("an input", run)))
     verdict = hostile.judge("mine", 0, 1000)
