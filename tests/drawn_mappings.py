@@ -113,7 +113,8 @@ class _Rules:
         source, target, groups = [], [], 0
         for at, segment in enumerate(segments):
             if segment.isdigit() and self.chance.random() < 0.8:
-                kind = self.chance.choice(("int", "group", "star", "shift"))
+                kinds = ("int", "group", "star", "shift", "padded", "halves")
+                kind = self.chance.choice(("unpadded", "group") if segment[0] == "0" and len(segment) == 2 else kinds)
             elif self.chance.random() < 0.12:
                 kind = self.chance.choice(("word", "named", "choice", "part"))
             else:
@@ -340,6 +341,12 @@ def _spelled(kind: str, segment: str, at: int, groups: int) -> tuple[str, str]:
             return f"{{i{at}:int}}", f"{{i{at}}}"
         case "shift":
             return f"{{i{at}:int}}", f"{{i{at}+1}}"
+        case "padded":
+            return f"{{i{at}:int}}", f"{{i{at}:02}}"
+        case "unpadded":
+            return f"{{i{at}:02}}", f"{{i{at}}}"
+        case "halves":
+            return f"{{i{at}:int}}", f"{{i{at}//2}}.{{i{at}%2}}"
         case "group":
             return r"(\d+)", f"\\{groups}"
         case "star":

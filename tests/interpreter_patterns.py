@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 TOKEN = re.compile(
     r"""
-      \{(?P<name>\w+)(?P<offset>[+-][0-9]+)?(?::(?P<kind>[^{}]*))?\}
+      \{(?P<name>\w+)(?:(?P<offset>[+-][0-9]+)|(?P<half>//|%)(?P<by>[0-9]+))?(?::(?P<kind>[^{}]*))?\}
     | (?P<guard>\(\?(?:<?[=!]))
     | (?P<plain>\(\?:)
     | (?P<open>\()
@@ -50,21 +50,37 @@ class Found(NamedTuple):
     captures: dict[str, str]
 
 
+class Part(NamedTuple):
+    """What a group's digits add to the index that it belongs to: the digits times a factor, less an offset."""
+
+    factor: int = 0
+    offset: int = 0
+
+
+WHOLE = Part()
+"""A group whose text is the capture's as it stands."""
+
+
 @dataclass(frozen=True)
 class Spelled:
-    """A source pattern: its expression, and for each group of it the capture that it is, and that capture's offset."""
+    """A source pattern: its expression, and for each group of it the capture that it is, and what it says of that."""
 
     regex: re.Pattern[str]
-    captures: tuple[tuple[str, int], ...]
+    captures: tuple[tuple[str, Part], ...]
 
     def find(self, key: str) -> Found | None:
         """Find the leftmost match in a key."""
         match = self.regex.search(key)
         if match is None:
             return None
-        texts = zip(self.captures, match.groups(), strict=True)
-        held = {name: str(int(text) - offset) if offset else text for (name, offset), text in texts}
-        return Found(match.start(), match.end(), held)
+        held: dict[str, str] = {}
+        numbers: dict[str, int] = {}
+        for (name, part), text in zip(self.captures, match.groups(), strict=True):
+            if part == WHOLE:
+                held[name] = text
+            else:
+                numbers[name] = numbers.get(name, 0) + int(text) * part.factor - part.offset
+        return Found(match.start(), match.end(), held | {name: str(number) for name, number in numbers.items()})
 
     @property
     def stars(self) -> int:
@@ -100,7 +116,7 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.captures: list[tuple[str, int]] = []
+        self.captures: list[tuple[str, Part]] = []
         self.numbers: dict[str, int] = {}
         self.stack: list[str] = []
         self.edges: list[str] = []
@@ -135,22 +151,34 @@ class _Reader:
             raise UnclearError(self.text)
         return signs == {"open"}
 
-    def capture(self, name: str, body: str, offset: int = 0) -> str:
+    def capture(self, name: str, body: str, part: Part = WHOLE, group: str = "") -> str:
         if self.guarded:
             return f"(?:{body})"
-        self.captures.append((name, offset))
-        self.numbers[name] = len(self.captures)
+        self.captures.append((name, part))
+        self.numbers[group or name] = len(self.captures)
         return f"({body})"
 
     def _name(self, token: re.Match[str]) -> str:
         name, offset, kind = token["name"], int(token["offset"] or 0), token["kind"] or "[^.]+"
-        if name in self.numbers:
-            return rf"(?:\{self.numbers[name]})"
-        if not offset:
+        group = name + (token["half"] or "")
+        if group in self.numbers:
+            return rf"(?:\{self.numbers[group]})"
+        if not _is_number(token):
             return self.capture(name, KINDS.get(kind, kind))
-        small = "|".join(map(str, range(offset))) if offset > 0 else ""
-        unless = f"(?!(?:{small})(?![0-9]))" if small else ""
-        return f"(?<![0-9]){unless}{self.capture(name, '0|[1-9][0-9]*', offset)}(?![0-9])"
+        by = int(token["by"] or 1)
+        part = Part(by if token["half"] == "//" else 1, offset)
+        if "|" in kind:
+            body = "|".join(str(int(word) + offset) for word in kind.split("|") if int(word) + offset >= 0) or "(?!)"
+        else:
+            if len(_digits(token)) > 1 or _digits(token) > "3":
+                raise UnclearError(self.text)
+            # every number that can stand here is named or, beyond those, has no leading zero
+            first = by if token["half"] == "%" else 1000
+            named = (format(number, "0" + _digits(token)) for number in range(max(offset, 0), first))
+            body = "|".join(
+                [*sorted(named, key=len, reverse=True), *([] if token["half"] == "%" else ["[1-9][0-9]{3,}"])]
+            )
+        return f"(?<![0-9]){self.capture(name, body, part, group)}(?![0-9])"
 
     def _guard(self, token: re.Match[str]) -> str:
         self.stack.append("guard")
@@ -165,7 +193,7 @@ class _Reader:
         if self.guarded:
             return "(?:"
         self.groups += 1
-        self.captures.append((str(self.groups), 0))
+        self.captures.append((str(self.groups), WHOLE))
         self.numbers[str(self.groups)] = len(self.captures)
         return "("
 
@@ -199,6 +227,16 @@ class _Reader:
 
     def _text(self, token: re.Match[str]) -> str:
         return re.escape(token["text"])
+
+
+def _is_number(token: re.Match[str]) -> bool:
+    """Tell whether a name in braces is written in a form of its own."""
+    return bool(token["offset"] or token["half"] or _digits(token) != "1")
+
+
+def _digits(token: re.Match[str]) -> str:
+    kind = token["kind"] or ""
+    return kind.removeprefix("0") if re.fullmatch("0[1-9][0-9]?", kind) else "1"
 
 
 def _mirrored(edges: list[str]) -> list[str]:
@@ -250,10 +288,14 @@ def fill(text: str, captures: dict[str, str]) -> str | None:
             parts.append(captures[f"*{stars}"])
         elif kind in ("name", "number"):
             held = captures[token[kind]]
-            offset = int(token["offset"] or 0)
-            if offset and (int(held) + offset < 0 or held != str(int(held))):
+            if kind == "number" or not _is_number(token):
+                parts.append(held)
+                continue
+            number = int(held) + int(token["offset"] or 0)
+            if number < 0 or held != str(int(held)):
                 return None
-            parts.append(str(int(held) + offset) if offset else held)
+            halves = divmod(number, int(token["by"] or 1))
+            parts.append(format(halves[token["half"] == "%"], "0" + _digits(token)))
         elif kind in ("text", "escaped"):
             parts.append(token[kind])
         else:

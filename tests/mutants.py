@@ -65,6 +65,7 @@ TESTS = (
     "running/test_gather.py",
     "running/test_source_reads.py",
     "running/test_ties.py",
+    "models/test_reading_back.py",
     "models/test_save_tied.py",
     "whole/test_error_snapshots.py",
     "whole/test_interpreter.py",

@@ -8,10 +8,10 @@ from math import prod
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from numpy.lib.stride_tricks import as_strided
 
-from weighbridge.algebra.copies import Copy, Loop, align, fuse, runs, simplify, swapped
+from weighbridge.algebra.copies import Copy, Loop, align, cut_copy, fuse, runs, simplify, swapped
 from weighbridge.algebra.coverage import Coverage, coverage
 from weighbridge.algebra.layout import (
     MAX_COPIES,
@@ -296,10 +296,12 @@ def pairs(copy: Copy) -> list[tuple[int, int]]:
 
 @laws
 @given(copies)
+@example(Copy(0, 2, 3, (Loop(1, 9, 9),)))
 def test_simplify_keeps_the_elements_and_is_idempotent(copy: Copy) -> None:
     simple = simplify(copy)
     assert pairs(simple) == pairs(copy)
     assert simplify(simple) == simple
+    assert all(loop.size != 1 for loop in simple.loops)
     assert pairs(swapped(copy)) == sorted((b, a) for a, b in pairs(copy))
 
 
@@ -343,6 +345,48 @@ def test_g13_rereading_by_any_strides_reads_the_same_elements(shape: list[int], 
 def test_g13_rereading_stops_at_its_limit() -> None:
     with pytest.raises(LayoutError, match="too many pieces"):
         reread(Copy(0, 0, 0, (Loop(4999, 1, 5003), Loop(5003, 4999, 1))), (4999, 5003), (1, 4999))
+
+
+def test_align_cuts_at_the_largest_boundary_first_whatever_order_they_come_in() -> None:
+    copy = Copy(0, 0, 2, (Loop(4, 9, 2),))
+    assert align([copy], [3, 6]) == align([copy], [6, 3])
+    assert [(part.target_start, part.numel) for part in align([copy], [3, 6])] == [(2, 1), (4, 1), (6, 2)]
+
+
+def test_a_copy_is_cut_only_where_it_must_be() -> None:
+    for start, loops, boundary, parts in (
+        (2, (Loop(3, 3, 1),), 3, [(2, 1), (3, 2)]),
+        (0, (Loop(3, 5, 2),), 3, [(0, 2), (4, 1)]),
+        (0, (Loop(5, 7, 2),), 5, [(0, 3), (6, 2)]),
+        (3, (Loop(3, 1, 2), Loop(2, 4, 1)), 5, [(3, 2), (5, 4)]),
+    ):
+        found = align([Copy(0, 0, start, loops)], [boundary])
+        assert [(part.target_start, part.numel) for part in found] == parts
+    row = Copy(0, 0, 0, (Loop(12, 1, 1),))
+    assert list(cut_copy(row, 1, 12, (0, 5, 12))) == [
+        (0, Copy(0, 0, 0, (Loop(5, 1, 1),))),
+        (1, Copy(0, 5, 5, (Loop(7, 1, 1),))),
+    ]
+
+
+@pytest.mark.parametrize("first", [(), (Loop(3, 1, 1),)], ids=["an element", "a row"])
+def test_a_row_in_front_of_others_becomes_one_of_them_and_an_element_does_not(first: tuple[Loop, ...]) -> None:
+    rows = Copy(0, 10, 5, (Loop(2, 10, 5), Loop(3, 1, 1)))
+    alone = Copy(0, 0, 0, first)
+    whole = Copy(0, 0, 0, (Loop(3, 10, 5), Loop(3, 1, 1)))
+    assert fuse([alone, rows]) == ((whole,) if first else (alone, rows))
+
+
+def test_an_element_that_is_read_again_and_again_is_one_copy() -> None:
+    assert fuse([Copy(0, 5, place, ()) for place in range(3)]) == (Copy(0, 5, 0, (Loop(3, 0, 1),)),)
+
+
+def test_as_many_pieces_as_are_allowed_are_made_and_no_more() -> None:
+    copy = Copy(0, 0, 0, (Loop(30, 1, 1), Loop(7, 30, 41)))
+    parts = align([copy], [19])
+    assert align([copy], [19], limit=len(parts) - 1) == parts
+    with pytest.raises(LayoutError, match="too many pieces"):
+        align([copy], [19], limit=len(parts) - 2)
 
 
 def test_align_stops_at_its_limit() -> None:

@@ -224,3 +224,9 @@ def test_nearest_names_candidates_only(key: str, names: set[str], count: int) ->
     assert len(set(found)) == len(found) <= count
     if key in names:
         assert found[0] == key
+
+
+@given(st.permutations(["h.0.w", "h.2.w", "h.4.w", "h.2.b", "\ue000.w"]))
+def test_nearest_keys_are_the_same_in_whatever_order_there_are(keys: list[str]) -> None:
+    assert nearest("h.3.w", keys)[:2] == ["h.2.w", "h.2.b"]
+    assert nearest("h.1.w", keys)[0] == "h.0.w"

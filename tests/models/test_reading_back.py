@@ -286,3 +286,47 @@ def test_a_new_weight_goes_back_by_a_rule_that_reads_the_configuration_of_the_lo
         assert load_file(out / "model.safetensors").keys() == {"proj.weight", "fresh.weight"}
         wb.load(again, out, rules, config={"heads": 2})
         assert same(model, again)
+
+
+def test_a_new_weight_whose_converter_cannot_be_undone_goes_back_by_the_renames(tmp_path: Path) -> None:
+    """Unequal parts are not cut, and the weight kept the path that the reading puts before all others."""
+    rules = [wb.WeightConverter(["q", "k", "v"], "qkv", [wb.Concatenate(0)])]
+    shapes: dict[str, tuple[int, ...]] = {"base__proj": (2,), "base__norm": (3,), "base__qkv": (4, 2)}
+    model, again = modules(**shapes), modules(**shapes)
+    wb.load(model, {"proj": torch.ones(2)}, rules, partial=True)
+    assert wb.loaded_plan(model).reading == "mapped, with base. added"
+    out = wb.save(model, tmp_path / "out")
+    assert load_file(out / "model.safetensors").keys() == {"proj", "norm", "qkv"}
+    wb.load(again, out, rules)
+    assert same(model, again)
+
+
+def test_a_new_weight_that_no_rule_takes_back_loses_the_path_of_the_reading(tmp_path: Path) -> None:
+    """Every rule was run back, or none: a prefix that a rule removes hid the one that the reading adds."""
+    rules = [wb.PrefixChange(prefix_to_remove="model")]
+    model, again = (modules(base__proj=(2,), base__norm=(3,), score__weight=(2, 3)) for _ in range(2))
+    wb.load(model, {"proj": torch.ones(2)}, rules, partial=True)
+    assert wb.loaded_plan(model).reading == "mapped, with base. added"
+    out = wb.save(model, tmp_path / "out")
+    assert load_file(out / "model.safetensors").keys() == {"proj", "norm", "score.weight"}
+    wb.load(again, out, rules)
+    assert same(model, again)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_rules_that_look_at_the_start_of_a_key_run_before_a_path_is_put_in_front(partial: bool) -> None:
+    """The path of a part was only put before the rules, which then found nothing: one tensor of two, or an error."""
+    rules = [wb.WeightRenaming("^model", "core")]
+    file, target = {"model.w": torch.ones(2), "head.w": torch.ones(3)}, modules(base__core__w=(2,), base__head__w=(3,))
+    report = wb.load(target, file, rules, partial=partial)
+    assert report.fates()["target"] == {"filled": 2}
+    assert wb.loaded_plan(target).reading == "mapped, then with base. added"
+
+
+def test_no_rule_runs_in_a_layout_that_is_declared_to_be_the_models() -> None:
+    rules = wb.Mapping([wb.WeightRenaming("^model", "core")], base_prefix="base")
+    target = wb.Header({"base.core.w": wb.TensorSpec("F32", (2,))})
+    assert wb.plan({"model.w": torch.ones(2)}, rules, target).reading == "mapped, then with base. added"
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan({"model.w": torch.ones(2)}, rules, target, layout="as is")
+    assert set(caught.value.codes) == {"source-unplaced", "target-missing"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings, strategies as st
 from weighbridge.base.errors import PatternError
 from weighbridge.base.keys import expand, families, is_sound
 from weighbridge.pattern import Match, Pattern, check_rewrite, invert, is_one_way, rewrite
+from weighbridge.pattern.indices import PLAIN, Form
 from weighbridge.pattern.syntax import (
     Capture,
     Chars,
@@ -71,9 +72,8 @@ def read_node(node: Node, key: str, now: Reading) -> Iterator[Reading]:
             yield now
         case Capture():
             yield from read_capture(node, key, now)
-        case Reference(name):
-            for after in read_node(Text(capture_text(now, name)), key, now):
-                yield now.consume(after.stop - now.stop, "closed", "closed")
+        case Reference():
+            yield from read_reference(node, key, now)
         case Edge(at_end):
             if now.stop == (len(key) if at_end else 0):
                 yield now
@@ -101,14 +101,52 @@ def read_chars(members: str, repeat: str, key: str, now: Reading) -> Iterator[Re
 
 
 def read_capture(node: Capture, key: str, now: Reading) -> Iterator[Reading]:
-    if node.offset:
-        run = re.compile("(?<![0-9])[0-9]+").match(key, now.stop)
-        if run and str(int(run[0])) == run[0] and int(run[0]) >= node.offset:
-            held = {**now.captures, node.name: str(int(run[0]) - node.offset), f"text of {node.name}": run[0]}
+    if node.form != PLAIN:
+        run = DIGITS.match(key, now.stop)
+        words = [int(word) for word in node.words] or candidates(node.form, run)
+        found = [index for index in words if run and spelled(node.form, index) == run[0]]
+        if run and found:
+            held = {**now.captures, node.name: str(found[0]), f"text of {node.name}": run[0]}
+            held |= {f"form of {node.name}": node.form} if node.form.divisor else {}
             yield now._replace(captures=held).consume(len(run[0]), "closed", "closed")
         return
     for after in readings(node.body, key, now):
         yield after._replace(captures={**after.captures, node.name: key[now.stop : after.stop]})
+
+
+def read_reference(node: Reference, key: str, now: Reading) -> Iterator[Reading]:
+    """Read a capture's text once more, or the half of an index that its capture has left out."""
+    first = now.captures.get(f"form of {node.name}", node.form)
+    other = f"text of {node.name}{node.form}"
+    if first == node.form or other in now.captures:
+        text = now.captures[other] if first != node.form else capture_text(now, node.name)
+        for after in read_node(Text(text), key, now):
+            yield now.consume(after.stop - now.stop, "closed", "closed")
+        return
+    run = DIGITS.match(key, now.stop)
+    known = DIGITS.match(capture_text(now, node.name))
+    for index in candidates(first, known) if node.form.is_rest else candidates(node.form, run):
+        if run and (spelled(first, index), spelled(node.form, index)) == (capture_text(now, node.name), run[0]):
+            held = {**now.captures, node.name: str(index), other: run[0]}
+            yield now._replace(captures=held).consume(len(run[0]), "closed", "closed")
+
+
+DIGITS = re.compile("(?<![0-9])[0-9]+")
+
+
+def candidates(form: Form, run: re.Match[str] | None) -> Iterable[int]:
+    """Name the indices that may have been written as these digits: for the rest of a division, the first of them."""
+    number = int(run[0]) if run else 0
+    if form.divisor and not form.is_rest:
+        return range(number * form.divisor, (number + 1) * form.divisor)
+    return (number - form.offset,) if number >= form.offset else ()
+
+
+def spelled(form: Form, index: int) -> str | None:
+    number = index + form.offset
+    if form.divisor:
+        number = divmod(number, form.divisor)[form.is_rest]
+    return format(number, f"0{form.digits}d" if form.digits else "d") if number >= 0 else None
 
 
 def capture_text(now: Reading, name: str) -> str:
@@ -128,7 +166,7 @@ def whole_readings(pattern: Pattern, key: str, start: int) -> Iterator[Reading]:
 def naive_match(pattern: Pattern, key: str) -> Match | None:
     for start in range(len(key) + 1):
         for end in whole_readings(pattern, key, start):
-            captures = {name: text for name, text in end.captures.items() if not name.startswith("text of ")}
+            captures = {name: text for name, text in end.captures.items() if " of " not in name}
             return Match(start, end.stop, captures)
     return None
 
@@ -150,6 +188,7 @@ VARIABLES = [
     r"([^.]+)",
     "*",
 ]
+VARIABLES += ["{k:02}", "{k+1:03}", "{k//2}.{k%2}", "{k%3}_{k//3:02}", "{k+2:0|1}", "{k:0|1|12}"]
 VARIABLES += [r"(a\.\d+)", r"(\w+)", "(a.|b.)", r"([a-c]+)"]
 LOOSE = [r"\w+", "[^.]+", r"\d+", ".+", "(?:a|b)", "(?:a.)?", "[ab]", "[0-9]", r"[a-z0-9_]*", r"\d", "(?:1|a)"]
 GUARDS = [
@@ -200,11 +239,14 @@ def sample_node(node: Node, rng: random.Random, held: dict[str, str]) -> str:
             return sample(rng.choice(branches), rng, held)
         case Maybe(body):
             return rng.choice([sample(body, rng, held), ""])
+        case Capture(name, body, form) if form != PLAIN:
+            held[name] = rng.choice(node.words or ["0", "1", "2", "3", "7", "12"])
+            return spelled(form, int(held[name])) or "0"
         case Capture(name, body):
             held[name] = sample(body, rng, held)
             return held[name]
-        case Reference(name):
-            return held.get(name, "a")
+        case Reference(name, form):
+            return held.get(name, "a") if form == PLAIN else spelled(form, int(held.get(name, "1"))) or "0"
         case _:
             return ""
 
@@ -222,13 +264,14 @@ def random_target(rng: random.Random, source: Pattern) -> Pattern:
     """Write a target of the source's captures, most of them, in any order, between literals."""
     references = []
     for capture in source.captures:
-        offset = rng.choice([-1, 1, 2]) if capture.kind == "int" and rng.random() < 0.3 else 0
+        forms = ["{0}-1", "{0}+1", "{0}+2", "{0}:02", "{0}+1:03", "{0}//2}}.{{{0}%2"]
+        form = rng.choice(forms) if capture.is_number and rng.random() < 0.4 else ""
         if capture.is_star:
             references.append("*")
         else:
             name = capture.name
             plain = f"\\{name}" if name.isdigit() else f"{{{name}}}"
-            references.append(f"{{{name}{offset:+d}}}" if offset else plain)
+            references.append(f"{{{form.format(name)}}}" if form else plain)
     rng.shuffle(references)
     text = rng.choice(["", "a.", "hc_", "_b.", "."]) + rng.choice([".", "_", ".b."]).join(references)
     text += rng.choice([".", ".b", "b", "_", "", "1"])
@@ -319,7 +362,7 @@ def test_inverse_gives_back_the_span(seed: int) -> None:
         assume(ends)
     assert ends, (source.text, target.text, str(new_source), key, rewritten)
     if len(alike) == 1:
-        captures = {name: text for name, text in ends[0].captures.items() if not name.startswith("text of ")}
+        captures = {name: text for name, text in ends[0].captures.items() if " of " not in name}
         assert new_target.fill(captures) == span, (source.text, target.text, key, rewritten)
     back = new_source.match(rewritten)
     if back is not None and (back.start, back.stop) == (match.start, stop) and len(alike) == 1:
@@ -351,7 +394,8 @@ def test_inverse_twice_rewrites_alike(seed: int) -> None:
 def test_collapsed_rewriting_equals_rewriting_each_key(seed: int) -> None:
     """A rule applied to a template says for each of its keys what the rule says for that key alone."""
     rng = random.Random(seed)
-    rules = [rule for rule in (random_rule(rng, EVERYTHING) for _ in range(2)) if rule[0].collapsible]
+    rules = [random_rule(rng, EVERYTHING) for _ in range(2)]
+    rules = [rule for rule in rules if rule[0].collapsible and rule[1].fills_templates]
     assume(rules)
     keys = {random_key(rng, source) for source, _ in rules for _ in range(6)}
     keep = frozenset[str]().union(*(source.literal_indices for source, _ in rules))
@@ -445,6 +489,25 @@ REWRITES = [
     ("layers.{i:int}", "blocks.{i-1}", "layers.01", None),
     ("experts.*.w.*", "e.*.b.*", "experts.4.w.7", "e.4.b.7"),
     (r"^vision\.(.+)", r"^model\.vision\.\1(?!x)$", "vision.a.b", "model.vision.a.b"),
+    ("layer_{i:02}-model", "layers.{i}", "layer_07-model.w", "layers.7.w"),
+    ("layer_{i:02}-model", "layers.{i}", "layer_123-model.w", "layers.123.w"),
+    ("layer_{i:02}-model", "layers.{i}", "layer_7-model.w", None),
+    ("layer_{i:02}-model", "layers.{i}", "layer_007-model.w", None),
+    ("layers.{i:int}", "layer_{i:02}-model", "layers.7.w", "layer_07-model.w"),
+    ("h.{i+3:02}", "layers.{i}", "h.02", None),
+    ("h.{i+3:02}", "layers.{i}", "h.04", "layers.1"),
+    ("blocks.{i:int}", "stages.{i//4}.{i%4}", "blocks.11.w", "stages.2.3.w"),
+    ("stages.{i//4}.{i%4}", "blocks.{i}", "stages.2.3.w", "blocks.11.w"),
+    ("stages.{i%4}.of.{i//4}", "blocks.{i}", "stages.3.of.2.w", "blocks.11.w"),
+    ("stages.{i//4}.{i%4}", "blocks.{i}", "stages.2.4.w", None),
+    ("a.{i//2}.{i%2}.{i//2}", "b.{i}", "a.3.1.3", "b.7"),
+    ("a.{i//2}.{i%2}.{i//2}", "b.{i}", "a.3.1.2", None),
+    ("a.{i//2}.{i%2}.{i%2}", "b.{i}", "a.3.1.1", "b.7"),
+    ("norm.{i:0|1}", "norm.{i+2}", "norm.1.w", "norm.3.w"),
+    ("norm.{i:0|1}", "norm.{i+2}", "norm.2.w", None),
+    ("norm.{i+2:0|1}", "norm.{i}", "norm.3.w", "norm.1.w"),
+    ("norm.{i+2:0|1}", "norm.{i}", "norm.4.w", None),
+    ("norm.(0|1)", "norm.{1-1}", "norm.0", None),
 ]
 
 
@@ -459,6 +522,13 @@ INVERSES = [
     (r"q\.(\d+)", "l.{1+1}.q", "l.{n1+1}.q", "q.{n1}"),
     ("^a.{i+1}.b$", "c.{i-1}", "^c.{i-1}$", "a.{i+1}.b"),
     ("a.*.b.*", "c.*.d.*", "c.*.d.*", "a.*.b.*"),
+    ("a.{i:02}", "b.{i}", "b.{i:int}", "a.{i:02}"),
+    ("a.{i:int}", "b{i:03}", "b{i:03}", "a.{i}"),
+    ("a.{i:int}", "b.{i%2}.{i//2}", "b.{i%2}.{i//2}", "a.{i}"),
+    ("a.{i//2}.{i%2}", "b.{i+1}", "b.{i+1}", "a.{i//2}.{i%2}"),
+    ("a.{i:0|1}", "b.{i+2}", "b.{i+2:0|1}", "a.{i}"),
+    ("a.(0|1)", "b.{1+2}", "b.{n1+2:0|1}", "a.{n1}"),
+    ("mtp.{i:int}", "layers.{i+text_config.depth}", "layers.{i+text_config.depth}", "mtp.{i}"),
     ("a.{x}.{x}", "b.{x}", "b.{x}", "a.{x}.{x}"),
     ("a.{x:p|q}", "{x}.c.{x}", "{x:p|q}.c.{x}", "a.{x}"),
     (r"(?<!m\.)layers(?!\.9)", "m.layers", "m.layers", "layers"),
@@ -485,6 +555,12 @@ ONE_WAY = [
     ("{a}.{b}", "{a}{b}"),
     ("{i:int}.a", "{i}.{i+1}"),
     ("a.{i+1}", "b{i}0"),
+    ("a.{i:int}", "b.{i//2}"),
+    ("a.{i:int}", "b.{i%2}"),
+    ("a.{i:int}", "b.{i//2}.{i%3}"),
+    ("a.{i:int}", "b.{i//2}{i%2}"),
+    ("a.{i:int}", "b.{i//2}.{i%2}.{i}"),
+    ("a.{i:0|1}.{p}", "b.{i+2}{p}"),
     ("$", "a"),
     ("^", "a"),
     ("^", ".a"),
@@ -522,6 +598,8 @@ NEIGHBOURS: list[tuple[str, list[tuple[str, int]]]] = [
         [("{i:float}", 3), ("{i", 0), ("i}", 1), ("{i:int}.{i:**}", 8), ("{i:int}+", 7), ("{1}", 0), ("{}", 0)],
     ),
     ("{i+1}", [("{i+1:**}", 2), ("{i+999}", 2), ("{i+}", 0), ("{i*2}", 0)]),
+    ("{i+1:0|1}", [("{i+1:a|b}", 2), ("{i+1:00|1}", 2), ("{i//2:0|1}", 2)]),
+    ("{i//2:02}", [("{i//1}", 4), ("{i%257}", 3), ("{i//n}", 4), ("{i:01}", 3), ("{i:019}", 3), ("{i:2}", 3)]),
     ("{p:q|k}", [("{p:q}", 3), ("{p:q|}", 3), ("{p:q|(k)}", 3)]),
     ("[a-c]", [("[c-a]", 1), ("[a-c", 0), ("[]", 0), ("[^]", 0), ("a]", 1)]),
     ("^a$", [("a^", 1), ("$a", 0), ("a\\", 1)]),
@@ -558,6 +636,11 @@ REFERENCES = [
     ("a", "(?:b|c)"),
     ("a.*", "b.*.*"),
     ("{x}", "{x+1}"),
+    ("{x}", "{x:02}"),
+    ("{x:a|b}", "{x+1}"),
+    ("{x:0|1}", "{x:02}"),
+    ("{x:0|1}", "{x//2}.{x%2}"),
+    ("{x:**}", "{x%2}"),
     ("{x:a|b}", "{x:int}"),
     (r"\1(a)", "b"),
 ]
@@ -570,7 +653,11 @@ def test_check_rewrite_refuses_unbound_references(source: str, target: str) -> N
     assert caught.value.code == "pattern-reference"
 
 
-@pytest.mark.parametrize("source", ["", "(?!a)", "(?:a)?", "{i:int}.{i+1}", r"(^|a.)b\1", "(?:a.)?(?:.b|c)"])
+AMBIGUOUS = ["", "(?!a)", "(?:a)?", "{i:int}.{i+1}", r"(^|a.)b\1", "(?:a.)?(?:.b|c)"]
+AMBIGUOUS += ["{i//2}", "a.{i%2}.b", "{i//2}.{i%3}"]
+
+
+@pytest.mark.parametrize("source", AMBIGUOUS)
 def test_check_rewrite_refuses_unclear_sources(source: str) -> None:
     with pytest.raises(PatternError) as caught:
         check_rewrite(parse(source), parse("b"))
@@ -704,3 +791,36 @@ def test_peer_source_matches_like_its_twin(text: str) -> None:
     matches = [pattern.match(key) for key in keys]
     assert matches == [naive_match(pattern, key) for key in keys]
     assert any(matches)
+
+
+NEAR_FAULTS = [
+    ("layer_{i:02}.w", "layer_7.w", "'7', for {i:02}, has fewer than 2 digits"),
+    ("layer_{i:02}.w", "layer_007.w", "'007', for {i:02}, has more leading zeros than could be written back"),
+    ("a.{i//2}.{i%2}", "a.3.2", "'2', for {i%2}, is not less than 2"),
+    ("a.{i//2}.{i%2}", "a.03.1", "'03', for {i//2}, has leading zeros, which could not be written back"),
+    ("a.{i//2}.{i%2}", "b.3.2", ""),
+    ("a.{i+2:0|1}", "a.7", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "fault"), NEAR_FAULTS)
+def test_index_that_keeps_a_source_from_matching_is_named(text: str, key: str, fault: str) -> None:
+    pattern = parse(text)
+    assert pattern.match(key) is None
+    assert pattern.near_fault(key, None) == fault
+
+
+def test_offset_that_is_a_name_is_a_number_once_it_is_bound() -> None:
+    source, target = parse("mtp.{i:int}"), parse("layers.{i+text_config.depth}")
+    assert target.names == ("text_config.depth",)
+    back, _ = invert(source, target)
+    for pattern in (target, back):
+        with pytest.raises(PatternError, match=r"`text_config\.depth` is a number of the configuration"):
+            pattern.match("layers.7") if pattern is back else pattern.fill({"i": "1"})
+    found = {"text_config.depth": 5}.__getitem__
+    assert target.bind(found).fill({"i": "2"}) == "layers.7"
+    match = back.bind(found).match("layers.7")
+    assert match is not None
+    assert match.captures == {"i": "2"}
+    assert back.bind(found).match("layers.4") is None
+    assert source.bind(found) is source

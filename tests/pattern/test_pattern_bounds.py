@@ -8,7 +8,8 @@ from hypothesis import assume, example, given, settings, strategies as st
 
 import weighbridge as wb
 from weighbridge.pattern import Pattern, positions
-from weighbridge.pattern.compile import LITERAL, PADDED, TEMPLATE, Reading, to_regex
+from weighbridge.pattern.compile import to_regex
+from weighbridge.pattern.indices import LITERAL, PADDED, TEMPLATE, Reading
 
 # The twin: the regular expression
 

@@ -166,3 +166,13 @@ def test_c6_the_linter_takes_the_target_into_account() -> None:
     assert "round-trip" not in report.counts()
     written = lint([wb.WeightRenaming("^", "model.")], wb.open(FILE).header, MODEL)
     assert "round-trip" in written.counts()
+
+
+def test_a_target_that_takes_any_shape_is_reached_by_a_rule_that_gives_way() -> None:
+    """The extra state of a module has the shape that the file gives it."""
+    target = header(model__state=(0,), state=(3,))
+    source = tensors({"state": (3,)})
+    loose = wb.Header(target.specs, loose=frozenset({"model.state"}))
+    for wanted, reached in ((loose, "model.state"), (target, "state")):
+        plan = wb.plan(source, HEAD_AND_BODY, wanted, layout="mapped", initialise=["^model.state$", "^state$"])
+        assert [step.targets for step in plan.steps] == [(reached,)]

@@ -162,3 +162,12 @@ def test_e_one_of_a_kind_is_named_in_the_singular() -> None:
     with pytest.raises(wb.MappingError) as refused_rule:
         wb.GroupWeightRename(["a"], ["b", "c"])
     assert refused_rule.value.expected == "1 target"
+
+
+def test_what_a_reading_without_rules_leaves_open_is_told_in_one_order() -> None:
+    said = []
+    for sources, targets in (("dcba", "wxyz"), ("abcd", "zyxw"), ("bdac", "yxwz")):
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(header(*sources), [], header(*targets))
+        said.append([(problem.code, problem.where) for problem in caught.value.problems])
+    assert said == [said[0]] * 3

@@ -354,3 +354,33 @@ def test_e_a_part_that_no_layer_has_is_not_blamed_on_shards(lost, is_by_design):
     named = "its pattern fits others, such as l.0.k.weight, and none of this kind"
     assert problem.hint.startswith(named if is_by_design else "check the pattern, and that all shards")
     assert "partial" not in problem.hint  # without a target there is no such thing
+
+
+@pytest.mark.parametrize("indices", [["0", "1", "01"], ["01", "1", "0"]])
+def test_a_group_with_two_sources_for_a_place_is_not_joined(indices: list[str]) -> None:
+    """What else is wrong with it would depend on which of the two came last."""
+    shapes = {"0": (2, 3), "1": (2, 3), "01": (4, 3)}
+    source = wb.Header({f"e.{index}": wb.TensorSpec("F32", shapes[index]) for index in indices})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [wb.WeightConverter("e.*", "stack", [wb.MergeModulelist(0)])])
+    assert caught.value.codes == ("group-duplicate",)
+
+
+def test_targets_of_a_group_that_lacks_members_are_not_missing_besides() -> None:
+    spec = wb.TensorSpec("F32", (2,))
+    join = wb.WeightConverter(["^a$", "^b$"], "x.*", [wb.Concatenate(0), wb.SplitModulelist(0)])
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(wb.Header({"a": spec}), [join], wb.Header({f"x.{i}": wb.TensorSpec("F32", ()) for i in range(4)}))
+    assert caught.value.codes == ("group-incomplete",)
+
+
+def test_two_converters_for_one_name_that_do_different_things_overlap() -> None:
+    turn, flat = wb.Transpose(0, 1), wb.Reshape([-1])
+    first, same, other = (
+        wb.WeightConverter(*rule) for rule in (("a", "b", [turn]), ("^a", "b", [turn]), ("a", "b", [flat]))
+    )
+    source = wb.Header({"a": wb.TensorSpec("F32", (2, 3))})
+    assert wb.plan(source, [first, same]).target["b"].shape == (3, 2)
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [first, other])
+    assert caught.value.codes == ("rule-overlap",)

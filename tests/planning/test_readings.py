@@ -277,10 +277,53 @@ def test_c6_the_two_orders_are_told_apart_by_shapes_or_not_at_all() -> None:
     assert "mapped, then with net. added" in str(caught.value)
 
 
-def test_what_is_refused_is_listed_once_and_what_is_left_over_beside_it() -> None:
-    mapping = wb.Mapping(refuse=[Refuse("^table$", why="the model computes something else without it")])
+@pytest.mark.parametrize("rules", [[], [wb.WeightRenaming("gamma", "weight")]], ids=["no rules", "a rule"])
+def test_what_is_refused_is_listed_once_and_what_is_left_over_beside_it(rules: list[wb.Transform]) -> None:
+    mapping = wb.Mapping(rules, refuse=[Refuse("^table$", why="it is learnt")])
     source, target = header("w", "table", "stray"), header("w")
-    for options, listed in (({}, ["stray", "table"]), ({"partial": True}, ["table"])):
+    for options, listed in (
+        ({}, [("stray", ""), ("table", "it is learnt")]),
+        ({"partial": True}, [("table", "it is learnt")]),
+    ):
         with pytest.raises(wb.PlanError) as caught:
             wb.plan(source, mapping, target, **options)
-        assert sorted(one.where for one in caught.value.problems) == listed
+        assert sorted((one.where, one.because) for one in caught.value.problems) == listed
+
+
+def test_which_of_the_two_orders_lets_a_converter_fire_is_told_by_shapes_or_not_at_all() -> None:
+    """Both come to the same names, and only one of them transposes."""
+    turn = wb.WeightConverter("^w$", "w", [wb.Transpose(0, 1)])
+    mapping = wb.Mapping([turn], base_prefix="net")
+    one, other = (wb.Header({"w": wb.TensorSpec("F32", shape)}) for shape in ((2, 3), (3, 3)))
+    plan = wb.plan(one, mapping, wb.Header({"net.w": wb.TensorSpec("F32", (3, 2))}))
+    assert plan.reading == "mapped, then with net. added"
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(other, mapping, wb.Header({"net.w": wb.TensorSpec("F32", (3, 3))}))
+    assert caught.value.code == "layout-ambiguous"
+
+
+def test_c6_a_sub_tree_that_the_target_has_a_part_of_without_the_prefix_is_divided() -> None:
+    mapping = wb.Mapping([wb.WeightRenaming("^old", "new")], base_prefix="net")
+    source = header("old.w", "ext.weight", "ext.layers.w", "ext.layers.b")
+    target = header("net.new.w", "ext.weight", "net.ext.layers.w", "net.ext.layers.b")
+    plan = wb.plan(source, mapping, target)
+    assert plan.reading == "mapped, then with net. added"
+    assert {step.sources[0]: step.targets[0] for step in plan.steps} == dict(zip(source, target, strict=True))
+
+
+def test_a_nested_reading_that_gives_up_what_a_nearer_one_fills_is_not_taken() -> None:
+    """As it is the file fills `k`; below `sub` it would fill two others, and not that one."""
+    plan = wb.plan(header("k", "x"), [], header("k", "sub.k", "sub.x"), partial=True)
+    assert plan.reading == "mapped"
+    assert plan.step_of_target.keys() & {"k", "sub.k", "sub.x"} == {"k"}
+
+
+def test_a_faulty_reading_is_reported_only_where_it_reaches_more_than_each_that_fits() -> None:
+    """Two readings of a partial load fit, one fills less and one fills more than the faulty one would."""
+    mapping = wb.Mapping([wb.WeightConverter("^w{i:int}$", "v{i}", [wb.Reshape([-1, 1])])], base_prefix="m")
+    target = ["v1", "v2", "w1", "m.w1", "m.w2", "m.w3"]
+    for names, code in ((target, "layout-ambiguous"), (target[:4], "plan-failed")):
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(header("w1", "w2", "w3"), mapping, header(*names), partial=True)
+        assert caught.value.code == code
+    assert wb.plan(header("w1", "w2", "w3"), mapping, header("v1", "v2", "w1", "w2"), partial=True).reading == "as is"

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import weighbridge as wb
+from weighbridge.planning.way_back.inverting import proven_steps, steps_not_back
 from weighbridge.planning.way_back.origins import find_origins, find_rivals, invert_rules
 from weighbridge.planning.way_back.preimages import MOST_NAMES, find_preimages, is_move
 
@@ -283,3 +284,78 @@ def test_a_failure_reads_the_same_whatever_order_keys_come_in() -> None:
         said.append(str(caught.value))
     assert said[0] == said[1]
     assert [line.rpartition(" @ ")[2] for line in said[0].splitlines() if " @ " in line] == ["c.qk", "b.qk", "a.qk"]
+
+
+# ---- whether one step undoes another ----
+
+TURNED = [wb.Transpose(0, 1)]
+
+
+def test_steps_undo_each_other_whatever_order_their_rules_list_the_tensors_in() -> None:
+    source = header(a=(2, 3), b=(5, 7))
+    saved = wb.plan(source, [wb.WeightConverter(["a", "b"], ["x", "y"], TURNED)]).inverse()
+    for sources, targets, operations, is_back in (
+        (["a", "b"], ["x", "y"], TURNED, True),
+        (["b", "a"], ["y", "x"], TURNED, True),
+        (["b", "a"], ["x", "y"], TURNED, False),
+        (["b", "a"], ["y", "x"], [wb.Reshape([-1])], False),
+    ):
+        again = wb.plan(source, [wb.WeightConverter(sources, targets, operations)])
+        assert steps_not_back(saved, again) == ([] if is_back else list(saved.steps)), (sources, targets)
+
+
+def test_a_name_that_the_rules_lead_further_has_no_proven_way_back() -> None:
+    mapping = wb.Mapping([wb.WeightRenaming("^a", "b"), wb.WeightRenaming("^b", "c")])
+    assert proven_steps(mapping, header(b__w=(2,))) == ()
+    assert [step.targets for step in proven_steps(mapping, header(c__w=(2,)))] == [("a.w",)]
+
+
+def test_a_target_settles_the_way_back_beside_a_cast_and_leaves_the_cast_to_the_rules() -> None:
+    mapping = wb.Mapping([wb.WeightConverter("^a", "b", [wb.Cast("F32", "BF16")]), wb.WeightRenaming("^c", "d")])
+    made = header(b=(2,), d=(3,))
+    wanted = wb.Header({"a": wb.TensorSpec("BF16", (2,)), "c": wb.TensorSpec("F32", (3,))})
+    plan = wb.plan(made, mapping.inverse(), wanted)
+    assert plan.target.specs == wanted.specs
+    assert plan.lossy_reasons == ("1 tensor cast from F32 to BF16",)
+
+
+@pytest.mark.parametrize(
+    ("keys", "more"),
+    [
+        (["h.y"], ""),
+        (["h.0.y", "h.1.y", "h.2.y"], ", and 2 more like it"),
+        (["h.y", "\ue000.y"], ", and 1 more like it"),
+    ],
+)
+def test_names_alike_that_could_be_others_are_counted_in_one_line(keys: list[str], more: str) -> None:
+    source = wb.Header({key: wb.TensorSpec("F32", (2,)) for key in keys})
+    (line,) = wb.plan(source, wb.Mapping([wb.WeightRenaming("x", "y")]).inverse()).choices
+    assert f", by rule 1{more}; it may have had that name already" in line
+
+
+def test_a_target_that_the_rules_would_make_something_else_of_settles_nothing() -> None:
+    """Two of its names lead to one tensor, or one of its tensors to more than there is."""
+    moved = wb.Mapping([wb.WeightRenaming("^old", "new")])
+    back = wb.plan(header(new__w=(2,)), moved.inverse(), header(old__w=(2,), new__w=(2,)), partial=True)
+    assert [step.targets for step in back.steps] == [("old.w",)]
+    assert len(back.choices) == 1
+    cut = wb.Mapping([wb.WeightConverter("qk", ["q", "k"], [wb.Chunk(0)])])
+    with pytest.raises(wb.PlanError):
+        wb.plan(header(q=(2,)), cut.inverse(), header(qk=(4,)), partial=True)
+
+
+@pytest.mark.parametrize("made", [{"a": "BF16", "b": "F32"}, {"a": "F32", "b": "BF16"}, {"a": "F16", "b": "F16"}])
+def test_a_cast_is_undone_only_from_the_dtype_that_it_makes(made: dict[str, str]) -> None:
+    widen = wb.Mapping([wb.WeightConverter("^w$", ["a", "b"], [wb.Cast("F32", "F16"), wb.Chunk(0)])])
+    target = wb.Header({"w": wb.TensorSpec("F16", (4,))})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(wb.Header({key: wb.TensorSpec(dtype, (2,)) for key, dtype in made.items()}), widen.inverse(), target)
+    assert caught.value.codes == ("dtype-mismatch",)
+    source = wb.Header(dict.fromkeys(made, wb.TensorSpec("F32", (2,))))
+    assert wb.plan(source, widen.inverse(), target).choices == ()
+
+
+def test_a_rule_that_did_not_fire_takes_nothing_for_granted() -> None:
+    mapping = wb.Mapping([wb.WeightConverter(["q", "k"], "qk", [wb.Concatenate(0)])])
+    assert wb.plan(header(norm=(2,)), mapping.inverse()).choices == ()
+    assert len(wb.plan(header(qk=(2,)), mapping.inverse()).choices) == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,17 @@ def test_a_step_is_cut_into_parts_where_all_that_it_reads_lies_in_memory(small_l
         told[name] = len(parts)
     assert told["in memory"] > 4
     assert (told["made"], told["both"]) == (1, 1)
+
+
+def test_work_is_done_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """Whatever kind of work it is: what moves as it is, and what is transposed on the way."""
+    held = {name: torch.ones(rows, 2) for rows, name in enumerate("abcde", 3)}
+    save_file(held, tmp_path / "model.safetensors")
+    plan = wb.plan(tmp_path / "model.safetensors", [wb.WeightConverter("(b|d)", r"\1", [wb.Transpose(0, 1)])])
+    _, listed = wanted_of(plan)
+    told: list[int] = []
+    gather(listed[::-1], wb.open(tmp_path / "model.safetensors"), Counter(200, lambda done, _: told.append(done)))
+    assert told == list(accumulate(tensor.nbytes for tensor in held.values()))
 
 
 @pytest.mark.parametrize("dtype", [None, "F32"])
@@ -370,12 +382,14 @@ def test_empty_tensor_of_a_dtype_below_a_byte_is_made(tmp_path: Path, dtype: str
     assert (tmp_path / "back" / "in.safetensors").read_bytes() == raw
 
 
-def test_batches_keep_order_and_size() -> None:
+@pytest.mark.parametrize(
+    ("most_bytes", "numbers"),
+    [(24, [[1, 2, 3], [4], [5], [6], [7], [8]]), (23, [[1, 2], [3], [4], [5], [6], [7], [8]]), (200, [[*range(1, 9)]])],
+)
+def test_batches_keep_the_order_and_are_as_large_as_they_may_be(most_bytes: int, numbers: list[list[int]]) -> None:
     plan = wb.plan({f"w{number}": torch.zeros(number) for number in range(1, 9)})
-    groups = list(group_steps(plan.steps, 30))
-    assert [step for group in groups for step in group] == list(plan.steps)
-    for group in groups:
-        assert len(group) == 1 or sum(step.program.targets[0].spec.size_bytes for step in group) <= 30
+    assert list(group_steps(plan.steps, most_bytes)) == [[plan.steps[n - 1] for n in batch] for batch in numbers]
+    assert list(group_steps([], most_bytes)) == []
 
 
 # Workers

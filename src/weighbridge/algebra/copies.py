@@ -91,11 +91,14 @@ def runs(copy: Copy) -> int:
     """Return the length, in elements, of the runs that are contiguous on both sides.
 
     Examples:
-        >>> runs(Copy(0, 0, 0, (Loop(5, 14, 7), Loop(7, 1, 1)))), runs(Copy(0, 0, 0, (Loop(5, 1, 2),)))
-        (7, 1)
+        >>> whole_rows, elements = Copy(0, 0, 0, (Loop(5, 14, 7), Loop(7, 1, 1))), Copy(0, 0, 0, (Loop(5, 1, 2),))
+        >>> runs(whole_rows), runs(elements), runs(Copy(0, 3, 9, ()))
+        (7, 1, 1)
     """
-    inner = copy.loops[-1] if copy.loops else Loop(1, 1, 1)
-    return inner.size if inner.source_stride == inner.target_stride == 1 else 1
+    if not copy.loops:
+        return 1
+    size, read, write = copy.loops[-1]
+    return size if read == write == 1 else 1
 
 
 def swapped(copy: Copy, source: int = 0) -> Copy:
@@ -163,7 +166,7 @@ def align(copies: Iterable[Copy], boundaries: Iterable[int], limit: int = MAX_PI
     """
     done = list(copies)
     limit += len(done)
-    for boundary in sorted({boundary for boundary in boundaries if boundary > 1}, reverse=True):
+    for boundary in sorted(set(boundaries), reverse=True):
         todo, done = done[::-1], []
         while todo:
             copy = todo.pop()

@@ -15,6 +15,7 @@ from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
+from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Carry, exception_rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping, refuse_swapped
 from weighbridge.mappings.mapping import Mapping, as_mapping
@@ -124,6 +125,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     found = as_mapping(find_mapping(mapping))
     if options.get("config") is None:
         options["config"] = config_of(source, target, checkpoint)
+    found = bind_offsets(found, options["config"])
     wanted, notes, computed = _target_of(target, source.header)
     recorded = find_conversion(source, found) if options.get("layout", "auto") == "auto" else None
     if recorded is not None and found.forward is not None:

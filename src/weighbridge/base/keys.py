@@ -377,4 +377,9 @@ def _shape(key: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _closest(members: list[Member], indices: tuple[int, ...]) -> str:
-    return min(members, key=lambda member: [abs(a - b) for a, b in zip(member[1], indices, strict=False)])[0]
+    """Return the member with the nearest indices; of several, the one with the least."""
+
+    def rank(member: Member) -> tuple[list[int], tuple[int, ...]]:
+        return [abs(a - b) for a, b in zip(member[1], indices, strict=False)], member[1]
+
+    return min(members, key=rank)[0]

@@ -30,7 +30,7 @@ def explain_unfit(mapping: Mapping, source: Header, target: Header | None, key: 
     Returns:
         What the rules make of the key. `nearest` names what it, or what it becomes, was perhaps meant to be.
     """
-    draft = draft_reading(Reading("mapped", mapping, is_mapped=True), source, None, Options()).plan
+    draft = draft_reading(Reading("mapped", mapping), source, None, Options()).plan
     found = _try_explain(draft, key)
     sides = (("source", source), ("target", target or ()))
     return Explanation(

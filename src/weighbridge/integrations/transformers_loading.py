@@ -26,6 +26,7 @@ from weighbridge.base.spelling import exact_pattern, literally
 from weighbridge.integrations.transformers_choice import plan_by_either
 from weighbridge.integrations.transformers_names import equal_ones, unsaved_names
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
+from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
 from weighbridge.mappings.mapping import Mapping as NameMapping, MappingLike, as_mapping
 from weighbridge.mappings.transformers_table import library_module, library_name
@@ -208,7 +209,7 @@ class Load:
 
     def _mapping_of(self, header: Header) -> NameMapping:
         assert self.mapping is not None
-        return look_through(as_mapping(self.mapping), self.checkpoint.header, header)
+        return look_through(bind_offsets(as_mapping(self.mapping), self.options.config), self.checkpoint.header, header)
 
     def _declared(self, model: Any, header: Header) -> Options | None:
         """Add what the library's class says may be left over, and which weights may be missing, as it makes them."""

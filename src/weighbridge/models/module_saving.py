@@ -10,7 +10,7 @@ from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Drop
-from weighbridge.mappings.transforms import rename_key
+from weighbridge.mappings.transforms import WeightConverter, rename_key
 from weighbridge.models.changed_models import steps_by_the_rules, what_stands
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.model_sources import open_model
@@ -145,7 +145,7 @@ def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> tup
         return back, ()
     header = Header({fated.key: fated.spec for fated in new})
     taken = {key for key in back.target if key not in header}
-    found = proven_steps(back.mapping, header, config, whole=back.source)
+    found = _steps_back(back, header, config)
     proven = [step for step in found if taken.isdisjoint(step.targets)]
     named = [_step_back_in(step, header) for step in _free_of(proven, header)]
     done = {key for step in named for key in step.sources}
@@ -158,6 +158,19 @@ def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> tup
     keys = ", ".join(collapse(unled)[:4])
     note = f"{keys}: saved under the model's own name, as the rules lead back to no other one that can be relied on"
     return made, ((note,) if unled else ())
+
+
+def _steps_back(back: Plan, header: Header, config: Any) -> list[Step]:
+    """Make the steps that take weights back by all rules, or else by the renames, or by the reading's change alone."""
+    rules = back.mapping.transforms
+    _, change = without_change(back.mapping, back.reading)
+    renames = [number for number, rule in enumerate(rules) if not isinstance(rule, WeightConverter)]
+    found: list[Step] = []
+    for numbers in (None, renames, [] if change is None else [rules.index(change)]):
+        done = {key for step in found for key in step.sources}
+        left = Header({key: spec for key, spec in header.items() if key not in done})
+        found += proven_steps(back.mapping, left, config, whole=back.source, rules=numbers)
+    return found
 
 
 def _free_of(steps: list[Step], header: Header) -> list[Step]:

@@ -4,6 +4,7 @@ Comes in: the text of a pattern, and keys. Goes out: matches, keys that are writ
 May use: base.
 
 parse.py      text to tree
+indices.py    the forms in which a number stands in a key
 syntax.py     the nodes, and their canonical text
 compile.py    tree to regular expression; whether templates may stand for keys
 positions.py  matching in a bounded time, where a regular expression could take long

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from itertools import takewhile
-from typing import Final, NamedTuple
+from typing import Final
 
 from weighbridge.base.errors import PatternError
-from weighbridge.base.keys import INDEX_DIGITS, RESERVED
+from weighbridge.base.keys import RESERVED
+from weighbridge.pattern.indices import PLAIN, Reading
 from weighbridge.pattern.syntax import (
+    INT,
     Capture,
     Chars,
     Choice,
@@ -43,6 +45,9 @@ SEGMENT_START: Final = Guard((_NOT_DOT,), ahead=False, negative=True)
 """Holds where a segment begins."""
 SEGMENT_END: Final = Guard((_NOT_DOT,), ahead=True, negative=True)
 """Holds where a segment ends."""
+
+HALF: Final = "~"
+"""Ends the name of the capture that holds the second half of a divided index; no name in a pattern does."""
 
 _DIGIT: Final = frozenset({"digit"})
 _DOT: Final = frozenset({"dot"})
@@ -105,7 +110,7 @@ def _bound_inside(nodes: Nodes, beyond: Signs, at_end: bool) -> Nodes:
             return put(Choice((walled, _boundary(after, at_end))))
         case Choice(branches):
             return put(Choice(tuple(_bound(branch, after, at_end) for branch in branches)))
-        case Capture(name, body, 0):  # an index with an offset has an expression of its own: its walls stand outside
+        case Capture(name, body, form) if form == PLAIN:  # one with a form has its walls outside of its expression
             return put(Capture(name, _bound(body, after, at_end)))
         case Maybe(body):
             return put(Choice((_bound(body, after, at_end), _boundary(after, at_end))))
@@ -136,37 +141,47 @@ def check_references(nodes: Nodes) -> None:
         PatternError: `pattern-reference` for a name that is not bound, `pattern-syntax` for one with two offsets.
     """
     bound: dict[str, Capture] = {}
+    halves: set[str] = set()
     for node in walk(nodes):
         if isinstance(node, Capture):
             bound[node.name] = node
+            halves |= {node.name} if node.form.divisor else set()
         elif isinstance(node, Reference):
             first = bound.get(node.name)
             if first is None:
                 what = f"the source refers to `{node.name}` before it is bound"
                 raise PatternError("pattern-reference", what, hint="move the capture before what refers to it")
-            if first.offset != node.offset:
+            if first.form != node.form and not first.form.is_half_of(node.form):
                 raise PatternError("pattern-syntax", f"`{node.name}` has two offsets in one source")
+            halves.discard(node.name if first.form != node.form else "")
             if can_be_empty(first.body):
                 raise PatternError(
                     "pattern-syntax", f"`{node.name}` may be empty, so that nothing can refer to it here"
                 )
+    for name in sorted(halves):
+        form = bound[name].form
+        raise PatternError(
+            "pattern-syntax",
+            f"a source with `{name}{form}` alone does not say which index it is",
+            hint=f"write {{{name}{form.other_half}}} as well",
+        )
 
 
-class Reading(NamedTuple):
-    """What counts as an index, beside a canonical integer.
+def bind_halves(nodes: Nodes) -> Nodes:
+    """Let the second half of a divided index be a capture of its own, whose name ends in `HALF`."""
+    first = {node.name: node.form for node in walk(nodes) if isinstance(node, Capture) and node.form.divisor}
+    bound: set[str] = set()
 
-    Args:
-        templates: Whether reserved characters stand for integers.
-        padded: Whether an index with an offset may have leading zeros.
-    """
+    def bind(node: Node) -> Node:
+        if not isinstance(node, Reference) or not first.get(node.name, PLAIN).is_half_of(node.form):
+            return node
+        name = node.name + HALF
+        if name in bound:
+            return Reference(name, node.form)
+        bound.add(name)
+        return Capture(name, INT, node.form)
 
-    templates: bool = False
-    padded: bool = False
-
-
-LITERAL: Final = Reading()
-TEMPLATE: Final = Reading(templates=True)
-PADDED: Final = Reading(templates=True, padded=True)
+    return tuple(map(bind, nodes)) if first else nodes
 
 
 def to_regex(nodes: Nodes, reading: Reading) -> re.Pattern[str]:
@@ -193,8 +208,8 @@ def _node_regex(node: Node, numbers: dict[str, int], reading: Reading) -> str:
             return f"(?:{'|'.join(inside)})"
         case Maybe():
             return f"(?:{inside[0]})?"
-        case Capture(offset=offset):
-            return f"({shifted_index(offset, reading) if offset else inside[0]})"
+        case Capture(form=form):
+            return f"({inside[0] if form == PLAIN else index_regex(node, reading)})"
         case Reference(name):
             return f"(?:\\{numbers[name]})"
         case Edge(at_end):
@@ -232,12 +247,12 @@ def _with_reserved(members: str) -> str:
     return f"[{plain}{RESERVED}]" if plain == r"\w" else f"{plain[:-1]}{RESERVED}]"
 
 
-def shifted_index(offset: int, reading: Reading) -> str:
-    """Match a whole run of digits that is a canonical integer, and not less than `offset`."""
-    too_small = f"(?!0*(?:{'|'.join(map(str, range(offset)))})(?![0-9]))" if offset > 0 else ""
-    integer = "[0-9]+" if reading.padded else f"(?:0|[1-9][0-9]{{0,{INDEX_DIGITS - 1}}})"
-    placeholder = f"|[{RESERVED}]+" if reading.templates else ""
-    return rf"(?:(?<![0-9]){too_small}{integer}(?![0-9]){placeholder})"
+def index_regex(capture: Capture, reading: Reading) -> str:
+    """Match a whole run of digits that an index with a form may have been written as."""
+    if not capture.words:
+        return capture.form.regex(reading)
+    written = filter(None, map(capture.form.write, capture.words))
+    return f"(?:(?<![0-9])(?:{'|'.join(written) or '(?!)'})(?![0-9]))"
 
 
 def literal_indices(nodes: Nodes) -> frozenset[str]:
@@ -270,7 +285,7 @@ def _part_collapses(node: Node, left: Signs, right: Signs) -> bool:
             return not digits or (len(digits) == 10 and repeat in ("+", "*") and not (left | right) & _DIGIT)
         case Reference():
             return False
-        case Capture(offset=offset) if offset > 0:
+        case Capture(form=form) if form.compares or (form != PLAIN and node.words):
             return False
         case Guard(body, ahead):
             return _guard_collapses(body, _ANYTHING if not ahead else left, _ANYTHING if ahead else right)

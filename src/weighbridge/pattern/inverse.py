@@ -6,7 +6,17 @@ from dataclasses import replace
 from itertools import pairwise
 
 from weighbridge.base.errors import PatternError
-from weighbridge.pattern.compile import ANCHORED, CLOSED, EMPTY, OPEN, SEGMENT_END, SEGMENT_START, edge_signs
+from weighbridge.pattern.compile import (
+    ANCHORED,
+    CLOSED,
+    EMPTY,
+    OPEN,
+    SEGMENT_END,
+    SEGMENT_START,
+    bind_halves,
+    edge_signs,
+)
+from weighbridge.pattern.indices import PLAIN, Form
 from weighbridge.pattern.matching import Pattern, check_rewrite
 from weighbridge.pattern.syntax import (
     WORD,
@@ -112,12 +122,12 @@ def _lost(source: Pattern, target: Pattern, free_stars: bool) -> str:
 def _swap(source: Pattern, target: Pattern) -> tuple[Pattern, Pattern] | str:
     names = _new_names(source, target)
     turned = _turn_target(source, target, names)
-    offsets = {(node.name, node.offset) for node in turned if isinstance(node, Capture | Reference)}
-    if len({name for name, _ in offsets}) < len(offsets):
-        return "the target names an index with two offsets"
-    if _has_touching(turned):
+    reason = _lost_in_forms(turned)
+    if reason:
+        return reason
+    if _has_touching(bind_halves(turned)):
         return "two captures touch in the target, so that the way back cannot tell them apart"
-    if _has_digits_beside_index(turned):
+    if _has_digits_beside_index(bind_halves(turned)):
         return "an index touches other digits in the target, so that the way back cannot tell them apart"
     turned = _anchor(source.nodes, turned)
     if can_be_empty(turned) and not any(isinstance(node, Edge) for node in turned):
@@ -131,6 +141,21 @@ def _swap(source: Pattern, target: Pattern) -> tuple[Pattern, Pattern] | str:
         turned = walled
     new_target = merge_texts(_turn_source(node, names) for node in source.nodes if not isinstance(node, Guard | Edge))
     return Pattern.parse(render(turned)), Pattern.parse(render(new_target))
+
+
+def _lost_in_forms(turned: Nodes) -> str:
+    """Give the first index of a turned target that stands there in forms which do not say what it was."""
+    forms: dict[str, list[Form]] = {}
+    for node in turned:
+        if isinstance(node, Capture | Reference):
+            known = forms.setdefault(node.name, [])
+            known += [node.form] * (node.form not in known)
+    for name, (first, *others) in forms.items():
+        if first.divisor and not others:
+            return f"the target has a part of `{name}` only"
+        if others and not (len(others) == 1 and first.is_half_of(others[0])):
+            return "the target names an index with two offsets"
+    return ""
 
 
 def _taken_away(turned: Nodes) -> tuple[Pattern, Pattern] | str:
@@ -153,10 +178,11 @@ def _new_names(source: Pattern, target: Pattern) -> dict[str, str]:
     """Name the captures anew: groups are numbered by their place in the target; one with an offset needs a name."""
     names: dict[str, str] = {}
     numbered = 0
-    for piece in _references(target):
+    pieces = _references(target)
+    for piece in pieces:
         if piece.name in names:
             continue
-        if piece.name.isdigit() and piece.offset:
+        if piece.name.isdigit() and any(other.form != PLAIN for other in pieces if other.name == piece.name):
             names[piece.name] = _unused(f"n{piece.name}", source)
         elif piece.name.isdigit():
             numbered += 1
@@ -186,13 +212,13 @@ def _turn_target(source: Pattern, target: Pattern, names: dict[str, str]) -> Nod
         if not isinstance(node, Capture | Reference):
             turned.append(node)
         elif node.name in seen:
-            turned.append(Reference(names[node.name], node.offset))
+            turned.append(Reference(names[node.name], node.form))
         elif node.name not in bound:  # a free star
             turned.append(node)
         else:
             seen.add(node.name)
             body = _plain(bound[node.name].body, keep_start=at == 0, keep_end=at == last)
-            turned.append(Capture(names[node.name], body, node.offset))
+            turned.append(Capture(names[node.name], body, node.form))
     return tuple(turned)
 
 
@@ -218,12 +244,12 @@ def _turn_source(node: Node, names: dict[str, str]) -> Node:
     match node:
         case Capture(name) if node.is_star:
             return node
-        case Capture(name, _, offset) if names[name].isdigit():
-            return Reference(names[name], offset)
-        case Capture(name, _, offset):
-            return Capture(names[name], WORD, offset)
-        case Reference(name, offset):
-            return Reference(names[name], offset)
+        case Capture(name, _, form) if names[name].isdigit():
+            return Reference(names[name], form)
+        case Capture(name, _, form):
+            return Capture(names[name], WORD, form)
+        case Reference(name, form):
+            return Reference(names[name], form)
         case _:
             return node
 
@@ -239,7 +265,7 @@ def _has_digits_beside_index(nodes: Nodes) -> bool:
     texts = zip((Text(""), *nodes), nodes, (*nodes[1:], Text("")), strict=False)
     return any(
         isinstance(node, Capture)
-        and node.kind == "int"
+        and (node.kind == "int" or node.form != PLAIN)
         and (_edge_char(before, -1).isdigit() or _edge_char(after, 0).isdigit())
         for before, node, after in texts
     )
@@ -250,7 +276,7 @@ def _edge_char(node: Node, at: int) -> str:
 
 
 def _is_loose(capture: Capture) -> bool:
-    return capture.kind != "choice"
+    return capture.kind != "choice" or capture.form != PLAIN
 
 
 def _anchor(old: Nodes, new: Nodes) -> Nodes:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from weighbridge.base.errors import PatternError
 from weighbridge.base.json_text import shorten
-from weighbridge.base.keys import index_fault, shift_index
 from weighbridge.pattern import compile as compiling, positions
+from weighbridge.pattern.indices import LITERAL, PADDED, PLAIN, TEMPLATE, Form, Reading
 from weighbridge.pattern.parse import parse
 from weighbridge.pattern.syntax import (
     WORD,
@@ -22,6 +22,7 @@ from weighbridge.pattern.syntax import (
     Nodes,
     Reference,
     Text,
+    bind_names,
     can_be_empty,
     merge_texts,
     render,
@@ -77,17 +78,18 @@ class Pattern:
         Raises:
             PatternError: `pattern-reference` or `pattern-syntax` if the pattern cannot be a source; `pattern-costly`.
         """
-        found = self._search(key, compiling.LITERAL if literal else compiling.TEMPLATE)
+        found = self._search(key, LITERAL if literal else TEMPLATE)
         if found is None:
             return None
-        for name, offset in self._offsets:
-            shifted = shift_index(found.captures[name], -offset)
-            if shifted is None:
+        for name, form in self._forms:
+            text = found.captures[name]
+            index = form.join(text, found.captures.pop(name + compiling.HALF)) if form.divisor else form.read(text)
+            if index is None:
                 return None
-            found.captures[name] = shifted
+            found.captures[name] = index
         return found
 
-    def _search(self, key: str, reading: compiling.Reading) -> Match | None:
+    def _search(self, key: str, reading: Reading) -> Match | None:
         """Find the leftmost match, each index as it stands: by a regular expression, unless that could take long."""
         if self._needle not in key:
             return None
@@ -116,7 +118,7 @@ class Pattern:
             captures: Text of each capture: `layer`, `1` for `\1`, `*1` for the first star.
 
         Returns:
-            The text; None where an offset makes an index negative, or meets one that is not canonical: see `fault`.
+            The text; None where an index would be negative, or is not canonical and has a form: see `fault`.
 
         Raises:
             PatternError: `pattern-reference` if a capture has no text, or a part does not say what to write.
@@ -129,10 +131,10 @@ class Pattern:
             value = captures.get(piece.name)
             if value is None:
                 raise _unbound(self, piece.name, captures)
-            shifted = shift_index(value, piece.offset) if piece.offset else value
-            if shifted is None:
+            written = value if piece.form == PLAIN else piece.form.write(value)
+            if written is None:
                 return None
-            parts.append(shifted)
+            parts.append(written)
         return "".join(parts)
 
     def fault(self, captures: dict[str, str]) -> str:
@@ -142,11 +144,11 @@ class Pattern:
             >>> Pattern.parse("layers.{i-1}").fault({"i": "0"})
             "'0', for {i-1}, would become negative"
         """
-        pieces = (piece for piece in self._pieces if not isinstance(piece, str) and piece.offset)
-        return _first_fault((piece, captures[piece.name], piece.offset) for piece in pieces)
+        pieces = (piece for piece in self._pieces if not isinstance(piece, str) and piece.form != PLAIN)
+        return _first_fault((piece, captures[piece.name], piece.form.write_fault) for piece in pieces)
 
     def near_fault(self, key: str, match: Match | None) -> str:
-        """Say which index alone keeps this source from matching, as it has leading zeros or too many digits.
+        """Say which index alone keeps this source from matching, as its digits are not those of the form it has here.
 
         Args:
             key: The key.
@@ -156,11 +158,11 @@ class Pattern:
             >>> Pattern.parse("layer_{i+1}").near_fault("layer_02.w", None)
             "'02', for {i+1}, has leading zeros, which could not be written back"
         """
-        found = self._search(key, compiling.PADDED)
+        found = self._search(key, PADDED)
         if found is None or (match is not None and match.start <= found.start):
             return ""
-        shifted = (node for node in self.captures if node.offset)
-        return _first_fault((node, found.captures[node.name], -node.offset) for node in shifted)
+        formed = (node for node in self._groups if node.form != PLAIN and not node.words)
+        return _first_fault((node, found.captures[node.name], node.form.read_fault) for node in formed)
 
     @cached_property
     def captures(self) -> tuple[Capture, ...]:
@@ -188,6 +190,32 @@ class Pattern:
         """Whether a match never depends on the digits of an index, so that the pattern may match templates."""
         return compiling.is_collapsible(self.nodes)
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The numbers of a configuration that the offsets of its indices are."""
+        forms = (node.form for node in walk(self.nodes) if isinstance(node, Capture | Reference))
+        return tuple(dict.fromkeys(form.named[1:] for form in forms if form.named))
+
+    def bind(self, find: Callable[[str], int]) -> Pattern:
+        """Return the pattern with numbers in the place of `names`.
+
+        Args:
+            find: Returns the number of a name.
+
+        Raises:
+            PatternError: `pattern-syntax` for a number that is too large for an offset.
+
+        Examples:
+            >>> str(Pattern.parse("layers.{i+num_layers}").bind({"num_layers": 12}.get))
+            'layers.{i+12}'
+        """
+        return Pattern.parse(render(bind_names(self.nodes, find))) if self.names else self
+
+    @cached_property
+    def fills_templates(self) -> bool:
+        """Whether a target can be filled with a template's placeholders: it has no index in a form but an offset."""
+        return all(node.form.is_offset for node in walk(self.nodes) if isinstance(node, Capture | Reference))
+
     @property
     def is_anchored(self) -> bool:
         """Whether every match begins at the start of the key."""
@@ -206,17 +234,17 @@ class Pattern:
     def _bounded(self) -> Nodes:
         try:
             compiling.check_references(self.nodes)
-            return compiling.bounded(self.nodes)
+            return compiling.bounded(compiling.bind_halves(self.nodes))
         except PatternError as error:
             raise error.with_context(got=self.text) from None
 
-    def _regex(self, reading: compiling.Reading) -> re.Pattern[str]:
+    def _regex(self, reading: Reading) -> re.Pattern[str]:
         if reading not in self._regexes:
             self._regexes[reading] = compiling.to_regex(self._bounded, reading)
         return self._regexes[reading]
 
     @cached_property
-    def _regexes(self) -> dict[compiling.Reading, re.Pattern[str]]:
+    def _regexes(self) -> dict[Reading, re.Pattern[str]]:
         return {}
 
     @cached_property
@@ -229,11 +257,17 @@ class Pattern:
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
-        return tuple(capture.name for capture in self.captures)
+        return tuple(capture.name for capture in self._groups)
 
     @cached_property
-    def _offsets(self) -> tuple[tuple[str, int], ...]:
-        return tuple((capture.name, capture.offset) for capture in self.captures if capture.offset)
+    def _groups(self) -> tuple[Capture, ...]:
+        """The captures that are matched: those of the pattern, and the second half of each that is divided."""
+        return tuple(node for node in walk(self._bounded, guards=False) if isinstance(node, Capture))
+
+    @cached_property
+    def _forms(self) -> tuple[tuple[str, Form], ...]:
+        """The form of each capture that has one."""
+        return tuple((capture.name, capture.form) for capture in self.captures if capture.form != PLAIN)
 
     @cached_property
     def _needle(self) -> str:
@@ -246,9 +280,10 @@ class Pattern:
         return tuple(_piece(self, node) for node in written)
 
 
-def _first_fault(moves: Iterable[tuple[Capture | Reference, str, int]]) -> str:
-    found = ((node, index, index_fault(index, offset)) for node, index, offset in moves)
-    return next((f"{shorten(index, 40)}, for {render((node,))}, {fault}" for node, index, fault in found if fault), "")
+def _first_fault(indices: Iterable[tuple[Capture | Reference, str, Callable[[str], str]]]) -> str:
+    found = ((node, index, fault_of(index)) for node, index, fault_of in indices)
+    named = ((render((node,)).replace(compiling.HALF, ""), index, fault) for node, index, fault in found if fault)
+    return next((f"{shorten(index, 40)}, for {form}, {fault}" for form, index, fault in named), "")
 
 
 @lru_cache(maxsize=16384)
@@ -314,9 +349,9 @@ def check_rewrite(source: Pattern, target: Pattern, free_stars: bool = False) ->
 
 
 def _check_kind(target: Pattern, piece: Capture | Reference, bound: Capture) -> None:
-    is_index = bound.kind == "int"
-    other_kind = isinstance(piece, Capture) and piece.body not in (WORD, bound.body) and not (piece.offset and is_index)
-    if (piece.offset and not is_index) or other_kind:
+    has_form, is_index = piece.form != PLAIN, bound.is_number and (piece.form.is_offset or not bound.words)
+    other_kind = isinstance(piece, Capture) and piece.body not in (WORD, bound.body) and not (has_form and is_index)
+    if (has_form and not is_index) or other_kind:
         raise PatternError(
             "pattern-reference",
             f"the target takes `{piece.name}` for another kind of capture than it is",

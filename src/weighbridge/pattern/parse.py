@@ -8,7 +8,9 @@ The grammar, from the loosest to the tightest:
               | class ["?" "+" "*"]                        class = "\d" "\w" "[...]", and "." where one of these follows
               | "*"                                        an index
               | "(" pattern ")" | "\" digits               numbered capture, reference to it
-              | "{" name [("+" | "-") digits] [":" kind] "}"   kind = "int" | "**" | literal ("|" literal)*
+              | "{" name [form] [":" kind] "}"
+                    form = ("+" | "-") (digits | name ("." name)*) | ("//" | "%") digits
+                    kind = "int" | "**" | literal ("|" literal)* | "0" digits
               | "(?:" pattern ")" ["?"]
               | "(?=" pattern ")" | "(?!" pattern ")" | "(?<=" pattern ")" | "(?<!" pattern ")"
 """
@@ -16,11 +18,13 @@ The grammar, from the loosest to the tightest:
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final, NoReturn
 
 from weighbridge.base.errors import PatternError
 from weighbridge.base.json_text import shorten
-from weighbridge.base.keys import RESERVED
+from weighbridge.base.keys import INDEX_DIGITS, RESERVED
+from weighbridge.pattern.indices import CANONICAL, PLAIN, Form
 from weighbridge.pattern.syntax import (
     ANY,
     INT,
@@ -41,7 +45,7 @@ from weighbridge.pattern.syntax import (
 )
 
 OFFSET_MAX: Final = 256
-"""Largest offset of an index in a pattern, in either direction."""
+"""Largest offset of an index in a pattern, in either direction, and the most that it is divided by."""
 
 MAX_CHARACTERS: Final = 65_536
 MAX_PARTS: Final = 4096
@@ -50,7 +54,11 @@ MAX_PARTS: Final = 4096
 _MAX_DEPTH: Final = 50
 """Groups inside groups; no key needs more than a few, and each is a step of recursion."""
 
-_BRACE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*|[0-9]+)(?:([+-][0-9]{1,9}))?(?::([^{}]*))?\}")
+_NAME: Final = "[A-Za-z_][A-Za-z0-9_]*"
+_BRACE: Final = re.compile(
+    rf"\{{({_NAME}|[0-9]+)(?:([+-]|//|%)([0-9]{{1,9}}|{_NAME}(?:\.{_NAME})*))?(?::([^{{}}]*))?\}}"
+)
+_DIGITS: Final = re.compile("0([1-9][0-9]?)")
 _GROUP: Final = re.compile(r"\((?:\?(?P<mark>:|=|!|<=|<!))?")
 _LITERALS: Final = re.compile(r"(?:[^\\^$*+?()\[\]{}|]|\\[^A-Za-z0-9])+(?:\|(?:[^\\^$*+?()\[\]{}|]|\\[^A-Za-z0-9])+)*")
 _SET_ITEM: Final = re.compile(r"\\[dw]|(?:\\[^A-Za-z0-9]|[^\\\[\]])(?:-(?:\\[^A-Za-z0-9]|[^\\\[\]]))?")
@@ -69,7 +77,7 @@ def parse(text: str) -> Nodes:
 
     Examples:
         >>> parse(r"layers\.{i:int}")
-        (Text(text='layers.'), Capture(name='i', body=(Chars(members='\\d', repeat='+'),), offset=0))
+        (Text(text='layers.'), Capture(name='i', body=(Chars(members='\\d', repeat='+'),), form=Form(...)))
     """
     if len(text) > MAX_CHARACTERS:
         expected, got = f"at most {MAX_CHARACTERS:,} characters", f"{len(text):,}: {shorten(text)}"
@@ -182,10 +190,10 @@ class _Parser:
         self.at += 2
         return (Text(char),)
 
-    def reference(self, name: str, start: int, offset: int = 0) -> Nodes:
+    def reference(self, name: str, start: int, form: Form = PLAIN) -> Nodes:
         if self.guards and name not in self.bound:
             self.fail("a guard can refer only to a capture before it", start)
-        return (Reference(name, offset),)
+        return (Reference(name, form),)
 
     def dot(self) -> Nodes:
         following = self.peek(2)[1:]
@@ -208,9 +216,9 @@ class _Parser:
         self.stars += 1
         return self.bind(f"*{self.stars}", INT)
 
-    def bind(self, name: str, body: Nodes, offset: int = 0) -> Nodes:
+    def bind(self, name: str, body: Nodes, form: Form = PLAIN) -> Nodes:
         self.bound[name] = body
-        return (Capture(name, body, offset),)
+        return (Capture(name, body, form),)
 
     def chars(self, members: str) -> Nodes:
         repeat = self.peek() if self.at < len(self.text) and self.peek() in "?+*" else ""
@@ -319,33 +327,55 @@ class _Parser:
             self.fail(
                 "this brace does not hold a capture", hint=r"write {name}, {name:int}, {name:**}, {name:q|k} or \{"
             )
-        name, offset = found[1], int(found[2] or 0)
-        if abs(offset) > OFFSET_MAX:
-            self.fail(f"an offset is at most {OFFSET_MAX}", found.start(2))
-        if name.isdigit() and not offset:
+        name, form = found[1], self.form(found)
+        if name.isdigit() and form == PLAIN:
             self.fail("a number in braces needs an offset", hint=f"write \\{name} for the group's text")
-        body = self.kind(found, offset)
+        body = self.kind(found, form)
         self.at = found.end()
         self.refuse_repeat("a capture")
         if name in self.bound or name.isdigit():
-            if found[3] is not None and body != self.bound.get(name):
+            if found[4] is not None and not form.digits and body != self.bound.get(name):
                 self.fail(f"`{name}` has another kind before", start)
-            return self.reference(name, start, offset)
-        return body if self.guards else self.bind(name, body, offset)
+            return self.reference(name, start, form)
+        return body if self.guards else self.bind(name, body, form)
 
-    def kind(self, found: re.Match[str], offset: int) -> Nodes:
-        spelled = found[3]
+    def form(self, found: re.Match[str]) -> Form:
+        digits = _DIGITS.fullmatch(found[4] or "")
+        form = Form(digits=int(digits[1]) if digits else 0)
+        if digits and not 1 < form.digits <= INDEX_DIGITS:
+            self.fail(f"an index has 2 to {INDEX_DIGITS} digits", found.start(4))
+        is_number = (found[3] or "").isdigit()
+        match found[2]:
+            case "//" | "%" as sign:
+                if not is_number or not 1 < int(found[3]) <= OFFSET_MAX:
+                    self.fail(f"an index is divided by 2 to {OFFSET_MAX}", found.start(3))
+                return replace(form, divisor=int(found[3]), is_rest=sign == "%")
+            case "+" | "-" as sign if not is_number:
+                return replace(form, named=sign + found[3])
+            case "+" | "-" as sign:
+                if int(found[3]) > OFFSET_MAX:
+                    self.fail(f"an offset is at most {OFFSET_MAX}", found.start(2))
+                return replace(form, offset=int(sign + found[3]))
+        return form
+
+    def kind(self, found: re.Match[str], form: Form) -> Nodes:
+        spelled = found[4]
         if spelled is None:
-            return INT if offset else WORD
-        if spelled == "int":
+            return WORD if form == PLAIN else INT
+        if spelled == "int" or form.digits:
             return INT
-        if offset:
+        if form != PLAIN and (form.divisor or "|" not in spelled):
             self.fail("only an index has an offset", found.start(2), "leave the kind out")
         if spelled == "**":
             return ANY
         if "|" not in spelled or not _LITERALS.fullmatch(spelled):
             self.fail(
-                "this is not a kind of capture", found.start(3), "the kinds are int, ** and literals such as q|k|v"
+                "this is not a kind of capture",
+                found.start(4),
+                "the kinds are int, **, literals such as q|k|v, and 02 for two digits",
             )
         literals = re.findall(r"(?:\\.|[^|\\])+", spelled)
-        return (Choice(tuple((Text(re.sub(r"\\(.)", r"\1", literal)),) for literal in literals)),)
+        words = [re.sub(r"\\(.)", r"\1", literal) for literal in literals]
+        if form != PLAIN and not all(map(re.compile(CANONICAL).fullmatch, words)):
+            self.fail("only an index has an offset", found.start(2), "leave it out, or name numbers")
+        return (Choice(tuple((Text(word),) for word in words)),)

@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 
 from weighbridge.base.keys import RESERVED
 from weighbridge.base.specs import MAX_KEY_CHARACTERS
-from weighbridge.pattern.compile import Reading, class_regex, shifted_index
+from weighbridge.pattern.compile import class_regex, index_regex
+from weighbridge.pattern.indices import PLAIN, Reading
 from weighbridge.pattern.syntax import (
     Capture,
     Chars,
@@ -138,7 +139,7 @@ class _Line:
         self.reading = reading
         self.everywhere: Places = (1 << (len(key) + 1)) - 1
         self._runs: dict[str, list[tuple[int, int]]] = {}
-        self._indices: dict[int, dict[int, int]] = {}
+        self._indices: dict[Capture, dict[int, int]] = {}
 
     # ---- what is in the key ----
 
@@ -155,12 +156,15 @@ class _Line:
         number = bisect_right(runs, (place, len(self.key) + 1)) - 1
         return max(place, runs[number][1]) if number >= 0 else place
 
-    def indices(self, offset: int) -> dict[int, int]:
-        """Return where indices stop that can be moved by an offset, by where they start."""
-        if offset not in self._indices:
-            digits = shifted_index(offset, self.reading._replace(templates=False))
-            self._indices[offset] = dict(match.span() for match in re.finditer(digits, self.key))
-        return self._indices[offset]
+    def indices(self, capture: Capture) -> dict[int, int]:
+        """Return where digits stop that an index with a form may have been written as, by where they start."""
+        if capture not in self._indices:
+            digits = index_regex(capture, self.reading._replace(templates=False))
+            self._indices[capture] = dict(match.span() for match in re.finditer(digits, self.key))
+        return self._indices[capture]
+
+    def _is_placeholder(self, capture: Capture) -> bool:
+        return self.reading.templates and capture.form.is_offset and not capture.words
 
     def _starts_of(self, text: str) -> Places:
         found, at = 0, self.key.find(text)
@@ -187,10 +191,10 @@ class _Line:
                 return self._before_chars(node, after)
             case Maybe(body):
                 return after | self.before(body, after)[0]
-            case Capture(offset=offset) if offset:
-                ends = ((start, stop) for start, stop in self.indices(offset).items() if after >> stop & 1)
+            case Capture(form=form) if form != PLAIN:
+                ends = ((start, stop) for start, stop in self.indices(node).items() if after >> stop & 1)
                 digits = sum(1 << start for start, _ in ends)
-                return digits | (self._before_chars(_RESERVED_RUN, after) if self.reading.templates else 0)
+                return digits | (self._before_chars(_RESERVED_RUN, after) if self._is_placeholder(node) else 0)
             case Edge(at_end):
                 return after & (1 << len(self.key) if at_end else 1)
             case Guard():
@@ -242,8 +246,8 @@ class _Line:
                 return place + len(text)
             case Chars():
                 return self._last(node, after, place)
-            case Capture(offset=offset) if offset:
-                found = self.indices(offset).get(place)
+            case Capture(form=form) if form != PLAIN:
+                found = self.indices(node).get(place)
                 return self._last(_RESERVED_RUN, after, place) if found is None else found
             case Choice() | Maybe() | Capture():
                 for branch in bodies(node):

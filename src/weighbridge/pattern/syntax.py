@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal
+
+from weighbridge.pattern.indices import CANONICAL, PLAIN, Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +47,29 @@ class Maybe:
 class Capture:
     """A named part. Numbered groups are named `1`, `2`, ..., stars `*1`, `*2`, ...
 
-    An index with an `offset` stands for the number plus the offset: `{i+1}` matches 5 and binds i = 4.
+    An index with a `form` stands for what is made of the number: `{i+1}` matches 5 and binds i = 4.
     """
 
     name: str
     body: Nodes
-    offset: int = 0
+    form: Form = PLAIN
 
     @property
     def kind(self) -> Kind:
         """What the capture holds: an integer, part of a segment, any text, one of some literals, or a mixture."""
         return _KINDS.get(self.body) or ("choice" if _is_literal_choice(self.body) else "mixed")
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it holds an integer: any, or one of some."""
+        return self.kind == "int" or (self.kind == "choice" and all(map(_INTEGER.fullmatch, self.words)))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The literals of a choice between some; empty for any other kind."""
+        if not _is_literal_choice(self.body):
+            return ()
+        return tuple("".join(node.text for node in branch if isinstance(node, Text)) for branch in _branches(self.body))
 
     @property
     def is_star(self) -> bool:
@@ -65,10 +79,10 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The text of an earlier capture, or in a target of one of the source's captures."""
+    """The text of an earlier capture, or in a target of one of the source's captures, in a form of its own."""
 
     name: str
-    offset: int = 0
+    form: Form = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +108,16 @@ Kind = Literal["int", "word", "any", "choice", "mixed"]
 INT: Final[Nodes] = (Chars(r"\d", "+"),)
 WORD: Final[Nodes] = (Chars("[^.]", "+"),)
 ANY: Final[Nodes] = (Chars(".", "+"),)
+_INTEGER: Final = re.compile(CANONICAL)
 _KINDS: Final[dict[Nodes, Kind]] = {INT: "int", WORD: "word", ANY: "any"}
 
 
+def _branches(body: Nodes) -> tuple[Nodes, ...]:
+    return body[0].branches if len(body) == 1 and isinstance(body[0], Choice) else (body,)
+
+
 def _is_literal_choice(body: Nodes) -> bool:
-    branches = body[0].branches if len(body) == 1 and isinstance(body[0], Choice) else (body,)
-    return all(isinstance(node, Text) for branch in branches for node in branch)
+    return all(isinstance(node, Text) for branch in _branches(body) for node in branch)
 
 
 def merge_texts(nodes: Iterable[Node]) -> Nodes:
@@ -132,6 +150,28 @@ def walk(nodes: Nodes, *, guards: bool = True) -> Iterator[Node]:
             yield node
             for body in bodies(node):
                 yield from walk(body, guards=guards)
+
+
+def bind_names(nodes: Nodes, find: Callable[[str], int]) -> Nodes:
+    """Put numbers in the place of the names that indices are moved by.
+
+    Args:
+        nodes: A sequence.
+        find: Returns the number of a name.
+    """
+
+    def bind(node: Node) -> Node:
+        match node:
+            case Capture() | Reference():
+                return replace(node, form=node.form.bound(find))
+            case Maybe(body) | Guard(body=body):
+                return replace(node, body=bind_names(body, find))
+            case Choice(branches):
+                return Choice(tuple(bind_names(branch, find) for branch in branches))
+            case _:
+                return node
+
+    return tuple(map(bind, nodes))
 
 
 def can_be_empty(nodes: Nodes) -> bool:
@@ -281,8 +321,8 @@ def _render_node(node: Node, grouped: bool) -> str:
             return f"(?:{render_inner(body)})?"
         case Capture():
             return _render_capture(node)
-        case Reference(name, offset):
-            return f"\\{name}" if name.isdigit() and not offset else f"{{{name}{_signed(offset)}}}"
+        case Reference(name, form):
+            return f"\\{name}" if name.isdigit() and form == PLAIN else f"{{{name}{form}{_padding(form)}}}"
         case Guard(body, ahead, negative):
             return f"(?{'' if ahead else '<'}{'!' if negative else '='}{render_inner(body)})"
         case Edge(at_end):
@@ -295,10 +335,10 @@ def _render_capture(capture: Capture) -> str:
     if capture.name.isdigit():
         return f"({render_inner(capture.body)})"
     if capture.kind == "choice":
-        return f"{{{capture.name}:{render_inner(capture.body)}}}"
-    suffix = "" if capture.offset else _KIND_SUFFIX[capture.kind]
-    return f"{{{capture.name}{_signed(capture.offset)}{suffix}}}"
+        return f"{{{capture.name}{capture.form}:{render_inner(capture.body)}}}"
+    suffix = _KIND_SUFFIX[capture.kind] if capture.form == PLAIN else _padding(capture.form)
+    return f"{{{capture.name}{capture.form}{suffix}}}"
 
 
-def _signed(offset: int) -> str:
-    return f"{offset:+d}" if offset else ""
+def _padding(form: Form) -> str:
+    return f":0{form.digits}" if form.digits else ""

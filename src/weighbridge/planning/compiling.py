@@ -19,6 +19,7 @@ from weighbridge.base.errors import PlanError
 from weighbridge.base.file_sets import FileSet
 from weighbridge.base.keys import counted, nearest
 from weighbridge.base.specs import DTYPES, Header
+from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, exception_rules
 from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
 from weighbridge.mappings.transforms import describe
@@ -70,7 +71,7 @@ def compile_plan(
     if options.layout not in MODES:
         raise PlanError("usage", "unknown layout mode", expected=", ".join(MODES), got=options.layout)
     _refuse_unused(options, source, target)
-    declared = declare(as_mapping(mapping), options)
+    declared = declare(bind_offsets(as_mapping(mapping), options.config), options)
     readings = possible_readings(declared, source, target, options.layout)
     drafts = [_draft(reading, source, target, options) for reading in readings]
     if target is not None:
@@ -164,7 +165,7 @@ def _refuse_unused(options: Options, source: Header, target: Header | None) -> N
         names = Names(header or ())
         for rule in exception_rules(kind, rules):
             if header is not None and not names.matching(rule.pattern, rule.scope):
-                near = ", ".join(nearest(rule.pattern, sorted(header)))
+                near = ", ".join(nearest(rule.pattern, header))
                 what = f"this {kind.__name__.lower()} rule names no tensor"
                 hint = "correct the pattern, or leave the rule out"
                 raise PlanError(

@@ -27,6 +27,9 @@ from weighbridge.planning.tracing import Traced, prepare, spell, trace_keys
 SHOWN_NAMES: Final = 3
 """How many kinds of tensors a note names."""
 
+SHOWN_SOURCES: Final = 4
+"""How many sources an error names with their shapes; of more, how many kinds."""
+
 
 def draft_reading(
     reading: Reading,
@@ -38,8 +41,6 @@ def draft_reading(
 ) -> Draft:
     """Compile one reading; collects problems instead of raising them.
 
-    Rules that are `if_wanted` run as they are written, unless some name would then be missing or left over.
-
     Args:
         reading: What to compile.
         source: Specs of the checkpoint's tensors.
@@ -48,11 +49,6 @@ def draft_reading(
         settled: The steps of all tensors that no exception names, where they are known already; else the rules are run.
         wanted: What rules that are `if_wanted` give way to, where that is not the target.
     """
-    yields = settled is None and any(rule.if_wanted for rule in reading.mapping)
-    if not yields or target is not None:
-        draft = _Fitting(reading, source, target, options).draft(settled)
-        if not yields or not (draft.missing or draft.unplaced or draft.faults):
-            return draft
     known = wanted if wanted is not None else target
     return _Fitting(reading, source, target, options, known).draft(settled)
 
@@ -66,7 +62,7 @@ class _Fitting:
         source: Header,
         target: Header | None,
         options: Options,
-        known: Header | None = None,
+        known: Header | None,
     ) -> None:
         self.reading = reading
         self.wanted = Wanted(known, source) if known is not None else None
@@ -133,7 +129,7 @@ class _Fitting:
         lacking = [key for key in self.target if key not in held and self._group(key) not in filled]
         named = self._named_initialised(lacking)
         missing = tuple(sorted(key for key in lacking if key not in named))
-        unplaced = tuple(sorted(key for key in live if key not in held))
+        unplaced = self._refuse(tuple(sorted(key for key in live if key not in held)))
         plan = Plan(self.mapping, (), reading=self.reading.name)
         return Draft(self.reading, plan, tuple(self.problems), missing, unplaced, partial=False)
 
@@ -302,8 +298,8 @@ class _Fitting:
         return PlanError(code, what, where=key, expected=expected, got=named, because=because, hint=hint)
 
     def _sources_with_shapes(self, step: Step) -> str:
-        if len(step.sources) > 4:
-            return ", ".join(collapse_by_name(step.sources)[:4])
+        if len(step.sources) > SHOWN_SOURCES:
+            return ", ".join(collapse_by_name(step.sources)[:SHOWN_SOURCES])
         return ", ".join(f"{key} {list(self.source[key].shape)}" for key in step.sources)
 
     def _merges(self, step: Step) -> bool:

@@ -7,7 +7,7 @@ error that names it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping as MappingOf, Sequence
+from collections.abc import Collection, Iterable, Mapping as MappingOf, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -309,15 +309,15 @@ class Joiner:
     def _near(self, wanted: str) -> list[str]:
         """Find the nearest keys for the first of the wanted ones, among those of its layer where it has one."""
         if not self._by_layer:
-            for key in sorted(self.source):
+            for key in self.source:
                 self._by_layer.setdefault(_first_index(key), []).append(key)
         if wanted not in self._nearest and len(self._nearest) < MOST_SEARCHES:
             self._nearest[wanted] = nearest(wanted, self._of_layer(wanted))
         return self._nearest.get(wanted, [])
 
-    def _of_layer(self, wanted: str) -> list[str]:
+    def _of_layer(self, wanted: str) -> Collection[str]:
         layer = _first_index(wanted)
-        return (self._by_layer.get(layer) if layer else None) or sorted(self.source)
+        return (self._by_layer.get(layer) if layer else None) or self.source
 
     def _wanted_key(self, group: Group, text: str) -> str:
         """Guess the key that a pattern should have matched, from one that another pattern of the group did."""

@@ -79,7 +79,7 @@ class OpenSide:
 
     @cached_property
     def _near_all(self) -> NearKeys:
-        return NearKeys(sorted(self.header))
+        return NearKeys(self.header)
 
     def like(self, key: str, count: int = 3) -> list[str]:
         """Name what is most like a key; nothing once `MOST_SEARCHES` were made: nobody reads so many."""

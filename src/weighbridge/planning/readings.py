@@ -12,7 +12,7 @@ prefix changes behind them, or before them: each order is a candidate where it c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping as MappingOf
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, takewhile
@@ -46,7 +46,7 @@ class Reading:
 
     name: str
     mapping: Mapping
-    is_mapped: bool
+    is_mapped: bool = True
     change: PrefixChange | None = None
     spared: frozenset[str] = frozenset()
 
@@ -60,7 +60,7 @@ class Reading:
         Examples:
             >>> from weighbridge.mappings.exception_rules import Drop
             >>> added = PrefixChange(prefix_to_add="tower")
-            >>> reading = Reading("with tower. added", Mapping([added]), is_mapped=True, change=added)
+            >>> reading = Reading("with tower. added", Mapping([added]), change=added)
             >>> [found for _, found in reading.named_by([Drop("^table", scope="tower")], ["table", "weight"])]
             [['table']]
         """
@@ -148,15 +148,17 @@ def possible_readings(mapping: Mapping, source: Header, target: Header | None, m
     if target is None:
         return first
     prefixed = list(_prefixed(first, mapping.base_prefix, source, target))
-    mapped = Reading("mapped", mapping, is_mapped=True)
-    found = [*first, *prefixed, *_prefixed_after(mapped, [mapped, *prefixed], source, target)]
+    mapped = Reading("mapped", mapping)
+    found = [*first, *prefixed]
+    if mode != "as is":
+        found += _prefixed_after(mapped, mapping.base_prefix, [mapped, *prefixed], source, target)
     shares = mode == "as is" or any(_shares_names(reading, source, target) for reading in found)
     return [reading for reading in found if reading.is_mapped or shares]
 
 
 def _unchanged_readings(mapping: Mapping, target: Header | None, mode: str) -> list[Reading]:
     """List the readings that leave every prefix as it is."""
-    mapped = Reading("mapped", mapping, is_mapped=True)
+    mapped = Reading("mapped", mapping)
     plain = Reading("as is", replace(mapping, transforms=(), forward=None), is_mapped=False)
     if mode == "as is":
         return [plain]
@@ -184,37 +186,40 @@ def _prefixed(readings: list[Reading], prefix: str, source: Header, target: Head
                 yield _sparing(changed, reading.mapping, source, target)
 
 
-def _prefixed_after(reading: Reading, others: list[Reading], source: Header, target: Header) -> Iterator[Reading]:
-    """Yield a reading whose rules run before the base prefix is added, or removed, if no other one gives those names.
+def _prefixed_after(
+    reading: Reading, prefix: str, others: list[Reading], source: Header, target: Header
+) -> Iterator[Reading]:
+    """Yield a reading whose rules run before a prefix is added, or removed, if no other one does the same.
 
     The keys themselves must lack the prefix, so that it is clear where it comes from; rules may have put it before some
     of the names. It is added only where the target has it, and removed only where the target has it nowhere.
     """
-    prefix, mapping = reading.mapping.base_prefix, reading.mapping
-    if not prefix or not mapping.transforms or mapping.forward is not None or reading not in others:
+    mapping = reading.mapping
+    if not prefix or not mapping.transforms or mapping.forward is not None:
         return
     live = reading.live(source)
     if _any_below(prefix, live):
         return
-    is_added, ends = _any_below(prefix, target), _ends(mapping, live)
-    change = _added_behind(prefix, ends, target) if is_added else PrefixChange(prefix_to_remove=prefix)
+    is_added = _any_below(prefix, target)
+    names = (name for written, _ in _ends(mapping, live).values() for name in written)
+    change = _added_behind(prefix, names, target) if is_added else PrefixChange(prefix_to_remove=prefix)
     if change is None or change in mapping.transforms:
         return
     words = f"then with {prefix}. {'added' if is_added else 'removed'}"
     made = replace(mapping, transforms=(*mapping.transforms, change), forward=None)
-    names = _ends(made, live)
-    if all(_ends(other.mapping, live) != names for other in others if other.is_mapped):
-        yield Reading(f"{reading.name}, {words}", made, is_mapped=True)
+    ends = _ends(made, live)
+    if all(_ends(other.mapping, live) != ends for other in others):
+        yield Reading(f"{reading.name}, {words}", made)
 
 
 def _any_below(prefix: str, keys: Iterable[str]) -> bool:
     return any(key.startswith(f"{prefix}.") for key in keys)
 
 
-def _added_behind(prefix: str, ends: MappingOf[str, tuple[str, ...]], target: Header) -> Transform | None:
+def _added_behind(prefix: str, names: Iterable[str], target: Header) -> Transform | None:
     """Return the change that puts a prefix before all names but those of sub-trees that the target has without it."""
     wanted = Wanted(target)
-    ours = dict.fromkeys(name for names in ends.values() for name in names if not name.startswith(f"{prefix}."))
+    ours = dict.fromkeys(name for name in names if not name.startswith(f"{prefix}."))
     trees = subtrees(ours, lambda names: len({wanted.has(name) for name in names}) == 2)
     named = [path for path, names in trees if not any(map(wanted.has, names))]
     return _moved(named, prefix) if named else None
@@ -230,11 +235,11 @@ def _moved(trees: list[str], prefix: str) -> Transform | None:
     return moved
 
 
-def _ends(mapping: Mapping, keys: list[str]) -> dict[str, tuple[str, ...]]:
-    """Return the last names that a mapping gives each key."""
+def _ends(mapping: Mapping, keys: list[str]) -> dict[str, tuple[tuple[str, ...], Transform | None]]:
+    """Return the last names that a mapping gives each key, and the converter that makes its tensor another one."""
     rules = prepare(mapping)
     return {
-        key: names
+        key: (names, mapping.transforms[traced.trace.hit.rule] if traced.trace.hit is not None else None)
         for traced in trace_keys(rules, keys, [])
         for (key, _), names in zip(traced.members, last_names(rules, traced), strict=True)
     }
@@ -318,6 +323,15 @@ def without_change(mapping: Mapping, reading: str) -> tuple[Mapping, Transform |
     Args:
         mapping: The mapping, as a plan has it.
         reading: What the reading is called.
+
+    Examples:
+        >>> added, rule, other = PrefixChange(prefix_to_add="net"), GroupWeightRename(["a"], ["b"]), PrefixChange("m")
+        >>> without_change(Mapping([added, rule, other]), "mapped, with net. added") == (Mapping([rule, other]), added)
+        True
+        >>> without_change(Mapping([rule, added]), "mapped, then with net. added") == (Mapping([rule]), added)
+        True
+        >>> without_change(Mapping([rule]), "mapped") == (Mapping([rule]), None)
+        True
     """
     rules = mapping.transforms
     if ", with " in reading and rules:
@@ -359,6 +373,9 @@ def nested_readings(
                 continue
             if is_worth(reading.mapping) and _is_possible(reading, source, target):
                 yield _sparing(reading, first.mapping, source, target)
+            if first.is_mapped and change.prefix_to_add is not None:
+                behind = _prefixed_after(first, change.prefix_to_add, [reading], source, target)
+                yield from (each for each in behind if is_worth(each.mapping))
 
 
 def _paths(header: Header) -> list[str]:

@@ -254,7 +254,8 @@ def _hit(rules: Rules, rule: Rule, lane: int, match: Match, inner: str) -> Hit:
 
 
 def _cannot_move(rules: Rules, rule: Rule, fault: str) -> PlanError:
-    guard = r"(?!0\d)" if "leading zeros" in fault else r"(?!0\.)"
+    digits = fault[1:].partition("'")[0]
+    guard = r"(?!0\d)" if "leading zeros" in fault else rf"(?!{digits}(?!\d))" if digits.isdigit() else r"(?!0\.)"
     hint = f"guard the pattern against such an index, as in {guard}{{i:int}}, and give the key a rule of its own"
     because = rules.mapping.rule_name(rule.number)
     what = "a rule cannot count or move an index of this key"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.algebra.copies import Copy
@@ -268,16 +267,14 @@ def _staged_job(group: Sequence[Wanted], checkpoint: Checkpoint) -> Job:
 
 def group_steps(wanted: Iterable[Step], most_bytes: int) -> Iterator[list[Step]]:
     """Group steps, in order, so that the targets of a group hold at most `most_bytes`, or it is a single step."""
-    filled = number = 0
-
-    def numbered() -> Iterator[tuple[int, Step]]:
-        nonlocal filled, number
-        for step in wanted:
-            size_bytes = sum([output.spec.size_bytes for output in step.program.targets])
-            if filled and filled + size_bytes > most_bytes:
-                number, filled = number + 1, 0
-            filled += size_bytes
-            yield number, step
-
-    for _, group in groupby(numbered(), key=lambda pair: pair[0]):
-        yield [step for _, step in group]
+    group: list[Step] = []
+    filled = 0
+    for step in wanted:
+        size_bytes = sum([output.spec.size_bytes for output in step.program.targets])
+        if filled and filled + size_bytes > most_bytes:
+            yield group
+            group, filled = [], 0
+        group.append(step)
+        filled += size_bytes
+    if group:
+        yield group

@@ -49,7 +49,7 @@ def propose_rename(best: Draft, source: Header, draft: Callable[[Reading], Draft
         if rule is None:
             continue
         mapping = replace(reading.mapping, transforms=(rule, *reading.mapping.transforms))
-        found = draft(Reading(f"mapped, with {old}. as {new}.", mapping, is_mapped=True))
+        found = draft(Reading(f"mapped, with {old}. as {new}.", mapping))
         if not found.missing and not found.faults and len(found.unplaced) < len(best.unplaced):
             return _words(rule, len(found.unplaced))
     return ""

@@ -10,6 +10,7 @@ from weighbridge.base.keys import Families, families
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, WeightConverter, pairs
 from weighbridge.pattern import Pattern
+from weighbridge.pattern.indices import PLAIN
 from weighbridge.planning.names.wanting import Wanted
 
 
@@ -24,7 +25,7 @@ class Rule:
         targets: For a converter, all its target patterns; empty for a rename.
         merges: Whether the converter uses up the index of its sources' last `*`.
         splits: Whether the converter makes the index of its targets' last `*`.
-        shifts: Whether a source pattern has an index with an offset.
+        shifts: Whether a source pattern has an index in a form of its own, such as one with an offset.
         if_wanted: Whether the rule is left alone where the target lacks what it leads to.
     """
 
@@ -112,12 +113,13 @@ def prepare(mapping: Mapping, wanted: Wanted | None = None) -> Rules:
     scopes = {part for rule in rules for part in rule.scope.split(".") if part.isdigit()}
     keep = frozenset().union(scopes, *(pattern.literal_indices for pattern in patterns))
     collapsible = all(source.collapsible for rule in rules for source, _ in rule.pairs)
+    collapsible = collapsible and all(pattern.fills_templates for pattern in patterns)
     return Rules(mapping, rules, keep, collapsible, wanted)
 
 
 def _rule(number: int, transform: Transform) -> Rule:
     sides = pairs(transform)
-    shifts = any(capture.offset for source, _ in sides for capture in source.captures)
+    shifts = any(capture.form != PLAIN for source, _ in sides for capture in source.captures)
     if not isinstance(transform, WeightConverter):
         return Rule(number, transform.scope, sides, shifts=shifts, if_wanted=transform.if_wanted)
     arity = transform.arity

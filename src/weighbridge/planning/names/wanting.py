@@ -43,8 +43,10 @@ class Wanted:
         if FREE in name:
             before, _, after = name.partition(FREE)
             return any(each.startswith(before) and each.endswith(after) for each in self.target)
-        spec, own = self.target.specs.get(name), self.source.specs.get(key)
-        return name in self.target.specs and (own is None or spec is None or own.shape == spec.shape)
+        own, spec = self.source.specs.get(key), self.target.specs.get(name)
+        if own is None or name in self.target.loose:
+            return name in self.target.specs
+        return spec is not None and own.shape == spec.shape
 
 
 def silences(rules: Sequence[int]) -> Iterator[frozenset[int]]:
@@ -53,8 +55,10 @@ def silences(rules: Sequence[int]) -> Iterator[frozenset[int]]:
     Examples:
         >>> [sorted(silent) for silent in silences([3, 7])]
         [[3], [7], [3, 7]]
+        >>> [len(silent) for silent in silences(range(MOST_TOGETHER + 1))]
+        [1, 1, 1, 1, 1, 1, 6]
     """
-    sizes = range(1, len(rules) + 1) if len(rules) <= MOST_TOGETHER else (1, len(rules))
+    sizes = [size for size, _ in enumerate(rules, 1)] if len(rules) <= MOST_TOGETHER else [1, len(rules)]
     return (frozenset(silent) for size in sizes for silent in combinations(rules, size))
 
 

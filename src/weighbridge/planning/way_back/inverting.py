@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from weighbridge.algebra.copies import sort_by_target
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import by_name, collapse
 from weighbridge.base.specs import Header
@@ -43,7 +42,7 @@ def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled:
         PlanError: `inverse-unproven`, with every key that does not come back or cannot be told.
     """
     produced = Header({key: plan.target[key] for step in plan.steps for key in step.targets})
-    reading, plain = Reading("mapped", forward, is_mapped=True), replace(options, partial=False)
+    reading, plain = Reading("mapped", forward), replace(options, partial=False)
     # Whoever reads it has the model before them, whose shapes say where an operation without sizes cuts.
     back = draft_reading(reading, produced, plan.source, plain)
     lost = _lost(plan, back.plan)
@@ -177,9 +176,8 @@ def _rival_line(plan: Plan, rivals: list[tuple[_TakenBack, str]]) -> str:
 def _assumptions(plan: Plan) -> Iterator[tuple[int, str]]:
     """Say of each rule, by number, what is taken for granted because neither the mapping nor a target says it."""
     fired = {number for step in plan.steps for number in step.rules}
-    for number in sorted(fired):
-        transform = plan.mapping.transforms[number]
-        if isinstance(transform, WeightConverter) and any(map(_is_equal_cut, transform.operations)):
+    for number, transform in enumerate(plan.mapping.transforms):
+        if number in fired and isinstance(transform, WeightConverter) and any(map(_is_equal_cut, transform.operations)):
             names, rule = ", ".join(transform.target_patterns), _forward_number(plan.mapping, number)
             yield (
                 number,
@@ -238,9 +236,9 @@ def proven_steps(
     chosen = mapping if rules is None else Mapping([mapping.transforms[number] for number in rules], name=mapping.name)
     way = invert_rules(chosen)
     options = Options(config=config)
-    made = draft_reading(Reading("mapped", way.mapping, is_mapped=True), header, None, options).plan
+    made = draft_reading(Reading("mapped", way.mapping), header, None, options).plan
     produced = Header({key: made.target[key] for step in made.steps for key in step.targets})
-    forward = Reading("mapped", replace(mapping, forward=None), is_mapped=True)
+    forward = Reading("mapped", replace(mapping, forward=None))
     ahead = draft_reading(forward, produced, header, options, wanted=whole).plan
     pairs = ((step, ahead.step_of_source.get(step.targets[0])) for step in made.steps if step.rules)
     return tuple(
@@ -328,7 +326,7 @@ def _undoes(forward: Step, inverse: Step) -> bool:
     if set(forward.sources) != set(inverse.targets) or set(forward.targets) != set(inverse.sources):
         return False
     turned = inverse.program.inverse(lossy=True)
-    if forward.sources == inverse.targets and forward.targets == inverse.sources:
+    if (forward.sources, forward.targets) == (inverse.targets, inverse.sources):
         return turned.is_same(forward.program)
     slots = [inverse.targets.index(key) for key in forward.sources]
     order = [inverse.sources.index(key) for key in forward.targets]
@@ -341,7 +339,7 @@ def _reorder(program: Program, slots: list[int], order: list[int]) -> Program:
 
     def moved(output: Output) -> Output:
         copies = [copy._replace(source=place.get(copy.source, copy.source)) for copy in output.layout.copies]
-        return output._replace(layout=replace(output.layout, copies=tuple(sort_by_target(copies))))
+        return output._replace(layout=replace(output.layout, copies=tuple(copies)))
 
     targets = tuple(moved(program.targets[number]) for number in order)
     return replace(program, sources=tuple(program.sources[slot] for slot in slots), targets=targets)

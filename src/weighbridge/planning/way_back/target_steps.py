@@ -46,18 +46,17 @@ def steps_from_target(
     wanted = Header({key: spec for key, spec in target.specs.items() if key not in apart})
     plain = replace(forward, refuse=(), initialise=())
     known = Options(config=options.config, partial=options.partial)
-    there = draft_reading(Reading("mapped", plain, is_mapped=True), wanted, live, known)
-    made = [step for step in there.plan.steps if any(key in live.specs for key in step.targets)]
+    there = draft_reading(Reading("mapped", plain), wanted, live, known)
+    made = [step for step in there.plan.steps if not live.specs.keys().isdisjoint(step.targets)]
     cast = [step for step in made if step.program.casts]
-    if not there.fits or not all(step.program.is_exact and _makes(step, live) for step in cast):
+    if not there.fits or not all(_makes(step, live) for step in cast):
         return None
     others = replace(there.plan, steps=tuple(step for step in made if not step.program.casts), initialised=())
     try:
         back = [step.inverse() for step in (*in_dtypes(others, live).steps, *cast)]
-    except WeighbridgeError:
+    except WeighbridgeError:  # a cast that rounds has no inverse
         return None
-    left = [key for key in there.missing if key in live.specs]
-    kept = [Step((key,), (key,), Program.identity(live[key]), "moved") for key in left]
+    kept = [Step((key,), (key,), Program.identity(live[key]), "moved") for key in there.missing]
     return tuple(_numbered(step, inverse) for step in (*back, *kept))
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 from weighbridge.base.collecting import without_collection
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.specs import Header
+from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
 from weighbridge.planning.compiling import declare
 from weighbridge.planning.drafts import Draft
@@ -67,7 +68,7 @@ def failure_page(
         options: What was declared beside the mapping.
     """
     options = options or Options()
-    plan = _nearest_draft(declare(as_mapping(mapping), options), source, target, options)
+    plan = _nearest_draft(declare(bind_offsets(as_mapping(mapping), options.config), options), source, target, options)
     placed = {key for key, _ in plan.source_fates()}
     filled = {key for key, _ in plan.target_fates()}
     unplaced = tuple(Fated(key, spec, "") for key, spec in source.items() if key not in placed)

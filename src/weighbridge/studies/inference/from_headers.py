@@ -103,7 +103,7 @@ def sketch_mapping(source: Header, target: Header, name: str = "") -> Sketch:
 
 
 def _draft(rules: list[Transform], source: Header, target: Header) -> Draft:
-    reading = Reading("mapped", Mapping(rules), is_mapped=True)
+    reading = Reading("mapped", Mapping(rules))
     return draft_reading(reading, source, target, Options(partial=True))
 
 

@@ -66,7 +66,7 @@ def _plan_back(inverse: Mapping, moving: Sequence[Step], source: Header, target:
     wanted = Header({key: source[key] for step in moving for key in step.sources})
     casts = any(step.program.casts for step in moving)
     options = Options(dtype="target" if casts else None)
-    draft = draft_reading(Reading("mapped", inverse, is_mapped=True), made, wanted, options)
+    draft = draft_reading(Reading("mapped", inverse), made, wanted, options)
     if not draft.fits:
         problems = draft.problems(made, wanted)
         raise PlanError("plan-failed", "the inverse of the mapping does not fit", problems=problems)

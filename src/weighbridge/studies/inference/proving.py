@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def draft(rules: Sequence[Transform], source: Checkpoint, target: Checkpoint) -> Draft:
     """Compile rules as far as they go; what does not fit is listed in the draft, not raised."""
-    reading = Reading("mapped", Mapping(rules), is_mapped=True)
+    reading = Reading("mapped", Mapping(rules))
     return draft_reading(reading, source.header, target.header, Options(partial=True, dtype="target"))
 
 

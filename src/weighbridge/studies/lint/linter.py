@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.keys import families, natural_key
 from weighbridge.base.specs import Header
+from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.one_way import one_way_reason
@@ -35,7 +36,9 @@ from weighbridge.studies.lint.witnesses import Witness, witnesses
 _CODE_ORDER: Final = {code: number for number, code in enumerate(FINDINGS)}
 
 
-def lint(mapping: AnyMapping, header: Header | None = None, target: Header | None = None) -> LintReport:
+def lint(
+    mapping: AnyMapping, header: Header | None = None, target: Header | None = None, *, config: Any = None
+) -> LintReport:
     """Check a mapping.
 
     With a header, the rules run over its real keys, and what goes wrong is an error. Without one they run over keys
@@ -45,6 +48,7 @@ def lint(mapping: AnyMapping, header: Header | None = None, target: Header | Non
         mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file.
         header: Keys of a checkpoint that the mapping is for.
         target: Keys of the layout that it leads to; their way back and forth is checked.
+        config: The model's configuration, for indices that are moved by a number of it; some number if left out.
 
     Returns:
         All findings, errors first.
@@ -57,7 +61,7 @@ def lint(mapping: AnyMapping, header: Header | None = None, target: Header | Non
           because   rule 2: WeightRenaming(^vision.norm -> model.norm)
           try       put it before them, or write it with the names that they give
     """
-    checked = as_mapping(find_mapping(mapping))
+    checked = bind_offsets(as_mapping(find_mapping(mapping)), config or _Numbers())
     rules = prepare(checked, Wanted(target) if target is not None else None)
     legacy = frozenset(number for number, rule in enumerate(checked) if rule in checked.legacy)
     subject = Subject(rules, dict(_inverses(checked)), legacy, real=header is not None)
@@ -69,6 +73,13 @@ def lint(mapping: AnyMapping, header: Header | None = None, target: Header | Non
     if target is not None:
         found += _lint_target(subject, target)
     return LintReport(checked.name, len(checked), keys, subject.real, _sorted_once(found))
+
+
+class _Numbers:
+    """Stands for a configuration that knows every number; they are all the same."""
+
+    def __getattr__(self, name: str) -> int:
+        return 1
 
 
 def _inverses(mapping: Mapping) -> Iterator[tuple[int, Rule]]:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from weighbridge.pattern import Pattern
+from weighbridge.pattern.indices import PLAIN, Form
 from weighbridge.pattern.syntax import Capture, Chars, Choice, Edge, Guard, Maybe, Node, Nodes, Reference, Text
 from weighbridge.planning.tracing import Rule, Rules
 from weighbridge.studies.lint.walking import Span, apply, changed, firings, overlaps
@@ -90,18 +91,23 @@ def _spell_node(node: Node, choices: _Choices) -> str:
             return _spell(branches[choices.pick(len(branches))], choices)
         case Maybe(body):
             return _spell(body, choices) if choices.pick(2) == 0 else ""
-        case Capture(name, body, offset):
-            choices.bound[name] = _spell_index(offset, choices) if node.kind == "int" else _spell(body, choices)
-            return choices.bound[name]
-        case Reference(name):
-            return choices.bound.get(name, WORD)
+        case Capture(name, body, form):
+            index = _spell_index(form, choices) if node.kind == "int" else _spell(body, choices)
+            choices.bound[name] = index
+            return _write(form, index)
+        case Reference(name, form):
+            return _write(form, choices.bound.get(name, WORD))
         case Guard() | Edge():
             return ""
 
 
-def _spell_index(offset: int, choices: _Choices) -> str:
-    """Spell an index that is not negative before its offset was added."""
-    return str(int(INDICES[choices.pick(len(INDICES))]) + max(offset, 0))
+def _spell_index(form: Form, choices: _Choices) -> str:
+    """Choose an index that is not negative with its offset."""
+    return str(int(INDICES[choices.pick(len(INDICES))]) + max(-form.offset, 0))
+
+
+def _write(form: Form, index: str) -> str:
+    return index if form == PLAIN else form.write(index) or index
 
 
 def _spell_chars(members: str, repeat: str, choices: _Choices) -> str:
@@ -110,7 +116,7 @@ def _spell_chars(members: str, repeat: str, choices: _Choices) -> str:
         return ""
     if repeat in ("+", "*"):
         if members == r"\d":
-            return _spell_index(0, choices)
+            return _spell_index(PLAIN, choices)
         for text in (PATH if members == "." else WORD, WORD):
             if all(map(accepts, text)):
                 return text
