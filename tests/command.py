@@ -69,8 +69,7 @@ def run(folder: Path, *arguments: str, **changes: str) -> Ran:
         ended = subprocess.run(command, cwd=folder, env=environment(**changes), capture_output=True, check=False)
         status, out, err = ended.returncode, ended.stdout, ended.stderr
     else:
-        server = forks(COMMAND, frozenset(environment().items()))
-        status, _, out, err = server.run("weighbridge", arguments, folder, environment())
+        status, _, out, err = forks(COMMAND).run("weighbridge", arguments, folder, environment())
     ran = Ran(status, out.decode(), err.decode())
     assert "\x1b" not in ran.out + ran.err
     assert "Traceback" not in ran.err

@@ -46,14 +46,11 @@ class Forks:
 
     Args:
         modules: What it imports, by name; `.*` at the end is a package with all that it holds.
-        environment: Its environment; it runs in the project's directory.
     """
 
-    def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, modules: Sequence[str]) -> None:
         command = [sys.executable, str(Path(__file__).resolve()), *modules]
-        self.server = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self.server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, module: str, words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Ended:
         """Run `python -m module words`, in a folder, and wait for its end."""
@@ -73,9 +70,9 @@ class Forks:
 
 
 @cache
-def forks(modules: tuple[str, ...], environment: frozenset[tuple[str, str]]) -> Forks:
+def forks(modules: tuple[str, ...]) -> Forks:
     """Start the process that forks, once; it ends when this process does, since its input ends then."""
-    return Forks(modules, dict(environment))
+    return Forks(modules)
 
 
 def serve(modules: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from reading_back import judge_read_back
 from strategies import raw
 
 import weighbridge as wb
+from weighbridge.base.spelling import exact_pattern
 
 BY_SHAPES = {
     *("shape-mismatch", "axis-out-of-range"),
@@ -53,6 +54,52 @@ def judge_result(drawn: Drawn, seed: int = 0) -> Find | None:
         return Find("accepted", f"should be {sorted(made.problems)}")
     wrong = difference(plan.state_dict(), made.tensors)
     return Find("wrong", wrong) if wrong else None
+
+
+FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+
+
+def judge_policy(drawn: Drawn, seed: int) -> Find | None:
+    """Dtypes by pattern are what torch casts to in the end; a value beyond a range is refused, and nothing else is."""
+    chance = random.Random(seed)
+    made = interpret(drawn.mapping, drawn.tensors, config=drawn.config)
+    if made.problems or not made.tensors:
+        return None
+    named = {key: chance.choice(("keep", *FLOATS)) for key in made.tensors if chance.random() < 0.4}
+    rules = {"**": chance.choice(("keep", *FLOATS))} if chance.random() < 0.8 else {}
+    rules |= {exact_pattern(key): dtype for key, dtype in named.items()}
+    if "**" in rules and len(named) == len(made.tensors):
+        del rules["**"]  # it would decide about nothing
+    wanted = {key: named.get(key, rules.get("**", "keep")) for key in made.tensors}
+    cast = {
+        key: tensor.to(FLOATS[wanted[key]])
+        if wanted[key] != "keep" and tensor.dtype in FLOATS.values() and key not in made.carried
+        else tensor
+        for key, tensor in made.tensors.items()
+    }
+    plan, crash = attempt(wb.plan, drawn.tensors, drawn.mapping, config=drawn.config, dtype=rules)
+    if crash or isinstance(plan, wb.WeighbridgeError):
+        return crash or Find("refused", str(plan)[:600])
+    plan = wb.Plan.from_json(plan.to_json()) if seed % 2 else plan
+    overflows = any(cast[key].isinf().any() and not made.tensors[key].isinf().any() for key in cast)
+    found, crash = attempt(plan.state_dict, drawn.tensors)
+    if crash or isinstance(found, wb.WeighbridgeError):
+        return crash or (None if overflows and found.code == "cast-overflow" else Find("stopped", str(found)[:600]))
+    wrong = "an overflow that nobody saw" if overflows else difference(found, cast)
+    if wrong:
+        return Find("wrong", wrong)
+    if not plan.is_exact:
+        return None
+    wrong = difference(_without_payloads(plan.inverse().state_dict(found)), _without_payloads(kept(drawn, made)))
+    return Find("back", wrong) if wrong else None
+
+
+def _without_payloads(tensors: Tensors) -> Tensors:
+    """Give all that is no number the same bits: a cast keeps no payload of one."""
+    return {
+        key: torch.where(each.isnan(), torch.nan, each) if each.is_floating_point() else each
+        for key, each in tensors.items()
+    }
 
 
 def judge_target(drawn: Drawn, seed: int) -> Find | None:
@@ -252,6 +299,7 @@ def judge_ties(drawn: Drawn, seed: int) -> Find | None:
 
 CHECKS: dict[str, Check] = {
     "result": judge_result,
+    "dtypes": judge_policy,
     "target": judge_target,
     "partial": judge_partial,
     "recorded": judge_recorded,

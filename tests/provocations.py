@@ -297,10 +297,15 @@ def join_two_dtypes(folder: Path) -> object:
     )
 
 
+@provokes("cast-overflow")
+def cast_a_large_value(folder: Path) -> object:
+    return wb.plan({"a.weight": torch.tensor([1e30, 1.0])}, [], dtype="F16").state_dict()
+
+
 @provokes("companion-unknown")
 def cast_codes(folder: Path) -> object:
     specs = {"q.weight": wb.TensorSpec("F8_E4M3", (4, 4)), "q.weight_scale_inv": wb.TensorSpec("F32", (1, 1))}
-    return wb.plan(wb.Header(specs), [], dtype="bfloat16")
+    return wb.plan(wb.Header(specs), [wb.WeightConverter("q.weight", "q.weight", [wb.Cast("BF16")])])
 
 
 @provokes("layout-ambiguous")

@@ -448,6 +448,19 @@ def dequantise_first(folder: Path) -> object:
     return wb.plan({"q.weight": codes.to(torch.float32) * scale}, [], dtype="bfloat16").state_dict()
 
 
+@follows(
+    "cast-overflow", 'keep the tensor in a dtype of a wider range: dtype={"**": ..., KEY: "BF16"} (--dtype KEY=BF16)'
+)
+def ask_for_a_wider_dtype(folder: Path) -> object:
+    source = {"a.weight": torch.tensor([1e30, 1.0]), "b.weight": torch.tensor([2.0])}
+    return wb.plan(source, [], dtype={"**": "F16", "a.weight": "BF16"}).state_dict()
+
+
+@follows("cast-overflow", "declare that such values may become infinite: allow_overflow=True (--allow-overflow)")
+def declare_infinities(folder: Path) -> object:
+    return wb.plan({"a.weight": torch.tensor([1e30, 1.0])}, [], dtype="F16", allow_overflow=True).state_dict()
+
+
 @follows("layout-ambiguous", 'declare the layout: layout="mapped" or layout="as is"')
 def declare_the_layout(folder: Path) -> object:
     rules = wb.Mapping([wb.GroupWeightRename(["up", "gate"], ["gate", "up"])], name="mine")

@@ -270,6 +270,24 @@ def test_revert_says_of_the_way_back_what_is_so(there: Path) -> None:
     assert run(there, "verify", "few", "again").out.startswith("equal: 7 tensors")
 
 
+def test_convert_takes_a_dtype_by_pattern_and_names_what_it_cannot_hold(there: Path) -> None:
+    given = tensors()
+    save_file(given | {"embed.weight": given["embed.weight"].astype(np.float32) + 1e30}, there / "large.safetensors")
+    casts = "--dtype", "F16", "--dtype", "layers.{0,2}.q=F64"
+    ran = run(there, "convert", "large.safetensors", "out", "maps.py:HALF", *casts)
+    assert (ran.status, (there / "out").exists()) == (exit_code(PlanError("cast-overflow", "")), False)
+    assert "cast-overflow: a value lies beyond the range" in ran.err
+    assert run(there, "convert", "large.safetensors", "out", "maps.py:HALF", *casts, "--allow-overflow").status == 0
+    made = load_file(there / "out" / "model.safetensors")
+    assert {key for key, array in made.items() if array.dtype == np.float64} == {
+        "layers.0.q.weight",
+        "layers.2.q.weight",
+    }
+    assert np.isinf(made["embed.weight"]).all()
+    wrong = run(there, "plan", "large.safetensors", "maps.py:HALF", "--dtype", "F16", "--dtype", "nothing=F32")
+    assert "rule-unused: this dtype is asked for no target @ nothing" in wrong.err
+
+
 def test_convert_writes_shards_of_the_size_asked_for(there: Path) -> None:
     ran = run(there, "convert", "model", "out", "maps.py:FUSED", "--max-shard-size", "250", "--memory", "64", "--json")
     shards = [name for name in ran.form["files"] if name.endswith(".safetensors")]
@@ -318,6 +336,8 @@ FAILURES = [
     (("plan", "model"), 2, "usage"),
     (("plan", "model", "maps.py:HALF", "--layout", "sideways"), 2, "usage"),
     (("plan", "model", "maps.py:HALF", "--dtype", "F99"), 2, "usage"),
+    (("plan", "model", "maps.py:HALF", "--dtype", "I64"), 2, "usage"),
+    (("plan", "model", "maps.py:HALF", "--dtype", "F16", "--dtype", "**=F32"), 2, "usage"),
     (("convert", "model", "new", "maps.py:HALF", "--max-shard-size", "5XB"), 2, "usage"),
     (("convert", "model", "maps.py:HALF", "new"), 2, "usage"),
     (("convert", "model", "maps.yaml", "new"), 2, "usage"),

@@ -267,8 +267,13 @@ def test_a4_a_scale_beside_ordinary_weights_is_no_group() -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a4_codes_never_become_numbers(dtype: str) -> None:
+    """A dtype that is asked for leaves them alone, scales included; a rule that casts them is refused."""
+    target = wb.plan(header(FP8), [], dtype=dtype).target
+    assert {key: target[key] for key in target if "norm" not in key} == {
+        key: spec for key, spec in header(FP8).items() if "norm" not in key
+    }
     with pytest.raises(wb.PlanError) as caught:
-        wb.plan(header(FP8), [], dtype=dtype)
+        wb.plan(header(FP8), [wb.WeightConverter("q.weight", "q.weight", [wb.Cast(dtype)])])
     assert "companion-unknown" in codes_of(caught)
 
 

@@ -15,7 +15,7 @@ from strategies import layouts, tensors_of
 
 import weighbridge as wb
 from weighbridge.base.keys import collapse
-from weighbridge.planning.restricting import MAX_NUMBERS, select
+from weighbridge.planning.names.selections import MAX_NUMBERS, select
 from weighbridge.storage.formats.torch_tensors import bytes_of
 
 KEYS = [f"model.layers.{i}.{name}.weight" for i in range(12) for name in ("up", "down")] + ["model.norm.weight"]

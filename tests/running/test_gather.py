@@ -20,11 +20,12 @@ import weighbridge as wb
 from weighbridge.algebra.copies import Copy, Loop
 from weighbridge.algebra.sections import reach, sections
 from weighbridge.base.workers import Counter, run_all
-from weighbridge.running import budgets, devices, execute, filling, gather as gathering
+from weighbridge.running import budgets, devices, execute, filling, gather as gathering, strided
 from weighbridge.running.devices import fill_tensors, gather_staged
-from weighbridge.running.execute import Slots, copy_strided, make
+from weighbridge.running.execute import Slots, make
 from weighbridge.running.gather import Wanted, gather, group_steps
 from weighbridge.running.sources import LayeredCheckpoint, PlannedCheckpoint
+from weighbridge.running.strided import copy_strided
 from weighbridge.storage.places.scatter import MAX_SPANS, Span, scatter
 
 EXPERTS = [
@@ -54,13 +55,14 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "MAX_SPANS", 3)
     monkeypatch.setattr(gathering, "SECTION_BYTES", 64)
     monkeypatch.setattr(execute, "SECTION_BYTES", 8192)
-    monkeypatch.setattr(execute, "GRAIN", 100)
+    monkeypatch.setattr(strided, "SECTION_BYTES", 8192)
+    monkeypatch.setattr(strided, "GRAIN", 100)
     monkeypatch.setattr(devices, "STAGE_BYTES", 2048)
     monkeypatch.setattr(filling, "PIECE_BYTES", 512)
     monkeypatch.setattr(budgets, "RUN_BYTES", 64)
     monkeypatch.setattr(budgets, "WINDOW_BYTES", 1024)
-    monkeypatch.setattr(execute._kept, "section", None, raising=False)
-    monkeypatch.setattr(execute._kept, "transposed", None, raising=False)
+    monkeypatch.setattr(strided._kept, "section", None, raising=False)
+    monkeypatch.setattr(strided._kept, "transposed", None, raising=False)
 
 
 def saved(path: Path) -> Path:

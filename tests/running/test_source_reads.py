@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 import weighbridge as wb
 from weighbridge.algebra.copies import Copy, Loop
 from weighbridge.algebra.sections import close_gaps
-from weighbridge.running import execute
+from weighbridge.running import execute, strided
 from weighbridge.storage.places import direct
 from weighbridge.storage.places.direct import fill_direct, scatter_direct, set_direct
 from weighbridge.storage.places.scatter import Span
@@ -80,6 +80,7 @@ def test_columns_are_the_same_however_they_are_read(
 ) -> None:
     monkeypatch.setattr(execute, "FAR_BYTES", far_bytes)
     monkeypatch.setattr(execute, "SECTION_BYTES", section_bytes)
+    monkeypatch.setattr(strided, "SECTION_BYTES", section_bytes)
     whole = wide(tmp_path / "model.safetensors", rows=7, columns=32 * 90)
     made = wb.plan(tmp_path / "model.safetensors", COLUMNS).state_dict(copy=True)
     for number, part in enumerate(whole.chunk(32, dim=1)):

@@ -436,7 +436,7 @@ def start(*arguments: str | Path) -> Run:
         return run_python(*words)
     environment = child_environment()
     began = time.perf_counter()
-    ended = forks(BENCH, frozenset(environment.items())).run("bench.child", words[2:], ROOT, environment)
+    ended = forks(BENCH).run("bench.child", words[2:], ROOT, environment)
     text = (ended.err + ended.out).decode(errors="replace")
     if ended.status:
         raise RunFailedError(f"{' '.join(words)}: exit status {ended.status}\n{text}")

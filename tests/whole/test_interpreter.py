@@ -42,6 +42,12 @@ def test_a_mapping_gives_what_its_rules_say(seed):
 
 @many
 @given(seeds)
+def test_dtypes_by_pattern_are_what_torch_casts_to(seed):
+    hold("dtypes", seed)
+
+
+@many
+@given(seeds)
 def test_a_target_takes_the_only_reading_that_fits(seed):
     hold("target", seed)
 

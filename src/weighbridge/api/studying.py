@@ -70,7 +70,7 @@ def diff(first: Place, second: Place, through: AnyMapping | None = None, **optio
     other = open(second)
     if through is None:
         return compare_sides(Held(open(first)), Held(other))
-    made = plan(first, through, target=other.header, **options)
+    made = plan(first, through, target=other.header, **{"allow_overflow": True, **options})
     return compare_sides(Planned(made, made.checkpoint()), Held(other))
 
 

@@ -54,6 +54,7 @@ CODES: Final[dict[str, str]] = {
     "index-out-of-range": "a rule cannot count or move an index of a key",
     "spec-mismatch": "a tensor's shape is not the target's",
     "dtype-mismatch": "tensors of different dtypes cannot become one tensor",
+    "cast-overflow": "a value lies beyond the range of the dtype that it is cast to",
     "companion-unknown": "a quantised weight would be cast, or moved apart from what belongs to it",
     "layout-ambiguous": "a checkpoint can be read in more than one layout",
     "already-converted": "a checkpoint was made by the very mapping that it is to be converted with",

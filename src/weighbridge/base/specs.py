@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import prod
+from math import frexp, prod
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -156,6 +156,43 @@ def widens_exactly(source: str, target: str) -> bool:
         wide = b.exponent_bits >= a.exponent_bits and b.mantissa_bits >= a.mantissa_bits and b.bits > a.bits
         return wide and source not in special and target in ("F16", "BF16", "F32", "F64")
     return a.kind == b.kind and a.kind in ("signed", "unsigned") and b.bits >= a.bits
+
+
+_LARGEST: Final = {"F8_E4M3": 448.0, "F8_E4M3FNUZ": 240.0, "F8_E5M2FNUZ": 57344.0, "F8_E8M0": 2.0**127}
+"""Largest finite values that the exponent's width does not tell."""
+
+
+def largest(dtype: str) -> float:
+    """Return the largest finite value of a floating dtype.
+
+    Examples:
+        >>> largest("F16"), largest("BF16") < largest("F32"), largest("F8_E5M2")
+        (65504.0, True, 57344.0)
+    """
+    kind = DTYPES[dtype]
+    top = 2 ** (kind.exponent_bits - 1) - 1
+    return _LARGEST.get(dtype) or (2 - 2.0**-kind.mantissa_bits) * 2.0**top
+
+
+def spacing(dtype: str) -> float:
+    """Return how far apart the largest finite values of a floating dtype lie.
+
+    Examples:
+        >>> spacing("F16"), spacing("F8_E4M3")
+        (32.0, 32.0)
+    """
+    return 2.0 ** (frexp(largest(dtype))[1] - 1 - DTYPES[dtype].mantissa_bits)
+
+
+def may_overflow(source: str, target: str) -> bool:
+    """Tell whether a finite value of one floating dtype can lie beyond the range of another one.
+
+    Examples:
+        >>> may_overflow("F32", "BF16"), may_overflow("BF16", "F16"), may_overflow("F16", "BF16")
+        (True, True, False)
+    """
+    kinds = {DTYPES[source].kind, DTYPES[target].kind}
+    return kinds == {"float"} and largest(source) > largest(target)
 
 
 @dataclass(frozen=True, slots=True)

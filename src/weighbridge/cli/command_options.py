@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import StrEnum
@@ -16,10 +16,10 @@ import typer
 from weighbridge import api
 from weighbridge.api import Plan
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.specs import dtype_named
 from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import default_registry
+from weighbridge.planning.casts.dtype_policies import ALL, read_policy
 from weighbridge.storage import Checkpoint, parse_size
 
 PANEL: Final = "Options of the plan"
@@ -110,9 +110,17 @@ class PlanOptions:
         default_factory=list
     )
     dtype: Annotated[
-        str | None,
-        typer.Option(metavar="DTYPE", help="Cast floats to it, or to the 'target' ones.", rich_help_panel=PANEL),
-    ] = None
+        list[str],
+        typer.Option(
+            metavar="[PATTERN=]DTYPE",
+            help="Cast floats to it, or to the 'target' ones; may be given again, for the targets of a pattern.",
+            rich_help_panel=PANEL,
+        ),
+    ] = field(default_factory=list)
+    allow_overflow: Annotated[
+        bool,
+        typer.Option("--allow-overflow", help="Let values beyond a dtype's range be infinite.", rich_help_panel=PANEL),
+    ] = False
     layout: Annotated[LayoutMode, typer.Option(help="How to read the source's layout.", rich_help_panel=PANEL)] = (
         LayoutMode.AUTO
     )
@@ -172,19 +180,34 @@ class PlanOptions:
         Raises:
             WeighbridgeError: `usage`.
         """
-        _check_dtype(self.dtype)
-        names = "partial", "drop", "carry", "initialise", "dtype", "base_prefix"
-        return {"layout": self.layout.value, **{name: getattr(self, name) for name in names}}
+        names = "partial", "drop", "carry", "initialise", "allow_overflow", "base_prefix"
+        given = {name: getattr(self, name) for name in names}
+        return {"layout": self.layout.value, "dtype": dtype_option(self.dtype), **given}
 
 
-def _check_dtype(dtype: str | None) -> None:
-    try:
-        if dtype not in (None, "target"):
-            dtype_named(str(dtype))
-    except WeighbridgeError as problem:
-        raise WeighbridgeError(
-            "usage", "--dtype: this is no dtype", expected=problem.expected + ", target", got=repr(dtype)
-        ) from None
+def dtype_option(texts: Sequence[str]) -> dict[str, str] | None:
+    """Read what is said of dtypes, each a dtype, or a pattern with one behind its last equals sign.
+
+    Raises:
+        WeighbridgeError: `usage`.
+
+    Examples:
+        >>> dtype_option(["BF16", "A_log=F32"])
+        {'**': 'BF16', 'A_log': 'F32'}
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        pattern, equals, dtype = text.rpartition("=")
+        pattern = pattern if equals else ALL
+        try:
+            read_policy(dtype)
+        except WeighbridgeError as problem:
+            expected = problem.expected if problem.code == "usage" else f"{problem.expected}, target, keep"
+            raise WeighbridgeError("usage", f"--dtype: {problem.what}", expected=expected, got=repr(dtype)) from None
+        if pattern in found:
+            raise WeighbridgeError("usage", "--dtype: two dtypes for one pattern", where=pattern, got=repr(text))
+        found[pattern] = dtype
+    return found or None
 
 
 def size_option(flag: str, text: str) -> int:

@@ -190,6 +190,7 @@ def from_pretrained(
     carry: Rules = (),
     mapping: AnyMapping | None = None,
     layout: str = "auto",
+    allow_overflow: bool = False,
     copy: bool = False,
     huge_pages: str | None = None,
     **arguments: Any,
@@ -213,6 +214,7 @@ def from_pretrained(
         mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; by default what
             `resolve` finds.
         layout: How the checkpoint's layout is read: ``"auto"``, or ``"mapped"`` or ``"as is"`` to declare it.
+        allow_overflow: Let a value beyond the range of the dtype that the library casts to become infinite.
         copy: Give every weight memory of its own; otherwise one that a file holds as it is wanted is mapped, as
             the library does it. See `Plan.stream` for what that means when somebody writes into the file.
         huge_pages: Whether the weights' memory is backed with huge pages: ``"on"``, ``"off"``, or ``"auto"`` to measure
@@ -223,7 +225,7 @@ def from_pretrained(
         The model, in evaluation mode.
 
     Raises:
-        PlanError: `plan-failed` with every problem, `layout-ambiguous`, `model-mismatch`.
+        PlanError: `plan-failed` with every problem, `layout-ambiguous`, `model-mismatch`, `cast-overflow`.
         RegistryError: `integration-unsupported` for an argument or a kind of checkpoint that has no plan,
             `integration-version`.
         CheckpointError: As `weighbridge.open`.
@@ -234,7 +236,9 @@ def from_pretrained(
     from weighbridge.storage.places.huge_pages import decided
 
     _refuse([name for name in _REFUSED if arguments.get(name)])
-    options = Options(partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout)
+    options = Options(
+        partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout, allow_overflow=allow_overflow
+    )
     checkpoint = open_checkpoint(_local(path, arguments))
     load = Load(checkpoint, None if mapping is None else find_mapping(mapping), resolve, options, copy, resolve_theirs)
     with decided(huge_pages), converted_by(load.fill):

@@ -34,6 +34,7 @@ from weighbridge.mappings.wrapped_names import look_through
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.module_loading import remember
 from weighbridge.models.modules import module_header
+from weighbridge.planning.casts.asked_casts import rounded_lines
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
@@ -41,6 +42,7 @@ from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
 from weighbridge.running.gather import start_output
 from weighbridge.running.results import mapped_files
+from weighbridge.running.strided import check_cast
 from weighbridge.running.ties import value_classes
 from weighbridge.storage.formats.torch_tensors import bytes_of
 from weighbridge.storage.protocol import Checkpoint, Mapped
@@ -155,12 +157,14 @@ class Load:
                 "integration-version", "this transformers loads models in a way that weighbridge does not know"
             )
         settle_ties(model, self.ties, self.tensors, self.declared_ties)
-        _prove(model, self.tensors)
+        _prove(model, self.tensors, allow_overflow=self.options.allow_overflow)
         extra = take_stock(model).extra if self.states else {}
         for key, pending in self.states.items():
             extra[key].module.set_extra_state(pending.make())
         self.checkpoint.check_unchanged()
         plan = self._in_dtypes_of(model, self.plan)
+        for line in rounded_lines(plan):
+            _LOG.warning("%s, the dtype that the library loads this model in", line)
         remember(model, plan, self.checkpoint)
         return plan
 
@@ -369,14 +373,14 @@ def _remember_rules(model: Any, rules: list[Any], keys: list[str]) -> None:
 # ---- after the library's finishing touches ----
 
 
-def _prove(model: Any, tensors: dict[str, Pending]) -> None:
+def _prove(model: Any, tensors: dict[str, Pending], *, allow_overflow: bool) -> None:
     """Prove that every loaded weight holds the bytes that were given to the library; write them again where not.
 
     In the library's own classes, memory that was given out and never written to through torch is proof. Everything
     else, such as a weight that was cast or a class that may write past torch's bookkeeping, is compared byte by byte.
 
     Raises:
-        PlanError: `model-mismatch` for a weight that is gone, or has another shape.
+        PlanError: `model-mismatch` for a weight that is gone, or has another shape; `cast-overflow`.
     """
     places = take_stock(model).places
     is_custom = model.is_custom_code()
@@ -389,6 +393,8 @@ def _prove(model: Any, tensors: dict[str, Pending]) -> None:
             got = "nothing" if tensor is None else f"{list(tensor.shape)} on {tensor.device}"
             raise PlanError("model-mismatch", "a loaded weight is gone", where=key, expected=str(made.shape), got=got)
         wanted = made.to(tensor.dtype)
+        if made.dtype != tensor.dtype and not allow_overflow:
+            check_cast(made, wanted, [key])
         if bytes_of(tensor.detach().cpu().contiguous()) != bytes_of(wanted):
             _LOG.warning("%s was changed after it was loaded; its bytes were put back", key)
             tensor.data.copy_(wanted)

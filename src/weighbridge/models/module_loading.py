@@ -21,6 +21,7 @@ from weighbridge.models.modules import (
     warn_of_meta,
 )
 from weighbridge.models.wrappers import unwrap
+from weighbridge.planning.casts.asked_casts import rounded_lines
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
@@ -72,7 +73,8 @@ def load_into(
         The plan, which the model remembers.
 
     Raises:
-        PlanError: `model-mismatch`, `tie-differs`, `dtype-mismatch`; nothing has been changed then.
+        PlanError: `model-mismatch`, `tie-differs`, `dtype-mismatch`; nothing has been changed then. `cast-overflow`,
+            which may leave part of a model loaded, as an error of reading does.
         CheckpointError: `source-changed` and `data-missing`, before anything is changed; the codes of reading, which
             may leave part of a model loaded that had values before, and a meta model as it was.
     """
@@ -84,6 +86,8 @@ def load_into(
     check_ties(plan, checkpoint, dict(header.ties))
     probe(plan, checkpoint, places)
     _warn_of_dtypes(plan, places)
+    for line in rounded_lines(plan):
+        _LOG.info(line)
     with torch.no_grad():
         if shares_memory(checkpoint, places):
             _set_all_at_once(plan, checkpoint, places, progress)

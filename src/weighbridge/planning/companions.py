@@ -70,6 +70,11 @@ def find_groups(header: Header) -> list[Group]:
     return _groups(header.specs, header.specs, coded) if coded else []
 
 
+def quantised_keys(header: Header) -> set[str]:
+    """Return the keys of all quantised weights, and of what belongs to them."""
+    return {key for group in find_groups(header) for key in (group.codes, *group.beside)}
+
+
 def _coded(header: Header) -> frozenset[str]:
     return frozenset(filter(_holds_codes, {spec.dtype for spec in header.specs.values()}))
 

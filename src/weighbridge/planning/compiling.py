@@ -18,11 +18,14 @@ from weighbridge.base.collecting import without_collection
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_sets import FileSet
 from weighbridge.base.keys import counted, nearest
-from weighbridge.base.specs import DTYPES, Header
+from weighbridge.base.specs import Header
 from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, exception_rules
 from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
 from weighbridge.mappings.transforms import describe
+from weighbridge.planning.casts.asked_casts import name_some, policy_notes
+from weighbridge.planning.casts.dtype_policies import KEEP, is_castable
+from weighbridge.planning.companions import quantised_keys
 from weighbridge.planning.drafts import Draft
 from weighbridge.planning.failures.no_fit import none_fits, openness
 from weighbridge.planning.fitting import draft_reading
@@ -92,6 +95,7 @@ def compile_plan(
         notes.append("no rule of the mapping fired on any tensor")
     notes += uneven_groups(plan) if target is None else ()
     notes += _kept_dtypes(plan, target, options) if target is not None else ()
+    notes += _said_of_dtypes(plan, source, options)
     _log(plan)
     return replace(plan, notes=tuple(notes))
 
@@ -129,14 +133,28 @@ def _kept_dtypes(plan: Plan, target: Header, options: Options) -> Iterator[str]:
     specs = [(key, output.dtype) for step in written for key, output in step]
     specs += [(fated.key, fated.spec.dtype) for fated in plan.tied_targets]
     wanted = target.specs.keys() - target.loose
-    pairs = ((target.specs[key].dtype, dtype) for key, dtype in specs if key in wanted)
+    asked = options.dtype.wanted(plan.target.specs.keys()) if options.dtype is not None else {}
+    settled = {key for key, dtype in specs if is_castable(dtype) and asked.get(key, KEEP) != KEEP}
+    pairs = ((target.specs[key].dtype, dtype) for key, dtype in specs if key in wanted and key not in settled)
     for (want, kept), count in sorted(Counter(pair for pair in pairs if pair[0] != pair[1]).items()):
-        is_float = DTYPES[kept].kind == "float"
-        if is_float and options.dtype is not None:
-            continue
+        is_float = is_castable(kept)
         remedy = 'dtype="target" (--dtype target) casts them' if is_float else "only floats are cast"
         words = f"{count:,} targets want {want} and keep" if count > 1 else f"1 target wants {want} and keeps"
         yield f"{words} {kept}: {remedy}"
+
+
+def _said_of_dtypes(plan: Plan, source: Header, options: Options) -> Iterator[str]:
+    """Say what came of the dtypes that were asked for.
+
+    Raises:
+        PlanError: `rule-unused` for a pattern that decides about no target.
+    """
+    if options.dtype is not None:
+        options.dtype.refuse_unused(plan.target.specs.keys() | {fated.key for fated in plan.initialised})
+        yield from policy_notes(plan, options.dtype, quantised_keys(source))
+    declared = [key for step in plan.steps if step.program.overflows for key in step.targets]
+    if declared:
+        yield f"values beyond the range of a dtype become infinite, as declared: {name_some(declared)}"
 
 
 def _log(plan: Plan) -> None:

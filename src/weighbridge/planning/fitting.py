@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Final
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.keys import collapse, collapse_by_name
-from weighbridge.base.specs import DTYPES, Header, TensorSpec, dtype_named
+from weighbridge.base.keys import collapse_by_name
+from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.mappings.exception_rules import KeyRule
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter
-from weighbridge.planning.companions import companion_faults
+from weighbridge.planning.casts.asked_casts import cast_steps, name_some
+from weighbridge.planning.companions import companion_faults, quantised_keys
 from weighbridge.planning.drafts import Draft
 from weighbridge.planning.joining import Joiner, collect_groups
 from weighbridge.planning.names.wanting import Wanted
@@ -23,9 +24,6 @@ from weighbridge.planning.program import Program
 from weighbridge.planning.readings import Names, Reading
 from weighbridge.planning.steps import Fated, Step
 from weighbridge.planning.tracing import Traced, prepare, spell, trace_keys
-
-SHOWN_NAMES: Final = 3
-"""How many kinds of tensors a note names."""
 
 SHOWN_SOURCES: Final = 4
 """How many sources an error names with their shapes; of more, how many kinds."""
@@ -90,7 +88,7 @@ class _Fitting:
         declared = set(carried)
         unplaced = self._refuse(self._place(declared))
         self._find_collisions()
-        self.steps = [step if step.sources[0] in declared else self._cast(step) for step in self.steps]
+        self._cast(declared)
         self._check_specs()
         self._tie_steps()
         tied, initialised, missing = self._account_targets()
@@ -170,10 +168,7 @@ class _Fitting:
 
     def _spared_notes(self) -> Iterator[str]:
         for number, keys in sorted(self.spared.items()):
-            lines = collapse(keys)
-            more = f" and {len(lines) - SHOWN_NAMES} more" if len(lines) > SHOWN_NAMES else ""
-            where = ", ".join(lines[:SHOWN_NAMES]) + more
-            yield f"rule {number + 1} left alone on {where}: its result is not in the target"
+            yield f"rule {number + 1} left alone on {name_some(keys)}: its result is not in the target"
 
     # ---- targets ----
 
@@ -239,26 +234,15 @@ class _Fitting:
             hint="narrow one of the rules, or declare which source to drop",
         )
 
-    def _cast(self, step: Step) -> Step:
-        """Cast floating targets to the dtype that was asked for, after every cast of the mapping."""
-        wanted = self.options.dtype
-        if wanted is None:
-            return step
-        named = zip(step.targets, step.program.targets, strict=True)
-        dtypes = [self._wanted_dtype(key, output.dtype, wanted) for key, output in named]
-        if dtypes == [output.dtype for output in step.program.targets]:
-            return step
-        program = step.program.recast(dtypes)
-        fate = "computed" if program.casts else "moved"
-        return Step(step.sources, step.targets, program, fate, step.rules)
-
-    def _wanted_dtype(self, key: str, dtype: str, wanted: str) -> str:
-        if DTYPES[dtype].kind != "float":
-            return dtype
-        if wanted != "target":
-            return dtype_named(wanted).code
-        spec = self.target.specs.get(key) if self.target is not None and key not in self.target.loose else None
-        return spec.dtype if spec is not None else dtype
+    def _cast(self, declared: set[str]) -> None:
+        """Cast targets as was asked for, after every cast of the mapping; and note whether casts may overflow."""
+        policy, steps = self.options.dtype, self.steps
+        if policy is not None:
+            apart = declared | quantised_keys(self.source)
+            steps = list(cast_steps(steps, policy, self.target, apart))
+        if self.options.allow_overflow:
+            steps = [replace(step, program=step.program.overflowing()) for step in steps]
+        self.steps = steps
 
     def _check_specs(self) -> None:
         """Compare what steps write with what the target wants."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from weighbridge.base.forms.named_options import read_named
-from weighbridge.base.specs import dtype_named
 from weighbridge.mappings.exception_rules import Rules
+from weighbridge.planning.casts.dtype_policies import read_policy
 
 MODES: Final = ("auto", "mapped", "as is")
 """Ways to choose the reading of a checkpoint's layout."""
@@ -23,8 +23,12 @@ class Options:
         drop: `Drop` rules, or patterns.
         carry: `Carry` rules, or patterns.
         initialise: `Initialise` rules, or patterns.
-        dtype: Dtype that floating targets are cast to, by its name or torch's own; ``"target"`` for the target's, None
-            to keep the source's.
+        dtype: Dtype that floats are cast to, by its name or torch's own; ``"target"`` for the target's, None to keep
+            the source's. Or several by patterns over the target's keys: ``{"**": "BF16", "A_log": "F32"}``, of which
+            the last that names a key decides; ``"keep"`` leaves a tensor as it is. Integers, truth values and what is
+            quantised are never cast.
+        allow_overflow: Let a value beyond the range of the dtype that it is cast to become infinite (of a float of 8
+            bits, what torch makes of it), instead of an error of the run.
         layout: ``"auto"`` to find the reading that fits, ``"mapped"`` or ``"as is"`` to declare it.
         base_prefix: See `Mapping.base_prefix`, which it overrides.
         config: The model's configuration (a mapping, or an object with attributes), for operations that read it.
@@ -35,13 +39,13 @@ class Options:
     carry: Rules = ()
     initialise: Rules = ()
     dtype: Any = None
+    allow_overflow: bool = False
     layout: str = "auto"
     base_prefix: str = ""
     config: Any = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in (None, "target"):
-            object.__setattr__(self, "dtype", dtype_named(str(self.dtype)).code)
+        object.__setattr__(self, "dtype", read_policy(self.dtype))
 
 
 def read_options(given: MappingOf[str, Any]) -> Options:
@@ -53,13 +57,14 @@ def read_options(given: MappingOf[str, Any]) -> Options:
     Raises:
         WeighbridgeError: `usage` for a name that is none.
         CheckpointError: `dtype-unknown`.
+        PatternError: `pattern-syntax`.
 
     Examples:
         >>> read_options({"initialize": "head"})
         Traceback (most recent call last):
         ...
         weighbridge.WeighbridgeError: usage: there is no such option @ initialize
-          expected  partial, drop, carry, initialise, dtype, layout, base_prefix, config
+          expected  partial, drop, carry, initialise, dtype, allow_overflow, layout, base_prefix, config
           got       nearest: initialise
     """
     return read_named(Options, given)

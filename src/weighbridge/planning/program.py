@@ -6,7 +6,7 @@ A program knows shapes, dtypes and copies, but no names, so that all layers of a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ from weighbridge.algebra.coverage import Coverage, coverage
 from weighbridge.algebra.layout import Layout, invert, prove
 from weighbridge.algebra.sameness import is_same
 from weighbridge.base.errors import PlanError
-from weighbridge.base.forms.json_forms import items, number, numbers, text
-from weighbridge.base.specs import DTYPES, TensorSpec, widens_exactly
+from weighbridge.base.forms.json_forms import items, number, numbers, text, truth
+from weighbridge.base.specs import DTYPES, TensorSpec, may_overflow, widens_exactly
 
 
 class Output(NamedTuple):
@@ -40,6 +40,7 @@ class Program:
         temporaries: Values written before the targets; the slot of number `k` is `len(sources) + k`. Each may read
             sources and earlier temporaries.
         targets: The tensors that the step gives.
+        overflows: Whether a value may lie beyond the range of a cast, and become infinite; else that is an error.
 
     Examples:
         >>> spec = TensorSpec("F32", (2, 3))
@@ -53,6 +54,7 @@ class Program:
     sources: tuple[TensorSpec, ...]
     temporaries: tuple[Output, ...]
     targets: tuple[Output, ...]
+    overflows: bool = False
 
     @staticmethod
     def identity(spec: TensorSpec, dtype: str | None = None) -> Program:
@@ -144,12 +146,20 @@ class Program:
         """Tell whether another program writes the same, however its copies are cut."""
         if self == other:
             return True
-        if self.sources != other.sources or len(self.outputs) != len(other.outputs):
+        if (self.sources, self.overflows) != (other.sources, other.overflows) or len(self.outputs) != len(
+            other.outputs
+        ):
             return False
         return len(self.targets) == len(other.targets) and all(
             one.dtype == two.dtype and is_same(one.layout, two.layout)
             for one, two in zip(self.outputs, other.outputs, strict=True)
         )
+
+    def overflowing(self) -> Program:
+        """Return the program with the declaration that its casts may make infinities, if one of them can."""
+        if self.overflows or not any(may_overflow(*pair) for pair in self.casts):
+            return self
+        return _overflowing(self)
 
     def recast(self, dtypes: Sequence[str]) -> Program:
         """Return the program with its targets cast to other dtypes, after all the casts that it has.
@@ -175,7 +185,7 @@ class Program:
                 targets.append(Output(dtype, layout))
             else:
                 targets.append(output._replace(dtype=dtype))
-        return Program(self.sources, tuple(temporaries), tuple(targets))
+        return Program(self.sources, tuple(temporaries), tuple(targets), self.overflows)
 
     def _widens(self, output: Output) -> bool:
         """Whether an output's copies keep every value that they move."""
@@ -196,6 +206,11 @@ class Program:
 @lru_cache(maxsize=4096)
 def _identity(spec: TensorSpec, dtype: str) -> Program:
     return Program((spec,), (), (Output(dtype, Layout.of(0, spec.shape)),))
+
+
+@lru_cache(maxsize=1024)
+def _overflowing(program: Program) -> Program:
+    return replace(program, overflows=True)
 
 
 @lru_cache(maxsize=1024)
@@ -221,6 +236,7 @@ def _inverse(program: Program) -> Program:
         tuple(output.spec for output in program.targets),
         tuple(reversed(written[sources:])),
         tuple(written[:sources]),
+        program.overflows,
     )
 
 
@@ -230,6 +246,7 @@ def program_to_dict(program: Program) -> dict[str, Any]:
         "sources": [[spec.dtype, list(spec.shape)] for spec in program.sources],
         "temporaries": [_output_form(output) for output in program.temporaries],
         "targets": [_output_form(output) for output in program.targets],
+        **({"overflows": True} if program.overflows else {}),
     }
 
 
@@ -252,6 +269,7 @@ def program_from_dict(form: Mapping[str, Any]) -> Program:
         tuple(spec_from_form(dtype, shape) for dtype, shape in specs),
         tuple(_output_from_form(entry) for entry in items(form["temporaries"])),
         tuple(_output_from_form(entry) for entry in items(form["targets"])),
+        truth(form.get("overflows", False)),
     )
 
 

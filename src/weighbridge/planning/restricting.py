@@ -7,95 +7,14 @@ the same keys, and nothing else.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final
 
-from weighbridge.base.errors import PatternError, PlanError, WeighbridgeError
-from weighbridge.base.keys import nearest
-from weighbridge.pattern import Pattern
+from weighbridge.planning.names.selections import select
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Fated, Step
-
-MAX_NUMBERS: Final = 4096
-"""How many indices the ranges of one set in braces may stand for."""
-
-_PIECE: Final = re.compile(r"\\.|\{([^{}]*)\}|(?<![^.^])\*\*(?![^.$])")
-_NUMBERS: Final = re.compile(r"[0-9]+(?:\.\.[0-9]+)?(?:,[0-9]+(?:\.\.[0-9]+)?)*")
-
-
-def select(only: str | Iterable[str], keys: Collection[str]) -> set[str]:
-    """Return the keys that a selection names.
-
-    Args:
-        only: A text or several. Each is one of the keys, or a pattern in the key language, in which `{0..3}` and
-            `{0,2,5..7}` also stand for each of these indices, `{down,up}` for each of these words, and `**` for one
-            segment or more: whatever `collapse` prints can be given.
-        keys: The keys to choose from.
-
-    Raises:
-        PatternError: `pattern-syntax`.
-        PlanError: `rule-unused` for a text that names none of the keys.
-
-    Examples:
-        >>> sorted(select("layers.{0,2..9}.**", ["layers.0.up", "layers.1.up", "layers.2.up", "norm"]))
-        ['layers.0.up', 'layers.2.up']
-    """
-    found: set[str] = set()
-    for text in [only] if isinstance(only, str) else list(only):
-        named = {text} if text in keys else _matching(text, keys)
-        if not named:
-            near = ", ".join(nearest(text, keys))
-            got = f"nearest: {near}" if near else ""
-            raise PlanError("rule-unused", "this selection names no target", where=text, got=got)
-        found |= named
-    return found
-
-
-def _matching(text: str, keys: Iterable[str]) -> set[str]:
-    pattern = _selection_pattern(text)
-    return {key for key in keys if pattern.match(key, literal=True) is not None}
-
-
-@lru_cache(maxsize=64)
-def _selection_pattern(text: str) -> Pattern:
-    """Translate ranges, lists and `**` into the captures that the key language has for them."""
-    number = 0
-
-    def spell(piece: re.Match[str]) -> str:
-        nonlocal number
-        inside = piece[1]
-        if piece[0].startswith("\\") or (inside is not None and not ("," in inside or _NUMBERS.fullmatch(inside))):
-            return piece[0]
-        number += 1
-        if inside is None:
-            return f"{{only{number}:**}}"
-        listed = _listed(inside, text)
-        return f"{{only{number}:{'|'.join(listed)}}}" if len(listed) > 1 else listed[0]
-
-    try:
-        return Pattern.parse(_PIECE.sub(spell, text))
-    except WeighbridgeError as problem:
-        raise problem.with_context(because=f"the selection {text}") from None
-
-
-def _listed(inside: str, text: str) -> list[str]:
-    """Return the texts that a list in braces stands for; a range counts up."""
-    listed: list[str] = []
-    for item in inside.split(","):
-        first, dots, last = item.partition("..")
-        if not dots:
-            listed.append(item)
-            continue
-        if not (first.isdecimal() and last.isdecimal() and 0 <= int(last) - int(first) < MAX_NUMBERS):
-            expected = f"two numbers, the smaller one first, and at most {MAX_NUMBERS:,} in all"
-            what = "this is no range of indices"
-            raise PatternError("pattern-syntax", what, where=text, expected=expected, got=item)
-        listed += map(str, range(int(first), int(last) + 1))
-    return listed
 
 
 def restrict(plan: Plan, only: str | Iterable[str]) -> Plan:
@@ -192,5 +111,5 @@ def _cut_program(program: Program, numbers: tuple[int, ...]) -> tuple[Program, t
 
     sources = tuple(slot for slot in slots if slot < first)
     temporaries = tuple(moved(program.temporaries[slot - first]) for slot in slots if slot >= first)
-    cut = Program(tuple(program.sources[slot] for slot in sources), temporaries, tuple(map(moved, targets)))
-    return cut, sources
+    specs = tuple(program.sources[slot] for slot in sources)
+    return Program(specs, temporaries, tuple(map(moved, targets)), program.overflows), sources

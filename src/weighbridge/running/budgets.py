@@ -13,7 +13,8 @@ from weighbridge.base.workers import count_workers
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
-from weighbridge.running.execute import is_at_hand, is_run
+from weighbridge.running.execute import is_at_hand
+from weighbridge.running.strided import is_run
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint

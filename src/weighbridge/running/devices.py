@@ -20,9 +20,10 @@ from weighbridge.algebra.copies import Copy
 from weighbridge.algebra.sections import reach, sections
 from weighbridge.base.specs import DTYPES
 from weighbridge.base.workers import Counter, Task, count_workers, run_all
-from weighbridge.running.execute import Slots, copy_strided, make
+from weighbridge.running.execute import Slots, make
 from weighbridge.running.gather import STITCH_BYTES, Wanted, await_devices, gather, modes_of_torch
 from weighbridge.running.pieces import Parts, Piece, batch_pieces, cut_runs, split_copies
+from weighbridge.running.strided import copy_strided
 from weighbridge.storage.formats.torch_tensors import bytes_of, dtype_of
 from weighbridge.storage.protocol import FileReader
 
@@ -215,7 +216,7 @@ class _Work:
         for section in sections(copy, most, most):
 
             def place(stage: torch.Tensor, section: Copy = section) -> None:
-                copy_strided(flat, stage.view(dtype), section._replace(source_start=0))
+                copy_strided(flat, stage.view(dtype), section._replace(source_start=0), want.step)
 
             read = partial(self.checkpoint.read, key, section.source_start * dtype.itemsize)
             self.lanes.own().send(reach(section) * dtype.itemsize, read, place)

@@ -8,7 +8,6 @@ only moves runs of bytes does without it.
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
@@ -17,20 +16,18 @@ from weighbridge.algebra.copies import Copy, Loop
 from weighbridge.algebra.layout import Layout
 from weighbridge.algebra.rereading import reread
 from weighbridge.algebra.sections import close_gaps, reach, sections
-from weighbridge.algebra.stitching import is_of_rows, side_by_side
+from weighbridge.algebra.stitching import side_by_side
 from weighbridge.base.errors import LayoutError, PlanError
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
+from weighbridge.running.strided import SECTION_BYTES, copy_strided, is_run, scratch
 from weighbridge.storage.protocol import FileReader
 
 if TYPE_CHECKING:
     import torch
 
     from weighbridge.storage.protocol import Checkpoint
-
-SECTION_BYTES: Final = 2**20
-"""Size of the buffer that holds a section of a source: it stays in the cache of a core."""
 
 FAR_BYTES: Final = 16 * 1024
 """Pieces of a source that lie this far apart are read by a call each; to read what is between them takes longer."""
@@ -154,7 +151,7 @@ def run_copy(buffer: torch.Tensor, copy: Copy, slots: Slots, dtype: str) -> None
     from weighbridge.storage.formats.torch_tensors import bytes_of
 
     source = slots.at_hand(copy.source)
-    if source is not None and copy_from_memory(buffer, copy, source):
+    if source is not None and copy_from_memory(buffer, copy, source, slots.step):
         return
     if is_run(copy) and slots.dtype(copy.source) == dtype and slots.key(copy.source) is not None:
         _read_run(bytes_of(buffer), copy, slots, buffer.element_size())
@@ -162,13 +159,14 @@ def run_copy(buffer: torch.Tensor, copy: Copy, slots: Slots, dtype: str) -> None
         copy_by_sections(buffer, copy, slots)
 
 
-def copy_from_memory(buffer: torch.Tensor, copy: Copy, source: torch.Tensor) -> bool:
+def copy_from_memory(buffer: torch.Tensor, copy: Copy, source: torch.Tensor, step: Step) -> bool:
     """Run one copy of a tensor that lies in the CPU's memory, by whatever strides; nothing of it is copied before.
 
     Args:
         buffer: The flat value that the copy writes to.
         copy: The copy.
         source: The tensor.
+        step: Which step it is of.
 
     Returns:
         Whether that was done: what falls into too many pieces is left to be read.
@@ -184,18 +182,8 @@ def copy_from_memory(buffer: torch.Tensor, copy: Copy, source: torch.Tensor) -> 
     else:
         parts, flat = (copy,), source.view(-1)
     for part in parts:
-        copy_strided(buffer, flat, part)
+        copy_strided(buffer, flat, part, step)
     return True
-
-
-def is_run(copy: Copy) -> bool:
-    """Tell whether a copy moves consecutive elements to consecutive places.
-
-    Examples:
-        >>> is_run(Copy(0, 4, 8, (Loop(6, 1, 1),))), is_run(Copy(0, 0, 0, (Loop(6, 1, 2),)))
-        (True, False)
-    """
-    return not copy.loops or (len(copy.loops) == 1 and copy.loops[0][1:] == (1, 1))
 
 
 def _read_whole(buffer: torch.Tensor, slots: Slots) -> None:
@@ -228,12 +216,12 @@ def copy_by_sections(buffer: torch.Tensor, copy: Copy, slots: Slots) -> None:
     whole, pieces = close_gaps(copy, FAR_BYTES // dtype.itemsize)
     for section in sections(whole, most, most):
         start, numel = section.source_start, reach(section)
-        raw = _scratch("section")[: numel * dtype.itemsize]
+        raw = scratch("section")[: numel * dtype.itemsize]
         places = [
             (first * dtype.itemsize, count * dtype.itemsize) for first, count in pieces.between(start, start + numel)
         ]
         _read_places(slots.checkpoint, key, places, bytes_of(raw))
-        copy_strided(buffer, raw.view(dtype), section._replace(source_start=0))
+        copy_strided(buffer, raw.view(dtype), section._replace(source_start=0), slots.step)
 
 
 def copy_side_by_side(parts: Sequence[tuple[torch.Tensor, Copy]], start: int, numel: int, slots: Slots) -> None:
@@ -249,10 +237,10 @@ def copy_side_by_side(parts: Sequence[tuple[torch.Tensor, Copy]], start: int, nu
 
     number = parts[0][1].source
     dtype = dtype_of(slots.dtype(number))
-    raw = _scratch("section", numel * dtype.itemsize)[: numel * dtype.itemsize]
+    raw = scratch("section", numel * dtype.itemsize)[: numel * dtype.itemsize]
     slots.checkpoint.read(slots.step.sources[number], start * dtype.itemsize, bytes_of(raw))
     for buffer, copy in parts:
-        copy_strided(buffer, raw.view(dtype), copy)
+        copy_strided(buffer, raw.view(dtype), copy, slots.step)
 
 
 def _read_places(checkpoint: Checkpoint, key: str, places: Sequence[tuple[int, int]], buffer: memoryview) -> None:
@@ -278,7 +266,7 @@ def copy_stitched(buffer: torch.Tensor, copies: Sequence[Copy], slots: Slots) ->
 
     dtype = dtype_of(slots.dtype(copies[0].source))
     numel = sum(copy.numel for copy in copies)
-    raw = _scratch("stitched", numel * dtype.itemsize)[: numel * dtype.itemsize]
+    raw = scratch("stitched", numel * dtype.itemsize)[: numel * dtype.itemsize]
     view, done = bytes_of(raw), 0
     for copy in copies:
         size_bytes = copy.numel * dtype.itemsize
@@ -287,96 +275,7 @@ def copy_stitched(buffer: torch.Tensor, copies: Sequence[Copy], slots: Slots) ->
         done += size_bytes
     columns, stride = copies[0].loops[0].size, copies[0].loops[0].target_stride
     loops = Loop(columns, 1, stride), Loop(numel // columns, columns, 1)
-    copy_strided(buffer, raw.view(dtype), Copy(0, 0, copies[0].target_start, loops))
-
-
-_kept = threading.local()
-
-
-def _scratch(name: str, size_bytes: int = SECTION_BYTES) -> torch.Tensor:
-    """Return this thread's buffer for a purpose, of at least a size."""
-    import torch
-
-    found: torch.Tensor | None = getattr(_kept, name, None)
-    if found is None or found.numel() < size_bytes:
-        # Of any mode: it outlives the one that this was called in.
-        with torch.inference_mode(False):
-            found = torch.empty(size_bytes, dtype=torch.uint8, device="cpu")
-        setattr(_kept, name, found)
-    return found
-
-
-# ---- copies between two flat tensors on one device ----
-
-
-GRAIN: Final = 2**15 - 1
-"""torch spreads an operation on more elements over threads of its own; here the callers are the threads."""
-
-
-def copy_strided(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
-    """Copy between two flat tensors by strides, with a cast where their dtypes differ; in this thread alone.
-
-    Args:
-        buffer: What is written; one axis.
-        source: What is read; one axis, on the same device.
-        copy: The copy, in elements of both.
-    """
-    import torch
-
-    if buffer.dtype == source.dtype == torch.bool:
-        # As bytes: torch makes every byte but 0 a 1, which is no exact copy.
-        buffer, source = buffer.view(torch.uint8), source.view(torch.uint8)
-    if buffer.device.type != "cpu":
-        _copy_part(buffer, source, copy)
-        return
-    is_lazy = source.is_conj() or source.is_neg()
-    if buffer.dtype == source.dtype and is_run(copy) and not is_lazy:
-        _move(buffer, source, copy)
-        return
-    if buffer.dtype == source.dtype and _is_transposed(copy) and copy.loops[0].target_stride == copy.loops[1].size:
-        _copy_transposed(buffer, source, copy)
-        return
-    most = SECTION_BYTES // max(buffer.element_size(), source.element_size())
-    for section in sections(copy, source.numel(), most):
-        if buffer.dtype == source.dtype and _is_transposed(section):
-            _copy_transposed(buffer, source, section)
-            continue
-        for part in sections(section, source.numel(), GRAIN):
-            _copy_part(buffer, source, part)
-
-
-def _move(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
-    itemsize = buffer.element_size()
-    start, origin = (t.data_ptr() + n * itemsize for t, n in ((buffer, copy.target_start), (source, copy.source_start)))
-    ctypes.memmove(start, origin, copy.numel * itemsize)
-
-
-def _copy_part(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
-    sizes = [loop.size for loop in copy.loops]
-    write = [loop.target_stride for loop in copy.loops]
-    read = [loop.source_stride for loop in copy.loops]
-    target = buffer.as_strided(sizes, write, buffer.storage_offset() + copy.target_start)
-    target.copy_(source.as_strided(sizes, read, source.storage_offset() + copy.source_start))
-
-
-def _is_transposed(copy: Copy) -> bool:
-    """Tell whether a copy is a transpose that torch does in blocks."""
-    return is_of_rows(copy) and copy.numel >= 60 * 60
-
-
-def _copy_transposed(buffer: torch.Tensor, source: torch.Tensor, copy: Copy) -> None:
-    """Transpose a section in a dense buffer, which torch does in blocks, and copy its rows to their places."""
-    (columns, _, stride), (rows, _, _) = copy.loops
-    origin = source.as_strided((columns, rows), (1, columns), source.storage_offset() + copy.source_start)
-    target = buffer.as_strided((columns, rows), (stride, 1), buffer.storage_offset() + copy.target_start)
-    if stride == rows:
-        target.copy_(origin)
-        return
-    dense = _scratch("transposed")[: copy.numel * buffer.element_size()].view(buffer.dtype).view(columns, rows)
-    dense.copy_(origin)
-    step = max(1, GRAIN // rows)
-    for start in range(0, columns, step):
-        target[start : start + step].copy_(dense[start : start + step])
+    copy_strided(buffer, raw.view(dtype), Copy(0, 0, copies[0].target_start, loops), slots.step)
 
 
 def run_target(step: Step, number: int, checkpoint: Checkpoint) -> torch.Tensor:

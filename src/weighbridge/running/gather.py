@@ -18,7 +18,6 @@ from weighbridge.base.workers import Counter, Task, count_workers, run_all
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
 from weighbridge.running.execute import (
-    SECTION_BYTES,
     Slots,
     allocate,
     copy_by_sections,
@@ -28,6 +27,7 @@ from weighbridge.running.execute import (
     run_copy,
 )
 from weighbridge.running.pieces import Parts, Piece, batch_pieces, cut_runs, split_copies
+from weighbridge.running.strided import SECTION_BYTES
 from weighbridge.storage.places.scatter import MAX_SPANS, Span
 from weighbridge.storage.protocol import FileReader
 

@@ -11,7 +11,7 @@ from weighbridge.algebra.stitching import stitched
 from weighbridge.base.specs import DTYPES
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
-from weighbridge.running.execute import is_run
+from weighbridge.running.strided import is_run
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint

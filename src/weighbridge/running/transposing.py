@@ -15,7 +15,7 @@ from weighbridge.base.specs import DTYPES
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
 from weighbridge.running.budgets import SHORT_RUN_BYTES
-from weighbridge.running.execute import copy_strided
+from weighbridge.running.strided import copy_strided
 from weighbridge.storage.protocol import FileReader
 
 if TYPE_CHECKING:

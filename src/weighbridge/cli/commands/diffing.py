@@ -30,7 +30,8 @@ def diff(
         bool, typer.Option("--partial", help="Let the mapping leave tensors of either side out.")
     ] = False,
     dtype: Annotated[
-        str | None, typer.Option(metavar="DTYPE", help="With the mapping, cast floats to it, or to B's: 'target'.")
+        list[str] | None,
+        typer.Option(metavar="[PATTERN=]DTYPE", help="With the mapping, cast floats to it, or to B's: 'target'."),
     ] = None,
     layout: Annotated[LayoutMode, typer.Option(help="How the mapping is to read A's layout.")] = LayoutMode.AUTO,
     full: FullOption = False,
@@ -41,11 +42,13 @@ def diff(
     """
     with reporting(output):
         if through is None:
-            if reverse or partial or dtype is not None or layout is not LayoutMode.AUTO:
+            if reverse or partial or dtype or layout is not LayoutMode.AUTO:
                 raise WeighbridgeError("usage", "--reverse, --partial, --dtype and --layout need --through MAPPING")
             result = api.diff(first, second)
         else:
-            options = PlanOptions(partial=partial, dtype=dtype, layout=layout, reverse=reverse)
+            options = PlanOptions(
+                partial=partial, dtype=dtype or [], allow_overflow=True, layout=layout, reverse=reverse
+            )
             result = api.diff(first, second, options.mapping(through), **options.arguments())
         output.give(lambda: result.to_dict(full=full), result.lines(full=full))
         if not result:

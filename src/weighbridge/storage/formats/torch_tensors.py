@@ -61,7 +61,16 @@ def dtype_of(code: str) -> torch.dtype:
 
 
 @cache
-def _code_of(dtype: torch.dtype) -> str:
+def code_of(dtype: torch.dtype) -> str:
+    """Return the safetensors code of torch's dtype.
+
+    Raises:
+        CheckpointError: `dtype-unknown`.
+
+    Examples:
+        >>> code_of(torch.bfloat16)
+        'BF16'
+    """
     return dtype_named(str(dtype)).code
 
 
@@ -85,7 +94,7 @@ def spec_of(tensor: torch.Tensor, where: str = "") -> TensorSpec:
 
 @lru_cache(maxsize=4096)
 def _spec_of(dtype: torch.dtype, shape: Shape) -> TensorSpec:
-    code = _code_of(dtype)
+    code = code_of(dtype)
     if code != "F4":
         return TensorSpec(code, shape)
     if not shape:

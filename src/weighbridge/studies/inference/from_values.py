@@ -14,7 +14,7 @@ from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, describe
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import Plan
-from weighbridge.planning.plan_options import Options
+from weighbridge.planning.plan_options import read_options
 from weighbridge.studies.inference.by_value.equal_matching import doubt_followed, doubt_twins, match_equals
 from weighbridge.studies.inference.by_value.evidence import Evidence
 from weighbridge.studies.inference.by_value.told import Told
@@ -269,7 +269,7 @@ def _compile(evidence: Evidence, mapping: Mapping, leftovers: Leftovers) -> tupl
     source, target = evidence.source, evidence.target
     for layout in ({}, {"layout": "mapped"}):
         try:
-            chosen = Options(partial=is_open, **options, **layout)
+            chosen = read_options({"partial": is_open, "allow_overflow": True, **options, **layout})
             plan = compile_plan(source.header, mapping, target.header, files=source.files, options=chosen)
         except PlanError as problem:
             if problem.code != "layout-ambiguous" or layout:

@@ -65,7 +65,7 @@ def _plan_back(inverse: Mapping, moving: Sequence[Step], source: Header, target:
     made = Header({key: target[key] for step in moving for key in step.targets})
     wanted = Header({key: source[key] for step in moving for key in step.sources})
     casts = any(step.program.casts for step in moving)
-    options = Options(dtype="target" if casts else None)
+    options = Options(dtype="target" if casts else None, allow_overflow=True)
     draft = draft_reading(Reading("mapped", inverse), made, wanted, options)
     if not draft.fits:
         problems = draft.problems(made, wanted)

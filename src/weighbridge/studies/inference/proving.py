@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 def draft(rules: Sequence[Transform], source: Checkpoint, target: Checkpoint) -> Draft:
     """Compile rules as far as they go; what does not fit is listed in the draft, not raised."""
-    reading = Reading("mapped", Mapping(rules))
-    return draft_reading(reading, source.header, target.header, Options(partial=True, dtype="target"))
+    options = Options(partial=True, dtype="target", allow_overflow=True)
+    return draft_reading(Reading("mapped", Mapping(rules)), source.header, target.header, options)
 
 
 def predict(rules: Sequence[Transform], evidence: Evidence) -> list[Fact]:
