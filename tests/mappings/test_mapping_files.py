@@ -172,6 +172,14 @@ OPERATIONS_OF_ONE = st.one_of(
         st.booleans(),
         st.none() | TEXTS | st.integers(),
     ),
+    st.builds(
+        wb.Reorder,
+        st.integers(),
+        st.permutations(range(3)),
+        st.none() | st.lists(st.integers(1) | TEXTS.filter(bool), min_size=3, max_size=3),
+        st.none() | st.integers(1) | TEXTS.filter(bool),
+        st.none() | st.integers(1) | TEXTS.filter(bool),
+    ),
     st.builds(lambda a, b: wb.Rearrange("(a b) -> b a", a=a, b=b), st.integers(1, 99), TEXTS.filter(bool)),
     st.sampled_from([wb.Cast("F32"), wb.Cast("BF16", "F32")]),
 )
@@ -242,6 +250,7 @@ EVERY_OPERATION = [
     wb.Permute((2, 0, 1)),
     wb.PermuteForRope("text_config", ("q_proj", "k_proj"), True, "num_key_value_heads"),
     wb.Rearrange("(h two d) c -> (two h d) c", two=2, h="num_attention_heads"),
+    wb.Reorder(0, (1, 0), ("num_attention_heads*head_dim", 3), target_stripes="tensor_parallel_size"),
     wb.Reshape((2, -1), (6,)),
     wb.Split(0, (1, 2)),
     wb.SplitModulelist(2),
