@@ -219,7 +219,7 @@ def config_beside(source: Checkpoint) -> Any:
 def convert(
     source: Place,
     destination: str | Path,
-    mapping: AnyMapping,
+    mapping: AnyMapping | None = None,
     *,
     target: Place = None,
     reverse: bool = False,
@@ -239,7 +239,8 @@ def convert(
     Args:
         source: What to read.
         destination: Directory to make; it must not exist, or be empty.
-        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; None to leave all
+            names as they are, for another dtype, other shards, or a part of the tensors.
         target: Layout to reach, as for `plan`.
         reverse: Use the inverse of the mapping; each key is proven to come back.
         only: Write only the targets that this selection names; see `Plan.restrict`. What they do not need is dropped.
@@ -264,7 +265,7 @@ def convert(
             `destination-unfinished`, `resume-mismatch`, `write-failed`.
     """
     refuse_swapped(source, destination, mapping)
-    found = find_mapping(mapping)
+    found = find_mapping(() if mapping is None else mapping)
     if reverse:
         found = as_mapping(found).inverse()
     made = plan(open(source, direct=True) if direct else source, found, target, **options)

@@ -41,6 +41,14 @@ MappingArgument = Annotated[
         autocompletion=mapping_names,
     ),
 ]
+NoMappingArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MAPPING]",
+        help="A registered name, path.yaml, path.py:NAME, or path.json; without it, no tensor takes another name.",
+        autocompletion=mapping_names,
+    ),
+]
 OnlyOption = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Only these targets, such as 'model.layers.{0..3}.**'; may be given again."),
@@ -133,18 +141,27 @@ class PlanOptions:
     ] = False
     entry: EntryOption = None
 
-    def mapping(self, text: str) -> Mapping:
-        """Load the mapping that an argument names, reversed if that was asked for."""
-        mapping = load_argument(text)
+    def mapping(self, text: str | None) -> Mapping:
+        """Load the mapping that an argument names, reversed if that was asked for; one without rules for None.
+
+        Raises:
+            WeighbridgeError: `usage`, and all that `load_argument` raises.
+        """
+        if text is None and self.reverse:
+            raise WeighbridgeError("usage", "--reverse needs the mapping whose inverse is meant")
+        mapping = load_argument(text) if text is not None else Mapping()
         return mapping.inverse() if self.reverse else mapping
 
     @contextmanager
-    def naming(self, source: str, mapping: str) -> Iterator[None]:
+    def naming(self, source: str, mapping: str | None) -> Iterator[None]:
         """Put what was typed into a hint to explain a key, so that it can be typed as it is printed."""
         try:
             yield
         except PlanError as problem:
-            command = f"{quote(source)} {quote(mapping)}"
+            if mapping is None and "SOURCE MAPPING" in problem.hint:
+                problem.hint = "name the MAPPING that leads to the target; without one, no tensor takes another name"
+                raise
+            command = f"{quote(source)} {quote(mapping or '')}"
             problem.hint = problem.hint.replace("SOURCE MAPPING", command).replace("--target TARGET", self._typed())
             raise
 
