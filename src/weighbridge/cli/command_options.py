@@ -129,6 +129,12 @@ class PlanOptions:
         bool,
         typer.Option("--allow-overflow", help="Let values beyond a dtype's range be infinite.", rich_help_panel=PANEL),
     ] = False
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="The configuration that sizes are read from, as a config.json.", rich_help_panel=PANEL
+        ),
+    ] = None
     layout: Annotated[LayoutMode, typer.Option(help="How to read the source's layout.", rich_help_panel=PANEL)] = (
         LayoutMode.AUTO
     )
@@ -169,6 +175,7 @@ class PlanOptions:
         given = [("--target", [self.target or ""])]
         given += [(f"--{name}", getattr(self, name)) for name in ("drop", "carry", "initialise")]
         given += [("--base-prefix", [self.base_prefix])] if self.base_prefix else []
+        given += [("--config", [self.config])] if self.config is not None else []
         given += [("--entry", [self.entry])] if self.entry is not None else []
         return join(
             [
@@ -197,7 +204,7 @@ class PlanOptions:
         Raises:
             WeighbridgeError: `usage`.
         """
-        names = "partial", "drop", "carry", "initialise", "allow_overflow", "base_prefix"
+        names = "partial", "drop", "carry", "initialise", "allow_overflow", "config", "base_prefix"
         given = {name: getattr(self, name) for name in names}
         return {"layout": self.layout.value, "dtype": dtype_option(self.dtype), **given}
 
