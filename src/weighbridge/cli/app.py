@@ -228,9 +228,7 @@ def convert(
     link: LinkOption = Link.NEVER,
     direct: DirectOption = False,
 ) -> None:
-    """Convert a checkpoint into a new directory, which appears whole or not at all.
-
-    Without a mapping, tensors keep their names: for another dtype, other shards, or a part of them.
+    """Convert a checkpoint into a new directory, which appears whole or not at all; without a mapping names stay.
 
     Example: weighbridge convert model/ converted/ qwen3_moe
     """

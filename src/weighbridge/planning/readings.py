@@ -27,7 +27,7 @@ from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Tra
 from weighbridge.pattern import Pattern
 from weighbridge.planning.names.subtrees import subtrees
 from weighbridge.planning.names.wanting import Wanted
-from weighbridge.planning.tracing import last_names, prepare, trace_keys
+from weighbridge.planning.tracing import landing, last_names, prepare, trace_keys
 
 _Rule = TypeVar("_Rule", bound=KeyRule)
 
@@ -280,7 +280,7 @@ def _sparing(reading: Reading, unchanged: Mapping, source: Header, target: Heade
         return reading
 
     live = reading.live(source)
-    bare, prefixed = (_landing(mapping, live, target) for mapping in (unchanged, reading.mapping))
+    bare, prefixed = (landing(mapping, live, target) for mapping in (unchanged, reading.mapping))
 
     def fits(keys: list[str]) -> tuple[bool, bool]:
         return not bare.isdisjoint(keys), not prefixed.isdisjoint(keys)
@@ -316,24 +316,7 @@ def _is_possible(reading: Reading, source: Header, target: Header) -> bool:
     outside = [key for key in reading.live(source) if key in unchanged] if unchanged else []
     if reading.change.prefix_to_add is not None:
         return not outside
-    return not outside or not lands(reading.mapping, outside, target)
-
-
-def lands(mapping: Mapping, keys: list[str], target: Header) -> bool:
-    """Whether a mapping gives one of the keys the name of a target."""
-    return bool(_landing(mapping, keys, target))
-
-
-def _landing(mapping: Mapping, keys: list[str], target: Header) -> set[str]:
-    """Return the keys that a mapping gives the name of a target."""
-    wanted = Wanted(target)
-    rules = prepare(mapping, wanted)
-    return {
-        key
-        for traced in trace_keys(rules, keys, [])
-        for (key, _), names in zip(traced.members, last_names(rules, traced), strict=True)
-        if any(map(wanted.has, names))
-    }
+    return not outside or not landing(reading.mapping, outside, target)
 
 
 def without_change(mapping: Mapping, reading: str) -> tuple[Mapping, Transform | None]:
@@ -360,11 +343,8 @@ def without_change(mapping: Mapping, reading: str) -> tuple[Mapping, Transform |
     return mapping, None
 
 
-MOST_TREES: Final = 64
-"""How many sub-trees a prefix is put before by their names; a model has some ten."""
-
-MOST_PATHS: Final = 16
-"""How many paths of either side are tried, the largest sub-trees first."""
+MOST_TREES: Final = 64  # how many sub-trees a prefix is put before by their names; a model has some ten
+MOST_PATHS: Final = 16  # how many paths of either side are tried, the largest sub-trees first
 
 
 def nested_readings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -50,14 +51,8 @@ def diff(
                 raise WeighbridgeError("usage", what)
             result = api.diff(first, second)
         else:
-            options = PlanOptions(
-                partial=partial,
-                dtype=dtype or [],
-                allow_overflow=True,
-                config=config,
-                layout=layout,
-                reverse=reverse,
-            )
+            options = PlanOptions(dtype=dtype or [], config=config, allow_overflow=True)
+            options = replace(options, partial=partial, layout=layout, reverse=reverse)
             result = api.diff(first, second, options.mapping(through), **options.arguments())
         output.give(lambda: result.to_dict(full=full), result.lines(full=full))
         if not result:
