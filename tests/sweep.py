@@ -95,12 +95,14 @@ def be_quiet() -> None:
 
 
 def importable(named: Iterator[Named], path: Path) -> Iterator[Named]:
-    """Yield what is a model, imported here, so that children share it; what cannot be imported has its line at once."""
+    """Yield what is a model, imported here, so that children share it; a model that cannot be has its line at once."""
     for each in named:
         try:
             if model_class(each) is not None:
                 yield each
         except Exception as refused:
+            if "PreTrainedModel" not in each.bases or each.name.endswith("PreTrainedModel"):
+                continue
             line: dict[str, Any] = {"class": each.name, "family": each.family, "built": said(refused)}
             lines.append(path, line)
 

@@ -12,6 +12,9 @@ from safetensors.torch import load_file
 
 import weighbridge as wb
 from weighbridge.integrations import transformers as wbt
+from weighbridge.integrations.transformers_choice import plan_by_either
+from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.plan_options import Options
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20}
 IMAGE = {"image_size": 16, "patch_size": 4}
@@ -75,6 +78,19 @@ def test_c7_a_partial_load_takes_what_leaves_less_open(tmp_path: Path) -> None:
     loaded = wbt.from_pretrained(cls, tmp_path / "theirs", partial=True)
     assert equal(model, loaded)
     assert "read by the rules of the library itself" in notes(loaded)
+
+
+def test_c7_a_partial_load_that_ours_fits_needs_no_rules_of_the_library() -> None:
+    """What ours leaves over is no reason to fail where the library's own rules do not fit at all."""
+    ours, theirs = wb.Mapping([wb.WeightRenaming("^old", "new")]), wb.Mapping([wb.WeightRenaming("^old", "lost")])
+    source = wb.Header({key: wb.TensorSpec("F32", (2,)) for key in ("old.w", "head.w")})
+    target = wb.Header({"new.w": wb.TensorSpec("F32", (2,))})
+
+    def plan_by(rules: Any, note: str = "") -> Any:
+        return compile_plan(source, rules, target, options=Options(partial=True, layout="mapped"))
+
+    plan = plan_by_either(plan_by, ours, lambda: theirs, target, is_partial=True)
+    assert plan.step_of_target.keys() == {"new.w", "head.w"}
 
 
 def test_c7_where_neither_fits_the_error_is_that_of_our_mapping(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
 from weighbridge.integrations import transformers as wbt
@@ -147,6 +147,23 @@ def test_h1_maskformers_swin_is_left_alone_where_its_model_type_speaks_of_other_
     assert equal(model, other)
     assert "rule 1 left alone on pixel_level_module.encoder.model.encoder.layers." in "\n".join(report.plan.notes)
     assert same(wb.save(other, tmp_path / "back"), tmp_path / "theirs")
+
+
+def test_h1_index_tables_come_from_the_file_where_the_model_holds_them(tmp_path: Path) -> None:
+    """Swin's family carries them past the model, which computes them; MaskFormer's own Swin keeps them as buffers."""
+    cls, model = make("maskformer-swin")
+    model.save_pretrained(tmp_path / "theirs")
+    tensors = held(tmp_path / "theirs")
+    tables = [key for key in tensors if key.endswith("relative_position_index")]
+    assert tables
+    changed = {key: value.flip(0) if key in tables else value for key, value in tensors.items()}
+    save_file(changed, tmp_path / "theirs" / "model.safetensors", {"format": "pt"})
+    loaded = wbt.from_pretrained(cls, tmp_path / "theirs")
+    assert equal(loaded, cls.from_pretrained(tmp_path / "theirs"))
+    assert not equal(loaded, model)
+    plan = wb.loaded_plan(loaded)
+    assert plan is not None
+    assert {dict(plan.source_fates())[key].name for key in tables} == {"moved"}
 
 
 def test_c6_the_base_models_file_and_a_head_are_read_by_rules_and_then_the_prefix() -> None:

@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from transformers.core_model_loading import Concatenate
+from transformers.models.detr import modeling_detr
 
 import weighbridge as wb
 from weighbridge.integrations import transformers as wbt
@@ -77,6 +78,32 @@ def mixtral() -> Any:
     return transformers.MixtralForCausalLM(config)
 
 
+def detr(cls: Any) -> Any:
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 20, "decoder_ffn_dim": 20}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    return cls(transformers.DetrConfig(d_model=16, num_queries=5, **sizes, **heads))
+
+
+def detr_encoder() -> Any:
+    return detr(modeling_detr.DetrEncoder)
+
+
+def detr_decoder() -> Any:
+    return detr(modeling_detr.DetrDecoder)
+
+
+def altclip_text() -> Any:
+    config = transformers.AltCLIPTextConfig(**SMALL, max_position_embeddings=32, project_dim=12, pad_token_id=1)
+    return transformers.AltCLIPTextModel(config)
+
+
+def qwen3_vl_moe_text() -> Any:
+    config = transformers.Qwen3VLMoeTextConfig(**SMALL, num_key_value_heads=1, head_dim=8, num_experts=3,
+                                               num_experts_per_tok=2, moe_intermediate_size=12)  # fmt: skip
+    return transformers.Qwen3VLMoeTextModel(config)
+
+
+PARTS = {make.__name__: make for make in (altclip_text, detr_decoder, detr_encoder, qwen3_vl_moe_text)}
 NEW = {make.__name__: make for make in (axk1, clip_vision, llava, mixtral, molmo2, olmo_hybrid, paligemma,
                                         siglip_vision)}  # fmt: skip
 
@@ -119,6 +146,30 @@ def test_h3_towers_have_the_names_that_every_published_file_has(kind: str, tower
     of_tower = [key for key in held if key.startswith(tower)]
     assert of_tower
     assert all(key.startswith(f"{tower}vision_model.") for key in of_tower)
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_h3_a_part_that_is_saved_alone_is_what_the_library_saves_and_reads(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They took the names, or transposed matrices, of a part inside a published model: the library found none."""
+    torch.manual_seed(3)
+    model = PARTS[kind]()
+    with caplog.at_level("WARNING", logger="weighbridge"):
+        out = wbt.save_pretrained(model, tmp_path / "out")
+    assert f"saved as the library saves a {type(model).__name__}: it does not read what" in caplog.text
+    model.save_pretrained(tmp_path / "theirs")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "theirs"))
+    assert wb.verify(ours, theirs)
+    assert equal(model, wbt.from_pretrained(type(model), out))
+    read, info = type(model).from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert equal(model, read)
+
+
+def test_h3_a_part_is_saved_in_the_published_layout_where_that_is_asked_for(tmp_path: Path) -> None:
+    out = wbt.save_pretrained(detr_encoder(), tmp_path / "out", layout="published")
+    assert "layers.0.fc1.weight" in load_file(out / "model.safetensors")
 
 
 def test_h3_unequal_parts_have_the_sizes_that_the_configuration_says(tmp_path: Path) -> None:

@@ -279,7 +279,12 @@ def of_kind(name: str, **options: Any) -> Callable[[Any], Any]:
 def added_by_the_library(model: Any) -> Any:
     import peft
 
-    model.add_adapter(peft.LoraConfig(target_modules=["q_proj"]))
+    try:
+        model.add_adapter(peft.LoraConfig(target_modules=["q_proj"]))
+    except ValueError as refused:
+        if "version of PEFT" not in str(refused):
+            raise
+        pytest.skip("needs the version of the package peft that the installed transformers asks for")
     return model
 
 

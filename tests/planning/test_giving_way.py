@@ -119,6 +119,24 @@ def test_c6_a_converter_gives_way_with_the_rename_before_it() -> None:
     assert wb.verify(plan.inverse(made).state_dict(), source)
 
 
+def two_claims(*, if_wanted: bool) -> list[wb.WeightConverter]:
+    """The second pattern is a part of the name that the first one means, as it stands in the library's table."""
+    return [
+        wb.WeightConverter("experts.gate_up", "experts.w13", [wb.Transpose(0, 1)], if_wanted=if_wanted),
+        wb.WeightConverter(r"(\w*)up", r"\1up_t", [wb.Transpose(0, 1)], if_wanted=if_wanted),
+    ]
+
+
+def test_h1_a_converter_gives_way_to_an_earlier_one() -> None:
+    """The library takes the first that matches, on the way back too: new models of Inkling could not be saved."""
+    source = tensors({"experts.gate_up": (2, 3), "shared.up": (4, 3)})
+    plan = wb.plan(source, two_claims(if_wanted=True))
+    assert set(plan.target) == {"experts.w13", "shared.up_t"}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, two_claims(if_wanted=False))
+    assert caught.value.codes == ("rule-overlap",)
+
+
 def test_c6_a_rename_behind_a_converter_gives_way() -> None:
     rules = [
         wb.WeightConverter("qkv", ["q", "k", "v"], [wb.Chunk(dim=0)]),

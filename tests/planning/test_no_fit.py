@@ -153,6 +153,19 @@ def test_e_a_prefix_is_proposed_by_what_the_rules_make() -> None:
     assert wb.plan(source, [rule, experts], target).is_exact
 
 
+def test_an_ambiguous_reading_is_described_by_what_it_fills() -> None:
+    """What is left over was counted as filled, so that two halves both said "fills 4 targets from 4 sources"."""
+    source = wb.Header({key: wb.TensorSpec("F32", (2,)) for key in ("old.0.w", "old.1.w", "vit.norm", "head")})
+    target = wb.Header({key: wb.TensorSpec("F32", (2,)) for key in ("new.0.w", "new.1.w", "norm")})
+    mapping = wb.Mapping([wb.WeightRenaming("^old", "new")], base_prefix="vit")
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, mapping, target, partial=True)
+    assert caught.value.got.splitlines() == [
+        "mapped: fills 2 targets from 2 sources, such as new.0.w from old.0.w",
+        "as is, with vit. removed: fills 1 target from 1 source, such as norm from vit.norm",
+    ]
+
+
 def test_e_one_of_a_kind_is_named_in_the_singular() -> None:
     gate = wb.Header({"gate": wb.TensorSpec("F32", (4, 4))})
     with pytest.raises(wb.PlanError) as caught:

@@ -90,6 +90,14 @@ def test_carried_sources_pass_every_rule():
     assert plan.is_exact
 
 
+def test_a_carried_source_fills_the_target_of_its_name():
+    """The target would have kept its own value otherwise, and the report said "carried"."""
+    plan = wb.plan(header(a=(2,), b__a=(3,)), [wb.WeightRenaming("a", "c")], header(c=(2,), b__a=(3,)), carry="b.a")
+    assert dict(plan.source_fates())["b.a"].name == "moved"
+    assert [step.rules for step in plan.steps if step.targets == ("b.a",)] == [()]
+    assert problems_of(header(a=(2,), b=(3,)), [], header(a=(2,), b=(4,)), carry="b") == [("spec-mismatch", "b")]
+
+
 def test_a_key_that_is_both_dropped_and_carried_is_refused():
     assert ("rule-overlap", "a") in problems_of(header(a=(2,)), [], drop="a", carry="a")
 

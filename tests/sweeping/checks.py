@@ -135,9 +135,16 @@ class _Class:
             self.inner = Subject(configurations.make(type(base), base.config))
         return self.inner
 
+    def _has_another_base(self) -> bool:
+        """Tell whether the base model is made otherwise inside the head model: its tensors have other shapes there."""
+        whole = self.subject.held
+        return any(whole.specs.get(self.prefix + key, spec) != spec for key, spec in self._base().held.items())
+
     def check_head(self) -> Outcome:
         if not self.has_base or self.subject is None:
             return SKIPPED if self.has_base else NONE
+        if self._has_another_base():
+            return NONE
         base = self._base()
         header = base.saved_by_library()
         loaded = self.subject.read(header, partial=True)
@@ -167,6 +174,8 @@ class _Class:
     def check_base(self) -> Outcome:
         if not self.has_base or self.theirs is None:
             return SKIPPED if self.has_base else NONE
+        if self._has_another_base():
+            return NONE
         base = self._base()
         loaded = base.read(self.theirs, partial=True)
         missing = [key for key in loaded.missing() if self.prefix + key in self.subject.held]

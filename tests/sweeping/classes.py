@@ -16,11 +16,12 @@ _OURS: Final = {name.replace("-", "_") for name in MODULES}
 
 
 class Named(NamedTuple):
-    """A class that may be a model: its name, its family's folder, and the module that holds it."""
+    """A class that may be a model: its name, its family's folder, its module, and its bases as they are written."""
 
     name: str
     family: str
     module: str
+    bases: str = ""
 
 
 def names() -> list[Named]:
@@ -34,9 +35,9 @@ def _read_sources() -> tuple[Named, ...]:
 
     root = Path(transformers.__file__).parent / "models"
     return tuple(
-        Named(name, path.parent.name, f"transformers.models.{path.parent.name}.{path.stem}")
+        Named(name, path.parent.name, f"transformers.models.{path.parent.name}.{path.stem}", bases)
         for path in sorted(root.glob("*/modeling_*.py"))
-        for name in re.findall(r"^class ([A-Za-z]\w*)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+        for name, bases in re.findall(r"^class ([A-Za-z]\w*)\((.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
     )
 
 

@@ -90,12 +90,12 @@ def build(kind: Any, *, quick: bool = False) -> tuple[Any, Small | None]:
     config = recipe(kind)
     if quick:
         with suppress(Exception):
-            return make(kind, reduced(config, QUICK)), QUICK
+            return make(kind, checked(reduced(config, QUICK))), QUICK
     model = make(kind, config)
     wanted = set(by_name(model.state_dict()))
     for small in map(Small, LAYERS):
         with suppress(Exception):
-            made = make(kind, reduced(config, small))
+            made = make(kind, checked(reduced(config, small)))
             if set(by_name(made.state_dict())) == wanted:
                 return made, small
     return model, None
@@ -114,7 +114,7 @@ def narrow(kind: Any, model: Any, small: Small | None, most_bytes: int) -> Itera
     layers = small.layers if small else 10**6
     for divisor in DIVISORS:
         with suppress(Exception):
-            config = reduced(recipe(kind), Small(layers, divisor))
+            config = checked(reduced(recipe(kind), Small(layers, divisor)))
             state = make(kind, config).state_dict()
             if set(state) == wanted and sum(tensor.nbytes for tensor in state.values()) <= most_bytes:
                 yield config
@@ -126,6 +126,13 @@ def reduced(config: Any, small: Small) -> Any:
     for part in parts(made):
         _reduce(vars(part), small)
     return made
+
+
+def checked(config: Any) -> Any:
+    """Return a configuration that the library would save; one whose values contradict each other is refused."""
+    for part in parts(config):
+        getattr(part, "validate", lambda: None)()
+    return config
 
 
 def parts(config: Any) -> Iterator[Any]:

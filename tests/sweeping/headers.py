@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -27,8 +28,8 @@ class Loaded(NamedTuple):
     checkpoint: Any
 
     def missing(self) -> list[str]:
-        """Return the targets that nothing fills."""
-        return [fated.key for fated in self.plan.initialised]
+        """Return the targets that nothing fills; what the library's class makes itself is in no file."""
+        return [fated.key for fated in self.plan.initialised if "._keys_to_ignore_on_" not in fated.by]
 
     def left(self) -> list[str]:
         """Return the sources that have no place."""
@@ -42,6 +43,7 @@ class Subject:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.mapping = wbt.resolve(model)
+        self.find_theirs = cache(wbt.resolve_theirs)
         self.held = bare(take_stock(model).header())
 
     def saved_by_us(self) -> wb.Header:
@@ -62,7 +64,7 @@ class Subject:
     def read(self, header: wb.Header, *, partial: bool = False) -> Loaded:
         """Plan the load of a file with this header, as `from_pretrained` does."""
         checkpoint = wb.open(header)
-        load = Load(checkpoint, self.mapping, wbt.resolve, Options(partial=partial))
+        load = Load(checkpoint, None, lambda _: self.mapping, Options(partial=partial), find_theirs=self.find_theirs)
         target = header_with_ties(self.model, take_stock(self.model).header(header))
         return Loaded(load._compile(self.model, target), checkpoint)
 

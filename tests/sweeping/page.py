@@ -15,6 +15,8 @@ from sweeping.totals import Line, asked, count, differing, kind_of
 
 HEAD: Final = """# Every class of transformers
 
+*Printed by `make sweep-page` from the lines that `make sweep` writes, one for each class and version.*
+
 `make sweep` makes a small model of every model class of the installed transformers and holds it to what weighbridge
 promises. A sub-model that has a class of its own is one of them, and is looked at by itself as well. Layers and experts
 are few, but there is every kind of tensor that the model of the default configuration has; it lies on the meta device,

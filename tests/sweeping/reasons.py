@@ -59,24 +59,17 @@ REASONS: Final = (
         ("Qwen2_5_VL*", "Qwen2VL*", "Qwen2_5Omni*"),
         ("names",),
         "neither",
-        "Published with `model.` before the names of the language model, and no `language_model.`; the library writes "
-        "its own names, and reads both.",
+        "Published with `model.` before the names of the language model, and no `language_model.`; of the base class "
+        "the library writes its own names, and reads both.",
         code="differs",
         says=r'"ours": \["(\w+\.)?model\.embed_tokens',
     ),
     Reason(
-        ("DetrEncoder", "DetrDecoder", "ConditionalDetrEncoder", "ConditionalDetrDecoder"),
-        ("names", "values"),
-        "ours",
-        "Our families speak for the whole model type, so that a part which is saved alone takes the names that it has "
-        "in a published model. Nobody publishes such a part, and the library does not read these names of it.",
-    ),
-    Reason(
-        ("AltCLIPTextModel", "AltCLIPModel"),
-        ("names", "library", "again", "values"),
+        ("AltCLIPModel",),
+        ("names",),
         "theirs",
-        "The library's rule `layer -> layers` is meant for the text tower; saving renames the vision tower as well, "
-        "and leaves the text tower out where it stands alone. Ours are the published names.",
+        "The library's rule `layer -> layers` is meant for the text tower; saving renames the vision tower as well. "
+        "Ours are the published names.",
     ),
     Reason(
         ("Qwen3VLMoe*",),
@@ -96,18 +89,67 @@ REASONS: Final = (
     ),
     Reason(
         ("ViTMSNForImageClassification",),
-        ("library",),
-        "ours",
-        "The library saves this class under names that our family does not know, and its own entry is not tried.",
-        code="plan-failed",
+        ("base",),
+        "theirs",
+        "The library's own file has the blocks without `vit.` before them and all else with it. As the base model's "
+        "file either half could be meant: an error that says so. The class itself reads the file.",
+        code="layout-ambiguous",
     ),
     Reason(
-        ("MaskFormerModel", "MaskFormerForInstanceSegmentation"),
-        ("library", "again"),
-        "ours",
-        "Index tables that the model computes are carried by a rule of the family where the model has them as well.",
+        ("OlmoHybrid*", "Molmo2*"),
+        ("names", "values"),
+        "theirs",
+        "The library cuts a joined tensor into equal parts on saving, though the parts are not equal. Ours have the "
+        "sizes that the configuration says.",
+        says=r"conv1d|embedding",
+    ),
+    Reason(
+        ("Dory*",),
+        ("names", "values"),
+        "theirs",
+        "The library joins the two halves of a layer on loading and does not part them on saving. Ours are the "
+        "published names.",
+    ),
+    Reason(
+        ("OpenAIGPTDoubleHeadsModel",),
+        ("base",),
+        "theirs",
+        "The library saves the embedding under the head's name alone, which the base model does not have.",
         code="incomplete",
-        says="relative_position_index",
+        says="tokens_embed",
+    ),
+    Reason(
+        ("MarianMTModel",),
+        ("base",),
+        "theirs",
+        "The file has no position tables, which are computed. The class says so, and its base class does not: there "
+        "they are named as weights that nothing fills.",
+        code="incomplete",
+        says="embed_positions",
+    ),
+    Reason(
+        ("PixioBackbone",),
+        ("head", "base"),
+        "theirs",
+        "The library's rule `encoder. -> pixio.` is written for whole models; with the bare names of a backbone two "
+        "last norms would come to one name, or two readings fit: an error that says so.",
+        says="layout-ambiguous|target-collision",
+    ),
+    Reason(
+        ("SwinBackbone",),
+        ("base",),
+        "neither",
+        "A backbone's file has no last norm, since a backbone never uses it; Swin itself does.",
+        code="incomplete",
+        says="layernorm",
+    ),
+    Reason(
+        ("Inkling2*",),
+        ("saved", "names", "library", "again", "head", "base", "values"),
+        "ours",
+        "The library has operations for this family that weighbridge does not understand (`Inkling2UnpadVocab`, "
+        "`Inkling2LoopMergeMessageQueries`): what they make is refused, and all else works.",
+        says="is_not_understood|experts|plan-failed",
     ),
     Reason(
         ("ShieldGemma2ForImageClassification",),

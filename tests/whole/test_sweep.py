@@ -95,6 +95,27 @@ def test_a_narrow_model_holds_little_and_has_the_same_names():
     assert sum(tensor.nbytes for tensor in made.state_dict().values()) <= 2**24
 
 
+def test_a_small_model_has_a_configuration_that_the_library_would_save():
+    """Two layers of DINOv2 have no stage 12, which the configuration names."""
+    model, _ = configurations.build(transformers.Dinov2Backbone)
+    model.config.validate()
+    config = configurations.reduced(transformers.EfficientLoFTRConfig(), configurations.Small(2))
+    with pytest.raises(Exception, match="validate_architecture"):
+        configurations.checked(config)
+
+
+def test_of_what_cannot_be_imported_models_alone_have_a_line(tmp_path, monkeypatch):
+    def refuse(each):
+        raise ImportError(each.name)
+
+    monkeypatch.setattr(sweep, "model_class", refuse)
+    given = [each for each in classes.names() if each.family == "bert"]
+    assert list(sweep.importable(iter(given), tmp_path / "lines")) == []
+    written = {line["class"] for line in map(json.loads, (tmp_path / "lines").read_text().splitlines())}
+    assert {"BertModel", "BertForMaskedLM"} <= written
+    assert {"BertLayer", "BertPreTrainedModel"}.isdisjoint(written)
+
+
 # ---- it can fail ----
 
 

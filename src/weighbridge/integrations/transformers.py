@@ -16,7 +16,7 @@ the library's own rules alone, as it mounts them: what the library has written m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +35,8 @@ from weighbridge.planning.way_back.one_way_rules import inverse_for
 
 if TYPE_CHECKING:
     import torch
+
+    from weighbridge.api.bound_plan import Plan
 
 __all__ = ["UNDERSTOOD", "from_pretrained", "registry", "resolve", "save_pretrained"]
 
@@ -113,15 +115,19 @@ def _way_out(model: Any) -> Mapping:
     A prefix that a family takes off is one that every published file of the family has, and it is put back. One of the
     library's own entries may have been there or not: nobody knows it of a checkpoint that never was.
     """
-    from weighbridge.api.live_models import say
-    from weighbridge.models.model_sources import open_model
-
     table = registry()
     mounts = find_mounts(model, _registered_there(table), default_registry, table)
     known = {rule for mount in mounts if mount.registry is not table for rule in mount.mapping.scoped(mount.path)}
-    whole = _composed(model, mounts, table)
-    kept = tuple(rule for rule in whole.transforms if rule in known or not isinstance(rule, PrefixChange))
-    inverse, notes = inverse_for(replace(whole, transforms=kept, carry=()), lambda: open_model(model).header)
+    return _inverse_to_published(model, _composed(model, mounts, table), known)
+
+
+def _inverse_to_published(model: Any, mapping: Mapping, known: Collection[Transform] = ()) -> Mapping:
+    """Return the inverse of a mapping without the prefixes that a file may or may not have; known ones are kept."""
+    from weighbridge.api.live_models import say
+    from weighbridge.models.model_sources import open_model
+
+    kept = tuple(rule for rule in mapping.transforms if rule in known or not isinstance(rule, PrefixChange))
+    inverse, notes = inverse_for(replace(mapping, transforms=kept, carry=()), lambda: open_model(model).header)
     say(notes)
     return inverse
 
@@ -306,13 +312,8 @@ def save_pretrained(
         DestinationError: As `Plan.write`.
         WeighbridgeError: `usage` for an option that is none, or that has no part in a recorded way back.
     """
-    from weighbridge.api.live_models import plan_recorded, planned_layout, split_options, takes_record
-    from weighbridge.integrations.transformers_saving import (
-        is_of_another_class,
-        plan_derived,
-        say_other_class,
-        settings_of,
-    )
+    from weighbridge.api.live_models import plan_recorded, split_options, takes_record
+    from weighbridge.integrations.transformers_saving import is_of_another_class, say_other_class, settings_of
 
     planning, writing = split_options(options)
     inner = unwrap(model)
@@ -325,9 +326,31 @@ def save_pretrained(
     if back is None:
         if mapping is None and layout is None and is_other:
             say_other_class(inner)
-        back = plan_derived(model, _inverse_for(inner, mapping, layout), planning | planned_layout(layout))
+        back = _plan_derived(model, mapping, layout, planning)
     with settings_of(inner) as settings:
         return back.write(out, beside=settings, **writing)
+
+
+def _plan_derived(model: Any, mapping: AnyMapping | None, layout: str | None, planning: dict[str, Any]) -> Plan:
+    """Plan the way to the layout that was asked for; without one, to the published one where the library reads it.
+
+    The library has rules for the classes that are published, and none for a part of theirs that is saved alone: what
+    the mapping of the model type leads to, only weighbridge would understand. That is saved as the library saves it.
+    """
+    from weighbridge.api.live_models import planned_layout, say
+    from weighbridge.integrations.library_reading import is_read_by_library
+    from weighbridge.integrations.transformers_saving import plan_derived
+
+    inner, options = unwrap(model), planning | planned_layout(layout)
+    plan = plan_derived(model, _inverse_for(inner, mapping, layout), options)
+    if mapping is None and layout is None and not is_read_by_library(inner, plan):
+        other = plan_derived(model, _inverse_to_published(inner, resolve_theirs(inner)), options)
+        if is_read_by_library(inner, other):
+            name = resolve(inner).name
+            say([f"saved as the library saves a {class_name(inner)}: it does not read what {name} leads to"])
+            plan = other
+    say(plan.notes)
+    return plan
 
 
 def _inverse_for(model: Any, mapping: AnyMapping | None, layout: str | None) -> Mapping:

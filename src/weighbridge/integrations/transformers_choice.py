@@ -50,7 +50,10 @@ def plan_by_either(
     theirs = as_mapping(find_theirs()) if left else ours
     if theirs.transforms == ours.transforms:
         return plan
-    other = plan_by(theirs, note=note)
+    try:
+        other = plan_by(theirs, note=note)
+    except PlanError:
+        return plan
     return other if _open(other, header) < left else plan_by(ours)
 
 

@@ -45,9 +45,7 @@ def plan_derived(model: Any, back: Mapping, planning: dict[str, Any]) -> Plan:
     options = read_options({"config": inner.config, "layout": "mapped", **planning, "drop": drop})
     with naming_the_ways_out(inner):
         plan = compile_plan(checkpoint.header, back, options=options)
-    notes = (*plan.notes, *checkpoint.notes)
-    say(notes)
-    return Plan.bind(replace(plan, notes=notes), checkpoint)
+    return Plan.bind(replace(plan, notes=(*plan.notes, *checkpoint.notes)), checkpoint)
 
 
 def is_of_another_class(model: Any) -> bool:

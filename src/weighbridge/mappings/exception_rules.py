@@ -51,6 +51,8 @@ class Drop(KeyRule):
 class Carry(KeyRule):
     """Pass the source tensors whose key matches `pattern` through under their own name, past every transform.
 
+    One that the target has under that name fills it.
+
     Args:
         pattern: Key pattern, matched against the checkpoint's own keys.
         why: The rule's name in reports; the pattern by default.

@@ -232,7 +232,8 @@ class WeightConverter:
         target_patterns: Patterns of the tensors that are written, in the operations' order.
         operations: What to do, first to last.
         scope: Path of the sub-module whose keys this transform sees.
-        if_wanted: Leave a key alone whose new name the target lacks, where it has the name without this rule.
+        if_wanted: Leave a key alone whose new name the target lacks, where it has the name without this rule; and one
+            that an earlier converter claims.
 
     Raises:
         PatternError: `pattern-syntax`, `pattern-reference`.

@@ -10,7 +10,7 @@ from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Drop
-from weighbridge.mappings.transforms import WeightConverter, rename_key
+from weighbridge.mappings.transforms import PrefixChange, WeightConverter, rename_key
 from weighbridge.models.changed_models import steps_by_the_rules, what_stands
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.model_sources import open_model
@@ -161,12 +161,17 @@ def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> tup
 
 
 def _steps_back(back: Plan, header: Header, config: Any) -> list[Step]:
-    """Make the steps that take weights back by all rules, or else by the renames, or by the reading's change alone."""
-    rules = back.mapping.transforms
+    """Make the steps that take weights back by all rules, or else by the renames, or by the reading's change alone.
+
+    A prefix that no key of the file had, or that all had, is not changed: it was there or not for the whole file.
+    """
+    rules, fired = back.mapping.transforms, {number for step in back.steps for number in step.rules}
+    idle = {n for n, rule in enumerate(rules) if isinstance(rule, PrefixChange) and not rule.scope} - fired
+    every = [n for n, rule in enumerate(rules) if n not in idle and rule not in back.mapping.legacy] if idle else None
     _, change = without_change(back.mapping, back.reading)
     renames = [number for number, rule in enumerate(rules) if not isinstance(rule, WeightConverter)]
     found: list[Step] = []
-    for numbers in (None, renames, [] if change is None else [rules.index(change)]):
+    for numbers in (every, renames, [] if change is None else [rules.index(change)]):
         done = {key for step in found for key in step.sources}
         left = Header({key: spec for key, spec in header.items() if key not in done})
         found += proven_steps(back.mapping, left, config, whole=back.source, rules=numbers)

@@ -249,8 +249,8 @@ def _is_right_but_faulty(draft: Draft, fitting: list[Draft], options: Options) -
 
 
 def _describe(draft: Draft) -> str:
-    plan = draft.plan
-    sides = counted(len(plan.step_of_target), "target"), counted(len(plan.step_of_source), "source")
-    line = f"{draft.reading.name}: fills {' from '.join(sides)}"
-    example = next((step for step in plan.steps if step.sources != step.targets), None)
+    filling = [step for step in draft.plan.steps if step.fate != "carried"]
+    targets, sources = sum(len(step.targets) for step in filling), sum(len(step.sources) for step in filling)
+    line = f"{draft.reading.name}: fills {counted(targets, 'target')} from {counted(sources, 'source')}"
+    example = next((step for step in filling if step.sources != step.targets), None)
     return line + (f", such as {example.targets[0]} from {example.sources[0]}" if example else "")

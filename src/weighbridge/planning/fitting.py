@@ -84,8 +84,8 @@ class _Fitting:
             self._trace(live)
         else:
             self.steps += settled
-        self.steps += [_carry(key, self.source.specs[key]) for key in carried]
-        declared = set(carried)
+        self.steps += [_carry(key, self.source.specs[key], self._fate_of_carried(key)) for key in carried]
+        declared = {key for key in carried if self._fate_of_carried(key) == "carried"}
         unplaced = self._refuse(self._place(declared))
         self._find_collisions()
         self._cast(declared)
@@ -143,6 +143,10 @@ class _Fitting:
         live = [key for key in self.source if key not in taken]
         fated = tuple(Fated(key, self.source.specs[key], why) for key, why in sorted(dropped.items()))
         return live, fated, sorted(carried)
+
+    def _fate_of_carried(self, key: str) -> str:
+        """A tensor that keeps its name fills the target of that name, if there is one: that is no exception then."""
+        return "carried" if self.target is None or key not in self.target.specs else "moved"
 
     def _claim(self, rules: Sequence[KeyRule]) -> dict[str, str]:
         claimed: dict[str, str] = {}
@@ -356,8 +360,8 @@ def _renamed(traced: Traced, source: Header) -> Iterator[Step]:
         yield Step((key,), (name,), Program.identity(source.specs[key]), "moved", trace.fired)
 
 
-def _carry(key: str, spec: TensorSpec) -> Step:
-    return Step((key,), (key,), Program.identity(spec), "carried")
+def _carry(key: str, spec: TensorSpec, fate: str = "carried") -> Step:
+    return Step((key,), (key,), Program.identity(spec), fate)
 
 
 def _carry_step(step: Step) -> Step:

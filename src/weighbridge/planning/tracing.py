@@ -212,8 +212,10 @@ def _refuse_padded(rules: Rules, rule: Rule, inner: str, found: dict[int, Match]
 
 
 def _refuse_second(rules: Rules, first: Hit, name: str, literal: bool) -> None:
+    """Refuse a name that two converters claim, unless the second is one that gives way."""
     for rule in rules.rules[first.rule + 1 :]:
-        second = find_hit(rules, rule, name, literal=literal) if rule.converts else None
+        is_rival = rule.converts and not rule.if_wanted
+        second = find_hit(rules, rule, name, literal=literal) if is_rival else None
         if second is not None and not is_same_use(rules, first, second):
             both = f"{rules.mapping.rule_name(first.rule)}\n{rules.mapping.rule_name(rule.number)}"
             hint = "make one of the two patterns narrower, or give one a scope"
