@@ -220,6 +220,7 @@ class _Rules:
         pool += [wb.PermuteForRope(num_heads=chance.choice((1, 2, 3, "num_key_value_heads")), inverse=True)]
         if axes > 1:
             pool += [wb.Transpose(0, 1), wb.Transpose(-1, -2), wb.Permute(tuple(chance.sample(range(axes), axes)))] * 2
+        pool += [self.reorder(shape)] * 2
         if axes == 2:
             heads = chance.choice((2, "num_attention_heads"))
             pool += [wb.Rearrange("(h two) c -> (two h) c", two=heads), wb.Rearrange("a b -> (b a)")]
@@ -229,6 +230,19 @@ class _Rules:
         if dtype == torch.float32:
             pool += [wb.Cast("float64", "float32")]
         return chance.choice(pool)
+
+    def reorder(self, shape: Shape) -> Any:
+        """Put the parts of one axis in another order, some of them in stripes."""
+        chance, axis = self.chance, self.chance.randrange(len(shape))
+        count = chance.choice((1, 2, 2, 3))
+        order = chance.sample(range(count), count)
+        if chance.random() < 0.3:
+            return wb.Reorder(axis, order, source_stripes=chance.choice((None, 1, 2)))
+        stripes = [chance.choice((1, 1, 2, 3, "num_key_value_heads")) for _ in range(2)]
+        cuts = sorted(chance.choices(range(1, max(2, shape[axis])), k=count - 1))
+        sizes = [stop - start for start, stop in zip([0, *cuts], [*cuts, shape[axis]], strict=True)]
+        named = [chance.choice((size, size, "num_attention_heads")) for size in sizes]
+        return _made(wb.Reorder, axis, order, named, *stripes) or wb.Reorder(axis, order)
 
     def siblings(self) -> list[str]:
         """Find names that differ in one word, and could be joined."""

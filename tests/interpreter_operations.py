@@ -327,6 +327,26 @@ def _rearrange(operation: Any, x: torch.Tensor, name: str, place: Place, wanted:
     return turned.reshape([prod(sizes[each] for each in names) for names in right])
 
 
+def _size(size: int | str, config: Any) -> int:
+    return size if isinstance(size, int) else prod(_setting(config, name) for name in size.split("*"))
+
+
+def _reorder(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
+    axis, order = _axis(operation.dim, x.ndim), operation.order
+    if operation.sizes is None:
+        sizes = _equal(x.shape[axis], len(order))
+    else:
+        sizes = [_size(size, place.config) for size in operation.sizes]
+    if sum(sizes) != x.shape[axis]:
+        raise RefusedError("shape-mismatch")
+    ranks = [1 if n is None else _size(n, place.config) for n in (operation.source_stripes, operation.target_stripes)]
+    pieces = [[_equal(size, count)[0] for size in sizes] for count in ranks]
+    read = [rank.split(pieces[0], axis) for rank in x.split([x.shape[axis] // ranks[0]] * ranks[0], axis)]
+    parts = [torch.cat([rank[part] for rank in read], axis) for part in order]
+    written = [part.split([pieces[1][at]] * ranks[1], axis) for at, part in zip(order, parts, strict=True)]
+    return torch.cat([part[rank] for rank in range(ranks[1]) for part in written], axis)
+
+
 def _cast(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
     if operation.source_dtype is not None and DTYPES[operation.source_dtype] != x.dtype:
         raise RefusedError("dtype-mismatch")
@@ -358,6 +378,7 @@ OPERATIONS: dict[str, Run] = {
     "Permute": _each(_permute),
     "PermuteForRope": _each(_rope),
     "Rearrange": _each(_rearrange),
+    "Reorder": _each(_reorder),
     "Reshape": _each(_reshape),
     "Split": _split,
     "SplitModulelist": _unmerge,

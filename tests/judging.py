@@ -85,6 +85,7 @@ def judge_policy(drawn: Drawn, seed: int) -> Find | None:
     found, crash = attempt(plan.state_dict, drawn.tensors)
     if crash or isinstance(found, wb.WeighbridgeError):
         return crash or (None if overflows and found.code == "cast-overflow" else Find("stopped", str(found)[:600]))
+    found, cast = _without_payloads(found), _without_payloads(cast)
     wrong = "an overflow that nobody saw" if overflows else difference(found, cast)
     if wrong:
         return Find("wrong", wrong)

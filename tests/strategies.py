@@ -372,6 +372,12 @@ def _cut(lanes: Lanes, dim: int, sizes: Sequence[int]) -> Lanes:
     return [[part] for part in np.split(whole, np.cumsum(sizes)[:-1], axis=dim)]
 
 
+def _reordered(whole: Any, dim: int, order: Sequence[int], sizes: Sequence[int]) -> Any:
+    starts = np.cumsum([0, *sizes])
+    rows = np.concatenate([np.arange(starts[part], starts[part] + sizes[part]) for part in order])
+    return np.take(whole, rows, axis=dim)
+
+
 OPERATIONS: dict[str, Callable[..., Lanes]] = {
     "MergeModulelist": lambda lanes, dim=0, targets=1: [[np.stack(lane, axis=dim)] for lane in lanes],
     "SplitModulelist": lambda lanes, dim=0, targets=1: [list(np.moveaxis(lane[0], dim, 0)) for lane in lanes],
@@ -379,6 +385,9 @@ OPERATIONS: dict[str, Callable[..., Lanes]] = {
     "Chunk": lambda lanes, dim=0, targets=1: _cut(lanes, dim, [lanes[0][0].shape[dim] // targets] * targets),
     "Split": lambda lanes, dim=0, sizes=(), targets=1: _cut(lanes, dim, sizes),
     "Transpose": lambda lanes, a=0, b=1, targets=1: [[np.swapaxes(x, a, b) for x in lane] for lane in lanes],
+    "Reorder": lambda lanes, dim, order, sizes, targets=1: [
+        [_reordered(x, dim, order, sizes) for x in lane] for lane in lanes
+    ],
     "Permute": lambda lanes, dims=(), targets=1: [[np.transpose(x, dims) for x in lane] for lane in lanes],
 }
 """What each operation does to the arrays of each pattern."""
@@ -458,7 +467,9 @@ class _Draw:
     def block(self) -> Block:
         a, b, c = self.dims(3)
         chance = self.chance
-        match chance.choice(("fuse", "cut", "chunk", "stack", "stack pair", "unstack", "turn", "permute", "many")):
+        match chance.choice(
+            ("fuse", "cut", "chunk", "stack", "stack pair", "unstack", "turn", "permute", "blocks", "many")
+        ):
             case "fuse":
                 shapes = ((a, b), (c, b), (c, b))
                 return Block(
@@ -483,6 +494,10 @@ class _Draw:
                 return Block("proj", ("kernel",), ("weight",), (("Transpose", (0, 1)),), ((a, b),))
             case "permute":
                 return Block("conv", ("filter",), ("weight",), (("Permute", ((2, 0, 1),)),), ((a, b, c),))
+            case "blocks":
+                order = tuple(chance.sample(range(3), 3))
+                steps = (("Reorder", (0, order, (a, b, c))),)
+                return Block("mixer", ("kqv.weight",), ("qkv.weight",), steps, ((a + b + c, 2),))
         steps = (("MergeModulelist", (0,)),)
         return Block("experts", ("*.b.bias",), ("bias",), steps, ((1,),), 11)
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         Transpose,
     )
     from weighbridge.operations.ops import Cast
+    from weighbridge.operations.reordering import Reorder
 
 __all__ = [
     "Carry",
@@ -81,6 +82,7 @@ __all__ = [
     "Refuse",
     "Registry",
     "RegistryError",
+    "Reorder",
     "Reshape",
     "Split",
     "SplitModulelist",
@@ -131,6 +133,7 @@ _PLACES = {
         "Conv3dToLinear Interleave LinearToConv3d Permute PermuteForRope Rearrange Reshape Transpose"
     ),
     "operations.ops": "Cast",
+    "operations.reordering": "Reorder",
 }
 """The modules that the public names stand in."""
 

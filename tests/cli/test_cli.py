@@ -270,6 +270,26 @@ def test_revert_says_of_the_way_back_what_is_so(there: Path) -> None:
     assert run(there, "verify", "few", "again").out.startswith("equal: 7 tensors")
 
 
+def test_convert_without_a_mapping_keeps_the_names(there: Path) -> None:
+    given = tensors()
+    small = {key: array for key, array in given.items() if not key.startswith("layers.1")}
+    ran = run(there, "convert", "model", "out", "--dtype", "F64", "--drop", "^layers.1", "--max-shard-size", "none")
+    assert (ran.status, ran.err) == (0, "")
+    made = load_file(there / "out" / "model.safetensors")
+    assert made.keys() == small.keys()
+    assert all((made[key] == small[key]).all() for key in small)
+    weighbridge.convert(there / "model", there / "again", dtype="F64", drop="^layers.1", max_shard_size=None)
+    assert (there / "again" / "model.safetensors").read_bytes() == (there / "out" / "model.safetensors").read_bytes()
+    assert run(there, "convert", "model", "same", "--quiet").status == 0
+    assert run(there, "revert", "same", "back", "--quiet").status == 0
+    assert sha256(there / "back") == sha256(there / "model")
+    assert "0 transforms: 10 -> 10 tensors" in run(there, "plan", "model").out
+    assert run(there, "convert", "model", "fused", "maps.py:FUSED", "--quiet").status == 0
+    lost = run(there, "plan", "model", "--target", "fused")
+    assert lost.status == exit_code(PlanError("plan-failed", ""))
+    assert "name the MAPPING that leads to the target" in lost.err
+
+
 def test_convert_takes_a_dtype_by_pattern_and_names_what_it_cannot_hold(there: Path) -> None:
     given = tensors()
     save_file(given | {"embed.weight": given["embed.weight"].astype(np.float32) + 1e30}, there / "large.safetensors")
@@ -333,7 +353,10 @@ def test_verify_gives_json(there: Path) -> None:
 
 
 FAILURES = [
-    (("plan", "model"), 2, "usage"),
+    (("plan",), 2, "usage"),
+    (("plan", "model", "--reverse"), 2, "usage"),
+    (("convert", "model", "maps.py:HALF"), 2, "usage"),
+    (("convert", "model", "qwen3_moe"), 2, "usage"),
     (("plan", "model", "maps.py:HALF", "--layout", "sideways"), 2, "usage"),
     (("plan", "model", "maps.py:HALF", "--dtype", "F99"), 2, "usage"),
     (("plan", "model", "maps.py:HALF", "--dtype", "I64"), 2, "usage"),

@@ -34,6 +34,7 @@ from weighbridge.operations.ops import (
     Permute,
     PermuteForRope,
     Rearrange,
+    Reorder,
     Reshape,
     Split,
     SplitModulelist,
@@ -139,6 +140,12 @@ def rope(heads: int, inverse: bool = False) -> Callable[[torch.Tensor], torch.Te
     return change
 
 
+def gathered(whole: torch.Tensor) -> torch.Tensor:
+    """Take stripes of four ranks apart, each with 2, 1 and 3 rows of q, k and v, to [q; v; k]."""
+    ranks = [rank.split((2, 1, 3)) for rank in whole.chunk(4)]
+    return torch.cat([torch.cat([rank[part] for rank in ranks]) for part in (0, 2, 1)])
+
+
 def ernie_fuse(tensors: Tensors) -> Tensors:
     half = len(tensors[0]) // 2
     return [[torch.cat([torch.stack(group[start : start + half], 0) for group in tensors], 1)] for start in (0, half)]
@@ -205,6 +212,19 @@ CASES = [
         [[(6, 4, 5, 1)], [(6, 1)]],
         each(lambda x: x.reshape(2, 3, *x.shape[1:-1]).movedim((0, 1), (-2, -1)).unsqueeze(-2)),
         TWO,
+    ),
+    Case(Reorder(0, (1, 0)), [[(6, 5)], [(8,)]], each(lambda x: torch.cat(x.chunk(2)[::-1])), TWO),
+    Case(Reorder(-1, (1, 2, 0), (1, 4, 2)), [[(3, 7)]], each(lambda x: torch.cat([x[:, 1:5], x[:, 5:], x[:, :1]], 1))),
+    Case(
+        Reorder(0, (2, 0, 1), ("num_attention_heads", 2, "shards*vision.num_attention_heads")),
+        [[(25, 2)]],
+        each(lambda x: torch.cat([x[5:], x[:5]])),
+    ),
+    Case(Reorder(0, (0, 2, 1), (8, 4, 12), source_stripes="shards"), [[(24, 2)]], each(gathered)),
+    Case(
+        Reorder(1, (0, 1), source_stripes=3, target_stripes=2),
+        [[(5, 12)]],
+        each(lambda x: x[:, [0, 1, 4, 2, 3, 6, 5, 8, 9, 7, 10, 11]]),
     ),
     Case(Cast("float64", "float32"), [[(2, 3)]], each(lambda x: x.double()), dtype=torch.float32),
 ]

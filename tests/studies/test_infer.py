@@ -182,6 +182,21 @@ def numbered_modules() -> Layouts:
     return a, b
 
 
+def blocks_in_place() -> Layouts:
+    """Halves that change places, [K; Q; V] as [Q; K; V], and stripes of four ranks, each under its own name."""
+    new, a, b = Numbers(13), {}, {}
+    for layer in range(LAYERS):
+        for kind, rest in (("weight", (6,)), ("bias", ())):
+            ada, qkv, ranks = new(8, *rest), new(24, *rest), new(32, *rest)
+            a[f"l.{layer}.ada.{kind}"], b[f"l.{layer}.ada.{kind}"] = ada, ada.roll(4, 0)
+            k, q, v = qkv.split((5, 14, 5))
+            a[f"l.{layer}.kqv.{kind}"], b[f"l.{layer}.kqv.{kind}"] = qkv, torch.cat([q, k, v])
+            stripes = [rank.split((4, 2, 2)) for rank in ranks.chunk(4)]
+            plain = [torch.cat([stripe[part] for stripe in stripes]) for part in range(3)]
+            a[f"l.{layer}.ranks.{kind}"], b[f"l.{layer}.ranks.{kind}"] = ranks, torch.cat(plain)
+    return a, b
+
+
 def turned(layouts: Layouts) -> Layouts:
     return layouts[1], layouts[0]
 
@@ -218,6 +233,18 @@ RECOVERED: dict[str, tuple[Callable[[], Layouts], list[str]]] = {
     "convolutions": (
         convolutions,
         ["by Conv3dToLinear(in_channels=3, kernel_size=[2, 4, 4])", "by Permute(dims=[2, 3, 1, 0])", "by Reshape("],
+    ),
+    "blocks": (
+        blocks_in_place,
+        [
+            "l.*.ada -> l.*.ada) by Reorder(order=[1, 0])",
+            "l.*.kqv -> l.*.kqv) by Reorder(order=[1, 0, 2], sizes=[5, 14, 5])",
+            "l.*.ranks -> l.*.ranks) by Reorder(order=[0, 1, 2], sizes=[16, 8, 8], source_stripes=4)",
+        ],
+    ),
+    "blocks, back": (
+        lambda: turned(blocks_in_place()),
+        ["by Reorder(order=[1, 0])", "order=[1, 0, 2], sizes=[14, 5, 5])", "sizes=[16, 8, 8], target_stripes=4)"],
     ),
     "exchanged names": (exchanged_names, []),
     "shifted indices": (shifted_indices, []),
@@ -519,6 +546,10 @@ MOVED: list[tuple[tuple[int, ...], Operation]] = [
     ((5, 12), wb.Interleave(1, inverse=True)),
     ((36, 5), wb.Rearrange("(a b c) ... -> (b a c) ...", b=3, c=4)),
     ((5, 36), wb.Rearrange("x (a b c d) -> x (a c b d)", b=3, c=2, d=2)),
+    ((12, 5), wb.Reorder(0, (1, 0))),
+    ((5, 12), wb.Reorder(1, (2, 0, 1), (3, 7, 2))),
+    ((24,), wb.Reorder(0, (1, 0, 2), (12, 4, 8), source_stripes=4)),
+    ((24, 2), wb.Reorder(0, (1, 0), (16, 8), target_stripes=4)),
     ((4, 3, 2, 5, 5), wb.Conv3dToLinear(3, (2, 5, 5))),
     ((4, 60), wb.LinearToConv3d(3, (2, 2, 5))),
     ((6, 10), wb.Reshape((4, 15), source_shape=(6, 10))),

@@ -48,6 +48,13 @@ def test_a_name_is_loaded_when_it_is_asked_for() -> None:
     assert not [name for name in ran.stdout.split() if name.startswith(("weighbridge.planning", "weighbridge.api"))]
 
 
+def test_a_mapping_is_written_and_read_with_nothing_else_loaded() -> None:
+    code = (
+        "import weighbridge as wb; m = wb.Mapping([wb.WeightRenaming('a', 'b')]); print(m == m.from_yaml(m.to_yaml()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
+
+
 @pytest.mark.parametrize("name", sorted(wb.__all__))
 def test_public_name_is_documented(name: str) -> None:
     value = getattr(wb, name)

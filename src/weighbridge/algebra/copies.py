@@ -311,6 +311,45 @@ def fuse(copies: Iterable[Copy]) -> tuple[Copy, ...]:
     return tuple(fused)
 
 
+def turned(groups: Sequence[Sequence[Copy]], sources: int) -> list[list[Copy]]:
+    """Return for each source the copies that give it back; their `source` is the number of a group.
+
+    Raises:
+        LayoutError: `layout-coverage` where a copy reads from no source.
+    """
+    written: list[list[Copy]] = [[] for _ in range(sources)]
+    for number, copies in enumerate(groups):
+        for copy in copies:
+            if not 0 <= copy.source < sources:
+                raise LayoutError("layout-coverage", "a copy reads from no source", got=repr(copy))
+            written[copy.source].append(swapped(copy, number))
+    return written
+
+
+def fuse_reversibly(written: Sequence[Sequence[Copy]], groups: Sequence[Sequence[Copy]]) -> list[tuple[Copy, ...]]:
+    """Fuse the copies that turn others round, unless what turns these round again would not be the others.
+
+    Which copies are neighbours is another matter on the other side: two blocks of one size may be one copy there.
+
+    Args:
+        written: What `turned` gives.
+        groups: What it was given.
+
+    Examples:
+        >>> sizes, starts = (2, 3, 2), ((3, 0), (0, 2), (5, 5))
+        >>> blocks = [Copy(0, *start, (Loop(size, 1, 1),)) for size, start in zip(sizes, starts, strict=True)]
+        >>> back = turned([blocks], 1)
+        >>> len(fuse(back[0])), len(fuse_reversibly(back, [blocks])[0])
+        (2, 3)
+    """
+    fused = [fuse(copies) for copies in written]
+    if all(len(few) == len(many) for few, many in zip(fused, written, strict=True)):
+        return fused
+    if all(fuse(back) == tuple(copies) for back, copies in zip(turned(fused, len(groups)), groups, strict=True)):
+        return fused
+    return [tuple(sort_by_target(copies)) for copies in written]
+
+
 def _fuse_pair(first: Copy, second: Copy) -> Copy | None:
     """Return one copy for two of the same source, where a loop can hold both."""
     step = second.source_start - first.source_start, second.target_start - first.target_start

@@ -23,11 +23,12 @@ from weighbridge.algebra.copies import (
     check_pieces,
     cut_copy,
     fuse,
+    fuse_reversibly,
     remapped,
     rescaled,
     solve_shape,
     strides,
-    swapped,
+    turned,
 )
 from weighbridge.algebra.coverage import coverage
 from weighbridge.base.errors import LayoutError
@@ -312,19 +313,14 @@ def invert(layouts: Sequence[Layout], source_shapes: Sequence[Sequence[int]]) ->
         >>> [copy.source for copy in invert(parts, [(4, 3)])[0].copies]
         [0, 1]
     """
-    written: list[list[Copy]] = [[] for _ in source_shapes]
-    for number, layout in enumerate(layouts):
-        for copy in layout.copies:
-            if not 0 <= copy.source < len(written):
-                raise LayoutError("layout-coverage", "a copy reads from no source", got=repr(copy))
-            written[copy.source].append(swapped(copy, number))
-    inverses = []
+    groups = [layout.copies for layout in layouts]
+    written = turned(groups, len(source_shapes))
     for slot, (shape, copies) in enumerate(zip(source_shapes, written, strict=True)):
         counts = coverage(copies, prod(shape))
         if not counts.exact:
             raise LayoutError("layout-coverage", f"source {slot} is not read exactly once", got=str(counts))
-        inverses.append(Layout(tuple(shape), fuse(copies)))
-    return tuple(inverses)
+    fused = fuse_reversibly(written, groups)
+    return tuple(Layout(tuple(shape), copies) for shape, copies in zip(source_shapes, fused, strict=True))
 
 
 def prove(layout: Layout, source_numels: Sequence[int]) -> None:

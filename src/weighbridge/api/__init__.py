@@ -5,8 +5,8 @@ May use: every room before it.
 """
 
 from weighbridge.api.bound_plan import Plan
+from weighbridge.api.configurations import config_for, config_of
 from weighbridge.api.functions import (
-    config_of,
     convert,
     open,
     plan,
@@ -20,6 +20,7 @@ from weighbridge.api.studying import detect, diff, infer, verify
 
 __all__ = [
     "Plan",
+    "config_for",
     "config_of",
     "convert",
     "detect",

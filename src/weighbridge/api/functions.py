@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.api.bound_plan import Plan
+from weighbridge.api.configurations import config_for
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
@@ -23,12 +23,9 @@ from weighbridge.mappings.registry import default_registry
 from weighbridge.mappings.wrapped_names import look_through
 from weighbridge.models.model_sources import is_model, open_place
 from weighbridge.models.resolve import resolve as resolve_model
-from weighbridge.models.wrappers import unwrap
-from weighbridge.operations.configuration import UnreadConfig
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.planning.plan_options import read_options
-from weighbridge.storage.places.regular_files import read_small_file
 
 if TYPE_CHECKING:
     import torch
@@ -123,8 +120,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     """
     source = open(checkpoint)
     found = as_mapping(find_mapping(mapping))
-    if options.get("config") is None:
-        options["config"] = config_of(source, target, checkpoint)
+    options["config"] = config_for(options.get("config"), source, target, checkpoint)
     found = bind_offsets(found, options["config"])
     wanted, notes, computed = _target_of(target, source.header)
     recorded = find_conversion(source, found) if options.get("layout", "auto") == "auto" else None
@@ -191,35 +187,10 @@ def _layout_at(target: Place) -> Header:
         raise
 
 
-def config_of(source: Checkpoint, target: Place, place: Place = None) -> Any:
-    """Find the model's configuration: that of a model, as target or as source, or the `config.json` beside the weights.
-
-    Args:
-        source: The opened checkpoint.
-        target: What is wanted.
-        place: What the checkpoint was opened from.
-    """
-    models = (unwrap(each) if is_model(each) else each for each in (target, place))
-    config = next((found for model in models if (found := getattr(model, "config", None))), None)
-    return config if config is not None else config_beside(source)
-
-
-def config_beside(source: Checkpoint) -> Any:
-    """Return what the `config.json` beside a checkpoint's weights says; None where there is none."""
-    path = next((extra.path for extra in source.extras if extra.name == "config.json"), None)
-    if path is None:
-        return None
-    raw, _ = read_small_file(path, is_resolved=True)
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError) as problem:
-        return UnreadConfig(str(path), str(problem))
-
-
 def convert(
     source: Place,
     destination: str | Path,
-    mapping: AnyMapping,
+    mapping: AnyMapping | None = None,
     *,
     target: Place = None,
     reverse: bool = False,
@@ -239,7 +210,8 @@ def convert(
     Args:
         source: What to read.
         destination: Directory to make; it must not exist, or be empty.
-        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file.
+        mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; None to leave all
+            names as they are, for another dtype, other shards, or a part of the tensors.
         target: Layout to reach, as for `plan`.
         reverse: Use the inverse of the mapping; each key is proven to come back.
         only: Write only the targets that this selection names; see `Plan.restrict`. What they do not need is dropped.
@@ -264,7 +236,7 @@ def convert(
             `destination-unfinished`, `resume-mismatch`, `write-failed`.
     """
     refuse_swapped(source, destination, mapping)
-    found = find_mapping(mapping)
+    found = find_mapping(() if mapping is None else mapping)
     if reverse:
         found = as_mapping(found).inverse()
     made = plan(open(source, direct=True) if direct else source, found, target, **options)

@@ -7,7 +7,8 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.api.bound_plan import Plan
-from weighbridge.api.functions import Place, config_of, open, plan
+from weighbridge.api.configurations import config_of
+from weighbridge.api.functions import Place, open, plan
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.mappings.finding import AnyMapping
 from weighbridge.mappings.registry import default_registry

@@ -25,6 +25,7 @@ from weighbridge.cli.command_options import (
     Link,
     LinkOption,
     MappingArgument,
+    NoMappingArgument,
     NoSyncOption,
     OnlyOption,
     PlanOptions,
@@ -141,9 +142,9 @@ app.command()(detect)
 @spread
 def plan(
     source: SourceArgument,
-    mapping: MappingArgument,
     options: PlanOptions,
     output: Output,
+    mapping: NoMappingArgument = None,
     full: FullOption = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plan as JSON into a new file.")] = None,
     html: Annotated[
@@ -209,9 +210,9 @@ def _explain_failure(output: Output, problem: PlanError, answer: Explanation, fu
 def convert(
     source: SourceArgument,
     destination: DestinationArgument,
-    mapping: MappingArgument,
     options: PlanOptions,
     output: Output,
+    mapping: NoMappingArgument = None,
     max_shard_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Largest size of a new file, such as 5GB; none for a single file.")
     ] = "5GB",
@@ -227,7 +228,7 @@ def convert(
     link: LinkOption = Link.NEVER,
     direct: DirectOption = False,
 ) -> None:
-    """Convert a checkpoint into a new directory, which appears whole or not at all.
+    """Convert a checkpoint into a new directory, which appears whole or not at all; without a mapping names stay.
 
     Example: weighbridge convert model/ converted/ qwen3_moe
     """

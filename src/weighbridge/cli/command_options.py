@@ -41,6 +41,14 @@ MappingArgument = Annotated[
         autocompletion=mapping_names,
     ),
 ]
+NoMappingArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MAPPING]",
+        help="A registered name, path.yaml, path.py:NAME, or path.json; without it, no tensor takes another name.",
+        autocompletion=mapping_names,
+    ),
+]
 OnlyOption = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Only these targets, such as 'model.layers.{0..3}.**'; may be given again."),
@@ -121,6 +129,12 @@ class PlanOptions:
         bool,
         typer.Option("--allow-overflow", help="Let values beyond a dtype's range be infinite.", rich_help_panel=PANEL),
     ] = False
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="The configuration that sizes are read from, as a config.json.", rich_help_panel=PANEL
+        ),
+    ] = None
     layout: Annotated[LayoutMode, typer.Option(help="How to read the source's layout.", rich_help_panel=PANEL)] = (
         LayoutMode.AUTO
     )
@@ -133,18 +147,27 @@ class PlanOptions:
     ] = False
     entry: EntryOption = None
 
-    def mapping(self, text: str) -> Mapping:
-        """Load the mapping that an argument names, reversed if that was asked for."""
-        mapping = load_argument(text)
+    def mapping(self, text: str | None) -> Mapping:
+        """Load the mapping that an argument names, reversed if that was asked for; one without rules for None.
+
+        Raises:
+            WeighbridgeError: `usage`, and all that `load_argument` raises.
+        """
+        if text is None and self.reverse:
+            raise WeighbridgeError("usage", "--reverse needs the mapping whose inverse is meant")
+        mapping = load_argument(text) if text is not None else Mapping()
         return mapping.inverse() if self.reverse else mapping
 
     @contextmanager
-    def naming(self, source: str, mapping: str) -> Iterator[None]:
+    def naming(self, source: str, mapping: str | None) -> Iterator[None]:
         """Put what was typed into a hint to explain a key, so that it can be typed as it is printed."""
         try:
             yield
         except PlanError as problem:
-            command = f"{quote(source)} {quote(mapping)}"
+            if mapping is None and "SOURCE MAPPING" in problem.hint:
+                problem.hint = "name the MAPPING that leads to the target; without one, no tensor takes another name"
+                raise
+            command = f"{quote(source)} {quote(mapping or '')}"
             problem.hint = problem.hint.replace("SOURCE MAPPING", command).replace("--target TARGET", self._typed())
             raise
 
@@ -152,6 +175,7 @@ class PlanOptions:
         given = [("--target", [self.target or ""])]
         given += [(f"--{name}", getattr(self, name)) for name in ("drop", "carry", "initialise")]
         given += [("--base-prefix", [self.base_prefix])] if self.base_prefix else []
+        given += [("--config", [self.config])] if self.config is not None else []
         given += [("--entry", [self.entry])] if self.entry is not None else []
         return join(
             [
@@ -180,7 +204,7 @@ class PlanOptions:
         Raises:
             WeighbridgeError: `usage`.
         """
-        names = "partial", "drop", "carry", "initialise", "allow_overflow", "base_prefix"
+        names = "partial", "drop", "carry", "initialise", "allow_overflow", "config", "base_prefix"
         given = {name: getattr(self, name) for name in names}
         return {"layout": self.layout.value, "dtype": dtype_option(self.dtype), **given}
 

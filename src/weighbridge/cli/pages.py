@@ -33,7 +33,9 @@ def write_plan_page(options: PlanOptions, source: str, mapping: Mapping, only: l
         raise DestinationError("destination-exists", "this file is already there", where=str(page), hint=hint)
     checkpoint = options.open(source)
     target = api.open(options.target).header if options.target else None
-    declared = Options(**options.arguments(), config=api.config_of(checkpoint, None))
+    arguments = options.arguments()
+    arguments["config"] = api.config_for(arguments["config"], checkpoint, options.target)
+    declared = Options(**arguments)
     try:
         made = options.make_plan(checkpoint, mapping, only)
     except WeighbridgeError as problem:

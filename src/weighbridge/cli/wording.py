@@ -17,8 +17,11 @@ _WORDS: Final = (
     (r"\b(drop|carry|initialise)=\[\.\.\.\]", r"--\1 PATTERN"),
     (r"plan\.inverse\(\), or weighbridge revert", "weighbridge revert"),
     (r"memory_budget= \((--memory)\)", r"\1"),
-    (r"the model's configuration, or pass config= with it", "the config.json beside the weights"),
-    (r", or pass config=", ""),
+    (
+        r"the model's configuration, or pass config= with it",
+        "the config.json beside the weights, or give --config",
+    ),
+    (r"or pass config=", "or give --config"),
     (r"list\(checkpoint\.header\) has all", "weighbridge inspect --full lists all"),
     (r"… the error's `problems` are all of them", "… weighbridge plan --full lists all of them"),
     (r" \(in Python: .*\)(?=, which shows every rule)", ""),

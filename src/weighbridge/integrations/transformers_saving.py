@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from weighbridge.api.bound_plan import Plan
-from weighbridge.api.functions import config_beside
+from weighbridge.api.configurations import config_beside
 from weighbridge.api.live_models import naming_the_ways_out, say
 from weighbridge.base.keys import collapse
 from weighbridge.integrations.transformers_names import leave_out_unsaved

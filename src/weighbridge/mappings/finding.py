@@ -58,7 +58,7 @@ def refuse_swapped(source: object, destination: str | Path, mapping: object) -> 
     Args:
         source: What is to be converted.
         destination: The directory to make.
-        mapping: What is given as the mapping.
+        mapping: What is given as the mapping; None where nothing is.
 
     Raises:
         WeighbridgeError: `usage`.
@@ -72,6 +72,11 @@ def refuse_swapped(source: object, destination: str | Path, mapping: object) -> 
           got       model fix.yaml out
           try       model out fix.yaml
     """
+    if mapping is None and (_names_a_mapping(destination) or str(destination) in default_registry):
+        what, expected = "the directory to make has the name of a mapping", "SOURCE DESTINATION [MAPPING]"
+        given = f"{quote(str(source))} {quote(str(destination))}"
+        hint = f"name the directory before the mapping, or write ./{destination} if that is to be its name"
+        raise WeighbridgeError("usage", what, expected=expected, got=given, hint=hint)
     if isinstance(mapping, str | Path) and _names_a_mapping(destination) and not _names_a_mapping(mapping):
         given, swapped = (
             " ".join(quote(str(part)) for part in parts)

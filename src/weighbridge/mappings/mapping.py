@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping as MappingOf
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from typing import Any, ClassVar, Final, NamedTuple
 
 from weighbridge.base.errors import MappingError
@@ -101,7 +102,7 @@ class Mapping:
     legacy: tuple[Transform, ...]
     forward: Mapping | None
 
-    _text_form: ClassVar[TextForm]
+    _text_form: ClassVar[TextForm | None] = None
 
     def __init__(
         self,
@@ -232,12 +233,12 @@ class Mapping:
 
     def to_yaml(self) -> str:
         """Return the mapping as the text of a mapping file; `load_mapping` reads such a file."""
-        return self._text_form.write(self)
+        return _text_form().write(self)
 
     @staticmethod
     def from_yaml(text: str) -> Mapping:
         """Read the text of a mapping file; errors are those of `load_mapping`."""
-        return Mapping._text_form.read(text)
+        return _text_form().read(text)
 
 
 MappingLike = Mapping | Iterable[Transform]
@@ -246,6 +247,14 @@ MappingLike = Mapping | Iterable[Transform]
 def use_text_form(form: TextForm) -> None:
     """Say how mappings are written and read as text; `mapping_files`, which knows how, does so when it is imported."""
     Mapping._text_form = form
+
+
+def _text_form() -> TextForm:
+    """Return what writes and reads mapping files, whose libraries are loaded when the first one is asked for."""
+    if Mapping._text_form is None:
+        import_module(f"{__package__}.mapping_files")
+    assert Mapping._text_form is not None
+    return Mapping._text_form
 
 
 def as_mapping(mapping: MappingLike) -> Mapping:

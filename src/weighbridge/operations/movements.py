@@ -16,7 +16,7 @@ from weighbridge.algebra.layout import checked_axis
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.specs import Shape
 from weighbridge.operations.configuration import has_config, read_config
-from weighbridge.operations.rearrange import JOINED, Movement, move, movement, parse, reverse, swap
+from weighbridge.operations.rearrange import JOINED, Movement, Reordering, move, movement, parse, reverse, swap
 from weighbridge.operations.values import MAX_WHOLE, Arguments, Context, Lane, brief
 
 
@@ -25,7 +25,7 @@ class Moving(Arguments):
 
     __slots__ = ()
 
-    def movement(self, shape: Shape, name: str, wanted: Shape | None, config: object) -> Movement:
+    def movement(self, shape: Shape, name: str, wanted: Shape | None, config: object) -> Movement | Reordering:
         """Return the movement of one tensor.
 
         Args:

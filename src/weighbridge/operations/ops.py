@@ -34,6 +34,7 @@ from weighbridge.operations.movements import (
     Reshape,
     Transpose,
 )
+from weighbridge.operations.reordering import Reorder
 from weighbridge.operations.values import Arguments, Context, Lane, Value, arity_error
 
 
@@ -108,6 +109,7 @@ Operation = (
     | Permute
     | PermuteForRope
     | Rearrange
+    | Reorder
     | Reshape
     | Split
     | SplitModulelist

@@ -1,7 +1,8 @@
-"""The one movement that every operation on a single tensor is, and a notation for it.
+"""The movements that operations on a single tensor are, and a notation for one of them.
 
 A `Movement` splits the axes of a tensor, permutes them, and joins them again. Its reverse follows from it, so no
-operation has a second, hand-written direction.
+operation has a second, hand-written direction. A `Reordering` cuts one axis into parts of any sizes, and joins them in
+another order.
 
 The notation is that of einops (https://einops.rocks): `"(h two d) c -> (two h d) c"`. It is compiled in two stages:
 `parse` knows no shapes and is cached, `movement` solves the sizes of the axes for one shape.
@@ -12,10 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import accumulate
 from math import prod
 from typing import Final, NamedTuple
 
-from weighbridge.algebra.layout import Layout
+from weighbridge.algebra.layout import Layout, concat
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.specs import Shape
 
@@ -34,7 +36,44 @@ class Movement(NamedTuple):
     joined: Shape
 
 
-def move(layout: Layout, movement: Movement) -> Layout:
+class Reordering(NamedTuple):
+    """Cut an axis into parts, and join them in another order.
+
+    Args:
+        joined: Sizes of the axes, before and afterwards.
+        axis: The axis.
+        sizes: Sizes of the parts before.
+        order: Part `i` afterwards is part `order[i]` before.
+        stripes: Into how many equal pieces each part is cut before and afterwards; the first pieces of all parts come
+            first, then the second ones, and so on.
+    """
+
+    joined: Shape
+    axis: int
+    sizes: tuple[int, ...]
+    order: tuple[int, ...]
+    stripes: tuple[int, int]
+
+    def places(self) -> list[int]:
+        """Return for each place on the axis afterwards its place before.
+
+        Examples:
+            >>> Reordering((6,), 0, (4, 2), (1, 0), (2, 1)).places()
+            [2, 5, 0, 1, 3, 4]
+        """
+        before, after = self.stripes
+        row = sum(self.sizes) // before
+        starts = (0, *accumulate(size // before for size in self.sizes))
+        parts = [
+            [stripe * row + start + at for stripe in range(before) for at in range(size // before)]
+            for start, size in zip(starts, self.sizes, strict=False)
+        ]
+        ordered = [(parts[part], self.sizes[part] // after) for part in self.order]
+        return [place for stripe in range(after) for part, piece in ordered
+                for place in part[stripe * piece : (stripe + 1) * piece]]  # fmt: skip
+
+
+def move(layout: Layout, movement: Movement | Reordering) -> Layout:
     """Apply a movement.
 
     Raises:
@@ -43,8 +82,21 @@ def move(layout: Layout, movement: Movement) -> Layout:
     Examples:
         >>> move(Layout.of(0, (6,)), Movement((2, 3), (1, 0), (3, 2))).shape
         (3, 2)
+        >>> move(Layout.of(0, (6, 2)), Reordering((6, 2), 0, (4, 2), (1, 0), (1, 1))).copies[0].source_start
+        8
     """
+    if isinstance(movement, Reordering):
+        return _reorder(layout, movement)
     return layout.reshape(movement.split).permute(movement.axes).reshape(movement.joined)
+
+
+def _reorder(layout: Layout, change: Reordering) -> Layout:
+    axis, (before, after) = change.axis, change.stripes
+    left, right = change.joined[:axis], change.joined[axis + 1 :]
+    striped = layout.reshape((*left, before, change.joined[axis] // before, *right))
+    parts = striped.split(axis + 1, [size // before for size in change.sizes])
+    pieces = [parts[part].reshape((*left, after, change.sizes[part] // after, *right)) for part in change.order]
+    return concat(pieces, axis + 1).reshape(change.joined)
 
 
 def reverse(movement: Movement, shape: Shape) -> Movement:

@@ -32,7 +32,8 @@ from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import MODES, Options
 from weighbridge.planning.problems import uneven_groups
-from weighbridge.planning.readings import Names, Reading, lands, nested_readings, possible_readings
+from weighbridge.planning.readings import Names, Reading, nested_readings, possible_readings
+from weighbridge.planning.tracing import landing
 from weighbridge.planning.way_back.inverting import open_choices, prove_inverse
 from weighbridge.planning.way_back.target_steps import steps_from_target
 
@@ -117,7 +118,7 @@ def _nested(mapping: Mapping, drafts: list[Draft], source: Header, target: Heade
 
     def is_worth(rules: Mapping) -> bool:
         """Whether a mapping could fill with what is left over what is missing, whichever nearer reading is taken."""
-        return all(lands(rules, [*d.unplaced], Header({key: target[key] for key in d.missing})) for d in near)
+        return all(landing(rules, [*d.unplaced], Header({key: target[key] for key in d.missing})) for d in near)
 
     found = nested_readings(mapping, source, target, options.layout, is_worth)
     nested = [_draft(each, source, target, options) for each in found]

@@ -31,7 +31,8 @@ class Options:
             bits, what torch makes of it), instead of an error of the run.
         layout: ``"auto"`` to find the reading that fits, ``"mapped"`` or ``"as is"`` to declare it.
         base_prefix: See `Mapping.base_prefix`, which it overrides.
-        config: The model's configuration (a mapping, or an object with attributes), for operations that read it.
+        config: The model's configuration (a mapping, or an object with attributes), for operations that read it. To
+            `weighbridge.plan` also the path of a `config.json`, or of a directory that has one.
     """
 
     partial: bool = False

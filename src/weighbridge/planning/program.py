@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from weighbridge.algebra.copies import Copy, Loop, swapped
 from weighbridge.algebra.coverage import Coverage, coverage
 from weighbridge.algebra.layout import Layout, invert, prove
+from weighbridge.algebra.sameness import is_same
 from weighbridge.base.errors import PlanError
 from weighbridge.base.forms.json_forms import items, number, numbers, text, truth
 from weighbridge.base.specs import DTYPES, TensorSpec, may_overflow, widens_exactly
@@ -140,6 +141,19 @@ class Program:
         if unread or not (self.is_exact or lossy):
             raise PlanError("inverse-lossy", "this step cannot be undone", got=self.lossy_reason)
         return _inverse(self)
+
+    def is_same(self, other: Program) -> bool:
+        """Tell whether another program writes the same, however its copies are cut."""
+        if self == other:
+            return True
+        if (self.sources, self.overflows) != (other.sources, other.overflows) or len(self.outputs) != len(
+            other.outputs
+        ):
+            return False
+        return len(self.targets) == len(other.targets) and all(
+            one.dtype == two.dtype and is_same(one.layout, two.layout)
+            for one, two in zip(self.outputs, other.outputs, strict=True)
+        )
 
     def overflowing(self) -> Program:
         """Return the program with the declaration that its casts may make infinities, if one of them can."""

@@ -27,7 +27,7 @@ from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Tra
 from weighbridge.pattern import Pattern
 from weighbridge.planning.names.subtrees import subtrees
 from weighbridge.planning.names.wanting import Wanted
-from weighbridge.planning.tracing import last_names, prepare, trace_keys
+from weighbridge.planning.tracing import landing, last_names, prepare, trace_keys
 
 _Rule = TypeVar("_Rule", bound=KeyRule)
 
@@ -226,7 +226,13 @@ def _added_behind(prefix: str, names: Iterable[str], target: Header) -> Transfor
 
 
 def _moved(trees: list[str], prefix: str) -> Transform | None:
-    """Return the rename that puts a prefix before whole sub-trees; None where a pattern cannot name one of them."""
+    """Return the rename that puts a prefix before whole sub-trees.
+
+    Returns:
+        The rename; None where a pattern cannot name one of them, and where they are more than a model has.
+    """
+    if len(trees) > MOST_TREES:
+        return None
     try:
         moved = GroupWeightRename([f"^{first}" for first in trees], [f"{prefix}.{first}" for first in trees])
         pairs(moved)
@@ -273,10 +279,13 @@ def _sparing(reading: Reading, unchanged: Mapping, source: Header, target: Heade
     if change is None or change.prefix_to_add is None:
         return reading
 
-    def fits(keys: list[str]) -> tuple[bool, bool]:
-        return lands(unchanged, keys, target), lands(reading.mapping, keys, target)
+    live = reading.live(source)
+    bare, prefixed = (landing(mapping, live, target) for mapping in (unchanged, reading.mapping))
 
-    trees = dict(subtrees(reading.live(source), lambda keys: all(fits(keys))))
+    def fits(keys: list[str]) -> tuple[bool, bool]:
+        return not bare.isdisjoint(keys), not prefixed.isdisjoint(keys)
+
+    trees = dict(subtrees(live, lambda keys: all(fits(keys))))
     spared = {path for path, keys in trees.items() if fits(keys) == (True, False)}
     if not spared or len(spared) == len(trees):
         return reading
@@ -307,14 +316,7 @@ def _is_possible(reading: Reading, source: Header, target: Header) -> bool:
     outside = [key for key in reading.live(source) if key in unchanged] if unchanged else []
     if reading.change.prefix_to_add is not None:
         return not outside
-    return not outside or not lands(reading.mapping, outside, target)
-
-
-def lands(mapping: Mapping, keys: list[str], target: Header) -> bool:
-    """Whether a mapping gives one of the keys the name of a target."""
-    rules = prepare(mapping, Wanted(target))
-    names = {name for traced in trace_keys(rules, keys, []) for each in last_names(rules, traced) for name in each}
-    return any(map(Wanted(target).has, names))
+    return not outside or not landing(reading.mapping, outside, target)
 
 
 def without_change(mapping: Mapping, reading: str) -> tuple[Mapping, Transform | None]:
@@ -341,8 +343,8 @@ def without_change(mapping: Mapping, reading: str) -> tuple[Mapping, Transform |
     return mapping, None
 
 
-MOST_PATHS: Final = 16
-"""How many paths of either side are tried, the largest sub-trees first."""
+MOST_TREES: Final = 64  # how many sub-trees a prefix is put before by their names; a model has some ten
+MOST_PATHS: Final = 16  # how many paths of either side are tried, the largest sub-trees first
 
 
 def nested_readings(

@@ -15,7 +15,8 @@ from typing import Final
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.json_text import shorten
 from weighbridge.base.keys import INDEX_DIGITS, Member, collapse, expand, is_sound
-from weighbridge.base.specs import MAX_KEY_CHARACTERS
+from weighbridge.base.specs import MAX_KEY_CHARACTERS, Header
+from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import WeightConverter, strip_scope
 from weighbridge.pattern import Match, Pattern
 from weighbridge.planning.names.prepared import (
@@ -26,7 +27,7 @@ from weighbridge.planning.names.prepared import (
     Traced as Traced,
     prepare as prepare,
 )
-from weighbridge.planning.names.wanting import FREE as FREE, choose_outcome, silences
+from weighbridge.planning.names.wanting import FREE as FREE, Wanted, choose_outcome, silences
 
 _SHIFTED: Final = frozenset(map(chr, range(0xE800, 0xF000)))
 """Marks of an index with an offset, in a template: its members may behave differently at the ends of a range."""
@@ -316,3 +317,15 @@ def spell(template: str, indices: tuple[int, ...]) -> str:
     name = expand(template, indices)
     assert name is not None, "templates with offsets are traced key by key"
     return name
+
+
+def landing(mapping: Mapping, keys: list[str], target: Header) -> set[str]:
+    """Return the keys that a mapping gives the name of a target."""
+    wanted = Wanted(target)
+    rules = prepare(mapping, wanted)
+    return {
+        key
+        for traced in trace_keys(rules, keys, [])
+        for (key, _), names in zip(traced.members, last_names(rules, traced), strict=True)
+        if any(map(wanted.has, names))
+    }

@@ -84,6 +84,7 @@ def is_run(copy: Copy) -> bool:
     """Tell whether a copy moves consecutive elements to consecutive places.
 
     Examples:
+        >>> from weighbridge.algebra.copies import Loop
         >>> is_run(Copy(0, 4, 8, (Loop(6, 1, 1),))), is_run(Copy(0, 0, 0, (Loop(6, 1, 2),)))
         (True, False)
     """

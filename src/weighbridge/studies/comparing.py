@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weighbridge.algebra.copies import strides
 from weighbridge.base.keys import natural_key
 from weighbridge.base.specs import Shape, coordinates
+from weighbridge.studies.block_orders import find_block_order
 from weighbridge.studies.contents import WINDOW_NUMEL, Contents, Side
 from weighbridge.studies.differences import Compared, Diff, Numbers, Relation
 
@@ -323,15 +324,16 @@ def _find_rows(first: Contents, second: Contents) -> Relation | None:
     import torch
 
     shape = first.shape
-    if len(shape) < 2:
-        return None
     for axis, size in enumerate(shape):
-        if size < 2 or prod(shape) == size:
-            continue  # rows of one element are elements
+        if size < 2:
+            continue
         sides = [_row_hashes(contents, axis) for contents in (first, second)]
-        if torch.equal(sides[0].sort().values, sides[1].sort().values):
-            word = ("rows", "columns")[axis] if len(shape) == 2 else "slices"
-            return Relation("permuted", f"{word}, along axis {axis}")
+        blocks = find_block_order(sides[0], sides[1], axis)
+        word = "elements" if prod(shape) == size else ("rows", "columns")[axis] if len(shape) == 2 else "slices"
+        if blocks is not None:
+            return Relation("permuted", f"{word}, along axis {axis}, in blocks: {blocks}")
+        if prod(shape) != size and torch.equal(sides[0].sort().values, sides[1].sort().values):
+            return Relation("permuted", f"{word}, along axis {axis}")  # rows of one element are elements
     return None
 
 

@@ -21,6 +21,7 @@ from weighbridge.mappings.transforms import Transform, WeightConverter, rename_k
 from weighbridge.operations.configuration import read_size
 from weighbridge.operations.groupings import Concatenate, Split
 from weighbridge.operations.movements import Conv3dToLinear, LinearToConv3d, PermuteForRope, Reshape
+from weighbridge.operations.reordering import Reorder
 from weighbridge.operations.values import Size
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import Options
@@ -154,6 +155,10 @@ def _named_shapes(operation: Any, lanes: int, config: Any) -> Iterator[tuple[Sha
         case Split(dim, sizes) if sizes is not None:
             whole = sum(_numbers(sizes, config))
             yield from ((_put(shape, dim, whole),) for shape in SHAPES if whole and -len(shape) <= dim < len(shape))
+        case Reorder(dim, _, sizes) if sizes is not None:
+            whole = sum(_numbers(sizes, config))
+            fitting = [shape for shape in SHAPES if whole and -len(shape) <= dim < len(shape)]
+            yield from ((_put(shape, dim, whole),) * lanes for shape in fitting)
         case Reshape(_, source_shape) if source_shape is not None:
             yield (tuple(size if size >= 0 else 6 for size in source_shape),) * lanes
         case Conv3dToLinear(channels, kernel):

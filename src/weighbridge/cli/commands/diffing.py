@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -33,6 +34,9 @@ def diff(
         list[str] | None,
         typer.Option(metavar="[PATTERN=]DTYPE", help="With the mapping, cast floats to it, or to B's: 'target'."),
     ] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The configuration that the mapping reads sizes from.")
+    ] = None,
     layout: Annotated[LayoutMode, typer.Option(help="How the mapping is to read A's layout.")] = LayoutMode.AUTO,
     full: FullOption = False,
 ) -> None:
@@ -42,13 +46,13 @@ def diff(
     """
     with reporting(output):
         if through is None:
-            if reverse or partial or dtype or layout is not LayoutMode.AUTO:
-                raise WeighbridgeError("usage", "--reverse, --partial, --dtype and --layout need --through MAPPING")
+            if reverse or partial or dtype or config is not None or layout is not LayoutMode.AUTO:
+                what = "--reverse, --partial, --dtype, --config and --layout need --through MAPPING"
+                raise WeighbridgeError("usage", what)
             result = api.diff(first, second)
         else:
-            options = PlanOptions(
-                partial=partial, dtype=dtype or [], allow_overflow=True, layout=layout, reverse=reverse
-            )
+            options = PlanOptions(dtype=dtype or [], config=config, allow_overflow=True)
+            options = replace(options, partial=partial, layout=layout, reverse=reverse)
             result = api.diff(first, second, options.mapping(through), **options.arguments())
         output.give(lambda: result.to_dict(full=full), result.lines(full=full))
         if not result:

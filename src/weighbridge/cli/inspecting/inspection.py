@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from weighbridge.api.functions import config_of
+from weighbridge.api.configurations import config_of
 from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.keys import collapse, counted, natural_key
 from weighbridge.base.specs import Header, TensorSpec

@@ -16,11 +16,12 @@ whole number in decimal, `true`, `false` or `null`. Nothing here loads YAML or p
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from weighbridge.base.errors import MappingError
-from weighbridge.base.json_text import JsonError, parse_json
+from weighbridge.base.json_text import JsonError, check_characters, parse_json
 from weighbridge.mappings.mapping import Mapping, TextForm, use_text_form
 from weighbridge.mappings.mapping_files.documents import read_bytes
 
@@ -89,6 +90,10 @@ def write_mapping(mapping: Mapping) -> str:
     """
     from weighbridge.mappings.mapping_files.writing import write_text
 
+    try:
+        check_characters([json.dumps(mapping.to_dict(), ensure_ascii=False)])
+    except JsonError as error:
+        raise MappingError("mapping-invalid", "a mapping file cannot hold this text", got=str(error)) from None
     return write_text(mapping)
 
 

@@ -104,7 +104,7 @@ def name_some(keys: Iterable[str]) -> str:
 
     Examples:
         >>> name_some(["layers.0.norm", "layers.1.norm", "head"])
-        'head, layers.{0..1}.norm'
+        'head, layers.{0,1}.norm'
     """
     lines = collapse(sorted(keys))
     more = f" and {len(lines) - SHOWN_NAMES} more" if len(lines) > SHOWN_NAMES else ""

@@ -327,10 +327,10 @@ def _undoes(forward: Step, inverse: Step) -> bool:
         return False
     turned = inverse.program.inverse(lossy=True)
     if (forward.sources, forward.targets) == (inverse.targets, inverse.sources):
-        return turned == forward.program
+        return turned.is_same(forward.program)
     slots = [inverse.targets.index(key) for key in forward.sources]
     order = [inverse.sources.index(key) for key in forward.targets]
-    return _reorder(turned, slots, order) == forward.program
+    return _reorder(turned, slots, order).is_same(forward.program)
 
 
 def _reorder(program: Program, slots: list[int], order: list[int]) -> Program:

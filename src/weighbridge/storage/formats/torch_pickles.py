@@ -256,6 +256,9 @@ def describe(value: object) -> str:
 
 # What no checkpoint needs
 
+_OPENERS: Final = frozenset({"_io.open", "_io.open_code", "_io.FileIO"})
+"""What opens files, among what is harmless otherwise; Python's own `open` has this name from 3.13 on."""
+
 _HARMLESS: Final = frozenset(
     {"argparse", "array", "collections", "dataclasses", "datetime", "decimal", "enum", "fractions", "ipaddress"}
     | {"itertools", "logging", "numbers", "pathlib", "random", "re", "threading", "time", "types", "typing", "uuid"}
@@ -282,4 +285,6 @@ def _is_forbidden(name: Global) -> bool:
     root = name.module.split(".")[0]
     if root in ("builtins", "__builtin__"):
         return name.name not in _HARMLESS_BUILTINS and not name.name.endswith(("Error", "Exception", "Warning"))
+    if str(name) in _OPENERS:
+        return True
     return root not in _HARMLESS and (root in sys.stdlib_module_names or root == "commands")

@@ -23,6 +23,7 @@ from weighbridge.studies.lint.rule_checks import (
     Subject,
     Trip,
     check_collisions,
+    check_idle,
     check_never,
     check_one_way,
     check_unused,
@@ -68,7 +69,7 @@ def lint(
         keys, found = _lint_made_up(subject)
     else:
         keys, found = _lint_real(subject, header)
-    found += check_one_way(subject)
+    found += [*check_one_way(subject), *check_idle(subject)]
     if target is not None:
         found += _lint_target(subject, target)
     return LintReport(checked.name, len(checked), keys, subject.real, _sorted_once(found))

@@ -21,6 +21,8 @@ from weighbridge.operations.movements import (
     Transpose,
 )
 from weighbridge.operations.ops import Operation
+from weighbridge.operations.rearrange import Movement, Reordering
+from weighbridge.studies.block_orders import find_block_order
 from weighbridge.studies.inference.by_value.fingerprints import bits_of, sum_hashes
 
 if TYPE_CHECKING:
@@ -74,11 +76,18 @@ def moved(tensor: torch.Tensor, operations: Operations) -> torch.Tensor | None:
         for operation in operations:
             if not isinstance(operation, Moving):
                 return None
-            split, axes, joined = operation.movement(tuple(tensor.shape), "", None, None)
-            tensor = tensor.reshape(split).permute(axes).reshape(joined)
+            tensor = _moved(tensor, operation.movement(tuple(tensor.shape), "", None, None))
     except LayoutError:
         return None
     return tensor
+
+
+def _moved(tensor: torch.Tensor, change: Movement | Reordering) -> torch.Tensor:
+    import torch
+
+    if isinstance(change, Reordering):
+        return tensor.index_select(change.axis, torch.tensor(change.places(), dtype=torch.int64))
+    return tensor.reshape(change.split).permute(change.axes).reshape(change.joined)
 
 
 def _shape_changes(source: Shape, target: Shape) -> Iterator[Operations]:
@@ -112,6 +121,10 @@ def _axis_swaps(source: torch.Tensor, target: torch.Tensor) -> Iterator[Operatio
         for parts in _partings(len(sums)):
             if _exchanges(sums, two.axes[axis], parts):
                 yield (swap_parts(parts, axis, len(one.shape)),)
+    for axis, sums in one.axes.items():
+        found = find_block_order(sums, two.axes[axis], axis)
+        if found is not None:
+            yield (found,)
 
 
 Parts = tuple[int, int, int, int]

@@ -1,0 +1,85 @@
+"""Find the configuration that operations read their sizes from: given, a model's, or beside a target or a source."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from weighbridge.base.errors import WeighbridgeError
+from weighbridge.models.model_sources import is_model
+from weighbridge.models.wrappers import unwrap
+from weighbridge.operations.configuration import UnreadConfig
+from weighbridge.storage.places.regular_files import read_small_file
+
+if TYPE_CHECKING:
+    from weighbridge.storage.protocol import Checkpoint
+
+NAME: Final = "config.json"
+
+
+def config_for(given: Any, source: Checkpoint, target: Any, place: Any = None) -> Any:
+    """Return the configuration of a plan.
+
+    Args:
+        given: The configuration, or the path of a JSON file that holds it, or of a directory with a `config.json`. None
+            to find it, as `config_of` does.
+        source: The opened checkpoint.
+        target: What is wanted.
+        place: What the checkpoint was opened from.
+
+    Raises:
+        WeighbridgeError: `usage` for a file that holds no configuration.
+        CheckpointError: `checkpoint-not-found`, `read-failed`.
+    """
+    if given is None:
+        return config_of(source, target, place)
+    if not isinstance(given, str | Path):
+        return given
+    path = Path(given).expanduser()
+    path = path / NAME if path.is_dir() else path
+    found = _read(path)
+    if isinstance(found, dict):
+        return found
+    cause = found.cause if isinstance(found, UnreadConfig) else f"a {type(found).__name__}"
+    raise WeighbridgeError("usage", "this is no configuration", where=str(path), expected="a JSON object", got=cause)
+
+
+def config_of(source: Checkpoint, target: Any, place: Any = None) -> Any:
+    """Find the configuration: that of a model, as target or as source, or a `config.json`.
+
+    That of a target which is a directory comes first, as a model's does; then that beside the source's weights.
+
+    Args:
+        source: The opened checkpoint.
+        target: What is wanted.
+        place: What the checkpoint was opened from.
+    """
+    models = (unwrap(each) if is_model(each) else each for each in (target, place))
+    config = next((found for model in models if (found := getattr(model, "config", None))), None)
+    config = _config_in(target) if config is None else config
+    return config_beside(source) if config is None else config
+
+
+def _config_in(target: Any) -> Any:
+    """Return what the `config.json` of a target's directory says; None where there is none."""
+    if hasattr(target, "extras"):
+        return config_beside(target)
+    if not isinstance(target, str | Path):
+        return None
+    path = Path(target).expanduser() / NAME
+    return _read(path) if path.is_file() else None
+
+
+def config_beside(source: Checkpoint) -> Any:
+    """Return what the `config.json` beside a checkpoint's weights says; None where there is none."""
+    path = next((extra.path for extra in source.extras if extra.name == NAME), None)
+    return None if path is None else _read(path, is_resolved=True)
+
+
+def _read(path: Path, *, is_resolved: bool = False) -> Any:
+    raw, _ = read_small_file(path, is_resolved=is_resolved)
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as problem:
+        return UnreadConfig(str(path), str(problem))
