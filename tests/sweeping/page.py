@@ -37,6 +37,12 @@ what both libraries write and read of it is compared bit for bit.
 """
 
 
+NOT_BUILT: Final = (
+    "These classes cannot be made from a configuration here; the library says why. A class of which no small model can "
+    "be made, and whose checks take more than two minutes, is said to `hang`."
+)
+
+
 class Sweep(NamedTuple):
     """The file of one sweep."""
 
@@ -57,7 +63,7 @@ def page(sweeps: Iterable[Sweep]) -> Iterator[str]:
     yield from ("", "## What differs, and why", "")
     yield from _differences(sweeps)
     yield from ("", "## What is not built", "")
-    yield from _others(sweeps, "built", "These classes cannot be made from a configuration here; the library says why.")
+    yield from _others(sweeps, "built", NOT_BUILT)
     yield from ("", "## What is not compared by value", "")
     yield from _others(
         sweeps, "values", "The library itself does not write or read a small model of these classes, or has none."
