@@ -95,7 +95,7 @@ class _Class:
         if self.subject is None:
             return SKIPPED
         self.ours = self.subject.saved_by_us()
-        return OK
+        return finding("as the library saves it", differences(self.subject.published(), self.ours))
 
     def check_names(self) -> Outcome:
         if self.subject is None:
@@ -104,13 +104,16 @@ class _Class:
         return finding("differs", differences(self.ours, self.theirs)) if self.ours is not None else SKIPPED
 
     def check_library(self) -> Outcome:
-        return self._read(self.theirs) if self.theirs is not None else SKIPPED
+        if self.theirs is None:
+            return SKIPPED
+        found = self._read(self.theirs)
+        if found != OK or not self.subject.read(self.theirs).is_read_as_the_library_does():
+            return found
+        return {"code": "as the library reads it"}
 
     def check_again(self) -> Outcome:
         if self.ours is None:
             return SKIPPED
-        if self.ours == self.theirs:
-            return self.found["library"]
         return self._read(self.ours)
 
     def check_runtime(self) -> Outcome:

@@ -36,6 +36,10 @@ class Loaded(NamedTuple):
         carried = [key for step in self.plan.steps if step.fate == "carried" for key in step.sources]
         return [*carried, *(fated.key for fated in self.plan.dropped)]
 
+    def is_read_as_the_library_does(self) -> bool:
+        """Tell whether our own mapping did not fit."""
+        return any("by the rules of the library itself" in note for note in self.plan.notes)
+
 
 class Subject:
     """A model on the meta device, and what is asked of it more than once."""
@@ -49,6 +53,10 @@ class Subject:
     def saved_by_us(self) -> wb.Header:
         """Return what `save_pretrained` of a model that was never loaded would write."""
         return self._saved()
+
+    def published(self) -> wb.Header:
+        """Return what that would be whether the library could read it or not."""
+        return self._saved(layout="published")
 
     def saved_by_library(self) -> wb.Header:
         """Return what the library's own `save_pretrained` would write."""
@@ -73,10 +81,10 @@ class Subject:
         remember(self.model, loaded.plan, loaded.checkpoint)
         return self._saved()
 
-    def _saved(self) -> wb.Header:
+    def _saved(self, layout: str | None = None) -> wb.Header:
         """Save, up to where the first byte would be written."""
         with mock.patch.object(Plan, "write", lambda plan, *_, **__: plan):
-            return bare(wbt.save_pretrained(self.model, "nowhere").target)
+            return bare(wbt.save_pretrained(self.model, "nowhere", layout=layout).target)
 
 
 def differences(ours: wb.Header, theirs: wb.Header) -> dict[str, list[str]]:
