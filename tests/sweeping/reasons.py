@@ -68,7 +68,7 @@ REASONS: Final = (
         ("AltCLIPTextModel", "ConditionalDetr*coder", "Detr*coder", "Qwen3VLMoeTextModel"),
         ("saved",),
         "neither",
-        "A part of a model that is saved alone. The names that it has inside a published model are read by us alone, so "
+        "A part of a model, saved alone. The names that it has inside a published model are read by us alone, so "
         'it is saved as the library does; `layout="published"` gives the others.',
         code="as the library saves it",
     ),
