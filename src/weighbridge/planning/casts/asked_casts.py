@@ -85,7 +85,7 @@ def policy_notes(plan: Plan, policy: DtypePolicy, quantised: Collection[str]) ->
     if left:
         yield f"{_counted(left, 'keeps its', 'keep their')} dtype, as part of what is quantised: {name_some(left)}"
     for pattern, dtype in policy.rules:
-        named = [key for key in asked if pattern != ALL and key in DtypePolicy(((pattern, dtype),)).wanted(specs)]
+        named = asked & DtypePolicy(((pattern, dtype),)).wanted(specs).keys() if pattern != ALL else set()
         if named and not any(DTYPES[specs[key]].kind == "float" for key in named):
             kinds = ", ".join(sorted({specs[key] for key in named}))
             yield f"{_counted(named, 'keeps its', 'keep their')} dtype, {kinds}, whatever is asked for {pattern}"
