@@ -32,8 +32,10 @@ OFFSET_LIMIT: Final = 0x3FF
 RESERVED: Final = "\ue000-\uefff"
 """The private-use characters that templates are made with, as the inside of a character class."""
 
-_INDEX: Final = f"0|[1-9][0-9]{{0,{INDEX_DIGITS - 1}}}"
-_CANONICAL: Final = re.compile(_INDEX)
+INDEX: Final = f"(?:0|[1-9][0-9]{{0,{INDEX_DIGITS - 1}}})"
+"""A canonical decimal integer, as a regular expression."""
+
+_CANONICAL: Final = re.compile(INDEX)
 _RESERVED: Final = re.compile(f"[{RESERVED}]")
 _PLACEHOLDER: Final = re.compile("([\ue000-\ue7ff])([\ue800-\uefff]?)")
 _SHIFTED: Final = re.compile("[\ue000-\ue7ff][\ue800-\uefff]")
@@ -76,7 +78,7 @@ def layout_path(path: str) -> str:
 def _index_splitter(keep: frozenset[str]) -> Callable[[str], list[str]]:
     kept = "|".join(sorted(map(re.escape, keep)))
     unless = rf"(?!(?:{kept})(?![^.]))" if kept else ""
-    return re.compile(rf"\.{unless}({_INDEX})(?=\.|\Z)").split
+    return re.compile(rf"\.{unless}({INDEX})(?=\.|\Z)").split
 
 
 def _template(texts: tuple[str, ...]) -> str:
@@ -183,6 +185,11 @@ def is_sound(template: str, keep: frozenset[str] = frozenset()) -> bool:
     return _TOUCHING.search(template) is None and not (keep and _SHIFTED.search(template))
 
 
+def is_index(text: str) -> bool:
+    """Tell whether a text is a canonical decimal integer, without zeros in front."""
+    return _CANONICAL.fullmatch(text) is not None
+
+
 def shift_index(text: str, offset: int) -> str | None:
     """Add to an index: a canonical integer, or a template's placeholder.
 
@@ -198,7 +205,7 @@ def shift_index(text: str, offset: int) -> str | None:
     """
     placeholder = _PLACEHOLDER.fullmatch(text)
     if placeholder is None:
-        shifted = int(text) + offset if _CANONICAL.fullmatch(text) else -1
+        shifted = int(text) + offset if is_index(text) else -1
         return str(shifted) if shifted >= 0 else None
     slot, mark = placeholder.groups()
     total = (ord(mark) - NO_OFFSET if mark else 0) + offset
@@ -218,9 +225,7 @@ def index_fault(text: str, offset: int) -> str:
         return ""
     if len(text.lstrip("0")) > INDEX_DIGITS:
         return f"has more than {INDEX_DIGITS} digits"
-    return (
-        "would become negative" if _CANONICAL.fullmatch(text) else "has leading zeros, which could not be written back"
-    )
+    return "would become negative" if is_index(text) else "has leading zeros, which could not be written back"
 
 
 def index_of(text: str) -> int | None:

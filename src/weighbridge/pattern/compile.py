@@ -141,11 +141,9 @@ def check_references(nodes: Nodes) -> None:
         PatternError: `pattern-reference` for a name that is not bound, `pattern-syntax` for one with two offsets.
     """
     bound: dict[str, Capture] = {}
-    halves: set[str] = set()
     for node in walk(nodes):
         if isinstance(node, Capture):
             bound[node.name] = node
-            halves |= {node.name} if node.form.divisor else set()
         elif isinstance(node, Reference):
             first = bound.get(node.name)
             if first is None:
@@ -153,17 +151,23 @@ def check_references(nodes: Nodes) -> None:
                 raise PatternError("pattern-reference", what, hint="move the capture before what refers to it")
             if first.form != node.form and not first.form.is_half_of(node.form):
                 raise PatternError("pattern-syntax", f"`{node.name}` has two offsets in one source")
-            halves.discard(node.name if first.form != node.form else "")
             if can_be_empty(first.body):
                 raise PatternError(
                     "pattern-syntax", f"`{node.name}` may be empty, so that nothing can refer to it here"
                 )
-    for name in sorted(halves):
-        form = bound[name].form
+    for capture in bound.values():
+        if capture.form.divisor:
+            _check_halves(capture, nodes)
+
+
+def _check_halves(capture: Capture, nodes: Nodes) -> None:
+    """Check that a source has both halves of a divided index."""
+    others = (node.form for node in walk(nodes) if isinstance(node, Reference) and node.name == capture.name)
+    if not any(capture.form.is_half_of(form) for form in others):
         raise PatternError(
             "pattern-syntax",
-            f"a source with `{name}{form}` alone does not say which index it is",
-            hint=f"write {{{name}{form.other_half}}} as well",
+            f"a source with `{capture.name}{capture.form}` alone does not say which index it is",
+            hint=f"write {{{capture.name}{capture.form.other_half}}} as well",
         )
 
 

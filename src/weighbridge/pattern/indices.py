@@ -8,12 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import PatternError
-from weighbridge.base.keys import INDEX_DIGITS, RESERVED, index_fault, shift_index
-
-CANONICAL: Final = f"(?:0|[1-9][0-9]{{0,{INDEX_DIGITS - 1}}})"
-"""A number without leading zeros, as a regular expression."""
-
-_CANONICAL: Final = re.compile(CANONICAL)
+from weighbridge.base.keys import INDEX, INDEX_DIGITS, RESERVED, index_fault, is_index, shift_index
 
 
 class Reading(NamedTuple):
@@ -109,7 +104,7 @@ class Form:
         self._check_known()
         if self.is_offset:
             return shift_index(index, self.offset)
-        moved = shift_index(index, self.offset) if _CANONICAL.fullmatch(index) else None
+        moved = shift_index(index, self.offset) if is_index(index) else None
         if moved is None:
             return None
         number = int(moved)
@@ -164,7 +159,7 @@ class Form:
             rests = {str(rest).zfill(self.digits) for rest in range(self.divisor)}
             return f"(?:{'|'.join(sorted(rests, key=len, reverse=True))})"
         if not self.digits:
-            return CANONICAL
+            return INDEX
         return f"(?:[0-9]{{{self.digits}}}|[1-9][0-9]{{{self.digits},{INDEX_DIGITS - 1}}})"
 
 

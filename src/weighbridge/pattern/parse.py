@@ -23,8 +23,8 @@ from typing import Final, NoReturn
 
 from weighbridge.base.errors import PatternError
 from weighbridge.base.json_text import shorten
-from weighbridge.base.keys import INDEX_DIGITS, RESERVED
-from weighbridge.pattern.indices import CANONICAL, PLAIN, Form
+from weighbridge.base.keys import INDEX_DIGITS, RESERVED, is_index
+from weighbridge.pattern.indices import PLAIN, Form
 from weighbridge.pattern.syntax import (
     ANY,
     INT,
@@ -376,6 +376,6 @@ class _Parser:
             )
         literals = re.findall(r"(?:\\.|[^|\\])+", spelled)
         words = [re.sub(r"\\(.)", r"\1", literal) for literal in literals]
-        if form != PLAIN and not all(map(re.compile(CANONICAL).fullmatch, words)):
+        if form != PLAIN and not all(map(is_index, words)):
             self.fail("only an index has an offset", found.start(2), "leave it out, or name numbers")
         return (Choice(tuple((Text(word),) for word in words)),)

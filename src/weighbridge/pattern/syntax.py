@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal
 
-from weighbridge.pattern.indices import CANONICAL, PLAIN, Form
+from weighbridge.base.keys import is_index
+from weighbridge.pattern.indices import PLAIN, Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Capture:
     @property
     def is_number(self) -> bool:
         """Whether it holds an integer: any, or one of some."""
-        return self.kind == "int" or (self.kind == "choice" and all(map(_INTEGER.fullmatch, self.words)))
+        return self.kind == "int" or (self.kind == "choice" and all(map(is_index, self.words)))
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -108,7 +109,6 @@ Kind = Literal["int", "word", "any", "choice", "mixed"]
 INT: Final[Nodes] = (Chars(r"\d", "+"),)
 WORD: Final[Nodes] = (Chars("[^.]", "+"),)
 ANY: Final[Nodes] = (Chars(".", "+"),)
-_INTEGER: Final = re.compile(CANONICAL)
 _KINDS: Final[dict[Nodes, Kind]] = {INT: "int", WORD: "word", ANY: "any"}
 
 
