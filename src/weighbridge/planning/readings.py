@@ -27,7 +27,7 @@ from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Tra
 from weighbridge.pattern import Pattern
 from weighbridge.planning.names.subtrees import subtrees
 from weighbridge.planning.names.wanting import Wanted
-from weighbridge.planning.tracing import landing, last_names, prepare, trace_keys
+from weighbridge.planning.tracing import landing, prepare, trace_ends
 
 _Rule = TypeVar("_Rule", bound=KeyRule)
 
@@ -245,9 +245,8 @@ def _ends(mapping: Mapping, keys: list[str]) -> dict[str, tuple[tuple[str, ...],
     """Return the last names that a mapping gives each key, and the converter that makes its tensor another one."""
     rules = prepare(mapping)
     return {
-        key: (names, mapping.transforms[traced.trace.hit.rule] if traced.trace.hit is not None else None)
-        for traced in trace_keys(rules, keys, [])
-        for (key, _), names in zip(traced.members, last_names(rules, traced), strict=True)
+        key: (names, mapping.transforms[trace.hit.rule] if trace.hit is not None else None)
+        for key, names, trace in trace_ends(rules, keys)
     }
 
 

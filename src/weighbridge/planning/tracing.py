@@ -319,13 +319,15 @@ def spell(template: str, indices: tuple[int, ...]) -> str:
     return name
 
 
+def trace_ends(rules: Rules, keys: list[str]) -> Iterator[tuple[str, tuple[str, ...], Trace]]:
+    """Yield each key with its last names, and what became of it; one that no rule can be run on is left out."""
+    for traced in trace_keys(rules, keys, []):
+        for (key, _), names in zip(traced.members, last_names(rules, traced), strict=True):
+            yield key, names, traced.trace
+
+
 def landing(mapping: Mapping, keys: list[str], target: Header) -> set[str]:
     """Return the keys that a mapping gives the name of a target."""
     wanted = Wanted(target)
     rules = prepare(mapping, wanted)
-    return {
-        key
-        for traced in trace_keys(rules, keys, [])
-        for (key, _), names in zip(traced.members, last_names(rules, traced), strict=True)
-        if any(map(wanted.has, names))
-    }
+    return {key for key, names, _ in trace_ends(rules, keys) if any(map(wanted.has, names))}
