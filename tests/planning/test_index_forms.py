@@ -171,3 +171,15 @@ def test_the_guard_that_is_named_keeps_the_index_from_the_rule(source: str, targ
     guard = str(caught.value).partition("as in ")[2].partition("{i")[0]
     guarded = wb.WeightRenaming(source.replace("{i", guard + "{i"), target)
     assert list(wb.plan(numbered(key), [guarded]).target) == [key]
+
+
+def test_a_model_is_saved_with_a_configuration_from_a_file(tmp_path: Path) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.Linear(2, 2, bias=False) for _ in range(3))
+
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 2}')
+    rules = [wb.WeightRenaming("^mtp.{j:int}", "layers.{j+num_hidden_layers}")]
+    out = wb.save(Model(), tmp_path / "out", rules, config=tmp_path / "config.json")
+    assert "mtp.0.weight" in load_file(out / "model.safetensors")

@@ -32,8 +32,16 @@ def config_for(given: Any, source: Checkpoint, target: Any, place: Any = None) -
         WeighbridgeError: `usage` for a file that holds no configuration.
         CheckpointError: `checkpoint-not-found`, `read-failed`.
     """
-    if given is None:
-        return config_of(source, target, place)
+    return config_of(source, target, place) if given is None else read_given(given)
+
+
+def read_given(given: Any) -> Any:
+    """Return what was given as the configuration, which may be the path of a file that holds it.
+
+    Raises:
+        WeighbridgeError: `usage` for a file that holds no configuration.
+        CheckpointError: `checkpoint-not-found`, `read-failed`.
+    """
     if not isinstance(given, str | Path):
         return given
     path = Path(given).expanduser()

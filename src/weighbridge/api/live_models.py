@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.api.bound_plan import Plan
+from weighbridge.api.configurations import read_given
 from weighbridge.api.functions import Place, open, plan
 from weighbridge.base.errors import PlanError, RegistryError, WeighbridgeError
 from weighbridge.mappings.bound_offsets import bind_offsets
@@ -212,7 +213,7 @@ def _derived(model: torch.nn.Module, mapping: AnyMapping | None, planning: dict[
         planning = {**planning, "config": loaded.binding.config}
     needs_none = mapping is None and planning.get("layout") == "as is"
     found = as_mapping(() if needs_none else find_mapping(_mapping_back(inner, mapping)))
-    found = bind_offsets(found, planning.get("config") or getattr(inner, "config", None))
+    found = bind_offsets(found, read_given(planning.get("config")) or getattr(inner, "config", None))
     drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
     # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
     inverse, notes = inverse_for(found, lambda: open_model(model).header)
