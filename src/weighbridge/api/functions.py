@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import config_for
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
+from weighbridge.api.settings import refuse_unasked
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
@@ -139,6 +140,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     )
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
+    refuse_unasked(options["config"])
     said = (*(source.notes if is_model(checkpoint) else ()), *notes)
     made = Plan.bind(replace(compiled, notes=(*compiled.notes, *said)), source)
     made.binding.config = options["config"]
