@@ -25,6 +25,7 @@ from weighbridge.cli.command_options import (
     Link,
     LinkOption,
     MappingArgument,
+    NameOption,
     NoMappingArgument,
     NoSyncOption,
     OnlyOption,
@@ -213,9 +214,7 @@ def convert(
     options: PlanOptions,
     output: Output,
     mapping: NoMappingArgument = None,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the new weight files, such as adapter_model.")
-    ] = None,
+    name: NameOption = None,
     max_shard_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Largest size of a new file, such as 5GB; none for a single file.")
     ] = "5GB",

@@ -58,6 +58,9 @@ OnlyOption = Annotated[
 DestinationArgument = Annotated[
     str, typer.Argument(metavar="DESTINATION", help="The directory to make; nothing may be there yet.")
 ]
+NameOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Name of the new weight files, such as adapter_model.")
+]
 NoSyncOption = Annotated[
     bool, typer.Option("--no-sync", help="Do not wait for the disk: as fast, and as safe in a power failure, as cp.")
 ]
