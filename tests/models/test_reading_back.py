@@ -313,6 +313,18 @@ def test_a_new_weight_that_no_rule_takes_back_loses_the_path_of_the_reading(tmp_
     assert same(model, again)
 
 
+def test_a_new_head_beside_a_part_goes_back_by_the_rules_that_would_rename_it(tmp_path: Path) -> None:
+    """The path of the reading is not put before the head; the rules run over it all the same."""
+    rules = [wb.GroupWeightRename(["beta", "weight"], ["weight", "last"])]
+    model, again = (modules(base__norm__last=(2,), score__weight=(2, 3), score__bias=(2,)) for _ in range(2))
+    wb.load(model, {"norm.weight": torch.ones(2)}, rules, partial=True)
+    assert wb.loaded_plan(model).reading == "mapped, with base. added"
+    out = wb.save(model, tmp_path / "out")
+    assert load_file(out / "model.safetensors").keys() == {"norm.weight", "score.beta", "score.bias"}
+    wb.load(again, out, rules)
+    assert same(model, again)
+
+
 @pytest.mark.parametrize("partial", [False, True])
 def test_rules_that_look_at_the_start_of_a_key_run_before_a_path_is_put_in_front(partial: bool) -> None:
     """The path of a part was only put before the rules, which then found nothing: one tensor of two, or an error."""
