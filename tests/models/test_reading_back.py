@@ -119,20 +119,75 @@ def test_extra_state_of_another_length_goes_where_rules_lead(
     assert torch.equal(again["norm"].state, model["norm"].state)
 
 
-def test_extra_state_goes_where_a_hook_takes_its_module(tmp_path: Path) -> None:
-    """It was taken for something that the hook makes, and left as it was."""
+def hooked(model: torch.nn.Module, old: str, new: str) -> torch.nn.Module:
+    """Let the state dict of a model call one of its modules by another name."""
 
     def tell(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-        for key in [key for key in state if key.startswith(f"{prefix}inside.")]:
-            state[key.replace("inside", "norm")] = state.pop(key)
+        for key in [key for key in state if key.startswith(f"{prefix}{old}.")]:
+            state[key.replace(old, new, 1)] = state.pop(key)
 
-    model, again = (torch.nn.ModuleDict({"inside": WithState(length)}) for length in (1, 2))
-    for each in (model, again):
-        each.register_state_dict_post_hook(tell)
+    model.register_state_dict_post_hook(tell)
+    return model
+
+
+def test_extra_state_goes_where_a_hook_takes_its_module(tmp_path: Path) -> None:
+    """It was taken for something that the hook makes, and left as it was."""
+    models = [torch.nn.ModuleDict({"inside": WithState(length)}) for length in (1, 2)]
+    model, again = (hooked(each, "inside", "norm") for each in models)
     wb.load(model, {"norm.weight": torch.ones(3), "norm._extra_state": torch.arange(5)}, [])
     assert len(model["inside"].state) == 5
     wb.load(again, wb.save(model, tmp_path / "out"), [])
     assert torch.equal(again["inside"].state, model["inside"].state)
+
+
+class OnlyState(WithState):
+    """Extra state, and nothing besides."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        del self.weight
+
+
+def test_extra_state_goes_where_a_hook_takes_what_is_around_its_module() -> None:
+    """Its module has no tensor of its own that would tell where the hook takes it."""
+    inside = torch.nn.ModuleDict({"linear": torch.nn.Linear(2, 3), "scale": torch.nn.ModuleDict({"0": OnlyState(1)})})
+    model = hooked(torch.nn.ModuleDict({"inside": inside}), "inside", "norm")
+    file = {"norm.linear.weight": torch.ones(3, 2), "norm.linear.bias": torch.ones(3)}
+    report = wb.load(model, {**file, "norm.scale.0._extra_state": torch.arange(5)}, [])
+    assert torch.equal(inside["scale"]["0"].state, torch.arange(5))
+    assert report.fates() == {"source": {"moved": 3}, "target": {"filled": 3}}
+
+
+def test_extra_state_that_a_hook_takes_nobody_knows_where_is_refused() -> None:
+    """It was passed by, as if the hook had made it: no tensor tells where the hook takes the module."""
+    model = hooked(torch.nn.ModuleDict({"inside": OnlyState(1), "head": torch.nn.Linear(2, 3)}), "inside", "norm")
+    file = {"head.weight": torch.ones(3, 2), "head.bias": torch.ones(3), "norm._extra_state": torch.arange(5)}
+    with pytest.raises(wb.RegistryError) as caught:
+        wb.load(model, file, [])
+    assert (caught.value.code, caught.value.where) == ("integration-unsupported", "norm._extra_state")
+    assert len(model["inside"].state) == 1
+
+
+# ---- dtypes of their own ----
+
+
+def test_tensors_that_one_rule_takes_apart_are_saved_in_dtypes_of_their_own(tmp_path: Path) -> None:
+    """Weights of one rule were all said to become one tensor; those of a source do, and have to agree."""
+    rules = [wb.WeightConverter(["bias", "table"], ["bias.*.part", "table.*.part"], [wb.SplitModulelist(1)])]
+    shapes = {f"{name}__{i}__part": (2,) for name, count in (("bias", 2), ("table", 3)) for i in range(count)}
+    model, again = modules(**shapes), modules(**shapes)
+    wb.load(model, {"bias": torch.randn(2, 2), "table": torch.randn(2, 3)}, rules)
+    model.bias.double()
+    out = wb.save(model, tmp_path / "out")
+    saved = load_file(out / "model.safetensors")
+    assert {key: tensor.dtype for key, tensor in saved.items()} == {"bias": torch.float64, "table": torch.float32}
+    wb.load(again, out, rules)
+    assert same(model, again)
+    model.table.get_submodule("1").half()
+    with pytest.raises(wb.PlanError) as caught:
+        wb.save(model, tmp_path / "other")
+    assert (caught.value.code, caught.value.where) == ("dtype-mismatch", "table")
+    assert caught.value.got == "table.0.part: F32, table.1.part: F16, table.2.part: F32"
 
 
 # ---- readings ----
