@@ -72,6 +72,16 @@ def test_what_a_rule_carries_is_saved_and_read_by_the_receipt(is_new: bool, tmp_
     wb.load(again, out, NAMES, carry="^pooler")
 
 
+def test_a_carried_tensor_that_does_not_suit_a_rule_is_read_by_the_receipt(tmp_path: Path) -> None:
+    """The receipt was asked about what is left over alone."""
+    turn = [wb.WeightConverter(r"(\w+)$", r"\1", [wb.Transpose(0, 1)])]
+    model, again = modules(proj__weight=(3, 2)), modules(proj__weight=(3, 2))
+    wb.load(model, {"proj.weight": torch.randn(2, 3), "table": torch.ones(3)}, turn, carry="^table$")
+    report = wb.load(again, wb.save(model, tmp_path / "out"), turn)
+    assert '"^table$": carried, as the receipt beside the checkpoint says' in str(report)
+    assert same(model, again)
+
+
 def test_a_receipt_excuses_only_what_it_names(tmp_path: Path) -> None:
     model = modules(norm__weight=(3,))
     wb.load(model, FILE, NAMES, carry="^pooler")
