@@ -257,8 +257,8 @@ class Plan(planned.Plan):
             source: As for `stream`.
             beside: Files to put beside the weights, by their names there, each in the place of one that would be
                 carried along under that name.
-            options: See `weighbridge.running.directory_writing.WriteOptions`: `max_shard_size`, `memory_budget`,
-                `digests`, `resume`, `sync`, `link`, `progress`.
+            options: See `weighbridge.running.directory_writing.WriteOptions`: `name`, `max_shard_size`,
+                `memory_budget`, `digests`, `resume`, `sync`, `link`, `progress`.
 
         Returns:
             The directory.

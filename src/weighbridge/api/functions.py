@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import config_for
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
+from weighbridge.api.settings import refuse_unasked
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
@@ -139,6 +140,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     )
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
+    refuse_unasked(options["config"])
     said = (*(source.notes if is_model(checkpoint) else ()), *notes)
     made = Plan.bind(replace(compiled, notes=(*compiled.notes, *said)), source)
     made.binding.config = options["config"]
@@ -195,6 +197,7 @@ def convert(
     target: Place = None,
     reverse: bool = False,
     only: str | Iterable[str] | None = None,
+    name: str | None = None,
     max_shard_size: int | str | None = "5GB",
     memory_budget: int = DEFAULT_BUDGET_BYTES,
     digests: bool = False,
@@ -215,6 +218,8 @@ def convert(
         target: Layout to reach, as for `plan`.
         reverse: Use the inverse of the mapping; each key is proven to come back.
         only: Write only the targets that this selection names; see `Plan.restrict`. What they do not need is dropped.
+        name: Name of the new weight files without its ending, such as ``"diffusion_pytorch_model"``; shards and index
+            are named after it. None for ``"model"``.
         max_shard_size: Largest size of a shard, in bytes or as text such as ``"5GB"``; None for a single file.
         memory_budget: Size of the buffers that are held at a time, in bytes.
         digests: Record the SHA-256 of every new tensor in the receipt, so that `verify` can check the output by itself.
@@ -233,7 +238,7 @@ def convert(
     Raises:
         PlanError, RegistryError, CheckpointError: As `plan`.
         DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
-            `destination-unfinished`, `resume-mismatch`, `write-failed`.
+            `destination-unfinished`, `resume-mismatch`, `write-failed`, `usage`.
     """
     refuse_swapped(source, destination, mapping)
     found = find_mapping(() if mapping is None else mapping)
@@ -243,6 +248,7 @@ def convert(
     made = made if only is None else made.restrict(only)
     return made.write(
         destination,
+        name=name,
         max_shard_size=max_shard_size,
         memory_budget=memory_budget,
         digests=digests,
