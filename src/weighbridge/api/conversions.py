@@ -102,8 +102,8 @@ def compile_by_receipt(
     """Compile a mapping; what that leaves open, or over, the receipt beside the checkpoint may settle.
 
     Where names and shapes fit two layouts, the receipt knows in which one the checkpoint was written. And what is left
-    over may be what was carried into it: a model that is saved has such tensors written beside its own, and its class
-    has no place for them when they are read.
+    over, or does not suit a rule, may be what was carried into it: a model that is saved has such tensors written
+    beside its own, past all rules, and its class has no place for them when they are read.
 
     Args:
         compiled: Compiles a mapping with options.
@@ -121,7 +121,7 @@ def compile_by_receipt(
             raise
         if refused.code == "layout-ambiguous" and _is_made_back(source, mapping):
             return compiled(mapping, replace(options, layout="mapped"))
-        recorded = _recorded(source) if "source-unplaced" in refused.codes else None
+        recorded = _recorded(source)
         rules = tuple(rule for rule in recorded.mapping.carry if rule not in mapping.carry) if recorded else ()
         if not rules:
             raise
