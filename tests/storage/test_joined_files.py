@@ -92,6 +92,11 @@ def test_a_dict_of_tensors_is_still_one_and_a_path_that_is_there_no_pattern(tmp_
     write(tmp_path / "rank_{r}.pt", w=value(5))
     write_ranks(tmp_path, range(2))
     assert list(wb.open(tmp_path / "rank_{r}.pt").header) == ["w"]
+    assert list(wb.open({tmp_path / "rank_{r}.pt": "x."}).header) == ["x.w"]
+    write_ranks(tmp_path / "{odd} (1)", range(2))
+    write_ranks(tmp_path / "even", range(3))
+    assert len(wb.open(tmp_path / "{odd} (1)" / "rank_{r}.pt").header) == 4
+    assert len(wb.open({tmp_path / "{odd} (1)" / "rank_1.pt": ""}).header) == 2
 
 
 def test_entries_and_ties_of_each_file(tmp_path: Path) -> None:

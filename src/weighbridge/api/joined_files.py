@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple, TypeGuard
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
 from weighbridge.base.file_names import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
-from weighbridge.base.spelling import spell_numbers
+from weighbridge.base.spelling import exact_pattern, spell_numbers
 from weighbridge.models.model_sources import open_place
 from weighbridge.pattern import Capture, Pattern
 from weighbridge.storage.joined import JoinedCheckpoint, Part, join_checkpoints
@@ -102,8 +102,10 @@ def _join(prefixes: Mapping[str, str | None], entry: str | None) -> JoinedCheckp
 
 def _find(path: Path) -> tuple[Path, list[Found]]:
     """Find the files that a path names, in the order of what is captured, and the folder that the patterns begin in."""
-    count = next((number for number, part in enumerate(path.parts) if "{" in part), len(path.parts) - 1)
+    count = _count_plain(path)
     base, patterns = Path(*path.parts[:count]), [_parse(part) for part in path.parts[count:]]
+    if os.path.lexists(path):
+        patterns = [Pattern.parse(exact_pattern(path.name))]
     found = [Found(base, "", {})]
     for pattern in patterns:
         found = [inner for each in found for inner in _step(each, pattern)]
@@ -118,6 +120,14 @@ def _find(path: Path) -> tuple[Path, list[Found]]:
     return base, sorted(found, key=lambda each: (tuple(map(_order, each.captures.values())), each.name))
 
 
+def _count_plain(path: Path) -> int:
+    """Count the parts of a path before the first pattern; a part that is there as it is written is none."""
+    for number, part in enumerate(path.parts):
+        if "{" in part and not os.path.lexists(Path(*path.parts[: number + 1])):
+            return number
+    return len(path.parts) - 1
+
+
 def _near(base: Path) -> str:
     return join_keys(list_names(base)) or "an empty directory" if base.is_dir() else f"no directory {base}"
 
@@ -125,7 +135,7 @@ def _near(base: Path) -> str:
 def _parse(part: str) -> Pattern:
     """Read the pattern of one part of a path; a set of numbers becomes a choice between them."""
     if "{" not in part:
-        return Pattern.parse("^" + re.sub(r"([^\w.])", r"\\\1", part) + "$")
+        return Pattern.parse(exact_pattern(part))
     return Pattern.parse("^" + _SET.sub(lambda match: f"{{{match[1]}:{'|'.join(_numbers(match[2]))}}}", part) + "$")
 
 
