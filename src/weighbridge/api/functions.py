@@ -208,11 +208,12 @@ def convert(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Path:
-    """Convert a checkpoint into a new directory.
+    """Convert a checkpoint into a new directory, or into one torch file.
 
     Args:
         source: What to read.
-        destination: Directory to make; it must not exist, or be empty.
+        destination: Directory to make, which must not exist, or be empty; or a torch file to make, whose name ends in
+            `.pt`, `.pth`, `.bin` or `.ckpt`.
         mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; None to leave all
             names as they are, for another dtype, other shards, or a part of the tensors.
         target: Layout to reach, as for `plan`.
@@ -227,13 +228,13 @@ def convert(
             what it has written for the next. Every byte is compared with what it must be.
         sync: Wait until the disk holds everything before the directory appears; see `Plan.write`.
         link: ``"share"`` or ``"hard"`` to have new files share blocks with the source's, or be the same where nothing
-            in them changes; see `weighbridge.running.directory_writing.WriteOptions`.
+            in them changes; see `weighbridge.running.to_files.directory_writing.WriteOptions`.
         direct: Read the source past the page cache; see `open`. The new files are written through it.
         progress: Called with the bytes written so far and the bytes in all.
         options: As for `plan`.
 
     Returns:
-        The directory; a receipt in it is all that `revert` needs.
+        The directory, or the file; a receipt in it is all that `revert` needs.
 
     Raises:
         PlanError, RegistryError, CheckpointError: As `plan`.

@@ -16,6 +16,7 @@ from weighbridge import api
 from weighbridge._version import __version__
 from weighbridge.api import Plan
 from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.keys import counted
 from weighbridge.cli.command_options import (
     DestinationArgument,
@@ -230,13 +231,15 @@ def convert(
     link: LinkOption = Link.NEVER,
     direct: DirectOption = False,
 ) -> None:
-    """Convert a checkpoint into a new directory, which appears whole or not at all; without a mapping names stay.
+    """Convert a checkpoint into a directory or a torch file, which appears whole or not at all.
+
+    Without a mapping, names stay.
 
     Example: weighbridge convert model/ converted/ qwen3_moe
     """
     with reporting(output), options.naming(source, mapping):
         refuse_swapped(source, destination, mapping)
-        check_destination(destination, [source])
+        check_destination(destination, [source], as_file=names_torch_file(destination))
         choices = {
             "name": name,
             "digests": digests,
@@ -270,7 +273,7 @@ def revert(
     Example: weighbridge revert converted/ back/
     """
     with reporting(output):
-        check_destination(destination, [source])
+        check_destination(destination, [source], as_file=names_torch_file(destination))
         back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
         _write(output, back, destination, "reverting", {"resume": resume, "sync": not no_sync, "link": link.value})
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
@@ -284,7 +287,8 @@ def _write(output: Output, made: Plan, destination: str, word: str, options: dic
 def _written_form(made: Plan, destination: str) -> dict[str, Any]:
     report = made.report.to_dict()
     del report["steps"]
-    files = sorted(file.name for file in Path(destination).iterdir())
+    path = Path(destination)
+    files = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name]
     return {"destination": destination, "files": files, **report}
 
 

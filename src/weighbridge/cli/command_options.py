@@ -56,7 +56,10 @@ OnlyOption = Annotated[
     typer.Option(metavar="PATTERN", help="Only these targets, such as 'model.layers.{0..3}.**'; may be given again."),
 ]
 DestinationArgument = Annotated[
-    str, typer.Argument(metavar="DESTINATION", help="The directory to make; nothing may be there yet.")
+    str,
+    typer.Argument(
+        metavar="DESTINATION", help="The directory to make, or a torch file, such as out.pth; nothing may be there yet."
+    ),
 ]
 NameOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Name of the new weight files, such as adapter_model.")

@@ -12,13 +12,13 @@ from weighbridge.base.file_names import RECEIPT_NAME, SAFETENSORS_SUFFIX
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
-from weighbridge.running.alongside import check_link, find_twins, lay_out_alongside
 from weighbridge.running.budgets import check_budget
 from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests, check_receipt_follows, receipt_text
 from weighbridge.running.sources import LayeredCheckpoint
 from weighbridge.running.tensor_digests import digest_written
 from weighbridge.running.ties import check_ties
+from weighbridge.running.to_files.alongside import check_link, find_twins, lay_out_alongside
 from weighbridge.storage import (
     IndexText,
     OutputDirectory,
@@ -169,10 +169,9 @@ def write(
     count = len(made.files.images)
     _LOG.info("writing %s: %s bytes in %d file%s", destination, f"{made.size_bytes:,}", count, "s" * (count != 1))
     share = options.link != "never" and _can_share(checkpoint, Path(destination), options.link)
-    places = [each.where for each in (checkpoint, origin or checkpoint) if Path(each.where).exists()]
     with staged_directory(
         destination,
-        sources=places,
+        sources=places_of(checkpoint, origin),
         needed_bytes=made.needed_bytes(shares=share),
         work=_work(plan, checkpoint, made),
         resume=options.resume,
@@ -183,6 +182,11 @@ def write(
         _fill(output, made, plan, checkpoint, options)
     _LOG.info("wrote %s", destination)
     return Path(destination).absolute()
+
+
+def places_of(checkpoint: Checkpoint, origin: Checkpoint | None) -> list[str]:
+    """List the places that are read: that of a checkpoint, and where its weights came from, if they are there."""
+    return [each.where for each in (checkpoint, origin or checkpoint) if Path(each.where).exists()]
 
 
 def _decide(
