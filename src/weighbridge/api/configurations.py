@@ -82,9 +82,9 @@ def _config_in(target: Any) -> Any:
     return _read(path) if path.is_file() else None
 
 
-def config_beside(source: Checkpoint) -> Any:
-    """Return what the `config.json` beside a checkpoint's weights says; None where there is none."""
-    path = next((extra.path for extra in source.extras if extra.name == NAME), None)
+def config_beside(source: Checkpoint, name: str = NAME) -> Any:
+    """Return what the `config.json` beside a checkpoint's weights says, or another file; None where there is none."""
+    path = next((extra.path for extra in source.extras if extra.name == name), None)
     return None if path is None else _read(path, is_resolved=True)
 
 
