@@ -68,6 +68,7 @@ class _Rules:
     def draw(self, count: int) -> wb.Mapping:
         makers: list[Callable[[], Any]] = [self.rename] * 5 + [self.group, self.prefix, self.prefix, self.absent]
         makers += [self.move] * 5 + [self.join] * 2 + [self.merge, self.merge, self.cut, self.unmerge]
+        makers += [self.repeat] * 2 + [self.merge_equal] * 2
         self.made = interpret(wb.Mapping(), self.tensors)
         faulty = self.chance.choice((0.1, 0.1, 0.1, 1.0))
         for _ in range(count):
@@ -332,6 +333,64 @@ class _Rules:
         if len(names) == 1 and self.chance.random() < 0.2:
             targets, operation = ["t.*.w", "v.*.w"], wb.ErnieSplitAndDecoupleTextVisionExperts(0, 1)
         return self.convert(sources, targets, [operation], "")
+
+    # equal tensors
+
+    def repeat(self) -> Any:
+        """Make several equal tensors of one, under names of their own, by an index, or stacked."""
+        name = self.name(fresh=True)
+        if name is None:
+            return None
+        source = self.piece(name, whole_end=True)
+        here, there = self.generalise(source.inside)
+        times, alone = self.chance.choice((2, 2, 3)), ".".join(there)
+        targets = [".".join([*there[:-1], f"{there[-1]}_{n}"]) for n in range(times)]
+        match self.chance.choice(("names", "number", "index", "stack", "join")):
+            case "names":
+                targets[0] = alone if self.chance.random() < 0.5 else targets[0]
+                operations: list[Any] = [wb.Repeat()]
+            case "number":
+                operations = [wb.Repeat(times)]
+            case "index":
+                targets, operations = [f"{alone}.*.part"], [wb.Repeat(self.chance.choice((times, times, None)))]
+            case "stack":
+                targets, operations = [alone], [wb.Repeat(times), wb.MergeModulelist(0)]
+            case _:
+                targets, operations = [alone], [wb.Repeat(times), wb.Concatenate(0)]
+        moves = [wb.Transpose(0, 1)] if self.made.tensors[name].ndim == 2 and self.chance.random() < 0.3 else []
+        return self.convert([_dotted(here)], targets, [*moves, *operations], source.scope)
+
+    def merge_equal(self) -> Any:
+        """Make one tensor of several, which are made equal for it, now and then but for one byte."""
+        names = self.siblings() if self.chance.random() < 0.6 else self.numbered()
+        if len(names) < 2 or not all(self.is_as_it_was(name) for name in names):
+            return None
+        keys = [self.made.sources[name][0] for name in names]
+        for key in keys[1:]:
+            self.tensors[key] = self.tensors[keys[0]].clone()
+        if self.chance.random() < 0.1 and self.tensors[keys[1]].numel():
+            raw = self.tensors[keys[1]].reshape(-1).view(torch.uint8)
+            raw[self.chance.randrange(raw.numel())] ^= 1
+        texts = [".".join(name.split(".")[-3:]) for name in names]
+        times = self.chance.choice((None, len(names)))
+        at = _differ(names[0].split("."), names[1].split("."))
+        if len(at) == 1 and names[0].split(".")[at[0]].isdigit():
+            parts = names[0].split(".")
+            texts = [".".join([*parts[: at[0]], "*", *parts[at[0] + 1 :]])]
+        return self.convert(texts, [f"same_{len(self.rules)}.weight"], [wb.MergeEqual(times)], "")
+
+    def is_as_it_was(self, name: str) -> bool:
+        """Tell whether a tensor may be replaced by another one: no converter has had it in its hands."""
+        return name not in self.made.changed and len(self.made.sources[name]) == 1
+
+    def numbered(self) -> list[str]:
+        """Find all names that differ from one in an index."""
+        indexed = [name for name in self.made.tensors if re.search(r"\.\d+\.", name) and name not in self.made.changed]
+        if not indexed:
+            return []
+        parts = self.chance.choice(indexed).split(".")
+        at = self.chance.choice([at for at, part in enumerate(parts[:-1]) if part.isdigit()])
+        return [".".join(parts), *(name for name in indexed if _differ(name.split("."), parts) == [at])]
 
 
 def _spelled(kind: str, segment: str, at: int, groups: int) -> tuple[str, str]:

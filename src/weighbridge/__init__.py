@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     )
     from weighbridge.operations.ops import Cast
     from weighbridge.operations.reordering import Reorder
+    from weighbridge.operations.replicas import MergeEqual, Repeat
 
 __all__ = [
     "Carry",
@@ -71,6 +72,7 @@ __all__ = [
     "LinearToConv3d",
     "Mapping",
     "MappingError",
+    "MergeEqual",
     "MergeModulelist",
     "PatternError",
     "Permute",
@@ -83,6 +85,7 @@ __all__ = [
     "Registry",
     "RegistryError",
     "Reorder",
+    "Repeat",
     "Reshape",
     "Split",
     "SplitModulelist",
@@ -134,6 +137,7 @@ _PLACES = {
     ),
     "operations.ops": "Cast",
     "operations.reordering": "Reorder",
+    "operations.replicas": "MergeEqual Repeat",
 }
 """The modules that the public names stand in."""
 

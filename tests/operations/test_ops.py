@@ -18,6 +18,7 @@ from transformers import core_model_loading as peer
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import LayoutError
 from weighbridge.operations.configuration import read_config
+from weighbridge.operations.lowering import Lowered, lower
 from weighbridge.operations.ops import (
     OPERATIONS,
     Cast,
@@ -28,19 +29,19 @@ from weighbridge.operations.ops import (
     ErnieSplitAndDecoupleTextVisionExperts,
     Interleave,
     LinearToConv3d,
-    Lowered,
+    MergeEqual,
     MergeModulelist,
     Operation,
     Permute,
     PermuteForRope,
     Rearrange,
     Reorder,
+    Repeat,
     Reshape,
     Split,
     SplitModulelist,
     Transpose,
     invert,
-    lower,
     operation_from_dict,
 )
 from weighbridge.operations.rearrange import movement, parse, reverse
@@ -85,7 +86,7 @@ def write(value: Value, slots: list[torch.Tensor]) -> torch.Tensor:
 
 
 def run(lowered: Lowered, tensors: Tensors) -> Tensors:
-    slots = [tensor for group in tensors for tensor in group]
+    slots = [tensor for group in tensors for tensor in group] * lowered.repeats
     for temporary in lowered.temporaries:
         slots.append(write(Value(temporary.layout, temporary.dtype), slots))
     return [[write(value, slots) for value in lane.values] for lane in lowered.lanes]
@@ -110,7 +111,7 @@ def context_of(tensors: Sequence[Sequence[torch.Tensor]], lanes: Sequence[Lane],
 class Case:
     """An operation, shapes to use it on, and what it must do, said eagerly.
 
-    `way_back` is how the inverse is asked for when the operation alone does not know it.
+    Of `equal` tensors that lie side by side, each holds what the first one holds.
     """
 
     operation: Operation
@@ -121,6 +122,7 @@ class Case:
     names: Sequence[str] = ()
     dtype: torch.dtype = torch.int64
     given: dict[str, Any] = field(default_factory=dict)
+    equal: int = 1
 
     def __str__(self) -> str:
         return repr(self.operation)
@@ -226,12 +228,33 @@ CASES = [
         [[(5, 12)]],
         each(lambda x: x[:, [0, 1, 4, 2, 3, 6, 5, 8, 9, 7, 10, 11]]),
     ),
+    Case(Repeat(), [[(2, 3)]], lambda t: [t[0], t[0]], TWO),
+    Case(Repeat(), [[(2, 3)]], lambda t: [t[0] * 4], given={"indexed": (True,), "counts": (4,)}),
+    Case(Repeat(2), [[(2, 3)], [(4,)]], lambda t: [t[0], t[0], t[1], t[1]], tuple("abcd")),
+    Case(
+        Repeat(3),
+        [[(2, 3)] * 2, [(5,)] * 2],
+        lambda t: [[x for x in group for _ in range(3)] for group in t],
+        TWO,
+        given={"indexed": (True, True)},
+    ),
+    Case(MergeEqual(), [[(2, 3)], [(2, 3)]], lambda t: [t[0]], equal=2),
+    Case(MergeEqual(), [[(2, 3)] * 4], lambda t: [t[0][:1]], equal=4),
+    Case(MergeEqual(2), [[(2, 3)], [(2, 3)], [(4,)], [(4,)]], lambda t: [t[0], t[2]], TWO, equal=2),
+    Case(MergeEqual(3), [[(2, 3)] * 6], lambda t: [t[0][::3]], given={"indexed": (True,)}, equal=3),
     Case(Cast("float64", "float32"), [[(2, 3)]], each(lambda x: x.double()), dtype=torch.float32),
 ]
 
 
+def equal_ones(tensors: Tensors, count: int) -> Tensors:
+    """Give all of `count` tensors that lie side by side the values of the first."""
+    flat = [tensor for group in tensors for tensor in group]
+    values = iter([flat[number - number % count].clone() for number in range(len(flat))])
+    return [[next(values) for _ in group] for group in tensors]
+
+
 def forward(case: Case) -> tuple[Tensors, tuple[Lane, ...], Lowered]:
-    tensors = numbered(case.shapes, case.dtype)
+    tensors = equal_ones(numbered(case.shapes, case.dtype), case.equal)
     lanes = lanes_of(tensors, case.indexed, case.names)
     context = Context(case.targets, config=CONFIG, **case.given)
     return tensors, lanes, lower([case.operation], lanes, context)
@@ -241,6 +264,7 @@ def forward(case: Case) -> tuple[Tensors, tuple[Lane, ...], Lowered]:
 def test_operation_equals_its_eager_reference(case: Case) -> None:
     tensors, _, lowered = forward(case)
     assert same(run(lowered, tensors), case.reference(tensors))
+    assert all(same(run(replace(lowered, lanes=again), tensors), case.reference(tensors)) for again in lowered.again)
     assert tuple(lane.name for lane in lowered.lanes) == case.targets
 
 

@@ -31,7 +31,12 @@ MAX_PARTS: Final = 1 << 16
 """The most tensors that one may be cut into. How many it is comes from a shape, which may be any number."""
 
 
-def _check_parts(count: int) -> None:
+def check_parts(count: int) -> None:
+    """Refuse more parts than one tensor may fall into.
+
+    Raises:
+        LayoutError: `layout-fragmented`.
+    """
     if count > MAX_PARTS:
         raise LayoutError(
             "layout-fragmented",
@@ -55,7 +60,7 @@ def _split_value(value: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, 
 def _unbind(value: Value, axis: int) -> tuple[Value, ...]:
     axis = checked_axis(axis, len(value.shape))
     rest = (*value.shape[:axis], *value.shape[axis + 1 :])
-    _check_parts(value.shape[axis])
+    check_parts(value.shape[axis])
     parts = value.layout.split(axis, [1] * value.shape[axis])
     return tuple(Value(part.reshape(rest), value.dtype, value.is_rounded) for part in parts)
 
@@ -64,11 +69,11 @@ def _equal_sizes(size: int, parts: int) -> list[int]:
     if parts < 1 or size % parts:
         what = f"a size of {size} does not divide into {parts} equal parts"
         raise LayoutError("split-unequal", what, hint="give the sizes of the parts: Split(dim, sizes)")
-    _check_parts(parts)
+    check_parts(parts)
     return [size // parts] * parts
 
 
-def _into_targets(parts: Sequence[Value], counts: Sequence[int], context: Context) -> tuple[Lane, ...]:
+def into_targets(parts: Sequence[Value], counts: Sequence[int], context: Context) -> tuple[Lane, ...]:
     """Deal parts out to the targets, in order."""
     bounds = pairwise((0, *accumulate(counts)))
     return tuple(
@@ -83,8 +88,12 @@ def _agree(said: Sequence[Size], sizes: Sequence[int]) -> bool:
     return len(said) == len(sizes) and all(isinstance(one, str) or one == size for one, size in pairs)
 
 
-def _counts(context: Context) -> list[int]:
-    """Return how many tensors each target takes."""
+def target_counts(context: Context) -> list[int]:
+    """Return how many tensors each target takes.
+
+    Raises:
+        LayoutError: `operation-argument` where that is not known, `operation-arity` where there are no targets.
+    """
     counts = []
     for number, target in enumerate(context.targets):
         count = context.count(number)
@@ -206,9 +215,9 @@ class Chunk(Arguments):
         axis = checked_axis(self.dim, len(value.shape))
         if self.num_shards_attribute is not None:
             return (Lane(self._only_target(context, lane), self._shards(value, axis, context), indexed=True),)
-        counts = _counts(context)
+        counts = target_counts(context)
         sizes = _target_sizes(context, counts, value.shape, axis) or _equal_sizes(value.shape[axis], sum(counts))
-        return _into_targets(_split_value(value, axis, sizes), counts, context)
+        return into_targets(_split_value(value, axis, sizes), counts, context)
 
     def _only_target(self, context: Context, lane: Lane) -> str:
         if len(context.targets) > 1:
@@ -217,7 +226,7 @@ class Chunk(Arguments):
 
     def _shards(self, value: Value, axis: int, context: Context) -> tuple[Value, ...]:
         count = read_config(context.config, self.num_shards_attribute or "", default_to_text=True)
-        _check_parts(count)
+        check_parts(count)
         known = _target_sizes(context, [count], value.shape, axis) if context.targets else None
         return _split_value(value, axis, known or _equal_sizes(value.shape[axis], count))
 
@@ -245,7 +254,7 @@ class Split(Arguments):
         _, value = single(lanes)
         axis = checked_axis(self.dim, len(value.shape))
         only_indexed = len(context.targets) == 1 and context.is_indexed(0)
-        counts = [len(self.sizes)] if only_indexed and self.sizes is not None else _counts(context)
+        counts = [len(self.sizes)] if only_indexed and self.sizes is not None else target_counts(context)
         sizes = self._sizes(context, counts, value.shape, axis)
         if sizes is None:
             raise LayoutError(
@@ -254,7 +263,7 @@ class Split(Arguments):
         if len(sizes) != sum(counts):
             expected, got = counted(sum(counts), "size"), f"{len(sizes)}: {', '.join(map(str, sizes))}"
             raise LayoutError("operation-arity", "there is not one size for each target", expected=expected, got=got)
-        return _into_targets(_split_value(value, axis, sizes), counts, context)
+        return into_targets(_split_value(value, axis, sizes), counts, context)
 
     def _sizes(self, context: Context, counts: Sequence[int], shape: Shape, axis: int) -> list[int] | None:
         if self.sizes is not None and all(isinstance(size, int) for size in self.sizes):

@@ -70,6 +70,7 @@ class Context:
             a pattern with a segment `*` that has more or fewer shapes than one.
         counts: For each target how many indices it has, where that is known; empty for "unknown".
         config: The model's configuration: attributes or items, with nested configurations.
+        takes_list: Whether what follows takes several tensors as a list, one for each index.
     """
 
     targets: tuple[str, ...] = ()
@@ -77,6 +78,7 @@ class Context:
     indexed: tuple[bool, ...] = ()
     counts: tuple[int | None, ...] = ()
     config: object = None
+    takes_list: bool = False
 
     def is_indexed(self, number: int) -> bool:
         """Tell whether a target takes one tensor for each index."""

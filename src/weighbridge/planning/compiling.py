@@ -250,7 +250,7 @@ def _is_right_but_faulty(draft: Draft, fitting: list[Draft], options: Options) -
 
 def _describe(draft: Draft) -> str:
     filling = [step for step in draft.plan.steps if step.fate != "carried"]
-    targets, sources = sum(len(step.targets) for step in filling), sum(len(step.sources) for step in filling)
+    targets, sources = sum(len(step.writes) for step in filling), sum(len(step.reads) for step in filling)
     line = f"{draft.reading.name}: fills {counted(targets, 'target')} from {counted(sources, 'source')}"
     example = next((step for step in filling if step.sources != step.targets), None)
     return line + (f", such as {example.targets[0]} from {example.sources[0]}" if example else "")

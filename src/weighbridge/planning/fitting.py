@@ -19,7 +19,7 @@ from weighbridge.planning.joining import Joiner, collect_groups
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
-from weighbridge.planning.problems import no_such_target
+from weighbridge.planning.problems import no_such_target, target_collision
 from weighbridge.planning.program import Program
 from weighbridge.planning.readings import Names, Reading
 from weighbridge.planning.steps import Fated, Step
@@ -187,7 +187,7 @@ class _Fitting:
             if step.sources[0] in declared or any(key in self.target.specs for key in step.targets):
                 kept.append(step)
                 continue
-            unplaced += step.sources
+            unplaced += step.reads
             self.strays.append(step)
             if self.options.partial:
                 kept += self._carry_unplaced(step)
@@ -214,29 +214,19 @@ class _Fitting:
     def _carry_unplaced(self, step: Step) -> list[Step]:
         """Carry the sources of a step without a place, unless the mapping and the target use their names for others."""
         assert self.target is not None
-        for key in step.sources:
+        for key in step.reads:
             if key in self.target.specs:
                 self.problems.append(self._no_such_target(step.targets[0] if step.targets else key, step))
-        return [_carry(key, self.source.specs[key]) for key in step.sources if key not in self.target.specs]
+        return [_carry(key, self.source.specs[key]) for key in step.reads if key not in self.target.specs]
 
     def _find_collisions(self) -> None:
         owner: dict[str, Step] = {}
         for step in self.steps:
-            for key in step.targets:
+            for key in step.writes:
                 if key in owner:
-                    self.problems.append(self._collision(key, owner[key], step))
+                    both = ((each.sources, _rules(self.mapping, each)) for each in (owner[key], step))
+                    self.problems.append(target_collision(key, both))
                 owner[key] = step
-
-    def _collision(self, key: str, first: Step, second: Step) -> PlanError:
-        both = ((", ".join(step.sources[:2]), _rules(self.mapping, step)) for step in (first, second))
-        lines = sorted(f"{sources}\n  {rules}" if rules else sources for sources, rules in both)
-        return PlanError(
-            "target-collision",
-            "two sources land on one target",
-            where=key,
-            got="\n".join(lines),
-            hint="narrow one of the rules, or declare which source to drop",
-        )
 
     def _cast(self, declared: set[str]) -> None:
         """Cast targets as was asked for, after every cast of the mapping; and note whether casts may overflow."""
@@ -253,7 +243,8 @@ class _Fitting:
         if self.target is None:
             return
         for step in self.steps:
-            for key, output in zip(step.targets, step.program.targets, strict=True):
+            for key, number in step.writes.items():
+                output = step.program.targets[number]
                 wanted = self.target.specs.get(key)
                 if wanted is None and step.fate != "carried":
                     self.problems.append(self._no_such_target(key, step))
@@ -261,12 +252,12 @@ class _Fitting:
                     self.problems.append(self._misfit(key, step, output.layout.shape, wanted))
 
     def _no_such_target(self, key: str, step: Step) -> PlanError:
-        return no_such_target(key, step.sources[:3], _rules(self.mapping, step))
+        return no_such_target(key, step.reads[:3], _rules(self.mapping, step))
 
     def _misfit(self, key: str, step: Step, shape: tuple[int, ...], wanted: TensorSpec) -> PlanError:
         """Say that shapes differ; where only the number of joined tensors does, name those in excess or lacking."""
         differing = [axis for axis, pair in enumerate(zip(shape, wanted.shape, strict=False)) if pair[0] != pair[1]]
-        count = len(step.sources)
+        count = len(step.reads)
         merged = len(shape) == len(wanted.shape) and len(differing) == 1 and self._merges(step)
         per_lane = merged and count % shape[differing[0]] == 0
         code, what = "spec-mismatch", "a tensor's shape is not the target's"
@@ -286,9 +277,9 @@ class _Fitting:
         return PlanError(code, what, where=key, expected=expected, got=named, because=because, hint=hint)
 
     def _sources_with_shapes(self, step: Step) -> str:
-        if len(step.sources) > SHOWN_SOURCES:
+        if len(step.reads) > SHOWN_SOURCES:
             return ", ".join(collapse_by_name(step.sources)[:SHOWN_SOURCES])
-        return ", ".join(f"{key} {list(self.source[key].shape)}" for key in step.sources)
+        return ", ".join(f"{key} {list(self.source[key].shape)}" for key in step.reads)
 
     def _merges(self, step: Step) -> bool:
         """Tell whether a step joins tensors by the index in their keys."""
@@ -299,7 +290,7 @@ class _Fitting:
         """Mark a step that fills a target whose twin is filled as well: its bytes must be equal, not written again."""
         if self.target is None or not self.target.ties:
             return
-        written = [key for step in sorted(self.steps, key=lambda step: step.targets) for key in step.targets]
+        written = [key for step in sorted(self.steps, key=lambda step: step.targets) for key in step.writes]
         for key in written:
             self.first_of.setdefault(self._group(key), key)
         pairs = ((key, self.first_of[self._group(key)]) for key in written)

@@ -13,9 +13,10 @@ from weighbridge.base.specs import Header, Shape
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
-from weighbridge.planning.steps import Fate, Step
+from weighbridge.planning.steps import Condition, Fate, Step
 from weighbridge.planning.tracing import Rules, match_rule, prepare, require_name, trace_key
 from weighbridge.planning.way_back.origins import find_origins
+from weighbridge.reporting.conditions import condition_lines
 from weighbridge.reporting.diagrams import draw_step, region_of, span_text
 from weighbridge.reporting.membership import missing_members, near_miss
 
@@ -46,6 +47,7 @@ class Explanation:
         group: The incomplete group that the key belongs to, and what is missing of it.
         diagrams: The copies as pictures, in lines of text.
         origins: Names that the rules would make the key of, for one that nothing fills.
+        conditions: Which sources must be equal, where the key is one of them, or is made of them.
     """
 
     key: str
@@ -59,6 +61,7 @@ class Explanation:
     group: tuple[str, ...] = ()
     diagrams: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -74,6 +77,7 @@ class Explanation:
         if self.sources:
             yield f"  from     {', '.join(collapse(self.sources))}"
             yield f"  to       {', '.join(collapse(self.targets))}"
+        yield from (f"  if equal {condition}" for condition in self.conditions)
         yield from (f"  {'group' if number == 0 else '':<8} {line}" for number, line in enumerate(self.group))
         for tried in self.tried:
             yield f"  {tried.rule}"
@@ -99,6 +103,7 @@ class Explanation:
             "group": list(self.group),
             "diagrams": list(self.diagrams),
             "origins": list(self.origins),
+            "conditions": list(self.conditions),
         }
 
 
@@ -125,15 +130,20 @@ def explain(plan: Plan, key: str) -> Explanation:
         key,
         sides,
         tuple(fates[side][key] for side in sides),
-        tuple(source for step in steps for source in step.sources),
-        tuple(target for step in steps for target in step.targets),
+        tuple(source for step in steps for source in step.reads),
+        tuple(target for step in steps for target in step.writes),
         tuple(try_rules(plan, traced)),
         tuple(line for step in steps for line in _copy_lines(step, key)),
         near,
         group,
         tuple(line for step in steps for line in draw_step(step, key)),
         origins,
+        tuple(condition_lines(each for step in steps for each in step.conditions() if _is_about(each, key))),
     )
+
+
+def _is_about(condition: Condition, key: str) -> bool:
+    return key == condition.target or any(key in way for way in condition.ways)
 
 
 def _missing_origins(plan: Plan, key: str) -> tuple[str, ...]:
@@ -222,7 +232,8 @@ def _copy_lines(step: Step, key: str) -> Iterator[str]:
         after |= {name} if parts & after else set()
     for name, parts in reversed(reads):
         before |= parts if name in before else set()
-    for name, output in made:
+    for number, (name, output) in enumerate(made):
+        written = "<-" if name not in outputs[:number] else "=="
         for copy in output.layout.copies:
             if name not in before and names[copy.source] not in after:
                 continue
@@ -230,7 +241,7 @@ def _copy_lines(step: Step, key: str) -> Iterator[str]:
             target_box = region(copy, output.layout.shape, of_target=True)
             source_box = region(copy, source.shape, of_target=False)
             cast = f"  cast {source.dtype} to {output.dtype}" if source.dtype != output.dtype else ""
-            yield f"{name}{target_box} <- {names[copy.source]}{source_box}{cast}"
+            yield f"{name}{target_box} {written} {names[copy.source]}{source_box}{cast}"
 
 
 def region(copy: Copy, shape: Shape, *, of_target: bool) -> str:
