@@ -201,6 +201,29 @@ def turned(layouts: Layouts) -> Layouts:
     return layouts[1], layouts[0]
 
 
+def replicas() -> Layouts:
+    """Four ranks, of which two have each head of a key, and all have the norm; a table that every layer has."""
+    new = Numbers()
+    table = new(8)
+    a, b = dict[str, torch.Tensor](), {"table": table}
+    for layer in range(LAYERS):
+        key, query, norm = new(6, 4), new(12, 4), new(5)
+        b |= {f"layers.{layer}.{name}.weight": t for name, t in (("k", key), ("q", query), ("norm", norm))}
+        for rank in range(4):
+            a[f"ranks.{rank}.layers.{layer}.k.weight"] = key.chunk(2)[rank // 2].clone()
+            a[f"ranks.{rank}.layers.{layer}.q.weight"] = query.chunk(4)[rank].clone()
+            a[f"ranks.{rank}.layers.{layer}.norm.weight"] = norm.clone()
+        a[f"layers.{layer}.table"] = table.clone()
+    return a, b
+
+
+def untied() -> Layouts:
+    new = Numbers()
+    embed, other = new(9, 4), new(4, 4)
+    one = {"wte.weight": embed, "l.w": other}
+    return one, {"embed.weight": embed.clone(), "head.weight": embed.clone(), "l.w": other.clone()}
+
+
 RECOVERED: dict[str, tuple[Callable[[], Layouts], list[str]]] = {
     "fused attention": (
         fused_attention,
@@ -246,6 +269,21 @@ RECOVERED: dict[str, tuple[Callable[[], Layouts], list[str]]] = {
         lambda: turned(blocks_in_place()),
         ["by Reorder(order=[1, 0])", "order=[1, 0, 2], sizes=[14, 5, 5])", "sizes=[16, 8, 8], target_stripes=4)"],
     ),
+    "replicas": (
+        replicas,
+        [
+            "by MergeEqual(times=2), Concatenate()",
+            "by MergeEqual(times=4)",
+            "by MergeEqual(times=3)",
+            "by Concatenate()",
+        ],
+    ),
+    "replicas, back": (
+        lambda: turned(replicas()),
+        ["by Chunk(), Repeat(times=2)", "by Repeat(times=4)", "by Repeat(times=3)", "by Chunk()"],
+    ),
+    "untied": (untied, ["wte -> embed, head) by Repeat()"]),
+    "tied again": (lambda: turned(untied()), ["embed, head -> wte) by MergeEqual()"]),
     "exchanged names": (exchanged_names, []),
     "shifted indices": (shifted_indices, []),
     "numbered modules": (numbered_modules, []),
@@ -418,11 +456,33 @@ def test_copy_is_dropped_or_tied_by_name() -> None:
         {"embed.weight": weight, "l.w": other, "head.weight": weight},
     )
     assert wb.infer(single, double).plan.tied_targets[0].key == "head.weight"
-    apart = double | {"head.weight": weight.clone()}
-    assert [rule.why for rule in wb.infer(single, apart).mapping.initialise] == [
+    assert wb.infer(single, double).mapping.converters == ()
+    thrice = double | {"head.weight": weight.clone(), "old.weight": weight.clone()}
+    twice = {key: tensor for key, tensor in thrice.items() if key != "old.weight"}
+    assert [rule.why for rule in wb.infer(twice, thrice).mapping.initialise] == [
         "a copy of a tensor that has its place"
     ]
-    assert [rule.pattern for rule in wb.infer(apart, single).mapping.drop] == ["^head.weight$"]
+    assert [rule.pattern for rule in wb.infer(thrice, twice).mapping.drop] == ["^old.weight$"]
+
+
+def test_as_many_equal_ones_on_both_sides_are_no_replicas() -> None:
+    weight = Numbers()(9, 4)
+    a = {"embed.weight": weight, "head.weight": weight.clone()}
+    found = wb.infer(a, {f"model.{key}": tensor.clone() for key, tensor in a.items()})
+    assert found.is_complete
+    assert found.mapping.converters == ()
+
+
+def test_replicas_of_which_one_differs_are_not_merged() -> None:
+    a, b = replicas()
+    a["ranks.2.layers.1.norm.weight"][0] += 1
+    found = wb.infer(a, b)
+    holds(found, a, b)
+    made = wb.plan(a, found.mapping, target=b, partial=True).state_dict()
+    assert made["layers.0.norm.weight"].equal(b["layers.0.norm.weight"])
+    assert "ranks.2.layers.1.norm.weight" in {each.key for each in found.unexplained} | {
+        key for key, fate in found.plan.source_fates() if fate.name == "dropped"
+    }
 
 
 # Nothing is proposed that does not hold

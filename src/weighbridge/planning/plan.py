@@ -152,6 +152,11 @@ class Plan:
         """Whether the inverse gives back every byte of every source tensor."""
         return not self.lossy_reasons
 
+    @property
+    def version(self) -> int:
+        """Version of the plan's JSON form: the oldest that can say it."""
+        return EQUALS_VERSION if any(step.fate in EQUAL_FATES for step in self.steps) else PLAN_VERSION
+
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the plan's JSON form without the files; equal plans have equal hashes."""
@@ -248,7 +253,7 @@ class Plan:
         }
         return {
             "format": PLAN_FORMAT,
-            "version": EQUALS_VERSION if any(step.fate in EQUAL_FATES for step in self.steps) else PLAN_VERSION,
+            "version": self.version,
             "mapping": self.mapping.to_dict(),
             "reading": self.reading,
             "metadata": dict(self.metadata),

@@ -68,6 +68,9 @@ def read_plan(form: Any) -> Plan:
             raise PlanError("plan-format", what, expected=expected, got=repr(found)[:200])
         plan = _plan_from_form(form)
         plan.check()
+        if plan.version != form["version"]:
+            what = "the plan is not of the version that it names"
+            raise PlanError("plan-format", what, expected=str(plan.version), got=str(form["version"]))
         _check_hash("hash", form["hash"], plan.hash)
         _check_hash("files_hash", form["files_hash"], plan.files_hash)
         check_files(plan.source_files, plan.source.specs)

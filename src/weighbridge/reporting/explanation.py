@@ -226,12 +226,13 @@ def _copy_lines(step: Step, key: str) -> Iterator[str]:
     names = [*step.sources, *(f"temporary {number}" for number in range(len(program.temporaries)))]
     outputs = [*names[len(step.sources) :], *step.targets]
     made = list(zip(outputs, program.outputs, strict=True))
+    temporaries = set(names[len(step.sources) :])
     before, after = {key}, {key}  # with the temporaries that the key is made of, and that are made of it
     reads = [(name, {names[copy.source] for copy in output.layout.copies}) for name, output in made]
     for name, parts in reads:
-        after |= {name} if parts & after else set()
+        after |= {name} & temporaries if parts & after else set()
     for name, parts in reversed(reads):
-        before |= parts if name in before else set()
+        before |= parts & temporaries if name in before else set()
     for number, (name, output) in enumerate(made):
         written = "<-" if name not in outputs[:number] else "=="
         for copy in output.layout.copies:

@@ -130,7 +130,8 @@ class Inspector {
   /** The outputs that have to do with a tensor, each with its name. */
   outputs(side, place, step, program) {
     const names = [...program.temporaries.map((_, number) => `temporary ${number}`), ...step.targets.map((target) => sides[1].keys[target])];
-    const all = [...program.temporaries, ...program.targets].map((output, number) => ({ output, name: names[number] }));
+    const isAgain = (number) => names.indexOf(names[number]) < number; // made again, it is only compared
+    const all = [...program.temporaries, ...program.targets].map((output, number) => ({ output, name: names[number], again: isAgain(number) }));
     if (side.name === "target") {
       const made = [...program.temporaries.map(() => true), ...step.targets.map((target) => target === place)];
       return all.filter((_, number) => made[number]);
@@ -194,10 +195,8 @@ class Inspector {
   copyList(side, place, step, program, slots) {
     const isOther = (slot) => side.name === "source" && slot < step.sources.length && step.sources[slot] !== place;
     const lines = [];
-    const written = new Set();
-    for (const { output, name } of this.outputs(side, place, step, program)) {
-      const sign = written.has(name) ? "==" : "<-"; // made again, it is only compared
-      written.add(name);
+    for (const { output, name, again } of this.outputs(side, place, step, program)) {
+      const sign = again ? "==" : "<-";
       for (const copy of output.copies) {
         if (isOther(copy.source)) continue;
         const slot = slots[copy.source];
