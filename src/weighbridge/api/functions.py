@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import config_for
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
+from weighbridge.api.joined_files import open_source
+from weighbridge.api.settings import refuse_unasked
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
@@ -21,7 +23,7 @@ from weighbridge.mappings.finding import AnyMapping, find_mapping, refuse_swappe
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.registry import default_registry
 from weighbridge.mappings.wrapped_names import look_through
-from weighbridge.models.model_sources import is_model, open_place
+from weighbridge.models.model_sources import is_model
 from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
@@ -55,7 +57,10 @@ def open(place: Place, *, direct: bool = False, entry: str | None = None) -> Che
 
     Args:
         place: A directory, a safetensors or torch file, an index, a JSON inventory, a dict of tensors, a model (what it
-            holds, see `docs/composite.md`), or a `Header`.
+            holds, see `docs/composite.md`), or a `Header`. Several files as one: a path with patterns in it, such as
+            ``"consolidated.{r}.pth"``, whose keys begin with the names of their files, ``"consolidated.0."``; or a dict
+            of such paths with what the keys are to begin with, ``{"rank_{r}.pt": "{r}.", "ema.pt": "ema."}``; see
+            `docs/formats.md`.
         direct: Read tensors past the page cache, so that a large checkpoint neither fills it nor drives out what is in
             it; for safetensors files alone. Nothing is mapped then. Where the file system refuses, the log says so.
         entry: Which dict of a torch file is meant, such as ``"model"``, or ``"model.encoder"`` for one inside of that;
@@ -73,7 +78,7 @@ def open(place: Place, *, direct: bool = False, entry: str | None = None) -> Che
         >>> open(Header({"weight": TensorSpec("F32", (2, 3))})).header["weight"].size_bytes
         24
     """
-    return open_place(place, direct=direct, entry=entry)
+    return open_source(place, direct=direct, entry=entry)
 
 
 def register(name: str, mapping: AnyMapping, *, overwrite: bool = False) -> Mapping:
@@ -139,6 +144,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     )
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
+    refuse_unasked(options["config"])
     said = (*(source.notes if is_model(checkpoint) else ()), *notes)
     made = Plan.bind(replace(compiled, notes=(*compiled.notes, *said)), source)
     made.binding.config = options["config"]
@@ -195,6 +201,7 @@ def convert(
     target: Place = None,
     reverse: bool = False,
     only: str | Iterable[str] | None = None,
+    name: str | None = None,
     max_shard_size: int | str | None = "5GB",
     memory_budget: int = DEFAULT_BUDGET_BYTES,
     digests: bool = False,
@@ -205,16 +212,19 @@ def convert(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Path:
-    """Convert a checkpoint into a new directory.
+    """Convert a checkpoint into a new directory, or into one torch file.
 
     Args:
         source: What to read.
-        destination: Directory to make; it must not exist, or be empty.
+        destination: Directory to make, which must not exist, or be empty; or a torch file to make, whose name ends in
+            `.pt`, `.pth`, `.bin` or `.ckpt`.
         mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; None to leave all
             names as they are, for another dtype, other shards, or a part of the tensors.
         target: Layout to reach, as for `plan`.
         reverse: Use the inverse of the mapping; each key is proven to come back.
         only: Write only the targets that this selection names; see `Plan.restrict`. What they do not need is dropped.
+        name: Name of the new weight files without its ending, such as ``"diffusion_pytorch_model"``; shards and index
+            are named after it. None for ``"model"``.
         max_shard_size: Largest size of a shard, in bytes or as text such as ``"5GB"``; None for a single file.
         memory_budget: Size of the buffers that are held at a time, in bytes.
         digests: Record the SHA-256 of every new tensor in the receipt, so that `verify` can check the output by itself.
@@ -222,18 +232,18 @@ def convert(
             what it has written for the next. Every byte is compared with what it must be.
         sync: Wait until the disk holds everything before the directory appears; see `Plan.write`.
         link: ``"share"`` or ``"hard"`` to have new files share blocks with the source's, or be the same where nothing
-            in them changes; see `weighbridge.running.directory_writing.WriteOptions`.
+            in them changes; see `weighbridge.running.to_files.directory_writing.WriteOptions`.
         direct: Read the source past the page cache; see `open`. The new files are written through it.
         progress: Called with the bytes written so far and the bytes in all.
         options: As for `plan`.
 
     Returns:
-        The directory; a receipt in it is all that `revert` needs.
+        The directory, or the file; a receipt in it is all that `revert` needs.
 
     Raises:
         PlanError, RegistryError, CheckpointError: As `plan`.
         DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
-            `destination-unfinished`, `resume-mismatch`, `write-failed`.
+            `destination-unfinished`, `resume-mismatch`, `write-failed`, `usage`.
     """
     refuse_swapped(source, destination, mapping)
     found = find_mapping(() if mapping is None else mapping)
@@ -243,6 +253,7 @@ def convert(
     made = made if only is None else made.restrict(only)
     return made.write(
         destination,
+        name=name,
         max_shard_size=max_shard_size,
         memory_budget=memory_budget,
         digests=digests,
