@@ -299,7 +299,7 @@ class _Fitting:
 
     def _tie_steps(self) -> None:
         """Mark a step that fills a target whose twin is filled as well: its bytes must be equal, not written again."""
-        if self.target is None or not self.target.ties:
+        if self.target is None:
             return
         written = [key for step in sorted(self.steps, key=lambda step: step.targets) for key in step.targets]
         for key in written:
@@ -335,7 +335,7 @@ class _Fitting:
                 tied.append(Fated(key, TensorSpec(written[twin], self.target[key].shape), twin))
             elif key in named or self.options.partial:
                 initialised.append(Fated(key, self.target[key], named.get(key, "partial=True")))
-            if twin is None and key not in named and (self.options.partial or key not in self.blamed):
+            if twin is None and key not in named and key not in self.blamed:
                 missing.append(key)
         return tuple(sorted(tied)), tuple(sorted(initialised)), tuple(sorted(missing))
 
