@@ -83,7 +83,7 @@ def _trace_alike(
         return [Traced(first, members)]
     for silent in silences(yielding):
         trace = trace_name(rules, name, start, converters=converters, literal=literal, silent=silent)
-        traces.append(trace._replace(spared=tuple(sorted(silent))))
+        traces.append(trace._replace(spared=silent))
         reached.append(last_names(rules, Traced(traces[-1], members)))
     found: dict[int, list[Member]] = {}
     for member, names in zip(members, zip(*reached, strict=True), strict=True):
