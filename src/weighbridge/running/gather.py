@@ -20,7 +20,6 @@ from weighbridge.planning.steps import Step
 from weighbridge.running.execute import (
     Slots,
     allocate,
-    copy_by_sections,
     copy_side_by_side,
     copy_stitched,
     fill,
@@ -233,9 +232,7 @@ def _jobs_of_copy(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[
         return
     read_size = DTYPES[slots.dtype(copy.source)].itemsize
     for part in sections(copy, want.step.program.sources[copy.source].numel, BATCH_BYTES // itemsize):
-        task = partial(copy_by_sections, flat, part, slots)
-        if extent is None:
-            task = partial(run_copy, flat, part, slots, want.output.dtype)
+        task = partial(run_copy, flat, part, slots, want.output.dtype)
         place = (str(extent.path), extent.offset + part.source_start * read_size) if extent else ("", 0)
         yield Job(*place, part.numel * itemsize, task)
 
