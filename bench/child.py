@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench import work_files, work_models, work_plans, work_tensors
+from bench import work_devices, work_files, work_models, work_plans, work_tensors
 
 TIMED: dict[str, Callable[..., Any]] = {
     action.__name__: action
     for action in (
+        work_devices.pinned,
+        work_devices.to_device,
         work_files.convert,
         work_files.convert_huge,
         work_files.copy,
@@ -36,6 +38,7 @@ TIMED: dict[str, Callable[..., Any]] = {
 CHECKS: dict[str, Callable[..., Any]] = {
     action.__name__: action
     for action in (
+        work_devices.compare_on_device,
         work_models.compare,
         work_tensors.compare_fused,
         work_tensors.compare_huge,

@@ -14,6 +14,7 @@ from typing import Final
 from bench.inventories import DeepSeek, deepseek
 from bench.measure import Figure, Run, RunFailedError, beside
 from bench.rounds import ROUNDS, Bench
+from bench.rows_devices import measure_cuda
 from bench.rows_files import measure_convert, measure_convert_large, measure_revert, measure_save
 from bench.rows_first import measure_first, measure_inspect
 from bench.rows_load import measure_huge, measure_load_dense, measure_load_moe, measure_small, measure_transposed
@@ -106,11 +107,12 @@ ROWS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = MappingProxyType(
         "plan": measure_plan,
         "import": measure_import,
         "inspect": measure_inspect,
+        "cuda": measure_cuda,
     }
 )
 """The rows by name, in the order they run."""
 
-OPT_IN: Final = ("convert-large",)
+OPT_IN: Final = ("convert-large", "cuda")
 """Rows that run only if they are named."""
 
 DEFAULT_ROWS: Final = tuple(name for name in ROWS if name not in OPT_IN)

@@ -26,7 +26,8 @@ COMMAND = ("torch", "weighbridge.*")
 BENCH = (
     *COMMAND,
     *(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen3_moe")),
-    *("weighbridge.integrations.transformers", "bench.work_models", "bench.work_plans", "bench.work_tensors"),
+    "weighbridge.integrations.transformers",
+    *(f"bench.work_{name}" for name in ("devices", "models", "plans", "tensors")),
 )
 NOT_LOADED = ("weighbridge.integrations", "weighbridge.testing", "weighbridge.__main__")
 """What `weighbridge.*` leaves out: what needs other libraries, and what runs when it is imported."""

@@ -26,8 +26,12 @@ FREE = "\0"
 """Stands for the index that a converter will make."""
 
 
-class ClaimedTwiceError(Exception):
-    """Two patterns, or two converters, claim one key."""
+class NamingError(Exception):
+    """A rule has no name for a key: two patterns claim it, or an index of it is none that the rule could write."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 @dataclass
@@ -91,16 +95,16 @@ def interpret(
                 made.put(name, tensor, (key,))
             else:
                 _collect(mapping.transforms, uses, hit, name, key, made)
-        except ClaimedTwiceError:
-            made.problems.add("rule-overlap")
+        except NamingError as wrong:
+            made.problems.add(wrong.code)
     for use in uses.values():
         try:
             _convert(mapping.transforms, use, tensors, wanted or {}, config, made)
         except RefusedError as refused:
             made.problems.add(refused.code)
-            made.failed |= {_finish(mapping.transforms, use.rule + 1, output) for output in use.outputs}
-        except ClaimedTwiceError:
-            made.problems.add("rule-overlap")
+            made.failed |= {name for output in use.outputs if (name := _last_name(mapping.transforms, use, output))}
+        except NamingError as wrong:
+            made.problems.add(wrong.code)
     return made
 
 
@@ -128,23 +132,25 @@ class Claim(NamedTuple):
 
 
 def claim(rule: Any, key: str) -> Claim | None:
-    """Find the one pattern of a rule that matches a key."""
+    """Find the one pattern of a rule that matches a key; an index alone is no reason for a pattern to leave a key."""
     inner = below(rule.scope, key)
     if inner is None:
         return None
+    if any(spell(text).is_near(inner) for text in rule.source_patterns):
+        raise NamingError("index-out-of-range")
     found = [
         Claim(lane, at, inner) for lane, text in enumerate(rule.source_patterns) if (at := spell(text).find(inner))
     ]
     if len(found) > 1:
-        raise ClaimedTwiceError
+        raise NamingError("rule-overlap")
     return found[0] if found else None
 
 
-def write(rule: Any, target: str, at: Claim, captures: dict[str, str]) -> str | None:
+def write(rule: Any, target: str, at: Claim, captures: dict[str, str]) -> str:
     """Put what a target stands for where the match was."""
     filled = fill(target, captures)
     if filled is None:
-        return None
+        raise NamingError("index-out-of-range")
     inner = at.inner[: at.found.start] + filled + at.inner[at.found.stop :]
     return f"{rule.scope}.{inner}" if rule.scope else inner
 
@@ -157,8 +163,7 @@ def rename(rule: Any, key: str) -> str:
     if at is None:
         return key
     target = rule.target_patterns[at.lane if isinstance(rule, wb.GroupWeightRename) else 0]
-    written = write(rule, target, at, at.found.captures)
-    return key if written is None else written
+    return write(rule, target, at, at.found.captures)
 
 
 def _change_prefix(rule: wb.PrefixChange, key: str) -> str:
@@ -185,7 +190,7 @@ def _walk(rules: Sequence[Any], key: str) -> tuple[str, int | None]:
             key = rename(rule, key)
         elif claim(rule, key) is not None:
             if any(_use_of(rules, later, key) != _use_of(rules, rule, key) for later in _claimants(rules, number, key)):
-                raise ClaimedTwiceError
+                raise NamingError("rule-overlap")
             return key, number
     return key, None
 
@@ -207,6 +212,14 @@ def _finish(rules: Sequence[Any], start: int, name: str) -> str:
     for rule in rules[start:]:
         name = name if isinstance(rule, wb.WeightConverter) else rename(rule, name)
     return name
+
+
+def _last_name(rules: Sequence[Any], use: Use, name: str) -> str | None:
+    """Return the name that a converter's output ends with; None where a later rule has none for it."""
+    try:
+        return _finish(rules, use.rule + 1, name)
+    except NamingError:
+        return None
 
 
 # ---- converters ----
@@ -250,9 +263,6 @@ def _collect(rules: Sequence[Any], uses: dict[Any, Use], number: int, name: str,
     if splits(rule):
         captures[f"*{_stars(rule.target_patterns)}"] = FREE
     outputs = tuple(write(rule, target, at, captures) for target in rule.target_patterns)
-    if None in outputs:
-        made.problems.add("group-incomplete")
-        return
     use = uses.setdefault((number, outputs), Use(number, outputs, [{} for _ in rule.source_patterns]))
     if place in use.lanes[at.lane]:
         made.problems.add("group-duplicate")
@@ -292,11 +302,11 @@ def _wanted_shapes(
     shapes = []
     for output in use.outputs:
         if FREE not in output:
-            shapes.append((wanted.get(_finish(rules, use.rule + 1, output)),))
+            shapes.append((wanted.get(_last_name(rules, use, output) or ""),))
             continue
         lane: list[Shape] = []
         while len(lane) < 1000:
-            shape = wanted.get(_finish(rules, use.rule + 1, output.replace(FREE, str(len(lane)))))
+            shape = wanted.get(_last_name(rules, use, output.replace(FREE, str(len(lane)))) or "")
             if shape is None:
                 break
             lane.append(shape)

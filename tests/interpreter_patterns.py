@@ -63,10 +63,14 @@ WHOLE = Part()
 
 @dataclass(frozen=True)
 class Spelled:
-    """A source pattern: its expression, and for each group of it the capture that it is, and what it says of that."""
+    """A source pattern: its expression, and for each group of it the capture that it is, and what it says of that.
+
+    The loose expression takes any digits for an index that is written in a form of its own.
+    """
 
     regex: re.Pattern[str]
     captures: tuple[tuple[str, Part], ...]
+    loose: re.Pattern[str]
 
     def find(self, key: str) -> Found | None:
         """Find the leftmost match in a key."""
@@ -81,6 +85,11 @@ class Spelled:
             else:
                 numbers[name] = numbers.get(name, 0) + int(text) * part.factor - part.offset
         return Found(match.start(), match.end(), held | {name: str(number) for name, number in numbers.items()})
+
+    def is_near(self, key: str) -> bool:
+        """Tell whether the pattern would match a key, or match further ahead, if it took any digits for an index."""
+        near, match = self.loose.search(key), self.regex.search(key)
+        return near is not None and (match is None or near.start() < match.start())
 
     @property
     def stars(self) -> int:
@@ -104,23 +113,28 @@ def tokens(text: str) -> Iterator[tuple[str, re.Match[str]]]:
 @lru_cache(maxsize=4096)
 def spell(text: str) -> Spelled:
     """Turn a source pattern into an expression."""
-    reader = _Reader(text)
-    body = "".join(reader.part(kind, token) for kind, token in tokens(text))
-    before = "" if reader.is_open(0) else r"(?<![^.])"
-    after = "" if reader.is_open(-1) else r"(?![^.])"
-    return Spelled(re.compile(f"{before}(?:{body}){after}", re.DOTALL), tuple(reader.captures))
+    readers = _Reader(text), _Reader(text, any_digits=True)
+    exact, loose = (re.compile(reader.expression(), re.DOTALL) for reader in readers)
+    return Spelled(exact, tuple(readers[0].captures), loose)
 
 
 class _Reader:
     """Turns one part after the other into a piece of an expression."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, any_digits: bool = False) -> None:
         self.text = text
+        self.any_digits = any_digits
         self.captures: list[tuple[str, Part]] = []
         self.numbers: dict[str, int] = {}
         self.stack: list[str] = []
         self.edges: list[str] = []
         self.groups = self.stars = 0
+
+    def expression(self) -> str:
+        body = "".join(self.part(kind, token) for kind, token in tokens(self.text))
+        before = "" if self.is_open(0) else r"(?<![^.])"
+        after = "" if self.is_open(-1) else r"(?![^.])"
+        return f"{before}(?:{body}){after}"
 
     @property
     def guarded(self) -> bool:
@@ -169,6 +183,9 @@ class _Reader:
         part = Part(by if token["half"] == "//" else 1, offset)
         if "|" in kind:
             body = "|".join(str(int(word) + offset) for word in kind.split("|") if int(word) + offset >= 0) or "(?!)"
+        elif self.any_digits:
+            small = "|".join(map(str, range(offset)))
+            body = f"(?!0*(?:{small})(?![0-9]))[0-9]+" if small else "[0-9]+"
         else:
             if len(_digits(token)) > 1 or _digits(token) > "3":
                 raise UnclearError(self.text)

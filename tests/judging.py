@@ -23,7 +23,7 @@ from weighbridge.base.spelling import exact_pattern
 
 BY_SHAPES = {
     *("shape-mismatch", "axis-out-of-range"),
-    *("rule-overlap", "target-collision", "group-incomplete", "group-duplicate"),
+    *("rule-overlap", "index-out-of-range", "target-collision", "group-incomplete", "group-duplicate"),
 }
 """What names and shapes alone say of a reading; everything else is wrong *with* the right one."""
 

@@ -202,7 +202,7 @@ def test_completion_knows_commands_and_mappings(tmp_path: Path) -> None:
         ("go on with resume=True", "go on with --resume"),
         (
             "add num_heads to the model's configuration, or pass config= with it",
-            "add num_heads to the config.json beside the weights, or give --config",
+            "give --set num_heads=NUMBER, or --config with a file that has it",
         ),
         (
             "take one of these names; list(checkpoint.header) has all",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -93,6 +94,24 @@ def test_narrow_dtypes_and_configurations_are_signs() -> None:
         "F4 elements of 4 bits: 1 tensor",
         "F8_E4M3 elements of 8 bits: 1 tensor",
     )
+
+
+def test_the_scheme_of_quantised_weights_is_named(tmp_path: Path) -> None:
+    config = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [2, 2]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    codes = torch.zeros(5, 4, dtype=torch.float8_e4m3fn)
+    tensors = {f"{name}.weight": codes.clone() for name in "qk"} | {"k.k_scale": torch.ones(())}
+    tensors |= {f"{name}.weight_scale_inv": torch.ones(3, 2) for name in "qk"}
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert [line for line in summary(tmp_path) if line.startswith("quantised")] == [
+        "quantised: fp8, FP8 in blocks of 2 x 2: 2 weights as weight F8_E4M3, weight_scale_inv F32",
+        "quantised: scales of weights, activations or caches: 1 tensor, k.k_scale",
+    ]
+    save_file(tensors | {"q.weight_scale_inv": torch.ones(5, 2)}, tmp_path / "model.safetensors")
+    assert [line for line in summary(tmp_path) if line.startswith("quantised")][:2] == [
+        "quantised: fp8, FP8 in blocks of 2 x 2: 1 weight as weight F8_E4M3, weight_scale_inv F32",
+        "quantised: CHECK: q: scales have [5, 2] entries, and 3 are expected for 5 rows, 2 each",
+    ]
 
 
 @pytest.mark.parametrize("config", [None, {}, {"quantization_config": 3}, [], "text"])

@@ -27,6 +27,7 @@ from weighbridge.mappings.transformers_table import (
 )
 from weighbridge.mappings.transforms import rename_key
 from weighbridge.models.resolve import find_mounts, resolve
+from weighbridge.running.devices import fill_tensors
 from weighbridge.storage.formats.torch_tensors import bytes_of
 
 transformers = pytest.importorskip("transformers", reason="needs the extra `transformers`")
@@ -320,6 +321,41 @@ def test_dtypes_follow_the_librarys_rules(name, dtype, corpus):
     assert_same_model(wbt.from_pretrained(model_class, path, dtype=dtype), theirs)
     if dtype is torch.bfloat16:
         assert len({value.dtype for value in theirs.parameters()} | {value.dtype for value in theirs.buffers()}) > 1
+
+
+def mixture(place: Path) -> Any:
+    """Save a small mixture of experts with the library, and return its class."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "vocab_size": 40, "head_dim": 8}
+    counts = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, "num_experts": 4}
+    transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**sizes, **counts)).save_pretrained(place)
+    return transformers.Qwen3MoeForCausalLM
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+def test_a_model_is_made_on_a_gpu(dtype, tmp_path):
+    model_class = mixture(tmp_path)
+    ours = wbt.from_pretrained(model_class, tmp_path, dtype=dtype, device="cuda")
+    assert {value.device.type for value in [*ours.parameters(), *ours.buffers()]} == {"cuda"}
+    assert_same_model(ours.cpu(), model_class.from_pretrained(tmp_path, dtype=dtype))
+    assert loaded_plan(ours).report.is_exact == (dtype is None)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+def test_weights_are_made_on_a_device_before_the_library_takes_them(dtype, tmp_path, monkeypatch):
+    """With the CPU as the device: what the library casts is made when it asks, everything else at once before."""
+    from weighbridge.integrations import transformers_loading
+
+    filled = []
+    monkeypatch.setattr(wbt, "_accelerator", torch.device)
+    monkeypatch.setattr(
+        transformers_loading, "fill_tensors", lambda wanted, *rest: filled.extend(wanted) or fill_tensors(wanted, *rest)
+    )
+    model_class = mixture(tmp_path)
+    ours = wbt.from_pretrained(model_class, tmp_path, dtype=dtype, device="cpu")
+    places = {value.data_ptr() for value in ours.state_dict().values()}
+    assert {want.tensor.data_ptr() for want in filled} == (set() if dtype else places)
+    assert_same_model(ours, model_class.from_pretrained(tmp_path, dtype=dtype))
 
 
 @understood

@@ -83,7 +83,7 @@ def test_the_room_that_is_needed_counts_the_files_beside(tmp_path: Path, monkeyp
     source.mkdir()
     save_file({"a": torch.ones(4)}, source / "model.safetensors", metadata={"format": "pt"})
     (source / "tokenizer.model").write_bytes(bytes(100_000))
-    from weighbridge.running import directory_writing
+    from weighbridge.running.to_files import directory_writing
 
     needed: list[int] = []
     plain = directory_writing.staged_directory

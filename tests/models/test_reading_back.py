@@ -72,6 +72,16 @@ def test_what_a_rule_carries_is_saved_and_read_by_the_receipt(is_new: bool, tmp_
     wb.load(again, out, NAMES, carry="^pooler")
 
 
+def test_a_carried_tensor_that_does_not_suit_a_rule_is_read_by_the_receipt(tmp_path: Path) -> None:
+    """The receipt was asked about what is left over alone."""
+    turn = [wb.WeightConverter(r"(\w+)$", r"\1", [wb.Transpose(0, 1)])]
+    model, again = modules(proj__weight=(3, 2)), modules(proj__weight=(3, 2))
+    wb.load(model, {"proj.weight": torch.randn(2, 3), "table": torch.ones(3)}, turn, carry="^table$")
+    report = wb.load(again, wb.save(model, tmp_path / "out"), turn)
+    assert '"^table$": carried, as the receipt beside the checkpoint says' in str(report)
+    assert same(model, again)
+
+
 def test_a_receipt_excuses_only_what_it_names(tmp_path: Path) -> None:
     model = modules(norm__weight=(3,))
     wb.load(model, FILE, NAMES, carry="^pooler")
@@ -119,20 +129,75 @@ def test_extra_state_of_another_length_goes_where_rules_lead(
     assert torch.equal(again["norm"].state, model["norm"].state)
 
 
-def test_extra_state_goes_where_a_hook_takes_its_module(tmp_path: Path) -> None:
-    """It was taken for something that the hook makes, and left as it was."""
+def hooked(model: torch.nn.Module, old: str, new: str) -> torch.nn.Module:
+    """Let the state dict of a model call one of its modules by another name."""
 
     def tell(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-        for key in [key for key in state if key.startswith(f"{prefix}inside.")]:
-            state[key.replace("inside", "norm")] = state.pop(key)
+        for key in [key for key in state if key.startswith(f"{prefix}{old}.")]:
+            state[key.replace(old, new, 1)] = state.pop(key)
 
-    model, again = (torch.nn.ModuleDict({"inside": WithState(length)}) for length in (1, 2))
-    for each in (model, again):
-        each.register_state_dict_post_hook(tell)
+    model.register_state_dict_post_hook(tell)
+    return model
+
+
+def test_extra_state_goes_where_a_hook_takes_its_module(tmp_path: Path) -> None:
+    """It was taken for something that the hook makes, and left as it was."""
+    models = [torch.nn.ModuleDict({"inside": WithState(length)}) for length in (1, 2)]
+    model, again = (hooked(each, "inside", "norm") for each in models)
     wb.load(model, {"norm.weight": torch.ones(3), "norm._extra_state": torch.arange(5)}, [])
     assert len(model["inside"].state) == 5
     wb.load(again, wb.save(model, tmp_path / "out"), [])
     assert torch.equal(again["inside"].state, model["inside"].state)
+
+
+class OnlyState(WithState):
+    """Extra state, and nothing besides."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        del self.weight
+
+
+def test_extra_state_goes_where_a_hook_takes_what_is_around_its_module() -> None:
+    """Its module has no tensor of its own that would tell where the hook takes it."""
+    inside = torch.nn.ModuleDict({"linear": torch.nn.Linear(2, 3), "scale": torch.nn.ModuleDict({"0": OnlyState(1)})})
+    model = hooked(torch.nn.ModuleDict({"inside": inside}), "inside", "norm")
+    file = {"norm.linear.weight": torch.ones(3, 2), "norm.linear.bias": torch.ones(3)}
+    report = wb.load(model, {**file, "norm.scale.0._extra_state": torch.arange(5)}, [])
+    assert torch.equal(inside["scale"]["0"].state, torch.arange(5))
+    assert report.fates() == {"source": {"moved": 3}, "target": {"filled": 3}}
+
+
+def test_extra_state_that_a_hook_takes_nobody_knows_where_is_refused() -> None:
+    """It was passed by, as if the hook had made it: no tensor tells where the hook takes the module."""
+    model = hooked(torch.nn.ModuleDict({"inside": OnlyState(1), "head": torch.nn.Linear(2, 3)}), "inside", "norm")
+    file = {"head.weight": torch.ones(3, 2), "head.bias": torch.ones(3), "norm._extra_state": torch.arange(5)}
+    with pytest.raises(wb.RegistryError) as caught:
+        wb.load(model, file, [])
+    assert (caught.value.code, caught.value.where) == ("integration-unsupported", "norm._extra_state")
+    assert len(model["inside"].state) == 1
+
+
+# ---- dtypes of their own ----
+
+
+def test_tensors_that_one_rule_takes_apart_are_saved_in_dtypes_of_their_own(tmp_path: Path) -> None:
+    """Weights of one rule were all said to become one tensor; those of a source do, and have to agree."""
+    rules = [wb.WeightConverter(["bias", "table"], ["bias.*.part", "table.*.part"], [wb.SplitModulelist(1)])]
+    shapes = {f"{name}__{i}__part": (2,) for name, count in (("bias", 2), ("table", 3)) for i in range(count)}
+    model, again = modules(**shapes), modules(**shapes)
+    wb.load(model, {"bias": torch.randn(2, 2), "table": torch.randn(2, 3)}, rules)
+    model.bias.double()
+    out = wb.save(model, tmp_path / "out")
+    saved = load_file(out / "model.safetensors")
+    assert {key: tensor.dtype for key, tensor in saved.items()} == {"bias": torch.float64, "table": torch.float32}
+    wb.load(again, out, rules)
+    assert same(model, again)
+    model.table.get_submodule("1").half()
+    with pytest.raises(wb.PlanError) as caught:
+        wb.save(model, tmp_path / "other")
+    assert (caught.value.code, caught.value.where) == ("dtype-mismatch", "table")
+    assert caught.value.got == "table.0.part: F32, table.1.part: F16, table.2.part: F32"
 
 
 # ---- readings ----
@@ -309,6 +374,18 @@ def test_a_new_weight_that_no_rule_takes_back_loses_the_path_of_the_reading(tmp_
     assert wb.loaded_plan(model).reading == "mapped, with base. added"
     out = wb.save(model, tmp_path / "out")
     assert load_file(out / "model.safetensors").keys() == {"proj", "norm", "score.weight"}
+    wb.load(again, out, rules)
+    assert same(model, again)
+
+
+def test_a_new_head_beside_a_part_goes_back_by_the_rules_that_would_rename_it(tmp_path: Path) -> None:
+    """The path of the reading is not put before the head; the rules run over it all the same."""
+    rules = [wb.GroupWeightRename(["beta", "weight"], ["weight", "last"])]
+    model, again = (modules(base__norm__last=(2,), score__weight=(2, 3), score__bias=(2,)) for _ in range(2))
+    wb.load(model, {"norm.weight": torch.ones(2)}, rules, partial=True)
+    assert wb.loaded_plan(model).reading == "mapped, with base. added"
+    out = wb.save(model, tmp_path / "out")
+    assert load_file(out / "model.safetensors").keys() == {"norm.weight", "score.beta", "score.bias"}
     wb.load(again, out, rules)
     assert same(model, again)
 

@@ -134,6 +134,7 @@ def test_a_number_that_the_configuration_lacks_is_named() -> None:
         (wb.WeightRenaming("s.{i//2}.{i%2}", "b.{i}"), "s.1.2.w", "'2', for {i%2}, is not less than 2"),
         (wb.WeightRenaming("h.{i:int}", "b.{i//2}.{i%2}"), "h.01.w", "'01', for {i//2}, has leading zeros"),
         (wb.WeightRenaming("h.{i:int}", "b.{i-3:02}"), "h.2.w", "'2', for {i-3:02}, would become negative"),
+        (wb.WeightRenaming("h.{i+1:int}.{leaf}", "b.{i}.{leaf}"), "h.02.w", "'02', for {i+1}, has leading zeros"),
     ],
 )
 def test_an_index_that_does_not_fit_is_an_error(rule: Any, key: str, because: str) -> None:

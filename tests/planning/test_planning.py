@@ -382,6 +382,13 @@ def test_targets_of_a_group_that_lacks_members_are_not_missing_besides() -> None
     assert caught.value.codes == ("group-incomplete",)
 
 
+def test_a_stack_of_tensors_without_elements_that_does_not_fit_is_refused() -> None:
+    """How many were joined was divided by the length of the axis, which is nothing."""
+    merge = wb.WeightConverter("e.*", "stack", [wb.MergeModulelist(1)])
+    source = wb.Header({f"e.{i}": wb.TensorSpec("F32", (0, 2)) for i in range(3)})
+    assert problems_of(source, [merge], header(stack=(4, 3, 2))) == [("spec-mismatch", "stack")]
+
+
 def test_two_converters_for_one_name_that_do_different_things_overlap() -> None:
     turn, flat = wb.Transpose(0, 1), wb.Reshape([-1])
     first, same, other = (

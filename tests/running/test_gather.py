@@ -227,7 +227,7 @@ def test_moves_that_follow_each_other_are_one(tmp_path: Path) -> None:
         def close(self) -> None:
             calls.append(-1)
 
-    from weighbridge.running.directory_writing import lay_out
+    from weighbridge.running.to_files.directory_writing import lay_out
 
     filling.fill_files(
         plan,

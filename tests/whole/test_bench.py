@@ -57,10 +57,12 @@ from bench.picture import picture
 from bench.report import COLUMNS, heading, machine, plain_table, results_json, table_rows, versions
 from bench.rounds import Bench, Side, memory, take_turns
 from bench.rows import DEFAULT_ROWS, OPT_IN, ROWS, double, measure_import, measure_plan
+from bench.rows_devices import BOUND, OURS, measure_cuda
 from bench.rows_files import measure_convert, measure_convert_large, measure_revert, measure_save
 from bench.rows_first import SPARSE, measure_first, measure_inspect
 from bench.rows_load import measure_huge, measure_load_dense, measure_load_moe, measure_small, measure_transposed
 from bench.run import Results, read_arguments
+from bench.work_devices import WAYS, compare_on_device
 
 # Experts are whole blocks wide, as in the real model: the scales of a fused weight are then the fused scales.
 TINY_DEEPSEEK = DeepSeek(
@@ -527,6 +529,18 @@ def test_first_row_loads_with_nothing_of_ours_imported(bench: Bench) -> None:
     assert names_of(figures) == {f"{side}, {kind}" for side in sides for kind in ("moe", "dense")}
     assert [figure.is_ours for figure in figures] == [False, True] * 2
     assert {run.command[2] for run in bench.runs} == {"bench.child", "bench.first"}
+
+
+def test_device_row_compares_values_and_times_every_side(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the CPU as the device, which any machine has."""
+    figures = measure_cuda(bench, rounds=1, device="cpu")
+    names = names_of(figures)
+    assert names >= {BOUND, *OURS.values(), "safetensors load_file(device=)"}
+    assert [figure.name for figure in figures if figure.is_ours] == list(OURS.values())
+    assert all(BOUND in [compared.other for compared in figure.comparisons] for figure in figures[1:])
+    monkeypatch.setitem(WAYS, "plain", lambda source, device: load_file(next(bench.work.glob("moe/*.safetensors"))))
+    with pytest.raises(SystemExit, match="tensors differ"):
+        compare_on_device(str(bench.work / "moe"), "plain", "cpu")
 
 
 def test_transposed_row_runs_both_kinds(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from drawn_mappings import draw
 from finds import show, shrink
 from hypothesis import given, settings, strategies as st
@@ -86,6 +87,23 @@ def test_a_directory_goes_back_or_stays(seed):
 @given(seeds)
 def test_tied_targets_have_one_value(seed):
     hold("ties", seed)
+
+
+@pytest.mark.parametrize("source", ["{i:int}", "{i+1:int}", "{i-1:int}", "{i:02}", "{i//2}.{i%2}"])
+@pytest.mark.parametrize("target", ["{i}", "{i+1}", "{i-1}", "{i:02}", "{i//2}.{i%2}"])
+def test_an_index_that_a_form_has_no_digits_for_is_refused_and_no_other(source, target):
+    """A rule that left such a key alone would leave its tensor under the old name, and nobody would know."""
+    rules = wb.Mapping([wb.WeightRenaming(f"a.{source}.w", f"b.{target}.w")])
+    for index in ("0", "1", "2", "10", "00", "01", "010", "0.0", "1.1", "1.2", "1.00"):
+        for key in (f"a.{index}.w", f"a.{index}.w.a.05.w", f"a.7.w.a.{index}.w"):
+            tensors = {key: torch.arange(3.0)}
+            made = interpret(rules, tensors)
+            codes, names = set(), set(made.tensors)
+            try:
+                names = set(wb.plan(tensors, rules).target)
+            except wb.PlanError as refused:
+                codes = set(refused.codes)
+            assert (codes, names) == (made.problems, set(made.tensors)), key
 
 
 # ---- what the checks found, as small as it can be ----

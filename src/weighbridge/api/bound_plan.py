@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weighbridge.base.errors import PlanError
+from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.forms.named_options import read_named
 from weighbridge.models.model_sources import open_place
 from weighbridge.planning import plan as planned
@@ -250,31 +251,36 @@ class Plan(planned.Plan):
     def write(
         self, destination: str | Path, source: Any = None, *, beside: Sequence[Extra] = (), **options: Any
     ) -> Path:
-        """Write the targets as safetensors files into a new directory; see `directory_writing.write`.
+        """Write the targets as safetensors files into a new directory, or as one torch file, by the destination's name.
+
+        See `directory_writing.write` and `torch_writing.write_torch_file`.
 
         Args:
-            destination: Directory to make; it must not exist, or be empty.
+            destination: Directory to make, which must not exist, or be empty; or a torch file to make, whose name ends
+                in `.pt`, `.pth`, `.bin` or `.ckpt`.
             source: As for `stream`.
             beside: Files to put beside the weights, by their names there, each in the place of one that would be
                 carried along under that name.
-            options: See `weighbridge.running.directory_writing.WriteOptions`: `max_shard_size`, `memory_budget`,
-                `digests`, `resume`, `sync`, `link`, `progress`.
+            options: See `weighbridge.running.to_files.directory_writing.WriteOptions`: `name`, `max_shard_size`,
+                `memory_budget`, `digests`, `resume`, `sync`, `link`, `progress`.
 
         Returns:
-            The directory.
+            The directory, or the file.
 
         Raises:
             PlanError: `source-unbound`, `budget-too-small`.
-            CheckpointError: `source-changed` and the codes of reading.
+            CheckpointError: `source-changed` and the codes of reading; `dtype-unknown` for what torch cannot hold.
             DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
                 `destination-unfinished`, `resume-mismatch`, `write-failed`; `usage`.
         """
-        from weighbridge.running.directory_writing import WriteOptions, write
+        from weighbridge.running.to_files.directory_writing import WriteOptions, write
+        from weighbridge.running.to_files.torch_writing import write_torch_file
 
         chosen = read_named(WriteOptions, options)
         checkpoint = self.checkpoint(source)
         origin = None if checkpoint.extras else self._origin()
-        made = write(self, checkpoint, destination, chosen, origin, beside)
+        write_to = write_torch_file if names_torch_file(destination) else write
+        made = write_to(self, checkpoint, destination, chosen, origin, beside)
         self.binding.produced = lambda: made
         return made
 

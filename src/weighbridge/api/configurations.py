@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from weighbridge.api.settings import Settings
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.models.model_sources import is_model
 from weighbridge.models.wrappers import unwrap
@@ -23,7 +24,7 @@ def config_for(given: Any, source: Checkpoint, target: Any, place: Any = None) -
 
     Args:
         given: The configuration, or the path of a JSON file that holds it, or of a directory with a `config.json`. None
-            to find it, as `config_of` does.
+            to find it, as `config_of` does. `Settings` to lay them over it.
         source: The opened checkpoint.
         target: What is wanted.
         place: What the checkpoint was opened from.
@@ -32,6 +33,8 @@ def config_for(given: Any, source: Checkpoint, target: Any, place: Any = None) -
         WeighbridgeError: `usage` for a file that holds no configuration.
         CheckpointError: `checkpoint-not-found`, `read-failed`.
     """
+    if isinstance(given, Settings):
+        return given.over(config_for(given.config, source, target, place))
     return config_of(source, target, place) if given is None else read_given(given)
 
 
@@ -79,9 +82,9 @@ def _config_in(target: Any) -> Any:
     return _read(path) if path.is_file() else None
 
 
-def config_beside(source: Checkpoint) -> Any:
-    """Return what the `config.json` beside a checkpoint's weights says; None where there is none."""
-    path = next((extra.path for extra in source.extras if extra.name == NAME), None)
+def config_beside(source: Checkpoint, name: str = NAME) -> Any:
+    """Return what the `config.json` beside a checkpoint's weights says, or another file; None where there is none."""
+    path = next((extra.path for extra in source.extras if extra.name == name), None)
     return None if path is None else _read(path, is_resolved=True)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.file_names import RECEIPT_NAME
+from weighbridge.base.file_names import names_torch_file
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import PrefixChange, Transform
 from weighbridge.mappings.wrapped_names import own_rules
@@ -35,7 +35,7 @@ def find_conversion(source: Checkpoint, mapping: Mapping) -> Plan | None:
     """
     rules = (mapping.forward or mapping).transforms
     place = Path(source.where)
-    if not rules or source.files is None or not _has_receipt(place):
+    if not rules or not _has_receipt(source):
         return None
     from weighbridge.running.receipt import read_recorded_mapping
 
@@ -86,13 +86,12 @@ def _is_made_back(source: Checkpoint, mapping: Mapping) -> bool:
 
 def _recorded(source: Checkpoint) -> Plan | None:
     """Return the plan that a checkpoint's receipt records, if there is one that can be read."""
-    place = Path(source.where)
-    if source.files is None or not _has_receipt(place):
+    if not _has_receipt(source):
         return None
     from weighbridge.running.receipt import read_receipt
 
     try:
-        return read_receipt(place).plan
+        return read_receipt(Path(source.where)).plan
     except WeighbridgeError:
         return None
 
@@ -103,8 +102,8 @@ def compile_by_receipt(
     """Compile a mapping; what that leaves open, or over, the receipt beside the checkpoint may settle.
 
     Where names and shapes fit two layouts, the receipt knows in which one the checkpoint was written. And what is left
-    over may be what was carried into it: a model that is saved has such tensors written beside its own, and its class
-    has no place for them when they are read.
+    over, or does not suit a rule, may be what was carried into it: a model that is saved has such tensors written
+    beside its own, past all rules, and its class has no place for them when they are read.
 
     Args:
         compiled: Compiles a mapping with options.
@@ -122,7 +121,7 @@ def compile_by_receipt(
             raise
         if refused.code == "layout-ambiguous" and _is_made_back(source, mapping):
             return compiled(mapping, replace(options, layout="mapped"))
-        recorded = _recorded(source) if "source-unplaced" in refused.codes else None
+        recorded = _recorded(source)
         rules = tuple(rule for rule in recorded.mapping.carry if rule not in mapping.carry) if recorded else ()
         if not rules:
             raise
@@ -134,6 +133,10 @@ def compile_by_receipt(
         return replace(made, notes=(*made.notes, f"{names}: carried, as the receipt beside the checkpoint says"))
 
 
-def _has_receipt(place: Path) -> bool:
-    folder = place if place.is_dir() else place.parent
-    return (folder / RECEIPT_NAME).is_file()
+def _has_receipt(source: Checkpoint) -> bool:
+    """Tell whether a checkpoint is an output of ours; one that is in memory, or a header, is none."""
+    if source.files is None and not names_torch_file(source.where):
+        return False
+    from weighbridge.running.receipt import has_receipt
+
+    return has_receipt(Path(source.where))

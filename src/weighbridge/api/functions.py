@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import config_for
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
+from weighbridge.api.settings import refuse_unasked
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
@@ -139,6 +140,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     )
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
+    refuse_unasked(options["config"])
     said = (*(source.notes if is_model(checkpoint) else ()), *notes)
     made = Plan.bind(replace(compiled, notes=(*compiled.notes, *said)), source)
     made.binding.config = options["config"]
@@ -195,6 +197,7 @@ def convert(
     target: Place = None,
     reverse: bool = False,
     only: str | Iterable[str] | None = None,
+    name: str | None = None,
     max_shard_size: int | str | None = "5GB",
     memory_budget: int = DEFAULT_BUDGET_BYTES,
     digests: bool = False,
@@ -205,16 +208,19 @@ def convert(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Path:
-    """Convert a checkpoint into a new directory.
+    """Convert a checkpoint into a new directory, or into one torch file.
 
     Args:
         source: What to read.
-        destination: Directory to make; it must not exist, or be empty.
+        destination: Directory to make, which must not exist, or be empty; or a torch file to make, whose name ends in
+            `.pt`, `.pth`, `.bin` or `.ckpt`.
         mapping: A mapping, a list of transforms, a registered name, or the path of a mapping file; None to leave all
             names as they are, for another dtype, other shards, or a part of the tensors.
         target: Layout to reach, as for `plan`.
         reverse: Use the inverse of the mapping; each key is proven to come back.
         only: Write only the targets that this selection names; see `Plan.restrict`. What they do not need is dropped.
+        name: Name of the new weight files without its ending, such as ``"diffusion_pytorch_model"``; shards and index
+            are named after it. None for ``"model"``.
         max_shard_size: Largest size of a shard, in bytes or as text such as ``"5GB"``; None for a single file.
         memory_budget: Size of the buffers that are held at a time, in bytes.
         digests: Record the SHA-256 of every new tensor in the receipt, so that `verify` can check the output by itself.
@@ -222,18 +228,18 @@ def convert(
             what it has written for the next. Every byte is compared with what it must be.
         sync: Wait until the disk holds everything before the directory appears; see `Plan.write`.
         link: ``"share"`` or ``"hard"`` to have new files share blocks with the source's, or be the same where nothing
-            in them changes; see `weighbridge.running.directory_writing.WriteOptions`.
+            in them changes; see `weighbridge.running.to_files.directory_writing.WriteOptions`.
         direct: Read the source past the page cache; see `open`. The new files are written through it.
         progress: Called with the bytes written so far and the bytes in all.
         options: As for `plan`.
 
     Returns:
-        The directory; a receipt in it is all that `revert` needs.
+        The directory, or the file; a receipt in it is all that `revert` needs.
 
     Raises:
         PlanError, RegistryError, CheckpointError: As `plan`.
         DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
-            `destination-unfinished`, `resume-mismatch`, `write-failed`.
+            `destination-unfinished`, `resume-mismatch`, `write-failed`, `usage`.
     """
     refuse_swapped(source, destination, mapping)
     found = find_mapping(() if mapping is None else mapping)
@@ -243,6 +249,7 @@ def convert(
     made = made if only is None else made.restrict(only)
     return made.write(
         destination,
+        name=name,
         max_shard_size=max_shard_size,
         memory_budget=memory_budget,
         digests=digests,

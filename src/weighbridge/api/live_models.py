@@ -121,7 +121,7 @@ def save(
 
     Args:
         model: The model to save; wrappers and adapters are looked through, and a warning says what is left aside.
-        out: Directory to make.
+        out: Directory to make, or a torch file; see `Plan.write`.
         mapping: What would have been used to load the model. It may be given for one that was loaded through a plan
             too, which is then not asked.
         layout: ``"as loaded"`` for the layout that the weights came in; ``"published"`` for that which the mapping

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Final
 
 from weighbridge.base.errors import CheckpointError
@@ -17,6 +18,16 @@ RECEIPT_NAME: Final = "weighbridge.json"
 
 RECORD_NAME: Final = "weighbridge-partial.json"
 """Name of what an unfinished output says of itself; it is gone before the output appears, and never carried along."""
+
+
+def names_torch_file(path: str | PurePath) -> bool:
+    """Tell whether a path's last part is the name of a torch file.
+
+    Examples:
+        >>> names_torch_file("out/consolidated.pth"), names_torch_file("out.pth/model")
+        (True, False)
+    """
+    return PurePath(path).name.endswith(TORCH_SUFFIXES)
 
 
 def check_name(name: str, where: str) -> None:

@@ -16,6 +16,7 @@ from weighbridge import api
 from weighbridge._version import __version__
 from weighbridge.api import Plan
 from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.keys import counted
 from weighbridge.cli.command_options import (
     DestinationArgument,
@@ -25,6 +26,7 @@ from weighbridge.cli.command_options import (
     Link,
     LinkOption,
     MappingArgument,
+    NameOption,
     NoMappingArgument,
     NoSyncOption,
     OnlyOption,
@@ -37,7 +39,7 @@ from weighbridge.cli.command_options import (
 from weighbridge.cli.commands.detecting import detect
 from weighbridge.cli.commands.diffing import diff
 from weighbridge.cli.commands.inference_commands import infer, new
-from weighbridge.cli.commands.linting import LintSubject
+from weighbridge.cli.commands.linting import lint
 from weighbridge.cli.commands.mapping_commands import app as mappings
 from weighbridge.cli.explaining import explain_unfit
 from weighbridge.cli.inspecting.inspection import Inspection, describe_tensor, tensor_lines
@@ -213,6 +215,7 @@ def convert(
     options: PlanOptions,
     output: Output,
     mapping: NoMappingArgument = None,
+    name: NameOption = None,
     max_shard_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Largest size of a new file, such as 5GB; none for a single file.")
     ] = "5GB",
@@ -228,14 +231,17 @@ def convert(
     link: LinkOption = Link.NEVER,
     direct: DirectOption = False,
 ) -> None:
-    """Convert a checkpoint into a new directory, which appears whole or not at all; without a mapping names stay.
+    """Convert a checkpoint into a directory or a torch file, which appears whole or not at all.
+
+    Without a mapping, names stay.
 
     Example: weighbridge convert model/ converted/ qwen3_moe
     """
     with reporting(output), options.naming(source, mapping):
         refuse_swapped(source, destination, mapping)
-        check_destination(destination, [source])
+        check_destination(destination, [source], as_file=names_torch_file(destination))
         choices = {
+            "name": name,
             "digests": digests,
             "resume": resume,
             "sync": not no_sync,
@@ -267,7 +273,7 @@ def revert(
     Example: weighbridge revert converted/ back/
     """
     with reporting(output):
-        check_destination(destination, [source])
+        check_destination(destination, [source], as_file=names_torch_file(destination))
         back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
         _write(output, back, destination, "reverting", {"resume": resume, "sync": not no_sync, "link": link.value})
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
@@ -281,7 +287,8 @@ def _write(output: Output, made: Plan, destination: str, word: str, options: dic
 def _written_form(made: Plan, destination: str) -> dict[str, Any]:
     report = made.report.to_dict()
     del report["steps"]
-    files = sorted(file.name for file in Path(destination).iterdir())
+    path = Path(destination)
+    files = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name]
     return {"destination": destination, "files": files, **report}
 
 
@@ -327,43 +334,8 @@ def verify(
 app.command()(diff)
 app.command()(infer)
 app.command()(new)
+app.command()(lint)
 app.add_typer(mappings, name="mapping")
-
-
-@app.command()
-@spread
-def lint(
-    output: Output,
-    mapping: Annotated[
-        str | None, typer.Argument(metavar="MAPPING", help="A registered name, path.yaml, path.py:NAME, or path.json.")
-    ] = None,
-    registered: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Check what is registered under a name.")
-    ] = None,
-    transformers: Annotated[
-        bool, typer.Option("--transformers", help="Check the table of the installed transformers.")
-    ] = False,
-    header: Annotated[
-        str | None, typer.Option(metavar="PLACE", help="A checkpoint with the keys that the mapping is for.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(metavar="PLACE", help="A checkpoint in the layout that it leads to.")
-    ] = None,
-    ignore: Annotated[
-        list[str] | None, typer.Option(metavar="CODE", help="Leave these findings out; may be given again.")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Let a warning end with status 1, too.")] = False,
-) -> None:
-    """Check a mapping for rules that never match, overlap, collide or do not come back; nothing is converted.
-
-    Example: weighbridge lint qwen3_moe --header model/
-    """
-    with reporting(output):
-        subject = LintSubject(mapping, registered, transformers, header, target)
-        entries = subject.check(ignore or ())
-        output.give(lambda: subject.form(entries), subject.lines(entries))
-        if any(entry.report.findings if strict else entry.report.errors for entry in entries):
-            raise typer.Exit(DIFFERENT)
 
 
 def main() -> NoReturn:

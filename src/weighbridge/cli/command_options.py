@@ -15,7 +15,9 @@ import typer
 
 from weighbridge import api
 from weighbridge.api import Plan
+from weighbridge.api.settings import Settings
 from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.json_text import JsonError, parse_json
 from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import default_registry
@@ -54,7 +56,13 @@ OnlyOption = Annotated[
     typer.Option(metavar="PATTERN", help="Only these targets, such as 'model.layers.{0..3}.**'; may be given again."),
 ]
 DestinationArgument = Annotated[
-    str, typer.Argument(metavar="DESTINATION", help="The directory to make; nothing may be there yet.")
+    str,
+    typer.Argument(
+        metavar="DESTINATION", help="The directory to make, or a torch file, such as out.pth; nothing may be there yet."
+    ),
+]
+NameOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Name of the new weight files, such as adapter_model.")
 ]
 NoSyncOption = Annotated[
     bool, typer.Option("--no-sync", help="Do not wait for the disk: as fast, and as safe in a power failure, as cp.")
@@ -85,6 +93,17 @@ FullOption = Annotated[bool, typer.Option("--full", help="List everything; nothi
 EntryOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Which dict of a torch file is meant; as ckpt.pt::NAME in the path itself."),
+]
+
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A size that the configuration has not, or otherwise, such as num_attention_heads=8; may be given again.",
+        rich_help_panel=PANEL,
+    ),
 ]
 
 
@@ -135,6 +154,7 @@ class PlanOptions:
             metavar="FILE", help="The configuration that sizes are read from, as a config.json.", rich_help_panel=PANEL
         ),
     ] = None
+    settings: SetOption = None
     layout: Annotated[LayoutMode, typer.Option(help="How to read the source's layout.", rich_help_panel=PANEL)] = (
         LayoutMode.AUTO
     )
@@ -176,6 +196,7 @@ class PlanOptions:
         given += [(f"--{name}", getattr(self, name)) for name in ("drop", "carry", "initialise")]
         given += [("--base-prefix", [self.base_prefix])] if self.base_prefix else []
         given += [("--config", [self.config])] if self.config is not None else []
+        given += [("--set", self.settings or [])]
         given += [("--entry", [self.entry])] if self.entry is not None else []
         return join(
             [
@@ -204,9 +225,39 @@ class PlanOptions:
         Raises:
             WeighbridgeError: `usage`.
         """
-        names = "partial", "drop", "carry", "initialise", "allow_overflow", "config", "base_prefix"
+        names = "partial", "drop", "carry", "initialise", "allow_overflow", "base_prefix"
         given = {name: getattr(self, name) for name in names}
-        return {"layout": self.layout.value, "dtype": dtype_option(self.dtype), **given}
+        settings = set_option(self.settings or ())
+        config = Settings(settings, self.config) if settings else self.config
+        return {"layout": self.layout.value, "dtype": dtype_option(self.dtype), "config": config, **given}
+
+
+def set_option(texts: Sequence[str]) -> dict[str, Any]:
+    """Read what is set of the configuration, each a name, an equals sign, and a JSON value.
+
+    Raises:
+        WeighbridgeError: `usage`.
+
+    Examples:
+        >>> set_option(["num_attention_heads=8", "text_config.kinds=[1, 2]"])
+        {'num_attention_heads': 8, 'text_config.kinds': [1, 2]}
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not all(name.split(".")):
+            expected = "NAME=VALUE, such as num_attention_heads=8 or text_config.head_dim=64"
+            raise WeighbridgeError("usage", "--set: this sets nothing", expected=expected, got=repr(text))
+        if any(f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.") for other in found):
+            raise WeighbridgeError("usage", "--set: two values for one name", where=name, got=repr(text))
+        try:
+            found[name] = parse_json(value.encode())
+        except (JsonError, UnicodeEncodeError):
+            expected = "JSON: a number, true or false, a list, or a text in double quotes"
+            raise WeighbridgeError(
+                "usage", "--set: this is no value", where=name, expected=expected, got=repr(value)
+            ) from None
+    return found
 
 
 def dtype_option(texts: Sequence[str]) -> dict[str, str] | None:

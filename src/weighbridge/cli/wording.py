@@ -18,10 +18,10 @@ _WORDS: Final = (
     (r"plan\.inverse\(\), or weighbridge revert", "weighbridge revert"),
     (r"memory_budget= \((--memory)\)", r"\1"),
     (
-        r"the model's configuration, or pass config= with it",
-        "the config.json beside the weights, or give --config",
+        r"(?:add|correct) (\S+) (?:to|in) the model's configuration, or pass config= with it",
+        r"give --set \1=NUMBER, or --config with a file that has it",
     ),
-    (r"or pass config=", "or give --config"),
+    (r"or pass config=", "or give --config or --set"),
     (r"list\(checkpoint\.header\) has all", "weighbridge inspect --full lists all"),
     (r"… the error's `problems` are all of them", "… weighbridge plan --full lists all of them"),
     (r" \(in Python: .*\)(?=, which shows every rule)", ""),

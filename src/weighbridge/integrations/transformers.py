@@ -16,6 +16,7 @@ the library's own rules alone, as it mounts them: what the library has written m
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -212,7 +213,8 @@ def from_pretrained(
         path: Directory of the checkpoint, or a name on the hub.
         config: As in the library.
         dtype: As in the library: a torch dtype, or "auto" (the default) for the configuration's or the checkpoint's.
-        device: Where to move the model in the end; None to leave it on the CPU.
+        device: Where the model is wanted; None for the CPU. Weights are made on an accelerator from the start if
+            `accelerate` is installed, which the library needs for it; otherwise the model is moved there in the end.
         partial: Accept weights that nothing fills, which are left random, and tensors without a place.
         initialise: Weights that may be missing; the library initialises them.
         drop: Tensors of the checkpoint that are left out.
@@ -246,11 +248,23 @@ def from_pretrained(
         partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout, allow_overflow=allow_overflow
     )
     checkpoint = open_checkpoint(_local(path, arguments))
-    load = Load(checkpoint, None if mapping is None else find_mapping(mapping), resolve, options, copy, resolve_theirs)
+    rules = None if mapping is None else find_mapping(mapping)
+    load = Load(checkpoint, rules, resolve, options, copy, resolve_theirs, _accelerator(device))
+    if load.device is not None:
+        arguments["device_map"] = {"": load.device}
     with decided(huge_pages), converted_by(load.fill):
         model = model_class.from_pretrained(path, config=config, dtype=dtype, **arguments)
     load.finish(model)
     return model if device is None else model.to(device)
+
+
+def _accelerator(device: Any) -> Any:
+    """Return the device on which the library can make a model from the start; None if there is none to speak of."""
+    import torch
+
+    if device is None or torch.device(device).type == "cpu" or importlib.util.find_spec("accelerate") is None:
+        return None
+    return torch.device(device)
 
 
 def _refuse(names: list[str]) -> None:

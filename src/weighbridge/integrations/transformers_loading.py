@@ -26,6 +26,7 @@ from weighbridge.base.spelling import exact_pattern, literally
 from weighbridge.integrations.transformers_choice import plan_by_either
 from weighbridge.integrations.transformers_names import equal_ones, unsaved_names
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
+from weighbridge.integrations.transformers_weights import Pending, prove
 from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
 from weighbridge.mappings.mapping import Mapping as NameMapping, MappingLike, as_mapping
@@ -38,56 +39,12 @@ from weighbridge.planning.casts.asked_casts import rounded_lines
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
-from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
-from weighbridge.running.gather import start_output
 from weighbridge.running.results import mapped_files
-from weighbridge.running.strided import check_cast
 from weighbridge.running.ties import value_classes
-from weighbridge.storage.formats.torch_tensors import bytes_of
-from weighbridge.storage.protocol import Checkpoint, Mapped
+from weighbridge.storage.protocol import Checkpoint
 
 _LOG: Final = logging.getLogger("weighbridge")
-
-
-class Pending:
-    """One tensor of a plan, made when the library takes it, as it takes a slice of a file.
-
-    Args:
-        step: The step that writes it.
-        key: Which of the step's targets it is.
-        checkpoint: What the step reads.
-        mapped: Maps of its files, for a tensor that moves as it is; None to copy all.
-    """
-
-    def __init__(self, step: Step, key: str, checkpoint: Checkpoint, mapped: Mapped | None = None) -> None:
-        self.step = step
-        self.key = key
-        self.checkpoint = checkpoint
-        self.mapped = mapped
-        self.given: tuple[int, int, torch.dtype] | None = None
-
-    def __getitem__(self, index: Any) -> torch.Tensor:
-        made = self._make(self.mapped)
-        # An inference tensor has no count of writes, and is compared in the end.
-        self.given = None if made.is_inference() else (made.data_ptr(), made._version, made.dtype)
-        return made[index]
-
-    def make(self) -> torch.Tensor:
-        """Run the step for this target alone, in memory of its own: what was given out may have been written to."""
-        return self._make(None)
-
-    def _make(self, mapped: Mapped | None) -> torch.Tensor:
-        made, want = start_output(self.step, self.step.targets.index(self.key), mapped)
-        if want is not None:
-            fill_tensors([want], self.checkpoint)
-        return made
-
-    def is_untouched(self, tensor: torch.Tensor) -> bool:
-        """Tell whether a tensor is the memory that was given out, and was not written to since."""
-        if self.given is None or tensor.is_inference():
-            return False
-        return self.given == (tensor.data_ptr(), tensor._version, tensor.dtype)
 
 
 @dataclass(slots=True)
@@ -101,6 +58,7 @@ class Load:
         find_theirs: Gives the library's own rules for a model, for a file that its mapping does not fit; None without.
         options: What the caller declares.
         copy: Give every tensor memory of its own; otherwise one that a file holds as it is wanted is mapped.
+        device: Where the library puts the weights, if not on the CPU.
     """
 
     checkpoint: Checkpoint
@@ -109,6 +67,7 @@ class Load:
     options: Options
     copy: bool = False
     find_theirs: Callable[[Any], MappingLike] | None = None
+    device: torch.device | None = None
     note: str = ""
     tensors: dict[str, Pending] = field(default_factory=dict)
     states: dict[str, Pending] = field(default_factory=dict)
@@ -143,7 +102,18 @@ class Load:
                 found = (Pending(step, key, self.checkpoint, mapped) for key in step.targets if key in header)
                 self.tensors |= {pending.key: pending for pending in found}
         self.states = {key: self.tensors.pop(key) for key in held.extra if key in self.tensors}
+        if self.device is not None:
+            self._fill_on(self.device, header)
         return self.tensors
+
+    def _fill_on(self, device: torch.device, header: Header) -> None:
+        """Make all weights on the device at once, but for those that the library casts: it holds both for a moment."""
+        fitting = (
+            pending
+            for key, pending in self.tensors.items()
+            if pending.step.program.targets[pending.number].dtype == header[key].dtype
+        )
+        fill_tensors([pending.start(device) for pending in fitting], self.checkpoint)
 
     def _made_by(self, held: Holdings) -> Iterator[Carry]:
         """Yield a rule for each tensor of the checkpoint that a hook of the model makes anew."""
@@ -157,7 +127,7 @@ class Load:
                 "integration-version", "this transformers loads models in a way that weighbridge does not know"
             )
         settle_ties(model, self.ties, self.tensors, self.declared_ties)
-        _prove(model, self.tensors, allow_overflow=self.options.allow_overflow)
+        prove(model, self.tensors, allow_overflow=self.options.allow_overflow)
         extra = take_stock(model).extra if self.states else {}
         for key, pending in self.states.items():
             extra[key].module.set_extra_state(pending.make())
@@ -368,33 +338,3 @@ def _remember_rules(model: Any, rules: list[Any], keys: list[str]) -> None:
     for key in keys:
         rename(key, renames, converters)
     model._weight_conversions = [rule for rule in rules if rule.was_used()]
-
-
-# ---- after the library's finishing touches ----
-
-
-def _prove(model: Any, tensors: dict[str, Pending], *, allow_overflow: bool) -> None:
-    """Prove that every loaded weight holds the bytes that were given to the library; write them again where not.
-
-    In the library's own classes, memory that was given out and never written to through torch is proof. Everything
-    else, such as a weight that was cast or a class that may write past torch's bookkeeping, is compared byte by byte.
-
-    Raises:
-        PlanError: `model-mismatch` for a weight that is gone, or has another shape; `cast-overflow`.
-    """
-    places = take_stock(model).places
-    is_custom = model.is_custom_code()
-    for key, pending in tensors.items():
-        tensor = places[key].tensor if key in places else None
-        if tensor is not None and pending.is_untouched(tensor) and not is_custom:
-            continue
-        made = pending.make()
-        if tensor is None or tensor.is_meta or tensor.shape != made.shape:
-            got = "nothing" if tensor is None else f"{list(tensor.shape)} on {tensor.device}"
-            raise PlanError("model-mismatch", "a loaded weight is gone", where=key, expected=str(made.shape), got=got)
-        wanted = made.to(tensor.dtype)
-        if made.dtype != tensor.dtype and not allow_overflow:
-            check_cast(made, wanted, [key])
-        if bytes_of(tensor.detach().cpu().contiguous()) != bytes_of(wanted):
-            _LOG.warning("%s was changed after it was loaded; its bytes were put back", key)
-            tensor.data.copy_(wanted)

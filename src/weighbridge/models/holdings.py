@@ -61,7 +61,7 @@ class Holdings:
         extra: Extra state by name, whatever it is.
         computed: Tensors that a hook makes for the state dict, and that nothing can be set by.
         aside: What is left aside, one sentence each.
-        hidden: Parameters that a hook writes in a form of its own.
+        hidden: Parameters that a hook writes in a form of its own, and extra state that could be that of any module.
         offloaded: Modules whose weights are kept elsewhere until they are used.
         adapters: The adapters in the model.
     """
@@ -176,12 +176,14 @@ def take_stock(model: torch.nn.Module) -> Holdings:
     named = dict(_named(_state_dict(model), tree))
     renamed, missing, moved = _follow_names(places, named)
     free = {key: value for key, value in named.items() if key not in renamed}
-    extra = dict(_extra_states(free, tree, moved))
+    states = list(_extra_states(free, tree, moved))
+    extra = {key: Extra(free[key], module) for key, module in states if key}
     computed = {key: value for key, value in free.items() if key not in extra and isinstance(value, torch.Tensor)}
     opaque = [f"{key}, {_kind(value)}" for key, value in free.items() if key not in extra and key not in computed]
     aside += (f"no tensors, left aside: {', '.join(opaque[:4])}",) if opaque else ()
     hidden = tuple(key for key in missing if any(other.startswith(_module_of(key)) for other in computed))
     aside += (f"not in the state dict, left aside: {', '.join(missing[:4])}",) if missing and not hidden else ()
+    hidden += tuple(filter(_is_extra, computed)) if len(extra) < len(states) else ()
     return Holdings(renamed, extra, computed, aside, hidden, offloaded, adapters)
 
 
@@ -322,15 +324,29 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 def _extra_states(
     free: Mapping[str, Any], tree: Iterable[Part], moved: Mapping[str, str]
-) -> Iterator[tuple[str, Extra]]:
-    """Yield the extra state of the modules that give and take one; it goes where a hook takes the module's tensors."""
-    plain = torch.nn.Module
+) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Yield each module that takes extra state, with the name of that; empty where the state dict has none."""
+    plain, left = torch.nn.Module, set(filter(_is_extra, free))
     for part in tree:
         if part.inner is not None or type(part.module).set_extra_state is plain.set_extra_state:
             continue
-        above = f"{part.path}." if part.path else ""
-        inside = ((key.removeprefix(above), alias) for key, alias in moved.items() if key.startswith(above))
-        places = [above, *(alias.removesuffix(rest) for rest, alias in inside if alias.endswith(f".{rest}"))]
-        key = next((name for place in places if (name := f"{place}{EXTRA_STATE}") in free), None)
-        if key is not None:
-            yield key, Extra(free[key], part.module)
+        names = (f"{place}{EXTRA_STATE}" for place in _places_in_state(part.path, moved))
+        key = next((name for name in names if name in left), "")
+        left.discard(key)
+        yield key, part.module
+
+
+def _is_extra(key: str) -> bool:
+    return key.rpartition(".")[2] == EXTRA_STATE
+
+
+def _places_in_state(path: str, moved: Mapping[str, str]) -> Iterator[str]:
+    """Yield where a module may be in the state dict: at its path, or where a hook takes what is in it, or around it."""
+    segments = [f"{segment}." for segment in path.split(".") if segment]
+    yield "".join(segments)
+    for depth in range(len(segments), -1, -1):
+        around, inside = "".join(segments[:depth]), "".join(segments[depth:])
+        for key, alias in moved.items():
+            rest = key.removeprefix(around)
+            if key.startswith(around) and f".{alias}".endswith(f".{rest}"):
+                yield alias.removesuffix(rest) + inside

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -167,15 +167,24 @@ def _steps_back(back: Plan, header: Header, config: Any) -> list[Step]:
     """
     rules, fired = back.mapping.transforms, {number for step in back.steps for number in step.rules}
     idle = {n for n, rule in enumerate(rules) if isinstance(rule, PrefixChange) and not rule.scope} - fired
-    every = [n for n, rule in enumerate(rules) if n not in idle and rule not in back.mapping.legacy] if idle else None
-    _, change = without_change(back.mapping, back.reading)
+    live = [number for number, rule in enumerate(rules) if number not in idle and rule not in back.mapping.legacy]
     renames = [number for number, rule in enumerate(rules) if not isinstance(rule, WeightConverter)]
+    beside, change = without_change(back.mapping, back.reading)
     found: list[Step] = []
-    for numbers in (every, renames, [] if change is None else [rules.index(change)]):
-        done = {key for step in found for key in step.sources}
-        left = Header({key: spec for key, spec in header.items() if key not in done})
-        found += proven_steps(back.mapping, left, config, whole=back.source, rules=numbers)
-    return found
+    for numbers in (live, renames, [] if change is None else [rules.index(change)]):
+        left = _left_of(header, found)
+        found += proven_steps(back.mapping, left, config, rules=numbers, whole=back.source)
+    if change is None:
+        return found
+    # A path that the reading puts before the keys is not put before a part that has its place beside it; the rules are.
+    left, others = _left_of(header, found), [number for number in live if rules[number] != change]
+    moved = Header({key: left[key] for key in unstable_names(beside, left, Wanted(back.source))})
+    return [*found, *proven_steps(back.mapping, moved, config, rules=others, whole=back.source, ahead=beside)]
+
+
+def _left_of(header: Header, steps: Iterable[Step]) -> Header:
+    done = {key for step in steps for key in step.sources}
+    return Header({key: spec for key, spec in header.items() if key not in done})
 
 
 def _free_of(steps: list[Step], header: Header) -> list[Step]:

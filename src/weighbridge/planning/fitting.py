@@ -265,25 +265,27 @@ class _Fitting:
 
     def _misfit(self, key: str, step: Step, shape: tuple[int, ...], wanted: TensorSpec) -> PlanError:
         """Say that shapes differ; where only the number of joined tensors does, name those in excess or lacking."""
-        differing = [axis for axis, pair in enumerate(zip(shape, wanted.shape, strict=False)) if pair[0] != pair[1]]
-        count = len(step.sources)
-        merged = len(shape) == len(wanted.shape) and len(differing) == 1 and self._merges(step)
-        per_lane = merged and count % shape[differing[0]] == 0
         code, what = "spec-mismatch", "a tensor's shape is not the target's"
-        if per_lane and shape[differing[0]] < wanted.shape[differing[0]]:
-            code, what = "group-incomplete", "a group of tensors lacks members"
-        elif per_lane:
-            code, what = "group-extra", "a group has more members than the target has room for"
         named = f"{list(shape)} from " + self._sources_with_shapes(step)
-        if per_lane:
-            axis = differing[0]
+        axis = self._axis_of_members(step, shape, wanted.shape)
+        if axis is not None:
             low, high = sorted((shape[axis], wanted.shape[axis]))
-            span = f"{low}" if high - low == 1 else f"{low}..{high - 1}"
-            named += f"\n{'missing' if code == 'group-incomplete' else 'too many'}: {span}"
+            code, what, word = "group-extra", "a group has more members than the target has room for", "too many"
+            if low == shape[axis]:
+                code, what, word = "group-incomplete", "a group of tensors lacks members", "missing"
+            named += f"\n{word}: {low}" if high - low == 1 else f"\n{word}: {low}..{high - 1}"
         because = _rules(self.mapping, step)
         hint = "compare the checkpoint's config.json with the model's: one of the two is of another size"
         expected = str(list(wanted.shape))
         return PlanError(code, what, where=key, expected=expected, got=named, because=because, hint=hint)
+
+    def _axis_of_members(self, step: Step, shape: tuple[int, ...], wanted: tuple[int, ...]) -> int | None:
+        """Return the axis that has joined tensors one behind the other, if all that differs is how many they are."""
+        differing = [axis for axis, pair in enumerate(zip(shape, wanted, strict=False)) if pair[0] != pair[1]]
+        if len(shape) != len(wanted) or len(differing) != 1 or not self._merges(step):
+            return None
+        members = shape[differing[0]]
+        return differing[0] if members and len(step.sources) % members == 0 else None
 
     def _sources_with_shapes(self, step: Step) -> str:
         if len(step.sources) > SHOWN_SOURCES:

@@ -1,5 +1,7 @@
 """The receipt that lies in every output: the plan that made it, and what the plan read and wrote.
 
+It is a file in a directory, and in a torch file a member of the archive beside its tensors.
+
     weighbridge.json
       {"format": "weighbridge-receipt", "version": 1, "weighbridge": package version, "plan_hash": SHA-256,
        "mapping": name, "source": {"where", "files": [{"name", "size_bytes", "mtime_ns", "head_sha256"}]},
@@ -21,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from weighbridge._version import __version__
 from weighbridge.base.errors import CheckpointError, DestinationError, WeighbridgeError
-from weighbridge.base.file_names import RECEIPT_NAME
+from weighbridge.base.file_names import RECEIPT_NAME, names_torch_file
 from weighbridge.base.forms.json_forms import table, text
 from weighbridge.base.json_text import parse_json
 from weighbridge.planning.plan import Plan
@@ -140,7 +142,26 @@ def read_receipt(directory: Path) -> Receipt:
 
 
 def _path_of(directory: Path) -> Path:
-    return directory / RECEIPT_NAME if directory.is_dir() else directory.parent / RECEIPT_NAME
+    if directory.is_dir():
+        return directory / RECEIPT_NAME
+    return directory if names_torch_file(directory) else directory.parent / RECEIPT_NAME
+
+
+def has_receipt(place: Path) -> bool:
+    """Tell whether a receipt lies in an output, or in the directory of one of its files."""
+    path = _path_of(place)
+    if path.name == RECEIPT_NAME:
+        return path.is_file()
+    try:
+        return _read_member(path) is not None
+    except CheckpointError:
+        return False
+
+
+def _read_member(path: Path) -> bytes | None:
+    from weighbridge.storage.formats.torch_archives import read_member
+
+    return read_member(path, RECEIPT_NAME, MAX_RECEIPT_BYTES)
 
 
 @contextmanager
@@ -158,16 +179,18 @@ def _reporting(path: Path) -> Iterator[None]:
 
 def _read_form(path: Path) -> Any:
     try:
-        raw, _ = read_small_file(path, MAX_RECEIPT_BYTES)
+        raw = read_small_file(path, MAX_RECEIPT_BYTES)[0] if path.name == RECEIPT_NAME else _read_member(path)
     except CheckpointError as problem:
         if problem.code != "checkpoint-not-found":
             got = problem.got if not problem.expected else f"{problem.got}, of {problem.expected}"
             raise CheckpointError("receipt-invalid", "the receipt cannot be read", where=str(path), got=got) from None
+        raw = None
+    if raw is None:
         raise CheckpointError(
             "receipt-invalid",
             "there is no receipt here, so the way back is not recorded",
             where=str(path),
             hint="to go back, give the mapping: weighbridge convert --reverse SOURCE DESTINATION MAPPING\n"
             "to compare, give the other checkpoint: weighbridge verify A B",
-        ) from None
+        )
     return parse_json(raw, surrogates=True)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint, IndexText
 
 ALGORITHM: Final = "sha256"
+NO_DIGEST: Final = 64 * "0"
+"""Takes the room of a digest that is not known yet."""
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 

@@ -97,6 +97,39 @@ def _classes(values: Iterable[Value], checkpoint: Checkpoint) -> list[list[Value
     return classes
 
 
+def shared_targets(plan: Plan, checkpoint: Checkpoint) -> dict[str, str]:
+    """Find targets that are known to hold the same: tied by the plan, or made alike of what the source has tied.
+
+    Args:
+        plan: The plan.
+        checkpoint: What it reads.
+
+    Returns:
+        For each of them but the first by name, that first one.
+    """
+    groups: dict[str, set[str]] = {}
+    pairs = [
+        *((fated.key, fated.by) for fated in plan.tied_targets),
+        *plan.twins,
+        *_alike(plan, checkpoint.header.ties),
+    ]
+    for one, other in pairs:
+        joined = groups.setdefault(one, {one}) | groups.setdefault(other, {other})
+        groups.update(dict.fromkeys(joined, joined))
+    return {key: min(group) for key, group in groups.items() if key != min(group)}
+
+
+def _alike(plan: Plan, ties: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of targets that the same program makes of sources that share their storages."""
+    tied = {*ties, *ties.values()}
+    first: dict[tuple[Program, tuple[str, ...]], Step] = {}
+    for step in plan.steps:
+        if tied.isdisjoint(step.sources):
+            continue
+        twin = first.setdefault((step.program, tuple(ties.get(key, key) for key in step.sources)), step)
+        yield from zip(twin.targets, step.targets, strict=True) if twin is not step else ()
+
+
 def differs(first: Sequence[Value], other: Sequence[Value]) -> PlanError:
     """Make the error for two classes of values that are to fill one storage."""
     remedy = how_to_drop([other, first])

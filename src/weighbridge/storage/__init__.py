@@ -11,11 +11,12 @@ from weighbridge.base.file_sets import FileImage
 from weighbridge.storage.formats.inventory import write_inventory
 from weighbridge.storage.formats.safetensors_write import ShardPlan, build_image, index_text, parse_size, plan_shards
 from weighbridge.storage.opening import Place, open_checkpoint
-from weighbridge.storage.outputs.destination import OutputDirectory, check_destination, copy_extras, staged_directory
+from weighbridge.storage.outputs.destination import OutputDirectory, copy_extras, staged_directory
 from weighbridge.storage.outputs.file_writer import FileWriter
 from weighbridge.storage.outputs.mending import MendingWriter
 from weighbridge.storage.outputs.sinks import FileOptions, Sink
 from weighbridge.storage.outputs.unfinished import Work
+from weighbridge.storage.outputs.vacancy import check_destination
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.regular_files import FileFingerprint
 from weighbridge.storage.protocol import Checkpoint, Extent, IndexText

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.base.batches import run_in_batches, windows_of
 from weighbridge.base.errors import CheckpointError, VerifyError
-from weighbridge.base.file_names import INDEX_SUFFIX
+from weighbridge.base.file_names import INDEX_SUFFIX, names_torch_file
 from weighbridge.base.keys import collapse, counted
 from weighbridge.base.specs import DTYPES, TensorSpec, coordinates
 from weighbridge.base.workers import count_workers
@@ -174,14 +174,14 @@ def check_output(place: str | PathLike[str]) -> Verification:
     """Compare an output with its own receipt: keys, specs, every tensor's digest, the files' heads and the index.
 
     Args:
-        place: A directory that was written with digests, or one of the files in it.
+        place: A directory that was written with digests, or one of the files in it; or a torch file.
 
     Raises:
         CheckpointError: `receipt-invalid`, `digests-missing`, and the codes of opening and reading, `index-mismatch`
             for a missing shard for example.
     """
     path = Path(place).expanduser() if str(place).startswith("~/") else Path(place)
-    found = open_checkpoint(path.parent if path.is_file() else place)
+    found = open_checkpoint(path.parent if path.is_file() and not names_torch_file(path) else place)
     receipt = read_receipt(path)
     recorded = receipt.digests
     if recorded is None:

@@ -9,7 +9,7 @@ import typer
 
 from weighbridge import api
 from weighbridge.base.errors import WeighbridgeError
-from weighbridge.cli.command_options import FullOption, LayoutMode, PlanOptions, mapping_names, spread
+from weighbridge.cli.command_options import FullOption, LayoutMode, PlanOptions, SetOption, mapping_names, spread
 from weighbridge.cli.printing import DIFFERENT, Output, reporting
 
 
@@ -37,6 +37,7 @@ def diff(
     config: Annotated[
         str | None, typer.Option(metavar="FILE", help="The configuration that the mapping reads sizes from.")
     ] = None,
+    settings: SetOption = None,
     layout: Annotated[LayoutMode, typer.Option(help="How the mapping is to read A's layout.")] = LayoutMode.AUTO,
     full: FullOption = False,
 ) -> None:
@@ -46,12 +47,12 @@ def diff(
     """
     with reporting(output):
         if through is None:
-            if reverse or partial or dtype or config is not None or layout is not LayoutMode.AUTO:
-                what = "--reverse, --partial, --dtype, --config and --layout need --through MAPPING"
+            if reverse or partial or dtype or config is not None or settings or layout is not LayoutMode.AUTO:
+                what = "--reverse, --partial, --dtype, --config, --set and --layout need --through MAPPING"
                 raise WeighbridgeError("usage", what)
             result = api.diff(first, second)
         else:
-            options = PlanOptions(dtype=dtype or [], config=config, allow_overflow=True)
+            options = PlanOptions(dtype=dtype or [], config=config, settings=settings, allow_overflow=True)
             options = replace(options, partial=partial, layout=layout, reverse=reverse)
             result = api.diff(first, second, options.mapping(through), **options.arguments())
         output.give(lambda: result.to_dict(full=full), result.lines(full=full))

@@ -1,17 +1,21 @@
-"""What the command `lint` checks: one mapping, or all of a table."""
+"""The command `lint`: one mapping, or all of a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from weighbridge import api
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.specs import Header
+from weighbridge.cli.command_options import spread
 from weighbridge.cli.mapping_argument import load_argument
+from weighbridge.cli.printing import DIFFERENT, Output, reporting
 from weighbridge.mappings.registry import default_registry
-from weighbridge.studies.lint import Entry, lint, lint_registry
+from weighbridge.studies.lint import Entry, lint as lint_mapping, lint_registry
 from weighbridge.studies.lint.table import table_lines
 
 
@@ -61,7 +65,7 @@ class LintSubject:
 
     def _single(self) -> Entry:
         found = load_argument(self.mapping) if self.mapping is not None else default_registry.find(str(self.registered))
-        report = lint(found, _header(self.header), _header(self.target))
+        report = lint_mapping(found, _header(self.header), _header(self.target))
         return Entry((found.name,), report)
 
     def form(self, entries: Sequence[Entry]) -> Any:
@@ -77,3 +81,38 @@ class LintSubject:
 
 def _header(place: str | None) -> Header | None:
     return api.open(place).header if place is not None else None
+
+
+@spread
+def lint(
+    output: Output,
+    mapping: Annotated[
+        str | None, typer.Argument(metavar="MAPPING", help="A registered name, path.yaml, path.py:NAME, or path.json.")
+    ] = None,
+    registered: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Check what is registered under a name.")
+    ] = None,
+    transformers: Annotated[
+        bool, typer.Option("--transformers", help="Check the table of the installed transformers.")
+    ] = False,
+    header: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="A checkpoint with the keys that the mapping is for.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="A checkpoint in the layout that it leads to.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="CODE", help="Leave these findings out; may be given again.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Let a warning end with status 1, too.")] = False,
+) -> None:
+    """Check a mapping for rules that never match, overlap, collide or do not come back; nothing is converted.
+
+    Example: weighbridge lint qwen3_moe --header model/
+    """
+    with reporting(output):
+        subject = LintSubject(mapping, registered, transformers, header, target)
+        entries = subject.check(ignore or ())
+        output.give(lambda: subject.form(entries), subject.lines(entries))
+        if any(entry.report.findings if strict else entry.report.errors for entry in entries):
+            raise typer.Exit(DIFFERENT)

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from weighbridge.api.configurations import config_of
+from weighbridge.api.configurations import config_beside, config_of
 from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.keys import collapse, counted, natural_key
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.cli.inspecting.measuring import measure, statistics_lines
 from weighbridge.cli.inspecting.quantised import quantisation_hints
 from weighbridge.cli.printing import visible
+from weighbridge.mappings.schemes.said import BESIDE
 from weighbridge.reporting.costs import format_bytes
 from weighbridge.storage import Checkpoint
 from weighbridge.storage.formats.memory import HeaderCheckpoint
@@ -119,7 +120,8 @@ class Inspection:
     @property
     def quantisation(self) -> tuple[str, ...]:
         """What says that its weights are quantised."""
-        return quantisation_hints(self.header, self.config)
+        beside = {name: config_beside(self.checkpoint, name) for name in BESIDE}
+        return quantisation_hints(self.header, self.config, beside)
 
     @property
     def rows(self) -> list[Row]:

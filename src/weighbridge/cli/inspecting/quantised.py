@@ -1,13 +1,15 @@
-"""What says that a checkpoint's weights are quantised: companions of weights, dtypes, and the configuration."""
+"""What says that a checkpoint's weights are quantised: its configuration, companions of weights, and dtypes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from weighbridge.base.keys import by_name, collapse
+from weighbridge.base.keys import by_name, collapse, counted
 from weighbridge.base.specs import DTYPES, Header
+from weighbridge.mappings.schemes.quantisation import Quantisation, QuantisedWeight, find_quantisation
 
 COMPANIONS: Final = (
     (r"_scale_inv$", "scales of blocks, as of FP8"),
@@ -22,22 +24,49 @@ COMPANIONS: Final = (
 _SHOWN: Final = 2
 
 
-def quantisation_hints(header: Header, config: Any = None) -> tuple[str, ...]:
+def quantisation_hints(header: Header, config: Any = None, beside: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """List what says that weights are quantised.
 
     Args:
         header: Specs of the tensors.
         config: The content of the checkpoint's `config.json`, if there is one.
+        beside: The content of the other files beside it that speak of quantisation, by name.
 
     Returns:
-        One sentence for each hint; none for a checkpoint that shows no sign of it.
+        A sentence for each scheme that the configuration says and the tensors have, then what contradicts it; then one
+        for each other sign. None for a checkpoint that shows no sign of it.
 
     Examples:
         >>> from weighbridge.base.specs import TensorSpec
         >>> quantisation_hints(Header({"w.qweight": TensorSpec("I32", (2, 3))}))
         ('packed integers with zero points and groups, as of GPTQ and AWQ: 1 tensor, w.qweight',)
     """
-    return (*_declared(config), *_companions(header), *_dtypes(header))
+    found = find_quantisation(header, config, beside or {})
+    if found is None or not found.weights:
+        problems = found.problems if found is not None else []
+        return (*_declared(config), *_problems(problems), *_companions(header), *_dtypes(header))
+    grouped = {key for weight in found.weights for _, key in weight.keys}
+    rest = Header({key: spec for key, spec in header.items() if key not in grouped})
+    return (*_schemes(header, found), *_problems(found.problems), *_companions(rest), *_dtypes(rest))
+
+
+def _schemes(header: Header, found: Quantisation) -> Iterator[str]:
+    """Say each scheme with its weights, and the dtypes of what is stored for each of them."""
+    by_title: defaultdict[str, list[QuantisedWeight]] = defaultdict(list)
+    for weight in found.weights:
+        by_title[weight.scheme.title].append(weight)
+    for title, weights in by_title.items():
+        dtypes: dict[str, dict[str, None]] = {}
+        for member, key in (pair for weight in weights for pair in weight.keys if pair[0].kind != "derived"):
+            dtypes.setdefault(member.ending.lstrip("._"), {})[header[key].dtype] = None
+        stored = ", ".join(f"{name} {'/'.join(codes)}".lstrip() for name, codes in dtypes.items())
+        yield f"{found.method}, {title}: {counted(len(weights), 'weight')} as {stored}"
+
+
+def _problems(problems: Sequence[str]) -> Iterator[str]:
+    yield from (f"CHECK: {problem}" for problem in problems[:_SHOWN])
+    if len(problems) > _SHOWN:
+        yield f"CHECK: … and {len(problems) - _SHOWN:,} more that the configuration does not explain"
 
 
 def _declared(config: Any) -> Iterator[str]:

@@ -217,34 +217,34 @@ def proven_steps(
     header: Header,
     config: Any = None,
     *,
+    rules: Sequence[int],
     whole: Header | None = None,
-    rules: Sequence[int] | None = None,
+    ahead: Mapping | None = None,
 ) -> tuple[Step, ...]:
     """Make the steps that take a model's tensors back by a mapping's rules, without a plan that recorded the way.
 
     Args:
-        mapping: The mapping; rules of it that have no inverse are passed over.
+        mapping: The mapping.
         header: Specs of the tensors, by the names that the mapping gives.
         config: The model's configuration.
+        rules: Numbers of the rules to run back; those that have no inverse are passed over.
         whole: Specs of all tensors of the model, if these are a part of it.
-        rules: Numbers of the rules to run back, those of former names included; None for all that have an inverse.
+        ahead: The mapping that is to undo the steps, if it is another one.
 
     Returns:
         The steps in which a rule has a part, and which the mapping undoes; for all other tensors there is none.
     """
-    numbers = range(len(mapping.transforms)) if rules is None else rules
-    chosen = mapping if rules is None else Mapping([mapping.transforms[number] for number in rules], name=mapping.name)
-    way = invert_rules(chosen)
+    way = invert_rules(Mapping([mapping.transforms[number] for number in rules], name=mapping.name))
     options = Options(config=config)
     made = draft_reading(Reading("mapped", way.mapping), header, None, options).plan
     produced = Header({key: made.target[key] for step in made.steps for key in step.targets})
-    forward = Reading("mapped", replace(mapping, forward=None))
-    ahead = draft_reading(forward, produced, header, options, wanted=whole).plan
-    pairs = ((step, ahead.step_of_source.get(step.targets[0])) for step in made.steps if step.rules)
+    forward = Reading("mapped", replace(ahead or mapping, forward=None))
+    again = draft_reading(forward, produced, header, options, wanted=whole).plan
+    pairs = ((step, again.step_of_source.get(step.targets[0])) for step in made.steps if step.rules)
     return tuple(
-        replace(step, rules=tuple(sorted(numbers[way.numbers[rule]] for rule in step.rules)))
+        replace(step, rules=tuple(sorted(rules[way.numbers[rule]] for rule in step.rules)))
         for step, number in pairs
-        if number is not None and _undoes(ahead.steps[number], step)
+        if number is not None and _undoes(again.steps[number], step)
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from weighbridge.base.errors import PlanError
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.planning.plan import Plan
-from weighbridge.planning.program import Output, Program
+from weighbridge.planning.program import Program
 from weighbridge.planning.steps import Fated, Step
 
 
@@ -46,12 +47,7 @@ def _specs_in(fated: tuple[Fated, ...], header: Header) -> tuple[Fated, ...]:
 def _step_in(step: Step, header: Header) -> Step:
     dtypes = {header[key].dtype for key in step.targets if key in header}
     if len(dtypes) > 1:
-        raise PlanError(
-            "dtype-mismatch",
-            "weights that become one tensor have different dtypes now",
-            where=", ".join(step.sources[:3]),
-            got=", ".join(f"{key}: {header[key].dtype}" for key in step.targets),
-        )
+        return _recast(step, _mixed_dtypes(step, header))
     return step_in_dtype(step, dtypes.pop()) if dtypes else step
 
 
@@ -60,10 +56,43 @@ def step_in_dtype(step: Step, dtype: str) -> Step:
     program = step.program
     if {spec.dtype for spec in program.slots} | {out.dtype for out in program.targets} == {dtype}:
         return step
+    return _recast(step, [dtype] * (len(program.sources) + len(program.outputs)))
 
-    def output(one: Output) -> Output:
-        return one._replace(dtype=dtype)
 
-    sources = tuple(TensorSpec(dtype, spec.shape) for spec in program.sources)
-    recast = Program(sources, tuple(map(output, program.temporaries)), tuple(map(output, program.targets)))
+def _recast(step: Step, dtypes: Sequence[str]) -> Step:
+    """Give a step's sources and outputs, in this order, other dtypes."""
+    program, first, last = step.program, len(step.program.sources), len(step.program.slots)
+    sources = tuple(TensorSpec(dtype, spec.shape) for dtype, spec in zip(dtypes[:first], program.sources, strict=True))
+    made = [one._replace(dtype=dtype) for dtype, one in zip(dtypes[first:], program.outputs, strict=True)]
+    recast = Program(sources, tuple(made[: last - first]), tuple(made[last - first :]))
     return Step(step.sources, step.targets, recast, "moved" if step.fate == "computed" else step.fate, step.rules)
+
+
+def _mixed_dtypes(step: Step, header: Header) -> list[str]:
+    """Return the dtypes of a step's sources and outputs: those between which elements move have the model's one."""
+    program = step.program
+    parts = _connected(program)
+    wanted: dict[int, dict[str, str]] = {}
+    for part, key in zip(parts[len(program.slots) :], step.targets, strict=True):
+        if key in header:
+            wanted.setdefault(part, {})[key] = header[key].dtype
+    for part, found in wanted.items():
+        if len(set(found.values())) > 1:
+            sources = [key for key, number in zip(step.sources, parts, strict=False) if number == part]
+            raise PlanError(
+                "dtype-mismatch",
+                "weights that become one tensor have different dtypes now",
+                where=", ".join(sources[:3]),
+                got=", ".join(f"{key}: {dtype}" for key, dtype in found.items()),
+            )
+    own = [spec.dtype for spec in (*program.sources, *(output.spec for output in program.outputs))]
+    return [next(iter(wanted.get(part, {}).values()), dtype) for part, dtype in zip(parts, own, strict=True)]
+
+
+def _connected(program: Program) -> list[int]:
+    """Number a program's sources and outputs, in this order, so that those which elements move between are alike."""
+    parts = list(range(len(program.sources) + len(program.outputs)))
+    for place, output in enumerate(program.outputs, len(program.sources)):
+        joined = {parts[place], *(parts[copy.source] for copy in output.layout.copies)}
+        parts = [min(joined) if part in joined else part for part in parts]
+    return parts

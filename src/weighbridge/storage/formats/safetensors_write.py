@@ -31,6 +31,8 @@ _LARGEST_FIRST: Final = (
 _RANK: Final = {code: rank for rank, code in enumerate(_LARGEST_FIRST)}
 _UNITS: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 DEFAULT_SHARD_SIZE: Final = "5GB"
+WEIGHTS_NAME: Final = "model.safetensors"
+"""Name of a single file, where nobody gives another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def _encode(name: str, table: Mapping[str, object], congruent_to: int | None = N
 def plan_shards(
     specs: Mapping[str, TensorSpec],
     max_shard_size: int | str | None = DEFAULT_SHARD_SIZE,
-    weights_name: str = "model.safetensors",
+    weights_name: str = WEIGHTS_NAME,
 ) -> ShardPlan:
     """Spread tensors over files: in the order of the keys, the next file when the next tensor would not fit.
 
@@ -162,11 +164,26 @@ def plan_shards(
     shards = _fill_shards(specs, limit)
     if len(shards) <= 1:
         return ShardPlan({weights_name: tuple(specs)}, None)
-    stem, dot, suffix = weights_name.rpartition(".")
-    files = {
-        f"{stem}-{number:05d}-of-{len(shards):05d}{dot}{suffix}": tuple(keys) for number, keys in enumerate(shards, 1)
-    }
+    names = shard_names(weights_name, len(shards))
+    files = {name: tuple(keys) for name, keys in zip(names, shards, strict=True)}
     return ShardPlan(files, index_text(weights_name, specs, files))
+
+
+def shard_names(weights_name: str, count: int) -> list[str]:
+    """Name so many files that hold a checkpoint together.
+
+    Args:
+        weights_name: Name that a single file has.
+        count: Number of files.
+
+    Examples:
+        >>> shard_names("model.safetensors", 1), shard_names("model.safetensors", 2)[-1:]
+        (['model.safetensors'], ['model-00002-of-00002.safetensors'])
+    """
+    if count == 1:
+        return [weights_name]
+    stem, dot, suffix = weights_name.rpartition(".")
+    return [f"{stem}-{number:05d}-of-{count:05d}{dot}{suffix}" for number in range(1, count + 1)]
 
 
 def _fill_shards(specs: Mapping[str, TensorSpec], limit: int | None) -> list[list[str]]:

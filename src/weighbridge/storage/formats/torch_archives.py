@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Mapping
 from functools import cache
 from math import prod
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError
@@ -136,6 +137,32 @@ def _content(stream: IO[bytes], member: zipfile.ZipInfo, file_size_bytes: int) -
     place = _place(stream, member, file_size_bytes)
     stream.seek(place.offset)
     return stream.read(place.size_bytes)
+
+
+def read_member(path: Path, name: str, limit_bytes: int) -> bytes | None:
+    """Read what stands beside the tensors of a torch file under a name of its own.
+
+    Args:
+        path: The file.
+        name: Name of the member, without the folder that all lie in.
+        limit_bytes: The largest that is read.
+
+    Returns:
+        The member's bytes; None where there is none, or the file is no archive.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found`, `read-failed`, `pickle-invalid` for a damaged archive.
+    """
+    descriptor, stamp = open_regular(path)
+    with os.fdopen(descriptor, "rb") as stream, reporting_read_errors(str(path)):
+        members = _list_members(stream) if stream.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC else {}
+        found = members.get(f"{next(iter(members), '').split('/')[0]}/{name}")
+        if found is None:
+            return None
+        if found.file_size > limit_bytes:
+            expected, got = f"at most {limit_bytes:,} bytes", f"{found.file_size:,} bytes"
+            raise CheckpointError("read-failed", "this is too large", where=str(path), expected=expected, got=got)
+        return _content(stream, found, stamp.size_bytes)
 
 
 def _storages(pickled: Pickled) -> dict[str, Storage]:

@@ -84,6 +84,20 @@ _STORAGES: Final = {
 }
 """The dtype of each class of storages."""
 
+_CLASSES: Final = {dtype: name for name, dtype in _STORAGES.items() if name != "UntypedStorage"}
+
+
+def storage_class(dtype: str) -> tuple[str, bool]:
+    """Return the class of storages that torch writes elements of a dtype in, and whether it is the dtype's own.
+
+    Examples:
+        >>> storage_class("bfloat16"), storage_class("float8_e5m2")
+        (('torch.BFloat16Storage', True), ('torch.storage.UntypedStorage', False))
+    """
+    own = _CLASSES.get(dtype)
+    return (f"torch.{own}", True) if own else ("torch.storage.UntypedStorage", False)
+
+
 _WRAPPING: Final = frozenset(
     {
         "torch._utils._rebuild_parameter",

@@ -1,4 +1,4 @@
-"""A new directory that appears whole or not at all.
+"""A new directory, or a single new file, that appears whole or not at all.
 
 Everything is written to a hidden directory beside the destination, and forced to the disk. Until all of it is there,
 the first bytes of every weight file are zero, so that nothing in the hidden directory opens as a checkpoint. They are
@@ -12,7 +12,6 @@ killed leaves it in either case.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
@@ -21,10 +20,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from weighbridge.base.errors import CheckpointError, DestinationError, PlanError, WeighbridgeError
+from weighbridge.base.errors import CheckpointError, PlanError, WeighbridgeError
 from weighbridge.base.file_names import RECEIPT_NAME, RECORD_NAME, check_new_name
 from weighbridge.base.file_sets import FileImage
-from weighbridge.storage.outputs.adopting import adopt_access, adopt_all
+from weighbridge.storage.outputs.adopting import adopt_access
 from weighbridge.storage.outputs.claiming import Claim, claiming, partial_path, refuse_left
 from weighbridge.storage.outputs.file_writer import (
     SEAL_BYTES,
@@ -46,6 +45,7 @@ from weighbridge.storage.outputs.unfinished import (
     check_left,
     is_worthless,
 )
+from weighbridge.storage.outputs.vacancy import check_absent, check_destination, publish_directory, publish_file
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.regular_files import open_regular
 from weighbridge.storage.places.stamps import FileStamp, check_stamp, link_file
@@ -199,6 +199,7 @@ def staged_directory(
     sync: bool = True,
     share: bool = False,
     direct: bool = False,
+    as_file: bool = False,
 ) -> Iterator[OutputDirectory]:
     """Write a directory that appears at `destination` when the block ends without an exception.
 
@@ -211,6 +212,7 @@ def staged_directory(
         sync: Force everything to the disk before the directory appears.
         share: Share blocks with the files that ranges are copied from.
         direct: Read these files past the page cache.
+        as_file: Let nothing appear but the one file in the directory that has the name of the destination.
 
     Yields:
         The directory to write to.
@@ -221,7 +223,7 @@ def staged_directory(
     """
     target = Path(destination)
     hidden = partial_path(target.absolute())
-    check_destination(target, sources, needed_bytes - allocated_bytes(hidden))
+    check_destination(target, sources, needed_bytes - allocated_bytes(hidden), as_file=as_file)
     target = target.absolute()
     made: list[Path] = []
     try:
@@ -230,7 +232,7 @@ def staged_directory(
         with claiming(hidden) as claim:
             left = _look_into(claim, work or Work(), resume)
             with _removing_failed(claim, resume):
-                _check_absent(target)
+                check_absent(target, as_file=as_file)
                 with reporting_write_errors(str(hidden)):
                     adopt_access(hidden, target)
                 output = OutputDirectory(hidden, target, left, FileOptions(sync=sync, share=share, direct=direct))
@@ -238,7 +240,8 @@ def staged_directory(
                 with reporting_write_errors(str(target)):
                     yield output
                 output.finish()
-                _publish(hidden, target, sync=sync)
+                publish = publish_file if as_file else publish_directory
+                publish(hidden, target, sync=sync)
     except BaseException:
         for folder in reversed(made):
             with suppress(OSError):
@@ -278,91 +281,12 @@ def _is_final(problem: BaseException) -> bool:
     return isinstance(problem, CheckpointError | PlanError) and problem.code not in _CURABLE
 
 
-def check_destination(destination: Path | str, sources: Iterable[Path | str] = (), needed_bytes: int = 0) -> None:
-    """Check, without changing anything, that a directory can be written at `destination`.
-
-    Args:
-        destination: Where; nothing, or an empty directory, may be there.
-        sources: Files and directories that are read.
-        needed_bytes: How much will be written.
-
-    Raises:
-        DestinationError: `destination-unsafe`, `destination-exists`, `destination-no-room`, `write-failed`.
-    """
-    path = Path(destination)
-    if not path.name or "\0" in str(path) or path.name in (".", ".."):
-        raise DestinationError("destination-unsafe", "this is no name for a new directory", where=str(path))
-    real = Path(os.path.realpath(path))
-    for source in sources:
-        for place in (real, partial_path(real)):
-            _check_apart(place, Path(os.path.realpath(source)), path)
-    with reporting_write_errors(str(path)):
-        _check_absent(path)
-        _check_room(real, path, needed_bytes)
-
-
-def _check_apart(real: Path, source: Path, where: Path) -> None:
-    """Refuse a destination that is a source, lies in one, or would hold one."""
-    same = real == source or (real.exists() and source.exists() and real.samefile(source))
-    relations = {
-        "is the source": same,
-        "lies inside the source": source.is_dir() and real.is_relative_to(source),
-        "holds the source": source.is_relative_to(real),
-    }
-    for what, applies in relations.items():
-        if applies:
-            hint = "choose a directory beside the source"
-            raise DestinationError(
-                "destination-unsafe", f"the destination {what}", where=str(where), got=str(source), hint=hint
-            )
-
-
-def _check_absent(path: Path) -> None:
-    if not os.path.lexists(path):
-        return
-    got = "a link" if path.is_symlink() else "a directory that is not empty" if path.is_dir() else "a file"
-    if got.startswith("a directory") and not any(path.iterdir()):
-        return
-    hint = "remove it, or choose another name; nothing is ever overwritten"
-    what = "the destination is already there"
-    raise DestinationError("destination-exists", what, where=str(path), got=got, hint=hint)
-
-
-def _check_room(real: Path, path: Path, needed_bytes: int) -> None:
-    nearest = next(folder for folder in (real, *real.parents) if folder.exists())
-    if not nearest.is_dir():
-        what, hint = "the destination lies below a file", "choose a directory for it"
-        raise DestinationError("write-failed", what, where=str(path), got=f"{nearest} is a file", hint=hint)
-    status = os.statvfs(nearest)
-    free = status.f_bavail * status.f_frsize
-    if free < needed_bytes:
-        expected, got = f"{needed_bytes:,} bytes", f"{free:,} bytes free"
-        hint = f"free {needed_bytes - free:,} bytes, or write to another disk"
-        raise DestinationError(
-            "destination-no-room", "there is too little room", where=str(path), expected=expected, got=got, hint=hint
-        )
-
-
 def _make_parents(parent: Path, made: list[Path]) -> None:
     """Make the missing parents, outermost first, and list each one that was made."""
     for folder in (*reversed(parent.parents), parent):
         with suppress(FileExistsError):
             folder.mkdir()
             made.append(folder)
-
-
-def _publish(staging: Path, target: Path, *, sync: bool) -> None:
-    try:
-        adopt_all(staging, target)
-        staging.rename(target)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            what = "the destination was made by somebody else meanwhile"
-            raise DestinationError("destination-exists", what, where=str(target)) from error
-        with reporting_write_errors(str(target)):
-            raise
-    if sync:
-        sync_directory(target.parent)
 
 
 def copy_extras(extras: Iterable[Extra], create: Callable[[FileImage], Sink]) -> None:

@@ -17,14 +17,13 @@ from weighbridge.base.file_sets import FileImage, FileSet
 from weighbridge.base.specs import DTYPES
 from weighbridge.planning.plan import Plan
 from weighbridge.storage import ShardPlan, build_image, index_text
+from weighbridge.storage.formats.safetensors_write import shard_names
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
 
 LINKS: Final = ("never", "share", "hard")
 """What new files may have in common with the source's."""
-
-_WHOLE: Final = "model.safetensors"
 
 
 def check_link(link: str) -> None:
@@ -37,12 +36,13 @@ def check_link(link: str) -> None:
         raise DestinationError("usage", "there is no such link", expected=", ".join(LINKS), got=repr(link)[:80])
 
 
-def lay_out_alongside(plan: Plan, source: FileSet) -> tuple[list[FileImage], ShardPlan]:
+def lay_out_alongside(plan: Plan, source: FileSet, weights_name: str) -> tuple[list[FileImage], ShardPlan]:
     """Lay out a plan's targets in files that follow those of its source.
 
     Args:
         plan: The plan.
         source: The source's files.
+        weights_name: Name of a single file, from which the names of shards and index are made.
 
     Returns:
         The files, and how the tensors are spread over them.
@@ -55,15 +55,12 @@ def lay_out_alongside(plan: Plan, source: FileSet) -> tuple[list[FileImage], Sha
     for key in sorted(plan.target.specs, key=lambda key: (*origins[key], key)):
         shares.setdefault(origins[key][0], []).append(key)
     count = len(shares)
-    names = (
-        [_WHOLE] if count == 1 else [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-    )
-    files = {name: tuple(keys) for name, keys in zip(names, shares.values(), strict=True)}
+    files = {name: tuple(keys) for name, keys in zip(shard_names(weights_name, count), shares.values(), strict=True)}
     images = [
         _image(name, keys, plan, source.images[number])
         for number, (name, keys) in zip(shares, files.items(), strict=True)
     ]
-    index = index_text(_WHOLE, plan.target.specs, files) if count > 1 else None
+    index = index_text(weights_name, plan.target.specs, files) if count > 1 else None
     return images, ShardPlan(files, index)
 
 

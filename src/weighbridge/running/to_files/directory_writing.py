@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from weighbridge.base.file_names import RECEIPT_NAME
+from weighbridge.base.file_names import RECEIPT_NAME, SAFETENSORS_SUFFIX
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
-from weighbridge.running.alongside import check_link, find_twins, lay_out_alongside
 from weighbridge.running.budgets import check_budget
 from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests, check_receipt_follows, receipt_text
 from weighbridge.running.sources import LayeredCheckpoint
 from weighbridge.running.tensor_digests import digest_written
 from weighbridge.running.ties import check_ties
+from weighbridge.running.to_files.alongside import check_link, find_twins, lay_out_alongside
 from weighbridge.storage import (
     IndexText,
     OutputDirectory,
@@ -29,6 +29,8 @@ from weighbridge.storage import (
     plan_shards,
     staged_directory,
 )
+from weighbridge.storage.formats.safetensors_write import WEIGHTS_NAME
+from weighbridge.storage.outputs.output_names import check_stem
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.kernel import BLOCK_BYTES, shares_with
 
@@ -50,6 +52,8 @@ class WriteOptions:
     """How files are written.
 
     Args:
+        name: Name of new weight files without its ending, such as ``"adapter_model"``, from which the names of shards
+            and index are made; None for ``"model"``. Files that would be restored as they were are new ones with it.
         max_shard_size: Largest size of a new shard, in bytes or as text such as ``"5GB"``; None for a single file.
         memory_budget: Size of the buffers that are held at a time, in bytes or as text such as ``"200MB"``.
         digests: Record in the receipt the SHA-256 of every tensor, read back from the new files; see `verify`.
@@ -63,9 +67,10 @@ class WriteOptions:
         progress: Called after each piece with the bytes written so far and the bytes in all.
 
     Raises:
-        DestinationError: `usage` for a size or a link that there is not.
+        DestinationError: `usage` for a size or a link that there is not, and a name that no file can have.
     """
 
+    name: str | None = None
     max_shard_size: int | str | None = "5GB"
     memory_budget: int | str = DEFAULT_BUDGET_BYTES
     digests: bool = False
@@ -76,12 +81,19 @@ class WriteOptions:
 
     def __post_init__(self) -> None:
         check_link(self.link)
+        if self.name is not None:
+            check_stem(self.name)
         parse_size(self.memory_budget)
 
     @property
     def budget_bytes(self) -> int:
         """The budget of the buffers in bytes."""
         return parse_size(self.memory_budget)
+
+    @property
+    def weights_name(self) -> str:
+        """Name of a single file of weights."""
+        return WEIGHTS_NAME if self.name is None else self.name + SAFETENSORS_SUFFIX
 
 
 class Output(NamedTuple):
@@ -147,6 +159,8 @@ def write(
             `destination-unfinished`, `resume-mismatch`, `write-failed`. Nothing is left behind but by `resume`.
             `usage` for digests where there will be no receipt.
     """
+    if options.name is not None:
+        plan = replace(plan, target_files=None)
     if options.digests:
         check_receipt_follows(plan)
     check_budget(plan, checkpoint, options.budget_bytes)
@@ -155,10 +169,9 @@ def write(
     count = len(made.files.images)
     _LOG.info("writing %s: %s bytes in %d file%s", destination, f"{made.size_bytes:,}", count, "s" * (count != 1))
     share = options.link != "never" and _can_share(checkpoint, Path(destination), options.link)
-    places = [each.where for each in (checkpoint, origin or checkpoint) if Path(each.where).exists()]
     with staged_directory(
         destination,
-        sources=places,
+        sources=places_of(checkpoint, origin),
         needed_bytes=made.needed_bytes(shares=share),
         work=_work(plan, checkpoint, made),
         resume=options.resume,
@@ -171,10 +184,15 @@ def write(
     return Path(destination).absolute()
 
 
+def places_of(checkpoint: Checkpoint, origin: Checkpoint | None) -> list[str]:
+    """List the places that are read: that of a checkpoint, and where its weights came from, if they are there."""
+    return [each.where for each in (checkpoint, origin or checkpoint) if Path(each.where).exists()]
+
+
 def _decide(
     plan: Plan, checkpoint: Checkpoint, options: WriteOptions, origin: Checkpoint, beside: Sequence[Extra]
 ) -> Output:
-    files = lay_out(plan, options.max_shard_size, options.link)
+    files = lay_out(plan, options.max_shard_size, options.link, options.weights_name)
     # What is read back beside a model needs the rules that carried it, in files restored as they were, too.
     is_restored = plan.target_files is not None and not isinstance(checkpoint, LayeredCheckpoint)
     receipt = b"" if is_restored else receipt_text(plan, checkpoint)
@@ -236,7 +254,9 @@ def _extras(origin: Checkpoint, *, is_read: bool) -> tuple[Extra, ...]:
     return there
 
 
-def lay_out(plan: Plan, max_shard_size: int | str | None, link: str = "never") -> Files:
+def lay_out(
+    plan: Plan, max_shard_size: int | str | None, link: str = "never", weights_name: str = WEIGHTS_NAME
+) -> Files:
     """Decide which files hold which tensors, and where: as recorded, as in the source's files, or by size.
 
     Raises:
@@ -248,10 +268,10 @@ def lay_out(plan: Plan, max_shard_size: int | str | None, link: str = "never") -
         index = IndexText(recorded.index_name, recorded.index_text) if recorded.index_name else None
         return Files(recorded.images, index)
     if link != "never" and plan.source_files is not None:
-        made, spread = lay_out_alongside(plan, plan.source_files)
+        made, spread = lay_out_alongside(plan, plan.source_files, weights_name)
         return Files(tuple(made), spread.index)
     specs = dict(sorted(plan.target.specs.items()))
-    shards = plan_shards(specs, max_shard_size)
+    shards = plan_shards(specs, max_shard_size, weights_name)
     metadata = dict(plan.metadata) or {"format": "pt"}
     shares = {name: {key: specs[key] for key in keys} for name, keys in shards.files.items()}
     return Files(tuple(build_image(name, share, metadata) for name, share in shares.items()), shards.index)

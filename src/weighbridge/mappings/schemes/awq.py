@@ -1,0 +1,26 @@
+"""AWQ, version gemm: integers of 4 bits packed along the rows in the order 0, 2, 4, 6, 1, 3, 5, 7, columns first.
+
+After `modules/linear/gemm.py` of autoawq 0.2.7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from weighbridge.mappings.schemes.said import Said, whole
+from weighbridge.mappings.schemes.scheme import COLUMN, FLOATS, ROW, Member, Scheme, columns, rows
+
+
+def read(said: Said) -> Iterator[Scheme]:
+    """Yield the scheme that the configuration says."""
+    version = said.config.get("version", "gemm")
+    if said.method != "awq" or whole(said.config.get("bits")) != 4 or str(version).lower() != "gemm":
+        return
+    size = whole(said.config.get("group_size"))
+    members = (
+        Member(".qweight", "codes", (COLUMN, rows(8)), ("I32",), "codes"),
+        Member(".qzeros", "zero points", (columns(size), rows(8)), ("I32",)),
+        Member(".scales", "scales", (columns(size), ROW), FLOATS),
+    )
+    groups = f"groups of {size} columns" if size else "one group of columns"
+    yield Scheme("awq-gemm", f"int4 in {groups}, version gemm", (members,))

@@ -1,0 +1,49 @@
+"""bitsandbytes: 4 bits in blocks of the flat weight, with a table of values, or 8 bits with a scale for each row.
+
+After `functional.py` and `nn/modules.py` of bitsandbytes 0.50. The size of a block stands in the state beside each
+weight, not in the configuration: 64 unless somebody chose another, so that it is not held against the sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from weighbridge.mappings.schemes.said import Said
+from weighbridge.mappings.schemes.scheme import COLUMN, ONE, ROW, Along, Axis, Member, Scheme
+
+_STATE = "quant_state.bitsandbytes__"
+
+
+def read(said: Said) -> Iterator[Scheme]:
+    """Yield the scheme that the configuration says."""
+    if said.method != "bitsandbytes":
+        return
+    if said.config.get("load_in_8bit"):
+        members = (
+            Member(".weight", "codes", (ROW, COLUMN), ("I8",), "codes"),
+            Member(".SCB", "scales", (ROW,), ("F32",)),
+            Member(".weight_format", "the format's number", (), ("U8",), "derived", is_needed=False),
+        )
+        yield Scheme("bnb-int8", "int8, one scale for each row", (members,))
+    elif said.config.get("load_in_4bit"):
+        kind = str(said.config.get("bnb_4bit_quant_type", "fp4"))
+        yield Scheme(f"bnb-{kind}", f"{kind.upper()} in blocks of the flat weight", (_four_bits(kind),))
+
+
+def _four_bits(kind: str) -> tuple[Member, ...]:
+    codes = (Along(Axis.FLAT, 2), ONE)
+    return (
+        Member(".weight", "codes", codes, ("U8", "F32", "BF16", "F16"), "codes"),
+        Member(".weight.absmax", "scales", None, ("F32", "U8")),
+        Member(".weight.quant_map", "the table of values", (Along(Axis.INSIDE, 16),), ("F32",), "shared"),
+        Member(f".weight.{_STATE}{kind}", "the state", None, ("U8",), "derived"),
+        Member(".weight.nested_absmax", "scales of scales", None, ("F32",), is_needed=False),
+        Member(
+            ".weight.nested_quant_map",
+            "the table of scales",
+            (Along(Axis.INSIDE, 256),),
+            ("F32",),
+            "shared",
+            is_needed=False,
+        ),
+    )

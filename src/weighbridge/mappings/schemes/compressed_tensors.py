@@ -1,0 +1,93 @@
+"""compressed-tensors: packed or plain integers, FP8, NVFP4 and MXFP4, each group of modules by a part of the config.
+
+After `compressed_tensors` 0.20: its compressors, and `quantization/quant_args.py` for the strategies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import Any, Final
+
+from weighbridge.mappings.schemes.said import Said, block_sizes, whole
+from weighbridge.mappings.schemes.scheme import COLUMN, F8, FLOATS, ONE, ROW, Along, Form, Member, Scheme, columns, rows
+
+_FOUR_BITS: Final = {"nvfp4-pack-quantized": ("nvfp4", 16), "mxfp4-pack-quantized": ("mxfp4", 32)}
+
+
+def read(said: Said) -> Iterator[Scheme]:
+    """Yield a scheme for each group of the configuration."""
+    groups = said.config.get("config_groups")
+    if said.method != "compressed-tensors" or not isinstance(groups, Mapping):
+        return
+    for group in groups.values():
+        weights = group.get("weights") if isinstance(group, Mapping) else None
+        if isinstance(weights, Mapping):
+            targets = tuple(map(str, group.get("targets") or ()))
+            scheme = _scheme(weights, group.get("format") or said.config.get("format"), targets)
+            if scheme is not None:
+                yield scheme
+
+
+def _scheme(weights: Mapping[str, Any], form: Any, targets: tuple[str, ...]) -> Scheme | None:
+    if form in _FOUR_BITS:
+        return _four_bits(*_FOUR_BITS[form], targets)
+    bits, grid = whole(weights.get("num_bits")), _grid(weights)
+    if bits is None or grid is None:
+        return None
+    members: Form
+    axes, words = grid
+    has_zeros = weights.get("symmetric") is False
+    scale = Member(".weight_scale", "scales", axes, (*FLOATS, "U8", "F8_E8M0"), "shared" if axes == (ONE,) else "moved")
+    static = _static(".input_scale", FLOATS)
+    if form == "pack-quantized":
+        dense = Fraction(32, bits)
+        members = (
+            Member(".weight_packed", "codes", (ROW, columns(dense)), ("I32",), "codes"),
+            scale,
+            # Packed along the rows, one for each group of columns.
+            Member(".weight_zero_point", "zero points", (rows(dense), axes[-1]), ("I32",), is_needed=has_zeros),
+            Member(".weight_shape", "the weight's shape", None, ("I64", "I32"), "derived"),
+            Member(".weight_g_idx", "the groups of columns", (COLUMN,), ("I32",), is_needed=False),
+            static,
+        )
+        return Scheme("ct-packed", f"int{bits} packed into words, {words}", (members,), targets)
+    kind = "int" if weights.get("type") == "int" else "fp"
+    members = (
+        Member(".weight", "codes", (ROW, COLUMN), ("I8",) if kind == "int" else F8, "codes"),
+        scale,
+        Member(".weight_zero_point", "zero points", axes, ("I8", *F8), is_needed=has_zeros),
+        static,
+    )
+    return Scheme(f"ct-{kind}{bits}", f"{kind}{bits}, {words}", (members,), targets)
+
+
+def _static(ending: str, dtypes: tuple[str, ...]) -> Member:
+    return Member(ending, "scales of activations", (ONE,), dtypes, "shared", is_needed=False)
+
+
+def _grid(weights: Mapping[str, Any]) -> tuple[tuple[Along, ...], str] | None:
+    """Return the axes of the scales, and in words what each of them is for."""
+    size, blocks = whole(weights.get("group_size")), block_sizes(weights.get("block_structure"))
+    match weights.get("strategy"):
+        case "tensor":
+            return (ONE,), "one scale for each weight"
+        case "channel":
+            return (ROW, columns(None)), "one scale for each row"
+        case "group" if size is not None:
+            return (ROW, columns(size)), f"groups of {size} columns"
+        case "block" if blocks is not None:
+            return (rows(blocks[0]), columns(blocks[1])), f"blocks of {blocks[0]} x {blocks[1]}"
+    return None
+
+
+def _four_bits(name: str, size: int, targets: tuple[str, ...]) -> Scheme:
+    is_global = name == "nvfp4"
+    members = [
+        Member(".weight_packed", "codes", (ROW, columns(2)), ("U8",), "codes"),
+        Member(".weight_scale", "scales", (ROW, columns(size)), ("F8_E4M3",) if is_global else ("U8", "F8_E8M0")),
+    ]
+    if is_global:
+        members.append(Member(".weight_global_scale", "scales of whole weights", (ONE,), ("F32",), "shared"))
+        members.append(_static(".input_global_scale", ("F32",)))
+    return Scheme(f"ct-{name}", f"{name.upper()} in groups of {size} columns", (tuple(members),), targets)

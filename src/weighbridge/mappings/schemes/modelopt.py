@@ -1,0 +1,55 @@
+"""NVIDIA ModelOpt: FP8 with one scale for each weight, NVFP4, and int4 after AWQ.
+
+After `modelopt/torch/export` of nvidia-modelopt 0.47. NVFP4's global scale multiplies, where that of compressed-tensors
+divides; int4 has two rows in a byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from weighbridge.mappings.schemes.said import Said, whole
+from weighbridge.mappings.schemes.scheme import COLUMN, F8, FLOATS, ROW, Form, Member, Scheme, columns, rows
+
+
+def read(said: Said) -> Iterator[Scheme]:
+    """Yield the scheme that the configuration says."""
+    if said.method != "modelopt":
+        return
+    members: Form
+    static = Member(".input_scale", "scales of activations", (), ("F32",), "shared", is_needed=False)
+    size = _group_size(said)
+    match said.config.get("quant_algo"):
+        case "FP8":
+            members = (
+                Member(".weight", "codes", (ROW, COLUMN), F8, "codes"),
+                Member(".weight_scale", "scales of whole weights", (), ("F32",), "shared"),
+                static,
+            )
+            yield Scheme("modelopt-fp8", "FP8, one scale for each weight", (members,))
+        case "NVFP4" if size is not None:
+            members = (
+                Member(".weight", "codes", (ROW, columns(2)), ("U8",), "codes"),
+                Member(".weight_scale", "scales", (ROW, columns(size)), ("F8_E4M3",)),
+                Member(".weight_scale_2", "scales of whole weights", (), ("F32",), "shared"),
+                static,
+            )
+            yield Scheme("modelopt-nvfp4", f"NVFP4 in groups of {size} columns", (members,))
+        case "W4A16_AWQ" | "INT4_AWQ" if size is not None:
+            members = (
+                Member(".weight", "codes", (rows(2), COLUMN), ("U8",), "codes"),
+                Member(".weight_scale", "scales", (ROW, columns(size)), FLOATS),
+                Member(".pre_quant_scale", "scales of columns", (COLUMN,), FLOATS, is_needed=False),
+            )
+            yield Scheme("modelopt-int4-awq", f"int4 in groups of {size} columns, two rows in a byte", (members,))
+
+
+def _group_size(said: Said) -> int | None:
+    """Return the columns of a group, which stand at the top or in the part for weights."""
+    groups = said.config.get("config_groups")
+    parts = [said.config, *(groups.values() if isinstance(groups, Mapping) else ())]
+    weights = [part.get("weights") for part in parts if isinstance(part, Mapping)]
+    places = [*parts, *weights]
+    return next(
+        (size for part in places if isinstance(part, Mapping) and (size := whole(part.get("group_size")))), None
+    )

@@ -1,0 +1,21 @@
+"""MXFP4 as gpt-oss publishes it: blocks of 32 columns as 16 bytes, with a power of two for each.
+
+After `integrations/mxfp4.py` of transformers 5.23. Gate and up alternate by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from weighbridge.mappings.schemes.said import Said
+from weighbridge.mappings.schemes.scheme import ROW, Along, Axis, Member, Scheme, columns
+
+
+def read(said: Said) -> Iterator[Scheme]:
+    """Yield the scheme that the configuration says."""
+    if said.method == "mxfp4":
+        members = (
+            Member("_blocks", "codes", (ROW, columns(32), Along(Axis.INSIDE, 16)), ("U8",), "codes"),
+            Member("_scales", "scales", (ROW, columns(32)), ("U8", "F8_E8M0")),
+        )
+        yield Scheme("mxfp4", "MXFP4 in blocks of 32 columns", (members,))

@@ -1,0 +1,171 @@
+"""What a quantised format stores for one weight, as data: which tensors, and how their axes lie over the weight's.
+
+A weight W has [..., out, in] elements; leading axes are stacks, such as of experts, and every tensor of its group has
+them. Each axis of a stored tensor holds entries along one axis of W, each entry for so many elements. That one number
+says a grid of scales (128: a block), a packing (8: eight codes in an element, which lie in it in an order that must
+stay) and an orientation (columns before rows) alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from fractions import Fraction
+from math import ceil, floor
+from typing import Final, Literal, NamedTuple
+
+from weighbridge.base.specs import Shape, TensorSpec
+
+INTEGERS: Final = ("I8", "U8", "I32", "U32", "I64")
+FLOATS: Final = ("F32", "BF16", "F16")
+F8: Final = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+
+
+class Axis(Enum):
+    """Where the entries of a stored axis lie."""
+
+    ROWS = "rows"
+    COLUMNS = "columns"
+    FLAT = "elements, row after row"
+    INSIDE = "inside"
+    """Along no axis of the weight: its size is a fact of the format."""
+
+
+class Along(NamedTuple):
+    """One axis of a stored tensor.
+
+    Args:
+        axis: Which axis of the weight its entries lie along.
+        elements: How many of the weight's elements there are for each entry, the last of which may have fewer; None for
+            one entry for all of them. For `Axis.INSIDE`, the size.
+    """
+
+    axis: Axis
+    elements: int | Fraction | None = 1
+
+
+ROW: Final = Along(Axis.ROWS)
+COLUMN: Final = Along(Axis.COLUMNS)
+ONE: Final = Along(Axis.INSIDE, 1)
+
+
+def columns(elements: int | Fraction | None) -> Along:
+    """Return an axis along the weight's columns."""
+    return Along(Axis.COLUMNS, elements)
+
+
+def rows(elements: int | Fraction | None) -> Along:
+    """Return an axis along the weight's rows."""
+    return Along(Axis.ROWS, elements)
+
+
+Kind = Literal["codes", "moved", "shared", "derived"]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One tensor of a group.
+
+    Args:
+        ending: What its name has behind what all names of the group begin with.
+        what: What it is.
+        along: Its axes, in order, behind those of a stack; None where they depend on more than the weight's shape.
+        dtypes: The dtypes that it may have.
+        kind: `codes` are the weight's elements; what is `moved` has entries for parts of them; what is `shared` is one
+            for all, and what is `derived` repeats a shape or a state.
+        is_needed: Whether no group is without it.
+    """
+
+    ending: str
+    what: str
+    along: tuple[Along, ...] | None
+    dtypes: tuple[str, ...]
+    kind: Kind = "moved"
+    is_needed: bool = True
+
+
+Form = tuple[Member, ...]
+"""The tensors of a group, the codes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How a format stores a weight.
+
+    Args:
+        name: Its name here, such as ``fp8-block``.
+        title: What it does, with its sizes.
+        forms: The groups that it writes, each under other names.
+        targets: The modules that it is for, in the dialect of compressed-tensors; none for all that have its tensors.
+    """
+
+    name: str
+    title: str
+    forms: tuple[Form, ...]
+    targets: tuple[str, ...] = ()
+
+
+class Span(NamedTuple):
+    """The sizes that an axis may have, ends included: a packed axis does not say how full its last element is."""
+
+    least: int
+    most: int
+
+    def within(self, entries: int, elements: int | Fraction) -> Span | None:
+        """Return the sizes that have so many entries, each of so many elements; None if there is none.
+
+        Examples:
+            >>> Span(1, 10**9).within(3, 128), Span(320, 320).within(3, 128), Span(80, 80).within(4, 32)
+            (Span(least=257, most=384), Span(least=320, most=320), None)
+        """
+        found = Span(max(self.least, floor((entries - 1) * elements) + 1), min(self.most, floor(entries * elements)))
+        return found if found.least <= found.most else None
+
+
+_ANY: Final = Span(1, 1 << 62)
+
+
+def read_shape(members: Sequence[tuple[Member, TensorSpec]]) -> tuple[dict[Axis, Span], str | None]:
+    """Tell the sizes of a weight by those of its group's tensors, and what of them contradicts the others.
+
+    Args:
+        members: The tensors that are there, the codes first.
+
+    Returns:
+        The sizes by axis, and a sentence for the first tensor that does not fit them.
+    """
+    spans: dict[Axis, Span] = {}
+    stack: Shape | None = None
+    for member, spec in members:
+        if spec.dtype not in member.dtypes:
+            return spans, f"{member.what} are {spec.dtype}, where {' or '.join(member.dtypes)} is known"
+        if member.along is None or (member.kind == "shared" and spec.numel == 1):
+            continue
+        cut = len(spec.shape) - len(member.along)
+        if cut < 0 or (stack is not None and spec.shape[:cut] != stack):
+            return spans, f"{member.what} have the shape {list(spec.shape)}, which does not fit that of the others"
+        stack = spec.shape[:cut] if member.kind == "codes" else stack
+        for along, size in zip(member.along, spec.shape[cut:], strict=True):
+            problem = _narrow(spans, along, size)
+            if problem is not None:
+                return spans, f"{member.what} have {list(spec.shape)} entries, and {problem}"
+    return spans, None
+
+
+def _narrow(spans: dict[Axis, Span], along: Along, size: int) -> str | None:
+    """Take what one axis says into account; return what contradicts it."""
+    axis, elements = along
+    if axis is Axis.INSIDE:
+        return None if size == elements else f"{elements} are expected where there are {size}"
+    if elements is None:
+        return None if size == 1 else f"one is expected for all {axis.value} where there are {size}"
+    if axis is Axis.FLAT and axis not in spans and {Axis.ROWS, Axis.COLUMNS} <= spans.keys():
+        spans[axis] = Span(*(a * b for a, b in zip(spans[Axis.ROWS], spans[Axis.COLUMNS], strict=True)))
+    before = spans.get(axis, _ANY)
+    found = before.within(size, elements)
+    if found is None:
+        wanted = ceil(before.most / elements)
+        return f"{wanted} are expected for {before.most} {axis.value}, {elements} each"
+    spans[axis] = found
+    return None

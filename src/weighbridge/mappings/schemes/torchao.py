@@ -1,0 +1,56 @@
+"""torchao: the tensors of its subclasses, flattened; their types and blocks stand in the file's metadata, by name.
+
+After `prototype/safetensors` of torchao 0.18.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from weighbridge.mappings.schemes.said import Said
+from weighbridge.mappings.schemes.scheme import COLUMN, F8, FLOATS, ROW, Along, Member, Scheme, columns, rows
+
+_TYPES = {"Int8Tensor": ("torchao-int8", "int8", ("I8",)), "Float8Tensor": ("torchao-float8", "FP8", F8)}
+
+
+def read(said: Said) -> Iterator[Scheme]:
+    """Yield a scheme for each kind of tensor and block that the metadata names."""
+    if said.method != "torchao":
+        return
+    names: dict[tuple[str, bool, int | None], list[str]] = {}
+    for name, text in said.metadata.items():
+        kind, block = _described(text)
+        if kind in _TYPES and block is not None:
+            names.setdefault((kind, *block), []).append(name.removesuffix(".weight"))
+    for (kind, by_row, size), modules in names.items():
+        yield _scheme(*_TYPES[kind], by_row, size, tuple(modules))
+
+
+def _described(text: str) -> tuple[str, tuple[bool, int | None] | None]:
+    """Return the type of a tensor, and whether its blocks are of one row, and of how many columns."""
+    try:
+        found: Any = json.loads(text)
+    except ValueError:
+        return "", None
+    if not isinstance(found, Mapping):
+        return "", None
+    data = found.get("_data")
+    block = data.get("block_size") if isinstance(data, Mapping) else None
+    if not isinstance(block, list) or not block or not all(isinstance(size, int) and size > 0 for size in block):
+        return str(found.get("_type")), None
+    return str(found.get("_type")), (all(size == 1 for size in block[:-1]), block[-1])
+
+
+def _scheme(
+    name: str, word: str, dtypes: tuple[str, ...], by_row: bool, size: int | None, modules: tuple[str, ...]
+) -> Scheme:
+    grid: tuple[Along, ...] = (ROW if by_row else rows(None), columns(size))
+    members = (
+        Member("._weight_qdata", "codes", (ROW, COLUMN), dtypes, "codes"),
+        Member("._weight_scale", "scales", grid, FLOATS),
+        Member("._weight_zero_point", "zero points", grid, ("I8", "I32", *FLOATS), is_needed=False),
+    )
+    blocks = f"{size} columns of {'a row' if by_row else 'all rows'}"
+    return Scheme(name, f"{word}, one scale for {blocks}", (members,), modules)
