@@ -368,6 +368,11 @@ def test_a_copy_is_cut_only_where_it_must_be() -> None:
         (0, Copy(0, 0, 0, (Loop(5, 1, 1),))),
         (1, Copy(0, 5, 5, (Loop(7, 1, 1),))),
     ]
+    pairs = Copy(0, 0, 0, (Loop(4, 1, 2), Loop(2, 10, 1)))
+    assert list(cut_copy(pairs, 1, 8, (0, 4, 8))) == [
+        (0, Copy(0, 0, 0, (Loop(2, 1, 2), Loop(2, 10, 1)))),
+        (1, Copy(0, 2, 4, (Loop(2, 1, 2), Loop(2, 10, 1)))),
+    ]
 
 
 @pytest.mark.parametrize("first", [(), (Loop(3, 1, 1),)], ids=["an element", "a row"])
@@ -376,6 +381,11 @@ def test_a_row_in_front_of_others_becomes_one_of_them_and_an_element_does_not(fi
     alone = Copy(0, 0, 0, first)
     whole = Copy(0, 0, 0, (Loop(3, 10, 5), Loop(3, 1, 1)))
     assert fuse([alone, rows]) == ((whole,) if first else (alone, rows))
+
+
+def test_halves_of_rows_that_lie_side_by_side_are_one_copy_with_longer_rows() -> None:
+    halves = [Copy(0, 8 * half, 2 * half, (Loop(4, 1, 4), Loop(2, 4, 1))) for half in range(2)]
+    assert fuse(halves) == (Copy(0, 0, 0, (Loop(4, 1, 4), Loop(4, 4, 1))),)
 
 
 def test_an_element_that_is_read_again_and_again_is_one_copy() -> None:

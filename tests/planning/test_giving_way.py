@@ -46,6 +46,12 @@ def test_c6_a_rule_is_left_alone_where_its_result_is_not_in_the_target() -> None
     assert wb.Plan.from_json(plan.to_json()).explain("head.bias").tried == plan.explain("head.bias").tried
 
 
+def test_rules_that_were_left_alone_are_told_in_the_order_of_the_mapping() -> None:
+    rules = [wb.WeightRenaming(f"^{name}", f"m.{name}", if_wanted=True) for name in "ba"]
+    plan = wb.plan(header(a=(2,), b=(3,)), rules, header(a=(2,), b=(3,)), layout="mapped")
+    assert [note.partition(":")[0] for note in plan.notes[:2]] == ["rule 1 left alone on b", "rule 2 left alone on a"]
+
+
 def test_c6_without_the_field_a_rule_fires_as_written() -> None:
     with pytest.raises(wb.WeighbridgeError, match="target-missing"):
         wb.plan(FILE, [wb.WeightRenaming("^", "model.")], MODEL, layout="mapped")

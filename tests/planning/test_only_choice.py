@@ -377,3 +377,13 @@ def test_a_receipt_whose_mapping_is_damaged_says_nothing(damage: object, tmp_pat
     form["plan"]["mapping"] = damage
     path.write_text(json.dumps(form))
     assert wb.plan(made, mapping).reading == "mapped"
+
+
+@pytest.mark.parametrize("reading", ["mapped, with net. added", "mapped, then with net. added"])
+def test_a_receipt_that_has_lost_the_rule_of_its_reading_says_nothing(reading: str, tmp_path: Path) -> None:
+    made, mapping = converted(tmp_path)
+    path = made / "weighbridge.json"
+    form = json.loads(path.read_text())
+    form["plan"] |= {"mapping": {"transforms": []}, "reading": reading}
+    path.write_text(json.dumps(form))
+    assert wb.plan(made, mapping).reading == "mapped"

@@ -241,6 +241,11 @@ def test_special_rule_that_takes_a_name_first_is_no_reason_for_a_note() -> None:
     assert find_rivals(special, ["layers.0.norm.weight", "layers.0.up.weight"]) == {}
 
 
+def test_rename_that_could_have_written_the_name_of_a_joined_tensor_is_no_reason_for_a_note() -> None:
+    join = wb.WeightConverter(["q", "k", "v"], "qkv", [wb.Concatenate(0)])
+    assert find_rivals(wb.Mapping([wb.WeightRenaming("fused", "qkv"), join]), ["attn.qkv"]) == {}
+
+
 def test_inverse_law_tells_names_from_sizes() -> None:
     header = wb.Header({"stem.kernel": wb.TensorSpec("F32", (4,)), "out.w": wb.TensorSpec("F32", (2,))})
     with pytest.raises(wb.VerifyError) as caught:

@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.api.functions import plan_revert
+from weighbridge.base.specs import MAX_KEY_CHARACTERS
+from weighbridge.planning.problems import MOST_SEARCHES
 
 
 def header(**shapes: tuple[int, ...]) -> wb.Header:
@@ -299,6 +301,12 @@ def test_a_dtype_that_is_not_the_targets_is_noted(tmp_path):
     assert plan_revert(tmp_path / "out").notes == ()
 
 
+def test_a_dtype_that_is_not_the_targets_is_noted_for_a_tied_target_too():
+    target = wb.Header({name: wb.TensorSpec("F16", (2,)) for name in "ab"}, ties={"b": "a"})
+    (note,) = wb.plan(header(a=(2,)), [], target).notes
+    assert note.startswith("2 targets want F16 and keep F32")
+
+
 def test_a_partial_load_stays_with_the_reading_that_reaches_furthest():
     """One expert is missing; the tensors that are named alike in both layouts are no reason to take nothing else."""
     experts = wb.WeightConverter("experts.*.w", "experts.w", [wb.MergeModulelist(0)])
@@ -387,6 +395,53 @@ def test_a_stack_of_tensors_without_elements_that_does_not_fit_is_refused() -> N
     merge = wb.WeightConverter("e.*", "stack", [wb.MergeModulelist(1)])
     source = wb.Header({f"e.{i}": wb.TensorSpec("F32", (0, 2)) for i in range(3)})
     assert problems_of(source, [merge], header(stack=(4, 3, 2))) == [("spec-mismatch", "stack")]
+
+
+def test_targets_of_a_split_that_lacks_members_are_not_missing_under_their_last_names_either() -> None:
+    join = wb.WeightConverter(["^a$", "^b$"], "x.*", [wb.Concatenate(0), wb.SplitModulelist(0)])
+    target = wb.Header({f"y.{i}": wb.TensorSpec("F32", ()) for i in range(4)})
+    assert problems_of(header(a=(2,)), [join, wb.WeightRenaming("^x", "y")], target) == [("group-incomplete", "x.*")]
+
+
+def test_stacks_of_their_own_lengths_say_what_each_of_them_lacks() -> None:
+    """The count of the longest was given for all of them."""
+    stacks = wb.WeightConverter(["a.*", "b.*"], ["a", "b"], [wb.MergeModulelist(0)])
+    source = wb.Header({key: wb.TensorSpec("F32", (2,)) for key in ("a.0", "a.1", "a.2", "a.3", "b.0", "b.2")})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [stacks], header(a=(4, 2), b=(3, 2)))
+    (problem,) = caught.value.problems
+    assert (problem.expected, problem.got) == ("4 sources for a.*, 3 sources for b.*", "2 of 3  b.*  missing: 1")
+
+
+def test_keys_near_to_what_a_group_lacks_are_sought_for_so_many_groups_and_no_more() -> None:
+    join = wb.WeightConverter(["q", "k"], "qk", [wb.Concatenate(0)])
+    names = (f"b{first}{second}" for first in "acde" for second in "abcdefgh")
+    source = wb.Header({f"{name}.{part}": wb.TensorSpec("F32", (2,)) for name in names for part in ("q", "kx")})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [join])
+    assert len(caught.value.problems) == 32
+    assert sum("nearest keys" in problem.got for problem in caught.value.problems) == MOST_SEARCHES
+
+
+def test_a_name_that_rules_write_may_be_as_long_as_any_other() -> None:
+    longest = "x" * (MAX_KEY_CHARACTERS - 2)
+    assert list(wb.plan(header(old__w=(2,)), [wb.WeightRenaming("old", longest)]).target) == [f"{longest}.w"]
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header(old__w=(2,)), [wb.WeightRenaming("old", f"{longest}x")])
+    assert caught.value.codes == ("name-too-long",)
+
+
+def test_a_converter_of_which_one_output_has_no_last_name_is_refused() -> None:
+    cut = wb.WeightConverter("qk", ["q", "k"], [wb.Chunk(0)])
+    rules = [cut, wb.WeightRenaming(["attn.k", "k$"], "z")]
+    assert problems_of(header(attn__qk=(4, 3)), rules) == [("rule-overlap", "attn.k")]
+
+
+def test_parts_of_unequal_sizes_are_joined_by_their_numbers() -> None:
+    """Ten comes after nine, though its name comes before that of two."""
+    held = {f"part.{i}": torch.full((1 + i % 3, 2), float(i)) for i in range(11)}
+    made = wb.plan(held, [wb.WeightConverter("part.*", "whole", [wb.Concatenate(0)])]).state_dict()
+    assert torch.equal(made["whole"], torch.cat([held[f"part.{i}"] for i in range(11)]))
 
 
 def test_two_converters_for_one_name_that_do_different_things_overlap() -> None:

@@ -311,11 +311,52 @@ def test_c6_a_sub_tree_that_the_target_has_a_part_of_without_the_prefix_is_divid
     assert {step.sources[0]: step.targets[0] for step in plan.steps} == dict(zip(source, target, strict=True))
 
 
+def test_rules_run_below_the_prefix_where_a_head_is_spared_it() -> None:
+    mapping = wb.Mapping([wb.WeightRenaming("gamma", "weight")], base_prefix="net")
+    plan = wb.plan(header("norm.gamma", "head.gamma"), mapping, header("net.norm.weight", "head.weight"))
+    assert plan.reading == "mapped, with net. added"
+    assert {step.sources[0]: step.targets[0] for step in plan.steps} == {
+        "norm.gamma": "net.norm.weight",
+        "head.gamma": "head.weight",
+    }
+
+
+def test_an_exception_below_the_prefix_is_not_one_for_a_head_that_is_spared_it() -> None:
+    mapping = wb.Mapping(drop=["^net.head.bias$"], base_prefix="net")
+    source, target = header("norm", "head.weight", "head.bias"), header("net.norm", "head.weight", "head.bias")
+    plan = wb.plan(source, mapping, target)
+    assert plan.step_of_target.keys() == target.specs.keys()
+
+
+def test_a_pattern_of_an_exception_takes_the_mark_of_a_template_for_no_index() -> None:
+    assert Names(["h.\ue000.w", "h.0.w"]).matching("^h.{i:int}.w$") == ["h.0.w"]
+
+
 def test_a_nested_reading_that_gives_up_what_a_nearer_one_fills_is_not_taken() -> None:
     """As it is the file fills `k`; below `sub` it would fill two others, and not that one."""
     plan = wb.plan(header("k", "x"), [], header("k", "sub.k", "sub.x"), partial=True)
     assert plan.reading == "mapped"
     assert plan.step_of_target.keys() & {"k", "sub.k", "sub.x"} == {"k"}
+
+
+def test_a_nested_reading_has_to_fill_more_than_each_of_several_nearer_ones() -> None:
+    """Below `m`, the file as it is fills more than as it is elsewhere, and not what the rules fill."""
+    rules = [wb.WeightRenaming("gamma", "weight"), wb.WeightRenaming("^z", "q"), wb.WeightRenaming("m.z", "m.q")]
+    source, target = header("x.gamma", "y.weight", "z"), header("x.weight", "y.weight", "m.z")
+    assert wb.plan(source, rules, target, partial=True).reading == "mapped"
+
+
+def test_a_nested_reading_that_does_not_fit_is_no_reason_to_refuse_a_nearer_one() -> None:
+    target = wb.Header({"a": wb.TensorSpec("F32", (2,)), "m.b": wb.TensorSpec("F32", (9,))})
+    assert wb.plan(header("a", "b"), [], target, partial=True).reading == "mapped"
+
+
+def test_a_nested_reading_that_fills_no_more_than_a_faulty_nearer_one_does_not_hide_its_fault() -> None:
+    """Below `m`, the file fills one target as well, and `a` would be left as it was without a word."""
+    target = wb.Header({"a": wb.TensorSpec("F32", (9,)), "m.b": wb.TensorSpec("F32", (2,))})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header("a", "b"), [], target, partial=True)
+    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("spec-mismatch", "a")]
 
 
 def test_a_faulty_reading_is_reported_only_where_it_reaches_more_than_each_that_fits() -> None:

@@ -136,6 +136,22 @@ def test_a_step_is_cut_into_parts_where_all_that_it_reads_lies_in_memory(small_l
     assert (told["made"], told["both"]) == (1, 1)
 
 
+def test_a_source_that_makes_its_tensors_is_asked_by_one_thread(small_limits: None) -> None:
+    crowds: list[int] = []
+
+    class Watched(PlannedCheckpoint):
+        def tensor(self, key: str) -> torch.Tensor:
+            crowds.append(sum(thread.name == "weighbridge" for thread in threading.enumerate()))
+            return super().tensor(key)
+
+    held = {str(number): torch.arange(600.0) for number in range(8)}
+    plan = wb.plan(held)
+    made, listed = wanted_of(plan)
+    gather(listed, Watched(plan, wb.open(held)))
+    assert same(made, held)
+    assert crowds == [0] * 8
+
+
 def test_work_is_done_in_the_order_of_the_file(tmp_path: Path) -> None:
     """Whatever kind of work it is: what moves as it is, and what is transposed on the way."""
     held = {name: torch.ones(rows, 2) for rows, name in enumerate("abcde", 3)}

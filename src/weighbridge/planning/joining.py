@@ -104,6 +104,14 @@ def _duplicate(rules: Rules, group: Group, first: str, second: str) -> PlanError
     )
 
 
+class _Fault(NamedTuple):
+    """A pattern of a converter that too few keys match: how many should, and the indices that are missing."""
+
+    pattern: str
+    wanted: int
+    missing: list[Range]
+
+
 class Lowered(NamedTuple):
     """A program, and how many of its targets, in order, belong to each of the converter's target patterns."""
 
@@ -154,7 +162,7 @@ class Joiner:
     def _lower_rule(self, number: int, groups: list[Group]) -> list[Step]:
         rule = self.rules.rules[number]
         fixed = [] if rule.splits else [output for group in groups for output in group.outputs]
-        names = finish_names(self.rules, fixed, number + 1, self.problems)
+        names = finish_names(self.rules, fixed, number, self.problems)
         steps = []
         for group in groups:
             try:
@@ -181,7 +189,7 @@ class Joiner:
         program, counts = self._lowered_for(rule, group, tuple(tuple(map(self._shape, lane)) for lane in wanted))
         lanes = zip(group.outputs, counts, strict=True)
         numbered = [output.replace(FREE, str(i)) for output, count in lanes for i in range(count)]
-        names = finish_names(self.rules, numbered, rule.number + 1, self.problems)
+        names = finish_names(self.rules, numbered, rule.number, self.problems)
         if any(name not in names for name in numbered):
             return None
         fired = {number for name in numbered for number in names[name][1]}
@@ -195,7 +203,7 @@ class Joiner:
         lane: dict[str, None] = {}
         while self.target is not None:
             name = output.replace(FREE, str(len(lane)))
-            final = finish_names(self.rules, [name], rule.number + 1, []).get(name, (name, ()))[0]
+            final = finish_names(self.rules, [name], rule.number, []).get(name, (name, ()))[0]
             # A later rule may drop the index: then the second name is the first one again, and there is no third.
             if final not in self.target or final in lane:
                 break
@@ -239,14 +247,14 @@ class Joiner:
         rule = self.rules.rules[group.rule]
         counts = self._expected_counts(rule, group)
         faults = [
-            (rule.pairs[lane][0].text, missing)
+            _Fault(rule.pairs[lane][0].text, counts[lane], missing)
             for lane, present in enumerate(group.lanes)
             if (missing := gaps(present, counts[lane]))
         ]
         if faults and self.partial:
             self.left.extend(_sources(group))
         elif faults:
-            self.problems.append(self._incomplete(rule, group, faults, max(counts)))
+            self.problems.append(self._incomplete(rule, group, faults, counts))
         return not faults
 
     def _expected_counts(self, rule: Rule, group: Group) -> list[int]:
@@ -263,11 +271,9 @@ class Joiner:
         assert isinstance(converter, WeightConverter)
         return converter
 
-    def _incomplete(
-        self, rule: Rule, group: Group, faults: Sequence[tuple[str, list[Range]]], wanted: int
-    ) -> PlanError:
+    def _incomplete(self, rule: Rule, group: Group, faults: Sequence[_Fault], counts: Sequence[int]) -> PlanError:
         got = []
-        for text, missing in faults:
+        for text, wanted, missing in faults:
             index = f"  missing: {spell_ranges(missing).strip('{}')}" if rule.merges else "  missing"
             lacking = sum(stop - start for start, stop in missing)
             got.append(f"{wanted - lacking} of {wanted}  {text}{index}")
@@ -277,16 +283,16 @@ class Joiner:
             "group-incomplete",
             "a group of tensors lacks members",
             where=_name_of(self.rules, group),
-            expected=f"{wanted} source{'s' * (wanted != 1)} for each of {', '.join(s.text for s, _ in rule.pairs)}",
+            expected=_expected(counts, [source.text for source, _ in rule.pairs]),
             got="\n".join(got),
             because=self.rules.mapping.rule_name(group.rule),
             hint=self._how_to_complete(group, faults),
         )
 
-    def _how_to_complete(self, group: Group, faults: Sequence[tuple[str, list[Range]]]) -> str:
+    def _how_to_complete(self, group: Group, faults: Sequence[_Fault]) -> str:
         """Say what to do for a group that lacks members; what nothing of its kind has may be absent by design."""
         partial = "; or declare the load partial" if self.target is not None else ""
-        texts = {text for text, _ in faults}
+        texts = {fault.pattern for fault in faults}
         pairs = self.rules.rules[group.rule].pairs
         lanes = tuple(lane for lane, (source, _) in enumerate(pairs) if source.text in texts)
         look = group.rule, _kind_of(group), lanes
@@ -335,7 +341,7 @@ class Joiner:
         if rule.splits:
             self.blamed.update(name for lane in self._wanted_names(rule, group) for name in lane)
         else:
-            self.blamed.update(name for name, _ in finish_names(self.rules, group.outputs, group.rule + 1, []).values())
+            self.blamed.update(name for name, _ in finish_names(self.rules, group.outputs, group.rule, []).values())
 
     def _blame(self, problem: WeighbridgeError, group: Group) -> WeighbridgeError:
         name = self.rules.mapping.rule_name(group.rule)
@@ -348,8 +354,15 @@ class Joiner:
 def _name_of(rules: Rules, group: Group) -> str:
     """Name a group by its first target, under its last name; an index that the operations make is written `*`."""
     first = group.outputs[0]
-    done = {} if FREE in first else finish_names(rules, [first], group.rule + 1, [])
+    done = {} if FREE in first else finish_names(rules, [first], group.rule, [])
     return done[first][0] if first in done else first.replace(FREE, "*")
+
+
+def _expected(counts: Sequence[int], patterns: Sequence[str]) -> str:
+    words = [f"{count} source{'s' * (count != 1)} for" for count in counts]
+    if len(set(counts)) == 1:
+        return f"{words[0]} each of {', '.join(patterns)}"
+    return ", ".join(f"{word} {pattern}" for word, pattern in zip(words, patterns, strict=True))
 
 
 def _kind_of(group: Group) -> tuple[str, ...]:

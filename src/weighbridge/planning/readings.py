@@ -344,6 +344,7 @@ def without_change(mapping: Mapping, reading: str) -> tuple[Mapping, Transform |
 
 MOST_TREES: Final = 64  # how many sub-trees a prefix is put before by their names; a model has some ten
 MOST_PATHS: Final = 16  # how many paths of either side are tried, the largest sub-trees first
+MOST_SEGMENTS: Final = 3  # how deep such a path is
 
 
 def nested_readings(
@@ -380,11 +381,11 @@ def nested_readings(
 
 
 def _paths(header: Header) -> list[str]:
-    """List the paths of sub-models, those with most tensors first: up to the first index in a key, three deep."""
+    """List the paths of sub-models, those with most tensors first: up to the first index in a key."""
     counts: Counter[str] = Counter()
     for key in header:
         parts = list(takewhile(lambda part: not part.isdigit(), key.split(".")[:-1]))
-        counts.update(".".join(parts[:depth]) for depth in range(1, min(len(parts), 3) + 1))
+        counts.update(".".join(parts[:depth]) for depth in range(1, min(len(parts), MOST_SEGMENTS) + 1))
     ranked = sorted((-count, path) for path, count in counts.items())
     return list(islice((path for _, path in ranked if _is_prefix(path)), MOST_PATHS))
 

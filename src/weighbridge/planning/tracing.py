@@ -122,7 +122,7 @@ def last_names(rules: Rules, traced: Traced) -> list[tuple[str, ...]]:
     if trace.hit is None:
         return [(spell(trace.name, indices),) if trace.fired else (key,) for key, indices in members]
     written = [tuple(spell(output, indices) for output in trace.hit.outputs) for _, indices in members]
-    done = finish_names(rules, dict.fromkeys(name for names in written for name in names), trace.hit.rule + 1, [])
+    done = finish_names(rules, dict.fromkeys(name for names in written for name in names), trace.hit.rule, [])
     return [tuple(done[name][0] for name in names if name in done) for names in written]
 
 
@@ -296,15 +296,15 @@ def write_name(rule: Rule, target: Pattern, match: Match, captures: dict[str, st
 
 
 def finish_names(
-    rules: Rules, names: Iterable[str], start: int, problems: list[WeighbridgeError]
+    rules: Rules, names: Iterable[str], converter: int, problems: list[WeighbridgeError]
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Run the renames from rule `start` on over names that a converter wrote.
+    """Run the renames behind a converter, whose number is given, over names that it wrote.
 
     Returns:
         For each name its last form and the numbers of the rules that fired.
     """
     done: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for trace, members in trace_keys(rules, names, problems, start, converters=False):
+    for trace, members in trace_keys(rules, names, problems, converter + 1, converters=False):
         for name, indices in members:
             done[name] = (spell(trace.name, indices), trace.fired)
     return done

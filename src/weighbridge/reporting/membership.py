@@ -91,7 +91,7 @@ def _outputs_of(rules: Rules, key: str) -> tuple[int, tuple[str, ...]] | None:
 def _names(rules: Rules, group: Group) -> list[str]:
     """Return a group's targets under their last names; an index that the operations make is written `*`."""
     fixed = [name for name in group.outputs if FREE not in name]
-    done = finish_names(rules, fixed, group.rule + 1, [])
+    done = finish_names(rules, fixed, group.rule, [])
     return [done[name][0] if name in done else name.replace(FREE, "*") for name in group.outputs]
 
 

@@ -34,7 +34,7 @@ from weighbridge.storage.protocol import FileReader
 if TYPE_CHECKING:
     import torch
 
-    from weighbridge.storage.protocol import Checkpoint, Mapped
+    from weighbridge.storage.protocol import Checkpoint, Extent, Mapped
 
 STITCH_BYTES: Final = 8 * 2**20
 """The most that is transposed at once."""
@@ -193,23 +193,20 @@ def _strided_jobs(alike: Sequence[tuple[Wanted, Copy]], checkpoint: Checkpoint) 
     """
     want, copy = alike[0]
     code = want.step.program.sources[copy.source].dtype
-    is_whole = checkpoint.extent(want.step.sources[copy.source]) is None or DTYPES[code].kind == "packed"
-    rows = rows_of([copy for _, copy in alike]) if len(alike) > 1 and not is_whole else None
+    extent = checkpoint.extent(want.step.sources[copy.source])
+    is_cut = extent is not None and DTYPES[code].kind != "packed"
+    rows = rows_of([copy for _, copy in alike]) if len(alike) > 1 and is_cut else None
     itemsize = DTYPES[code].itemsize
-    if rows is None or rows.stride * itemsize > SECTION_BYTES:
+    if extent is None or rows is None or rows.stride * itemsize > SECTION_BYTES:
         for want, copy in alike:
             yield from _jobs_of_copy(want, copy, checkpoint)
     else:
-        yield from _jobs_of_rows(alike, rows, itemsize, checkpoint)
+        yield from _jobs_of_rows(alike, rows, itemsize, extent, Slots(want.step, checkpoint))
 
 
 def _jobs_of_rows(
-    alike: Sequence[tuple[Wanted, Copy]], rows: Rows, itemsize: int, checkpoint: Checkpoint
+    alike: Sequence[tuple[Wanted, Copy]], rows: Rows, itemsize: int, extent: Extent, slots: Slots
 ) -> Iterator[Job]:
-    want, copy = alike[0]
-    slots = Slots(want.step, checkpoint)
-    extent = checkpoint.extent(want.step.sources[copy.source])
-    assert extent is not None
     flats = [want.tensor.view(-1) for want, _ in alike]
     copies = [copy for _, copy in alike]
     # A call for each copy of a section: with many copies, sections are longer.

@@ -57,6 +57,8 @@ def silences(rules: Sequence[int]) -> Iterator[frozenset[int]]:
         [[3], [7], [3, 7]]
         >>> [len(silent) for silent in silences(range(MOST_TOGETHER + 1))]
         [1, 1, 1, 1, 1, 1, 6]
+        >>> len(list(silences(range(MOST_TOGETHER)))) == 2**MOST_TOGETHER - 1
+        True
     """
     sizes = [size for size, _ in enumerate(rules, 1)] if len(rules) <= MOST_TOGETHER else [1, len(rules)]
     return (frozenset(silent) for size in sizes for silent in combinations(rules, size))

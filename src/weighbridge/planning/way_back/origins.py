@@ -182,5 +182,5 @@ def _ends(rules: Rules, trace: Trace, index: str) -> list[tuple[str, tuple[int, 
     if hit is None:
         return [(trace.name, ())]
     names = [name.replace(FREE, index) for name in hit.outputs]
-    done = finish_names(rules, names, hit.rule + 1, [])
+    done = finish_names(rules, names, hit.rule, [])
     return [done[name] for name in names if name in done]

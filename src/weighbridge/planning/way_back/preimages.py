@@ -109,10 +109,10 @@ def is_move(transform: Transform) -> bool:
 
 
 def _verified(forward: Rules, back: Rules, moves: frozenset[int], key: str, part: Part) -> Preimages:
-    ways = list(islice(_followed(back, moves, key, part), MOST_NAMES + 1))
-    followed = ways[:MOST_NAMES]
+    ways = _followed(back, moves, key, part)
+    followed = list(islice(ways, MOST_NAMES))
     names = frozenset(name for name in {name for name, _ in followed} if _leads(forward, name, key))
-    return Preimages(names, names & {name for name, is_likely in followed if is_likely}, len(ways) > MOST_NAMES)
+    return Preimages(names, names & {name for name, is_likely in followed if is_likely}, next(ways, None) is not None)
 
 
 def _followed(back: Rules, moves: frozenset[int], key: str, part: Part) -> Iterator[tuple[str, bool]]:
@@ -163,6 +163,6 @@ def _leads(forward: Rules, name: str, key: str) -> bool:
         if trace.hit is None:
             return trace.name == key
         names = [output.replace(FREE, "0") for output in trace.hit.outputs]
-        return any(last == key for last, _ in finish_names(forward, names, trace.hit.rule + 1, []).values())
+        return any(last == key for last, _ in finish_names(forward, names, trace.hit.rule, []).values())
     except WeighbridgeError:
         return False

@@ -78,7 +78,7 @@ def _finish(
 ) -> Iterator[Settled]:
     """Run the renames behind a converter."""
     written = dict.fromkeys(name.replace(FREE, "0") for one in found for name in one.names)
-    last = finish_names(rules, written, number + 1, problems)
+    last = finish_names(rules, written, number, problems)
     for one in found:
         ends = [last[name] for name in (name.replace(FREE, "0") for name in one.names) if name in last]
         later = tuple(sorted({rule for _, fired in ends for rule in fired}))
