@@ -230,3 +230,17 @@ def test_names_of_wrappers_inside_keys_are_read_by_the_integration(tmp_path: Pat
     assert all(tensor.equal(llama().state_dict()[key]) for key, tensor in model.state_dict().items())
     out = wbt.save_pretrained(model, tmp_path / "out")
     assert load_file(out / "model.safetensors").keys() == state.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "got"),
+    [("out.bin", {}, "out.bin"), ("out", {"name": "adapter_model"}, "name='adapter_model'")],
+)
+def test_a_model_is_saved_where_the_library_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, str], got: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(wb.WeighbridgeError) as caught:
+        wbt.save_pretrained(llama(), name, **options)
+    assert (caught.value.code, caught.value.got) == ("usage", got)
+    assert not list(tmp_path.iterdir())

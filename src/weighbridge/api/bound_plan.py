@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weighbridge.api.joined_files import open_source
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.forms.named_options import read_named
-from weighbridge.models.model_sources import open_place
 from weighbridge.planning import plan as planned
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ class Plan(planned.Plan):
         from weighbridge.running.sources import check_source, complete
         from weighbridge.running.ties import check_standing_ties
 
-        found = open_place(self._place(source))
+        found = open_source(self._place(source))
         found = complete(self, found, self._origin) if self._is_way_back() else found
         check_source(self, found)
         check_standing_ties(self, found)
@@ -341,5 +341,5 @@ class Plan(planned.Plan):
             return self.binding.origin
         if self.binding.forward is None:
             place = self.binding.source
-            return None if place is None else open_place(place)
+            return None if place is None else open_source(place)
         return self.binding.forward.binding.read or self.binding.forward._origin()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import config_for
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
+from weighbridge.api.joined_files import open_source
 from weighbridge.api.settings import refuse_unasked
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
@@ -22,7 +23,7 @@ from weighbridge.mappings.finding import AnyMapping, find_mapping, refuse_swappe
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.registry import default_registry
 from weighbridge.mappings.wrapped_names import look_through
-from weighbridge.models.model_sources import is_model, open_place
+from weighbridge.models.model_sources import is_model
 from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
@@ -56,7 +57,10 @@ def open(place: Place, *, direct: bool = False, entry: str | None = None) -> Che
 
     Args:
         place: A directory, a safetensors or torch file, an index, a JSON inventory, a dict of tensors, a model (what it
-            holds, see `docs/composite.md`), or a `Header`.
+            holds, see `docs/composite.md`), or a `Header`. Several files as one: a path with patterns in it, such as
+            ``"consolidated.{r}.pth"``, whose keys begin with the names of their files, ``"consolidated.0."``; or a dict
+            of such paths with what the keys are to begin with, ``{"rank_{r}.pt": "{r}.", "ema.pt": "ema."}``; see
+            `docs/formats.md`.
         direct: Read tensors past the page cache, so that a large checkpoint neither fills it nor drives out what is in
             it; for safetensors files alone. Nothing is mapped then. Where the file system refuses, the log says so.
         entry: Which dict of a torch file is meant, such as ``"model"``, or ``"model.encoder"`` for one inside of that;
@@ -74,7 +78,7 @@ def open(place: Place, *, direct: bool = False, entry: str | None = None) -> Che
         >>> open(Header({"weight": TensorSpec("F32", (2, 3))})).header["weight"].size_bytes
         24
     """
-    return open_place(place, direct=direct, entry=entry)
+    return open_source(place, direct=direct, entry=entry)
 
 
 def register(name: str, mapping: AnyMapping, *, overwrite: bool = False) -> Mapping:

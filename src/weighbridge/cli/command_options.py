@@ -33,7 +33,11 @@ def mapping_names(incomplete: str) -> list[str]:
 
 
 SourceArgument = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="A directory, a safetensors or torch file, an index, or an inventory.")
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A directory, a safetensors or torch file, several ('rank_{r}.pt'), an index, or an inventory.",
+    ),
 ]
 MappingArgument = Annotated[
     str,

@@ -327,9 +327,15 @@ def save_pretrained(
         WeighbridgeError: `usage` for an option that is none, or that has no part in a recorded way back.
     """
     from weighbridge.api.live_models import plan_recorded, split_options, takes_record
-    from weighbridge.integrations.transformers_saving import is_of_another_class, say_other_class, settings_of
+    from weighbridge.integrations.transformers_saving import (
+        is_of_another_class,
+        refuse_other_names,
+        say_other_class,
+        settings_of,
+    )
 
     planning, writing = split_options(options)
+    refuse_other_names(out, writing)
     inner = unwrap(model)
     is_other = is_of_another_class(inner)
     back = None

@@ -13,6 +13,8 @@ from typing import Any
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import config_beside
 from weighbridge.api.live_models import naming_the_ways_out, say
+from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.keys import collapse
 from weighbridge.integrations.transformers_names import leave_out_unsaved
 from weighbridge.mappings.exception_rules import Drop, exception_rules
@@ -46,6 +48,30 @@ def plan_derived(model: Any, back: Mapping, planning: dict[str, Any]) -> Plan:
     with naming_the_ways_out(inner):
         plan = compile_plan(checkpoint.header, back, options=options)
     return Plan.bind(replace(plan, notes=(*plan.notes, *checkpoint.notes)), checkpoint)
+
+
+def refuse_other_names(out: str | Path, options: dict[str, Any]) -> None:
+    """Refuse to save a model where the library would not look for its weights.
+
+    Args:
+        out: The directory to make.
+        options: Options of `Plan.write`.
+
+    Raises:
+        WeighbridgeError: `usage` for one torch file, which has no place for a configuration, and for another name.
+    """
+    if names_torch_file(out):
+        what, hint = (
+            "a saved model is a directory",
+            "weighbridge.save(model, out) writes its weights alone into a torch file",
+        )
+        raise WeighbridgeError("usage", what, got=str(out), hint=hint)
+    if options.get("name") is not None:
+        what, hint = (
+            "the library finds weights under its own name alone",
+            "weighbridge.save(model, out, name=...) takes any",
+        )
+        raise WeighbridgeError("usage", what, got=f"name={options['name']!r}", hint=hint)
 
 
 def is_of_another_class(model: Any) -> bool:

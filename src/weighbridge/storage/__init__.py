@@ -2,7 +2,7 @@
 
 Comes in: a place that a user names, or pieces of new files. Goes out: a `Checkpoint`, or a finished directory.
 May use: base. Within, each uses what stands before it: `places`, `protocol` and `lookup`, `formats`, `outputs`,
-`opening`. Nothing here imports torch before a tensor or a torch file is asked for.
+`opening`, `joined`. Nothing here imports torch before a tensor or a torch file is asked for.
 """
 
 from __future__ import annotations

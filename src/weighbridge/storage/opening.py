@@ -63,7 +63,7 @@ def open_checkpoint(place: Place, *, direct: bool = False, entry: str | None = N
     if direct:
         return _past_cache(open_checkpoint(place, entry=entry))
     if isinstance(place, (str, os.PathLike)):
-        path, named = _split_entry(_expand(place))
+        path, named = split_entry(_expand(place))
         return _logged(_open_path(path, named if entry is None else entry))
     if entry is not None:
         raise _no_entries(f"a {type(place).__name__}")
@@ -122,7 +122,7 @@ def _expand(place: str | os.PathLike[str]) -> Path:
     return Path(text).expanduser() if text.startswith("~/") else Path(text)
 
 
-def _split_entry(path: Path) -> tuple[Path, str | None]:
+def split_entry(path: Path) -> tuple[Path, str | None]:
     """Split an entry from a path that ends in one; a path that leads somewhere as it is has none."""
     text = str(path)
     if _ENTRY_MARK not in text or os.path.lexists(text):
