@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from weighbridge.mappings.mapping_files import load_mapping
     from weighbridge.mappings.registry import Registry, default_registry
     from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, WeightConverter, WeightRenaming
+    from weighbridge.operations.casting import Cast
+    from weighbridge.operations.chosen_parts import On
     from weighbridge.operations.groupings import (
         Chunk,
         Concatenate,
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
         Reshape,
         Transpose,
     )
-    from weighbridge.operations.ops import Cast
     from weighbridge.operations.reordering import Reorder
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "Mapping",
     "MappingError",
     "MergeModulelist",
+    "On",
     "PatternError",
     "Permute",
     "PermuteForRope",
@@ -125,6 +127,8 @@ _PLACES = {
     "mappings.mapping_files": "load_mapping",
     "mappings.registry": "Registry default_registry",
     "mappings.transforms": "GroupWeightRename PrefixChange WeightConverter WeightRenaming",
+    "operations.casting": "Cast",
+    "operations.chosen_parts": "On",
     "operations.groupings": (
         "Chunk Concatenate ErnieFuseAndSplitTextVisionExperts ErnieSplitAndDecoupleTextVisionExperts "
         "MergeModulelist Split SplitModulelist"
@@ -132,7 +136,6 @@ _PLACES = {
     "operations.movements": (
         "Conv3dToLinear Interleave LinearToConv3d Permute PermuteForRope Rearrange Reshape Transpose"
     ),
-    "operations.ops": "Cast",
     "operations.reordering": "Reorder",
 }
 """The modules that the public names stand in."""

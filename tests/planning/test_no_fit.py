@@ -184,9 +184,3 @@ def test_what_a_reading_without_rules_leaves_open_is_told_in_one_order() -> None
             wb.plan(header(*sources), [], header(*targets))
         said.append([(problem.code, problem.where) for problem in caught.value.problems])
     assert said == [said[0]] * 3
-
-
-def test_a_name_that_the_target_lacks_is_told_with_the_first_of_what_it_is_written_from() -> None:
-    rules = [wb.WeightConverter(["a", "b", "c", "d"], ["x", "y"], [wb.Concatenate(0), wb.Chunk(0)])]
-    (problem,) = refused(header("a", "b", "c", "d"), rules, wb.Header({"x": wb.TensorSpec("F32", (8, 3))})).problems
-    assert (problem.where, problem.got.splitlines()[0]) == ("y", "written from a, b, c")

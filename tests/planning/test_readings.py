@@ -14,6 +14,7 @@ import weighbridge as wb
 from weighbridge.mappings.exception_rules import Refuse
 from weighbridge.pattern import Pattern
 from weighbridge.planning.readings import Names, nested_readings, possible_readings
+from weighbridge.planning.tracing import landing
 
 NAMES = ("enc.weight", "enc.bias", "dec.weight", "dec.bias")
 
@@ -63,14 +64,17 @@ def test_a_heads_keys_beside_a_base_model_stay_without_a_place() -> None:
     assert dict(wb.plan(source, mapping, target, partial=True).target_fates())["norm"].name == "filled"
 
 
+def test_a_key_lands_in_a_target_with_any_of_its_parts() -> None:
+    cut = wb.Mapping([wb.WeightConverter("qk", ["q", "k"], [wb.Chunk(0)])])
+    assert landing(cut, ["a.qk", "b.qk", "c.qk"], header("a.k", "b.q", "c.qk")) == {"a.qk", "b.qk"}
+
+
 def test_a_converter_counts_as_a_way_to_a_target() -> None:
     """A key without the prefix that a rule would cut into targets is no head's."""
     split = wb.WeightConverter("^fused$", "parts.*", [wb.SplitModulelist(dim=0)])
     mapping = wb.Mapping([split], base_prefix="model")
     source, target = header("fused", "model.norm"), wb.Header({"parts.0": wb.TensorSpec("F32", ())})
     assert "mapped, with model. removed" not in names(mapping, source, target)
-    halves = wb.Mapping([wb.WeightConverter("^fused$", ["one", "two"], [wb.Chunk(0)])], base_prefix="model")
-    assert "mapped, with model. removed" not in names(halves, source, header("two"))
     assert "mapped, with model. removed" in names(mapping, source, header("norm"))
 
 
@@ -371,6 +375,31 @@ def test_a_nested_reading_has_to_fill_more_than_each_of_several_nearer_ones() ->
     rules = [wb.WeightRenaming("gamma", "weight"), wb.WeightRenaming("^z", "q"), wb.WeightRenaming("m.z", "m.q")]
     source, target = header("x.gamma", "y.weight", "z"), header("x.weight", "y.weight", "m.z")
     assert wb.plan(source, rules, target, partial=True).reading == "mapped"
+
+
+def test_a_fault_of_a_nearer_reading_is_no_reason_to_take_a_nested_one_in_a_partial_load() -> None:
+    """The rule takes `t` to `T`; where it could not, the file was read below `m`, which has the name `t` as well."""
+    rules = [wb.WeightConverter("^t$", "T", [wb.Transpose(0, 1)])]
+
+    def plan(*shape: int) -> wb.Plan:
+        specs = {"t": wb.TensorSpec("F32", shape), "u": wb.TensorSpec("F32", (2,))}
+        below = {f"m.{key}": spec for key, spec in specs.items()}
+        target = wb.Header(below | {"T": wb.TensorSpec("F32", shape[::-1])})
+        return wb.plan(wb.Header(specs), rules, target, partial=True)
+
+    assert plan(3, 1).step_of_source["t"] == plan(3, 1).step_of_target["T"]
+    with pytest.raises(wb.PlanError) as caught:
+        plan(3)
+    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("axis-out-of-range", "T")]
+
+
+def test_a_nested_reading_that_reaches_furthest_is_reported_though_it_is_faulty() -> None:
+    """Below `m` the file fits, and fills one target; below `n` all three, but for the shape of one."""
+    wide = wb.TensorSpec("F32", (9,))
+    target = wb.Header(header("m.a", "n.a", "n.c").specs | {"n.b": wide})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header("a", "b", "c"), [], target, partial=True)
+    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("spec-mismatch", "n.b")]
 
 
 def test_a_nested_reading_that_does_not_fit_is_no_reason_to_refuse_a_nearer_one() -> None:

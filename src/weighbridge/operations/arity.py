@@ -6,12 +6,15 @@ Following the lanes from the sources to the targets shows at construction that o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from weighbridge.base.errors import MappingError
+from weighbridge.base.keys import counted
+from weighbridge.operations.chains import count_parts, is_joined
+from weighbridge.operations.chosen_parts import On
 from weighbridge.operations.groupings import (
     Chunk,
     Concatenate,
@@ -59,14 +62,12 @@ class Arity:
         """Follow the lanes through the operations and compare them with the targets.
 
         Raises:
-            MappingError: `mapping-invalid`.
+            MappingError: `mapping-invalid`; `operation-arity` for a chain whose parts are not counted, or not there.
         """
         try:
-            lanes, indexed = len(self.sources), self.merges
             if self.merges and not count_stars(self.sources):
                 raise MappingError("mapping-invalid", "an operation merges an index that the sources do not have")
-            for operation in self.operations:
-                lanes, indexed = self._after(operation, lanes, indexed)
+            *_, (lanes, indexed) = self._follow()
             self._compare(lanes, indexed)
         except MappingError as problem:
             raise problem.with_context(
@@ -75,6 +76,19 @@ class Arity:
                 hint="compare what the operations take and give with the patterns of the two sides",
             ) from None
 
+    def count_lanes(self) -> list[int]:
+        """Return for each operation how many lanes it is given."""
+        return [lanes for lanes, _ in self._follow()][:-1]
+
+    def _follow(self) -> Iterator[tuple[int, bool]]:
+        """Yield how many lanes there are at first and after each operation, and whether they are indexed."""
+        lanes, indexed = len(self.sources), self.merges
+        yield lanes, indexed
+        for number, operation in enumerate(self.operations):
+            is_inside = is_joined(self.operations[number + 1 :])
+            lanes, indexed = self._after(operation, lanes, indexed, is_inside=is_inside)
+            yield lanes, indexed
+
     @cached_property
     def _surplus(self) -> int:
         return count_stars(self.sources) - count_stars(self.targets)
@@ -82,8 +96,11 @@ class Arity:
     def _has(self, *kinds: type[Any]) -> bool:
         return any(isinstance(operation, kinds) for operation in self.operations)
 
-    def _after(self, operation: Operation, lanes: int, indexed: bool) -> tuple[int, bool]:
-        """Return how many lanes there are after one operation, and whether they are indexed."""
+    def _after(self, operation: Operation, lanes: int, indexed: bool, *, is_inside: bool) -> tuple[int, bool]:
+        """Return how many lanes there are after one operation, and whether they are indexed.
+
+        What is cut inside a chain is joined again, so that the operation itself says how many parts there are.
+        """
         name = type(operation).__name__
         match operation:
             case MergeModulelist() | ErnieFuseAndSplitTextVisionExperts() if not indexed:
@@ -99,6 +116,11 @@ class Arity:
                 raise MappingError("mapping-invalid", f"{name} divides one tensor, not {given} for each index")
             case Chunk() | Split() if lanes != 1:
                 raise MappingError("mapping-invalid", f"{name} divides one tensor, not {lanes}")
+            case Chunk() | Split() if is_inside:
+                return _counted_parts(operation), False
+            case On(parts) if parts[-1] >= lanes:
+                what, got = "an operation is for a part that is not there", counted(lanes, "tensor")
+                raise MappingError("operation-arity", what, expected=f"{parts[-1] + 1} tensors or more", got=got)
             case Chunk() if self._chunk_makes_index:
                 return 1, True
             case Chunk() | Split() | ErnieFuseAndSplitTextVisionExperts():
@@ -128,6 +150,15 @@ class Arity:
         else:
             return
         raise MappingError("mapping-invalid", what)
+
+
+def _counted_parts(cut: Chunk | Split) -> int:
+    count = count_parts(cut)
+    if count is None:
+        hint = "say it: Split(dim, sizes), or Chunk(dim, chunks=...) for equal ones"
+        what = f"{type(cut).__name__} does not say how many parts there are to join"
+        raise MappingError("operation-arity", what, hint=hint)
+    return count
 
 
 def count_stars(patterns: Iterable[str]) -> int:

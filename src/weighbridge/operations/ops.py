@@ -13,7 +13,10 @@ from typing import Any, Final, get_args
 from weighbridge.algebra.copies import runs
 from weighbridge.algebra.layout import MAX_COPIES, Layout, is_fragmented
 from weighbridge.base.errors import LayoutError, WeighbridgeError
-from weighbridge.base.specs import MAX_AXES, Shape, dtype_named, widens_exactly
+from weighbridge.base.specs import MAX_AXES, Shape
+from weighbridge.operations.casting import Cast
+from weighbridge.operations.chains import say_sizes
+from weighbridge.operations.chosen_parts import On, Single
 from weighbridge.operations.groupings import (
     Chunk,
     Concatenate,
@@ -35,66 +38,7 @@ from weighbridge.operations.movements import (
     Transpose,
 )
 from weighbridge.operations.reordering import Reorder
-from weighbridge.operations.values import Arguments, Context, Lane, Value, arity_error
-
-
-@dataclass(frozen=True, slots=True)
-class Cast(Arguments):
-    """Give each tensor another dtype; the copies convert what they move.
-
-    Args:
-        dtype: The new dtype: a safetensors code or a torch name.
-        source_dtype: The dtype before, needed for the inverse alone.
-
-    Examples:
-        >>> Cast("float32", "bfloat16").inverse()
-        Cast(dtype='BF16', source_dtype='F32')
-    """
-
-    dtype: str
-    source_dtype: str | None = None
-
-    def __post_init__(self) -> None:
-        Arguments.__post_init__(self)
-        for name in ("dtype", "source_dtype"):
-            given = getattr(self, name)
-            if given is not None:
-                object.__setattr__(self, name, _code(given))
-
-    def lower(self, lanes: tuple[Lane, ...], context: Context) -> tuple[Lane, ...]:
-        """Change each value's dtype."""
-        return tuple(replace(lane, values=tuple(map(self._cast, lane.values))) for lane in lanes)
-
-    def _cast(self, value: Value) -> Value:
-        if self.source_dtype not in (None, value.dtype):
-            raise LayoutError(
-                "dtype-mismatch", "the tensor has another dtype", expected=str(self.source_dtype), got=value.dtype
-            )
-        if value.dtype == self.dtype:
-            return value
-        if value.is_rounded:
-            raise LayoutError("operation-argument", "a second cast would lose the first one's rounding; use lower()")
-        return Value(value.layout, self.dtype, is_rounded=not widens_exactly(value.dtype, self.dtype))
-
-    def inverse(self) -> Cast:
-        """Return the cast back to `source_dtype`.
-
-        Raises:
-            LayoutError: `operation-one-way`.
-        """
-        if self.source_dtype is None:
-            raise LayoutError(
-                "operation-one-way", "a cast does not know what it came from", hint="give it a source_dtype"
-            )
-        return Cast(self.source_dtype, self.dtype)
-
-
-def _code(name: str) -> str:
-    try:
-        return dtype_named(name).code
-    except WeighbridgeError as error:
-        raise LayoutError("operation-argument", "this is no dtype", expected=error.expected, got=repr(name)) from None
-
+from weighbridge.operations.values import Context, Lane, Value, arity_error, brief
 
 Operation = (
     Cast
@@ -106,6 +50,7 @@ Operation = (
     | Interleave
     | LinearToConv3d
     | MergeModulelist
+    | On
     | Permute
     | PermuteForRope
     | Rearrange
@@ -131,7 +76,7 @@ def operation_from_dict(form: Mapping[str, Any]) -> Operation:
 
     Examples:
         >>> operation_from_dict({"operation": "Chunk", "dim": 1})
-        Chunk(dim=1, num_shards_attribute=None)
+        Chunk(dim=1, num_shards_attribute=None, chunks=None)
     """
     arguments = {name: value for name, value in form.items() if name != "operation"}
     named = {cls.__name__: cls for cls in OPERATIONS}
@@ -145,6 +90,8 @@ def operation_from_dict(form: Mapping[str, Any]) -> Operation:
         )
     make: Callable[..., Operation] = cls
     try:
+        if cls is On:
+            arguments["apply"] = _single_from_dict(arguments["apply"])
         if cls is Rearrange:
             return make(arguments.pop("pattern"), **arguments.pop("lengths", {}), **arguments)
         return make(**arguments)
@@ -153,18 +100,28 @@ def operation_from_dict(form: Mapping[str, Any]) -> Operation:
         raise LayoutError("operation-argument", f"{cls.__name__} takes other arguments", expected=expected) from None
 
 
+def _single_from_dict(form: object) -> Operation:
+    names = [cls.__name__ for cls in OPERATIONS if issubclass(cls, Single)]
+    if not isinstance(form, Mapping) or form.get("operation") not in names:
+        what = "there is no such operation on single tensors"
+        raise LayoutError("operation-argument", what, expected=", ".join(names), got=brief(form))
+    return operation_from_dict(form)
+
+
 def invert(operations: Iterable[Operation]) -> tuple[Operation, ...]:
     """Return the operations that undo a list of them.
+
+    A part that is cut and joined again has the size on the way back that the cut gives it.
 
     Raises:
         LayoutError: `operation-one-way`.
 
     Examples:
         >>> invert([MergeModulelist(0), Concatenate(1)])
-        (Chunk(dim=1, num_shards_attribute=None), SplitModulelist(dim=0))
+        (Chunk(dim=1, num_shards_attribute=None, chunks=None), SplitModulelist(dim=0))
     """
     inverses: list[Operation] = []
-    for operation in operations:
+    for operation in say_sizes(operations):
         try:
             inverses.append(operation.inverse())
         except WeighbridgeError as error:
@@ -300,9 +257,10 @@ class _Bench:
 
     def settle(self, lanes: tuple[Lane, ...], operation: Operation) -> tuple[Lane, ...]:
         """Write out what the next operation could not take as it is."""
+        cast = operation.apply if isinstance(operation, On) else operation
 
         def is_due(value: Value) -> bool:
-            recast = isinstance(operation, Cast) and value.is_rounded and value.dtype != operation.dtype
+            recast = isinstance(cast, Cast) and value.is_rounded and value.dtype != cast.dtype
             return recast or is_fragmented(value.layout, self.sources, self.cap)
 
         return self.write_out(lanes, is_due)
@@ -336,11 +294,11 @@ def _before(operation: Operation, context: Context) -> Context:
     """Return what the targets of a context are before one operation."""
     if isinstance(operation, Cast):
         return context
-    if isinstance(operation, Moving):
+    if isinstance(operation, Moving | On):
         known = context.target_shapes
         shapes = known and tuple(
-            tuple(_shape_before(operation, shape, target, context.config) for shape in group)
-            for target, group in zip(context.targets, known, strict=False)
+            tuple(_shape_before(_at(operation, number), shape, target, context.config) for shape in group)
+            for number, (target, group) in enumerate(zip(context.targets, known, strict=False))
         )
         return replace(context, target_shapes=shapes)
     if isinstance(operation, SplitModulelist):
@@ -352,10 +310,16 @@ def _before(operation: Operation, context: Context) -> Context:
     return replace(context, targets=(), target_shapes=None, indexed=(), counts=())
 
 
-def _shape_before(operation: Moving, shape: Shape | None, target: str, config: object) -> Shape | None:
+def _at(operation: Moving | On, number: int) -> Moving | None:
+    """Return what moves the elements of a target's tensors; None where nothing does."""
+    chosen = operation.at(number) if isinstance(operation, On) else operation
+    return chosen if isinstance(chosen, Moving) else None
+
+
+def _shape_before(operation: Moving | None, shape: Shape | None, target: str, config: object) -> Shape | None:
     """Return the shape that an operation turns into `shape`, or None where that cannot be known."""
-    if shape is None:
-        return None
+    if shape is None or operation is None:
+        return shape
     try:
         return operation.inverse().movement(shape, target, None, config).joined
     except WeighbridgeError:

@@ -13,8 +13,10 @@ from weighbridge.base.specs import Header, TensorSpec, dtype_named
 from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, WeightConverter, WeightRenaming
+from weighbridge.operations.chosen_parts import On
 from weighbridge.operations.groupings import Chunk, Concatenate, MergeModulelist
-from weighbridge.operations.movements import Transpose
+from weighbridge.operations.movements import Interleave, Transpose
+from weighbridge.operations.ops import Operation
 from weighbridge.operations.reordering import Reorder
 from weighbridge.testing.groups import Group, groups_of, try_plan
 from weighbridge.testing.sampling import make_tensor
@@ -128,7 +130,7 @@ def mappings(max_rules: int = 4) -> SearchStrategy[Mapping]:
     words = st.sampled_from(("attn", "mlp", "norm", "proj", "gate", "up", "layers"))
     scopes = st.sampled_from(("", "", "model", "model.tower"))
     pairs = st.lists(words, min_size=2, max_size=2, unique=True)
-    transforms = st.builds(_transform, st.integers(0, 7), pairs, scopes)
+    transforms = st.builds(_transform, st.integers(0, 9), pairs, scopes)
     lists = st.lists(transforms, max_size=max_rules, unique=True)
     made: SearchStrategy[Mapping] = st.builds(Mapping, lists, st.sampled_from(("", "drawn")))
     return made
@@ -152,6 +154,12 @@ def _transform(kind: int, words: list[str], scope: str) -> Transform:
             return WeightConverter([f"{first}.weight", f"{second}.weight"], both, [Concatenate(dim=0)], scope)
         case 6:
             return WeightConverter(f"{both}.in", f"{both}.out", [Reorder(0, (1, 0))], scope)
+        case 7:
+            chain: list[Operation] = [Chunk(0, chunks=3), On((1,), Interleave(0)), Concatenate(0)]
+            return WeightConverter(both, f"{both}.out", chain, scope)
+        case 8:
+            parts = [f"{first}.in", f"{second}.in"]
+            return WeightConverter(parts, f"{both}.all", [On((0,), Reorder(0, (1, 0))), Concatenate(0)], scope)
         case _:
             parts = [f"{first}.weight", f"{second}.weight"]
             return WeightConverter(both, parts, [Chunk(dim=0), Transpose(dim0=0, dim1=1)], scope)

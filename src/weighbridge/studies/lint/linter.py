@@ -18,12 +18,12 @@ from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.readings import matching
 from weighbridge.planning.tracing import Rule, Rules, prepare
 from weighbridge.studies.lint.findings import FINDINGS, Finding, LintReport
+from weighbridge.studies.lint.idling import check_idle
 from weighbridge.studies.lint.rule_checks import (
     WALK_CHECKS,
     Subject,
     Trip,
     check_collisions,
-    check_idle,
     check_never,
     check_one_way,
     check_unused,
