@@ -431,3 +431,11 @@ def test_a_faulty_reading_is_reported_only_where_it_reaches_more_than_each_that_
             wb.plan(header("w1", "w2", "w3"), mapping, header(*names), partial=True)
         assert caught.value.code == code
     assert wb.plan(header("w1", "w2", "w3"), mapping, header("v1", "v2", "w1", "w2"), partial=True).reading == "as is"
+
+
+def test_a_target_of_a_group_that_a_partial_load_leaves_out_is_missing() -> None:
+    """The rules fill `k` and lack members for `e`; as it is the file fills `e` and not `k`: neither has more."""
+    rules = [wb.WeightRenaming("^e$", "k"), wb.WeightConverter("e.*.w", "e", [wb.MergeModulelist(0)])]
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header("e", "e.1.w"), rules, header("e", "k"), partial=True)
+    assert caught.value.code == "layout-ambiguous"
