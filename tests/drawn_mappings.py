@@ -67,7 +67,9 @@ class _Rules:
 
     def draw(self, count: int) -> wb.Mapping:
         makers: list[Callable[[], Any]] = [self.rename] * 5 + [self.group, self.prefix, self.prefix, self.absent]
-        makers += [self.move] * 5 + [self.join] * 2 + [self.merge, self.merge, self.cut, self.unmerge]
+        makers += (
+            [self.move] * 5 + [self.chain] * 2 + [self.join] * 2 + [self.merge, self.merge, self.cut, self.unmerge]
+        )
         makers += [self.repeat] * 2 + [self.merge_equal] * 2
         self.made = interpret(wb.Mapping(), self.tensors)
         faulty = self.chance.choice((0.1, 0.1, 0.1, 1.0))
@@ -245,6 +247,27 @@ class _Rules:
         named = [chance.choice((size, size, "num_attention_heads")) for size in sizes]
         return _made(wb.Reorder, axis, order, named, *stripes) or wb.Reorder(axis, order)
 
+    def chain(self) -> Any:
+        """Cut a tensor, move the elements of some parts or of all, and join them under one name."""
+        chance, name = self.chance, self.name(lambda tensor: tensor.ndim > 0 and max(tensor.shape) > 1, fresh=True)
+        if name is None:
+            return None
+        shape, dtype = list(self.made.tensors[name].shape), self.made.tensors[name].dtype
+        axis = chance.choice([at for at, size in enumerate(shape) if size > 1])
+        first, dim = chance.randint(1, shape[axis] - 1), chance.choice((axis, axis, axis - len(shape)))
+        sizes = (first, shape[axis] - first)
+        named = [chance.choice((size, size, "num_attention_heads")) for size in sizes]
+        cut = wb.Chunk(dim, chunks=2) if len(set(sizes)) == 1 and chance.random() < 0.7 else wb.Split(dim, named)
+        chosen = chance.choice(((0,), (1,), (0, 1)))
+        part = (*shape[:axis], sizes[chosen[0]], *shape[axis + 1 :])
+        inner = self.movement(part, dtype) if chance.random() < 0.3 else self.reorder(part)
+        done = [inner if chance.random() < 0.2 else wb.On(chosen, inner)] if chance.random() < 0.9 else []
+        join = wb.Concatenate(dim, sizes=sizes if chance.random() < 0.2 else None)
+        piece = self.piece(name, whole_end=True)
+        source, target = self.generalise(piece.inside)
+        target = target if chance.random() < 0.6 else self.reword(target)
+        return self.convert([_dotted(source)], [".".join(target)], [cut, *done, join], piece.scope)
+
     def siblings(self) -> list[str]:
         """Find names that differ in one word, and could be joined."""
         first = self.name(lambda tensor: tensor.ndim > 0, fresh=True)
@@ -276,7 +299,10 @@ class _Rules:
         operation = wb.Concatenate(axis, sizes=sizes if self.chance.random() < 0.2 else None)
         wanted = re.sub(r"(?<![^.])\d+(?![^.])", "{i}", ".".join(target), count=1)
         more = [wb.Transpose(0, 1)] if self.chance.random() < 0.15 else []
-        return self.convert(captured, [wanted], [operation, *more], "")
+        chosen = self.chance.randrange(len(names))
+        inner = self.reorder(tuple(self.made.tensors[names[chosen]].shape)) if self.chance.random() < 0.2 else None
+        some = [] if inner is None else [wb.On((chosen,), inner)]
+        return self.convert(captured, [wanted], [*some, operation, *more], "")
 
     def merge(self) -> Any:
         """Stack tensors by an index in their names, or concatenate them by it."""

@@ -38,7 +38,7 @@ class Place:
 
     `last` says that no other operation comes after this one which changes shapes or numbers, and `listed` that what
     comes takes one tensor for each index: an operation, or the targets. `parts` is how many tensors a cut is to give;
-    None where what comes after it joins them to one again.
+    None where what comes after it joins them to one again, which `joined` says.
     """
 
     targets: tuple[str, ...]
@@ -48,6 +48,7 @@ class Place:
     last: bool = True
     listed: bool = False
     parts: int | None = None
+    joined: bool = False
 
     def shape(self, target: int, index: int = 0) -> Shape | None:
         lane = self.shapes[target] if self.last and target < len(self.shapes) else ()
@@ -70,8 +71,10 @@ def run_operations(operations: Sequence[Any], lanes: Lanes, place: Place) -> Lan
         later = [type(each).__name__ for each in operations[number + 1 :]]
         regrouping = [name for name in later if name in LISTING or name in SINGLE]
         listed = regrouping[0] in LISTING if regrouping else place.splits
+        joined = "Concatenate" in later
         parts = _parts(operations[number + 1 :], len(place.targets))
-        seen = Place(place.targets, place.shapes, place.splits, place.config, set(later) <= {"Cast"}, listed, parts)
+        last = set(later) <= {"Cast"}
+        seen = Place(place.targets, place.shapes, place.splits, place.config, last, listed, parts, joined)
         lanes = OPERATIONS[type(operation).__name__](operation, lanes, seen)
     if len(lanes) != len(place.targets):
         raise RefusedError("operation-arity")
@@ -170,6 +173,8 @@ def _concatenate(operation: Any, lanes: Lanes, place: Place) -> Lanes:
     sizes = tuple(tensor.shape[operation.dim] for tensor in tensors)
     if operation.sizes is not None and operation.sizes != sizes:
         raise RefusedError("shape-mismatch")
+    if operation.chunks is not None and (len(sizes) != operation.chunks or len(set(sizes)) > 1):
+        raise RefusedError("shape-mismatch")
     return [Lane(place.targets[0] if len(place.targets) == 1 else lanes[0].name, [whole])]
 
 
@@ -198,6 +203,8 @@ def _chunk(operation: Any, lanes: Lanes, place: Place) -> Lanes:
         if known is not None and len(known) != count:
             known = None
         return [Lane(place.targets[0], _cut(tensor, operation.dim, known or _equal(size, count)), indexed=True)]
+    if operation.chunks is not None:
+        return _dealt(lanes, place, _cut(tensor, operation.dim, _equal(size, operation.chunks)))
     if place.splits and len(place.targets) == 1 and place.last:
         if known is None:
             raise RefusedError("operation-argument")
@@ -213,7 +220,14 @@ def _split(operation: Any, lanes: Lanes, place: Place) -> Lanes:
     sizes = operation.sizes if operation.sizes is not None else _wanted_sizes(place, tensor, operation.dim)
     if sizes is None:
         raise RefusedError("operation-argument")
-    parts = _cut(tensor, operation.dim, sizes)
+    named = [_size(size, place.config) for size in sizes]
+    return _dealt(lanes, place, _cut(tensor, operation.dim, named))
+
+
+def _dealt(lanes: Lanes, place: Place, parts: list[torch.Tensor]) -> Lanes:
+    """Give each target its part; parts that are joined again go on by themselves."""
+    if place.joined:
+        return [Lane(lanes[0].name, [part]) for part in parts]
     if place.splits and len(place.targets) == 1:
         return [Lane(place.targets[0], parts, indexed=True)]
     if len(parts) != len(place.targets):
@@ -288,6 +302,20 @@ def _split_ernie(operation: Any, lanes: Lanes, place: Place) -> Lanes:
         for number, part in enumerate(_cut(tensor, cut, sizes)):
             made[number] += torch.unbind(part, stacked)
     return [Lane(target, tensors, indexed=True) for target, tensors in zip(place.targets, made, strict=True)]
+
+
+def _on(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+    if max(operation.parts) >= len(lanes):
+        raise RefusedError("operation-arity")
+    alike = len(lanes) == len(place.targets)
+    done = []
+    for number, lane in enumerate(lanes):
+        if number in operation.parts:
+            own = Place((lane.name,), place.shapes[number : number + 1] if alike else (), config=place.config)
+            done += OPERATIONS[type(operation.apply).__name__](operation.apply, [lane], own)
+        else:
+            done.append(lane)
+    return done
 
 
 def _transpose(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
@@ -448,6 +476,7 @@ OPERATIONS: dict[str, Run] = {
     "LinearToConv3d": _each(_linear_to_conv),
     "MergeEqual": _merge_equal,
     "MergeModulelist": _merge,
+    "On": _on,
     "Permute": _each(_permute),
     "PermuteForRope": _each(_rope),
     "Rearrange": _each(_rearrange),

@@ -137,8 +137,15 @@ def transform(rule: Rule) -> Any:
         return wb.WeightRenaming(sources if len(sources) > 1 else sources[0], targets[0], scope=rule.scope)
     if rule.kind == "group":
         return wb.GroupWeightRename(sources, targets, scope=rule.scope)
-    operations = [getattr(wb, name)(*arguments) for name, arguments in rule.steps]
+    operations = [_operation(*step) for step in rule.steps]
     return wb.WeightConverter(sources, targets, operations, scope=rule.scope)
+
+
+def _operation(name: str, arguments: tuple[Any, ...]) -> Any:
+    if name == "On":
+        parts, step = arguments
+        return wb.On(parts, _operation(*step))
+    return getattr(wb, name)(*arguments)
 
 
 def _spell(pattern: Segments, rule: Rule, *, is_source: bool) -> str:
@@ -384,7 +391,9 @@ def _reordered(whole: Any, dim: int, order: Sequence[int], sizes: Sequence[int])
 OPERATIONS: dict[str, Callable[..., Lanes]] = {
     "MergeModulelist": lambda lanes, dim=0, targets=1: [[np.stack(lane, axis=dim)] for lane in lanes],
     "SplitModulelist": lambda lanes, dim=0, targets=1: [list(np.moveaxis(lane[0], dim, 0)) for lane in lanes],
-    "Concatenate": lambda lanes, dim=0, targets=1: [[np.concatenate([a for lane in lanes for a in lane], axis=dim)]],
+    "Concatenate": lambda lanes, dim=0, shards=None, sizes=None, targets=1: [
+        [np.concatenate([a for lane in lanes for a in lane], axis=dim)]
+    ],
     "Chunk": lambda lanes, dim=0, targets=1: _cut(lanes, dim, [lanes[0][0].shape[dim] // targets] * targets),
     "Split": lambda lanes, dim=0, sizes=(), targets=1: _cut(lanes, dim, sizes),
     "Transpose": lambda lanes, a=0, b=1, targets=1: [[np.swapaxes(x, a, b) for x in lane] for lane in lanes],
@@ -395,6 +404,9 @@ OPERATIONS: dict[str, Callable[..., Lanes]] = {
         [[x for x in lane for _ in range(times)] for lane in lanes] if times else [lanes[0]] * targets
     ),
     "MergeEqual": lambda lanes, times=0, targets=1: [lane[::times] for lane in lanes] if times else [lanes[0][:1]],
+    "On": lambda lanes, parts, step, targets=1: [
+        OPERATIONS[step[0]]([lane], *step[1])[0] if number in parts else lane for number, lane in enumerate(lanes)
+    ],
     "Permute": lambda lanes, dims=(), targets=1: [[np.transpose(x, dims) for x in lane] for lane in lanes],
 }
 """What each operation does to the arrays of each pattern."""
@@ -456,7 +468,7 @@ EQUAL_BLOCKS = "same", "same by index", "same slices"
 """Kinds of blocks whose sources, or parts of them, hold the same."""
 
 BLOCKS = (
-    *("fuse", "cut", "chunk", "stack", "stack pair", "unstack", "turn", "permute", "blocks", "many"),
+    *("fuse", "cut", "chunk", "stack", "stack pair", "unstack", "turn", "permute", "blocks", "chain", "turned", "many"),
     *("share", "share by index", "share stacked", *EQUAL_BLOCKS),
 )
 """Kinds of blocks."""
@@ -533,6 +545,17 @@ class _Draw:
             case "same slices":
                 steps = (("SplitModulelist", (0,)), ("MergeEqual", (3,)))
                 return Block("slices", ("copies",), ("up",), steps, ((3, a, b),), equal=3)
+            case "chain":
+                turned = ("Reorder", (1, (1, 0), (1, b)))
+                steps = (
+                    ("Split", (0, (a, b, c))),
+                    ("On", (chance.choice(((1,), (0, 2))), turned)),
+                    ("Concatenate", (0,)),
+                )
+                return Block("mixer", ("whole.weight",), ("parts.weight",), steps, ((a + b + c, 1 + b),))
+            case "turned":
+                steps = (("On", ((1,), ("Transpose", (0, 1)))), ("Concatenate", (0, None, (a, c))))
+                return Block("mixer", ("up.weight", "down.weight"), ("both.weight",), steps, ((a, b), (b, c)))
         steps = (("MergeModulelist", (0,)),)
         return Block("experts", ("*.b.bias",), ("bias",), steps, ((1,),), 11)
 

@@ -536,6 +536,7 @@ def moving_plan() -> wb.Plan:
         "mix.weight": Spec("F32", (6, 5)),
         "kernel.weight": Spec("F32", (4, 3, 2, 5, 7)),
         "heads.weight": Spec("F32", (12, 5)),
+        "part.weight": Spec("F32", (9, 4)),
         "swap.weight": Spec("F32", (8, 3)),
         "tokens.weight": Spec("BF16", (7, 3)),
         "empty.weight": Spec("F32", (0, 3)),
@@ -545,6 +546,8 @@ def moving_plan() -> wb.Plan:
         wb.WeightConverter("turn.weight", "turned.weight", [wb.PermuteForRope(num_heads=2)]),
         wb.WeightConverter("mix.weight", "mixed.weight", [wb.Interleave(0)]),
         wb.WeightConverter("swap.weight", "swapped.weight", [wb.Reorder(0, (1, 2, 0), (1, 3, 4))]),
+        wb.WeightConverter("part.weight", "parts.weight",
+                           [wb.Split(0, (3, 6)), wb.On([1], wb.Interleave(0)), wb.Concatenate(0)]),
         wb.WeightConverter("kernel.weight", "flat.weight", [wb.Conv3dToLinear(3, (2, 5, 7)), wb.Transpose(0, 1)]),
         wb.WeightConverter("heads.weight", "grouped.weight", [wb.Rearrange("(h two d) c -> (two h d) c", two=2, h=3)]),
     ])  # fmt: skip

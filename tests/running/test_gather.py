@@ -136,20 +136,26 @@ def test_a_step_is_cut_into_parts_where_all_that_it_reads_lies_in_memory(small_l
     assert (told["made"], told["both"]) == (1, 1)
 
 
-def test_a_source_that_makes_its_tensors_is_asked_by_one_thread(small_limits: None) -> None:
+def crowd_of_gathering(plan: wb.Plan, checkpoint: object) -> int:
+    """Fill a plan's targets, and return how many threads worked besides this one when the first was filled."""
     crowds: list[int] = []
 
-    class Watched(PlannedCheckpoint):
-        def tensor(self, key: str) -> torch.Tensor:
-            crowds.append(sum(thread.name == "weighbridge" for thread in threading.enumerate()))
-            return super().tensor(key)
+    def count(*_: int) -> None:
+        crowds.append(sum(thread.name == "weighbridge" for thread in threading.enumerate()))
 
+    gather(wanted_of(plan)[1], checkpoint, Counter(plan.target.size_bytes, count))
+    return crowds[0]
+
+
+def test_a_source_that_makes_its_tensors_is_asked_by_one_thread(small_limits: None) -> None:
     held = {str(number): torch.arange(600.0) for number in range(8)}
     plan = wb.plan(held)
-    made, listed = wanted_of(plan)
-    gather(listed, Watched(plan, wb.open(held)))
-    assert same(made, held)
-    assert crowds == [0] * 8
+    assert crowd_of_gathering(plan, PlannedCheckpoint(plan, wb.open(held))) == 0
+
+
+def test_little_work_is_done_by_the_thread_that_asks_for_it() -> None:
+    held = {str(number): torch.arange(600.0) for number in range(8)}
+    assert crowd_of_gathering(wb.plan(held), wb.open(held)) == 0
 
 
 def test_work_is_done_in_the_order_of_the_file(tmp_path: Path) -> None:

@@ -207,6 +207,27 @@ PAIRS: dict[str, tuple[str, str, tuple[int, ...], Rules, Rules]] = {
         [wb.WeightConverter("layers.*.table", "table", [wb.MergeEqual()])],
         [wb.WeightConverter("layers.*.table", "table", [wb.MergeEqual(3)])],
     ),
+    "a tensor that is cut and joined": (
+        "idle",
+        "warning",
+        (1,),
+        [wb.WeightConverter("qkv", "fused", [wb.Split(0, (4, 2, 2)), wb.Concatenate(0)])],
+        [wb.WeightConverter("qkv", "fused", [wb.Split(0, (4, 2, 2)), wb.Transpose(), wb.Concatenate(1)])],
+    ),
+    "parts that stay as they are": (
+        "idle",
+        "warning",
+        (1,),
+        [wb.WeightConverter("qk", "fused", [wb.Chunk(0, chunks=2), wb.On([1], wb.Transpose(1, 1)), wb.Concatenate(0)])],
+        [wb.WeightConverter("qk", "fused", [wb.Chunk(0, chunks=2), wb.On([1], wb.Interleave(1)), wb.Concatenate(0)])],
+    ),
+    "an operation on some parts that are all": (
+        "idle",
+        "warning",
+        (1,),
+        [wb.WeightConverter(["q", "k"], "fused", [wb.On([0, 1], wb.Transpose()), wb.Concatenate(0)])],
+        [wb.WeightConverter(["q", "k"], "fused", [wb.On([0], wb.Transpose()), wb.Concatenate(0)])],
+    ),
     "a pattern that fits twice": (
         "places",
         "warning",

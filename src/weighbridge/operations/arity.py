@@ -6,12 +6,16 @@ Following the lanes from the sources to the targets shows at construction that o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from weighbridge.base.errors import MappingError
+from weighbridge.base.keys import counted
+from weighbridge.operations.casting import Cast
+from weighbridge.operations.chains import count_parts, is_joined
+from weighbridge.operations.chosen_parts import On
 from weighbridge.operations.groupings import (
     Chunk,
     Concatenate,
@@ -23,7 +27,7 @@ from weighbridge.operations.groupings import (
 )
 from weighbridge.operations.lowering import takes_list
 from weighbridge.operations.movements import Moving
-from weighbridge.operations.ops import Cast, Operation
+from weighbridge.operations.ops import Operation
 from weighbridge.operations.replicas import MergeEqual, Repeat
 from weighbridge.pattern import Pattern
 
@@ -73,18 +77,12 @@ class Arity:
         """Follow the lanes through the operations and compare them with the targets.
 
         Raises:
-            MappingError: `mapping-invalid`.
+            MappingError: `mapping-invalid`; `operation-arity` for a chain whose parts are not counted, or not there.
         """
         try:
-            lanes, indexed = len(self.sources), self.merges
             if self.merges and not count_stars(self.sources):
                 raise MappingError("mapping-invalid", "an operation merges an index that the sources do not have")
-            for number, operation in enumerate(self.operations):
-                later = self.operations[number + 1 :]
-                if isinstance(operation, Repeat | MergeEqual):
-                    lanes, indexed = self._after_equal(operation, later, lanes, indexed)
-                else:
-                    lanes, indexed = self._after(operation, later, lanes, indexed)
+            *_, (lanes, indexed) = self._follow()
             self._compare(lanes, indexed)
         except MappingError as problem:
             raise problem.with_context(
@@ -92,6 +90,22 @@ class Arity:
                 because=", ".join(map(repr, self.operations)),
                 hint="compare what the operations take and give with the patterns of the two sides",
             ) from None
+
+    def count_lanes(self) -> list[int]:
+        """Return for each operation how many lanes it is given."""
+        return [lanes for lanes, _ in self._follow()][:-1]
+
+    def _follow(self) -> Iterator[tuple[int, bool]]:
+        """Yield how many lanes there are at first and after each operation, and whether they are indexed."""
+        lanes, indexed = len(self.sources), self.merges
+        yield lanes, indexed
+        for number, operation in enumerate(self.operations):
+            later = self.operations[number + 1 :]
+            if isinstance(operation, Repeat | MergeEqual):
+                lanes, indexed = self._after_equal(operation, later, lanes, indexed)
+            else:
+                lanes, indexed = self._after(operation, later, lanes, indexed)
+            yield lanes, indexed
 
     @cached_property
     def _surplus(self) -> int:
@@ -101,7 +115,10 @@ class Arity:
         return any(isinstance(operation, kinds) for operation in self.operations)
 
     def _after(self, operation: Operation, later: Sequence[Operation], lanes: int, indexed: bool) -> tuple[int, bool]:
-        """Return how many lanes there are after one operation, and whether they are indexed."""
+        """Return how many lanes there are after one operation, and whether they are indexed.
+
+        What is cut inside a chain is joined again, so that the operation itself says how many parts there are.
+        """
         name = type(operation).__name__
         match operation:
             case MergeModulelist() | ErnieFuseAndSplitTextVisionExperts() if not indexed:
@@ -117,6 +134,11 @@ class Arity:
                 raise MappingError("mapping-invalid", f"{name} divides one tensor, not {given} for each index")
             case Chunk() | Split() if lanes != 1:
                 raise MappingError("mapping-invalid", f"{name} divides one tensor, not {lanes}")
+            case Chunk() | Split() if is_joined(later):
+                return _counted_parts(operation), False
+            case On(parts) if parts[-1] >= lanes:
+                what, got = "an operation is for a part that is not there", counted(lanes, "tensor")
+                raise MappingError("operation-arity", what, expected=f"{parts[-1] + 1} tensors or more", got=got)
             case Chunk() if self._chunk_makes_index:
                 return 1, True
             case Chunk() | Split():
@@ -138,7 +160,7 @@ class Arity:
                 return (lanes, True) if indexed or is_list else (lanes * times, False)
             case Repeat() if indexed or lanes != 1:
                 raise MappingError("mapping-invalid", f"{name} without a number repeats one tensor, for each target")
-            case Repeat() if not all(isinstance(each, Moving | Cast) for each in later):
+            case Repeat() if not all(isinstance(each, Moving | On | Cast) for each in later):
                 raise MappingError("mapping-invalid", f"{name} needs a number where another operation regroups tensors")
             case Repeat() if len(self.targets) == 1 and not self.splits:
                 raise MappingError("mapping-invalid", f"{name} makes several equal tensors, and there is one target")
@@ -194,6 +216,15 @@ def _first_is(operations: Iterable[Operation], wanted: tuple[type[Any], ...], ot
     """Tell whether of two groups of operations the first one comes first."""
     found = next((operation for operation in operations if isinstance(operation, (*wanted, *others))), None)
     return isinstance(found, wanted)
+
+
+def _counted_parts(cut: Chunk | Split) -> int:
+    count = count_parts(cut)
+    if count is None:
+        hint = "say it: Split(dim, sizes), or Chunk(dim, chunks=...) for equal ones"
+        what = f"{type(cut).__name__} does not say how many parts there are to join"
+        raise MappingError("operation-arity", what, hint=hint)
+    return count
 
 
 def count_stars(patterns: Iterable[str]) -> int:

@@ -11,6 +11,8 @@ from weighbridge.algebra.copies import runs
 from weighbridge.algebra.layout import MAX_COPIES, Layout, is_fragmented
 from weighbridge.base.errors import LayoutError, WeighbridgeError
 from weighbridge.base.specs import MAX_AXES, Shape
+from weighbridge.operations.casting import Cast
+from weighbridge.operations.chosen_parts import On
 from weighbridge.operations.groupings import (
     Concatenate,
     ErnieFuseAndSplitTextVisionExperts,
@@ -19,7 +21,7 @@ from weighbridge.operations.groupings import (
     check_parts,
 )
 from weighbridge.operations.movements import Moving
-from weighbridge.operations.ops import Cast, Operation
+from weighbridge.operations.ops import Operation
 from weighbridge.operations.replicas import MergeEqual, Repeat
 from weighbridge.operations.values import Context, Lane, Value, arity_error
 
@@ -193,9 +195,10 @@ class _Bench:
 
     def settle(self, lanes: tuple[Lane, ...], operation: Operation) -> tuple[Lane, ...]:
         """Write out what the next operation could not take as it is."""
+        cast = operation.apply if isinstance(operation, On) else operation
 
         def is_due(value: Value) -> bool:
-            recast = isinstance(operation, Cast) and value.is_rounded and value.dtype != operation.dtype
+            recast = isinstance(cast, Cast) and value.is_rounded and value.dtype != cast.dtype
             return recast or is_fragmented(value.layout, self.sources, self.cap)
 
         return self.write_out(lanes, is_due)
@@ -238,7 +241,7 @@ def takes_list(later: Iterable[Operation], is_indexed: bool) -> bool:
         (True, False)
     """
     lists = MergeModulelist, Concatenate, ErnieFuseAndSplitTextVisionExperts, MergeEqual
-    counting = (operation for operation in later if not isinstance(operation, Moving | Cast | Repeat))
+    counting = (operation for operation in later if not isinstance(operation, Moving | On | Cast | Repeat))
     follows = next(counting, None)
     return is_indexed if follows is None else isinstance(follows, lists)
 
@@ -247,11 +250,11 @@ def _before(operation: Operation, context: Context) -> Context:
     """Return what the targets of a context are before one operation."""
     if isinstance(operation, Cast):
         return context
-    if isinstance(operation, Moving):
+    if isinstance(operation, Moving | On):
         known = context.target_shapes
         shapes = known and tuple(
-            tuple(_shape_before(operation, shape, target, context.config) for shape in group)
-            for target, group in zip(context.targets, known, strict=False)
+            tuple(_shape_before(_at(operation, number), shape, target, context.config) for shape in group)
+            for number, (target, group) in enumerate(zip(context.targets, known, strict=False))
         )
         return replace(context, target_shapes=shapes)
     if isinstance(operation, SplitModulelist):
@@ -294,10 +297,16 @@ def _before_merge(times: int, context: Context) -> Context:
     )
 
 
-def _shape_before(operation: Moving, shape: Shape | None, target: str, config: object) -> Shape | None:
+def _at(operation: Moving | On, number: int) -> Moving | None:
+    """Return what moves the elements of a target's tensors; None where nothing does."""
+    chosen = operation.at(number) if isinstance(operation, On) else operation
+    return chosen if isinstance(chosen, Moving) else None
+
+
+def _shape_before(operation: Moving | None, shape: Shape | None, target: str, config: object) -> Shape | None:
     """Return the shape that an operation turns into `shape`, or None where that cannot be known."""
-    if shape is None:
-        return None
+    if shape is None or operation is None:
+        return shape
     try:
         return operation.inverse().movement(shape, target, None, config).joined
     except WeighbridgeError:

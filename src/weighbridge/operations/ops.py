@@ -7,11 +7,13 @@ both shapes and copies, and `inverse()` gives the operation that undoes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from typing import Any, Final, get_args
 
 from weighbridge.base.errors import LayoutError, WeighbridgeError
-from weighbridge.base.specs import dtype_named, widens_exactly
+from weighbridge.operations.casting import Cast
+from weighbridge.operations.chains import say_sizes
+from weighbridge.operations.chosen_parts import On, Single
 from weighbridge.operations.groupings import (
     Chunk,
     Concatenate,
@@ -33,66 +35,7 @@ from weighbridge.operations.movements import (
 )
 from weighbridge.operations.reordering import Reorder
 from weighbridge.operations.replicas import MergeEqual, Repeat
-from weighbridge.operations.values import Arguments, Context, Lane, Value
-
-
-@dataclass(frozen=True, slots=True)
-class Cast(Arguments):
-    """Give each tensor another dtype; the copies convert what they move.
-
-    Args:
-        dtype: The new dtype: a safetensors code or a torch name.
-        source_dtype: The dtype before, needed for the inverse alone.
-
-    Examples:
-        >>> Cast("float32", "bfloat16").inverse()
-        Cast(dtype='BF16', source_dtype='F32')
-    """
-
-    dtype: str
-    source_dtype: str | None = None
-
-    def __post_init__(self) -> None:
-        Arguments.__post_init__(self)
-        for name in ("dtype", "source_dtype"):
-            given = getattr(self, name)
-            if given is not None:
-                object.__setattr__(self, name, _code(given))
-
-    def lower(self, lanes: tuple[Lane, ...], context: Context) -> tuple[Lane, ...]:
-        """Change each value's dtype."""
-        return tuple(replace(lane, values=tuple(map(self._cast, lane.values))) for lane in lanes)
-
-    def _cast(self, value: Value) -> Value:
-        if self.source_dtype not in (None, value.dtype):
-            raise LayoutError(
-                "dtype-mismatch", "the tensor has another dtype", expected=str(self.source_dtype), got=value.dtype
-            )
-        if value.dtype == self.dtype:
-            return value
-        if value.is_rounded:
-            raise LayoutError("operation-argument", "a second cast would lose the first one's rounding; use lower()")
-        return Value(value.layout, self.dtype, is_rounded=not widens_exactly(value.dtype, self.dtype))
-
-    def inverse(self) -> Cast:
-        """Return the cast back to `source_dtype`.
-
-        Raises:
-            LayoutError: `operation-one-way`.
-        """
-        if self.source_dtype is None:
-            raise LayoutError(
-                "operation-one-way", "a cast does not know what it came from", hint="give it a source_dtype"
-            )
-        return Cast(self.source_dtype, self.dtype)
-
-
-def _code(name: str) -> str:
-    try:
-        return dtype_named(name).code
-    except WeighbridgeError as error:
-        raise LayoutError("operation-argument", "this is no dtype", expected=error.expected, got=repr(name)) from None
-
+from weighbridge.operations.values import brief
 
 Operation = (
     Cast
@@ -105,6 +48,7 @@ Operation = (
     | LinearToConv3d
     | MergeEqual
     | MergeModulelist
+    | On
     | Permute
     | PermuteForRope
     | Rearrange
@@ -131,7 +75,7 @@ def operation_from_dict(form: Mapping[str, Any]) -> Operation:
 
     Examples:
         >>> operation_from_dict({"operation": "Chunk", "dim": 1})
-        Chunk(dim=1, num_shards_attribute=None)
+        Chunk(dim=1, num_shards_attribute=None, chunks=None)
     """
     arguments = {name: value for name, value in form.items() if name != "operation"}
     named = {cls.__name__: cls for cls in OPERATIONS}
@@ -145,6 +89,8 @@ def operation_from_dict(form: Mapping[str, Any]) -> Operation:
         )
     make: Callable[..., Operation] = cls
     try:
+        if cls is On:
+            arguments["apply"] = _single_from_dict(arguments["apply"])
         if cls is Rearrange:
             return make(arguments.pop("pattern"), **arguments.pop("lengths", {}), **arguments)
         return make(**arguments)
@@ -153,18 +99,28 @@ def operation_from_dict(form: Mapping[str, Any]) -> Operation:
         raise LayoutError("operation-argument", f"{cls.__name__} takes other arguments", expected=expected) from None
 
 
+def _single_from_dict(form: object) -> Operation:
+    names = [cls.__name__ for cls in OPERATIONS if issubclass(cls, Single)]
+    if not isinstance(form, Mapping) or form.get("operation") not in names:
+        what = "there is no such operation on single tensors"
+        raise LayoutError("operation-argument", what, expected=", ".join(names), got=brief(form))
+    return operation_from_dict(form)
+
+
 def invert(operations: Iterable[Operation]) -> tuple[Operation, ...]:
     """Return the operations that undo a list of them.
+
+    A part that is cut and joined again has the size on the way back that the cut gives it.
 
     Raises:
         LayoutError: `operation-one-way`.
 
     Examples:
         >>> invert([MergeModulelist(0), Concatenate(1)])
-        (Chunk(dim=1, num_shards_attribute=None), SplitModulelist(dim=0))
+        (Chunk(dim=1, num_shards_attribute=None, chunks=None), SplitModulelist(dim=0))
     """
     inverses: list[Operation] = []
-    for operation in operations:
+    for operation in say_sizes(operations):
         try:
             inverses.append(operation.inverse())
         except WeighbridgeError as error:

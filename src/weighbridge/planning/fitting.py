@@ -252,7 +252,7 @@ class _Fitting:
                     self.problems.append(self._misfit(key, step, output.layout.shape, wanted))
 
     def _no_such_target(self, key: str, step: Step) -> PlanError:
-        return no_such_target(key, step.reads[:3], _rules(self.mapping, step))
+        return no_such_target(key, step.reads[:SHOWN_SOURCES], _rules(self.mapping, step))
 
     def _misfit(self, key: str, step: Step, shape: tuple[int, ...], wanted: TensorSpec) -> PlanError:
         """Say that shapes differ; where only the number of joined tensors does, name those in excess or lacking."""
@@ -290,7 +290,7 @@ class _Fitting:
 
     def _tie_steps(self) -> None:
         """Mark a step that fills a target whose twin is filled as well: its bytes must be equal, not written again."""
-        if self.target is None or not self.target.ties:
+        if self.target is None:
             return
         written = [key for step in sorted(self.steps, key=lambda step: step.targets) for key in step.writes]
         for key in written:
@@ -326,7 +326,7 @@ class _Fitting:
                 tied.append(Fated(key, TensorSpec(written[twin], self.target[key].shape), twin))
             elif key in named or self.options.partial:
                 initialised.append(Fated(key, self.target[key], named.get(key, "partial=True")))
-            if twin is None and key not in named and (self.options.partial or key not in self.blamed):
+            if twin is None and key not in named and key not in self.blamed:
                 missing.append(key)
         return tuple(sorted(tied)), tuple(sorted(initialised)), tuple(sorted(missing))
 

@@ -193,15 +193,15 @@ def try_rules(plan: Plan, key: str) -> Iterator[Tried]:
         name, converted = written[0], converted or rule.converts
 
 
-def _spared_rules(plan: Plan, key: str) -> tuple[int, ...]:
+def _spared_rules(plan: Plan, key: str) -> frozenset[int]:
     """Return the numbers of the rules that gave way on a key to what the target has."""
     if not any(rule.if_wanted for rule in plan.mapping):
-        return ()
+        return frozenset()
     reached = Header({**plan.target.specs, **{fated.key: fated.spec for fated in plan.initialised}})
     try:
         return trace_key(prepare(plan.mapping, Wanted(reached, plan.source)), key).spared
     except PlanError:
-        return ()
+        return frozenset()
 
 
 def _write(rules: Rules, number: int, name: str) -> tuple[str, ...]:

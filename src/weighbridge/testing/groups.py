@@ -18,6 +18,7 @@ from weighbridge.base.specs import Header, Shape, TensorSpec
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.one_way import one_way_reason
 from weighbridge.mappings.transforms import Transform, WeightConverter, rename_key, strip_scope
+from weighbridge.operations.chosen_parts import On
 from weighbridge.operations.configuration import read_size
 from weighbridge.operations.groupings import Concatenate, Split
 from weighbridge.operations.movements import Conv3dToLinear, LinearToConv3d, PermuteForRope, Reshape
@@ -175,6 +176,8 @@ def _named_shapes(operation: Any, lanes: int, config: Any) -> Iterator[tuple[Sha
             yield ((4, channels, *kernel),) * lanes
         case LinearToConv3d(channels, kernel):
             yield ((4, channels * prod(kernel)),) * lanes
+        case On(_, apply):
+            yield from _named_shapes(apply, lanes, config)
         case PermuteForRope() if isinstance(operation.num_heads, int):
             yield from (((4 * operation.num_heads, 6),) * lanes, ((4 * operation.num_heads,),) * lanes)
 

@@ -13,8 +13,10 @@ from weighbridge.base.specs import Header, TensorSpec, dtype_named
 from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, WeightConverter, WeightRenaming
+from weighbridge.operations.chosen_parts import On
 from weighbridge.operations.groupings import Chunk, Concatenate, MergeModulelist
-from weighbridge.operations.movements import Transpose
+from weighbridge.operations.movements import Interleave, Transpose
+from weighbridge.operations.ops import Operation
 from weighbridge.operations.reordering import Reorder
 from weighbridge.operations.replicas import MergeEqual, Repeat
 from weighbridge.planning.compiling import compile_plan
@@ -160,6 +162,12 @@ def _transform(kind: int, words: list[str], scope: str) -> Transform:
             return WeightConverter(f"replicas.*.{both}", f"{both}.all", [MergeEqual(2)], scope)
         case 8:
             return WeightConverter(f"{both}.in", f"{both}.out", [Reorder(0, (1, 0))], scope)
+        case 7:
+            chain: list[Operation] = [Chunk(0, chunks=3), On((1,), Interleave(0)), Concatenate(0)]
+            return WeightConverter(both, f"{both}.out", chain, scope)
+        case 8:
+            parts = [f"{first}.in", f"{second}.in"]
+            return WeightConverter(parts, f"{both}.all", [On((0,), Reorder(0, (1, 0))), Concatenate(0)], scope)
         case _:
             parts = [f"{first}.weight", f"{second}.weight"]
             return WeightConverter(both, parts, [Chunk(dim=0), Transpose(dim0=0, dim1=1)], scope)

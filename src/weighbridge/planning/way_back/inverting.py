@@ -263,7 +263,7 @@ def takes_equal_parts(transform: Transform) -> bool:
 
 
 def _is_equal_cut(operation: object) -> bool:
-    return isinstance(operation, Chunk) and operation.num_shards_attribute is None
+    return isinstance(operation, Chunk) and operation.num_shards_attribute is None and operation.chunks is None
 
 
 def _lost(plan: Plan, back: Plan) -> dict[tuple[int, ...], list[Step]]:

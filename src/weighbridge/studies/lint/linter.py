@@ -17,8 +17,9 @@ from weighbridge.mappings.transforms import Transform, WeightConverter
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.readings import matching
 from weighbridge.planning.tracing import Rule, Rules, prepare
+from weighbridge.studies.lint.counting import check_uncounted
 from weighbridge.studies.lint.findings import FINDINGS, Finding, LintReport
-from weighbridge.studies.lint.operation_checks import check_idle, check_uncounted
+from weighbridge.studies.lint.idling import check_idle
 from weighbridge.studies.lint.rule_checks import (
     WALK_CHECKS,
     Subject,

@@ -1,4 +1,4 @@
-"""The checks of what converters do to tensors, from their operations alone."""
+"""Find what a converter says without effect: operations that move nothing, and parts that are all there are."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ from collections.abc import Iterable, Iterator
 
 from weighbridge.base.errors import LayoutError
 from weighbridge.mappings.transforms import WeightConverter
+from weighbridge.operations.chains import say_sizes
+from weighbridge.operations.chosen_parts import On, Single
 from weighbridge.operations.movements import Permute, Transpose
-from weighbridge.operations.ops import Operation, invert
+from weighbridge.operations.ops import Operation
 from weighbridge.operations.reordering import Reorder
-from weighbridge.operations.replicas import MergeEqual, Repeat
+from weighbridge.operations.replicas import MergeEqual
 from weighbridge.studies.lint.findings import Finding
 from weighbridge.studies.lint.rule_checks import Subject
 
 
 def check_idle(subject: Subject) -> Iterator[Finding]:
-    """Find converters whose operations move nothing: each leaves its tensors alone, or is undone by the next one."""
+    """Find converters whose operations move nothing: each leaves its tensors alone, or is undone by the next one.
+
+    So is what names parts, and names all of them.
+    """
     for number, transform in enumerate(subject.mapping):
-        if isinstance(transform, WeightConverter) and not _remaining(transform.operations):
+        if not isinstance(transform, WeightConverter):
+            continue
+        if not _remaining(transform.operations):
             hint = "names alone: WeightRenaming; or correct the order, the axes or the stripes"
             yield subject.find("idle", "warning", [number], "the operations leave every tensor as it is", hint=hint)
+        for operation, lanes in zip(transform.operations, transform.arity.count_lanes(), strict=True):
+            if isinstance(operation, On) and len(operation.parts) == lanes:
+                words, hint = f"{operation} names every part there is", f"{operation.apply} alone says the same"
+                yield subject.find("idle", "warning", [number], words, hint=hint)
 
 
 def _remaining(operations: Iterable[Operation]) -> list[Operation]:
@@ -35,7 +46,7 @@ def _remaining(operations: Iterable[Operation]) -> list[Operation]:
     return left
 
 
-def _leaves_alone(operation: Operation) -> bool:
+def _leaves_alone(operation: Operation | Single) -> bool:
     match operation:
         case Transpose(dim0, dim1):
             return dim0 == dim1
@@ -43,6 +54,8 @@ def _leaves_alone(operation: Operation) -> bool:
             return list(axes) == list(range(len(axes)))
         case Reorder(_, order, _, before, after):
             return list(order) == list(range(len(order))) and (before or 1) == (after or 1)
+        case On():
+            return _leaves_alone(operation.apply)
     return False
 
 
@@ -50,25 +63,6 @@ def _undoes(first: Operation, second: Operation) -> bool:
     if isinstance(first, MergeEqual):
         return False  # it may be undone, but has found that they are equal
     try:
-        return invert([first]) == (second,)
+        return [first.inverse()] == say_sizes([first, second])[1:]
     except LayoutError:
         return False
-
-
-def check_uncounted(subject: Subject) -> Iterator[Finding]:
-    """Find converters that make of one tensor as many equal ones as nobody says, on their way or on the way back."""
-    for number, transform in enumerate(subject.mapping):
-        if not isinstance(transform, WeightConverter):
-            continue
-        made = {type(operation) for operation in transform.operations if operation in (Repeat(), MergeEqual())}
-        if Repeat in made and transform.arity.splits:
-            yield _uncounted(subject, number, "only a target says how many tensors this makes")
-        if MergeEqual in made and transform.arity.merges and number not in subject.legacy:
-            yield _uncounted(
-                subject, number, "the way back says how many tensors there were only by a record or a target"
-            )
-
-
-def _uncounted(subject: Subject, number: int, words: str) -> Finding:
-    hint = "if they are always as many, write the number: times=..."
-    return subject.find("uncounted", "warning", [number], words, hint=hint)
