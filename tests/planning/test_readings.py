@@ -439,3 +439,10 @@ def test_a_target_of_a_group_that_a_partial_load_leaves_out_is_missing() -> None
     with pytest.raises(wb.PlanError) as caught:
         wb.plan(header("e", "e.1.w"), rules, header("e", "k"), partial=True)
     assert caught.value.code == "layout-ambiguous"
+
+
+def test_a_nested_reading_is_no_way_out_where_a_nearer_one_would_fill_as_much() -> None:
+    target = wb.Header({"w": wb.TensorSpec("F32", (5,)), "m.w": wb.TensorSpec("F32", (2,))})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header("w"), [], target, partial=True)
+    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("spec-mismatch", "w")]
