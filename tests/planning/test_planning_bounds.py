@@ -277,6 +277,7 @@ UNMOVED = {
     "in a source": (["layer_02.w"], "^layer_{i+1}", "layers.{i}", "02, for {i+1}, has leading zeros"),
     "in a source, backwards": (["layer_00.w"], "^layer_{i-1}", "layers.{i}", "leading zeros"),
     "in a source, before another": (["a.02.b.3"], "{i+1}", "{i}", "leading zeros"),
+    "in a source, behind one that stays": (["h.00.e.02.w"], "h.{l:int}.e.{i+1}", "h.{l}.e.{i}", "02, for {i+1}, has"),
     "too large": ([f"l.{10**18}.w"], "l.{i:int}", "m.{i+1}", "more than 18 digits"),
     "in a source, too large": (["l.1" + "0" * 4000 + ".w"], "l.{i+1}", "m.{i}", "more than 18 digits"),
 }

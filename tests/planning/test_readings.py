@@ -206,6 +206,31 @@ def test_h4_near_names_are_sought_for_an_error_alone() -> None:
     assert count_calls("_likely", partial(wb.plan, source, [], target)) > 0
 
 
+def test_h4_a_partial_load_compiles_no_reading_that_could_fill_nothing_more() -> None:
+    """Of the paths of a sub-model, before the rules and behind them, only those that something is missing under."""
+    source, target = header("a.gamma", "x.b", "y.old"), header("a.weight", "p.one", "q.two", "r.s.three")
+    mapping = [wb.WeightRenaming("gamma", "weight"), wb.WeightRenaming("^y.old", "new")]
+    assert count_calls("draft_reading", partial(wb.plan, source, mapping, target, partial=True)) == 1
+    useful = header(*target, "q.new")
+    assert count_calls("draft_reading", partial(wb.plan, source, mapping, useful, partial=True)) == 2
+    assert wb.plan(source, mapping, useful, partial=True).step_of_target.keys() >= {"a.weight", "q.new"}
+
+
+def test_h4_no_step_is_made_for_a_reading_that_its_names_rule_out() -> None:
+    source, target = header("norm.gamma", "head", "h.0.w"), header("norm.weight", "head", "h.0.w")
+    rules = [wb.WeightRenaming("gamma", "weight")]
+    both, one = (partial(wb.plan, source, rules, target, layout=layout) for layout in ("auto", "mapped"))
+    assert count_calls("draft_reading", both) == 2
+    assert count_calls("identity", both) == count_calls("identity", one) == len(source)
+
+
+def test_h4_names_are_looked_up_in_the_target_only_where_a_rule_could_give_way() -> None:
+    source, target = header("norm.gamma", "head"), header("norm.weight", "head")
+    for if_wanted, count in ((False, 0), (True, 1)):
+        rules = [wb.WeightRenaming("gamma", "weight", if_wanted=if_wanted)]
+        assert count_calls("choose_outcome", partial(wb.plan, source, rules, target, layout="mapped")) == count
+
+
 KEYS = ("h.0.w", "h.1.w", "h.10.w", "t.h.0.w", "t.h.1.b", "t.x", "a.\ue000.w", "h.00.w")
 PATTERNS = ("^h.0.w$", "h.0.w", "^h.*.w$", "*", "^x$", "x$", "^h.{i:int}", "^h.0[0]?.w$", "{a:**}.w")
 
@@ -390,6 +415,13 @@ def test_a_nested_reading_that_fills_no_more_than_a_faulty_nearer_one_does_not_h
     assert [(problem.code, problem.where) for problem in caught.value.problems] == [("rule-overlap", "net.q")]
 
 
+def test_a_nested_reading_that_would_be_the_only_one_but_for_a_fault_is_reported() -> None:
+    source = wb.Header({"norm.w": wb.TensorSpec("F32", (2,)), "embed.w": wb.TensorSpec("F32", (5,))})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [], header("m.norm.w", "m.embed.w"), partial=True)
+    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("spec-mismatch", "m.embed.w")]
+
+
 def test_a_faulty_reading_is_reported_only_where_it_reaches_more_than_each_that_fits() -> None:
     """Two readings of a partial load fit, one fills less and one fills more than the faulty one would."""
     mapping = wb.Mapping([wb.WeightConverter("^w{i:int}$", "v{i}", [wb.Reshape([-1, 1])])], base_prefix="m")
@@ -399,3 +431,11 @@ def test_a_faulty_reading_is_reported_only_where_it_reaches_more_than_each_that_
             wb.plan(header("w1", "w2", "w3"), mapping, header(*names), partial=True)
         assert caught.value.code == code
     assert wb.plan(header("w1", "w2", "w3"), mapping, header("v1", "v2", "w1", "w2"), partial=True).reading == "as is"
+
+
+def test_a_target_of_a_group_that_a_partial_load_leaves_out_is_missing() -> None:
+    """The rules fill `k` and lack members for `e`; as it is the file fills `e` and not `k`: neither has more."""
+    rules = [wb.WeightRenaming("^e$", "k"), wb.WeightConverter("e.*.w", "e", [wb.MergeModulelist(0)])]
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header("e", "e.1.w"), rules, header("e", "k"), partial=True)
+    assert caught.value.code == "layout-ambiguous"

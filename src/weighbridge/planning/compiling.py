@@ -223,9 +223,9 @@ def _choose(drafts: list[Draft], source: Header, target: Header | None, options:
             fitting.append(draft)
     if options.partial:
         fitting = [draft for draft in fitting if not any(other.covers_more(draft) for other in fitting)]
-    faulty = next((draft for draft in drafts if _is_right_but_faulty(draft, fitting, options)), None)
-    if faulty is not None:
-        raise none_fits([faulty], source, target, further, others=fitting)
+    faulty = [draft for draft in drafts if _is_right_but_faulty(draft, fitting, options)]
+    if faulty:
+        raise none_fits(faulty, source, target, further, others=fitting)
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:

@@ -299,7 +299,7 @@ class _Fitting:
 
     def _tie_steps(self) -> None:
         """Mark a step that fills a target whose twin is filled as well: its bytes must be equal, not written again."""
-        if self.target is None or not self.target.ties:
+        if self.target is None:
             return
         written = [key for step in sorted(self.steps, key=lambda step: step.targets) for key in step.targets]
         for key in written:

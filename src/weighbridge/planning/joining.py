@@ -153,10 +153,10 @@ class Joiner:
         self._groups = tuple(groups)
         by_rule: dict[int, list[Group]] = {}
         for group in self._groups:
-            if not group.fault and self._is_complete(group):
-                by_rule.setdefault(group.rule, []).append(group)
-            else:
+            if group.fault:
                 self._blame_targets(group)
+            elif self._is_complete(group):
+                by_rule.setdefault(group.rule, []).append(group)
         return [step for number in sorted(by_rule) for step in self._lower_rule(number, by_rule[number])]
 
     def _lower_rule(self, number: int, groups: list[Group]) -> list[Step]:
@@ -255,6 +255,7 @@ class Joiner:
             self.left.extend(_sources(group))
         elif faults:
             self.problems.append(self._incomplete(rule, group, faults, counts))
+            self._blame_targets(group)
         return not faults
 
     def _expected_counts(self, rule: Rule, group: Group) -> list[int]:

@@ -45,7 +45,7 @@ def trace_keys(
         start: Number of the first rule to run.
         converters: Whether converters may fire.
     """
-    if not rules.rules[start:]:
+    if all(rule.converts and not converters for rule in rules.rules[start:]):
         yield from (Traced(Trace(key, (), None), [(key, ())]) for key in keys)
         return
     found = rules.families(keys)
@@ -304,7 +304,7 @@ def finish_names(
         For each name its last form and the numbers of the rules that fired.
     """
     done: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for trace, members in trace_keys(rules, names, problems, converter + 1, converters=False):
+    for trace, members in trace_keys(rules, names, problems, converter, converters=False):
         for name, indices in members:
             done[name] = (spell(trace.name, indices), trace.fired)
     return done
