@@ -218,6 +218,13 @@ def test_g2_any_lengths_keep_their_names(lengths: list[int], has_target: bool, c
     assert is_equal(wb.plan(shuffled, rules, wanted if has_target else None).state_dict(), wanted)
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_members_of_unequal_sizes_are_joined_in_the_order_of_their_indices(order: list[int]) -> None:
+    held = {f"e.{i}.w": numbers(i + 1, 2, start=10 * i) for i in order}
+    plan = wb.plan(held, [wb.WeightConverter("e.*.w", "e", [wb.Concatenate(0)])])
+    assert plan.state_dict()["e"].equal(torch.cat([held[f"e.{i}.w"] for i in range(3)]))
+
+
 # A6: groups of one rule that differ in size
 
 

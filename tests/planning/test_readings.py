@@ -408,11 +408,11 @@ def test_a_nested_reading_that_does_not_fit_is_no_reason_to_refuse_a_nearer_one(
 
 
 def test_a_nested_reading_that_fills_no_more_than_a_faulty_nearer_one_does_not_hide_its_fault() -> None:
-    """Below `m`, the file fills one target as well, and `a` would be left as it was without a word."""
-    target = wb.Header({"a": wb.TensorSpec("F32", (9,)), "m.b": wb.TensorSpec("F32", (2,))})
+    """Without rules, the file below `net` fills `gain` as well: the rule that is at fault was then never heard of."""
+    rules = [wb.WeightRenaming(["q", "net.q"], "x"), wb.PrefixChange(prefix_to_remove="net")]
     with pytest.raises(wb.PlanError) as caught:
-        wb.plan(header("a", "b"), [], target, partial=True)
-    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("spec-mismatch", "a")]
+        wb.plan(header("net.gain", "net.q"), rules, header("gain"), partial=True)
+    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("rule-overlap", "net.q")]
 
 
 def test_a_nested_reading_that_would_be_the_only_one_but_for_a_fault_is_reported() -> None:
@@ -439,3 +439,10 @@ def test_a_target_of_a_group_that_a_partial_load_leaves_out_is_missing() -> None
     with pytest.raises(wb.PlanError) as caught:
         wb.plan(header("e", "e.1.w"), rules, header("e", "k"), partial=True)
     assert caught.value.code == "layout-ambiguous"
+
+
+def test_a_nested_reading_is_no_way_out_where_a_nearer_one_would_fill_as_much() -> None:
+    target = wb.Header({"w": wb.TensorSpec("F32", (5,)), "m.w": wb.TensorSpec("F32", (2,))})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header("w"), [], target, partial=True)
+    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("spec-mismatch", "w")]

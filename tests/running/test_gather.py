@@ -608,6 +608,18 @@ def test_columns_side_by_side_are_one_transpose(parts: tuple[int, ...], tmp_path
     assert plan.is_exact
 
 
+def test_columns_side_by_side_are_read_where_the_first_of_them_lies(tmp_path: Path) -> None:
+    held = {name: torch.randn(rows, 90) for name, rows in (("w0", 30), ("w0.other", 1), ("w1", 20))}
+    save_file(held, tmp_path / "model.safetensors")
+    join = wb.WeightConverter(["^w0$", "^w1$"], "all", [wb.Concatenate(dim=0, sizes=(30, 20)), wb.Transpose(0, 1)])
+    plan = wb.plan(tmp_path / "model.safetensors", [join])
+    made, listed = wanted_of(plan)
+    told: list[int] = []
+    total = plan.target.size_bytes
+    gather(listed, wb.open(tmp_path / "model.safetensors"), Counter(total, lambda done, _: told.append(done)))
+    assert told == [made["all"].nbytes, total]
+
+
 @pytest.mark.parametrize("parts", [(1,) * 40, (16, 8, 16), (3, 30, 7)])
 @pytest.mark.parametrize("dtype", [None, "F32"])
 @pytest.mark.parametrize("is_transposed", [False, True])
