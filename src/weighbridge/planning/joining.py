@@ -243,15 +243,11 @@ class Joiner:
         indexed = (rule.splits,) * len(rule.targets)
         context = Context(converter.target_patterns, known, indexed, config=self.config)
         lowered = lower(converter.operations, lanes, context)
+        made = [lane for lanes in (lowered.lanes, *lowered.again) for lane in lanes]
         program = Program(
             tuple(spec for lane in specs for spec in lane) * lowered.repeats,
             tuple(Output(temporary.dtype, temporary.layout) for temporary in lowered.temporaries),
-            tuple(
-                Output(value.dtype, value.layout)
-                for lanes in (lowered.lanes, *lowered.again)
-                for lane in lanes
-                for value in lane.values
-            ),
+            tuple(Output(value.dtype, value.layout) for lane in made for value in lane.values),
         )
         return Lowered(program, tuple(len(lane.values) for lane in lowered.lanes))
 
