@@ -264,12 +264,14 @@ EVERY_OPERATION = [
     wb.ErnieSplitAndDecoupleTextVisionExperts(1, 2),
     wb.Interleave(1, inverse=True),
     wb.LinearToConv3d(3, (2, 14, 14)),
+    wb.MergeEqual(3),
     wb.MergeModulelist(),
     wb.On([1, 0], wb.Rearrange("(a b) c -> (b a) c", a="num_heads")),
     wb.Permute((2, 0, 1)),
     wb.PermuteForRope("text_config", ("q_proj", "k_proj"), True, "num_key_value_heads"),
     wb.Rearrange("(h two d) c -> (two h d) c", two=2, h="num_attention_heads"),
     wb.Reorder(0, (1, 0), ("num_attention_heads*head_dim", 3), target_stripes="tensor_parallel_size"),
+    wb.Repeat(),
     wb.Reshape((2, -1), (6,)),
     wb.Split(0, (1, 2)),
     wb.SplitModulelist(2),
@@ -288,7 +290,9 @@ def test_every_operation_comes_back(operation: Any) -> None:
         "Chunk": ("a", ["b", "c"]),
         "Split": ("a", ["b", "c"]),
         "On": (["a", "b"], ["c", "d"]),
+        "MergeEqual": ("a.*", "b"),
         "MergeModulelist": ("a.*", "b"),
+        "Repeat": ("a", ["b", "c"]),
         "SplitModulelist": ("a", "b.*"),
         "ErnieFuseAndSplitTextVisionExperts": ("a.*", ["b", "c"]),
         "ErnieSplitAndDecoupleTextVisionExperts": (["a", "b"], ["c.*", "d.*"]),
@@ -936,7 +940,7 @@ def test_files_on_the_page_are_read() -> None:
     """Its commands run in tests/whole/test_docs.py."""
     page = (ROOT / "docs" / "mapping-files.md").read_text("utf-8")
     (block,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(read_mapping(block)) == 7 + len(default_registry.find("llava"))
+    assert len(read_mapping(block)) == 9 + len(default_registry.find("llava"))
 
 
 def test_examples_in_the_help_run(there: Path) -> None:
