@@ -67,7 +67,10 @@ class _Rules:
 
     def draw(self, count: int) -> wb.Mapping:
         makers: list[Callable[[], Any]] = [self.rename] * 5 + [self.group, self.prefix, self.prefix, self.absent]
-        makers += [self.move] * 5 + [self.join] * 2 + [self.merge, self.merge, self.cut, self.unmerge]
+        makers += (
+            [self.move] * 5 + [self.chain] * 2 + [self.join] * 2 + [self.merge, self.merge, self.cut, self.unmerge]
+        )
+        makers += [self.repeat] * 2 + [self.merge_equal] * 2
         self.made = interpret(wb.Mapping(), self.tensors)
         faulty = self.chance.choice((0.1, 0.1, 0.1, 1.0))
         for _ in range(count):
@@ -244,6 +247,27 @@ class _Rules:
         named = [chance.choice((size, size, "num_attention_heads")) for size in sizes]
         return _made(wb.Reorder, axis, order, named, *stripes) or wb.Reorder(axis, order)
 
+    def chain(self) -> Any:
+        """Cut a tensor, move the elements of some parts or of all, and join them under one name."""
+        chance, name = self.chance, self.name(lambda tensor: tensor.ndim > 0 and max(tensor.shape) > 1, fresh=True)
+        if name is None:
+            return None
+        shape, dtype = list(self.made.tensors[name].shape), self.made.tensors[name].dtype
+        axis = chance.choice([at for at, size in enumerate(shape) if size > 1])
+        first, dim = chance.randint(1, shape[axis] - 1), chance.choice((axis, axis, axis - len(shape)))
+        sizes = (first, shape[axis] - first)
+        named = [chance.choice((size, size, "num_attention_heads")) for size in sizes]
+        cut = wb.Chunk(dim, chunks=2) if len(set(sizes)) == 1 and chance.random() < 0.7 else wb.Split(dim, named)
+        chosen = chance.choice(((0,), (1,), (0, 1)))
+        part = (*shape[:axis], sizes[chosen[0]], *shape[axis + 1 :])
+        inner = self.movement(part, dtype) if chance.random() < 0.3 else self.reorder(part)
+        done = [inner if chance.random() < 0.2 else wb.On(chosen, inner)] if chance.random() < 0.9 else []
+        join = wb.Concatenate(dim, sizes=sizes if chance.random() < 0.2 else None)
+        piece = self.piece(name, whole_end=True)
+        source, target = self.generalise(piece.inside)
+        target = target if chance.random() < 0.6 else self.reword(target)
+        return self.convert([_dotted(source)], [".".join(target)], [cut, *done, join], piece.scope)
+
     def siblings(self) -> list[str]:
         """Find names that differ in one word, and could be joined."""
         first = self.name(lambda tensor: tensor.ndim > 0, fresh=True)
@@ -275,7 +299,10 @@ class _Rules:
         operation = wb.Concatenate(axis, sizes=sizes if self.chance.random() < 0.2 else None)
         wanted = re.sub(r"(?<![^.])\d+(?![^.])", "{i}", ".".join(target), count=1)
         more = [wb.Transpose(0, 1)] if self.chance.random() < 0.15 else []
-        return self.convert(captured, [wanted], [operation, *more], "")
+        chosen = self.chance.randrange(len(names))
+        inner = self.reorder(tuple(self.made.tensors[names[chosen]].shape)) if self.chance.random() < 0.2 else None
+        some = [] if inner is None else [wb.On((chosen,), inner)]
+        return self.convert(captured, [wanted], [*some, operation, *more], "")
 
     def merge(self) -> Any:
         """Stack tensors by an index in their names, or concatenate them by it."""
@@ -332,6 +359,64 @@ class _Rules:
         if len(names) == 1 and self.chance.random() < 0.2:
             targets, operation = ["t.*.w", "v.*.w"], wb.ErnieSplitAndDecoupleTextVisionExperts(0, 1)
         return self.convert(sources, targets, [operation], "")
+
+    # equal tensors
+
+    def repeat(self) -> Any:
+        """Make several equal tensors of one, under names of their own, by an index, or stacked."""
+        name = self.name(fresh=True)
+        if name is None:
+            return None
+        source = self.piece(name, whole_end=True)
+        here, there = self.generalise(source.inside)
+        times, alone = self.chance.choice((2, 2, 3)), ".".join(there)
+        targets = [".".join([*there[:-1], f"{there[-1]}_{n}"]) for n in range(times)]
+        match self.chance.choice(("names", "number", "index", "stack", "join")):
+            case "names":
+                targets[0] = alone if self.chance.random() < 0.5 else targets[0]
+                operations: list[Any] = [wb.Repeat()]
+            case "number":
+                operations = [wb.Repeat(times)]
+            case "index":
+                targets, operations = [f"{alone}.*.part"], [wb.Repeat(self.chance.choice((times, times, None)))]
+            case "stack":
+                targets, operations = [alone], [wb.Repeat(times), wb.MergeModulelist(0)]
+            case _:
+                targets, operations = [alone], [wb.Repeat(times), wb.Concatenate(0)]
+        moves = [wb.Transpose(0, 1)] if self.made.tensors[name].ndim == 2 and self.chance.random() < 0.3 else []
+        return self.convert([_dotted(here)], targets, [*moves, *operations], source.scope)
+
+    def merge_equal(self) -> Any:
+        """Make one tensor of several, which are made equal for it, now and then but for one byte."""
+        names = self.siblings() if self.chance.random() < 0.6 else self.numbered()
+        if len(names) < 2 or not all(self.is_as_it_was(name) for name in names):
+            return None
+        keys = [self.made.sources[name][0] for name in names]
+        for key in keys[1:]:
+            self.tensors[key] = self.tensors[keys[0]].clone()
+        if self.chance.random() < 0.1 and self.tensors[keys[1]].numel():
+            raw = self.tensors[keys[1]].reshape(-1).view(torch.uint8)
+            raw[self.chance.randrange(raw.numel())] ^= 1
+        texts = [".".join(name.split(".")[-3:]) for name in names]
+        times = self.chance.choice((None, len(names)))
+        at = _differ(names[0].split("."), names[1].split("."))
+        if len(at) == 1 and names[0].split(".")[at[0]].isdigit():
+            parts = names[0].split(".")
+            texts = [".".join([*parts[: at[0]], "*", *parts[at[0] + 1 :]])]
+        return self.convert(texts, [f"same_{len(self.rules)}.weight"], [wb.MergeEqual(times)], "")
+
+    def is_as_it_was(self, name: str) -> bool:
+        """Tell whether a tensor may be replaced by another one: no converter has had it in its hands."""
+        return name not in self.made.changed and len(self.made.sources[name]) == 1
+
+    def numbered(self) -> list[str]:
+        """Find all names that differ from one in an index."""
+        indexed = [name for name in self.made.tensors if re.search(r"\.\d+\.", name) and name not in self.made.changed]
+        if not indexed:
+            return []
+        parts = self.chance.choice(indexed).split(".")
+        at = self.chance.choice([at for at, part in enumerate(parts[:-1]) if part.isdigit()])
+        return [".".join(parts), *(name for name in indexed if _differ(name.split("."), parts) == [at])]
 
 
 def _spelled(kind: str, segment: str, at: int, groups: int) -> tuple[str, str]:

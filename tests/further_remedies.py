@@ -394,6 +394,20 @@ def models() -> Iterator[Further]:
         lambda folder: wb.load(fresh(), {"norm.weight": numbers(3)}, rules, initialise=["norm.bias"]),
     )
     yield Further(
+        "a model was trained since one tensor was shared",
+        lambda folder: wb.save(_untied_and_trained(), folder / "wrong"),
+        'save the model under its own names by layout="as is"',
+        lambda folder: wb.save(_untied_and_trained(), folder / "right", layout="as is"),
+    )
+    yield Further(
+        "the same, saved otherwise",
+        lambda folder: wb.save(_untied_and_trained(), folder / "wrong"),
+        "or through other rules",
+        lambda folder: wb.save(
+            _untied_and_trained(), folder / "right", mapping=[wb.WeightRenaming("table.weight", "embed.weight")]
+        ),
+    )
+    yield Further(
         "a model on the meta device lacks values",
         lambda folder: wb.load(_meta(), {"norm.weight": numbers(3)}, [], partial=True),
         "make the model on a real device, or give the missing tensors",
@@ -405,6 +419,18 @@ def models() -> Iterator[Further]:
         "give the source: plan.inverse(source=...)",
         lambda folder: wb.plan(checkpoint_once(folder), NORMS).inverse(source=_renamed()).state_dict(),
     )
+
+
+def _untied_and_trained() -> torch.nn.Module:
+    model = torch.nn.ModuleDict({name: torch.nn.Linear(3, 2, bias=False) for name in ("embed", "head")})
+    wb.load(
+        model,
+        {"table.weight": numbers(2, 3)},
+        [wb.WeightConverter("table.weight", ["embed.weight", "head.weight"], [wb.Repeat()])],
+    )
+    with torch.no_grad():
+        model["head"].weight += 1
+    return model
 
 
 def _meta() -> torch.nn.Module:

@@ -240,14 +240,25 @@ def _stars(patterns: Sequence[str]) -> int:
 
 def merges(rule: wb.WeightConverter) -> bool:
     """Whether the last index of the sources is used up."""
-    named = any(type(each).__name__ in ("MergeModulelist", MERGING_ERNIE) for each in rule.operations)
-    return named or _stars(rule.source_patterns) > _stars(rule.target_patterns)
+    if _stars(rule.source_patterns) != _stars(rule.target_patterns):
+        return _stars(rule.source_patterns) > _stars(rule.target_patterns)
+    using = ["MergeModulelist", MERGING_ERNIE, *(["MergeEqual"] if len(rule.source_patterns) == 1 else [])]
+    making = ["SplitModulelist", SPLITTING_ERNIE, "Chunk", "Split", "Repeat"]
+    return _comes_first(rule.operations, using, making)
 
 
 def splits(rule: wb.WeightConverter) -> bool:
     """Whether the last index of the targets is made."""
-    named = any(type(each).__name__ in ("SplitModulelist", SPLITTING_ERNIE) for each in rule.operations)
-    return named or _stars(rule.source_patterns) < _stars(rule.target_patterns)
+    if _stars(rule.source_patterns) != _stars(rule.target_patterns):
+        return _stars(rule.source_patterns) < _stars(rule.target_patterns)
+    making = ["SplitModulelist", SPLITTING_ERNIE, *(["Repeat"] if len(rule.target_patterns) == 1 else [])]
+    using = ["MergeModulelist", MERGING_ERNIE, "Concatenate", "MergeEqual"]
+    return _comes_first(rule.operations[::-1], making, using)
+
+
+def _comes_first(operations: Sequence[Any], one: Sequence[str], other: Sequence[str]) -> bool:
+    names = [type(each).__name__ for each in operations if type(each).__name__ in (*one, *other)]
+    return bool(names) and names[0] in one
 
 
 MERGING_ERNIE, SPLITTING_ERNIE = "ErnieFuseAndSplitTextVisionExperts", "ErnieSplitAndDecoupleTextVisionExperts"

@@ -36,7 +36,9 @@ class Lane(NamedTuple):
 class Place:
     """What an operation may know: its targets, their shapes as far as they are known, and the configuration.
 
-    `last` says that no other operation comes after this one which changes shapes or numbers.
+    `last` says that no other operation comes after this one which changes shapes or numbers, and `listed` that what
+    comes takes one tensor for each index: an operation, or the targets. `parts` is how many tensors a cut is to give;
+    None where what comes after it joins them to one again, which `joined` says.
     """
 
     targets: tuple[str, ...]
@@ -44,11 +46,20 @@ class Place:
     splits: bool = False
     config: Any = None
     last: bool = True
+    listed: bool = False
+    parts: int | None = None
+    joined: bool = False
 
     def shape(self, target: int, index: int = 0) -> Shape | None:
         lane = self.shapes[target] if self.last and target < len(self.shapes) else ()
         return lane[index] if index < len(lane) else None
 
+
+LISTING = "MergeModulelist", "Concatenate", "ErnieFuseAndSplitTextVisionExperts", "MergeEqual"
+"""Operations that take one tensor for each index."""
+
+SINGLE = "SplitModulelist", "Chunk", "Split", "ErnieSplitAndDecoupleTextVisionExperts"
+"""Operations that take tensors without an index, and take them apart."""
 
 Lanes = list[Lane]
 Run = Callable[[Any, Lanes, Place], Lanes]
@@ -57,12 +68,30 @@ Run = Callable[[Any, Lanes, Place], Lanes]
 def run_operations(operations: Sequence[Any], lanes: Lanes, place: Place) -> Lanes:
     """Run a converter's operations, first to last."""
     for number, operation in enumerate(operations):
-        later = {type(each).__name__ for each in operations[number + 1 :]}
-        seen = Place(place.targets, place.shapes, place.splits, place.config, later <= {"Cast"})
+        later = [type(each).__name__ for each in operations[number + 1 :]]
+        regrouping = [name for name in later if name in LISTING or name in SINGLE]
+        listed = regrouping[0] in LISTING if regrouping else place.splits
+        joined = "Concatenate" in later
+        parts = _parts(operations[number + 1 :], len(place.targets))
+        last = set(later) <= {"Cast"}
+        seen = Place(place.targets, place.shapes, place.splits, place.config, last, listed, parts, joined)
         lanes = OPERATIONS[type(operation).__name__](operation, lanes, seen)
     if len(lanes) != len(place.targets):
         raise RefusedError("operation-arity")
     return lanes
+
+
+def _parts(later: Sequence[Any], targets: int) -> int | None:
+    """Return how many tensors there must be before some operations for there to be one for each target."""
+    parts: int | None = targets
+    for operation in reversed(later):
+        name = type(operation).__name__
+        if name in ("Repeat", "MergeEqual") and parts is not None:
+            times = operation.times
+            parts = None if times is None else -(-parts // times) if name == "Repeat" else parts * times
+        elif name in LISTING:
+            parts = None
+    return parts
 
 
 def _axis(dim: int, count: int) -> int:
@@ -144,6 +173,8 @@ def _concatenate(operation: Any, lanes: Lanes, place: Place) -> Lanes:
     sizes = tuple(tensor.shape[operation.dim] for tensor in tensors)
     if operation.sizes is not None and operation.sizes != sizes:
         raise RefusedError("shape-mismatch")
+    if operation.chunks is not None and (len(sizes) != operation.chunks or len(set(sizes)) > 1):
+        raise RefusedError("shape-mismatch")
     return [Lane(place.targets[0] if len(place.targets) == 1 else lanes[0].name, [whole])]
 
 
@@ -172,12 +203,16 @@ def _chunk(operation: Any, lanes: Lanes, place: Place) -> Lanes:
         if known is not None and len(known) != count:
             known = None
         return [Lane(place.targets[0], _cut(tensor, operation.dim, known or _equal(size, count)), indexed=True)]
+    if operation.chunks is not None:
+        return _dealt(lanes, place, _cut(tensor, operation.dim, _equal(size, operation.chunks)))
     if place.splits and len(place.targets) == 1 and place.last:
         if known is None:
             raise RefusedError("operation-argument")
         return [Lane(place.targets[0], _cut(tensor, operation.dim, known), indexed=True)]
-    parts = _cut(tensor, operation.dim, known or _equal(size, len(place.targets)))
-    return [Lane(target, [part]) for target, part in zip(place.targets, parts, strict=True)]
+    if place.parts is None:
+        raise RefusedError("operation-arity")
+    parts = _cut(tensor, operation.dim, known or _equal(size, place.parts))
+    return [Lane(place.targets[0], [part]) for part in parts]
 
 
 def _split(operation: Any, lanes: Lanes, place: Place) -> Lanes:
@@ -185,12 +220,63 @@ def _split(operation: Any, lanes: Lanes, place: Place) -> Lanes:
     sizes = operation.sizes if operation.sizes is not None else _wanted_sizes(place, tensor, operation.dim)
     if sizes is None:
         raise RefusedError("operation-argument")
-    parts = _cut(tensor, operation.dim, sizes)
+    named = [_size(size, place.config) for size in sizes]
+    return _dealt(lanes, place, _cut(tensor, operation.dim, named))
+
+
+def _dealt(lanes: Lanes, place: Place, parts: list[torch.Tensor]) -> Lanes:
+    """Give each target its part; parts that are joined again go on by themselves."""
+    if place.joined:
+        return [Lane(lanes[0].name, [part]) for part in parts]
     if place.splits and len(place.targets) == 1:
         return [Lane(place.targets[0], parts, indexed=True)]
     if len(parts) != len(place.targets):
         raise RefusedError("operation-arity")
     return [Lane(target, [part]) for target, part in zip(place.targets, parts, strict=True)]
+
+
+def _repeat(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+    times = operation.times
+    if times is None:
+        tensor = _only(lanes)
+        if not place.splits:
+            return [Lane(target, [tensor.clone()]) for target in place.targets]
+        if not place.shapes or not all(place.shapes):
+            raise RefusedError("operation-argument")
+        wanted = zip(place.targets, place.shapes, strict=True)
+        return [Lane(target, [tensor.clone() for _ in shapes], indexed=True) for target, shapes in wanted]
+    if any(lane.indexed for lane in lanes) or place.listed:
+        repeated = [[x.clone() for x in lane.tensors for _ in range(times)] for lane in lanes]
+        return [Lane(lane.name, tensors, indexed=True) for lane, tensors in zip(lanes, repeated, strict=True)]
+    return [Lane(lane.name, [lane.tensors[0].clone()]) for lane in lanes for _ in range(times)]
+
+
+def _merge_equal(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+    times = operation.times
+    if times is None:
+        return [Lane(lanes[0].name, [_one_of([tensor for lane in lanes for tensor in lane.tensors])])]
+    if any(lane.indexed for lane in lanes):
+        merged = []
+        for lane in lanes:
+            count = len(lane.tensors)
+            if count == 0 or count % times or (count != times and not place.listed):
+                raise RefusedError("operation-arity")
+            parts = [_one_of(lane.tensors[at : at + times]) for at in range(0, count, times)]
+            merged.append(Lane(lane.name, parts, place.listed))
+        return merged
+    if len(lanes) % times:
+        raise RefusedError("operation-arity")
+    groups = [lanes[at : at + times] for at in range(0, len(lanes), times)]
+    return [Lane(group[0].name, [_one_of([lane.tensors[0] for lane in group])]) for group in groups]
+
+
+def _one_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the first of some tensors that must be the same bytes."""
+    _same(tensors)
+    raw = [each.contiguous().reshape(-1).view(torch.uint8) for each in tensors]
+    if not all(torch.equal(raw[0], each) for each in raw):
+        raise RefusedError("sources-differ")
+    return tensors[0]
 
 
 def _fuse_ernie(operation: Any, lanes: Lanes, place: Place) -> Lanes:
@@ -216,6 +302,20 @@ def _split_ernie(operation: Any, lanes: Lanes, place: Place) -> Lanes:
         for number, part in enumerate(_cut(tensor, cut, sizes)):
             made[number] += torch.unbind(part, stacked)
     return [Lane(target, tensors, indexed=True) for target, tensors in zip(place.targets, made, strict=True)]
+
+
+def _on(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+    if max(operation.parts) >= len(lanes):
+        raise RefusedError("operation-arity")
+    alike = len(lanes) == len(place.targets)
+    done = []
+    for number, lane in enumerate(lanes):
+        if number in operation.parts:
+            own = Place((lane.name,), place.shapes[number : number + 1] if alike else (), config=place.config)
+            done += OPERATIONS[type(operation.apply).__name__](operation.apply, [lane], own)
+        else:
+            done.append(lane)
+    return done
 
 
 def _transpose(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
@@ -374,11 +474,14 @@ OPERATIONS: dict[str, Run] = {
     "ErnieSplitAndDecoupleTextVisionExperts": _split_ernie,
     "Interleave": _each(_interleave),
     "LinearToConv3d": _each(_linear_to_conv),
+    "MergeEqual": _merge_equal,
     "MergeModulelist": _merge,
+    "On": _on,
     "Permute": _each(_permute),
     "PermuteForRope": _each(_rope),
     "Rearrange": _each(_rearrange),
     "Reorder": _each(_reorder),
+    "Repeat": _repeat,
     "Reshape": _each(_reshape),
     "Split": _split,
     "SplitModulelist": _unmerge,

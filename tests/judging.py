@@ -27,6 +27,9 @@ BY_SHAPES = {
 }
 """What names and shapes alone say of a reading; everything else is wrong *with* the right one."""
 
+UNEQUAL = {"sources-differ"}
+"""What only the values say, when a plan is run."""
+
 
 def kept(drawn: Drawn, made: Made) -> Tensors:
     """The tensors that a way back can bring: all but those that a rule drops."""
@@ -50,10 +53,21 @@ def judge_result(drawn: Drawn, seed: int = 0) -> Find | None:
         return crash
     if isinstance(plan, wb.WeighbridgeError):
         return None if made.problems else Find("refused", str(plan)[:600])
+    if made.problems == UNEQUAL:
+        return _judge_unequal(plan)
     if made.problems:
         return Find("accepted", f"should be {sorted(made.problems)}")
     wrong = difference(plan.state_dict(), made.tensors)
     return Find("wrong", wrong) if wrong else None
+
+
+def _judge_unequal(plan: wb.Plan) -> Find | None:
+    """Values are compared when a plan is run: it lists the condition, and what differs is refused by name."""
+    found, crash = attempt(plan.state_dict)
+    if crash or not plan.conditions:
+        return crash or Find("no condition", "sources must be equal")
+    named = isinstance(found, wb.WeighbridgeError) and found.codes == ("sources-differ",)
+    return None if named else Find("accepted", "should be sources-differ")
 
 
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
@@ -131,6 +145,8 @@ def judge_wanted(drawn: Drawn, wanted: Specs) -> Find | None:
 def _judge_mapped(drawn: Drawn, plan: wb.Plan, shapes: MappingOf[str, tuple[int, ...]]) -> Find | None:
     rules = plan.mapping if plan.mapping.transforms != drawn.mapping.transforms else drawn.mapping
     made = interpret(rules, drawn.tensors, shapes, drawn.config)
+    if made.problems == UNEQUAL:
+        return _judge_unequal(plan)
     if made.problems:
         return Find("accepted", f"{plan.reading}: should be {sorted(made.problems)}")
     if not accepts(made, shapes):
@@ -148,7 +164,7 @@ def _judge_as_is(
         return Find("wrong", f"{plan.reading}: {wrong}")
     if fits and difference(made.tensors, whole):
         return Find("as is, though mapped fits", difference(made.tensors, whole))
-    faults = made.problems - BY_SHAPES
+    faults = made.problems - BY_SHAPES - UNEQUAL
     fits_elsewhere = all(shapes.get(name) == shape for name, shape in made.shapes.items())
     if faults and made.failed and fits_elsewhere and (set(made.tensors) | made.failed) == set(shapes):
         return Find("as is for a fault", f"the right reading has {sorted(faults)}")
@@ -165,7 +181,9 @@ def judge_partial(drawn: Drawn, seed: int) -> Find | None:
         return crash
     rules = wb.Mapping(drop=drawn.mapping.drop) if plan.reading.startswith("as is") else plan.mapping
     made = interpret(rules, drawn.tensors, shapes, drawn.config)
-    result = plan.state_dict()
+    result, crash = attempt(plan.state_dict)
+    if crash or isinstance(result, wb.WeighbridgeError):
+        return crash or (None if made.problems >= UNEQUAL else Find("refused", str(result)[:600]))
     for key, tensor in result.items():
         right = made.tensors if key in wanted and key in made.tensors else drawn.tensors
         if key not in right or difference({key: tensor}, {key: right[key]}):
@@ -183,6 +201,8 @@ def judge_recorded(drawn: Drawn, seed: int = 0) -> Find | None:
     if crash or isinstance(plan, wb.WeighbridgeError):
         return crash
     made = interpret(drawn.mapping, drawn.tensors, config=drawn.config)
+    if made.problems == UNEQUAL:
+        return None
     if plan.is_exact and made.dropped:
         return Find("exact, with a dropped tensor", sorted(made.dropped)[0])
     back = wb.Plan.from_json(plan.inverse(lossy=True).to_json()) if seed % 2 else plan.inverse(lossy=True)

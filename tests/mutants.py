@@ -53,6 +53,7 @@ TESTS = (
     "mappings/test_transforms.py",
     "planning/test_casts.py",
     "planning/test_giving_way.py",
+    "planning/test_index_forms.py",
     "planning/test_no_fit.py",
     "planning/test_only_choice.py",
     "planning/test_origins.py",

@@ -348,6 +348,13 @@ def load_different_values_into_one_parameter(folder: Path) -> object:
     return wb.load(model, {"embed.weight": numbers(2, 3), "head.weight": numbers(2, 3) + 1}, [])
 
 
+@provokes("sources-differ")
+def merge_what_is_not_equal(folder: Path) -> object:
+    scales = {f"layers.{i}.scale": numbers(2, 3) for i in range(3)}
+    scales["layers.2.scale"][1, 0] = 9.5
+    return wb.plan(scales, [wb.WeightConverter("layers.*.scale", "scale", [wb.MergeEqual()])]).state_dict()
+
+
 @provokes("budget-too-small")
 def give_one_byte(folder: Path) -> object:
     plan = wb.plan({"old": numbers(8, 3)}, [wb.WeightConverter("old", "new", [wb.Transpose(0, 1)])])

@@ -52,7 +52,7 @@ def draw_case(drawn: Drawn, seed: int) -> Case | None:
     mapping, tensors = drawn.mapping, dict(drawn.tensors)
     tensors |= _further(chance, tensors)
     made = interpret(mapping, tensors, config=drawn.config)
-    if made.problems or made.dropped or made.carried or not made.tensors or any(map(_casts, mapping)):
+    if made.problems or made.dropped or made.carried or not made.tensors or any(map(_is_for_files, mapping)):
         mapping = wb.Mapping(name="none")
         made = interpret(mapping, tensors)
     reading, prefix = chance.choice(READINGS), chance.choice(("base", "base", "model.base", "model"))
@@ -90,9 +90,9 @@ def _both_sides(
     return file, wanted
 
 
-def _casts(rule: Any) -> bool:
-    """Whether a rule changes a dtype: a model is saved in its own, which such a rule does not read."""
-    return any(type(each).__name__ == "Cast" for each in getattr(rule, "operations", ()))
+def _is_for_files(rule: Any) -> bool:
+    """Whether a rule may not lead back: a model is saved in its own dtype, and what was equal differs in it by then."""
+    return any(type(each).__name__ in ("Cast", "Repeat") for each in getattr(rule, "operations", ()))
 
 
 def _further(chance: random.Random, tensors: Tensors) -> Tensors:

@@ -313,6 +313,11 @@ def drop_the_other(folder: Path) -> object:
     return wb.plan(COLLIDING, [wb.WeightRenaming("k.weight", "l.weight")], drop=["^l.weight$"])
 
 
+@follows("target-collision", "say by MergeEqual that they are equal")
+def merge_them(folder: Path) -> object:
+    return wb.plan(COLLIDING, [wb.WeightConverter(["k.weight", "l.weight"], "l.weight", [wb.MergeEqual()])])
+
+
 WITH_A_BIAS = header(first__weight=(4,), second__weight=(4,), second__bias=(4,))
 
 
@@ -559,6 +564,16 @@ def drop_the_head_in_the_command(folder: Path) -> object:
 @follows("tie-differs", "untie the model")
 def untie_them(folder: Path) -> object:
     return wb.load(embedding(), UNLIKE, [])
+
+
+@follows("sources-differ", "give each a target of its own")
+def keep_both(folder: Path) -> object:
+    return wb.plan(UNLIKE, [wb.WeightRenaming("embed.weight", "embed.table")]).state_dict()
+
+
+@follows("sources-differ", "rename the one that is meant and drop the others")
+def keep_one(folder: Path) -> object:
+    return wb.plan(UNLIKE, [wb.WeightRenaming("embed.weight", "table.weight")], drop=["^head.weight$"]).state_dict()
 
 
 TALL = {"old": numbers(8, 3)}

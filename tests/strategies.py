@@ -120,11 +120,11 @@ class Rule:
 
     @property
     def merges(self) -> bool:
-        return any(name == "MergeModulelist" for name, _ in self.steps)
+        return self.sources[0].count("*") > self.targets[0].count("*")
 
     @property
     def splits(self) -> bool:
-        return any(name == "SplitModulelist" for name, _ in self.steps)
+        return self.sources[0].count("*") < self.targets[0].count("*")
 
 
 def transform(rule: Rule) -> Any:
@@ -137,8 +137,15 @@ def transform(rule: Rule) -> Any:
         return wb.WeightRenaming(sources if len(sources) > 1 else sources[0], targets[0], scope=rule.scope)
     if rule.kind == "group":
         return wb.GroupWeightRename(sources, targets, scope=rule.scope)
-    operations = [getattr(wb, name)(*arguments) for name, arguments in rule.steps]
+    operations = [_operation(*step) for step in rule.steps]
     return wb.WeightConverter(sources, targets, operations, scope=rule.scope)
+
+
+def _operation(name: str, arguments: tuple[Any, ...]) -> Any:
+    if name == "On":
+        parts, step = arguments
+        return wb.On(parts, _operation(*step))
+    return getattr(wb, name)(*arguments)
 
 
 def _spell(pattern: Segments, rule: Rule, *, is_source: bool) -> str:
@@ -336,6 +343,9 @@ def _convert(
     dtype = tensors[sources[0]].dtype
     values = [[tensors[lane[i]].array for i in range(count)] for lane in use.lanes]
     for name, arguments in rule.steps:
+        if name == "MergeEqual" and arguments and len(values[0]) % arguments[0]:
+            expected.problems.add(("operation-arity", _name_of(rules, use)))
+            return
         values = OPERATIONS[name](values, *arguments, targets=len(rule.targets))
     written = []
     for output, lane in zip(use.outputs, values, strict=True):
@@ -381,12 +391,21 @@ def _reordered(whole: Any, dim: int, order: Sequence[int], sizes: Sequence[int])
 OPERATIONS: dict[str, Callable[..., Lanes]] = {
     "MergeModulelist": lambda lanes, dim=0, targets=1: [[np.stack(lane, axis=dim)] for lane in lanes],
     "SplitModulelist": lambda lanes, dim=0, targets=1: [list(np.moveaxis(lane[0], dim, 0)) for lane in lanes],
-    "Concatenate": lambda lanes, dim=0, targets=1: [[np.concatenate([a for lane in lanes for a in lane], axis=dim)]],
+    "Concatenate": lambda lanes, dim=0, shards=None, sizes=None, targets=1: [
+        [np.concatenate([a for lane in lanes for a in lane], axis=dim)]
+    ],
     "Chunk": lambda lanes, dim=0, targets=1: _cut(lanes, dim, [lanes[0][0].shape[dim] // targets] * targets),
     "Split": lambda lanes, dim=0, sizes=(), targets=1: _cut(lanes, dim, sizes),
     "Transpose": lambda lanes, a=0, b=1, targets=1: [[np.swapaxes(x, a, b) for x in lane] for lane in lanes],
     "Reorder": lambda lanes, dim, order, sizes, targets=1: [
         [_reordered(x, dim, order, sizes) for x in lane] for lane in lanes
+    ],
+    "Repeat": lambda lanes, times=0, targets=1: (
+        [[x for x in lane for _ in range(times)] for lane in lanes] if times else [lanes[0]] * targets
+    ),
+    "MergeEqual": lambda lanes, times=0, targets=1: [lane[::times] for lane in lanes] if times else [lanes[0][:1]],
+    "On": lambda lanes, parts, step, targets=1: [
+        OPERATIONS[step[0]]([lane], *step[1])[0] if number in parts else lane for number, lane in enumerate(lanes)
     ],
     "Permute": lambda lanes, dims=(), targets=1: [[np.transpose(x, dims) for x in lane] for lane in lanes],
 }
@@ -441,6 +460,18 @@ class Block(NamedTuple):
     steps: tuple[tuple[str, tuple[Any, ...]], ...]
     shapes: tuple[tuple[int, ...], ...]
     experts: int = 0
+    equal: int = 0
+    """How many that follow each other hold the same: tensors by leaf or index, or slices of the only one."""
+
+
+EQUAL_BLOCKS = "same", "same by index", "same slices"
+"""Kinds of blocks whose sources, or parts of them, hold the same."""
+
+BLOCKS = (
+    *("fuse", "cut", "chunk", "stack", "stack pair", "unstack", "turn", "permute", "blocks", "chain", "turned", "many"),
+    *("share", "share by index", "share stacked", *EQUAL_BLOCKS),
+)
+"""Kinds of blocks."""
 
 
 class _Draw:
@@ -464,12 +495,10 @@ class _Draw:
     def dims(self, count: int) -> list[int]:
         return self.chance.sample((1, 2, 3, 4, 5), count)
 
-    def block(self) -> Block:
+    def block(self, kinds: Sequence[str] = BLOCKS) -> Block:
         a, b, c = self.dims(3)
         chance = self.chance
-        match chance.choice(
-            ("fuse", "cut", "chunk", "stack", "stack pair", "unstack", "turn", "permute", "blocks", "many")
-        ):
+        match chance.choice(kinds):
             case "fuse":
                 shapes = ((a, b), (c, b), (c, b))
                 return Block(
@@ -498,14 +527,43 @@ class _Draw:
                 order = tuple(chance.sample(range(3), 3))
                 steps = (("Reorder", (0, order, (a, b, c))),)
                 return Block("mixer", ("kqv.weight",), ("qkv.weight",), steps, ((a + b + c, 2),))
+            case "share":
+                steps, leaves = (("Repeat", ()),), ("table.weight", "untied.weight", "third.weight")
+                return Block("head", leaves[:1], leaves[: chance.choice((2, 3))], steps, ((a, b),))
+            case "share by index":
+                steps = (("SplitModulelist", (0,)), ("Repeat", (2,)))
+                return Block("heads", ("key",), ("*.key.weight",), steps, ((3, a, b),))
+            case "share stacked":
+                steps = (("Transpose", (0, 1)), ("Repeat", (3,)), ("MergeModulelist", (0,)))
+                return Block("dense", ("up",), ("copies",), steps, ((a, b),))
+            case "same":
+                steps = (("MergeEqual", ()), ("Transpose", (0, 1)))
+                return Block("twins", ("one", "other"), ("weight",), steps, ((a, b), (a, b)), equal=2)
+            case "same by index":
+                steps = (("MergeEqual", (2,)), ("MergeModulelist", (0,)))
+                return Block("replicas", ("*.key.weight",), ("keys",), steps, ((a, b),), 6, equal=2)
+            case "same slices":
+                steps = (("SplitModulelist", (0,)), ("MergeEqual", (3,)))
+                return Block("slices", ("copies",), ("up",), steps, ((3, a, b),), equal=3)
+            case "chain":
+                turned = ("Reorder", (1, (1, 0), (1, b)))
+                steps = (
+                    ("Split", (0, (a, b, c))),
+                    ("On", (chance.choice(((1,), (0, 2))), turned)),
+                    ("Concatenate", (0,)),
+                )
+                return Block("mixer", ("whole.weight",), ("parts.weight",), steps, ((a + b + c, 1 + b),))
+            case "turned":
+                steps = (("On", ((1,), ("Transpose", (0, 1)))), ("Concatenate", (0, None, (a, c))))
+                return Block("mixer", ("up.weight", "down.weight"), ("both.weight",), steps, ((a, b), (b, c)))
         steps = (("MergeModulelist", (0,)),)
         return Block("experts", ("*.b.bias",), ("bias",), steps, ((1,),), 11)
 
-    def layout(self, features: int) -> Layout:
+    def layout(self, features: int, kinds: Sequence[str] = BLOCKS) -> Layout:
         towers = list(self.chance.choice(TOWERS))
         blocks: dict[str, Block] = {}
         for _ in range(max(1, features)):
-            block = self.block()
+            block = self.block(kinds)
             blocks.setdefault(block.module, block)
         for tower in towers:
             for layer in range(self.chance.choice((1, 1, 1, 2))):
@@ -517,10 +575,15 @@ class _Draw:
 
     def fill(self, path: str, block: Block) -> None:
         dtype = self.chance.choice(("F32", "F32", "BF16", "I64", "I16"))
+        made: list[Bits] = []
         for leaf, shape in zip(block.sources, block.shapes, strict=True):
             for expert in range(block.experts or 1):
                 key = f"{path}.{leaf.replace('*', str(expert))}"
-                self.tensors[key] = self.bits(shape, dtype)
+                is_first = not block.equal or len(made) % block.equal == 0
+                made.append(self.bits(shape, dtype) if is_first else made[-1])
+                self.tensors[key] = made[-1]
+        if block.equal and len(made) == 1:
+            self.tensors[key] = Bits(dtype, np.stack([made[0].array[0]] * block.equal))
 
     def extras(self, tower: str) -> None:
         """Add what no converter touches: norms, and names that look like others."""
@@ -625,6 +688,11 @@ class _Draw:
 def draw_layout(seed: int, features: int = 3) -> Layout:
     """Draw a layout whose rules fit it; the same seed gives the same one."""
     return _Draw(random.Random(seed)).layout(features)
+
+
+def draw_equal_layout(seed: int, features: int = 1) -> Layout:
+    """Draw a layout in which sources must be equal, and are."""
+    return _Draw(random.Random(seed)).layout(features, EQUAL_BLOCKS)
 
 
 @st.composite

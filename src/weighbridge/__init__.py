@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from weighbridge.mappings.mapping_files import load_mapping
     from weighbridge.mappings.registry import Registry, default_registry
     from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, WeightConverter, WeightRenaming
+    from weighbridge.operations.casting import Cast
+    from weighbridge.operations.chosen_parts import On
     from weighbridge.operations.groupings import (
         Chunk,
         Concatenate,
@@ -49,8 +51,8 @@ if TYPE_CHECKING:
         Reshape,
         Transpose,
     )
-    from weighbridge.operations.ops import Cast
     from weighbridge.operations.reordering import Reorder
+    from weighbridge.operations.replicas import MergeEqual, Repeat
 
 __all__ = [
     "Carry",
@@ -71,7 +73,9 @@ __all__ = [
     "LinearToConv3d",
     "Mapping",
     "MappingError",
+    "MergeEqual",
     "MergeModulelist",
+    "On",
     "PatternError",
     "Permute",
     "PermuteForRope",
@@ -83,6 +87,7 @@ __all__ = [
     "Registry",
     "RegistryError",
     "Reorder",
+    "Repeat",
     "Reshape",
     "Split",
     "SplitModulelist",
@@ -125,6 +130,8 @@ _PLACES = {
     "mappings.mapping_files": "load_mapping",
     "mappings.registry": "Registry default_registry",
     "mappings.transforms": "GroupWeightRename PrefixChange WeightConverter WeightRenaming",
+    "operations.casting": "Cast",
+    "operations.chosen_parts": "On",
     "operations.groupings": (
         "Chunk Concatenate ErnieFuseAndSplitTextVisionExperts ErnieSplitAndDecoupleTextVisionExperts "
         "MergeModulelist Split SplitModulelist"
@@ -132,8 +139,8 @@ _PLACES = {
     "operations.movements": (
         "Conv3dToLinear Interleave LinearToConv3d Permute PermuteForRope Rearrange Reshape Transpose"
     ),
-    "operations.ops": "Cast",
     "operations.reordering": "Reorder",
+    "operations.replicas": "MergeEqual Repeat",
 }
 """The modules that the public names stand in."""
 

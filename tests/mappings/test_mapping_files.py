@@ -153,7 +153,7 @@ def transforms(draw: st.DrawFn) -> Any:
         if kind == "group":
             pairs = draw(st.dictionaries(PATTERNS, PATTERNS, min_size=1, max_size=3))
             return wb.GroupWeightRename(list(pairs), list(pairs.values()), scope, if_wanted)
-        return wb.WeightConverter(draw(PATTERNS), draw(PATTERNS), [draw(OPERATIONS_OF_ONE)], scope, if_wanted)
+        return wb.WeightConverter(draw(PATTERNS), draw(PATTERNS), draw(chains()), scope, if_wanted)
     except wb.WeighbridgeError:
         assume(False)
 
@@ -181,6 +181,19 @@ OPERATIONS_OF_ONE = st.one_of(
     st.builds(lambda a, b: wb.Rearrange("(a b) -> b a", a=a, b=b), st.integers(1, 99), TEXTS.filter(bool)),
     st.sampled_from([wb.Cast("F32"), wb.Cast("BF16", "F32")]),
 )
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> list[Any]:
+    """Draw operations for one tensor: one, or several on its parts."""
+    inner = draw(st.lists(OPERATIONS_OF_ONE, min_size=1, max_size=2))
+    count = draw(st.integers(0, 3))
+    if not count:
+        return inner
+    numbers = st.lists(st.integers(0, count - 1), min_size=1, unique=True)
+    sizes = draw(st.lists(st.integers(1) | TEXTS.filter(bool), min_size=count, max_size=count))
+    cut = draw(st.sampled_from([wb.Split(0, tuple(sizes)), wb.Chunk(1, chunks=count)]))
+    return [cut, *(wb.On(draw(numbers), each) if draw(st.booleans()) else each for each in inner), wb.Concatenate(0)]
 
 
 def rules(kind: Any, **more: Any) -> Any:
@@ -251,11 +264,14 @@ EVERY_OPERATION = [
     wb.ErnieSplitAndDecoupleTextVisionExperts(1, 2),
     wb.Interleave(1, inverse=True),
     wb.LinearToConv3d(3, (2, 14, 14)),
+    wb.MergeEqual(3),
     wb.MergeModulelist(),
+    wb.On([1, 0], wb.Rearrange("(a b) c -> (b a) c", a="num_heads")),
     wb.Permute((2, 0, 1)),
     wb.PermuteForRope("text_config", ("q_proj", "k_proj"), True, "num_key_value_heads"),
     wb.Rearrange("(h two d) c -> (two h d) c", two=2, h="num_attention_heads"),
     wb.Reorder(0, (1, 0), ("num_attention_heads*head_dim", 3), target_stripes="tensor_parallel_size"),
+    wb.Repeat(),
     wb.Reshape((2, -1), (6,)),
     wb.Split(0, (1, 2)),
     wb.SplitModulelist(2),
@@ -273,7 +289,10 @@ def test_every_operation_comes_back(operation: Any) -> None:
     sides = {
         "Chunk": ("a", ["b", "c"]),
         "Split": ("a", ["b", "c"]),
+        "On": (["a", "b"], ["c", "d"]),
+        "MergeEqual": ("a.*", "b"),
         "MergeModulelist": ("a.*", "b"),
+        "Repeat": ("a", ["b", "c"]),
         "SplitModulelist": ("a", "b.*"),
         "ErnieFuseAndSplitTextVisionExperts": ("a.*", ["b", "c"]),
         "ErnieSplitAndDecoupleTextVisionExperts": (["a", "b"], ["c.*", "d.*"]),
@@ -921,7 +940,7 @@ def test_files_on_the_page_are_read() -> None:
     """Its commands run in tests/whole/test_docs.py."""
     page = (ROOT / "docs" / "mapping-files.md").read_text("utf-8")
     (block,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(read_mapping(block)) == 6 + len(default_registry.find("llava"))
+    assert len(read_mapping(block)) == 9 + len(default_registry.find("llava"))
 
 
 def test_examples_in_the_help_run(there: Path) -> None:

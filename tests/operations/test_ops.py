@@ -18,6 +18,7 @@ from transformers import core_model_loading as peer
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import LayoutError
 from weighbridge.operations.configuration import read_config
+from weighbridge.operations.lowering import Lowered, lower
 from weighbridge.operations.ops import (
     OPERATIONS,
     Cast,
@@ -28,19 +29,20 @@ from weighbridge.operations.ops import (
     ErnieSplitAndDecoupleTextVisionExperts,
     Interleave,
     LinearToConv3d,
-    Lowered,
+    MergeEqual,
     MergeModulelist,
+    On,
     Operation,
     Permute,
     PermuteForRope,
     Rearrange,
     Reorder,
+    Repeat,
     Reshape,
     Split,
     SplitModulelist,
     Transpose,
     invert,
-    lower,
     operation_from_dict,
 )
 from weighbridge.operations.rearrange import movement, parse, reverse
@@ -85,7 +87,7 @@ def write(value: Value, slots: list[torch.Tensor]) -> torch.Tensor:
 
 
 def run(lowered: Lowered, tensors: Tensors) -> Tensors:
-    slots = [tensor for group in tensors for tensor in group]
+    slots = [tensor for group in tensors for tensor in group] * lowered.repeats
     for temporary in lowered.temporaries:
         slots.append(write(Value(temporary.layout, temporary.dtype), slots))
     return [[write(value, slots) for value in lane.values] for lane in lowered.lanes]
@@ -110,7 +112,7 @@ def context_of(tensors: Sequence[Sequence[torch.Tensor]], lanes: Sequence[Lane],
 class Case:
     """An operation, shapes to use it on, and what it must do, said eagerly.
 
-    `way_back` is how the inverse is asked for when the operation alone does not know it.
+    Of `equal` tensors that lie side by side, each holds what the first one holds.
     """
 
     operation: Operation
@@ -121,6 +123,7 @@ class Case:
     names: Sequence[str] = ()
     dtype: torch.dtype = torch.int64
     given: dict[str, Any] = field(default_factory=dict)
+    equal: int = 1
 
     def __str__(self) -> str:
         return repr(self.operation)
@@ -156,7 +159,12 @@ def ernie_split(tensors: Tensors) -> Tensors:
     return [[x for pair in halves for x in pair[number].unbind(0)] for number in range(2)]
 
 
+def halves(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.cat([tensor[0::2], tensor[1::2]])
+
+
 TWO = ("first", "second")
+TRIO = (*TWO, "third")
 CASES = [
     Case(MergeModulelist(), [[(2, 3)] * 4, [(5, 3)] * 4], lambda t: [[torch.stack(g)] for g in t], TWO),
     Case(MergeModulelist(-1), [[(2, 3)] * 4], lambda t: [[torch.stack(g, -1)] for g in t]),
@@ -226,12 +234,45 @@ CASES = [
         [[(5, 12)]],
         each(lambda x: x[:, [0, 1, 4, 2, 3, 6, 5, 8, 9, 7, 10, 11]]),
     ),
+    Case(Repeat(), [[(2, 3)]], lambda t: [t[0], t[0]], TWO),
+    Case(Repeat(), [[(2, 3)]], lambda t: [t[0] * 4], given={"indexed": (True,), "counts": (4,)}),
+    Case(Repeat(2), [[(2, 3)], [(4,)]], lambda t: [t[0], t[0], t[1], t[1]], tuple("abcd")),
+    Case(
+        Repeat(3),
+        [[(2, 3)] * 2, [(5,)] * 2],
+        lambda t: [[x for x in group for _ in range(3)] for group in t],
+        TWO,
+        given={"indexed": (True, True)},
+    ),
+    Case(MergeEqual(), [[(2, 3)], [(2, 3)]], lambda t: [t[0]], equal=2),
+    Case(MergeEqual(), [[(2, 3)] * 4], lambda t: [t[0][:1]], equal=4),
+    Case(MergeEqual(2), [[(2, 3)], [(2, 3)], [(4,)], [(4,)]], lambda t: [t[0], t[2]], TWO, equal=2),
+    Case(MergeEqual(3), [[(2, 3)] * 6], lambda t: [t[0][::3]], given={"indexed": (True,)}, equal=3),
     Case(Cast("float64", "float32"), [[(2, 3)]], each(lambda x: x.double()), dtype=torch.float32),
+    Case(Chunk(1, chunks=3), [[(2, 12)]], lambda t: [[x] for x in t[0][0].chunk(3, 1)], ("a", "b", "c")),
+    Case(Concatenate(1, chunks=2), [[(2, 3)], [(2, 3)]], lambda t: [[torch.cat([g[0] for g in t], 1)]]),
+    Case(On([1], Transpose()), [[(2, 3)], [(5, 4)]], lambda t: [t[0], [t[1][0].T]], TWO),
+    Case(On([1, 0], PermuteForRope()), [[(12, 2)], [(6, 5)], [(8,)]], lambda t: [*each(rope(3))(t[:2]), t[2]], TRIO),
+    Case(
+        On([0], Transpose(check_dims=True)),
+        [[(2, 3)], [(3, 3)]],
+        lambda t: [[t[0][0].T], t[1]],
+        TWO,
+        given={"target_shapes": (((3, 2),), ((3, 3),))},
+    ),
+    Case(On([1], Interleave()), [[(2, 3)] * 3, [(4, 5)] * 2], lambda t: [t[0], each(halves)(t)[1]], TWO),
 ]
 
 
+def equal_ones(tensors: Tensors, count: int) -> Tensors:
+    """Give all of `count` tensors that lie side by side the values of the first."""
+    flat = [tensor for group in tensors for tensor in group]
+    values = iter([flat[number - number % count].clone() for number in range(len(flat))])
+    return [[next(values) for _ in group] for group in tensors]
+
+
 def forward(case: Case) -> tuple[Tensors, tuple[Lane, ...], Lowered]:
-    tensors = numbered(case.shapes, case.dtype)
+    tensors = equal_ones(numbered(case.shapes, case.dtype), case.equal)
     lanes = lanes_of(tensors, case.indexed, case.names)
     context = Context(case.targets, config=CONFIG, **case.given)
     return tensors, lanes, lower([case.operation], lanes, context)
@@ -241,6 +282,7 @@ def forward(case: Case) -> tuple[Tensors, tuple[Lane, ...], Lowered]:
 def test_operation_equals_its_eager_reference(case: Case) -> None:
     tensors, _, lowered = forward(case)
     assert same(run(lowered, tensors), case.reference(tensors))
+    assert all(same(run(replace(lowered, lanes=again), tensors), case.reference(tensors)) for again in lowered.again)
     assert tuple(lane.name for lane in lowered.lanes) == case.targets
 
 
@@ -309,7 +351,8 @@ def test_operation_equals_the_one_of_the_peer(case: Case) -> None:
         case = replace(case, shapes=[case.shapes[0][:1]])
     tensors, _, lowered = forward(case)
     form = case.operation.to_dict()
-    arguments = {name: value for name, value in form.items() if name not in ("operation", "num_heads", "sizes")}
+    ours = ("operation", "num_heads", "sizes", "chunks")
+    arguments = {name: value for name, value in form.items() if name not in ours}
     theirs = getattr(peer, form["operation"])(**arguments)
     text = SimpleNamespace(**{**CONFIG, "vision": SimpleNamespace(**CONFIG["vision"])})
     text.get_text_config = lambda: text
@@ -514,6 +557,70 @@ def test_random_lists_of_movements_come_back(cap: int) -> None:
         assert same(run(lower(invert(there), lanes_of(step), cap=cap), step), tensors)
 
 
+CHAINS: list[tuple[list[Operation], tuple[int, ...], Callable[[torch.Tensor], torch.Tensor]]] = [
+    ([Split(0, (12, 6, 2)), On([0], PermuteForRope()), Concatenate(0)], (20, 3),
+     lambda x: torch.cat([rope(3)(x[:12]), x[12:]])),
+    ([Split(0, ("shards*num_key_value_heads", 4)), On([1], Interleave()), Concatenate(0)], (12,),
+     lambda x: torch.cat([x[:8], halves(x[8:])])),
+    ([Chunk(-1, chunks=2), On([1], Interleave(1)), Concatenate(-1)], (3, 8),
+     lambda x: torch.cat([x[:, :4], halves(x[:, 4:].T).T], 1)),
+    ([Chunk(0, "shards"), Interleave(), Concatenate(0)], (8, 3),
+     lambda x: torch.cat([halves(part) for part in x.chunk(4)])),
+    ([Split(0, (2, 4)), Transpose(), Concatenate(1, sizes=(2, 4))], (6, 3), lambda x: x.T),
+    ([Transpose(), Split(0, (2, 5)), On([0], Reorder(1, (1, 0))), Concatenate(0), Transpose()], (6, 7),
+     lambda x: torch.cat([torch.cat([x[3:, :2], x[:3, :2]]), x[:, 2:]], 1)),
+    ([Split(0, (2, 4)), Concatenate(0), Chunk(0, chunks=3), On([2], Interleave(1)), Concatenate(0)], (6, 4),
+     lambda x: torch.cat([x[:4], halves(x[4:].T).T])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("chain", "shape", "reference"), CHAINS, ids=lambda part: str(part)[:60])
+def test_a_chain_does_what_torch_does_and_its_inverse_undoes_it(
+    chain: list[Operation], shape: tuple[int, ...], reference: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """Neither way are shapes of targets known: the chain says by itself where it cuts."""
+    tensors = numbered([[shape]])
+    context = Context(("whole",), config=CONFIG)
+    moved = run(lower(chain, lanes_of(tensors), context), tensors)
+    assert same(moved, [[reference(tensors[0][0])]])
+    back = invert(chain)
+    assert same(run(lower(back, lanes_of(moved), context), moved), tensors)
+    assert same(run(lower(invert(back), lanes_of(tensors), context), tensors), moved)
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        [Split(0, (2, 4)), Transpose(), Concatenate(0)],
+        [Split(0, (2, 4)), On([0], Reshape((-1,), (2, 3))), Concatenate(0)],
+        [Split(0, (2, 4)), Concatenate(-2)],
+    ],
+)
+def test_a_chain_that_changes_its_parts_has_an_inverse_if_the_join_says_their_sizes(chain: list[Operation]) -> None:
+    with pytest.raises(LayoutError) as caught:
+        invert(chain)
+    assert caught.value.code == "operation-one-way"
+    assert "Concatenate(" in caught.value.hint
+    *others, join = chain
+    assert isinstance(join, Concatenate)
+    assert invert([*others, replace(join, sizes=(1, 2))])[0] == Split(join.dim, (1, 2))
+
+
+def test_a_form_of_before_is_written_as_it_was() -> None:
+    """Plans are known by the hash of such forms."""
+    assert Chunk(1).to_dict() == {"operation": "Chunk", "dim": 1, "num_shards_attribute": None}
+    form = {"operation": "Concatenate", "dim": 0, "num_shards_attribute": None, "sizes": None}
+    assert Concatenate(0).to_dict() == form
+    assert Concatenate(0, chunks=2).to_dict() == form | {"chunks": 2}
+
+
+def test_a_cast_of_one_part_keeps_the_rounding_of_another() -> None:
+    tensors = [[torch.rand(3, 5)], [torch.rand(2, 5)]]
+    chain = [On([0, 1], Cast("BF16")), On([1], Cast("F32")), On([0], Cast("F32")), Concatenate(0)]
+    lowered = lower(chain, lanes_of(tensors), Context(("whole",)))
+    assert same(run(lowered, tensors), [[torch.cat([tensors[0][0], tensors[1][0]]).bfloat16().float()]])
+
+
 # Errors
 
 EVEN = Context(("a", "b"))
@@ -534,6 +641,13 @@ EVEN = Context(("a", "b"))
         ("operation-argument", Split(0), [[(8, 3)]], EVEN),
         ("operation-arity", Split(0, (2, 2, 4)), [[(8, 3)]], EVEN),
         ("shape-mismatch", Split(0, (2, 4)), [[(8, 3)]], EVEN),
+        ("operation-arity", Chunk(0, chunks=4), [[(8, 3)]], EVEN),
+        ("split-unequal", Chunk(0, chunks=3), [[(8, 3)]], Context()),
+        ("operation-config", Split(0, ("nobody", 4)), [[(8, 3)]], Context(config=CONFIG)),
+        ("shape-mismatch", Concatenate(0, chunks=2), [[(8, 3)], [(7, 3)]], Context()),
+        ("shape-mismatch", Concatenate(0, chunks=3), [[(8, 3)], [(8, 3)]], Context()),
+        ("operation-arity", On([2], Transpose()), [[(8, 3)], [(8, 3)]], Context()),
+        ("axis-out-of-range", On([1], Transpose(0, 2)), [[(8, 3)], [(8, 3)]], Context()),
         ("operation-arity", MergeModulelist(), [[(8, 3)]], Context()),
         ("operation-arity", MergeModulelist(), [[]], Context()),
         ("shape-mismatch", MergeModulelist(), [[(8, 3), (8, 2)]], Context()),
@@ -616,6 +730,21 @@ def test_one_way_operation_has_no_inverse(operation: Operation) -> None:
         {"operation": "Interleave", "is_inverse": True},
         {"operation": "Interleave", "inverse": 1},
         {"operation": "Cast", "dtype": "float31"},
+        {"operation": "Chunk", "chunks": 0},
+        {"operation": "Chunk", "chunks": 2, "num_shards_attribute": "shards"},
+        {"operation": "Concatenate", "chunks": 2, "sizes": [3, 3]},
+        {"operation": "Concatenate", "chunks": "2"},
+        {"operation": "On", "parts": [0]},
+        {"operation": "On", "parts": [], "apply": {"operation": "Transpose"}},
+        {"operation": "On", "parts": 0, "apply": {"operation": "Transpose"}},
+        {"operation": "On", "parts": [-1], "apply": {"operation": "Transpose"}},
+        {"operation": "On", "parts": [True], "apply": {"operation": "Transpose"}},
+        {"operation": "On", "parts": [1, 1], "apply": {"operation": "Transpose"}},
+        {"operation": "On", "parts": [0], "apply": {"operation": "Chunk"}},
+        {"operation": "On", "parts": [0], "apply": {"operation": ["Transpose"]}},
+        {"operation": "On", "parts": [0], "apply": "Transpose"},
+        {"operation": "On", "parts": [0], "apply": {"operation": "Transpose", "axis": 0}},
+        {"operation": "On", "parts": [0], "apply": {"operation": "Transpose"}, "more": 1},
         {"operation": "Rearrange"},
         {"operation": "Rearrange", "pattern": 3},
         {"operation": "Rearrange", "pattern": "a b -> b a", "lengths": 3},

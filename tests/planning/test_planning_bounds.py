@@ -218,6 +218,13 @@ def test_g2_any_lengths_keep_their_names(lengths: list[int], has_target: bool, c
     assert is_equal(wb.plan(shuffled, rules, wanted if has_target else None).state_dict(), wanted)
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_members_of_unequal_sizes_are_joined_in_the_order_of_their_indices(order: list[int]) -> None:
+    held = {f"e.{i}.w": numbers(i + 1, 2, start=10 * i) for i in order}
+    plan = wb.plan(held, [wb.WeightConverter("e.*.w", "e", [wb.Concatenate(0)])])
+    assert plan.state_dict()["e"].equal(torch.cat([held[f"e.{i}.w"] for i in range(3)]))
+
+
 # A6: groups of one rule that differ in size
 
 
@@ -277,6 +284,7 @@ UNMOVED = {
     "in a source": (["layer_02.w"], "^layer_{i+1}", "layers.{i}", "02, for {i+1}, has leading zeros"),
     "in a source, backwards": (["layer_00.w"], "^layer_{i-1}", "layers.{i}", "leading zeros"),
     "in a source, before another": (["a.02.b.3"], "{i+1}", "{i}", "leading zeros"),
+    "in a source, behind one that stays": (["h.00.e.02.w"], "h.{l:int}.e.{i+1}", "h.{l}.e.{i}", "02, for {i+1}, has"),
     "too large": ([f"l.{10**18}.w"], "l.{i:int}", "m.{i+1}", "more than 18 digits"),
     "in a source, too large": (["l.1" + "0" * 4000 + ".w"], "l.{i+1}", "m.{i}", "more than 18 digits"),
 }

@@ -14,6 +14,7 @@ import weighbridge as wb
 from weighbridge.mappings.exception_rules import Refuse
 from weighbridge.pattern import Pattern
 from weighbridge.planning.readings import Names, nested_readings, possible_readings
+from weighbridge.planning.tracing import landing
 
 NAMES = ("enc.weight", "enc.bias", "dec.weight", "dec.bias")
 
@@ -61,6 +62,11 @@ def test_a_heads_keys_beside_a_base_model_stay_without_a_place() -> None:
     assert set(caught.value.codes) == {"source-unplaced"}
     assert wb.plan(source, mapping, target, drop="lm_head").reading == "mapped, with model. removed"
     assert dict(wb.plan(source, mapping, target, partial=True).target_fates())["norm"].name == "filled"
+
+
+def test_a_key_lands_in_a_target_with_any_of_its_parts() -> None:
+    cut = wb.Mapping([wb.WeightConverter("qk", ["q", "k"], [wb.Chunk(0)])])
+    assert landing(cut, ["a.qk", "b.qk", "c.qk"], header("a.k", "b.q", "c.qk")) == {"a.qk", "b.qk"}
 
 
 def test_a_converter_counts_as_a_way_to_a_target() -> None:
@@ -198,6 +204,31 @@ def test_h4_near_names_are_sought_for_an_error_alone() -> None:
     target = header(*(f"body.tower.h.{i}.{name}" for i in range(4) for name in ("w", "b", "new")))
     assert count_calls("_likely", partial(wb.plan, source, [], target, partial=True)) == 0
     assert count_calls("_likely", partial(wb.plan, source, [], target)) > 0
+
+
+def test_h4_a_partial_load_compiles_no_reading_that_could_fill_nothing_more() -> None:
+    """Of the paths of a sub-model, before the rules and behind them, only those that something is missing under."""
+    source, target = header("a.gamma", "x.b", "y.old"), header("a.weight", "p.one", "q.two", "r.s.three")
+    mapping = [wb.WeightRenaming("gamma", "weight"), wb.WeightRenaming("^y.old", "new")]
+    assert count_calls("draft_reading", partial(wb.plan, source, mapping, target, partial=True)) == 1
+    useful = header(*target, "q.new")
+    assert count_calls("draft_reading", partial(wb.plan, source, mapping, useful, partial=True)) == 2
+    assert wb.plan(source, mapping, useful, partial=True).step_of_target.keys() >= {"a.weight", "q.new"}
+
+
+def test_h4_no_step_is_made_for_a_reading_that_its_names_rule_out() -> None:
+    source, target = header("norm.gamma", "head", "h.0.w"), header("norm.weight", "head", "h.0.w")
+    rules = [wb.WeightRenaming("gamma", "weight")]
+    both, one = (partial(wb.plan, source, rules, target, layout=layout) for layout in ("auto", "mapped"))
+    assert count_calls("draft_reading", both) == 2
+    assert count_calls("identity", both) == count_calls("identity", one) == len(source)
+
+
+def test_h4_names_are_looked_up_in_the_target_only_where_a_rule_could_give_way() -> None:
+    source, target = header("norm.gamma", "head"), header("norm.weight", "head")
+    for if_wanted, count in ((False, 0), (True, 1)):
+        rules = [wb.WeightRenaming("gamma", "weight", if_wanted=if_wanted)]
+        assert count_calls("choose_outcome", partial(wb.plan, source, rules, target, layout="mapped")) == count
 
 
 KEYS = ("h.0.w", "h.1.w", "h.10.w", "t.h.0.w", "t.h.1.b", "t.x", "a.\ue000.w", "h.00.w")
@@ -346,17 +377,49 @@ def test_a_nested_reading_has_to_fill_more_than_each_of_several_nearer_ones() ->
     assert wb.plan(source, rules, target, partial=True).reading == "mapped"
 
 
+def test_a_fault_of_a_nearer_reading_is_no_reason_to_take_a_nested_one_in_a_partial_load() -> None:
+    """The rule takes `t` to `T`; where it could not, the file was read below `m`, which has the name `t` as well."""
+    rules = [wb.WeightConverter("^t$", "T", [wb.Transpose(0, 1)])]
+
+    def plan(*shape: int) -> wb.Plan:
+        specs = {"t": wb.TensorSpec("F32", shape), "u": wb.TensorSpec("F32", (2,))}
+        below = {f"m.{key}": spec for key, spec in specs.items()}
+        target = wb.Header(below | {"T": wb.TensorSpec("F32", shape[::-1])})
+        return wb.plan(wb.Header(specs), rules, target, partial=True)
+
+    assert plan(3, 1).step_of_source["t"] == plan(3, 1).step_of_target["T"]
+    with pytest.raises(wb.PlanError) as caught:
+        plan(3)
+    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("axis-out-of-range", "T")]
+
+
+def test_a_nested_reading_that_reaches_furthest_is_reported_though_it_is_faulty() -> None:
+    """Below `m` the file fits, and fills one target; below `n` all three, but for the shape of one."""
+    wide = wb.TensorSpec("F32", (9,))
+    target = wb.Header(header("m.a", "n.a", "n.c").specs | {"n.b": wide})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header("a", "b", "c"), [], target, partial=True)
+    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("spec-mismatch", "n.b")]
+
+
 def test_a_nested_reading_that_does_not_fit_is_no_reason_to_refuse_a_nearer_one() -> None:
     target = wb.Header({"a": wb.TensorSpec("F32", (2,)), "m.b": wb.TensorSpec("F32", (9,))})
     assert wb.plan(header("a", "b"), [], target, partial=True).reading == "mapped"
 
 
 def test_a_nested_reading_that_fills_no_more_than_a_faulty_nearer_one_does_not_hide_its_fault() -> None:
-    """Below `m`, the file fills one target as well, and `a` would be left as it was without a word."""
-    target = wb.Header({"a": wb.TensorSpec("F32", (9,)), "m.b": wb.TensorSpec("F32", (2,))})
+    """Without rules, the file below `net` fills `gain` as well: the rule that is at fault was then never heard of."""
+    rules = [wb.WeightRenaming(["q", "net.q"], "x"), wb.PrefixChange(prefix_to_remove="net")]
     with pytest.raises(wb.PlanError) as caught:
-        wb.plan(header("a", "b"), [], target, partial=True)
-    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("spec-mismatch", "a")]
+        wb.plan(header("net.gain", "net.q"), rules, header("gain"), partial=True)
+    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("rule-overlap", "net.q")]
+
+
+def test_a_nested_reading_that_would_be_the_only_one_but_for_a_fault_is_reported() -> None:
+    source = wb.Header({"norm.w": wb.TensorSpec("F32", (2,)), "embed.w": wb.TensorSpec("F32", (5,))})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [], header("m.norm.w", "m.embed.w"), partial=True)
+    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("spec-mismatch", "m.embed.w")]
 
 
 def test_a_faulty_reading_is_reported_only_where_it_reaches_more_than_each_that_fits() -> None:
@@ -368,3 +431,18 @@ def test_a_faulty_reading_is_reported_only_where_it_reaches_more_than_each_that_
             wb.plan(header("w1", "w2", "w3"), mapping, header(*names), partial=True)
         assert caught.value.code == code
     assert wb.plan(header("w1", "w2", "w3"), mapping, header("v1", "v2", "w1", "w2"), partial=True).reading == "as is"
+
+
+def test_a_target_of_a_group_that_a_partial_load_leaves_out_is_missing() -> None:
+    """The rules fill `k` and lack members for `e`; as it is the file fills `e` and not `k`: neither has more."""
+    rules = [wb.WeightRenaming("^e$", "k"), wb.WeightConverter("e.*.w", "e", [wb.MergeModulelist(0)])]
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header("e", "e.1.w"), rules, header("e", "k"), partial=True)
+    assert caught.value.code == "layout-ambiguous"
+
+
+def test_a_nested_reading_is_no_way_out_where_a_nearer_one_would_fill_as_much() -> None:
+    target = wb.Header({"w": wb.TensorSpec("F32", (5,)), "m.w": wb.TensorSpec("F32", (2,))})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header("w"), [], target, partial=True)
+    assert [(problem.code, problem.where) for problem in caught.value.problems] == [("spec-mismatch", "w")]

@@ -395,3 +395,24 @@ def test_a_name_that_the_rules_would_change_again_goes_back_where_the_layout_is_
         wb.plan(header(a__b__w=(2,)), grown.inverse())
     assert caught.value.codes == ("inverse-unproven",)
     assert list(wb.plan(header(a__b__w=(2,)), grown.inverse(), layout="mapped").target) == ["a.w"]
+
+
+def test_a_rule_is_run_back_once() -> None:
+    """It fits what it has made of a name once more, which changes nothing of how likely that name is."""
+    mapping = wb.Mapping([wb.WeightRenaming("^", "model.")])
+    key = "model." * (MOST_NAMES + 2) + "w"
+    found = find_preimages(mapping, [key])[key]
+    assert found == ({key.removeprefix("model.")}, {key.removeprefix("model.")}, False)
+
+
+def test_a_name_of_whatever_characters_is_led_back_as_any_other() -> None:
+    mapping = wb.Mapping([wb.WeightRenaming("^old", "new")])
+    for rest in ("größe", "\ue001.w", "\ue900.w"):
+        assert find_preimages(mapping, [f"new.{rest}"])[f"new.{rest}"].names == {f"old.{rest}", f"new.{rest}"}
+
+
+def test_what_a_partial_way_back_has_no_place_for_goes_nowhere_else() -> None:
+    """It keeps its name, and no rule has a part in that: only what was taken back could be another."""
+    back, target = wb.Mapping([wb.WeightRenaming("a", "b")]).inverse(), header(model__a=(2,), model__b=(2,))
+    (choice,) = wb.plan(header(b=(2,), model__b=(2,)), back, target, partial=True).choices
+    assert choice.startswith("model.b goes back to model.a, by rule 1; ")

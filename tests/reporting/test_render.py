@@ -127,6 +127,61 @@ def test_interleaved_copies_are_not_drawn() -> None:
     assert explained.diagrams == ()
 
 
+EQUALS = [
+    wb.WeightConverter("^layers.*.g_idx", "g_idx", [wb.MergeEqual()]),
+    wb.WeightConverter([f"ranks.{rank}.k" for rank in range(4)], "k", [wb.MergeEqual(2), wb.Concatenate(0)]),
+    wb.WeightConverter("embed", ["embed", "head"], [wb.Repeat()]),
+    wb.WeightConverter("experts.up", "up", [wb.SplitModulelist(0), wb.MergeEqual(3)]),
+]
+
+
+def equals() -> wb.Plan:
+    shapes = {f"layers.{i}.g_idx": (8,) for i in range(3)} | {f"ranks.{rank}.k": (2, 5) for rank in range(4)}
+    shapes |= {"embed": (7, 5), "experts.up": (3, 6, 5)}
+    return wb.plan(wb.Header({key: wb.TensorSpec("F32", shape) for key, shape in shapes.items()}), EQUALS)
+
+
+def test_a_report_says_what_has_to_be_equal() -> None:
+    report = equals().report
+    lines = [line for line in report.lines() if line.startswith("if equal")]
+    assert lines == [
+        "if equal  layers.{0..2}.g_idx -> g_idx",
+        "if equal  ranks.{0,2}.k = ranks.{1,3}.k -> k",
+        "if equal  3 parts of experts.up -> up",
+    ]
+    assert json.loads(json.dumps(report.to_dict()))["conditions"] == [line.removeprefix("if equal  ") for line in lines]
+    assert report.fates() == {"source": {"shared": 1, "checked": 8}, "target": {"filled": 5}}
+
+
+def test_like_conditions_stand_in_one_line() -> None:
+    specs = {f"ranks.{r}.layers.{i}.norm": wb.TensorSpec("F32", (3,)) for r in range(2) for i in range(3)}
+    plan = wb.plan(
+        wb.Header(specs), [wb.WeightConverter("ranks.*.layers.{i:int}.norm", "layers.{i}.norm", [wb.MergeEqual()])]
+    )
+    assert "if equal  ranks.{0,1}.layers.{0..2}.norm -> layers.{0..2}.norm" in str(plan.report)
+
+
+@pytest.mark.parametrize(
+    ("key", "fate", "condition", "copies"),
+    [
+        ("g_idx", "filled", "layers.{0..2}.g_idx -> g_idx",
+         ["g_idx[:] <- layers.0.g_idx[:]", "g_idx[:] == layers.1.g_idx[:]", "g_idx[:] == layers.2.g_idx[:]"]),
+        ("layers.1.g_idx", "checked", "layers.{0..2}.g_idx -> g_idx", ["g_idx[:] == layers.1.g_idx[:]"]),
+        ("ranks.3.k", "checked", "ranks.{0,2}.k = ranks.{1,3}.k -> k", ["k[2:4, :] == ranks.3.k[:, :]"]),
+        ("embed", "shared", None, ["embed[:, :] <- embed[:, :]", "head[:, :] <- embed[:, :]"]),
+    ],
+)  # fmt: skip
+def test_an_explanation_says_what_is_only_compared(
+    key: str, fate: str, condition: str | None, copies: list[str]
+) -> None:
+    explained = equals().explain(key)
+    assert explained.fates[0].name == fate
+    assert explained.conditions == ((condition,) if condition else ())
+    assert list(explained.copies) == copies
+    assert (f"  if equal {condition}" in str(explained).splitlines()) == bool(condition)
+    assert explained.to_dict()["conditions"] == list(explained.conditions)
+
+
 def test_failure_reads_as_reviewed(golden: Golden) -> None:
     specs = dict(header().specs)
     del specs["language_model.model.layers.1.mlp.experts.2.up_proj.weight"]

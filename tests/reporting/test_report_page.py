@@ -496,6 +496,39 @@ def test_copies_are_told_as_explain_tells_them(page: Page, plan: wb.Plan, side: 
     ]
 
 
+def equal_plan() -> wb.Plan:
+    """Tensors that must be equal, and one that is shared."""
+    specs = {f"layers.{i}.table": Spec("F32", (8,)) for i in range(3)} | {"embed.weight": Spec("F32", (4, 3))}
+    rules = [
+        wb.WeightConverter("layers.*.table", "table.weight", [wb.MergeEqual()]),
+        wb.WeightConverter("embed.weight", ["embed.weight", "head.weight"], [wb.Repeat()]),
+    ]
+    return wb.plan(wb.Header(specs), rules)
+
+
+@pytest.mark.parametrize(
+    ("side", "key", "lit"),
+    [
+        ("source", "layers.1.table", ["table.weight"]),
+        ("source", "embed.weight", ["embed.weight", "head.weight"]),
+        ("target", "table.weight", ["0.table", "1.table", "2.table"]),
+        ("target", "head.weight", ["embed.weight"]),
+    ],
+)
+def test_equal_tensors_are_shown_once_and_told_as_explain_tells_them(
+    opened: Callable[..., Page], side: str, key: str, lit: list[str]
+) -> None:
+    plan = equal_plan()
+    page = opened(plan.to_html())
+    page.pick(side, key)
+    assert page.text("#inspector pre").split("\n") == list(plan.explain(key).copies)
+    other = "target" if side == "source" else "source"
+    assert len(page.texts(f"#{other} .lit .name")) == len(lit)
+    explained = plan.explain(key)
+    assert len(page.texts("#inspector .keys li")) == len(explained.sources) + len(explained.targets)
+    assert "layers.{0..2}.table -> table.weight" in page.text("#summary")
+
+
 def moving_plan() -> wb.Plan:
     """Movements that no single box can hold, a cast, and a tied target."""
     source = {
@@ -503,6 +536,7 @@ def moving_plan() -> wb.Plan:
         "mix.weight": Spec("F32", (6, 5)),
         "kernel.weight": Spec("F32", (4, 3, 2, 5, 7)),
         "heads.weight": Spec("F32", (12, 5)),
+        "part.weight": Spec("F32", (9, 4)),
         "swap.weight": Spec("F32", (8, 3)),
         "tokens.weight": Spec("BF16", (7, 3)),
         "empty.weight": Spec("F32", (0, 3)),
@@ -512,6 +546,8 @@ def moving_plan() -> wb.Plan:
         wb.WeightConverter("turn.weight", "turned.weight", [wb.PermuteForRope(num_heads=2)]),
         wb.WeightConverter("mix.weight", "mixed.weight", [wb.Interleave(0)]),
         wb.WeightConverter("swap.weight", "swapped.weight", [wb.Reorder(0, (1, 2, 0), (1, 3, 4))]),
+        wb.WeightConverter("part.weight", "parts.weight",
+                           [wb.Split(0, (3, 6)), wb.On([1], wb.Interleave(0)), wb.Concatenate(0)]),
         wb.WeightConverter("kernel.weight", "flat.weight", [wb.Conv3dToLinear(3, (2, 5, 7)), wb.Transpose(0, 1)]),
         wb.WeightConverter("heads.weight", "grouped.weight", [wb.Rearrange("(h two d) c -> (two h d) c", two=2, h=3)]),
     ])  # fmt: skip

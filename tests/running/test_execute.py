@@ -16,7 +16,7 @@ from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Step
 from weighbridge.running.execute import allocate
-from weighbridge.running.ties import check_ties
+from weighbridge.running.ties import check_values
 from weighbridge.storage import open_checkpoint
 
 EXPERTS = Mapping(
@@ -230,9 +230,9 @@ def test_ties_of_sources_are_compared_by_value() -> None:
     assert model.embed.weight[0, 0] == 7
 
 
-def test_check_ties_accepts_a_plan_without_any() -> None:
+def test_check_values_accepts_a_plan_without_any() -> None:
     state = experts_state()
-    check_ties(wb.plan(state, EXPERTS), open_checkpoint(state), {})
+    check_values(wb.plan(state, EXPERTS), open_checkpoint(state), {})
 
 
 def test_allocate_gives_raw_bytes_for_dtypes_that_torch_lacks() -> None:

@@ -136,20 +136,26 @@ def test_a_step_is_cut_into_parts_where_all_that_it_reads_lies_in_memory(small_l
     assert (told["made"], told["both"]) == (1, 1)
 
 
-def test_a_source_that_makes_its_tensors_is_asked_by_one_thread(small_limits: None) -> None:
+def crowd_of_gathering(plan: wb.Plan, checkpoint: object) -> int:
+    """Fill a plan's targets, and return how many threads worked besides this one when the first was filled."""
     crowds: list[int] = []
 
-    class Watched(PlannedCheckpoint):
-        def tensor(self, key: str) -> torch.Tensor:
-            crowds.append(sum(thread.name == "weighbridge" for thread in threading.enumerate()))
-            return super().tensor(key)
+    def count(*_: int) -> None:
+        crowds.append(sum(thread.name == "weighbridge" for thread in threading.enumerate()))
 
+    gather(wanted_of(plan)[1], checkpoint, Counter(plan.target.size_bytes, count))
+    return crowds[0]
+
+
+def test_a_source_that_makes_its_tensors_is_asked_by_one_thread(small_limits: None) -> None:
     held = {str(number): torch.arange(600.0) for number in range(8)}
     plan = wb.plan(held)
-    made, listed = wanted_of(plan)
-    gather(listed, Watched(plan, wb.open(held)))
-    assert same(made, held)
-    assert crowds == [0] * 8
+    assert crowd_of_gathering(plan, PlannedCheckpoint(plan, wb.open(held))) == 0
+
+
+def test_little_work_is_done_by_the_thread_that_asks_for_it() -> None:
+    held = {str(number): torch.arange(600.0) for number in range(8)}
+    assert crowd_of_gathering(wb.plan(held), wb.open(held)) == 0
 
 
 def test_work_is_done_in_the_order_of_the_file(tmp_path: Path) -> None:
@@ -600,6 +606,18 @@ def test_columns_side_by_side_are_one_transpose(parts: tuple[int, ...], tmp_path
     expected = torch.cat([held[name] for name in names]).t()
     assert torch.equal(plan.state_dict(copy=True)["all"], expected)
     assert plan.is_exact
+
+
+def test_columns_side_by_side_are_read_where_the_first_of_them_lies(tmp_path: Path) -> None:
+    held = {name: torch.randn(rows, 90) for name, rows in (("w0", 30), ("w0.other", 1), ("w1", 20))}
+    save_file(held, tmp_path / "model.safetensors")
+    join = wb.WeightConverter(["^w0$", "^w1$"], "all", [wb.Concatenate(dim=0, sizes=(30, 20)), wb.Transpose(0, 1)])
+    plan = wb.plan(tmp_path / "model.safetensors", [join])
+    made, listed = wanted_of(plan)
+    told: list[int] = []
+    total = plan.target.size_bytes
+    gather(listed, wb.open(tmp_path / "model.safetensors"), Counter(total, lambda done, _: told.append(done)))
+    assert told == [made["all"].nbytes, total]
 
 
 @pytest.mark.parametrize("parts", [(1,) * 40, (16, 8, 16), (3, 30, 7)])

@@ -81,6 +81,12 @@ RELATED: list[tuple[str, str, torch.Tensor, Callable[[torch.Tensor], torch.Tenso
         numbers(32, 3),
         lambda t: torch.cat([torch.cat([r.split((4, 2, 2))[p] for r in t.chunk(4)]) for p in range(3)]),
     ),
+    (
+        "permuted",
+        "rows, along axis 0, in some parts: Split(sizes=[8, 4]), On(parts=[0], apply=Interleave()), Concatenate()",
+        numbers(12, 3),
+        lambda t: torch.cat([t[0:8:2], t[1:8:2], t[8:]]),
+    ),
     ("different", "shape", numbers(4, 3), lambda t: t[:2].clone()),
     ("different", "shape", numbers(4, 3), lambda t: (t + 1).view(6, 2)),
     ("different", "dtype", numbers(4, 3), lambda t: (t + 1).bfloat16()),

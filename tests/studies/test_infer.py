@@ -197,8 +197,45 @@ def blocks_in_place() -> Layouts:
     return a, b
 
 
+def rotary_parts() -> Layouts:
+    """Query and key of a fused tensor turned from pairs to halves, and rows in the middle of another that are not."""
+    new, a, b = Numbers(14), {}, {}
+    for layer in range(LAYERS):
+        for kind, rest in (("weight", (6,)), ("bias", ())):
+            qkv, mixed = new(40, *rest), new(30, *rest)
+            heads = [torch.cat([head[0::2], head[1::2]]) for head in qkv[:32].chunk(4)]
+            a[f"l.{layer}.qkv.{kind}"], b[f"l.{layer}.qkv.{kind}"] = qkv, torch.cat([*heads, qkv[32:]])
+            first, last = (torch.cat([part[0::2], part[1::2]]) for part in (mixed[:10], mixed[20:]))
+            a[f"l.{layer}.mixed.{kind}"] = mixed
+            b[f"l.{layer}.mixed.{kind}"] = torch.cat([first, mixed[10:20], last])
+    return a, b
+
+
 def turned(layouts: Layouts) -> Layouts:
     return layouts[1], layouts[0]
+
+
+def replicas() -> Layouts:
+    """Four ranks, of which two have each head of a key, and all have the norm; a table that every layer has."""
+    new = Numbers()
+    table = new(8)
+    a, b = dict[str, torch.Tensor](), {"table": table}
+    for layer in range(LAYERS):
+        key, query, norm = new(6, 4), new(12, 4), new(5)
+        b |= {f"layers.{layer}.{name}.weight": t for name, t in (("k", key), ("q", query), ("norm", norm))}
+        for rank in range(4):
+            a[f"ranks.{rank}.layers.{layer}.k.weight"] = key.chunk(2)[rank // 2].clone()
+            a[f"ranks.{rank}.layers.{layer}.q.weight"] = query.chunk(4)[rank].clone()
+            a[f"ranks.{rank}.layers.{layer}.norm.weight"] = norm.clone()
+        a[f"layers.{layer}.table"] = table.clone()
+    return a, b
+
+
+def untied() -> Layouts:
+    new = Numbers()
+    embed, other = new(9, 4), new(4, 4)
+    one = {"wte.weight": embed, "l.w": other}
+    return one, {"embed.weight": embed.clone(), "head.weight": embed.clone(), "l.w": other.clone()}
 
 
 RECOVERED: dict[str, tuple[Callable[[], Layouts], list[str]]] = {
@@ -245,6 +282,32 @@ RECOVERED: dict[str, tuple[Callable[[], Layouts], list[str]]] = {
     "blocks, back": (
         lambda: turned(blocks_in_place()),
         ["by Reorder(order=[1, 0])", "order=[1, 0, 2], sizes=[14, 5, 5])", "sizes=[16, 8, 8], target_stripes=4)"],
+    ),
+    "replicas": (
+        replicas,
+        [
+            "by MergeEqual(times=2), Concatenate()",
+            "by MergeEqual(times=4)",
+            "by MergeEqual(times=3)",
+            "by Concatenate()",
+        ],
+    ),
+    "replicas, back": (
+        lambda: turned(replicas()),
+        ["by Chunk(), Repeat(times=2)", "by Repeat(times=4)", "by Repeat(times=3)", "by Chunk()"],
+    ),
+    "untied": (untied, ["wte -> embed, head) by Repeat()"]),
+    "tied again": (lambda: turned(untied()), ["embed, head -> wte) by MergeEqual()"]),
+    "rotary parts": (
+        rotary_parts,
+        [
+            "by Split(sizes=[32, 8]), On(parts=[0], apply=PermuteForRope(num_heads=4)), Concatenate()",
+            "by Split(sizes=[10, 10, 10]), On(parts=[0, 2], apply=Interleave()), Concatenate()",
+        ],
+    ),
+    "rotary parts, back": (
+        lambda: turned(rotary_parts()),
+        ["On(parts=[0], apply=PermuteForRope(inverse=True, num_heads=4))", "apply=Interleave(inverse=True))"],
     ),
     "exchanged names": (exchanged_names, []),
     "shifted indices": (shifted_indices, []),
@@ -418,11 +481,32 @@ def test_copy_is_dropped_or_tied_by_name() -> None:
         {"embed.weight": weight, "l.w": other, "head.weight": weight},
     )
     assert wb.infer(single, double).plan.tied_targets[0].key == "head.weight"
-    apart = double | {"head.weight": weight.clone()}
-    assert [rule.why for rule in wb.infer(single, apart).mapping.initialise] == [
+    assert wb.infer(single, double).mapping.converters == ()
+    thrice = double | {"head.weight": weight.clone(), "old.weight": weight.clone()}
+    twice = {key: tensor for key, tensor in thrice.items() if key != "old.weight"}
+    assert [rule.why for rule in wb.infer(twice, thrice).mapping.initialise] == [
         "a copy of a tensor that has its place"
     ]
-    assert [rule.pattern for rule in wb.infer(apart, single).mapping.drop] == ["^head.weight$"]
+    assert [rule.pattern for rule in wb.infer(thrice, twice).mapping.drop] == ["^old.weight$"]
+
+
+def test_as_many_equal_ones_on_both_sides_are_no_replicas() -> None:
+    weight = Numbers()(9, 4)
+    a = {"embed.weight": weight, "head.weight": weight.clone()}
+    found = wb.infer(a, {f"model.{key}": tensor.clone() for key, tensor in a.items()})
+    assert found.is_complete
+    assert found.mapping.converters == ()
+
+
+def test_replicas_of_which_one_differs_are_not_merged() -> None:
+    a, b = replicas()
+    a["ranks.2.layers.1.norm.weight"][0] += 1
+    found = wb.infer(a, b)
+    holds(found, a, b)
+    assert not found.is_complete
+    merged = {step.targets[0]: set(step.sources) for step in found.plan.steps if step.fate == "checked"}
+    assert "ranks.2.layers.1.norm.weight" not in merged.get("layers.1.norm.weight", ())
+    assert len(merged["layers.1.k.weight"]) == 4
 
 
 # Nothing is proposed that does not hold
@@ -536,7 +620,7 @@ def test_header_without_values_is_an_error() -> None:
 # The parts
 
 
-MOVED: list[tuple[tuple[int, ...], Operation]] = [
+MOVED: list[tuple[tuple[int, ...], Operation | list[Operation]]] = [
     ((12, 5), wb.Transpose(0, 1)),
     ((3, 4, 5), wb.Transpose(1, 2)),
     ((3, 4, 5), wb.Permute((1, 2, 0))),
@@ -550,6 +634,17 @@ MOVED: list[tuple[tuple[int, ...], Operation]] = [
     ((5, 12), wb.Reorder(1, (2, 0, 1), (3, 7, 2))),
     ((24,), wb.Reorder(0, (1, 0, 2), (12, 4, 8), source_stripes=4)),
     ((24, 2), wb.Reorder(0, (1, 0), (16, 8), target_stripes=4)),
+    ((24, 5), [wb.Split(0, (16, 8)), wb.On((0,), wb.PermuteForRope(num_heads=4)), wb.Concatenate(0)]),
+    ((5, 20), [wb.Split(1, (4, 12, 4)), wb.On((1,), wb.Interleave(1, inverse=True)), wb.Concatenate(1)]),
+    (
+        (40,),
+        [
+            wb.Split(0, (8, 8, 24)),
+            wb.On((0,), wb.Interleave(0)),
+            wb.On((2,), wb.PermuteForRope(num_heads=3)),
+            wb.Concatenate(0),
+        ],
+    ),
     ((4, 3, 2, 5, 5), wb.Conv3dToLinear(3, (2, 5, 5))),
     ((4, 60), wb.LinearToConv3d(3, (2, 2, 5))),
     ((6, 10), wb.Reshape((4, 15), source_shape=(6, 10))),
@@ -557,13 +652,20 @@ MOVED: list[tuple[tuple[int, ...], Operation]] = [
 
 
 @pytest.mark.parametrize(("shape", "operation"), MOVED, ids=lambda value: str(value)[:60])
-def test_movement_is_found_from_its_result(shape: tuple[int, ...], operation: Operation) -> None:
+def test_movement_is_found_from_its_result(shape: tuple[int, ...], operation: Operation | list[Operation]) -> None:
     source = Numbers()(*shape)
-    target = wb.plan({"w": source}, [wb.WeightConverter("w", "w", [operation])]).state_dict()["w"]
+    operations = operation if isinstance(operation, list) else [operation]
+    target = wb.plan({"w": source}, [wb.WeightConverter("w", "w", operations)]).state_dict()["w"]
     found = fit_movement(source, target)
     assert found is not None
     assert is_moved(source, target, found)
     assert not is_moved(source, target + 1, found)
+
+
+def test_parts_that_no_known_operation_turns_are_not_found() -> None:
+    source = Numbers()(47, 5)
+    order = [*range(8), *(8 + 5 * place % 31 for place in range(31)), *range(39, 47)]
+    assert fit_movement(source, source[order]) is None
 
 
 def test_sums_of_parts_are_the_sum_of_the_whole() -> None:

@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from strategies import (
     Expected,
     Layout,
     Rule,
+    draw_equal_layout,
     draw_keys,
     draw_layout,
     draw_rules,
@@ -76,6 +78,10 @@ def test_every_tensor_has_exactly_one_fate(layout):
     plan = wb.plan(header_of(layout.tensors), layout.mapping)
     assert Counter(key for key, _ in plan.source_fates()) == Counter(list(layout.tensors))
     assert Counter(key for key, _ in plan.target_fates()) == Counter(list(expected.targets))
+    for step in plan.steps:
+        read, made = (sum(side[key].array.size for key in keys)
+                      for side, keys in ((layout.tensors, step.reads), (expected.targets, step.writes)))  # fmt: skip
+        assert (step.fate == "shared", step.fate == "checked") == (made > read, made < read)
     carried = {key for key, fate in plan.source_fates() if fate.name == "carried"}
     assert carried == set(layout.tensors) - expected.touched
     assert {frozenset(s.sources): frozenset(s.targets) for s in plan.steps} == {
@@ -143,7 +149,7 @@ def test_damage_is_named_exactly(seed, damage):
 def _account(damaged: Expected, wanted: dict[str, Bits]) -> set[tuple[str, str]]:
     """List what the damaged layout must be blamed for: broken groups, and what is missing and left over."""
     problems = set(damaged.problems)
-    broken = {key for code, key in problems if code == "group-incomplete"}
+    broken = {key for code, key in problems if code in ("group-incomplete", "operation-arity")}
     problems |= {("target-missing", key) for key in wanted if key not in damaged.targets and key not in broken}
     for sources, targets in damaged.provenance.items():
         strange = [key for key in targets if key not in wanted]
@@ -202,6 +208,35 @@ def test_every_element_is_written_once_and_read_once(layout):
         assert all((counts == 1).all() for counts in read)
     with poisoned():
         same(plan.state_dict(), expected.targets)
+
+
+@laws
+@given(seeds)
+def test_what_is_read_once_and_must_equal_another_is_compared_first(seed):
+    """One changed bit of sources that must be equal is named, and nothing is made of any of them.
+
+    The plan was made from headers, and lists the condition; the receipt of a run that passes has it.
+    """
+    layout, chance = draw_equal_layout(seed), random.Random(seed)
+    plan = wb.plan(header_of(layout.tensors), layout.mapping)
+    checked = sorted(key for key, fate in plan.source_fates() if fate.name == "checked")
+    assume(any(layout.tensors[key].array.size for key in checked))
+    assert {key for condition in plan.conditions for way in condition.ways for key in way} == set(checked)
+    with workplace() as place:
+        plan.write(place / "good", tensors_of(layout.tensors), sync=False)
+        recorded = json.loads((place / "good" / "weighbridge.json").read_text())["checked"]
+        assert recorded == json.loads(json.dumps(plan.conditions))
+        key = chance.choice([key for key in checked if layout.tensors[key].array.size])
+        bits = layout.tensors[key]
+        flat = bits.array.copy().reshape(-1)
+        flat[chance.randrange(flat.size)] ^= flat.dtype.type(1 << chance.randrange(8 * flat.itemsize))
+        changed = tensors_of(layout.tensors | {key: Bits(bits.dtype, flat.reshape(bits.shape))})
+        for run in (plan.state_dict, lambda source: next(plan.stream(source)), partial(plan.write, place / "bad")):
+            with pytest.raises(wb.PlanError) as caught:
+                run(changed)
+            assert caught.value.codes == ("sources-differ",)
+            assert f"{key}[" in caught.value.problems[0].got
+        assert not (place / "bad").exists()
 
 
 def _touched(copy) -> Iterator[tuple[int, int]]:

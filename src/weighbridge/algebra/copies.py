@@ -355,9 +355,10 @@ def _fuse_pair(first: Copy, second: Copy) -> Copy | None:
     step = second.source_start - first.source_start, second.target_start - first.target_start
     if step[0] < 0 or step[1] <= 0:
         return None
-    loops = _continued(first.loops, second.loops, step) or _begun(first.loops, second.loops, step)
-    if not loops and first.loops == second.loops:
-        loops = (Loop(2, *step), *first.loops)
+    if first.loops == second.loops:
+        loops: tuple[Loop, ...] | None = (Loop(2, *step), *first.loops)
+    else:
+        loops = _continued(first.loops, second.loops, step) or _begun(first.loops, second.loops, step)
     return simplify(Copy(*first[:3], loops)) if loops else None
 
 

@@ -63,6 +63,7 @@ CODES: Final[dict[str, str]] = {
     "inverse-unproven": "a key of an inverted mapping does not come back to itself",
     "source-unbound": "a plan does not know where to read",
     "tie-differs": "tensors that must be equal differ",
+    "sources-differ": "sources that are to become one target differ",
     "budget-too-small": "the memory budget cannot hold the smallest unit of work",
     # sources
     "checkpoint-not-found": "there is no checkpoint at this place",

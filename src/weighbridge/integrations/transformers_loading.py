@@ -41,7 +41,7 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.running.devices import fill_tensors
 from weighbridge.running.results import mapped_files
-from weighbridge.running.ties import value_classes
+from weighbridge.running.ties import check_equal, value_classes
 from weighbridge.storage.protocol import Checkpoint
 
 _LOG: Final = logging.getLogger("weighbridge")
@@ -89,8 +89,8 @@ class Load:
         header, self.declared_ties = header_with_ties(model, held.header(self.checkpoint.header)), declared_ties(model)
         self.options = replace(self.options, carry=(*exception_rules(Carry, self.options.carry), *self._made_by(held)))
         self.plan = self._compile(model, header)
-        groups = value_classes(self.plan, self.checkpoint, header.ties)
-        differing = [classes for classes in groups if len(classes) > 1]
+        check_equal(self.plan, self.checkpoint)
+        differing = [classes for classes in value_classes(self.plan, self.checkpoint, header.ties) if len(classes) > 1]
         if differing:
             # The library leaves these untied, whatever the configuration says; a tie is a matter of values.
             header = replace(header, ties=split_ties(model, differing))
@@ -99,7 +99,7 @@ class Load:
         mapped = mapped_files(self.checkpoint, copy=self.copy)
         for step in self.plan.steps:
             if step.fate != "carried":
-                found = (Pending(step, key, self.checkpoint, mapped) for key in step.targets if key in header)
+                found = (Pending(step, key, self.checkpoint, mapped) for key in step.writes if key in header)
                 self.tensors |= {pending.key: pending for pending in found}
         self.states = {key: self.tensors.pop(key) for key in held.extra if key in self.tensors}
         if self.device is not None:

@@ -247,7 +247,7 @@ class WeightConverter:
         ...     [MergeModulelist(dim=0), Concatenate(dim=1)],
         ... )
         >>> experts.inverse().operations
-        (Chunk(dim=1, num_shards_attribute=None), SplitModulelist(dim=0))
+        (Chunk(dim=1, num_shards_attribute=None, chunks=None), SplitModulelist(dim=0))
     """
 
     source_patterns: tuple[str, ...]

@@ -27,7 +27,7 @@ from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
 from weighbridge.running.gather import Wanted, group_steps, start_output
 from weighbridge.running.results import STREAM_BYTES, mapped_files
-from weighbridge.running.ties import check_ties
+from weighbridge.running.ties import check_values
 from weighbridge.storage.formats.torch_tensors import dtype_of, put_elements
 from weighbridge.storage.protocol import Checkpoint, Mapped
 
@@ -73,8 +73,8 @@ def load_into(
         The plan, which the model remembers.
 
     Raises:
-        PlanError: `model-mismatch`, `tie-differs`, `dtype-mismatch`; nothing has been changed then. `cast-overflow`,
-            which may leave part of a model loaded, as an error of reading does.
+        PlanError: `model-mismatch`, `tie-differs`, `sources-differ`, `dtype-mismatch`; nothing has been changed then.
+            `cast-overflow`, which may leave part of a model loaded, as an error of reading does.
         CheckpointError: `source-changed` and `data-missing`, before anything is changed; the codes of reading, which
             may leave part of a model loaded that had values before, and a meta model as it was.
     """
@@ -83,7 +83,7 @@ def load_into(
     check_model(plan, header)
     check_initialised(plan, places)
     check_settable(plan, places)
-    check_ties(plan, checkpoint, dict(header.ties))
+    check_values(plan, checkpoint, dict(header.ties))
     probe(plan, checkpoint, places)
     _warn_of_dtypes(plan, places)
     for line in rounded_lines(plan):
@@ -104,8 +104,9 @@ def load_into(
 
 def _warn_of_dtypes(plan: Plan, places: dict[str, Places]) -> None:
     """Say which tensors of a model, if it has values, take a file's dtype that nobody asked for by a cast."""
-    uncast = (zip(step.targets, step.program.targets, strict=True) for step in plan.steps if not step.program.casts)
-    new = ((key, dtype_of(output.dtype)) for step in uncast for key, output in step if key in places)
+    uncast = [step for step in plan.steps if not step.program.casts]
+    made = ((key, step.program.targets[number]) for step in uncast for key, number in step.writes.items())
+    new = ((key, dtype_of(output.dtype)) for key, output in made if key in places)
     pairs = ((places[key].tensor, dtype) for key, dtype in new if places[key].receive is None)
     changed = Counts((held.dtype, dtype) for held, dtype in pairs if not held.is_meta and held.dtype != dtype)
     for (held, dtype), count in changed.items():
@@ -143,7 +144,7 @@ class _Target(NamedTuple):
 
 def _targets(step: Step, places: dict[str, Places]) -> list[_Target]:
     found = []
-    for number, key in enumerate(step.targets):
+    for key, number in step.writes.items():
         place = places.get(key)
         if place is not None:
             current = place.tensor

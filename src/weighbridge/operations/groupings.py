@@ -31,7 +31,8 @@ MAX_PARTS: Final = 1 << 16
 """The most tensors that one may be cut into. How many it is comes from a shape, which may be any number."""
 
 
-def _check_parts(count: int) -> None:
+def check_parts(count: int) -> None:
+    """Refuse more parts than one tensor may fall into, as `layout-fragmented`."""
     if count > MAX_PARTS:
         raise LayoutError(
             "layout-fragmented",
@@ -55,7 +56,7 @@ def _split_value(value: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, 
 def _unbind(value: Value, axis: int) -> tuple[Value, ...]:
     axis = checked_axis(axis, len(value.shape))
     rest = (*value.shape[:axis], *value.shape[axis + 1 :])
-    _check_parts(value.shape[axis])
+    check_parts(value.shape[axis])
     parts = value.layout.split(axis, [1] * value.shape[axis])
     return tuple(Value(part.reshape(rest), value.dtype, value.is_rounded) for part in parts)
 
@@ -64,11 +65,23 @@ def _equal_sizes(size: int, parts: int) -> list[int]:
     if parts < 1 or size % parts:
         what = f"a size of {size} does not divide into {parts} equal parts"
         raise LayoutError("split-unequal", what, hint="give the sizes of the parts: Split(dim, sizes)")
-    _check_parts(parts)
+    check_parts(parts)
     return [size // parts] * parts
 
 
-def _into_targets(parts: Sequence[Value], counts: Sequence[int], context: Context) -> tuple[Lane, ...]:
+def _into_parts(lane: Lane, parts: Sequence[Value]) -> tuple[Lane, ...]:
+    """Make lanes of parts that are joined again."""
+    return tuple(Lane(lane.name, (part,)) for part in parts)
+
+
+def _check_count(chunks: int | None, *others: object) -> None:
+    """Check a number of parts, which is the only thing that may be said of them."""
+    if chunks is not None and (chunks < 1 or any(other is not None for other in others)):
+        what = "a number of equal parts is no such number" if chunks < 1 else "the parts are said in two ways"
+        raise LayoutError("operation-argument", what, expected="chunks above 0, and nothing else", got=str(chunks))
+
+
+def into_targets(parts: Sequence[Value], counts: Sequence[int], context: Context) -> tuple[Lane, ...]:
     """Deal parts out to the targets, in order."""
     bounds = pairwise((0, *accumulate(counts)))
     return tuple(
@@ -83,8 +96,12 @@ def _agree(said: Sequence[Size], sizes: Sequence[int]) -> bool:
     return len(said) == len(sizes) and all(isinstance(one, str) or one == size for one, size in pairs)
 
 
-def _counts(context: Context) -> list[int]:
-    """Return how many tensors each target takes."""
+def target_counts(context: Context) -> list[int]:
+    """Return how many tensors each target takes.
+
+    Raises:
+        LayoutError: `operation-argument` where that is not known, `operation-arity` where there are no targets.
+    """
     counts = []
     for number, target in enumerate(context.targets):
         count = context.count(number)
@@ -160,13 +177,20 @@ class Concatenate(Arguments):
     Args:
         dim: The axis.
         num_shards_attribute: Name of the configuration's value for the number of parts; for the inverse alone.
-        sizes: Sizes of the parts on the axis, as for `Split`; for the inverse, which has them from its targets if they
-            are left out. Numbers must be the sizes that there are.
+        sizes: Sizes of the parts on the axis, as for `Split`; for the inverse, which has them from its targets, or from
+            the cut before, if they are left out. Numbers must be the sizes that there are.
+        chunks: Number of parts, which must be equal; for the inverse, in the place of `sizes`.
     """
 
     dim: int = 0
     num_shards_attribute: str | None = None
     sizes: tuple[Size, ...] | None = None
+    chunks: int | None = None
+    added = ("chunks",)
+
+    def __post_init__(self) -> None:
+        Arguments.__post_init__(self)
+        _check_count(self.chunks, self.num_shards_attribute, self.sizes)
 
     def lower(self, lanes: tuple[Lane, ...], context: Context) -> tuple[Lane, ...]:
         """Join the values of all lanes."""
@@ -176,6 +200,9 @@ class Concatenate(Arguments):
         sizes = tuple(value.shape[axis] for value in values)
         if self.sizes is not None and not _agree(self.sizes, sizes):
             raise LayoutError("shape-mismatch", "the parts have other sizes", expected=str(self.sizes), got=str(sizes))
+        if self.chunks is not None and (len(sizes) != self.chunks or len(set(sizes)) > 1):
+            expected = counted(self.chunks, "equal part")
+            raise LayoutError("shape-mismatch", "the parts have other sizes", expected=expected, got=str(sizes))
         name = context.targets[0] if len(context.targets) == 1 else lanes[0].name
         return (Lane(name, (whole,)),)
 
@@ -183,22 +210,29 @@ class Concatenate(Arguments):
         """Return the operation that cuts the parts."""
         if self.sizes is not None:
             return Split(self.dim, self.sizes)
-        return Chunk(self.dim, self.num_shards_attribute)
+        return Chunk(self.dim, self.num_shards_attribute, self.chunks)
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk(Arguments):
-    """Cut a tensor along an axis, one part for each target.
+    """Cut a tensor along an axis, one part for each target; or into parts that a later `Concatenate` joins.
 
     The parts have the sizes of the targets where their shapes are known, and are equal otherwise.
 
     Args:
         dim: The axis.
         num_shards_attribute: Name of the configuration's value for the number of parts of the only, indexed target.
+        chunks: Number of parts, which are equal. It is needed where a later operation joins them.
     """
 
     dim: int = 0
     num_shards_attribute: str | None = None
+    chunks: int | None = None
+    added = ("chunks",)
+
+    def __post_init__(self) -> None:
+        Arguments.__post_init__(self)
+        _check_count(self.chunks, self.num_shards_attribute)
 
     def lower(self, lanes: tuple[Lane, ...], context: Context) -> tuple[Lane, ...]:
         """Cut the only value."""
@@ -206,9 +240,23 @@ class Chunk(Arguments):
         axis = checked_axis(self.dim, len(value.shape))
         if self.num_shards_attribute is not None:
             return (Lane(self._only_target(context, lane), self._shards(value, axis, context), indexed=True),)
-        counts = _counts(context)
+        if self.chunks is not None:
+            return self._equal_parts(lane, axis, self.chunks, context)
+        counts = target_counts(context)
         sizes = _target_sizes(context, counts, value.shape, axis) or _equal_sizes(value.shape[axis], sum(counts))
-        return _into_targets(_split_value(value, axis, sizes), counts, context)
+        return into_targets(_split_value(value, axis, sizes), counts, context)
+
+    def _equal_parts(self, lane: Lane, axis: int, chunks: int, context: Context) -> tuple[Lane, ...]:
+        (value,) = lane.values
+        parts = _split_value(value, axis, _equal_sizes(value.shape[axis], chunks))
+        if not context.targets:
+            return _into_parts(lane, parts)
+        counts = [chunks] if len(context.targets) == 1 and context.is_indexed(0) else target_counts(context)
+        if sum(counts) != chunks:
+            expected, got = counted(sum(counts), "part"), str(chunks)
+            what = "there is not one part for each target"
+            raise LayoutError("operation-arity", what, expected=expected, got=got)
+        return into_targets(parts, counts, context)
 
     def _only_target(self, context: Context, lane: Lane) -> str:
         if len(context.targets) > 1:
@@ -217,24 +265,24 @@ class Chunk(Arguments):
 
     def _shards(self, value: Value, axis: int, context: Context) -> tuple[Value, ...]:
         count = read_config(context.config, self.num_shards_attribute or "", default_to_text=True)
-        _check_parts(count)
+        check_parts(count)
         known = _target_sizes(context, [count], value.shape, axis) if context.targets else None
         return _split_value(value, axis, known or _equal_sizes(value.shape[axis], count))
 
     def inverse(self) -> Concatenate:
         """Return the operation that joins the parts."""
-        return Concatenate(self.dim, self.num_shards_attribute)
+        return Concatenate(self.dim, self.num_shards_attribute, chunks=self.chunks)
 
 
 @dataclass(frozen=True, slots=True)
 class Split(Arguments):
-    """Cut a tensor along an axis into parts of given sizes, one for each target.
+    """Cut a tensor along an axis into parts of given sizes, one for each target; or such that are joined again.
 
     Args:
         dim: The axis.
         sizes: Sizes of the parts on the axis: numbers, or names of the configuration's values, whose product a size is
             (``"num_heads*head_dim"``). Names are read where the targets do not say it; if there are no sizes, the
-            targets must.
+            targets must, and where a later `Concatenate` joins the parts, there are none that could.
     """
 
     dim: int = 0
@@ -242,19 +290,22 @@ class Split(Arguments):
 
     def lower(self, lanes: tuple[Lane, ...], context: Context) -> tuple[Lane, ...]:
         """Cut the only value."""
-        _, value = single(lanes)
+        lane, value = single(lanes)
         axis = checked_axis(self.dim, len(value.shape))
+        if not context.targets and self.sizes is not None:
+            sizes = [read_size(context.config, size) for size in self.sizes]
+            return _into_parts(lane, _split_value(value, axis, sizes))
         only_indexed = len(context.targets) == 1 and context.is_indexed(0)
-        counts = [len(self.sizes)] if only_indexed and self.sizes is not None else _counts(context)
-        sizes = self._sizes(context, counts, value.shape, axis)
-        if sizes is None:
+        counts = [len(self.sizes)] if only_indexed and self.sizes is not None else target_counts(context)
+        found = self._sizes(context, counts, value.shape, axis)
+        if found is None:
             raise LayoutError(
                 "operation-argument", "the sizes of the parts are not known", hint="give the sizes of the parts"
             )
-        if len(sizes) != sum(counts):
-            expected, got = counted(sum(counts), "size"), f"{len(sizes)}: {', '.join(map(str, sizes))}"
+        if len(found) != sum(counts):
+            expected, got = counted(sum(counts), "size"), f"{len(found)}: {', '.join(map(str, found))}"
             raise LayoutError("operation-arity", "there is not one size for each target", expected=expected, got=got)
-        return _into_targets(_split_value(value, axis, sizes), counts, context)
+        return into_targets(_split_value(value, axis, found), counts, context)
 
     def _sizes(self, context: Context, counts: Sequence[int], shape: Shape, axis: int) -> list[int] | None:
         if self.sizes is not None and all(isinstance(size, int) for size in self.sizes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final, TypeGuard
+from typing import Any, ClassVar, Final, TypeGuard
 
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import LayoutError
@@ -70,6 +70,7 @@ class Context:
             a pattern with a segment `*` that has more or fewer shapes than one.
         counts: For each target how many indices it has, where that is known; empty for "unknown".
         config: The model's configuration: attributes or items, with nested configurations.
+        takes_list: Whether what follows takes several tensors as a list, one for each index.
     """
 
     targets: tuple[str, ...] = ()
@@ -77,6 +78,7 @@ class Context:
     indexed: tuple[bool, ...] = ()
     counts: tuple[int | None, ...] = ()
     config: object = None
+    takes_list: bool = False
 
     def is_indexed(self, number: int) -> bool:
         """Tell whether a target takes one tensor for each index."""
@@ -102,6 +104,11 @@ class Context:
         """Return the shape that a tensor of a target must have, or None where that is unknown."""
         shapes = self.target_shapes[target] if self.target_shapes and target < len(self.target_shapes) else ()
         return shapes[index] if index < len(shapes) else None
+
+    def only(self, number: int) -> Context:
+        """Return what may be known of one target, as if it were the only one."""
+        shapes = self.target_shapes and self.target_shapes[number : number + 1]
+        return Context((self.targets[number],), shapes, config=self.config)
 
 
 def single(lanes: tuple[Lane, ...]) -> tuple[Lane, Value]:
@@ -191,9 +198,14 @@ ARGUMENT_KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
 
 
 class Arguments:
-    """What all operations share: their arguments are checked when they are made, and have a JSON form."""
+    """What all operations share: their arguments are checked when they are made, and have a JSON form.
+
+    Args:
+        added: Arguments that stand in the form only where they are given: the forms of before have none.
+    """
 
     __slots__ = ()
+    added: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
@@ -220,4 +232,5 @@ class Arguments:
         """Return the JSON form of an operation: its name and its arguments."""
         arguments = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         form = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
-        return {"operation": type(self).__name__, **form}
+        given = {name: value for name, value in form.items() if value is not None or name not in self.added}
+        return {"operation": type(self).__name__, **given}

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping as MappingOf
 from typing import Protocol
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.base.specs import Header
+from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning.program import Program
-from weighbridge.planning.steps import STEP_FATES, Fated, Step
+from weighbridge.planning.steps import EQUAL_FATES, STEP_FATES, Fated, Step, fate_of
 
 
 class Claims(Protocol):
@@ -113,9 +113,32 @@ def _step_problems(step: Step, rules: int) -> Iterator[WeighbridgeError]:
         yield PlanError(
             "plan-format", "this is no fate", where=where, expected=", ".join(STEP_FATES), got=repr(step.fate)
         )
+    yield from _equal_problems(step, where)
     if not all(type(rule) is int and 0 <= rule < rules for rule in step.rules):
         what = "a step names a rule that the mapping does not have"
         yield PlanError("plan-format", what, where=where, expected=f"numbers below {rules}", got=repr(step.rules)[:200])
+
+
+def _equal_problems(step: Step, where: str) -> Iterator[WeighbridgeError]:
+    """Yield what is wrong with keys that stand in a step more than once, where nothing else is."""
+    repeats = len(set(step.sources)) < len(step.sources) or len(set(step.targets)) < len(step.targets)
+    if not repeats and step.fate not in EQUAL_FATES:
+        return
+    wanted = fate_of(step.sources, step.targets, step.program)
+    if step.fate != wanted:
+        what = "a step has another fate than its keys say"
+        yield PlanError("plan-format", what, where=where, expected=wanted, got=repr(step.fate)[:200])
+    if wanted == "checked" and step.program.uncast is None:
+        what = "tensors that must be equal have dtypes that no one dtype holds the values of"
+        got = ", ".join(sorted({spec.dtype for spec in step.program.sources}))
+        yield PlanError("dtype-mismatch", what, where=where, got=got)
+    specs = zip(step.targets, (output.spec for output in step.program.targets), strict=False)
+    for side, pairs in (("source", zip(step.sources, step.program.sources, strict=False)), ("target", specs)):
+        known: dict[str, TensorSpec] = {}
+        for key, spec in pairs:
+            if known.setdefault(key, spec) != spec:
+                what = f"a {side} that stands in a step more than once has two specs"
+                yield PlanError("plan-format", what, where=key, expected=str(known[key]), got=str(spec))
 
 
 def _tie_problems(tied: tuple[Fated, ...], steps: MappingOf[str, int], specs: Header) -> Iterator[WeighbridgeError]:

@@ -223,9 +223,9 @@ def _choose(drafts: list[Draft], source: Header, target: Header | None, options:
             fitting.append(draft)
     if options.partial:
         fitting = [draft for draft in fitting if not any(other.covers_more(draft) for other in fitting)]
-    faulty = next((draft for draft in drafts if _is_right_but_faulty(draft, fitting, options)), None)
-    if faulty is not None:
-        raise none_fits([faulty], source, target, further, others=fitting)
+    faulty = [draft for draft in drafts if _is_right_but_faulty(draft, fitting, options)]
+    if faulty:
+        raise none_fits(faulty, source, target, further, others=fitting)
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
@@ -250,7 +250,7 @@ def _is_right_but_faulty(draft: Draft, fitting: list[Draft], options: Options) -
 
 def _describe(draft: Draft) -> str:
     filling = [step for step in draft.plan.steps if step.fate != "carried"]
-    targets, sources = sum(len(step.targets) for step in filling), sum(len(step.sources) for step in filling)
+    targets, sources = sum(len(step.writes) for step in filling), sum(len(step.reads) for step in filling)
     line = f"{draft.reading.name}: fills {counted(targets, 'target')} from {counted(sources, 'source')}"
     example = next((step for step in filling if step.sources != step.targets), None)
     return line + (f", such as {example.targets[0]} from {example.sources[0]}" if example else "")

@@ -19,7 +19,7 @@ from weighbridge.planning.joining import Joiner, collect_groups
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
-from weighbridge.planning.problems import no_such_target
+from weighbridge.planning.problems import no_such_target, target_collision
 from weighbridge.planning.program import Program
 from weighbridge.planning.readings import Names, Reading
 from weighbridge.planning.steps import Fated, Step
@@ -187,7 +187,7 @@ class _Fitting:
             if step.sources[0] in declared or any(key in self.target.specs for key in step.targets):
                 kept.append(step)
                 continue
-            unplaced += step.sources
+            unplaced += step.reads
             self.strays.append(step)
             if self.options.partial:
                 kept += self._carry_unplaced(step)
@@ -214,29 +214,19 @@ class _Fitting:
     def _carry_unplaced(self, step: Step) -> list[Step]:
         """Carry the sources of a step without a place, unless the mapping and the target use their names for others."""
         assert self.target is not None
-        for key in step.sources:
+        for key in step.reads:
             if key in self.target.specs:
                 self.problems.append(self._no_such_target(step.targets[0] if step.targets else key, step))
-        return [_carry(key, self.source.specs[key]) for key in step.sources if key not in self.target.specs]
+        return [_carry(key, self.source.specs[key]) for key in step.reads if key not in self.target.specs]
 
     def _find_collisions(self) -> None:
         owner: dict[str, Step] = {}
         for step in self.steps:
-            for key in step.targets:
+            for key in step.writes:
                 if key in owner:
-                    self.problems.append(self._collision(key, owner[key], step))
+                    both = ((each.sources, _rules(self.mapping, each)) for each in (owner[key], step))
+                    self.problems.append(target_collision(key, both))
                 owner[key] = step
-
-    def _collision(self, key: str, first: Step, second: Step) -> PlanError:
-        both = ((", ".join(step.sources[:2]), _rules(self.mapping, step)) for step in (first, second))
-        lines = sorted(f"{sources}\n  {rules}" if rules else sources for sources, rules in both)
-        return PlanError(
-            "target-collision",
-            "two sources land on one target",
-            where=key,
-            got="\n".join(lines),
-            hint="narrow one of the rules, or declare which source to drop",
-        )
 
     def _cast(self, declared: set[str]) -> None:
         """Cast targets as was asked for, after every cast of the mapping; and note whether casts may overflow."""
@@ -253,7 +243,8 @@ class _Fitting:
         if self.target is None:
             return
         for step in self.steps:
-            for key, output in zip(step.targets, step.program.targets, strict=True):
+            for key, number in step.writes.items():
+                output = step.program.targets[number]
                 wanted = self.target.specs.get(key)
                 if wanted is None and step.fate != "carried":
                     self.problems.append(self._no_such_target(key, step))
@@ -261,7 +252,7 @@ class _Fitting:
                     self.problems.append(self._misfit(key, step, output.layout.shape, wanted))
 
     def _no_such_target(self, key: str, step: Step) -> PlanError:
-        return no_such_target(key, step.sources[:3], _rules(self.mapping, step))
+        return no_such_target(key, step.reads[:SHOWN_SOURCES], _rules(self.mapping, step))
 
     def _misfit(self, key: str, step: Step, shape: tuple[int, ...], wanted: TensorSpec) -> PlanError:
         """Say that shapes differ; where only the number of joined tensors does, name those in excess or lacking."""
@@ -288,9 +279,9 @@ class _Fitting:
         return differing[0] if members and len(step.sources) % members == 0 else None
 
     def _sources_with_shapes(self, step: Step) -> str:
-        if len(step.sources) > SHOWN_SOURCES:
-            return ", ".join(collapse_by_name(step.sources)[:SHOWN_SOURCES])
-        return ", ".join(f"{key} {list(self.source[key].shape)}" for key in step.sources)
+        if len(step.reads) > SHOWN_SOURCES:
+            return ", ".join(collapse_by_name(step.reads)[:SHOWN_SOURCES])
+        return ", ".join(f"{key} {list(self.source[key].shape)}" for key in step.reads)
 
     def _merges(self, step: Step) -> bool:
         """Tell whether a step joins tensors by the index in their keys."""
@@ -299,9 +290,9 @@ class _Fitting:
 
     def _tie_steps(self) -> None:
         """Mark a step that fills a target whose twin is filled as well: its bytes must be equal, not written again."""
-        if self.target is None or not self.target.ties:
+        if self.target is None:
             return
-        written = [key for step in sorted(self.steps, key=lambda step: step.targets) for key in step.targets]
+        written = [key for step in sorted(self.steps, key=lambda step: step.targets) for key in step.writes]
         for key in written:
             self.first_of.setdefault(self._group(key), key)
         pairs = ((key, self.first_of[self._group(key)]) for key in written)
@@ -335,7 +326,7 @@ class _Fitting:
                 tied.append(Fated(key, TensorSpec(written[twin], self.target[key].shape), twin))
             elif key in named or self.options.partial:
                 initialised.append(Fated(key, self.target[key], named.get(key, "partial=True")))
-            if twin is None and key not in named and (self.options.partial or key not in self.blamed):
+            if twin is None and key not in named and key not in self.blamed:
                 missing.append(key)
         return tuple(sorted(tied)), tuple(sorted(initialised)), tuple(sorted(missing))
 

@@ -7,6 +7,7 @@ error that names it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping as MappingOf, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -17,11 +18,11 @@ from weighbridge.base.keys import index_of, nearest
 from weighbridge.base.specs import Header, Shape, TensorSpec
 from weighbridge.base.spelling import Range, gaps, spell_ranges
 from weighbridge.mappings.transforms import WeightConverter
-from weighbridge.operations.ops import lower
+from weighbridge.operations.lowering import lower
 from weighbridge.operations.values import Context, Lane, Value
-from weighbridge.planning.problems import MOST_SEARCHES
+from weighbridge.planning.problems import MOST_SEARCHES, target_collision
 from weighbridge.planning.program import Output, Program
-from weighbridge.planning.steps import Step
+from weighbridge.planning.steps import Step, fate_of
 from weighbridge.planning.tracing import FREE, Hit, Rule, Rules, Traced, finish_names, spell
 
 _DIGITS: Final = re.compile(r"\d+")
@@ -153,10 +154,10 @@ class Joiner:
         self._groups = tuple(groups)
         by_rule: dict[int, list[Group]] = {}
         for group in self._groups:
-            if not group.fault and self._is_complete(group):
-                by_rule.setdefault(group.rule, []).append(group)
-            else:
+            if group.fault:
                 self._blame_targets(group)
+            elif self._is_complete(group):
+                by_rule.setdefault(group.rule, []).append(group)
         return [step for number in sorted(by_rule) for step in self._lower_rule(number, by_rule[number])]
 
     def _lower_rule(self, number: int, groups: list[Group]) -> list[Step]:
@@ -210,9 +211,16 @@ class Joiner:
             lane[final] = None
         return list(lane)
 
-    def _step(self, group: Group, targets: tuple[str, ...], program: Program, fired: set[int]) -> Step:
-        fate = "computed" if program.casts else "moved"
-        return Step(_sources(group), targets, program, fate, tuple(sorted(group.fired | fired)))
+    def _step(self, group: Group, names: tuple[str, ...], program: Program, fired: set[int]) -> Step:
+        """Make a step; where rounds read its sources again, or write its targets again, they stand in it as often."""
+        rules = tuple(sorted(group.fired | fired))
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            named = "\n".join(self.rules.mapping.rule_name(rule) for rule in rules)
+            raise target_collision(twice, [(_sources(group), named)] * 2)
+        sources = _sources(group) * (len(program.sources) // (len(_sources(group)) or 1))
+        targets = names * (len(program.targets) // (len(names) or 1))
+        return Step(sources, targets, program, fate_of(sources, targets, program), rules)
 
     def _shape(self, key: str) -> Shape | None:
         spec = self.target.specs.get(key) if self.target is not None else None
@@ -235,10 +243,11 @@ class Joiner:
         indexed = (rule.splits,) * len(rule.targets)
         context = Context(converter.target_patterns, known, indexed, config=self.config)
         lowered = lower(converter.operations, lanes, context)
+        made = [lane for lanes in (lowered.lanes, *lowered.again) for lane in lanes]
         program = Program(
-            tuple(spec for lane in specs for spec in lane),
+            tuple(spec for lane in specs for spec in lane) * lowered.repeats,
             tuple(Output(temporary.dtype, temporary.layout) for temporary in lowered.temporaries),
-            tuple(Output(value.dtype, value.layout) for lane in lowered.lanes for value in lane.values),
+            tuple(Output(value.dtype, value.layout) for lane in made for value in lane.values),
         )
         return Lowered(program, tuple(len(lane.values) for lane in lowered.lanes))
 
@@ -255,6 +264,7 @@ class Joiner:
             self.left.extend(_sources(group))
         elif faults:
             self.problems.append(self._incomplete(rule, group, faults, counts))
+            self._blame_targets(group)
         return not faults
 
     def _expected_counts(self, rule: Rule, group: Group) -> list[int]:

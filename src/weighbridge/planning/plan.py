@@ -22,11 +22,14 @@ from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning.checking import find_problems
 from weighbridge.planning.program import Program, program_to_dict
-from weighbridge.planning.steps import FATED_FIELDS, Fate, Fated, Step
+from weighbridge.planning.steps import EQUAL_FATES, FATED_FIELDS, Condition, Fate, Fated, Step
 
 PLAN_FORMAT: Final = "weighbridge-plan"
 PLAN_VERSION: Final = 1
 """Version of the JSON form; raised whenever an older reader could misread it."""
+
+EQUALS_VERSION: Final = 2
+"""Version of a plan in which a key stands in a step more than once: one tensor is shared, or several are equal."""
 
 DEFAULT_BUDGET_BYTES: Final = 256 * 2**20
 """Size of the buffers that a run may hold beside its results, in bytes."""
@@ -104,24 +107,24 @@ class Plan:
     def source_keys(self) -> list[str]:
         """List the key of every source's fate, as often as it has one."""
         apart = [fated.key for fated in self.dropped + self.tied_sources]
-        return [key for step in self.steps for key in step.sources] + apart
+        return [key for step in self.steps for key in step.reads] + apart
 
     def target_keys(self) -> list[str]:
         """List the key of every target's fate, as often as it has one."""
         apart = [fated.key for fated in self.tied_targets + self.initialised]
-        return [key for step in self.steps for key in step.targets] + apart
+        return [key for step in self.steps for key in step.writes] + apart
 
     def source_fates(self) -> Iterator[tuple[str, Fate]]:
         """Yield every source's fate."""
         for number, step in enumerate(self.steps):
-            yield from ((key, Fate(step.fate, number)) for key in step.sources)
+            yield from ((key, Fate(step.fate, number)) for key in step.reads)
         yield from ((fated.key, Fate("dropped", by=fated.by)) for fated in self.dropped)
         yield from ((fated.key, Fate("tied", by=fated.by)) for fated in self.tied_sources)
 
     def target_fates(self) -> Iterator[tuple[str, Fate]]:
         """Yield every target's fate."""
         for number, step in enumerate(self.steps):
-            yield from ((key, Fate("filled", number)) for key in step.targets)
+            yield from ((key, Fate("filled", number)) for key in step.writes)
         yield from ((fated.key, Fate("tied", by=fated.by)) for fated in self.tied_targets)
         yield from ((fated.key, Fate("initialised", by=fated.by)) for fated in self.initialised)
 
@@ -139,10 +142,20 @@ class Plan:
             f"{count:,} tensor{'s' * (count != 1)} {reason}" for reason, count in [*dropped.items(), *casts.items()]
         )
 
+    @cached_property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What must hold of the source's values, which a run compares before it writes anything."""
+        return tuple(condition for step in self.steps for condition in step.conditions())
+
     @property
     def is_exact(self) -> bool:
         """Whether the inverse gives back every byte of every source tensor."""
         return not self.lossy_reasons
+
+    @property
+    def version(self) -> int:
+        """Version of the plan's JSON form: the oldest that can say it."""
+        return EQUALS_VERSION if any(step.fate in EQUAL_FATES for step in self.steps) else PLAN_VERSION
 
     @cached_property
     def hash(self) -> str:
@@ -240,7 +253,7 @@ class Plan:
         }
         return {
             "format": PLAN_FORMAT,
-            "version": PLAN_VERSION,
+            "version": self.version,
             "mapping": self.mapping.to_dict(),
             "reading": self.reading,
             "metadata": dict(self.metadata),

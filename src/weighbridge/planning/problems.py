@@ -173,6 +173,23 @@ def no_such_target(key: str, sources: Sequence[str], because: str) -> PlanError:
     return PlanError("source-unplaced", NO_SUCH_TARGET, where=key, got=got, because=because)
 
 
+def target_collision(key: str, claims: Iterable[tuple[Sequence[str], str]]) -> PlanError:
+    """Say that two sources land on one target.
+
+    Args:
+        key: The target.
+        claims: For each of the two what it is made of, and the rules that say so.
+    """
+    lines = sorted(f"{', '.join(sources[:2])}\n  {rules}".rstrip() for sources, rules in claims)
+    return PlanError(
+        "target-collision",
+        "two sources land on one target",
+        where=key,
+        got="\n".join(lines),
+        hint="narrow one of the rules, or declare which source to drop, or say by MergeEqual that they are equal",
+    )
+
+
 def with_likes(fault: WeighbridgeError, targets: OpenSide) -> WeighbridgeError:
     """Add the nearest names to an error of `no_such_target`; return any other one as it is."""
     likes = targets.like(fault.where) if fault.what == NO_SUCH_TARGET else []

@@ -5,7 +5,7 @@ A program knows shapes, dtypes and copies, but no names, so that all layers of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -109,6 +109,19 @@ class Program:
         parts = [f"cast from {', '.join(narrow)}"] if narrow else []
         return ", ".join([*parts, *(["with part of a source not read exactly once"] if unread else [])])
 
+    def slots_read(self, numbers: Iterable[int]) -> list[int]:
+        """Return the slots that some targets are made from, in order: temporaries, and what those are made from.
+
+        Examples:
+            >>> Program.identity(TensorSpec("F32", (2, 3))).slots_read([0])
+            [0]
+        """
+        used = {copy.source for number in numbers for copy in self.targets[number].layout.copies}
+        for place in reversed(range(len(self.temporaries))):
+            if len(self.sources) + place in used:
+                used |= {copy.source for copy in self.temporaries[place].layout.copies}
+        return sorted(used)
+
     def prove(self) -> None:
         """Prove that every element of every output is written exactly once, from elements that exist.
 
@@ -160,6 +173,23 @@ class Program:
         if self.overflows or not any(may_overflow(*pair) for pair in self.casts):
             return self
         return _overflowing(self)
+
+    @cached_property
+    def uncast(self) -> Program | None:
+        """The program with no other casts than to the smallest dtype that holds all values it reads; None without one.
+
+        Examples:
+            >>> Program.identity(TensorSpec("F32", (2, 3)), "F16").uncast.casts
+            ()
+        """
+        read = {spec.dtype for spec in self.sources}
+        holding = [code for code in DTYPES if all(dtype == code or widens_exactly(dtype, code) for dtype in read)]
+        if not holding:
+            return None
+        dtype = min(holding, key=lambda code: DTYPES[code].bits)
+        temporaries = tuple(output._replace(dtype=dtype) for output in self.temporaries)
+        targets = tuple(output._replace(dtype=dtype) for output in self.targets)
+        return Program(self.sources, temporaries, targets, self.overflows)
 
     def recast(self, dtypes: Sequence[str]) -> Program:
         """Return the program with its targets cast to other dtypes, after all the casts that it has.

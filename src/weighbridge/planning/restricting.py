@@ -77,14 +77,10 @@ def _cut_steps(plan: Plan, kept: dict[str, str]) -> Iterator[Step]:
         if not numbers:
             continue
         program, slots = _cut_program(step.program, numbers)
-        yield replace(
-            step,
-            sources=tuple(step.sources[slot] for slot in slots),
-            targets=tuple(kept[step.targets[number]] for number in numbers),
-            program=program,
-            # the tensor that it had to equal may be left out
-            fate="moved" if step.fate == "tied" else step.fate,
-        )
+        sources = tuple(step.sources[slot] for slot in slots)
+        targets = tuple(kept[step.targets[number]] for number in numbers)
+        # the tensor that it had to equal may be left out
+        yield replace(step, sources=sources, targets=targets, program=program).fated()
 
 
 @lru_cache(maxsize=1024)
@@ -98,11 +94,7 @@ def _cut_program(program: Program, numbers: tuple[int, ...]) -> tuple[Program, t
         return program, tuple(range(len(program.sources)))
     targets = [program.targets[number] for number in numbers]
     first = len(program.sources)
-    used = {copy.source for output in targets for copy in output.layout.copies}
-    for place in reversed(range(len(program.temporaries))):
-        if first + place in used:
-            used |= {copy.source for copy in program.temporaries[place].layout.copies}
-    slots = sorted(used)
+    slots = program.slots_read(numbers)
     place_of = {slot: place for place, slot in enumerate(slots)}
 
     def moved(output: Output) -> Output:

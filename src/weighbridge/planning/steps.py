@@ -4,6 +4,8 @@ Every source and every target has exactly one fate:
 
     source   moved      its bytes go into targets, re-ordered at most
              computed   its values are cast on the way
+             shared     each of its bytes goes into several targets, or to several places of one
+             checked    it must equal another source, bit for bit: both are to become the same target
              carried    it passes through under its own name
              tied       its bytes must equal those of another source, which moves in its place
              dropped    a named rule leaves it out
@@ -14,28 +16,47 @@ Every source and every target has exactly one fate:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from weighbridge.base.specs import TensorSpec
 from weighbridge.planning.program import Program
 
-STEP_FATES: Final = ("moved", "computed", "carried", "tied")
+STEP_FATES: Final = ("moved", "computed", "shared", "checked", "carried", "tied")
 """What a step may say of its sources."""
+
+EQUAL_FATES: Final = ("shared", "checked")
+"""What is said of the sources of a step in which a key stands more than once."""
 
 FATED_FIELDS: Final = ("dropped", "initialised", "tied_sources", "tied_targets")
 """Names of a plan's lists of tensors that no step touches."""
+
+
+class Condition(NamedTuple):
+    """What must hold of the values of a source before a plan runs: whichever way a target is made, it is the same.
+
+    Args:
+        target: The target.
+        ways: For each way of making it, the sources that it is made of; they lie at the same places of each other.
+    """
+
+    target: str
+    ways: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """Some sources, the program that reads them, and the targets it writes.
 
+    A source that is read several times stands here as often, and so does a target that several sources make: all of
+    them must make the same of it. The inverse of one is the other, and the program moves each element exactly once.
+
     Args:
         sources: Keys that are read; their position is the program's slot.
         targets: Keys that are written, in the program's order.
         program: The copies.
-        fate: What becomes of the sources: ``moved``, ``computed``, ``carried`` or ``tied``.
+        fate: What becomes of the sources: ``moved``, ``computed``, ``shared``, ``checked``, ``carried`` or ``tied``.
         rules: Numbers of the mapping's rules that fired, in order.
     """
 
@@ -47,8 +68,44 @@ class Step:
 
     def inverse(self, *, lossy: bool = False) -> Step:
         """Return the step back; see `Program.inverse`."""
-        fate = "moved" if self.fate == "tied" else self.fate
-        return Step(self.targets, self.sources, self.program.inverse(lossy=lossy), fate, self.rules)
+        back = self.program.inverse(lossy=lossy)
+        return Step(self.targets, self.sources, back, self.fate, self.rules).fated()
+
+    def fated(self) -> Step:
+        """Return the step with what is left of its fate, turned round or cut: tied and equal ones may be gone."""
+        if self.fate in EQUAL_FATES:
+            return replace(self, fate=fate_of(self.sources, self.targets, self.program))
+        return replace(self, fate="moved") if self.fate == "tied" else self
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Each source once."""
+        return self.sources if self.fate not in EQUAL_FATES else tuple(dict.fromkeys(self.sources))
+
+    @property
+    def writes(self) -> dict[str, int]:
+        """Each target once, with the number of the first output that makes it: that is the one to write."""
+        found: dict[str, int] = {}
+        for number, key in enumerate(self.targets):
+            found.setdefault(key, number)
+        return found
+
+    def conditions(self) -> Iterator[Condition]:
+        """Yield what must hold of the values that it reads."""
+        made: dict[str, list[tuple[str, ...]]] = {}
+        for number, key in enumerate(self.targets if self.fate == "checked" else ()):
+            slots = [slot for slot in self.program.slots_read([number]) if slot < len(self.sources)]
+            made.setdefault(key, []).append(tuple(dict.fromkeys(self.sources[slot] for slot in slots)))
+        yield from (Condition(key, tuple(ways)) for key, ways in made.items())
+
+
+def fate_of(sources: Sequence[str], targets: Sequence[str], program: Program) -> str:
+    """Return the fate of a step's sources, as its keys and its program say it."""
+    if len(set(targets)) < len(targets):
+        return "checked"
+    if len(set(sources)) < len(sources):
+        return "shared"
+    return "computed" if program.casts else "moved"
 
 
 class Fated(NamedTuple):

@@ -16,7 +16,7 @@ from weighbridge.base.forms.json_forms import items, number, numbers, table, tex
 from weighbridge.base.json_text import JsonError, parse_json
 from weighbridge.base.specs import TensorSpec
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.planning.plan import PLAN_FORMAT, PLAN_VERSION, Plan
+from weighbridge.planning.plan import EQUALS_VERSION, PLAN_FORMAT, PLAN_VERSION, Plan
 from weighbridge.planning.program import program_from_dict, spec_from_form
 from weighbridge.planning.steps import FATED_FIELDS, Fated, Step
 from weighbridge.storage.formats.safetensors_header import parse_head
@@ -62,12 +62,15 @@ def read_plan(form: Any) -> Plan:
         CheckpointError: `path-unsafe`.
     """
     try:
-        found, known = (form["format"], form["version"]), (PLAN_FORMAT, PLAN_VERSION)
-        if found != known:
-            what = "this is no plan of a known version"
-            raise PlanError("plan-format", what, expected=f"{PLAN_FORMAT} {PLAN_VERSION}", got=repr(found)[:200])
+        found = form["format"], form["version"]
+        if found not in [(PLAN_FORMAT, version) for version in (PLAN_VERSION, EQUALS_VERSION)]:
+            what, expected = "this is no plan of a known version", f"{PLAN_FORMAT} {PLAN_VERSION} or {EQUALS_VERSION}"
+            raise PlanError("plan-format", what, expected=expected, got=repr(found)[:200])
         plan = _plan_from_form(form)
         plan.check()
+        if plan.version != form["version"]:
+            what = "the plan is not of the version that it names"
+            raise PlanError("plan-format", what, expected=str(plan.version), got=str(form["version"]))
         _check_hash("hash", form["hash"], plan.hash)
         _check_hash("files_hash", form["files_hash"], plan.files_hash)
         check_files(plan.source_files, plan.source.specs)

@@ -45,7 +45,7 @@ def trace_keys(
         start: Number of the first rule to run.
         converters: Whether converters may fire.
     """
-    if not rules.rules[start:]:
+    if all(rule.converts and not converters for rule in rules.rules[start:]):
         yield from (Traced(Trace(key, (), None), [(key, ())]) for key in keys)
         return
     found = rules.families(keys)
@@ -83,7 +83,7 @@ def _trace_alike(
         return [Traced(first, members)]
     for silent in silences(yielding):
         trace = trace_name(rules, name, start, converters=converters, literal=literal, silent=silent)
-        traces.append(trace._replace(spared=tuple(sorted(silent))))
+        traces.append(trace._replace(spared=silent))
         reached.append(last_names(rules, Traced(traces[-1], members)))
     found: dict[int, list[Member]] = {}
     for member, names in zip(members, zip(*reached, strict=True), strict=True):
@@ -304,7 +304,7 @@ def finish_names(
         For each name its last form and the numbers of the rules that fired.
     """
     done: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for trace, members in trace_keys(rules, names, problems, converter + 1, converters=False):
+    for trace, members in trace_keys(rules, names, problems, converter, converters=False):
         for name, indices in members:
             done[name] = (spell(trace.name, indices), trace.fired)
     return done

@@ -42,7 +42,7 @@ def cost(plan: Plan, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> Cost:
     for step in plan.steps:
         program = step.program
         read += sum(spec.size_bytes for spec in program.sources)
-        sizes = [output.spec.size_bytes for output in program.targets]
+        sizes = [program.targets[number].spec.size_bytes for number in step.writes.values()]
         written += sum(sizes)
         copies += program.copies
         temporary = max(temporary, program.temporary_bytes)

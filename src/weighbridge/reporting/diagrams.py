@@ -16,7 +16,7 @@ from weighbridge.algebra.copies import Copy, align, strides, swapped
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.keys import by_name, collapse
 from weighbridge.base.specs import Shape, TensorSpec, coordinates
-from weighbridge.planning.steps import Step
+from weighbridge.planning.steps import EQUAL_FATES, Step
 
 MAX_ROWS: Final = 8
 """Rows of a grid that are drawn; the others are left out in the middle."""
@@ -106,11 +106,11 @@ def draw_step(step: Step, key: str) -> tuple[str, ...]:
     Args:
         step: The step.
         key: A target, which is drawn with its sources in it; or a source: the target that it goes to is drawn with the
-            source's places in it. Where one source goes to several targets, it is the source that is drawn.
+            source's places in it. Where parts of one source go to several targets, it is the source that is drawn.
 
     Returns:
-        Lines of text, no wider than `WIDTH` but for names; none for a tensor that passes whole and in order, and for
-        one whose parts are no boxes.
+        Lines of text, no wider than `WIDTH` but for names; none for a tensor that passes whole and in order, for one
+        whose parts are no boxes, and for a source of which several targets have equal parts.
 
     Examples:
         >>> from weighbridge.algebra.layout import Layout, concat
@@ -134,8 +134,8 @@ def draw_step(step: Step, key: str) -> tuple[str, ...]:
     if key in step.targets:
         number = step.targets.index(key)
         cells, spec = _cells_of_target(step, number), program.targets[number].spec
-        if cells and len(cells) == 1 and len(step.targets) > 1:
-            slot = step.sources.index(cells[0].key)
+        if cells and len(cells) == 1 and len(step.writes) > 1:
+            slot = program.targets[number].layout.copies[0].source
             return tuple(_draw(cells[0].key, program.sources[slot], _cells_of_source(step, slot), {key: spec}))
         return tuple(_draw(key, spec, cells, _others(step.sources, program.sources)))
     slot = step.sources.index(key)
@@ -144,6 +144,8 @@ def draw_step(step: Step, key: str) -> tuple[str, ...]:
         cells = _cells_of_target(step, reached[0])
         name, spec = step.targets[reached[0]], program.targets[reached[0]].spec
         return tuple(_draw(name, spec, cells, {key: program.sources[slot]}))
+    if step.fate in EQUAL_FATES:
+        return ()
     specs = [output.spec for output in program.targets]
     return tuple(_draw(key, program.sources[slot], _cells_of_source(step, slot), _others(step.targets, specs)))
 

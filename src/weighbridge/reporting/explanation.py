@@ -13,9 +13,10 @@ from weighbridge.base.specs import Header, Shape
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
-from weighbridge.planning.steps import Fate, Step
+from weighbridge.planning.steps import Condition, Fate, Step
 from weighbridge.planning.tracing import Rules, match_rule, prepare, require_name, trace_key
 from weighbridge.planning.way_back.origins import find_origins
+from weighbridge.reporting.conditions import condition_lines
 from weighbridge.reporting.diagrams import draw_step, region_of, span_text
 from weighbridge.reporting.membership import missing_members, near_miss
 
@@ -46,6 +47,7 @@ class Explanation:
         group: The incomplete group that the key belongs to, and what is missing of it.
         diagrams: The copies as pictures, in lines of text.
         origins: Names that the rules would make the key of, for one that nothing fills.
+        conditions: Which sources must be equal, where the key is one of them, or is made of them.
     """
 
     key: str
@@ -59,6 +61,7 @@ class Explanation:
     group: tuple[str, ...] = ()
     diagrams: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -74,6 +77,7 @@ class Explanation:
         if self.sources:
             yield f"  from     {', '.join(collapse(self.sources))}"
             yield f"  to       {', '.join(collapse(self.targets))}"
+        yield from (f"  if equal {condition}" for condition in self.conditions)
         yield from (f"  {'group' if number == 0 else '':<8} {line}" for number, line in enumerate(self.group))
         for tried in self.tried:
             yield f"  {tried.rule}"
@@ -99,6 +103,7 @@ class Explanation:
             "group": list(self.group),
             "diagrams": list(self.diagrams),
             "origins": list(self.origins),
+            "conditions": list(self.conditions),
         }
 
 
@@ -125,15 +130,20 @@ def explain(plan: Plan, key: str) -> Explanation:
         key,
         sides,
         tuple(fates[side][key] for side in sides),
-        tuple(source for step in steps for source in step.sources),
-        tuple(target for step in steps for target in step.targets),
+        tuple(source for step in steps for source in step.reads),
+        tuple(target for step in steps for target in step.writes),
         tuple(try_rules(plan, traced)),
         tuple(line for step in steps for line in _copy_lines(step, key)),
         near,
         group,
         tuple(line for step in steps for line in draw_step(step, key)),
         origins,
+        tuple(condition_lines(each for step in steps for each in step.conditions() if _is_about(each, key))),
     )
+
+
+def _is_about(condition: Condition, key: str) -> bool:
+    return key == condition.target or any(key in way for way in condition.ways)
 
 
 def _missing_origins(plan: Plan, key: str) -> tuple[str, ...]:
@@ -183,15 +193,15 @@ def try_rules(plan: Plan, key: str) -> Iterator[Tried]:
         name, converted = written[0], converted or rule.converts
 
 
-def _spared_rules(plan: Plan, key: str) -> tuple[int, ...]:
+def _spared_rules(plan: Plan, key: str) -> frozenset[int]:
     """Return the numbers of the rules that gave way on a key to what the target has."""
     if not any(rule.if_wanted for rule in plan.mapping):
-        return ()
+        return frozenset()
     reached = Header({**plan.target.specs, **{fated.key: fated.spec for fated in plan.initialised}})
     try:
         return trace_key(prepare(plan.mapping, Wanted(reached, plan.source)), key).spared
     except PlanError:
-        return ()
+        return frozenset()
 
 
 def _write(rules: Rules, number: int, name: str) -> tuple[str, ...]:
@@ -216,13 +226,15 @@ def _copy_lines(step: Step, key: str) -> Iterator[str]:
     names = [*step.sources, *(f"temporary {number}" for number in range(len(program.temporaries)))]
     outputs = [*names[len(step.sources) :], *step.targets]
     made = list(zip(outputs, program.outputs, strict=True))
+    temporaries = set(names[len(step.sources) :])
     before, after = {key}, {key}  # with the temporaries that the key is made of, and that are made of it
     reads = [(name, {names[copy.source] for copy in output.layout.copies}) for name, output in made]
     for name, parts in reads:
-        after |= {name} if parts & after else set()
+        after |= {name} & temporaries if parts & after else set()
     for name, parts in reversed(reads):
-        before |= parts if name in before else set()
-    for name, output in made:
+        before |= parts & temporaries if name in before else set()
+    for number, (name, output) in enumerate(made):
+        written = "<-" if name not in outputs[:number] else "=="
         for copy in output.layout.copies:
             if name not in before and names[copy.source] not in after:
                 continue
@@ -230,7 +242,7 @@ def _copy_lines(step: Step, key: str) -> Iterator[str]:
             target_box = region(copy, output.layout.shape, of_target=True)
             source_box = region(copy, source.shape, of_target=False)
             cast = f"  cast {source.dtype} to {output.dtype}" if source.dtype != output.dtype else ""
-            yield f"{name}{target_box} <- {names[copy.source]}{source_box}{cast}"
+            yield f"{name}{target_box} {written} {names[copy.source]}{source_box}{cast}"
 
 
 def region(copy: Copy, shape: Shape, *, of_target: bool) -> str:

@@ -11,6 +11,7 @@ from weighbridge.base.keys import collapse, collapse_by_name, counted, natural_k
 from weighbridge.base.spelling import numbered_forms
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
+from weighbridge.reporting.conditions import condition_lines
 from weighbridge.reporting.costs import cost, format_bytes
 from weighbridge.reporting.notebook import summary_html
 from weighbridge.reporting.unused import find_unused, unused_lines
@@ -44,6 +45,7 @@ class Report:
         yield f"memory    at most {format_bytes(spent.buffer_bytes)} of buffers beside the result"
         yield f"copies    {spent.copies:,} in {counted(len(plan.programs), 'program')}"
         yield "way back  " + ("exact" if plan.is_exact else "lossy: " + "; ".join(plan.lossy_reasons))
+        yield from (f"if equal  {line}" for line in condition_lines(plan.conditions))
         for side, fates in self.fates().items():
             counts = ", ".join(f"{count:,} {fate}" for fate, count in fates.items())
             yield f"{side + 's':<9} {counts or 'none'}"
@@ -98,6 +100,7 @@ class Report:
             "target_tensors": len(plan.target),
             "exact": plan.is_exact,
             "lossy_reasons": list(plan.lossy_reasons),
+            "conditions": condition_lines(plan.conditions),
             "notes": list(self.notes),
             "choices": list(plan.choices),
             "unused": find_unused(plan)._asdict(),

@@ -293,5 +293,5 @@ def make(output: Output, slots: Slots) -> torch.Tensor:
 def run_step(step: Step, checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the targets of one step, each in memory of its own."""
     slots = Slots(step, checkpoint)
-    for key, output in zip(step.targets, step.program.targets, strict=True):
-        yield key, make(output, slots)
+    for key, number in step.writes.items():
+        yield key, make(step.program.targets[number], slots)

@@ -20,7 +20,6 @@ from weighbridge.planning.steps import Step
 from weighbridge.running.execute import (
     Slots,
     allocate,
-    copy_by_sections,
     copy_side_by_side,
     copy_stitched,
     fill,
@@ -224,35 +223,35 @@ def _jobs_of_rows(
 def _jobs_of_copy(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[Job]:
     """Cut a copy into parts that workers share."""
     slots = Slots(want.step, checkpoint)
-    key = want.step.sources[copy.source]
-    extent = checkpoint.extent(key)
+    path, offset = _place(checkpoint.extent(want.step.sources[copy.source]))
     flat = want.tensor.view(-1)
     itemsize = DTYPES[want.output.dtype].itemsize
     if DTYPES[want.output.dtype].kind == "packed":
-        yield Job("", 0, want.output.spec.size_bytes, partial(fill, flat, want.output.layout, slots, want.output.dtype))
+        task = partial(fill, flat, want.output.layout, slots, want.output.dtype)
+        yield Job(path, offset, want.output.spec.size_bytes, task)
         return
     read_size = DTYPES[slots.dtype(copy.source)].itemsize
     for part in sections(copy, want.step.program.sources[copy.source].numel, BATCH_BYTES // itemsize):
-        task = partial(copy_by_sections, flat, part, slots)
-        if extent is None:
-            task = partial(run_copy, flat, part, slots, want.output.dtype)
-        place = (str(extent.path), extent.offset + part.source_start * read_size) if extent else ("", 0)
-        yield Job(*place, part.numel * itemsize, task)
+        task = partial(run_copy, flat, part, slots, want.output.dtype)
+        yield Job(path, offset + part.source_start * read_size, part.numel * itemsize, task)
+
+
+def _place(extent: Extent | None) -> tuple[str, int]:
+    """Return the file that a tensor lies in, and where in it; what lies in none comes first."""
+    return (str(extent.path), extent.offset) if extent is not None else ("", 0)
 
 
 def _stitched_job(want: Wanted, group: tuple[Copy, ...], checkpoint: Checkpoint) -> Job:
-    extent = checkpoint.extent(want.step.sources[group[0].source])
-    assert extent is not None
+    place = _place(checkpoint.extent(want.step.sources[group[0].source]))
     size_bytes = sum(copy.numel for copy in group) * want.tensor.element_size()
     task = partial(copy_stitched, want.tensor.view(-1), group, Slots(want.step, checkpoint))
-    return Job(str(extent.path), extent.offset, size_bytes, task)
+    return Job(*place, size_bytes, task)
 
 
 def _staged_job(group: Sequence[Wanted], checkpoint: Checkpoint) -> Job:
     """Run one step that needs temporaries, for all of its tensors that are wanted."""
     step = group[0].step
-    extent = checkpoint.extent(step.sources[0])
-    place = (str(extent.path), extent.offset) if extent else ("", 0)
+    place = _place(checkpoint.extent(step.sources[0]))
 
     def task() -> None:
         slots = Slots(step, checkpoint)

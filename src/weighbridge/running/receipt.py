@@ -6,10 +6,13 @@ It is a file in a directory, and in a torch file a member of the archive beside 
       {"format": "weighbridge-receipt", "version": 1, "weighbridge": package version, "plan_hash": SHA-256,
        "mapping": name, "source": {"where", "files": [{"name", "size_bytes", "mtime_ns", "head_sha256"}]},
        "plan": the plan's JSON form, files of the source included,
+       "checked": which sources were compared and found equal, as [target, [sources of each way of making it]]; where
+           the plan has such conditions,
        "digests": what `tensor_digests` describes, where it was asked for}
 
 With it, `revert` needs nothing else. The mapping and the layout of the source's files are inside the plan. Digests came
-later, and the version is still 1: a reader that does not know them leaves them aside and misreads nothing.
+later, and so did what was checked, and the version is still 1: a reader that does not know them leaves them aside and
+misreads nothing.
 """
 
 from __future__ import annotations
@@ -66,8 +69,14 @@ def receipt_text(plan: Plan, checkpoint: Checkpoint) -> bytes:
         "mapping": plan.mapping.name,
         "source": {"where": checkpoint.where, "files": checkpoint.fingerprint()},
         "plan": plan.to_dict(),
+        **({"checked": _checked(plan)} if plan.conditions else {}),
     }
     return json.dumps(form, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _checked(plan: Plan) -> list[Any]:
+    """Return the form of what held of the source when the output was made: a run compares it before it writes."""
+    return [[target, [list(way) for way in ways]] for target, ways in plan.conditions]
 
 
 def check_receipt_follows(plan: Plan) -> None:
@@ -135,6 +144,9 @@ def read_receipt(directory: Path) -> Receipt:
         receipt = Receipt(read_plan(form["plan"]), table(form["source"]), text(form["weighbridge"]), digests)
         if (form["plan_hash"], form["mapping"]) != (receipt.plan.hash, receipt.plan.mapping.name):
             raise CheckpointError("receipt-invalid", "the receipt belongs to another plan", where=str(path))
+        if form.get("checked", []) != _checked(receipt.plan):
+            what = "what was checked is not what the plan takes to be equal"
+            raise CheckpointError("receipt-invalid", what, where=str(path))
         if digests is not None and digests.tensors.keys() != receipt.plan.target.keys():
             raise CheckpointError("receipt-invalid", "the digests are not those of the plan's tensors", where=str(path))
         _LOG.info('read the receipt %s of mapping "%s"', path, receipt.plan.mapping.name)

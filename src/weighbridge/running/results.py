@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.planning.plan import Plan
 from weighbridge.running.gather import Wanted, group_steps, start_output
-from weighbridge.running.ties import check_ties
+from weighbridge.running.ties import check_values
 from weighbridge.storage.protocol import FileReader
 
 if TYPE_CHECKING:
@@ -40,10 +40,11 @@ def stream(
         same tensor. Up to `STREAM_BYTES` are made ahead.
 
     Raises:
-        PlanError: `plan-failed`, with a `tie-differs` for tied targets that would differ; before anything is made.
+        PlanError: `plan-failed`, before anything is made: with a `tie-differs` for tied targets that would differ, a
+            `sources-differ` for sources that must be equal.
         CheckpointError: `source-changed` and the codes of reading.
     """
-    check_ties(plan, checkpoint)
+    check_values(plan, checkpoint)
     return _stream(plan, checkpoint, copy=copy, device=device, ahead_bytes=STREAM_BYTES)
 
 
@@ -60,12 +61,13 @@ def _stream(
     for fated in plan.tied_targets:
         twins.setdefault(fated.by, []).append(fated.key)
     mapped = mapped_files(checkpoint, copy=copy or str(device) != "cpu")
-    counter = Counter(sum(output.spec.size_bytes for step in plan.steps for output in step.program.targets), progress)
+    sizes = (step.program.targets[number].spec.size_bytes for step in plan.steps for number in step.writes.values())
+    counter = Counter(sum(sizes), progress)
     for steps in group_steps(plan.steps, ahead_bytes):
         made: list[tuple[str, torch.Tensor]] = []
         wanted: list[Wanted] = []
         for step in steps:
-            for number, key in enumerate(step.targets):
+            for key, number in step.writes.items():
                 tensor, want = start_output(step, number, mapped, device)
                 made.append((key, tensor))
                 if want is None:
@@ -119,6 +121,6 @@ def state_dict(
     Raises:
         As `stream`.
     """
-    check_ties(plan, checkpoint)
+    check_values(plan, checkpoint)
     whole = plan.target.size_bytes
     return StateDict(_stream(plan, checkpoint, copy=copy, device=device, ahead_bytes=whole, progress=progress))

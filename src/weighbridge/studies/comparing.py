@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weighbridge.algebra.copies import strides
 from weighbridge.base.keys import natural_key
 from weighbridge.base.specs import Shape, coordinates
+from weighbridge.studies.axis_swaps import find_part_swaps
 from weighbridge.studies.block_orders import find_block_order
 from weighbridge.studies.contents import WINDOW_NUMEL, Contents, Side
 from weighbridge.studies.differences import Compared, Diff, Numbers, Relation
@@ -328,10 +329,13 @@ def _find_rows(first: Contents, second: Contents) -> Relation | None:
         if size < 2:
             continue
         sides = [_row_hashes(contents, axis) for contents in (first, second)]
-        blocks = find_block_order(sides[0], sides[1], axis)
         word = "elements" if prod(shape) == size else ("rows", "columns")[axis] if len(shape) == 2 else "slices"
+        blocks = find_block_order(sides[0], sides[1], axis)
         if blocks is not None:
             return Relation("permuted", f"{word}, along axis {axis}, in blocks: {blocks}")
+        chain = find_part_swaps(sides[0], sides[1], axis, len(shape))
+        if chain is not None:
+            return Relation("permuted", f"{word}, along axis {axis}, in some parts: {', '.join(map(str, chain))}")
         if prod(shape) != size and torch.equal(sides[0].sort().values, sides[1].sort().values):
             return Relation("permuted", f"{word}, along axis {axis}")  # rows of one element are elements
     return None

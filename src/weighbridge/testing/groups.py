@@ -18,10 +18,12 @@ from weighbridge.base.specs import Header, Shape, TensorSpec
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.one_way import one_way_reason
 from weighbridge.mappings.transforms import Transform, WeightConverter, rename_key, strip_scope
+from weighbridge.operations.chosen_parts import On
 from weighbridge.operations.configuration import read_size
 from weighbridge.operations.groupings import Concatenate, Split
 from weighbridge.operations.movements import Conv3dToLinear, LinearToConv3d, PermuteForRope, Reshape
 from weighbridge.operations.reordering import Reorder
+from weighbridge.operations.replicas import MergeEqual
 from weighbridge.operations.values import Size
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import Options
@@ -100,7 +102,7 @@ class Maker:
             yield from [[[key]] for key in dict.fromkeys((witness.original, witness.key))]
             return
         back = self.inverses.get(rule.number)
-        for count in COUNTS if rule.merges else (1,):
+        for count in _counts(self.rules.mapping.transforms[rule.number]) if rule.merges else (1,):
             lanes = _spell_lanes(witness.key, rule, back, count)
             if lanes:
                 original = [[self._take_back(key, rule.number) for key in lane] for lane in lanes]
@@ -113,6 +115,13 @@ class Maker:
             if inverse is not None and not isinstance(inverse, WeightConverter):
                 key = rename_key(inverse, key) or key
         return key
+
+
+def _counts(transform: Transform) -> list[int]:
+    """Return the numbers of tensors to try: those that `MergeEqual` divides come first."""
+    operations = transform.operations if isinstance(transform, WeightConverter) else ()
+    times = prod(operation.times or 1 for operation in operations if isinstance(operation, MergeEqual))
+    return list(dict.fromkeys([*(times * count for count in COUNTS), *COUNTS]))
 
 
 def _spell_lanes(key: str, rule: Rule, back: Transform | None, count: int) -> list[list[str]]:
@@ -161,10 +170,14 @@ def _named_shapes(operation: Any, lanes: int, config: Any) -> Iterator[tuple[Sha
             yield from ((_put(shape, dim, whole),) * lanes for shape in fitting)
         case Reshape(_, source_shape) if source_shape is not None:
             yield (tuple(size if size >= 0 else 6 for size in source_shape),) * lanes
+        case MergeEqual(int(times)):
+            yield from (((count * times, 6),) * lanes for count in (1, 2))
         case Conv3dToLinear(channels, kernel):
             yield ((4, channels, *kernel),) * lanes
         case LinearToConv3d(channels, kernel):
             yield ((4, channels * prod(kernel)),) * lanes
+        case On(_, apply):
+            yield from _named_shapes(apply, lanes, config)
         case PermuteForRope() if isinstance(operation.num_heads, int):
             yield from (((4 * operation.num_heads, 6),) * lanes, ((4 * operation.num_heads,),) * lanes)
 

@@ -17,6 +17,7 @@ from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.steps import Step
+from weighbridge.running.execute import run_step
 from weighbridge.running.results import state_dict
 from weighbridge.storage import open_checkpoint
 
@@ -52,7 +53,8 @@ def parts_of(plan: Plan, max_bytes: int, config: Any = None) -> list[Plan]:
 
 def source_bytes(step: Step) -> int:
     """Size of what a step reads."""
-    return sum(spec.size_bytes for spec in step.program.sources)
+    specs = dict(zip(step.sources, step.program.sources, strict=True))
+    return sum(spec.size_bytes for spec in specs.values())
 
 
 def restrict(plan: Plan, steps: list[Step]) -> Plan:
@@ -125,9 +127,19 @@ def make_values(plan: Plan, ties: dict[str, str] | None = None) -> dict[str, tor
         values |= {key: make_tensor(spec, key, finite=cast) for key, spec in pairs}
     values |= {one.key: make_tensor(one.spec, one.key) for one in plan.dropped}
     for step in plan.steps:
-        if step.fate == "tied":
+        if step.fate == "checked":
+            values |= _equal_values(step)
+        elif step.fate == "tied":
             values |= _twin_values(plan, step, values, ties or {})
     return values
+
+
+def _equal_values(step: Step) -> dict[str, torch.Tensor]:
+    """Return values for sources that must be equal: those that some targets come back to."""
+    cast = bool(step.program.casts)
+    specs = {key: step.program.targets[number].spec for key, number in step.writes.items()}
+    made = {key: make_tensor(spec, key, finite=cast) for key, spec in specs.items()}
+    return dict(run_step(step.inverse(lossy=True), open_checkpoint(made)))
 
 
 def _twin_values(

@@ -13,11 +13,16 @@ from weighbridge.base.specs import Header, TensorSpec, dtype_named
 from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, WeightConverter, WeightRenaming
+from weighbridge.operations.chosen_parts import On
 from weighbridge.operations.groupings import Chunk, Concatenate, MergeModulelist
-from weighbridge.operations.movements import Transpose
+from weighbridge.operations.movements import Interleave, Transpose
+from weighbridge.operations.ops import Operation
 from weighbridge.operations.reordering import Reorder
+from weighbridge.operations.replicas import MergeEqual, Repeat
+from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.plan_options import Options
 from weighbridge.testing.groups import Group, groups_of, try_plan
-from weighbridge.testing.sampling import make_tensor
+from weighbridge.testing.sampling import make_values
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +117,8 @@ def checkpoints(
         MappingError, CheckpointError, RegistryError: As `headers`.
     """
     drawn = headers(mapping, config=config, dtypes=dtypes, max_groups=max_groups)
-    return drawn.map(lambda header: {key: make_tensor(spec, key) for key, spec in header.items()})
+    whole = as_mapping(find_mapping(mapping))
+    return drawn.map(lambda header: make_values(compile_plan(header, whole, options=Options(config=config))))
 
 
 def mappings(max_rules: int = 4) -> SearchStrategy[Mapping]:
@@ -128,7 +134,7 @@ def mappings(max_rules: int = 4) -> SearchStrategy[Mapping]:
     words = st.sampled_from(("attn", "mlp", "norm", "proj", "gate", "up", "layers"))
     scopes = st.sampled_from(("", "", "model", "model.tower"))
     pairs = st.lists(words, min_size=2, max_size=2, unique=True)
-    transforms = st.builds(_transform, st.integers(0, 7), pairs, scopes)
+    transforms = st.builds(_transform, st.integers(0, 9), pairs, scopes)
     lists = st.lists(transforms, max_size=max_rules, unique=True)
     made: SearchStrategy[Mapping] = st.builds(Mapping, lists, st.sampled_from(("", "drawn")))
     return made
@@ -151,7 +157,17 @@ def _transform(kind: int, words: list[str], scope: str) -> Transform:
         case 5:
             return WeightConverter([f"{first}.weight", f"{second}.weight"], both, [Concatenate(dim=0)], scope)
         case 6:
+            return WeightConverter(f"{both}.once", [f"{first}.again", f"{second}.again"], [Repeat()], scope)
+        case 7:
+            return WeightConverter(f"replicas.*.{both}", f"{both}.all", [MergeEqual(2)], scope)
+        case 8:
             return WeightConverter(f"{both}.in", f"{both}.out", [Reorder(0, (1, 0))], scope)
+        case 7:
+            chain: list[Operation] = [Chunk(0, chunks=3), On((1,), Interleave(0)), Concatenate(0)]
+            return WeightConverter(both, f"{both}.out", chain, scope)
+        case 8:
+            parts = [f"{first}.in", f"{second}.in"]
+            return WeightConverter(parts, f"{both}.all", [On((0,), Reorder(0, (1, 0))), Concatenate(0)], scope)
         case _:
             parts = [f"{first}.weight", f"{second}.weight"]
             return WeightConverter(both, parts, [Chunk(dim=0), Transpose(dim0=0, dim1=1)], scope)

@@ -20,6 +20,7 @@ from weighbridge.mappings.mapping_files.mapping_forms import (
     PartForm,
     PrefixForm,
     RuleForm,
+    SingleForm,
 )
 from weighbridge.mappings.mapping_files.nodes import Node, Record, Scalar, Sequence
 
@@ -94,7 +95,7 @@ def _step(node: Node, step: int | str) -> Node | None:
 
 
 def _unknown_field(document: Document, key: Node, name: str, known: list[str]) -> MappingError:
-    is_operation = known == list(OPERATION_NAMES)
+    is_operation = bool(known) and set(known) <= set(OPERATION_NAMES)
     near = close_names(name, known) or close_names(name.lower(), known)
     return document.complain(
         key.place,
@@ -112,6 +113,7 @@ _RECORDS: Final[MappingOf[str, type[BaseModel]]] = {
     "parts": PartForm,
     "prefix": PrefixForm,
     "with": OperationForm,
+    "apply": SingleForm,
     "forward": MappingForm,
     **{f"={name}": form for name, form in TRANSFORM_FIELDS.items()},
 }
@@ -124,8 +126,8 @@ def _known_names(location: tuple[Any, ...]) -> list[str]:
     for step in location[:-1]:
         if isinstance(step, int):
             continue
-        if model is OperationForm:
-            annotation = OperationForm.model_fields[step].annotation
+        if model in (OperationForm, SingleForm):
+            annotation = model.model_fields[step].annotation
             model = annotation if isinstance(annotation, type) else model
         else:
             model = _RECORDS.get(str(step), model)

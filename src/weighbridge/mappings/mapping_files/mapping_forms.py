@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from weighbridge.operations.chosen_parts import On, Single
 from weighbridge.operations.movements import Rearrange
 from weighbridge.operations.ops import OPERATIONS
 from weighbridge.operations.values import ARGUMENT_KINDS
@@ -113,12 +114,6 @@ class RearrangeForm(Form):
 
 OPERATION_NAMES: Final = tuple(operation.__name__ for operation in OPERATIONS)
 
-_FORMS: Final[dict[str, Any]] = {operation.__name__: (_arguments_form(operation), None) for operation in OPERATIONS}
-
-OperationForm: Any = create_model(
-    "OperationForm", __base__=Form, __doc__="One operation: its name, with its arguments.", **_FORMS
-)
-
 
 def _named_alone(value: object) -> object:
     """Let a name alone stand for an operation without arguments."""
@@ -129,9 +124,40 @@ def _named_alone(value: object) -> object:
     return value
 
 
-_NAME: Final = Annotated[str, Field(json_schema_extra={"enum": list(OPERATION_NAMES)})]
+def _one_of(form: Any) -> BeforeValidator:
+    """Let an entry be one operation of a model, or the name alone."""
+    name = Annotated[str, Field(json_schema_extra={"enum": list(form.model_fields)})]
+    return BeforeValidator(_named_alone, json_schema_input_type=name | form)
 
-Operation = Annotated[OperationForm, BeforeValidator(_named_alone, json_schema_input_type=_NAME | OperationForm)]
+
+_FORMS: Final[dict[str, Any]] = {
+    operation.__name__: (_arguments_form(operation), None) for operation in OPERATIONS if operation is not On
+}
+_SINGLE: Final = [operation.__name__ for operation in OPERATIONS if issubclass(operation, Single)]
+
+SingleForm: Any = create_model(
+    "SingleForm",
+    __base__=Form,
+    __doc__="One operation on single tensors: its name, with its arguments.",
+    **{name: _FORMS[name] for name in _SINGLE},
+)
+
+
+class OnForm(Form):
+    """Apply an operation to some of the tensors alone: of the sources, or of the parts that one was cut into."""
+
+    parts: _argument(["tuple[int, ...]"]) = Field(description="Numbers of the tensors, from 0")  # type: ignore[valid-type]
+    apply: Annotated[SingleForm, _one_of(SingleForm)] = Field(description="What is done to them")
+
+
+OperationForm: Any = create_model(
+    "OperationForm",
+    __base__=Form,
+    __doc__="One operation: its name, with its arguments.",
+    **{name: _FORMS.get(name, (OnForm, None)) for name in OPERATION_NAMES},
+)
+
+Operation = Annotated[OperationForm, _one_of(OperationForm)]
 Operations = Annotated[
     list[Operation],
     Field(min_length=1),

@@ -172,13 +172,18 @@ def _operations(builder: Builder, form: ConvertForm, node: Node) -> list[Operati
     below = _below(node, "with")
     made: list[Operation] = []
     for number, entry in enumerate(form.operations):
-        (name,) = entry.model_fields_set
-        arguments = getattr(entry, name).model_dump(exclude_unset=True)
         try:
-            made.append(operation_from_dict({"operation": name, **arguments}))
+            made.append(operation_from_dict(_named(entry.model_dump(exclude_unset=True))))
         except WeighbridgeError as problem:
             raise placed(problem, builder.document, _item(below, number)) from None
     return made
+
+
+def _named(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON form of an operation that a file has as its name with its arguments."""
+    ((name, arguments),) = entry.items()
+    inner = {"apply": _named(arguments["apply"])} if "apply" in arguments else {}
+    return {"operation": name, **arguments, **inner}
 
 
 def _below(node: Node, name: str) -> Node:

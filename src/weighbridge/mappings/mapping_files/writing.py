@@ -112,8 +112,13 @@ _DEFAULTS: Final[MappingOf[str, MappingOf[str, Any]]] = {
 
 def _operation(operation: Operation) -> str | dict[str, Any]:
     """Return an operation's name, with the arguments that say something: an axis always does."""
-    form = operation.to_dict()
+    return _named(operation.to_dict())
+
+
+def _named(form: dict[str, Any]) -> str | dict[str, Any]:
     name = form.pop("operation")
+    if isinstance(form.get("apply"), dict):
+        form["apply"] = _named(form["apply"])
     unsaid = {argument for argument, default in _DEFAULTS[name].items() if default is None or default is False}
     given = {
         argument: value

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import DTYPES, Header, widens_exactly
 from weighbridge.planning.casts.dtype_policies import ALL, KEEP, TARGET, DtypePolicy, is_castable
 from weighbridge.planning.plan import Plan
-from weighbridge.planning.steps import Step
+from weighbridge.planning.steps import Step, fate_of
 
 SHOWN_NAMES: Final = 3
 """How many kinds of tensors a sentence names."""
@@ -36,7 +37,7 @@ def cast_steps(
             yield step
             continue
         program = step.program.recast(dtypes)
-        yield Step(step.sources, step.targets, program, "computed" if program.casts else "moved", step.rules)
+        yield replace(step, program=program, fate=fate_of(step.sources, step.targets, program))
 
 
 def _settled(key: str, dtype: str, wanted: str, target: Header | None) -> str:
@@ -57,7 +58,7 @@ def rounded(plan: Plan) -> dict[tuple[str, str], list[str]]:
     for step in plan.steps:
         for pair in step.program.casts:
             if not widens_exactly(*pair):
-                found.setdefault(pair, []).extend(step.targets)
+                found.setdefault(pair, []).extend(step.writes)
     return found
 
 

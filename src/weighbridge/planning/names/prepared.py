@@ -91,7 +91,7 @@ class Trace(NamedTuple):
     name: str
     fired: tuple[int, ...]
     hit: Hit | None
-    spared: tuple[int, ...] = ()
+    spared: frozenset[int] = frozenset()
 
 
 class Traced(NamedTuple):

@@ -7,6 +7,7 @@ be in the original layout already.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -262,7 +263,7 @@ def takes_equal_parts(transform: Transform) -> bool:
 
 
 def _is_equal_cut(operation: object) -> bool:
-    return isinstance(operation, Chunk) and operation.num_shards_attribute is None
+    return isinstance(operation, Chunk) and operation.num_shards_attribute is None and operation.chunks is None
 
 
 def _lost(plan: Plan, back: Plan) -> dict[tuple[int, ...], list[Step]]:
@@ -328,9 +329,23 @@ def _undoes(forward: Step, inverse: Step) -> bool:
     turned = inverse.program.inverse(lossy=True)
     if (forward.sources, forward.targets) == (inverse.targets, inverse.sources):
         return turned.is_same(forward.program)
-    slots = [inverse.targets.index(key) for key in forward.sources]
-    order = [inverse.sources.index(key) for key in forward.targets]
-    return _reorder(turned, slots, order).is_same(forward.program)
+    slots, order = places_of(forward.sources, inverse.targets), places_of(forward.targets, inverse.sources)
+    return slots is not None and order is not None and _reorder(turned, slots, order).is_same(forward.program)
+
+
+def places_of(keys: Sequence[str], among: Sequence[str]) -> list[int] | None:
+    """Return where each key stands among others, a second one of a name at its second place; None for other keys.
+
+    Examples:
+        >>> places_of(["k", "q", "k"], ["q", "k", "k"]), places_of(["k", "k"], ["k", "q"])
+        ([1, 0, 2], None)
+    """
+    places: dict[str, list[int]] = {}
+    for place, key in reversed(list(enumerate(among))):
+        places.setdefault(key, []).append(place)
+    if Counter(keys) != Counter(among):
+        return None
+    return [places[key].pop() for key in keys]
 
 
 def _reorder(program: Program, slots: list[int], order: list[int]) -> Program:

@@ -7,6 +7,8 @@ const DRAWN_TARGETS = 4;
 const FATE_WORDS = {
   moved: () => "Its bytes go into the target, re-ordered at most.",
   computed: () => "Its values are cast on the way.",
+  shared: () => "Each of its bytes goes to several places.",
+  checked: () => "It must equal others, bit for bit: they become one target. That is compared before anything is written.",
   carried: () => "It passes through under its own name.",
   dropped: (by) => `It is left out: ${by}`,
   unplaced: () => "It has no place in the target.",
@@ -100,11 +102,12 @@ class Inspector {
     const program = programAt(step.program);
     const slots = this.slots(step, program);
     const parts = [make("h3", {}, kind.rules.length > 1 ? "Rules" : "Rule"), ...this.ruleParts(kind.rules)];
-    for (const [from, to] of program.casts) parts.push(make("p", {}, `${from} is cast to ${to}.`));
+    for (const [before, after] of program.casts) parts.push(make("p", {}, `${before} is cast to ${after}.`));
     const drawn = this.diagrams(side, place, step, program, slots);
     if (drawn.length) parts.push(make("h3", {}, "What lands where"), ...drawn);
-    parts.push(make("h3", {}, "From ", make("span", {}, count(step.sources.length))), this.keyList(sides[0], step.sources, place, side));
-    parts.push(make("h3", {}, "To ", make("span", {}, count(step.targets.length))), this.keyList(sides[1], step.targets, place, side));
+    const [from, to] = [step.sources, step.targets].map((places) => [...new Set(places)]);
+    parts.push(make("h3", {}, "From ", make("span", {}, count(from.length))), this.keyList(sides[0], from, place, side));
+    parts.push(make("h3", {}, "To ", make("span", {}, count(to.length))), this.keyList(sides[1], to, place, side));
     parts.push(this.copyList(side, place, step, program, slots));
     if (step.trace >= 0) parts.push(this.traceList(facts.traces[step.trace]));
     return parts;
@@ -127,19 +130,20 @@ class Inspector {
   /** The outputs that have to do with a tensor, each with its name. */
   outputs(side, place, step, program) {
     const names = [...program.temporaries.map((_, number) => `temporary ${number}`), ...step.targets.map((target) => sides[1].keys[target])];
-    const all = [...program.temporaries, ...program.targets].map((output, number) => ({ output, name: names[number] }));
+    const isAgain = (number) => names.indexOf(names[number]) < number; // made again, it is only compared
+    const all = [...program.temporaries, ...program.targets].map((output, number) => ({ output, name: names[number], again: isAgain(number) }));
     if (side.name === "target") {
-      const at = program.temporaries.length + step.targets.indexOf(place);
-      return all.filter((_, number) => number < program.temporaries.length || number === at);
+      const made = [...program.temporaries.map(() => true), ...step.targets.map((target) => target === place)];
+      return all.filter((_, number) => made[number]);
     }
-    const slot = step.sources.indexOf(place);
-    const direct = all.filter(({ output }) => output.copies.some((copy) => copy.source === slot));
+    const direct = all.filter(({ output }) => output.copies.some((copy) => step.sources[copy.source] === place));
     return program.temporaries.length ? all : direct;
   }
 
   diagrams(side, place, step, program, slots) {
     const asked = side.name === "source" ? step.sources.indexOf(place) : -1;
-    const outputs = this.outputs(side, place, step, program);
+    const all = this.outputs(side, place, step, program);
+    const outputs = all.filter(({ name }, number) => all.findIndex((each) => each.name === name) === number);
     const first = outputs[0];
     if (outputs.length === 1 && first.output.copies.length === 1 && !program.temporaries.length) {
       const copy = first.output.copies[0];
@@ -148,7 +152,8 @@ class Inspector {
         return [make("p", {}, "The whole tensor, element for element.")];
       }
     }
-    if (outputs.length > 1 && asked >= 0 && !program.temporaries.length) return this.divided(asked, outputs, slots);
+    const isShared = new Set(step.sources).size < step.sources.length;
+    if (outputs.length > 1 && asked >= 0 && !isShared && !program.temporaries.length) return this.divided(asked, outputs, slots);
     const drawn = outputs.slice(0, DRAWN_TARGETS).map(({ output, name }) => drawDiagram(output, name, slots, asked));
     if (outputs.length > DRAWN_TARGETS) drawn.push(make("p", { class: "quiet" }, `… and ${count(outputs.length - DRAWN_TARGETS, "more target")}`));
     return drawn.filter(Boolean);
@@ -188,15 +193,16 @@ class Inspector {
   }
 
   copyList(side, place, step, program, slots) {
-    const asked = side.name === "source" ? step.sources.indexOf(place) : -1;
+    const isOther = (slot) => side.name === "source" && slot < step.sources.length && step.sources[slot] !== place;
     const lines = [];
-    for (const { output, name } of this.outputs(side, place, step, program)) {
+    for (const { output, name, again } of this.outputs(side, place, step, program)) {
+      const sign = again ? "==" : "<-";
       for (const copy of output.copies) {
-        if (asked >= 0 && copy.source !== asked && copy.source < step.sources.length) continue;
+        if (isOther(copy.source)) continue;
         const slot = slots[copy.source];
         const cast = slot.dtype === output.dtype ? "" : `  cast ${slot.dtype} to ${output.dtype}`;
         const to = regionText(copy.targetStart, targetLoops(copy), output.shape);
-        lines.push(`${name}${to} <- ${slot.name}${regionText(copy.sourceStart, sourceLoops(copy), slot.shape)}${cast}`);
+        lines.push(`${name}${to} ${sign} ${slot.name}${regionText(copy.sourceStart, sourceLoops(copy), slot.shape)}${cast}`);
       }
     }
     const shown = lines.slice(0, LISTED_COPIES).map(visible);

@@ -86,8 +86,9 @@ function showSummary() {
 }
 
 function costFigures() {
-  const { cost, exact, lossy } = facts;
+  const { cost, exact, lossy, conditions } = facts;
   const reasons = exact ? [note("The inverse gives back every byte of the source.")] : lossy.map(note);
+  reasons.push(...conditions.map((text) => note(`If equal, which is compared before anything is written: ${text}`)));
   const temporary = cost.temporary_bytes ? `${formatBytes(cost.temporary_bytes)} of them temporaries` : "no temporaries";
   const copies = cost.copies === 1 ? "1 copy" : `${count(cost.copies)} copies`;
   const spent = `in ${count(facts.programs.length, "program")}; ${formatBytes(cost.read_bytes)} read, ${formatBytes(cost.written_bytes)} written`;

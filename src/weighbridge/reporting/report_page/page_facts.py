@@ -20,6 +20,7 @@ from weighbridge.mappings.transforms import describe
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Fated, Step
+from weighbridge.reporting.conditions import condition_lines
 from weighbridge.reporting.costs import cost
 from weighbridge.reporting.explanation import try_rules
 from weighbridge.reporting.report_page.packing import PackedTree, pack_numbers, pack_tree
@@ -107,6 +108,7 @@ class Known:
             "exact": plan.is_exact,
             "lossy": list(plan.lossy_reasons),
             "notes": list(plan.notes),
+            "conditions": condition_lines(plan.conditions),
             "cost": cost(plan)._asdict(),
             "errors": [problem.to_dict() for problem in self.problems],
             "codes": {problem.code: CODES[problem.code] for problem in self.problems},
@@ -128,9 +130,10 @@ def rule_rows(plan: Plan) -> list[dict[str, Any]]:
     ]
     for step in plan.steps:
         for number in step.rules:
-            rows[number]["sources"] += len(step.sources)
-            rows[number]["targets"] += len(step.targets)
-            rows[number]["bytes"] += sum(spec.size_bytes for spec in step.program.sources)
+            rows[number]["sources"] += len(step.reads)
+            rows[number]["targets"] += len(step.writes)
+            specs = dict(zip(step.sources, step.program.sources, strict=True))
+            rows[number]["bytes"] += sum(spec.size_bytes for spec in specs.values())
     return rows
 
 

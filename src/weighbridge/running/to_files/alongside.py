@@ -69,7 +69,8 @@ def _origins(plan: Plan, source: FileSet) -> dict[str, tuple[int, int]]:
     places = {key: (number, at) for number, image in enumerate(source.images) for key, at, _ in image.tensors}
     origins: dict[str, tuple[int, int]] = {}
     for step in plan.steps:
-        for key, output in zip(step.targets, step.program.targets, strict=True):
+        for key, slot in step.writes.items():
+            output = step.program.targets[slot]
             copy = min(output.layout.copies, key=lambda copy: copy.target_start, default=None)
             is_read = copy is not None and copy.source < len(step.sources)
             number, at = places[step.sources[copy.source if copy is not None and is_read else 0]]

@@ -17,7 +17,7 @@ from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests, check_receipt_follows, receipt_text
 from weighbridge.running.sources import LayeredCheckpoint
 from weighbridge.running.tensor_digests import digest_written
-from weighbridge.running.ties import check_ties
+from weighbridge.running.ties import check_values
 from weighbridge.running.to_files.alongside import check_link, find_twins, lay_out_alongside
 from weighbridge.storage import (
     IndexText,
@@ -153,7 +153,8 @@ def write(
         The directory.
 
     Raises:
-        PlanError: `budget-too-small`; `plan-failed`, with a `tie-differs` for tied targets that would differ.
+        PlanError: `budget-too-small`; `plan-failed`, with a `tie-differs` for tied targets that would differ, a
+            `sources-differ` for sources that must be equal.
         CheckpointError: `source-changed` and the codes of reading.
         DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
             `destination-unfinished`, `resume-mismatch`, `write-failed`. Nothing is left behind but by `resume`.
@@ -164,7 +165,7 @@ def write(
     if options.digests:
         check_receipt_follows(plan)
     check_budget(plan, checkpoint, options.budget_bytes)
-    check_ties(plan, checkpoint)
+    check_values(plan, checkpoint)
     made = _decide(plan, checkpoint, options, origin or checkpoint, beside)
     count = len(made.files.images)
     _LOG.info("writing %s: %s bytes in %d file%s", destination, f"{made.size_bytes:,}", count, "s" * (count != 1))

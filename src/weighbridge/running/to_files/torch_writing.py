@@ -16,7 +16,7 @@ from weighbridge.running.budgets import check_budget
 from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests, receipt_text
 from weighbridge.running.tensor_digests import NO_DIGEST, Digests, digest_written
-from weighbridge.running.ties import check_ties, shared_targets
+from weighbridge.running.ties import check_values, shared_targets
 from weighbridge.running.to_files.directory_writing import WriteOptions, places_of
 from weighbridge.storage import Work, staged_directory
 from weighbridge.storage.outputs.torch_image import lay_out_torch
@@ -60,7 +60,7 @@ def write_torch_file(
     _refuse_strange(options, beside)
     plan, path = replace(plan, target_files=None), Path(destination)
     check_budget(plan, checkpoint, options.budget_bytes)
-    check_ties(plan, checkpoint)
+    check_values(plan, checkpoint)
     ties, receipt = shared_targets(plan, checkpoint), receipt_text(plan, checkpoint)
     unknown = Digests(dict.fromkeys(plan.target, NO_DIGEST), {})
     size_bytes = len(add_digests(receipt, unknown) if options.digests else receipt)

@@ -15,6 +15,7 @@ from weighbridge.mappings.transforms import Transform, describe
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import read_options
+from weighbridge.studies.inference.by_value.equal_classes import say_of_all, set_aside
 from weighbridge.studies.inference.by_value.equal_matching import doubt_followed, doubt_twins, match_equals
 from weighbridge.studies.inference.by_value.evidence import Evidence
 from weighbridge.studies.inference.by_value.told import Told
@@ -88,7 +89,7 @@ class Inferred:
         counts: Counter[int] = Counter()
         for step in self.plan.steps:
             for rule in step.rules:
-                counts[rule] += len(step.targets)
+                counts[rule] += len(step.writes)
         return [counts[number] for number in range(len(self.mapping))]
 
     def __str__(self) -> str:
@@ -116,7 +117,7 @@ class Inferred:
 
     def _counts(self) -> tuple[int, int]:
         """Count the targets that the plan fills, and all of them."""
-        moved = sum(len(step.targets) for step in self.plan.steps if step.fate != "carried")
+        moved = sum(len(step.writes) for step in self.plan.steps if step.fate != "carried")
         return moved, moved + len(self.plan.tied_targets) + len(self.plan.initialised)
 
     def _head(self) -> Iterator[str]:
@@ -208,9 +209,11 @@ def infer_mapping(source: Checkpoint, target: Checkpoint, name: str = "") -> Inf
 def _gather(evidence: Evidence) -> None:
     """Take over what values tell, then what follows from it, then what is left to be chosen."""
     evidence.read_all()
+    replicas = set_aside(evidence)
     evidence.match_unique()
     evidence.match_moved()
     evidence.match_joined()
+    say_of_all(evidence, replicas)
     evidence.told = Told(list(evidence.facts))
     rules = _general(evidence)
     doubt_twins(evidence)

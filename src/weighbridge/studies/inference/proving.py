@@ -14,6 +14,7 @@ from weighbridge.planning.readings import Reading
 from weighbridge.planning.tracing import prepare, spell, trace_keys
 from weighbridge.running.execute import run_step
 from weighbridge.running.results import stream
+from weighbridge.running.ties import first_differences
 from weighbridge.studies.inference.by_value.fingerprints import bits_of
 from weighbridge.studies.inference.tensor_facts import Fact, Lane, starred
 
@@ -75,8 +76,8 @@ def _fact_of(step: Step, rules: Sequence[Transform]) -> Fact | None:
     converter = next((rule for n in step.rules if isinstance(rule := rules[n], WeightConverter)), None)
     if converter is None:
         return Fact.rename(step.sources[0], step.targets[0])
-    sources = _lanes(step.sources, len(converter.source_patterns), converter.arity.merges)
-    targets = _lanes(step.targets, len(converter.target_patterns), converter.arity.splits)
+    sources = _lanes(step.reads, len(converter.source_patterns), converter.arity.merges)
+    targets = _lanes(tuple(step.writes), len(converter.target_patterns), converter.arity.splits)
     return None if sources is None or targets is None else Fact(sources, targets, converter.operations)
 
 
@@ -90,7 +91,9 @@ def _lanes(keys: Sequence[str], count: int, indexed: bool) -> tuple[Lane, ...] |
 
 
 def _holds(step: Step, evidence: Evidence) -> bool:
-    """Run one step and compare what it gives."""
+    """Run one step and compare what it gives; what it takes to be equal has to be."""
+    if next(first_differences(step, evidence.source), None) is not None:
+        return False
     return all(is_equal(value, evidence.target, key) for key, value in run_step(step, evidence.source))
 
 
@@ -113,7 +116,7 @@ def find_strays(rules: Sequence[Transform], evidence: Evidence) -> set[str] | No
         the rules do not come to the findings.
     """
     made = draft(rules, evidence.source, evidence.target)
-    steps = {(step.sources, step.targets) for step in made.plan.steps if step.fate != "carried"}
+    steps = _ends(made.plan)
     wanted = {(fact.source_keys, fact.target_keys) for fact in evidence.facts}
     stray = steps - wanted
     if not wanted <= steps or any(not evidence.open_sources.keys() >= set(sources) for sources, _ in stray):
@@ -130,9 +133,14 @@ def find_strays(rules: Sequence[Transform], evidence: Evidence) -> set[str] | No
 def unstated(rules: Sequence[Transform], evidence: Evidence) -> set[str]:
     """Return the targets of the findings that rules do not come to; of all findings if they do something else too."""
     made = draft(rules, evidence.source, evidence.target)
-    steps = {(step.sources, step.targets) for step in made.plan.steps if step.fate != "carried"}
+    steps = _ends(made.plan)
     missing = [fact for fact in evidence.facts if (fact.source_keys, fact.target_keys) not in steps]
     return {key for fact in missing or evidence.facts for key in fact.target_keys}
+
+
+def _ends(plan: Plan) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Return what each step that rules made reads and writes."""
+    return {(step.reads, tuple(step.writes)) for step in plan.steps if step.fate != "carried"}
 
 
 def wrong_targets(plan: Plan, source: Checkpoint, target: Checkpoint) -> set[str]:
@@ -149,4 +157,7 @@ def wrong_targets(plan: Plan, source: Checkpoint, target: Checkpoint) -> set[str
     Raises:
         CheckpointError: The codes of reading.
     """
+    unequal = {key for step in plan.steps for key, _, _ in first_differences(step, source)}
+    if unequal:
+        return unequal  # such a plan does not run
     return {key for key, value in stream(plan, source) if key in target.header and not is_equal(value, target, key)}

@@ -7,7 +7,8 @@ May use: what studies may use. Within, each uses what stands before it:
     walking      follow one key through the rules
     settling     run many keys to their last names
     witnesses    make keys from the patterns, where no header gives real ones
-    rule_checks  one function for each kind of finding
+    rule_checks  one function for each kind of finding that patterns and names give
+    idling       what a converter says without effect
     linter       put them together
     table        check all mappings of a registry
 

@@ -22,7 +22,8 @@ FINDINGS: Final[dict[str, str]] = {
     "order": "a rename matches what another one wrote, so that their order decides",
     "after-converter": "a rename changes the name that a converter in its scope gave",
     "second-converter": "a converter matches what another one wrote, and never sees it",
-    "idle": "a converter leaves its tensors as they are",
+    "idle": "a converter leaves its tensors as they are, or names all parts where it names some",
+    "uncounted": "how many equal tensors there are is not said, in one direction",
     "places": "a pattern matches at several places of one key; the first one counts",
 }
 """Each code with its one-line meaning."""

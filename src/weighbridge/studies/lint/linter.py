@@ -17,13 +17,14 @@ from weighbridge.mappings.transforms import Transform, WeightConverter
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.readings import matching
 from weighbridge.planning.tracing import Rule, Rules, prepare
+from weighbridge.studies.lint.counting import check_uncounted
 from weighbridge.studies.lint.findings import FINDINGS, Finding, LintReport
+from weighbridge.studies.lint.idling import check_idle
 from weighbridge.studies.lint.rule_checks import (
     WALK_CHECKS,
     Subject,
     Trip,
     check_collisions,
-    check_idle,
     check_never,
     check_one_way,
     check_unused,
@@ -69,7 +70,7 @@ def lint(
         keys, found = _lint_made_up(subject)
     else:
         keys, found = _lint_real(subject, header)
-    found += [*check_one_way(subject), *check_idle(subject)]
+    found += [*check_one_way(subject), *check_idle(subject), *check_uncounted(subject)]
     if target is not None:
         found += _lint_target(subject, target)
     return LintReport(checked.name, len(checked), keys, subject.real, _sorted_once(found))

@@ -6,13 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
-from weighbridge.base.errors import LayoutError
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.one_way import one_way_reason
 from weighbridge.mappings.transforms import PrefixChange, Transform, WeightConverter, describe
-from weighbridge.operations.movements import Permute, Transpose
-from weighbridge.operations.ops import Operation, invert
-from weighbridge.operations.reordering import Reorder
 from weighbridge.planning.tracing import Rule, Rules
 from weighbridge.studies.lint.findings import Finding, Severity
 from weighbridge.studies.lint.settling import Collision
@@ -83,45 +79,6 @@ def check_one_way(subject: Subject) -> Iterator[Finding]:
 def _one_way(subject: Subject, rules: list[int], words: str) -> Finding:
     hint = "a model that came through a plan goes back by it all the same; any other one cannot be saved"
     return subject.find("one-way", "warning", rules, words, hint=hint)
-
-
-def check_idle(subject: Subject) -> Iterator[Finding]:
-    """Find converters whose operations move nothing: each leaves its tensors alone, or is undone by the next one."""
-    for number, transform in enumerate(subject.mapping):
-        if isinstance(transform, WeightConverter) and not _remaining(transform.operations):
-            hint = "names alone: WeightRenaming; or correct the order, the axes or the stripes"
-            yield subject.find("idle", "warning", [number], "the operations leave every tensor as it is", hint=hint)
-
-
-def _remaining(operations: Iterable[Operation]) -> list[Operation]:
-    """Leave out what moves nothing, and pairs that undo each other."""
-    left: list[Operation] = []
-    for operation in operations:
-        if _leaves_alone(operation):
-            continue
-        if left and _undoes(left[-1], operation):
-            left.pop()
-        else:
-            left.append(operation)
-    return left
-
-
-def _leaves_alone(operation: Operation) -> bool:
-    match operation:
-        case Transpose(dim0, dim1):
-            return dim0 == dim1
-        case Permute(axes):
-            return list(axes) == list(range(len(axes)))
-        case Reorder(_, order, _, before, after):
-            return list(order) == list(range(len(order))) and (before or 1) == (after or 1)
-    return False
-
-
-def _undoes(first: Operation, second: Operation) -> bool:
-    try:
-        return invert([first]) == (second,)
-    except LayoutError:
-        return False
 
 
 def check_overlap(subject: Subject, walked: Walk) -> Iterator[Finding]:

@@ -139,11 +139,11 @@ class Evidence:
         targets: defaultdict[tuple[str, int, int], list[str]] = defaultdict(list)
         for key in self._telling_targets():
             spec = self.target.header[key]
-            targets[spec.dtype, spec.numel, self._total(key, spec.dtype, is_target=True)].append(key)
+            targets[spec.dtype, spec.numel, self.total(key, spec.dtype, is_target=True)].append(key)
         sources: defaultdict[tuple[str, int, int], list[str]] = defaultdict(list)
         for dtype in {dtype for dtype, _, _ in targets}:
             for key in self._telling_sources(dtype):
-                sources[dtype, self.source.header[key].numel, self._total(key, dtype)].append(key)
+                sources[dtype, self.source.header[key].numel, self.total(key, dtype)].append(key)
         for look, keys in targets.items():
             alike = sources.get(look, [])
             if not told or len(alike) == len(keys) == 1:
@@ -201,7 +201,7 @@ class Evidence:
             tried = f"{', '.join(tiling.keys[:3])} hold its values, in an order that no known operation gives"
             self.tried |= {key: tried} if is_target else {}
             return
-        looks = {(other.header[k].numel, self._total(k, dtype, is_target=not is_target)) for k in tiling.keys}
+        looks = {(other.header[k].numel, self.total(k, dtype, is_target=not is_target)) for k in tiling.keys}
         alike = tuple(k for look in sorted(looks) if len(parts[look]) > 1 for k in parts[look])
         rivals = tuple(map(operations_text, joined.rivals))
         others = Choice(alike if is_target else (), () if is_target else alike, rivals, BY_INDICES)
@@ -214,7 +214,7 @@ class Evidence:
         keys = self._telling_targets(dtype) if of_target else self._telling_sources(dtype)
         for key in keys:
             header = self.target.header if of_target else self.source.header
-            parts[header[key].numel, self._total(key, dtype, is_target=of_target)].append(key)
+            parts[header[key].numel, self.total(key, dtype, is_target=of_target)].append(key)
         return parts
 
     def _telling_targets(self, dtype: str | None = None) -> list[str]:
@@ -239,7 +239,7 @@ class Evidence:
             self._sums[key] = found
         return found
 
-    def _total(self, key: str, dtype: str, *, is_target: bool = False) -> int:
+    def total(self, key: str, dtype: str, *, is_target: bool = False) -> int:
         """Return the sum over a tensor's elements; of sources, that alone is kept."""
         look = is_target, key, dtype
         if look not in self._totals:

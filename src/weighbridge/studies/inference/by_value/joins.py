@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from weighbridge.base.specs import Shape
 from weighbridge.operations.groupings import Concatenate, MergeModulelist, Split
 from weighbridge.operations.movements import PermuteForRope, Rearrange, Reshape
-from weighbridge.studies.inference.by_value.movement_search import Operations, axis_rearrange, fit_movement
+from weighbridge.studies.axis_swaps import axis_rearrange
+from weighbridge.studies.inference.by_value.movement_search import Operations, fit_movement
 from weighbridge.studies.inference.by_value.symmetry import may_be_symmetric, rival_movements
 from weighbridge.studies.inference.by_value.tiling import Tiling
 from weighbridge.studies.inference.tensor_facts import Fact, Lane, lanes_of, starred
@@ -165,6 +166,8 @@ def _folded(axis: int, groups: int) -> Operations:
 
 
 def without_sizes(operations: Operations) -> Operations:
-    """Return operations that leave the sizes of unequal parts to the target."""
+    """Return operations that leave the sizes of unequal parts to the target; what is cut and joined again has none."""
+    if any(isinstance(operation, Split) for operation in operations[:-1]):
+        return operations
     return tuple(replace(operation, sizes=None) if isinstance(operation, Concatenate | Split) else operation
                  for operation in operations)  # fmt: skip

@@ -7,21 +7,22 @@ from itertools import chain, permutations
 from math import prod
 from typing import TYPE_CHECKING
 
+from weighbridge.algebra.layout import checked_axis
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.specs import Shape
+from weighbridge.operations.chosen_parts import On
+from weighbridge.operations.groupings import Concatenate, Split
 from weighbridge.operations.movements import (
     Conv3dToLinear,
-    Interleave,
     LinearToConv3d,
     Moving,
     Permute,
-    PermuteForRope,
-    Rearrange,
     Reshape,
     Transpose,
 )
 from weighbridge.operations.ops import Operation
-from weighbridge.operations.rearrange import Movement, Reordering
+from weighbridge.operations.rearrange import Reordering
+from weighbridge.studies.axis_swaps import find_part_swaps, find_swaps
 from weighbridge.studies.block_orders import find_block_order
 from weighbridge.studies.inference.by_value.fingerprints import bits_of, sum_hashes
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     import torch
 
 Operations = tuple[Operation, ...]
-
-_FIRST = 64
-"""Number of places that are compared before all are."""
 
 
 def fit_movement(source: torch.Tensor, target: torch.Tensor, known: Iterable[Operations] = ()) -> Operations | None:
@@ -72,19 +70,37 @@ def is_moved(source: torch.Tensor, target: torch.Tensor, operations: Operations)
 
 def moved(tensor: torch.Tensor, operations: Operations) -> torch.Tensor | None:
     """Return what operations make of a single tensor; None where they are not for it."""
+    parts: list[torch.Tensor] | None = [tensor]
     try:
         for operation in operations:
-            if not isinstance(operation, Moving):
-                return None
-            tensor = _moved(tensor, operation.movement(tuple(tensor.shape), "", None, None))
+            parts = _done(operation, parts) if parts is not None else None
     except LayoutError:
         return None
-    return tensor
+    return parts[0] if parts is not None and len(parts) == 1 else None
 
 
-def _moved(tensor: torch.Tensor, change: Movement | Reordering) -> torch.Tensor:
+def _done(operation: Operation, parts: list[torch.Tensor]) -> list[torch.Tensor] | None:
+    """Return what an operation makes of the parts of a tensor; None where it is of another kind."""
     import torch
 
+    match operation:
+        case Split(dim, sizes) if sizes is not None and len(parts) == 1:
+            axis, numbers = checked_axis(dim, parts[0].dim()), [size for size in sizes if isinstance(size, int)]
+            fits = len(numbers) == len(sizes) and sum(numbers) == parts[0].shape[axis]
+            return list(torch.split(parts[0], numbers, axis)) if fits else None
+        case Concatenate(dim) if len(parts) > 1:
+            return [torch.cat(parts, checked_axis(dim, parts[0].dim()))]
+        case On(numbers, Moving() as inner) if numbers[-1] < len(parts):
+            return [_moved(part, inner) if number in numbers else part for number, part in enumerate(parts)]
+        case Moving():
+            return [_moved(part, operation) for part in parts]
+    return None
+
+
+def _moved(tensor: torch.Tensor, operation: Moving) -> torch.Tensor:
+    import torch
+
+    change = operation.movement(tuple(tensor.shape), "", None, None)
     if isinstance(change, Reordering):
         return tensor.index_select(change.axis, torch.tensor(change.places(), dtype=torch.int64))
     return tensor.reshape(change.split).permute(change.axes).reshape(change.joined)
@@ -118,80 +134,12 @@ def _axis_swaps(source: torch.Tensor, target: torch.Tensor) -> Iterator[Operatio
         return
     one, two = sum_hashes(source), sum_hashes(target)
     for axis, sums in one.axes.items():
-        for parts in _partings(len(sums)):
-            if _exchanges(sums, two.axes[axis], parts):
-                yield (swap_parts(parts, axis, len(one.shape)),)
+        yield from ((swap,) for swap in find_swaps(sums, two.axes[axis], axis, len(one.shape)))
     for axis, sums in one.axes.items():
         found = find_block_order(sums, two.axes[axis], axis)
         if found is not None:
             yield (found,)
-
-
-Parts = tuple[int, int, int, int]
-"""Sizes that one axis divides into, outermost first; the second and the third change places."""
-
-
-def _partings(size: int) -> Iterator[Parts]:
-    for outer in divisors(size):
-        for second in divisors(size // outer)[1:]:
-            yield from ((outer, second, third, size // outer // second // third)
-                        for third in divisors(size // outer // second)[1:])  # fmt: skip
-
-
-def divisors(number: int) -> list[int]:
-    """Return the divisors of a number, in order.
-
-    Examples:
-        >>> divisors(12)
-        [1, 2, 3, 4, 6, 12]
-    """
-    small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
-    return small + [number // n for n in reversed(small) if n * n != number]
-
-
-def _exchanges(source: torch.Tensor, target: torch.Tensor, parts: Parts) -> bool:
-    """Tell whether the exchange of two parts turns one list of sums into the other; most fail at the first places."""
-    import torch
-
-    _, second, third, inner = parts
-    places = torch.arange(min(_FIRST, len(source)))
-    block, within = places // (second * third * inner), places % (second * third * inner)
-    from_third, rest = within // (second * inner), within % (second * inner)
-    origin = ((block * second + rest // inner) * third + from_third) * inner + rest % inner
-    if not source[origin].equal(target[: len(places)]):
-        return False
-    return source.reshape(parts).transpose(1, 2).reshape(-1).equal(target)
-
-
-def swap_parts(parts: Parts, axis: int, axis_count: int) -> Operation:
-    """Return the operation that splits an axis in four, exchanges the second part and the third, and joins them.
-
-    Examples:
-        >>> swap_parts((8, 32, 2, 1), 0, 2)
-        PermuteForRope(subconfig_key=None, permute_layer_names=None, inverse=False, num_heads=8)
-        >>> swap_parts((1, 4, 3, 16), 0, 2)
-        Rearrange('(a b c) ... -> (b a c) ...', b=3, c=16)
-    """
-    outer, second, third, inner = parts
-    if inner == 1 and 2 in (second, third) and (outer == 1 or (axis == 0 and axis_count <= 2)):
-        is_inverse = third != 2
-        if outer == 1:
-            return Interleave(axis, inverse=is_inverse)
-        return PermuteForRope(num_heads=outer, inverse=is_inverse)
-    sizes = [size for size, needed in zip(parts, (outer > 1, True, True, inner > 1), strict=True) if needed]
-    names = "abcd"[: len(sizes)]
-    first = int(outer > 1)
-    after = [*names[:first], names[first + 1], names[first], *names[first + 2 :]]
-    return axis_rearrange(axis, names, after, dict(zip(names[1:], sizes[1:], strict=True)))
-
-
-def axis_rearrange(axis: int, before: Iterable[str], after: Iterable[str], lengths: dict[str, int]) -> Rearrange:
-    """Return the operation that reorders the named parts of one axis.
-
-    Examples:
-        >>> axis_rearrange(1, "ab", "ba", {"b": 2})
-        Rearrange('x (a b) ... -> x (b a) ...', b=2)
-    """
-    leading = " ".join("xyzuvw"[:axis])
-    sides = (f"{leading} ({' '.join(names)}) ...".strip() for names in (before, after))
-    return Rearrange(" -> ".join(sides), **lengths)
+    for axis, sums in one.axes.items():
+        chain = find_part_swaps(sums, two.axes[axis], axis, len(one.shape))
+        if chain is not None:
+            yield chain

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
+from weighbridge.studies.axis_swaps import divisors
 from weighbridge.studies.inference.by_value.fingerprints import Sums
-from weighbridge.studies.inference.by_value.movement_search import divisors
 
 if TYPE_CHECKING:
     import torch
