@@ -30,6 +30,12 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Refuse a name that is another one in each process: several that share the tests would not agree on them."""
+    if " at 0x" in item.nodeid:
+        raise pytest.UsageError(f"{item.nodeid} is named after an address: give ids=")
+
+
 @pytest.fixture(scope="session")
 def corpus() -> Path:
     """The directory of real checkpoints beside the project; a test that needs it is skipped where it is absent."""
