@@ -223,7 +223,7 @@ def test_stopped_run_is_resumed_and_the_source_is_never_written(
     with monkeypatch.context() as patch:
         patch.setattr(staging.shutil, "rmtree", lambda *_, **__: None)
         if moment == "after the link":
-            patch.setattr(staging, "_publish", die)
+            patch.setattr(staging, "publish_directory", die)
         with pytest.raises(Killed):
             wb.convert(source, out, RENAMED, link="hard", progress=None if moment == "after the link" else die)
     assert (partial_path(out) / FIRST).exists() == (moment == "after the link")
