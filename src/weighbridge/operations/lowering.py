@@ -81,6 +81,7 @@ def lower(
         LayoutError: The operation's error, with the operation and the shapes it was given.
 
     Examples:
+        >>> from weighbridge.operations.movements import Transpose
         >>> experts = tuple(Value(Layout.of(i, (2, 3)), "BF16") for i in range(4))
         >>> lowered = lower([MergeModulelist(0), Transpose(1, 2)], [Lane("experts.*.w", experts, indexed=True)])
         >>> print(*lowered.lanes, len(lowered.lanes[0].values[0].layout.copies))
