@@ -23,4 +23,4 @@ def read(said: Said) -> Iterator[Scheme]:
         Member(".scales", "scales", (columns(size), ROW), FLOATS),
     )
     groups = f"groups of {size} columns" if size else "one group of columns"
-    yield Scheme("awq-gemm", f"int4 in {groups}, version gemm", (members,))
+    yield Scheme(f"int4 in {groups}, version gemm", (members,))

@@ -24,10 +24,10 @@ def read(said: Said) -> Iterator[Scheme]:
             Member(".SCB", "scales", (ROW,), ("F32",)),
             Member(".weight_format", "the format's number", (), ("U8",), "derived", is_needed=False),
         )
-        yield Scheme("bnb-int8", "int8, one scale for each row", (members,))
+        yield Scheme("int8, one scale for each row", (members,))
     elif said.config.get("load_in_4bit"):
         kind = str(said.config.get("bnb_4bit_quant_type", "fp4"))
-        yield Scheme(f"bnb-{kind}", f"{kind.upper()} in blocks of the flat weight", (_four_bits(kind),))
+        yield Scheme(f"{kind.upper()} in blocks of the flat weight", (_four_bits(kind),))
 
 
 def _four_bits(kind: str) -> tuple[Member, ...]:

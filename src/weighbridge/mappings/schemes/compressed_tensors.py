@@ -51,7 +51,7 @@ def _scheme(weights: Mapping[str, Any], form: Any, targets: tuple[str, ...]) -> 
             Member(".weight_g_idx", "the groups of columns", (COLUMN,), ("I32",), is_needed=False),
             static,
         )
-        return Scheme("ct-packed", f"int{bits} packed into words, {words}", (members,), targets)
+        return Scheme(f"int{bits} packed into words, {words}", (members,), targets)
     kind = "int" if weights.get("type") == "int" else "fp"
     members = (
         Member(".weight", "codes", (ROW, COLUMN), ("I8",) if kind == "int" else F8, "codes"),
@@ -59,7 +59,7 @@ def _scheme(weights: Mapping[str, Any], form: Any, targets: tuple[str, ...]) -> 
         Member(".weight_zero_point", "zero points", axes, ("I8", *F8), is_needed=has_zeros),
         static,
     )
-    return Scheme(f"ct-{kind}{bits}", f"{kind}{bits}, {words}", (members,), targets)
+    return Scheme(f"{kind}{bits}, {words}", (members,), targets)
 
 
 def _static(ending: str, dtypes: tuple[str, ...]) -> Member:
@@ -90,4 +90,4 @@ def _four_bits(name: str, size: int, targets: tuple[str, ...]) -> Scheme:
     if is_global:
         members.append(Member(".weight_global_scale", "scales of whole weights", (ONE,), ("F32",), "shared"))
         members.append(_static(".input_global_scale", ("F32",)))
-    return Scheme(f"ct-{name}", f"{name.upper()} in groups of {size} columns", (tuple(members),), targets)
+    return Scheme(f"{name.upper()} in groups of {size} columns", (tuple(members),), targets)

@@ -32,4 +32,4 @@ def read(said: Said) -> Iterator[Scheme]:
         Member("", "codes", (ROW, COLUMN), F8, "codes"),
         Member("_scale_inv", "scales", grid, _SCALES),
     )
-    yield Scheme("fp8-block", f"FP8 in blocks of {sizes[0]} x {sizes[1]}", (plain, fused))
+    yield Scheme(f"FP8 in blocks of {sizes[0]} x {sizes[1]}", (plain, fused))

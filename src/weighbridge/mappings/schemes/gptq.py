@@ -28,4 +28,4 @@ def read(said: Said) -> Iterator[Scheme]:
     version = said.config.get("checkpoint_format", "undeclared")
     order = ", in the order of activations" if said.config.get("desc_act") else ""
     groups = f"groups of {size} columns" if size else "one group of columns"
-    yield Scheme("gptq", f"int{bits} in {groups}{order}, format {version}", (members,))
+    yield Scheme(f"int{bits} in {groups}{order}, format {version}", (members,))

@@ -33,4 +33,4 @@ def read(said: Said) -> Iterator[Scheme]:
     members = [Member(".W_q", "codes", None, ("U8", "I32"), "codes")]
     members += [Member(f".{name}", what, entries, FLOATS) for name, what in grid.items()]
     members += [Member(f".{name}", "the state", None, _STATES, "derived", is_needed=False) for name in _STATE]
-    yield Scheme(f"hqq-int{bits}", f"int{bits} in groups of {size} of the flat weight", (tuple(members),))
+    yield Scheme(f"int{bits} in groups of {size} of the flat weight", (tuple(members),))

@@ -26,4 +26,4 @@ def read(said: Said) -> Iterator[Scheme]:
     ]
     if is_affine:
         members.append(Member(".biases", "biases of groups", (ROW, columns(size)), FLOATS))
-    yield Scheme(f"mlx-{mode}", f"{mode} of {bits} bits in groups of {size} columns", (tuple(members),))
+    yield Scheme(f"{mode} of {bits} bits in groups of {size} columns", (tuple(members),))

@@ -26,7 +26,7 @@ def read(said: Said) -> Iterator[Scheme]:
                 Member(".weight_scale", "scales of whole weights", (), ("F32",), "shared"),
                 static,
             )
-            yield Scheme("modelopt-fp8", "FP8, one scale for each weight", (members,))
+            yield Scheme("FP8, one scale for each weight", (members,))
         case "NVFP4" if size is not None:
             members = (
                 Member(".weight", "codes", (ROW, columns(2)), ("U8",), "codes"),
@@ -34,14 +34,14 @@ def read(said: Said) -> Iterator[Scheme]:
                 Member(".weight_scale_2", "scales of whole weights", (), ("F32",), "shared"),
                 static,
             )
-            yield Scheme("modelopt-nvfp4", f"NVFP4 in groups of {size} columns", (members,))
+            yield Scheme(f"NVFP4 in groups of {size} columns", (members,))
         case "W4A16_AWQ" | "INT4_AWQ" if size is not None:
             members = (
                 Member(".weight", "codes", (rows(2), COLUMN), ("U8",), "codes"),
                 Member(".weight_scale", "scales", (ROW, columns(size)), FLOATS),
                 Member(".pre_quant_scale", "scales of columns", (COLUMN,), FLOATS, is_needed=False),
             )
-            yield Scheme("modelopt-int4-awq", f"int4 in groups of {size} columns, two rows in a byte", (members,))
+            yield Scheme(f"int4 in groups of {size} columns, two rows in a byte", (members,))
 
 
 def _group_size(said: Said) -> int | None:

@@ -18,4 +18,4 @@ def read(said: Said) -> Iterator[Scheme]:
             Member("_blocks", "codes", (ROW, columns(32), Along(Axis.INSIDE, 16)), ("U8",), "codes"),
             Member("_scales", "scales", (ROW, columns(32)), ("U8", "F8_E8M0")),
         )
-        yield Scheme("mxfp4", "MXFP4 in blocks of 32 columns", (members,))
+        yield Scheme("MXFP4 in blocks of 32 columns", (members,))

@@ -43,13 +43,11 @@ class Quantisation:
 
     Args:
         method: The format's name in the configuration.
-        schemes: The schemes that the configuration says.
         weights: The weights, in the order of their codes.
         problems: A sentence for each weight, or tensor, that contradicts the configuration.
     """
 
     method: str
-    schemes: tuple[Scheme, ...] = ()
     weights: list[QuantisedWeight] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -78,7 +76,7 @@ def find_quantisation(
     if said is None:
         return None
     schemes = tuple(_said_schemes(said))
-    found = Quantisation(said.method, schemes, problems=problems)
+    found = Quantisation(said.method, problems=problems)
     if not schemes:
         found.problems.append(f"no scheme is known for what the configuration says of {said.method or 'quantisation'}")
         return found

@@ -94,13 +94,11 @@ class Scheme:
     """How a format stores a weight.
 
     Args:
-        name: Its name here, such as ``fp8-block``.
-        title: What it does, with its sizes.
+        title: What it is, with its sizes.
         forms: The groups that it writes, each under other names.
         targets: The modules that it is for, in the dialect of compressed-tensors; none for all that have its tensors.
     """
 
-    name: str
     title: str
     forms: tuple[Form, ...]
     targets: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from typing import Any
 from weighbridge.mappings.schemes.said import Said
 from weighbridge.mappings.schemes.scheme import COLUMN, F8, FLOATS, ROW, Along, Member, Scheme, columns, rows
 
-_TYPES = {"Int8Tensor": ("torchao-int8", "int8", ("I8",)), "Float8Tensor": ("torchao-float8", "FP8", F8)}
+_TYPES = {"Int8Tensor": ("int8", ("I8",)), "Float8Tensor": ("FP8", F8)}
 
 
 def read(said: Said) -> Iterator[Scheme]:
@@ -43,9 +43,7 @@ def _described(text: str) -> tuple[str, tuple[bool, int | None] | None]:
     return str(found.get("_type")), (all(size == 1 for size in block[:-1]), block[-1])
 
 
-def _scheme(
-    name: str, word: str, dtypes: tuple[str, ...], by_row: bool, size: int | None, modules: tuple[str, ...]
-) -> Scheme:
+def _scheme(word: str, dtypes: tuple[str, ...], by_row: bool, size: int | None, modules: tuple[str, ...]) -> Scheme:
     grid: tuple[Along, ...] = (ROW if by_row else rows(None), columns(size))
     members = (
         Member("._weight_qdata", "codes", (ROW, COLUMN), dtypes, "codes"),
@@ -53,4 +51,4 @@ def _scheme(
         Member("._weight_zero_point", "zero points", grid, ("I8", "I32", *FLOATS), is_needed=False),
     )
     blocks = f"{size} columns of {'a row' if by_row else 'all rows'}"
-    return Scheme(name, f"{word}, one scale for {blocks}", (members,), modules)
+    return Scheme(f"{word}, one scale for {blocks}", (members,), modules)
