@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from form_values import places_of, replaced
 from hypothesis import given, strategies as st
 
 import weighbridge as wb
@@ -279,25 +280,11 @@ def test_an_unknown_method_is_named() -> None:
     assert problems_of({"quant_method": "AQLM"}, {}) == ["no scheme is known for what the configuration says of aqlm"]
 
 
-def places_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the path of every value inside of a configuration."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(found for key, each in inner for found in places_in(each, (*path, key)))]
-
-
-def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    if not path:
-        return new
-    copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[path[0]] = put(copy[path[0]], path[1:], new)
-    return copy
-
-
 @given(st.data())
 def test_no_configuration_is_a_crash(data: st.DataObject) -> None:
     config, specs = WEIGHTS[data.draw(st.sampled_from(sorted(WEIGHTS)))]
     wrong = st.sampled_from([None, True, 0, -1, 2**70, 1.5, "", "text", [], [1], [[]], {}, {"weights": 1}, {"a": {}}])
-    changed = put(config, data.draw(st.sampled_from(places_in(config))), data.draw(wrong))
+    changed = replaced(config, data.draw(st.sampled_from(places_of(config))), data.draw(wrong))
     find_quantisation(header_of(specs), {"quantization_config": changed}, dict.fromkeys(BESIDE, data.draw(wrong)))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from form_values import places_of, replaced
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 
@@ -278,21 +279,6 @@ def test_inflate_refuses_what_is_no_stream(form: dict[str, Any], value: object) 
 
 
 # Every other value
-
-
-def places_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """List the paths of all values in a form."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(found for name, item in inner for found in places_of(item, (*path, name)))]
-
-
-def replaced(form: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """Return a copy of a form with another value at a path."""
-    if not path:
-        return value
-    copy = form.copy()
-    copy[path[0]] = replaced(form[path[0]], path[1:], value)
-    return copy
 
 
 ODD = [None, [], {}, -1, 0, 1, 2**63, 10**30, 10**5000, "x", "", True, 0.5, float("nan"), float("inf"), [[]], {"x": 1}]
