@@ -211,9 +211,10 @@ def _divide(
             return _find_seam(layout, sources, target)
         made += [(way, number, copies) for way, copies in enumerate(ways)]
     made.sort(key=itemgetter(0, 1))  # the first way of each target before all others, as in a step
-    slots, written = _told_apart([copies for _, _, copies in made], sources)
-    if len(slots) > len(sources) and not may_repeat:
+    told = _told_apart([copies for _, _, copies in made], sources)
+    if told is None or (len(told[0]) > len(sources) and not may_repeat):
         return next(_seams(layouts, sources, targets), Seam(0))
+    slots, written = told
     numbers = [number for _, number, _ in made]
     outputs = [(n, Layout(targets[n].stored, copies)) for n, copies in zip(numbers, written, strict=True)]
     return Quotient(tuple(slots), tuple(outputs))
@@ -259,7 +260,7 @@ def _singled(copies: list[Copy], target: Grid) -> list[Copy]:
     if not counts.multiple or sum(copy.numel for copy in copies) > MAX_ENTRIES:
         return copies
     pairs = {single for copy in copies for single in _turned_out(copy._replace(loops=()), copy.loops)}
-    return list(fuse(sorted(pairs)))
+    return sorted(pairs)
 
 
 def _with_inner(copy: Copy, source: Grid, target: Grid) -> Copy:
@@ -302,9 +303,12 @@ def _ways(copies: Sequence[Copy], numel: int) -> list[list[Copy]] | None:
 
 
 def _sorted_apart(copies: Iterable[Copy], numel: int) -> list[list[Copy]]:
-    """Put each copy where no other one writes what it writes, into as few lists as come of that."""
+    """Put each copy where no other one writes what it writes, into as few lists as come of that.
+
+    Too many copies for that stay in one list.
+    """
     copies = list(copies)
-    if not coverage(copies, numel).multiple:
+    if not coverage(copies, numel).multiple or len(copies) > MAX_TURNS:
         return [copies]
     apart: list[list[Copy]] = []
     for copy in copies:
@@ -316,11 +320,14 @@ def _sorted_apart(copies: Iterable[Copy], numel: int) -> list[list[Copy]]:
     return apart
 
 
-def _told_apart(outputs: Sequence[Sequence[Copy]], sources: Sequence[Grid]) -> tuple[list[int], list[tuple[Copy, ...]]]:
+def _told_apart(
+    outputs: Sequence[Sequence[Copy]], sources: Sequence[Grid]
+) -> tuple[list[int], list[tuple[Copy, ...]]] | None:
     """Give a source that is read several times as many slots, so that each is read once.
 
     Returns:
-        For each slot the number of its source, and the copies of each output with the slots that they read.
+        For each slot the number of its source, and the copies of each output with the slots that they read. None where
+        some entries of a source are read more often than others.
     """
     slots = list(range(len(sources)))
     renumbered = [list(copies) for copies in outputs]
@@ -330,7 +337,12 @@ def _told_apart(outputs: Sequence[Sequence[Copy]], sources: Sequence[Grid]) -> t
             uses.setdefault(copy.source, []).append((k, i))
     for number, places in sorted(uses.items()):
         reads = [swapped(outputs[k][i], place) for place, (k, i) in enumerate(places)]
-        for again in _sorted_apart(reads, prod(sources[number].stored))[1:]:
+        numel = prod(sources[number].stored)
+        times = _sorted_apart(reads, numel)
+        counts = [coverage(each, numel) for each in times]
+        if any(count.multiple for count in counts) or (len(times) > 1 and not all(count.exact for count in counts)):
+            return None
+        for again in times[1:]:
             for read in again:
                 k, i = places[read.source]
                 renumbered[k][i] = renumbered[k][i]._replace(source=len(slots))
