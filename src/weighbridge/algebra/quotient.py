@@ -99,6 +99,11 @@ class Grid:
             found.append(place % block)
         return [found[self.roles[number]] for number in self.kept]
 
+    def is_along_role(self, padded_stride: int) -> bool:
+        """Tell whether a stride of the padded value leads along an axis of which blocks are told apart."""
+        axes = zip(self.padded, self.shape, strict=True)
+        return next(n for n, (step, size) in enumerate(axes) if size > 1 and step <= padded_stride) in self.roles
+
     @property
     def sizes_inside(self) -> list[int]:
         """Sizes of the loops over what a block has inside."""
@@ -238,11 +243,19 @@ def _pairs(layout: Layout, sources: Sequence[Grid], target: Grid, may_repeat: bo
         loops = [Loop(size, source.entry(read), target.entry(write)) for size, read, write in copy.loops]
         moving = tuple([loop for loop in loops if loop.source_stride and loop.target_stride])
         turns = [loop for loop in loops if bool(loop.source_stride) != bool(loop.target_stride)]
-        if turns and (not may_repeat or prod(loop.size for loop in turns) > MAX_TURNS):
+        along = [_is_along(cut, loop, source, target) for cut, loop in zip(copy.loops, loops, strict=True)]
+        if turns and (not may_repeat or any(along) or prod(loop.size for loop in turns) > MAX_TURNS):
             return _find_seam(layout, sources, target)
         start = Copy(copy.source, source.entry(copy.source_start), target.entry(copy.target_start), moving)
         found |= dict.fromkeys(map(simplify, _turned_out(start, turns)))
     return [_with_inner(copy, sources[copy.source], target) for copy in _singled(list(found), target)]
+
+
+def _is_along(cut: Loop, loop: Loop, source: Grid, target: Grid) -> bool:
+    """Tell whether a loop stays at one entry on one side, and leads along rows or columns on the other."""
+    if loop.source_stride and not loop.target_stride:
+        return source.is_along_role(cut.source_stride)
+    return bool(loop.target_stride and not loop.source_stride) and target.is_along_role(cut.target_stride)
 
 
 def _turned_out(copy: Copy, loops: Sequence[Loop]) -> Iterator[Copy]:
