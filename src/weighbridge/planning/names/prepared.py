@@ -23,8 +23,9 @@ class Rule:
         scope: Path of the sub-module whose keys the rule sees.
         pairs: For a rename, each source pattern with its target pattern.
         targets: For a converter, all its target patterns; empty for a rename.
-        merges: Whether the converter uses up the index of its sources' last `*`.
-        splits: Whether the converter makes the index of its targets' last `*`.
+        merges: How many of its sources' last `*` have an index that the converter uses up.
+        splits: How many of its targets' last `*` have an index that the converter makes.
+        ragged: Whether the last of the indices that are used up may have another number for each outer one.
         shifts: Whether a source pattern has an index in a form of its own, such as one with an offset.
         if_wanted: Whether the rule is left alone where the target lacks what it leads to.
     """
@@ -33,8 +34,9 @@ class Rule:
     scope: str
     pairs: tuple[tuple[Pattern, Pattern], ...]
     targets: tuple[Pattern, ...] = ()
-    merges: bool = False
-    splits: bool = False
+    merges: int = 0
+    splits: int = 0
+    ragged: bool = False
     shifts: bool = False
     if_wanted: bool = False
 
@@ -74,11 +76,11 @@ class Rules:
 
 
 class Hit(NamedTuple):
-    """A converter that fired: its number, the lane that matched, the merged index's text, and the names it writes."""
+    """A converter that fired: its number, the lane that matched, the merged indices' texts, and the names it writes."""
 
     rule: int
     lane: int
-    place: str
+    place: tuple[str, ...]
     outputs: tuple[str, ...]
 
 
@@ -92,6 +94,16 @@ class Trace(NamedTuple):
     fired: tuple[int, ...]
     hit: Hit | None
     spared: frozenset[int] = frozenset()
+
+
+def last_stars(pattern: Pattern, count: int) -> tuple[str, ...]:
+    """Return the names of a pattern's last `*`, the outermost first.
+
+    Examples:
+        >>> last_stars(Pattern.parse("layers.*.experts.*.w"), 2), last_stars(Pattern.parse("layers.*.experts.*.w"), 1)
+        (('*1', '*2'), ('*2',))
+    """
+    return tuple(f"*{number}" for number in range(pattern.stars - count + 1, pattern.stars + 1))
 
 
 class Traced(NamedTuple):
@@ -124,4 +136,5 @@ def _rule(number: int, transform: Transform) -> Rule:
         return Rule(number, transform.scope, sides, shifts=shifts, if_wanted=transform.if_wanted)
     arity = transform.arity
     targets = tuple(Pattern.parse(text) for text in transform.target_patterns)
-    return Rule(number, transform.scope, sides, targets, arity.merges, arity.splits, shifts, transform.if_wanted)
+    indices = arity.merges, arity.splits, arity.is_ragged
+    return Rule(number, transform.scope, sides, targets, *indices, shifts, transform.if_wanted)
