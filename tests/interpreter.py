@@ -317,26 +317,23 @@ def _full(rule: wb.WeightConverter, present: set[tuple[int, ...]]) -> set[tuple[
     stops = [max(place[level] for place in present) + 1 for level in range(levels)]
     if math.prod(stops) > 10_000:
         return set()
-    if not _is_ragged(rule):
+    heights = _heights(rule)
+    if heights is None:
         return set(itertools.product(*map(range, stops)))
-    inner = {place[:-1]: 0 for place in present}
-    for *outer, last in present:
-        inner[tuple(outer)] = max(inner[tuple(outer)], last + 1)
-    outers = itertools.product(*map(range, stops[:-1]))
-    return {(*outer, last) for outer in outers for last in range(inner.get(outer, 1))}
+    beyond = {(a, b) for a, b in present if a >= len(heights) or b >= heights[a]}  # for the join to refuse
+    return beyond | {(outer, last) for outer, height in enumerate(heights) for last in range(height)}
 
 
-def _is_ragged(rule: wb.WeightConverter) -> bool:
-    """Whether the last index may go up to another number: what has been stacked is joined, with the sizes that it has.
+def _heights(rule: wb.WeightConverter) -> tuple[int, ...] | None:
+    """How many tensors each stack has, where stacks are joined along the axis of the stack, with sizes in numbers.
 
-    Only the drawn ones are known here: two indices, a stack, and a join of numbers.
+    Only the drawn ones are known here: a stack and a join, with nothing else.
     """
-    kinds = [type(each).__name__ for each in rule.operations]
-    if merges(rule) != 2 or kinds.count("MergeModulelist") != 1 or "Concatenate" not in kinds:
-        return False
-    join = rule.operations[kinds.index("Concatenate")]
-    is_behind = kinds.index("Concatenate") > kinds.index("MergeModulelist")
-    return is_behind and join.sizes is not None and all(isinstance(size, int) for size in join.sizes)
+    if [type(each).__name__ for each in rule.operations] != ["MergeModulelist", "Concatenate"] or merges(rule) != 2:
+        return None
+    stack, join = rule.operations
+    is_told = join.sizes is not None and all(isinstance(size, int) for size in join.sizes)
+    return join.sizes if is_told and stack.dim == join.dim and len(rule.source_patterns) == 1 else None
 
 
 def _wanted_shapes(rules: Sequence[Any], use: Use, wanted: MappingOf[str, Shape]) -> tuple[tuple[Any, ...], ...]:

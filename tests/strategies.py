@@ -367,15 +367,14 @@ def _all_places(rule: Rule, present: set[Place]) -> set[Place]:
     """Return the indices that there have to be, up to the highest; where sizes are said, as many as there are."""
     stops = [max(place[level] for place in present) + 1 for level in range(rule.merges)]
     if rule.merges == 2 and [name for name, _ in rule.steps] == ["MergeModulelist", "Concatenate"]:
-        inner = {outer: max((b for a, b in present if a == outer), default=0) + 1 for outer in range(stops[0])}
-        return {(outer, index) for outer, stop in inner.items() for index in range(stop)}
+        return {(outer, index) for outer, stop in enumerate(rule.steps[1][1][2]) for index in range(stop)}
     return set(itertools.product(*map(range, stops)))
 
 
 def _run_steps(rule: Rule, lanes: list[dict[Place, np.ndarray]]) -> list[dict[Place, np.ndarray]] | None:
-    """Run a converter's operations; with two indices first on those of each outer one, or last."""
+    """Run a converter's operations: some on the tensors of each outer index by itself, before the others or behind."""
     names = [name for name, _ in rule.steps]
-    if rule.merges == 2:
+    if rule.merges == 2 or names[:2] == ["Concatenate", "MergeModulelist"]:
         at = max(number for number, name in enumerate(names) if name in ("MergeModulelist", "Concatenate"))
         outers = sorted({place[0] for place in lanes[0]})
         inner = [_run_flat(rule, rule.steps[:at], [_sorted_values(lane, outer) for lane in lanes]) for outer in outers]

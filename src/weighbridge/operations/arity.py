@@ -27,10 +27,11 @@ from weighbridge.operations.groupings import (
     SplitModulelist,
     is_told,
 )
-from weighbridge.operations.indices import count_made, count_used, needed_indices, takes_list
 from weighbridge.operations.movements import Moving
+from weighbridge.operations.nesting import count_made, count_used, needed_indices, takes_list
 from weighbridge.operations.ops import Operation
 from weighbridge.operations.replicas import MergeEqual, Repeat
+from weighbridge.operations.values import Size
 from weighbridge.pattern import Pattern
 
 
@@ -65,17 +66,18 @@ class Arity:
         regrouping = Concatenate, Chunk, Split, Repeat, MergeEqual, *ernie
         return len(self.sources) == len(self.targets) and not self._has(*regrouping)
 
-    @cached_property
-    def is_ragged(self) -> bool:
-        """Whether the last of the merged indices may have another number for each outer one.
+    @property
+    def heights(self) -> tuple[Size, ...] | str | None:
+        """Of two merged indices, how many of the second there are for each of the first; None where it is one number.
 
-        So it is where a `Concatenate` joins what has been merged over it, and says the sizes of all parts.
+        So it is said where stacks are joined along the axis that they were stacked on, by the sizes of all parts.
         """
-        counts = [indices for _, indices in self._follow()]
-        return any(
-            isinstance(operation, Concatenate) and is_told(operation.sizes) and after < before < self.merges
-            for operation, before, after in zip(self.operations, counts, counts[1:], strict=False)
-        )
+        operations = [each for each in self.operations if not isinstance(each, On | Cast)]
+        at = next((at for at, each in enumerate(operations) if not isinstance(each, Moving)), 0)
+        match operations[at : at + 2]:
+            case [MergeModulelist(dim), Concatenate(axis, _, sizes)] if self.merges == 2 and dim == axis:
+                return sizes if len(self.sources) == 1 and is_told(sizes) else None
+        return None
 
     def check(self) -> None:
         """Follow the lanes through the operations and compare them with the targets.

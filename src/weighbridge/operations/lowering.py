@@ -14,8 +14,8 @@ from weighbridge.base.specs import MAX_AXES, Shape
 from weighbridge.operations.casting import Cast
 from weighbridge.operations.chosen_parts import On
 from weighbridge.operations.groupings import MergeModulelist, SplitModulelist
-from weighbridge.operations.indices import Cell, divide, gather, needed_indices, regroup, takes_list
 from weighbridge.operations.movements import Moving
+from weighbridge.operations.nesting import Cell, divide, gather, needed_indices, regroup, takes_list
 from weighbridge.operations.ops import Operation
 from weighbridge.operations.parts import check_parts
 from weighbridge.operations.replicas import MergeEqual, Repeat

@@ -9,13 +9,14 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from weighbridge.algebra.layout import Layout
-from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.errors import LayoutError, WeighbridgeError
 from weighbridge.base.specs import Header, Shape, TensorSpec
 from weighbridge.mappings.transforms import WeightConverter
+from weighbridge.operations.configuration import read_sizes
 from weighbridge.operations.lowering import lower
 from weighbridge.operations.values import Context, Lane, Place, Value
-from weighbridge.planning.failures.lacking import Fault, Lacking
-from weighbridge.planning.group_keys import Group, extents_of, find_gaps, name_of
+from weighbridge.planning.members.group_keys import Group, extents_of, find_gaps, name_of
+from weighbridge.planning.members.lacking import Fault, Lacking
 from weighbridge.planning.problems import target_collision
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Step, fate_of
@@ -188,7 +189,13 @@ class Joiner:
         rule = self.rules.rules[group.rule]
         # A lane with a target of its own is as long as that target's shape says.
         is_apart = rule.merges > 0 and self.target is not None and self._converter(rule).arity.keeps_lanes
-        extents = extents_of(group.lanes, rule.merges, is_ragged=rule.ragged, is_apart=is_apart)
+        try:
+            heights = tuple(read_sizes(self.config, rule.heights or ()))
+        except LayoutError as problem:
+            self.problems.append(self._blame(problem, group))
+            self._blame_targets(group)
+            return False
+        extents = extents_of(group.lanes, rule.merges, heights, is_apart)
         faults = [
             Fault(lane, missing)
             for lane, (present, extent) in enumerate(zip(group.lanes, extents, strict=True))

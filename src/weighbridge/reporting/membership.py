@@ -10,7 +10,7 @@ from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.keys import index_set
 from weighbridge.base.nearby import close_names
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.planning.group_keys import Group, collect_groups, extents_of, find_gaps, spell_gaps
+from weighbridge.planning.members.group_keys import Group, collect_groups, extents_of, find_gaps, spell_gaps
 from weighbridge.planning.tracing import FREE, Rule, Rules, finish_names, prepare, trace_keys, trace_name
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w*")
@@ -96,7 +96,8 @@ def _names(rules: Rules, group: Group) -> list[str]:
 
 def _describe(rules: Rules, group: Group, name: str) -> tuple[str, ...]:
     rule = rules.rules[group.rule]
-    extents = extents_of(group.lanes, rule.merges, is_ragged=rule.ragged, is_apart=False)
+    told = rule.heights if isinstance(rule.heights, tuple) else ()
+    extents = extents_of(group.lanes, rule.merges, tuple(size for size in told if isinstance(size, int)))
     lines = [f"{name}, of rule {group.rule + 1}, is incomplete"]
     for (source, _), lane, extent in zip(rule.pairs, group.lanes, extents, strict=True):
         missing = find_gaps(lane, extent)

@@ -112,12 +112,10 @@ class Maker:
 
     def _places(self, rule: Rule) -> Iterator[list[Place]]:
         """Yield the indices to try for the tensors that are merged."""
-        transform = self.rules.mapping.transforms[rule.number]
-        if rule.ragged and isinstance(transform, WeightConverter):
-            told = (each.sizes for each in transform.operations if isinstance(each, Concatenate) and each.sizes)
-            counts = _numbers(next(told), self.config)
+        if rule.heights is not None:
+            counts = _numbers(rule.heights, self.config)
             yield [(outer, inner) for outer, count in enumerate(counts) for inner in range(count)]
-        for count in _counts(transform) if rule.merges else (1,):
+        for count in _counts(self.rules.mapping.transforms[rule.number]) if rule.merges else (1,):
             yield list(product(range(count), repeat=rule.merges))
 
     def _take_back(self, key: str, number: int) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from weighbridge.base.keys import Families, families
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, WeightConverter, pairs
+from weighbridge.operations.values import Size
 from weighbridge.pattern import Pattern
 from weighbridge.pattern.indices import PLAIN
 from weighbridge.planning.names.wanting import Wanted
@@ -25,7 +26,8 @@ class Rule:
         targets: For a converter, all its target patterns; empty for a rename.
         merges: How many of its sources' last `*` have an index that the converter uses up.
         splits: How many of its targets' last `*` have an index that the converter makes.
-        ragged: Whether the last of the indices that are used up may have another number for each outer one.
+        heights: Of two indices that are used up, how many of the second one there are for each of the first, where that
+            is declared; the name of a list in the configuration, or numbers.
         shifts: Whether a source pattern has an index in a form of its own, such as one with an offset.
         if_wanted: Whether the rule is left alone where the target lacks what it leads to.
     """
@@ -36,7 +38,7 @@ class Rule:
     targets: tuple[Pattern, ...] = ()
     merges: int = 0
     splits: int = 0
-    ragged: bool = False
+    heights: tuple[Size, ...] | str | None = None
     shifts: bool = False
     if_wanted: bool = False
 
@@ -136,5 +138,5 @@ def _rule(number: int, transform: Transform) -> Rule:
         return Rule(number, transform.scope, sides, shifts=shifts, if_wanted=transform.if_wanted)
     arity = transform.arity
     targets = tuple(Pattern.parse(text) for text in transform.target_patterns)
-    indices = arity.merges, arity.splits, arity.is_ragged
+    indices = arity.merges, arity.splits, arity.heights
     return Rule(number, transform.scope, sides, targets, *indices, shifts, transform.if_wanted)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.operations.values import Place
-from weighbridge.planning.group_keys import merged_indices
+from weighbridge.planning.members.group_keys import merged_indices
 from weighbridge.planning.tracing import Hit, Rules, Traced, finish_names, number_name, spell, trace_keys
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import nearest
 from weighbridge.base.specs import Header
-from weighbridge.planning.group_keys import Extent, Gap, Group, count_gaps, name_of, spell_gaps
+from weighbridge.planning.members.group_keys import Extent, Gap, Group, count_gaps, name_of, spell_gaps
 from weighbridge.planning.problems import MOST_SEARCHES
 from weighbridge.planning.tracing import Rule, Rules
 

@@ -116,89 +116,95 @@ class Extent(NamedTuple):
 
     Args:
         stops: For each merged index, the first one that is not there.
-        inner: How many of the last index there are for each combination of the outer ones, where that differs.
+        heights: Of two indices, how many of the second one there are for each of the first, where they differ.
     """
 
     stops: tuple[int, ...]
-    inner: MappingOf[Place, int] | None = None
+    heights: tuple[int, ...] = ()
 
     @property
     def total(self) -> int:
         """How many tensors there should be."""
-        return prod(self.stops) if self.inner is None else sum(self.inner.values())
+        return sum(self.heights) if self.heights else prod(self.stops)
 
 
 Gap = tuple[tuple[Range, ...], ...]
-"""Places that are missing: every combination of some ranges of each index, the outermost first.
-
-A place has fewer indices where how many inner ones there should be is not known."""
+"""Places that are missing: every combination of some ranges of each index, the outermost first."""
 
 
-def extents_of(lanes: Sequence[Collection[Place]], levels: int, is_ragged: bool, is_apart: bool) -> list[Extent]:
+def extents_of(
+    lanes: Sequence[Collection[Place]], levels: int, heights: tuple[int, ...] = (), is_apart: bool = False
+) -> list[Extent]:
     """Return for each lane what it should have: the highest index of all lanes says it, or that of each by itself.
 
     Args:
         lanes: The places that there are.
         levels: How many indices are merged.
-        is_ragged: Whether the last index may have another number for each combination of the outer ones.
+        heights: Of two indices, how many of the second one there are for each of the first, where that is declared.
         is_apart: Whether each lane has a length of its own.
 
     Examples:
-        >>> extents_of([{(0, 0), (1, 2)}, {(0, 1)}], 2, is_ragged=False, is_apart=False)[1].stops
+        >>> extents_of([{(0, 0), (1, 2)}, {(0, 1)}], 2)[1].stops
         (2, 3)
     """
+    if heights:
+        return [Extent((len(heights), max(heights)), heights)] * len(lanes)
     if not is_apart:
-        return [_extent(set[Place]().union(*lanes), levels, is_ragged)] * len(lanes)
-    return [_extent(lane, levels, is_ragged) for lane in lanes]
+        return [_extent(set[Place]().union(*lanes), levels)] * len(lanes)
+    return [_extent(lane, levels) for lane in lanes]
 
 
-def _extent(places: Collection[Place], levels: int, is_ragged: bool) -> Extent:
+def _extent(places: Collection[Place], levels: int) -> Extent:
     if levels == 1:
         return Extent((max(places, default=(0,))[0] + 1,))
-    stops = tuple(max((place[level] for place in places), default=0) + 1 for level in range(levels))
-    if not is_ragged:
-        return Extent(stops)
-    inner: dict[Place, int] = {}
-    for place in places:
-        inner[place[:-1]] = max(inner.get(place[:-1], 0), place[-1] + 1)
-    return Extent(stops, inner)
+    return Extent(tuple(max((place[level] for place in places), default=0) + 1 for level in range(levels)))
 
 
 def find_gaps(present: Collection[Place], extent: Extent) -> list[Gap]:
     """Return the places that a lane lacks; as few of them as there are places, and one more.
 
-    Args:
-        present: The places that there are, all of them within the extent.
-        extent: Those that there should be.
-
     Examples:
         >>> find_gaps([(0, 0), (0, 1), (2, 1)], Extent((3, 2)))
         [(((1, 2),), ((0, 2),)), (((2, 3),), ((0, 1),))]
-        >>> find_gaps([], Extent(())), find_gaps([()], Extent(()))
-        ([()], [])
+        >>> find_gaps([(0, 0)], Extent((2, 3), (1, 3))), find_gaps([], Extent(())), find_gaps([()], Extent(()))
+        ([(((1, 2),), ((0, 3),))], [()], [])
     """
+    if extent.heights:
+        return _gaps_of_heights(present, extent.heights)
     if len(present) == extent.total:
         return []
-    return _gaps_below(present, extent, ()) if extent.stops else [()]
+    return _gaps_below(present, extent.stops) if extent.stops else [()]
 
 
-def _gaps_below(present: Collection[Place], extent: Extent, outer: Place) -> list[Gap]:
-    first, *rest = extent.stops[len(outer) :]
+def _gaps_of_heights(present: Iterable[Place], heights: Sequence[int]) -> list[Gap]:
+    inside: list[list[int]] = [[] for _ in heights]
+    for outer, inner in present:
+        if outer < len(heights):
+            inside[outer].append(inner)
+    missing = [(gaps(there, height), outer) for outer, (there, height) in enumerate(zip(inside, heights, strict=True))]
+    return _joined({outer: [(tuple(absent),)] for absent, outer in missing if absent})
+
+
+def _gaps_below(present: Iterable[Place], stops: Sequence[int]) -> list[Gap]:
+    first, *rest = stops
     if not rest:
-        stop = first if extent.inner is None else extent.inner.get(outer, 0)
-        absent = gaps([place[-1] for place in present], stop)
+        absent = gaps([place[0] for place in present], first)
         return [(tuple(absent),)] if absent else []
     inside: dict[int, list[Place]] = {}
-    for place in present:
-        inside.setdefault(place[len(outer)], []).append(place)
+    for first_index, *others in present:
+        inside.setdefault(first_index, []).append(tuple(others))
     absent = gaps(inside, first)
-    whole = [] if extent.inner is not None else [((0, stop),) for stop in rest]
+    found: list[Gap] = [(tuple(absent), *(((0, stop),) for stop in rest))] if absent else []
+    return found + _joined({index: _gaps_below(places, rest) for index, places in sorted(inside.items())})
+
+
+def _joined(missing: MappingOf[int, list[Gap]]) -> list[Gap]:
+    """Join what is missing at several outer indices alike."""
     alike: dict[Gap, list[int]] = {}
-    for index, places in sorted(inside.items()):
-        for gap in _gaps_below(places, extent, (*outer, index)):
+    for index, found in missing.items():
+        for gap in found:
             alike.setdefault(gap, []).append(index)
-    found: list[Gap] = [(tuple(absent), *whole)] if absent else []
-    return [*found, *((tuple(ranges_of(indices)), *gap) for gap, indices in alike.items())]
+    return [(tuple(ranges_of(indices)), *gap) for gap, indices in alike.items()]
 
 
 def count_gaps(missing: Iterable[Gap]) -> int:
@@ -217,4 +223,4 @@ def spell_gaps(missing: Sequence[Gap], levels: int) -> str:
     """
     if levels == 1:
         return spell_ranges(missing[0][0]).strip("{}")
-    return ", ".join(".".join([*map(spell_ranges, gap), *["*"] * (levels - len(gap))]) for gap in missing)
+    return ", ".join(".".join(map(spell_ranges, gap)) for gap in missing)
