@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.api.bound_plan import Plan
-from weighbridge.api.configurations import config_for
+from weighbridge.api.configurations import config_for, saying_of
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
 from weighbridge.api.joined_files import open_source
 from weighbridge.api.settings import refuse_unasked
@@ -106,7 +106,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
             whatever the mapping gives. Names and shapes must be the target's; a dtype stays the source's, which a
             note says where the target's is another, unless ``dtype="target"`` asks for a cast.
         options: See `weighbridge.planning.plan_options.Options`: `partial`, `drop`, `carry`, `initialise`, `dtype`,
-            `layout`, `base_prefix`, `config`.
+            `layout`, `base_prefix`, `config`, `companions`.
 
     Returns:
         The plan; it remembers the checkpoint, so that it can be run at once.
@@ -136,8 +136,11 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     if computed:
         options["carry"] = (*exception_rules(Carry, options.get("carry", ())), *computed)
     named = look_through(found, source.header, wanted)
+    saying = saying_of(source, options["config"])
     compiled = compile_by_receipt(
-        lambda rules, chosen: compile_plan(source.header, rules, wanted, files=source.files, options=chosen),
+        lambda rules, chosen: compile_plan(
+            source.header, rules, wanted, files=source.files, options=chosen, saying=saying
+        ),
         named,
         source,
         read_options(options),

@@ -48,7 +48,7 @@ def _scheme(weights: Mapping[str, Any], form: Any, targets: tuple[str, ...]) -> 
             # Packed along the rows, one for each group of columns.
             Member(".weight_zero_point", "zero points", (rows(dense), axes[-1]), ("I32",), is_needed=has_zeros),
             Member(".weight_shape", "the weight's shape", None, ("I64", "I32"), "derived"),
-            Member(".weight_g_idx", "the groups of columns", (COLUMN,), ("I32",), is_needed=False),
+            Member(".weight_g_idx", "the groups of columns", (COLUMN,), ("I32",), "numbered", is_needed=False),
             static,
         )
         return Scheme(f"int{bits} packed into words, {words}", (members,), targets)

@@ -23,7 +23,7 @@ def read(said: Said) -> Iterator[Scheme]:
         Member(".qweight", "codes", (columns(dense), ROW), ("I32",), "codes"),
         Member(".qzeros", "zero points", (columns(size), rows(dense)), ("I32",)),
         Member(".scales", "scales", (columns(size), ROW), FLOATS),
-        Member(".g_idx", "the groups of columns", (COLUMN,), ("I32",), is_needed=False),
+        Member(".g_idx", "the groups of columns", (COLUMN,), ("I32",), "numbered", is_needed=False),
     )
     version = said.config.get("checkpoint_format", "undeclared")
     order = ", in the order of activations" if said.config.get("desc_act") else ""
