@@ -59,6 +59,7 @@ class MergeModulelist(Arguments):
     Of several indices it is the last one: a second one stacks the stacks, by the index before it.
 
     Examples:
+        >>> from weighbridge.algebra.layout import Layout
         >>> layers = tuple(Value(Layout.of(i, (2, 3)), "F32") for i in range(4))
         >>> lanes = MergeModulelist().lower((Lane("experts.*.w", layers, indexed=True),), Context())
         >>> print(lanes[0])
