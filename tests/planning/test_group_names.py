@@ -149,6 +149,20 @@ def test_a_rule_for_a_name_is_none_for_what_lies_below_it() -> None:
     }
 
 
+def test_a_weight_is_turned_where_its_blocks_stay_what_the_configuration_says() -> None:
+    turn = wb.WeightConverter("up.weight", "up.weight", [wb.Transpose(0, 1)])
+    source = checkpoint()
+    made = wb.plan(source, [turn], config=CONFIG).state_dict()
+    assert made["mlp.up.weight_scale_inv"].equal(source["mlp.up.weight_scale_inv"].T)
+    said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [1, 2]}}
+    other = {"up.weight": codes(6, 6), "up.weight_scale_inv": torch.rand(6, 3)}
+    rows = {"up.weight": wb.TensorSpec("I8", (6, 6)), "up.SCB": wb.TensorSpec("F32", (6,))}
+    for place, config in ((other, said), (wb.Header(rows), None)):
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(place, [turn], config=config)
+        assert codes_of(caught) == {"companion-fixed"}
+
+
 NAMED: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
     "MXFP4": {"up_blocks": ("U8", (6, 2, 16)), "up_scales": ("U8", (6, 2))},
     "NVFP4 of ModelOpt": {

@@ -196,11 +196,12 @@ def divide(
     """
     if all(grid.is_plain for grid in (*sources, *targets)):
         return Quotient(tuple(range(len(sources))), tuple(enumerate(layouts)))
+    may_repeat = may_repeat and any(grid.whole for grid in (*sources, *targets))
     if may_repeat and not all(grid.is_fine for grid in (*sources, *targets)):
         seam = _divide(layouts, [grid.refined() for grid in sources], [grid.refined() for grid in targets], False)
         if isinstance(seam, Seam):
             return seam
-    return _divide(layouts, sources, targets, may_repeat and any(grid.whole for grid in (*sources, *targets)))
+    return _divide(layouts, sources, targets, may_repeat)
 
 
 def _divide(
