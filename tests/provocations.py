@@ -308,6 +308,16 @@ def cast_codes(folder: Path) -> object:
     return wb.plan(wb.Header(specs), [wb.WeightConverter("q.weight", "q.weight", [wb.Cast("BF16")])])
 
 
+BLOCKS_OF_8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [8, 8]}}
+
+
+@provokes("scheme-conflict")
+def compute_from_scales_of_other_blocks(folder: Path) -> object:
+    codes, scales = torch.ones(16, 16).to(torch.float8_e4m3fn), torch.ones(1, 1)
+    tensors = {"q.weight": codes, "q.weight_scale_inv": scales}
+    return wb.plan(tensors, [], dtype="bfloat16", config=BLOCKS_OF_8)
+
+
 @provokes("layout-ambiguous")
 def swap_two_names(folder: Path) -> object:
     rules = wb.Mapping([wb.GroupWeightRename(["up", "gate"], ["gate", "up"])], name="mine")

@@ -453,6 +453,17 @@ def dequantise_first(folder: Path) -> object:
     return wb.plan({"q.weight": codes.to(torch.float32) * scale}, [], dtype="bfloat16").state_dict()
 
 
+@follows("scheme-conflict", "leave the codes as they are, without a dtype= (--dtype) for all tensors")
+def leave_the_codes(folder: Path) -> object:
+    return wb.plan(CODED, [], config={"quantization_config": {"quant_method": "fp8", "weight_block_size": [2, 2]}})
+
+
+@follows("scheme-conflict", "or correct the configuration: config=, or --config FILE")
+def correct_the_blocks(folder: Path) -> object:
+    config = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [4, 4]}}
+    return wb.plan(CODED, [], dtype="bfloat16", config=config)
+
+
 @follows(
     "cast-overflow", 'keep the tensor in a dtype of a wider range: dtype={"**": ..., KEY: "BF16"} (--dtype KEY=BF16)'
 )

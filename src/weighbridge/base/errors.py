@@ -56,6 +56,7 @@ CODES: Final[dict[str, str]] = {
     "dtype-mismatch": "tensors of different dtypes cannot become one tensor",
     "cast-overflow": "a value lies beyond the range of the dtype that it is cast to",
     "companion-unknown": "a quantised weight would be cast, or moved apart from what belongs to it",
+    "scheme-conflict": "a checkpoint's quantised tensors are not what its configuration says",
     "layout-ambiguous": "a checkpoint can be read in more than one layout",
     "already-converted": "a checkpoint was made by the very mapping that it is to be converted with",
     "rule-unused": "a rule, or a declared exception, names no tensor",

@@ -61,6 +61,47 @@ def rows(elements: int | Fraction | None) -> Along:
 
 
 Kind = Literal["codes", "moved", "shared", "derived"]
+Role = Literal[
+    "",
+    "apart",
+    "scale",
+    "divisor",
+    "zero",
+    "addend",
+    "groups",
+    "table",
+    "state",
+    "nested scale",
+    "nested table",
+]
+
+
+class Coding(NamedTuple):
+    """How numbers lie in the elements of a stored tensor: one after the other, from the lowest bit on.
+
+    Args:
+        bits: Bits of a number.
+        along: The axis of the weight whose numbers lie side by side.
+        less: What is subtracted from each.
+        values: What each code stands for; none where it is the number.
+        is_signed: Whether the number is a two's complement.
+        order: Where in an element each of its numbers lies; none for one after the other.
+        high_first: Whether the first number of a byte is in its high bits.
+    """
+
+    bits: int
+    along: Axis = Axis.COLUMNS
+    less: int = 0
+    values: tuple[float, ...] = ()
+    is_signed: bool = False
+    order: tuple[int, ...] = ()
+    high_first: bool = False
+
+
+E2M1: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+"""The values of a float of 4 bits: one of sign, two of exponent, one of mantissa."""
+
+FLOATS_OF_4_BITS: Final = Coding(4, values=E2M1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +116,9 @@ class Member:
         kind: `codes` are the weight's elements; what is `moved` has entries for parts of them; what is `shared` is one
             for all, and what is `derived` repeats a shape or a state.
         is_needed: Whether no group is without it.
+        role: What becomes of it, beside the codes, where the weight's values are computed: see `Formula`. What has none
+            is left out, as a scale of activations is; what stands `apart` belongs to what a plain model does not have.
+        coding: How numbers lie in its elements; None where each is one.
     """
 
     ending: str
@@ -83,10 +127,32 @@ class Member:
     dtypes: tuple[str, ...]
     kind: Kind = "moved"
     is_needed: bool = True
+    role: Role = ""
+    coding: Coding | None = None
 
 
 Form = tuple[Member, ...]
 """The tensors of a group, the codes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """How a weight is computed: (codes - zeros) * (scales / divisors) / over + addends, in one dtype.
+
+    Codes and zero points are subtracted as what they are, and scales multiplied with each other first, as the formats'
+    own readers do.
+
+    Args:
+        dtype: The code of the dtype that is computed in; none for that of the scales, which is BF16 for bytes.
+        over: A number that all is divided by.
+        is_turned: Whether readers hold the weight with its columns first.
+        is_flat: Whether blocks are those of the flat weight, whose shape and dtype stand in a state beside it.
+    """
+
+    dtype: str = "F32"
+    over: int = 1
+    is_turned: bool = False
+    is_flat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +163,13 @@ class Scheme:
         title: What it is, with its sizes.
         forms: The groups that it writes, each under other names.
         targets: The modules that it is for, in the dialect of compressed-tensors; none for all that have its tensors.
+        formula: How the weight is computed; or why it is not.
     """
 
     title: str
     forms: tuple[Form, ...]
     targets: tuple[str, ...] = ()
+    formula: Formula | str = "no formula is known for it"
 
 
 class Span(NamedTuple):
