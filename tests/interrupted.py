@@ -180,8 +180,9 @@ def serve() -> None:
         import torch
 
         torch.set_num_threads(1)  # a fork would lose any thread beside this one
-    while line := hear():
-        if not line.startswith("{"):
+    while True:
+        line = hear()
+        if not line.startswith("{"):  # what a child that was killed has left of a line, be it the mere end of it
             continue
         child = os.fork()
         if child == 0:
