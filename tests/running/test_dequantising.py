@@ -242,6 +242,14 @@ def test_what_contradicts_the_configuration_is_refused_before_anything_is_writte
     assert not (tmp_path / "out").exists()
 
 
+def test_a_column_of_no_group_is_an_error() -> None:
+    made: Quantised = next(make for make in MAKERS if make.__name__ == "gptq")(np.random.default_rng(6), 32, 64)
+    made.tensors["q.g_idx"][7] = 99
+    with pytest.raises(wb.CheckpointError) as refused:
+        wb.plan(made.tensors, dtype="float32", config=made.config).state_dict()
+    assert (refused.value.code, refused.value.got) == ("scheme-conflict", "99")
+
+
 def test_scales_of_what_comes_in_are_named_as_left_out() -> None:
     made: Quantised = MAKERS[2](np.random.default_rng(6), 5, 6)
     plan = wb.plan(made.tensors, dtype="float32", config=made.config)

@@ -254,8 +254,7 @@ def from_pretrained(
     directory = _local(path, arguments)
     checkpoint, note = open_checkpoint(directory), ""
     if dequantize:
-        checkpoint, config, dtype, notes = read_as_numbers(checkpoint, directory, config, dtype)
-        note = "; ".join(notes)
+        checkpoint, config, dtype, note = read_as_numbers(checkpoint, directory, config, dtype)
     rules = None if mapping is None else find_mapping(mapping)
     load = Load(checkpoint, rules, resolve, options, copy, resolve_theirs, _accelerator(device), note)
     if load.device is not None:

@@ -22,13 +22,13 @@ class Numbers(NamedTuple):
         checkpoint: The checkpoint, with numbers in the place of codes.
         config: Its configuration, which does not speak of quantisation.
         dtype: The dtype to load it in.
-        notes: What is to be said of it.
+        note: What is to be said of it.
     """
 
     checkpoint: Checkpoint
     config: Any
     dtype: Any
-    notes: tuple[str, ...]
+    note: str
 
 
 def read_as_numbers(checkpoint: Checkpoint, directory: Path, config: Any, dtype: Any) -> Numbers:
@@ -51,13 +51,13 @@ def read_as_numbers(checkpoint: Checkpoint, directory: Path, config: Any, dtype:
     plain = type(own).from_dict({name: value for name, value in own.to_dict().items() if name != _SAID})
     wanted = dtype if dtype not in (None, "auto") else plain.dtype or _dtype_of(checkpoint.header)
     if said is None:
-        return Numbers(checkpoint, plain, wanted, ())
+        return Numbers(checkpoint, plain, wanted, "")
     made, notes = compute_codes(checkpoint, {_SAID: said if isinstance(said, dict) else said.to_dict()})
     left = [note for note in notes if "quantised weight" in note]
     if left:
         what = "part of this checkpoint's weights cannot be computed"
         raise RegistryError("integration-unsupported", what, where=checkpoint.where, got="\n".join(left))
-    return Numbers(made, plain, wanted, notes)
+    return Numbers(made, plain, wanted, "; ".join(notes))
 
 
 def _dtype_of(header: Header) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
+from weighbridge.base.errors import CheckpointError
 from weighbridge.base.specs import DTYPES, Shape, TensorSpec
 from weighbridge.mappings.schemes.scheme import Along, Axis, Coding, Formula, Member
 from weighbridge.running.dequantising.blocks import Range, read_block
@@ -82,7 +83,7 @@ def compute(group: Group, checkpoint: Checkpoint, wanted: Wanted) -> torch.Tenso
         Its values, by rows and columns, in the formula's dtype.
 
     Raises:
-        CheckpointError: The codes of reading.
+        CheckpointError: `scheme-conflict` for columns of groups that there are not, and the codes of reading.
     """
     member, key = group.members[0]
     dtype = dtype_of(computed_dtype(group, checkpoint.header.specs))
@@ -180,6 +181,15 @@ class Reading:
             along, spans, found = (Along(Axis.ROWS, None), *along), [_ALL, *spans], found[None]
         return self._over_columns(_numbers(found, dtype), along, spans)
 
+    def _group_of_columns(self, key: str, count: int) -> torch.Tensor:
+        """Return the number of each wanted column's group, of so many that there are."""
+        numbers = self._read(key, (self.group.columns,), [self.wanted.columns]).long()
+        strange = numbers[(numbers < 0) | (numbers >= count)]
+        if len(strange):
+            what, got = "a column is of a group that there is not", str(int(strange[0]))
+            raise CheckpointError("scheme-conflict", what, where=key, expected=f"numbers below {count}", got=got)
+        return numbers
+
     def _read(self, key: str, shape: Shape, ranges: list[Range]) -> torch.Tensor:
         number = self.wanted.number
         whole = (len_of(self.group.stack), *shape) if self.group.stack else shape
@@ -210,8 +220,7 @@ class Reading:
         rows, columns = spans
         if columns.each is not None and columns.each > 1:
             if self._groups is not None:
-                _, key = self._groups
-                entries = entries[:, self._read(key, (self.group.columns,), [self.wanted.columns]).long()]
+                entries = entries[:, self._group_of_columns(self._groups[1], entries.shape[1])]
             else:
                 wide = entries[:, :, None].expand(-1, -1, columns.each).flatten(1)
                 entries = wide[:, columns.first : columns.first + columns.wanted]
