@@ -144,7 +144,8 @@ class PlanOptions:
         list[str],
         typer.Option(
             metavar="[PATTERN=]DTYPE",
-            help="Cast floats to it, or to the 'target' ones; may be given again, for the targets of a pattern.",
+            help="Cast floats to it, or to the 'target' ones, and read codes as numbers; may be given again, for the targets "
+            "of a pattern.",
             rich_help_panel=PANEL,
         ),
     ] = field(default_factory=list)
