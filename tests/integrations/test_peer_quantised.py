@@ -58,7 +58,7 @@ def worst(model: Any, values: dict[str, torch.Tensor]) -> float:
 
 @pytest.mark.parametrize(("size", "is_right"), [(48, True), (24, False)], ids=["whole blocks", "partial blocks"])
 def test_a_block_is_what_the_configuration_says(size: int, is_right: bool, tmp_path: Path) -> None:
-    """The library divides the rows by those of the grid: 24 rows in blocks of 16 are two of 12 to it, without a word."""
+    """The library divides rows by those of the grid: 24 rows in blocks of 16 are two of 12 to it, without a word."""
     values = quantised(tmp_path / "in", size)
     ours, theirs = both(tmp_path / "in")
     assert worst(ours, values) == 0
@@ -67,7 +67,7 @@ def test_a_block_is_what_the_configuration_says(size: int, is_right: bool, tmp_p
 
 
 def test_numbers_are_saved_as_numbers(tmp_path: Path) -> None:
-    """What the library saves of such a model are codes again, in blocks of its own, of which no configuration speaks."""
+    """What the library saves of such a model are codes again, in its own blocks, of which no configuration speaks."""
     values = quantised(tmp_path / "in", 48)
     ours, theirs = both(tmp_path / "in")
     written = load_file(wbt.save_pretrained(ours, tmp_path / "ours") / "model.safetensors")
