@@ -308,14 +308,80 @@ def cast_codes(folder: Path) -> object:
     return wb.plan(wb.Header(specs), [wb.WeightConverter("q.weight", "q.weight", [wb.Cast("BF16")])])
 
 
-BLOCKS_OF_8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [8, 8]}}
+def quantised(rows: tuple[int, int], block: int = 2) -> tuple[dict[str, wb.TensorSpec], dict[str, object]]:
+    """Two weights of FP8 in blocks of 2 x 2, and a configuration."""
+    specs = {}
+    for name, count in zip("qk", rows, strict=True):
+        specs[f"{name}.weight"] = wb.TensorSpec("F8_E4M3", (count, 4))
+        specs[f"{name}.weight_scale_inv"] = wb.TensorSpec("F32", (-(-count // 2), 2))
+    return specs, {"quantization_config": {"quant_method": "fp8", "weight_block_size": [block, block]}}
+
+
+BOTH = wb.WeightConverter(["q.weight", "k.weight"], "qk.weight", [wb.Concatenate(0)])
+
+
+@provokes("companion-missing")
+def join_with_weights_without_scales(folder: Path) -> object:
+    specs, config = quantised((4, 2))
+    plain = specs | {"k.weight": wb.TensorSpec("U8", (2, 4))}
+    return wb.plan(wb.Header({key: plain[key] for key in plain if key != "k.weight_scale_inv"}), [BOTH], config=config)
+
+
+@provokes("companion-misaligned")
+def join_behind_a_block_that_is_not_full(folder: Path) -> object:
+    specs, config = quantised((3, 2))
+    return wb.plan(wb.Header(specs), [BOTH], config=config)
+
+
+@provokes("companion-fixed")
+def turn_packed_codes(folder: Path) -> object:
+    specs = {"q_blocks": wb.TensorSpec("U8", (4, 2, 16)), "q_scales": wb.TensorSpec("U8", (4, 2))}
+    config = {"quantization_config": {"quant_method": "mxfp4"}}
+    return wb.plan(wb.Header(specs), [wb.WeightConverter("q", "q", [wb.Transpose(0, 1)])], config=config)
+
+
+DIFFERING = {
+    f"{name}.{ending}": value
+    for name, scale in (("q", 0.5), ("k", 0.25))
+    for ending, value in (
+        ("weight", torch.ones(2, 4, dtype=torch.float8_e4m3fn)),
+        ("weight_scale", torch.tensor(scale)),
+    )
+}
+ONE_SCALE = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}
+
+
+@provokes("companion-differs")
+def join_weights_of_two_scales(folder: Path) -> object:
+    return wb.plan(DIFFERING, [BOTH], config=ONE_SCALE).state_dict()
+
+
+def int8(*targets: str) -> tuple[wb.Header, dict[str, object]]:
+    """A weight that may have groups of 4 columns, or one group of all, and what its configuration names."""
+    weights = {"num_bits": 8, "type": "int", "symmetric": True}
+    sizes = ({"strategy": "group", "group_size": 4}, {"strategy": "channel"})
+    groups = {
+        str(number): {"targets": [target], "weights": weights | size}
+        for number, (target, size) in enumerate(zip(targets, sizes, strict=True))
+    }
+    config = {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": groups}
+    specs = {"q.weight": wb.TensorSpec("I8", (2, 4)), "q.weight_scale": wb.TensorSpec("F32", (2, 1))}
+    return wb.Header(specs), {"quantization_config": config}
+
+
+HALVES = wb.WeightConverter("q.weight", ["a.weight", "b.weight"], [wb.Chunk(0)])
+
+
+@provokes("scheme-ambiguous")
+def cut_a_weight_of_two_schemes(folder: Path) -> object:
+    source, config = int8("re:q.*", "Linear")
+    return wb.plan(source, [HALVES], config=config)
 
 
 @provokes("scheme-conflict")
-def compute_from_scales_of_other_blocks(folder: Path) -> object:
-    codes, scales = torch.ones(16, 16).to(torch.float8_e4m3fn), torch.ones(1, 1)
-    tensors = {"q.weight": codes, "q.weight_scale_inv": scales}
-    return wb.plan(tensors, [], dtype="bfloat16", config=BLOCKS_OF_8)
+def say_another_block(folder: Path) -> object:
+    specs, config = quantised((4, 2), block=4)
+    return wb.plan(wb.Header(specs), [BOTH], config=config)
 
 
 @provokes("layout-ambiguous")

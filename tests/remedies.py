@@ -15,7 +15,24 @@ from typing import Any, Final, NamedTuple
 from unittest import mock
 
 import torch
-from provocations import EXPERTS, NORMS, OTHER, checkpoint, converter, entry, header, numbers, raw_file, sharded
+from provocations import (
+    BOTH,
+    DIFFERING,
+    EXPERTS,
+    HALVES,
+    NORMS,
+    ONE_SCALE,
+    OTHER,
+    checkpoint,
+    converter,
+    entry,
+    header,
+    int8,
+    numbers,
+    quantised,
+    raw_file,
+    sharded,
+)
 from safetensors.torch import save_file
 
 import weighbridge as wb
@@ -453,15 +470,85 @@ def dequantise_first(folder: Path) -> object:
     return wb.plan({"q.weight": codes.to(torch.float32) * scale}, [], dtype="bfloat16").state_dict()
 
 
-@follows("scheme-conflict", "leave the codes as they are, without a dtype= (--dtype) for all tensors")
-def leave_the_codes(folder: Path) -> object:
-    return wb.plan(CODED, [], config={"quantization_config": {"quant_method": "fp8", "weight_block_size": [2, 2]}})
+NARROWER = wb.WeightConverter(["q.weight"], "qk.weight", [wb.Concatenate(0)])
 
 
-@follows("scheme-conflict", "or correct the configuration: config=, or --config FILE")
-def correct_the_blocks(folder: Path) -> object:
-    config = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [4, 4]}}
-    return wb.plan(CODED, [], dtype="bfloat16", config=config)
+@follows("companion-missing", "narrow the rule to other weights")
+def join_what_has_scales(folder: Path) -> object:
+    specs, config = quantised((4, 2))
+    return wb.plan(wb.Header(specs | {"k.weight": wb.TensorSpec("BF16", (2, 4))}), [NARROWER], config=config)
+
+
+@follows("companion-missing", "pass these through as they are: carry (--carry)")
+def carry_both(folder: Path) -> object:
+    specs, config = quantised((4, 2))
+    plain = specs | {"k.weight": wb.TensorSpec("U8", (2, 4))}
+    del plain["k.weight_scale_inv"]
+    return wb.plan(wb.Header(plain), [BOTH], carry=["q.{rest:**}", "k.{rest:**}"], config=config)
+
+
+@follows("companion-misaligned", "narrow the rule to other weights")
+def join_whole_blocks(folder: Path) -> object:
+    specs, config = quantised((3, 2))
+    return wb.plan(wb.Header(specs), [NARROWER], config=config)
+
+
+@follows("companion-misaligned", "pass these through as they are: carry (--carry)")
+def carry_what_is_not_whole(folder: Path) -> object:
+    specs, config = quantised((3, 2))
+    return wb.plan(wb.Header(specs), [BOTH], carry=["q.{rest:**}", "k.{rest:**}"], config=config)
+
+
+TURNED = wb.WeightConverter("q", "q", [wb.Transpose(0, 1)])
+PACKED = wb.Header({"q_blocks": wb.TensorSpec("U8", (4, 2, 16)), "q_scales": wb.TensorSpec("U8", (4, 2))})
+
+
+@follows("companion-fixed", "narrow the rule to other weights")
+def turn_nothing_packed(folder: Path) -> object:
+    specs, config = PACKED.specs | {"p": wb.TensorSpec("F32", (2, 3))}, {"quant_method": "mxfp4"}
+    rule = wb.WeightConverter("p", "p", [wb.Transpose(0, 1)])
+    return wb.plan(wb.Header(specs), [rule], config={"quantization_config": config})
+
+
+@follows("companion-fixed", "pass these through as they are: carry (--carry)")
+def carry_packed_codes(folder: Path) -> object:
+    config = {"quantization_config": {"quant_method": "mxfp4"}}
+    return wb.plan(PACKED, [TURNED], carry=["^q", "^q_blocks", "^q_scales"], config=config)
+
+
+@follows("companion-differs", "narrow the rule to other weights")
+def join_one_weight(folder: Path) -> object:
+    return wb.plan(DIFFERING, [NARROWER], config=ONE_SCALE).state_dict()
+
+
+@follows("companion-differs", "quantise these with one scale")
+def give_both_one_scale(folder: Path) -> object:
+    alike = DIFFERING | {f"{name}.weight_scale": torch.tensor(0.5) for name in "qk"}
+    return wb.plan(alike, [BOTH], config=ONE_SCALE).state_dict()
+
+
+@follows("scheme-ambiguous", "correct the configuration")
+def name_the_module_exactly(folder: Path) -> object:
+    source, config = int8("q", "Linear")
+    return wb.plan(source, [HALVES], config=config)
+
+
+@follows("scheme-ambiguous", "narrow the rule to other weights")
+def cut_nothing(folder: Path) -> object:
+    source, config = int8("re:q.*", "Linear")
+    return wb.plan(source, [], config=config)
+
+
+@follows("scheme-conflict", "correct the configuration")
+def say_the_block_that_there_is(folder: Path) -> object:
+    specs, config = quantised((4, 2))
+    return wb.plan(wb.Header(specs), [BOTH], config=config)
+
+
+@follows("scheme-conflict", "narrow the rule to other weights")
+def join_nothing(folder: Path) -> object:
+    specs, config = quantised((4, 2), block=4)
+    return wb.plan(wb.Header(specs), [], config=config)
 
 
 @follows(

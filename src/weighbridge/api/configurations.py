@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.api.settings import Settings
 from weighbridge.base.errors import WeighbridgeError
+from weighbridge.mappings.schemes.said import BESIDE
 from weighbridge.models.model_sources import is_model
 from weighbridge.models.wrappers import unwrap
 from weighbridge.operations.configuration import UnreadConfig
+from weighbridge.planning.grouped.weights import Saying
 from weighbridge.storage.places.regular_files import read_small_file
 
 if TYPE_CHECKING:
@@ -86,6 +89,22 @@ def config_beside(source: Checkpoint, name: str = NAME) -> Any:
     """Return what the `config.json` beside a checkpoint's weights says, or another file; None where there is none."""
     path = next((extra.path for extra in source.extras if extra.name == name), None)
     return None if path is None else _read(path, is_resolved=True)
+
+
+def saying_of(source: Checkpoint, config: Any) -> Saying | None:
+    """Return what is said of how a checkpoint's weights are quantised; None for nothing.
+
+    What was given as the configuration comes first; then what lies beside the weights.
+
+    Args:
+        source: The opened checkpoint.
+        config: The configuration of the plan.
+    """
+    beside = {name: config_beside(source, name) for name in BESIDE}
+    for said in (config, config_beside(source)):
+        if isinstance(said, Mapping) and ("quantization_config" in said or "quantization" in said):
+            return Saying(said, beside)
+    return Saying({}, beside) if any(found is not None for found in beside.values()) else None
 
 
 def _read(path: Path, *, is_resolved: bool = False) -> Any:

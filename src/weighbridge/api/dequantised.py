@@ -4,26 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weighbridge.api.configurations import config_beside
+from weighbridge.api.configurations import saying_of
 from weighbridge.base.keys import counted
 from weighbridge.base.specs import DTYPES, Header
 from weighbridge.mappings.schemes.quantisation import find_quantisation
-from weighbridge.mappings.schemes.said import BESIDE, SAID
-from weighbridge.operations.configuration import UnreadConfig
 from weighbridge.planning import plan as planned
 from weighbridge.planning.casts.dtype_policies import ALL, TARGET, DtypePolicy
 from weighbridge.planning.companions import find_groups, holds_codes
+from weighbridge.planning.grouped.weights import Saying
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
 
 
-def read_codes(
-    source: Checkpoint, options: Mapping[str, Any], wanted: Header | None
-) -> tuple[Checkpoint, tuple[str, ...]]:
-    """Return what a plan is to read, with numbers in the place of codes if they are asked for, and what to say of it.
+class Read(NamedTuple):
+    """What a plan is to read.
+
+    Args:
+        source: The checkpoint, with numbers in the place of codes if they are asked for.
+        saying: What is said of the weights that are quantised still.
+        notes: What is to be said of it.
+    """
+
+    source: Checkpoint
+    saying: Saying | None
+    notes: tuple[str, ...] = ()
+
+
+def read_codes(source: Checkpoint, options: Mapping[str, Any], wanted: Header | None) -> Read:
+    """Return what a plan is to read.
 
     Args:
         source: The opened checkpoint.
@@ -33,9 +44,10 @@ def read_codes(
     Raises:
         CheckpointError: As `compute_codes`.
     """
+    saying = saying_of(source, options["config"])
     if not _asks_for_values(options["dtype"], wanted):
-        return source, ()
-    return compute_codes(source, options["config"])
+        return Read(source, saying)
+    return compute_codes(source, saying)
 
 
 def _asks_for_values(policy: DtypePolicy | None, wanted: Header | None) -> bool:
@@ -56,50 +68,34 @@ def _asks_for_values(policy: DtypePolicy | None, wanted: Header | None) -> bool:
     return False
 
 
-def compute_codes(source: Checkpoint, config: Any) -> tuple[Checkpoint, tuple[str, ...]]:
-    """Return a checkpoint with its quantised weights as the numbers that they stand for, and what is to be said of it.
+def compute_codes(source: Checkpoint, saying: Saying | None) -> Read:
+    """Read a checkpoint's quantised weights as the numbers that they stand for, where it is said how they are stored.
 
     Args:
         source: The opened checkpoint.
-        config: The configuration that was given for it, or found; where it does not speak of quantisation, the
-            `config.json` beside the weights does.
+        saying: What is said of its weights.
 
     Raises:
         CheckpointError: `scheme-conflict`, and the codes of reading.
     """
     if not any(holds_codes(spec.dtype) for spec in source.header.values()):
-        return source, ()
-    beside = {
-        name: found for name in BESIDE if not isinstance(found := config_beside(source, name), UnreadConfig | None)
-    }
-    found = find_quantisation(source.header, _saying(config, source), beside)
+        return Read(source, saying)
+    found = None if saying is None else find_quantisation(source.header, saying.config, saying.beside)
     if found is None:
         count = len(find_groups(source.header))
-        return source, ((_left(count, "no configuration says how it is stored"),) if count else ())
+        return Read(source, saying, (_left(count, "no configuration says how it is stored"),) if count else ())
     from weighbridge.running.dequantising.computed_source import compute_weights, said_of_left_out
     from weighbridge.running.dequantising.found_groups import find_groups_to_compute
 
     groups = find_groups_to_compute(source, found)
     kept = tuple(_left(len(stems), reason) for reason, stems in groups.kept.items())
-    return compute_weights(source, groups), (*said_of_left_out(groups), *kept)
+    notes = (*said_of_left_out(groups), *kept)
+    return Read(compute_weights(source, groups), saying if kept else None, notes)
 
 
 def _left(count: int, reason: str) -> str:
     stays = "stays as it is" if count == 1 else "stay as they are"
     return f"{counted(count, 'quantised weight')} {stays}: {reason}"
-
-
-def _saying(config: Any, source: Checkpoint) -> Any:
-    """Return the configuration that speaks of quantisation."""
-    if isinstance(config, Mapping) and any(name in config for name in SAID):
-        return {name: _plain(config[name]) for name in SAID if name in config}
-    own = config_beside(source)
-    return None if isinstance(own, UnreadConfig) else own
-
-
-def _plain(value: Any) -> Any:
-    """Return a nested configuration as plain values, however it came."""
-    return {name: _plain(inner) for name, inner in value.items()} if isinstance(value, Mapping) else value
 
 
 def say_computed(made: planned.Plan, source: Checkpoint) -> planned.Plan:
@@ -132,4 +128,4 @@ def computed_source(found: Checkpoint, keys: Iterable[str], config: Any) -> Chec
     """
     if all(key in found.header and not holds_codes(found.header[key].dtype) for key in keys):
         return found
-    return compute_codes(found, config)[0]
+    return compute_codes(found, saying_of(found, config)).source

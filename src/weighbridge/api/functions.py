@@ -108,7 +108,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
             whatever the mapping gives. Names and shapes must be the target's; a dtype stays the source's, which a
             note says where the target's is another, unless ``dtype="target"`` asks for a cast.
         options: See `weighbridge.planning.plan_options.Options`: `partial`, `drop`, `carry`, `initialise`, `dtype`,
-            `layout`, `base_prefix`, `config`.
+            `layout`, `base_prefix`, `config`, `companions`.
 
     Returns:
         The plan; it remembers the checkpoint, so that it can be run at once.
@@ -131,7 +131,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     found = bind_offsets(found, options["config"])
     wanted, notes, computed = _target_of(target, source.header)
     options["dtype"] = read_policy(options.get("dtype"))
-    source, of_codes = read_codes(source, options, wanted)
+    source, saying, of_codes = read_codes(source, options, wanted)
     recorded = find_conversion(source, found) if options.get("layout", "auto") == "auto" else None
     if recorded is not None and found.forward is not None:
         wanted = recorded.source if wanted is None and recorded.is_exact else wanted
@@ -141,7 +141,9 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
         options["carry"] = (*exception_rules(Carry, options.get("carry", ())), *computed)
     named = look_through(found, source.header, wanted)
     compiled = compile_by_receipt(
-        lambda rules, chosen: compile_plan(source.header, rules, wanted, files=source.files, options=chosen),
+        lambda rules, chosen: compile_plan(
+            source.header, rules, wanted, files=source.files, options=chosen, saying=saying
+        ),
         named,
         source,
         read_options(options),

@@ -159,6 +159,12 @@ class PlanOptions:
         ),
     ] = None
     settings: SetOption = None
+    no_companions: Annotated[
+        bool,
+        typer.Option(
+            "--no-companions", help="Move what belongs to quantised weights by its own names.", rich_help_panel=PANEL
+        ),
+    ] = False
     layout: Annotated[LayoutMode, typer.Option(help="How to read the source's layout.", rich_help_panel=PANEL)] = (
         LayoutMode.AUTO
     )
@@ -230,7 +236,7 @@ class PlanOptions:
             WeighbridgeError: `usage`.
         """
         names = "partial", "drop", "carry", "initialise", "allow_overflow", "base_prefix"
-        given = {name: getattr(self, name) for name in names}
+        given = {name: getattr(self, name) for name in names} | {"companions": not self.no_companions}
         settings = set_option(self.settings or ())
         config = Settings(settings, self.config) if settings else self.config
         return {"layout": self.layout.value, "dtype": dtype_option(self.dtype), "config": config, **given}

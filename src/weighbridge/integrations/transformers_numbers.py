@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from weighbridge.api.configurations import saying_of
 from weighbridge.api.dequantised import compute_codes
 from weighbridge.base.errors import RegistryError
 from weighbridge.base.specs import DTYPES, Header
@@ -52,7 +53,8 @@ def read_as_numbers(checkpoint: Checkpoint, directory: Path, config: Any, dtype:
     wanted = dtype if dtype not in (None, "auto") else plain.dtype or _dtype_of(checkpoint.header)
     if said is None:
         return Numbers(checkpoint, plain, wanted, "")
-    made, notes = compute_codes(checkpoint, {_SAID: said if isinstance(said, dict) else said.to_dict()})
+    saying = saying_of(checkpoint, {_SAID: said if isinstance(said, dict) else said.to_dict()})
+    made, _, notes = compute_codes(checkpoint, saying)
     left = [note for note in notes if "quantised weight" in note]
     if left:
         what = "part of this checkpoint's weights cannot be computed"

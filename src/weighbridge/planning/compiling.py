@@ -29,6 +29,8 @@ from weighbridge.planning.companions import quantised_keys
 from weighbridge.planning.drafts import Draft
 from weighbridge.planning.failures.no_fit import none_fits, openness
 from weighbridge.planning.fitting import draft_reading
+from weighbridge.planning.grouped.sides import Sides, see
+from weighbridge.planning.grouped.weights import Saying
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import MODES, Options
 from weighbridge.planning.problems import uneven_groups
@@ -48,6 +50,7 @@ def compile_plan(
     *,
     files: FileSet | None = None,
     options: Options | None = None,
+    saying: Saying | None = None,
 ) -> Plan:
     """Compile a mapping into a plan.
 
@@ -57,6 +60,7 @@ def compile_plan(
         target: Specs of the tensors that are wanted; None to take whatever the mapping gives.
         files: How the source lies in files, so that the inverse can write the same.
         options: What is declared beside the mapping.
+        saying: What is said of how the weights are quantised; rules then see one tensor for each of those.
 
     Returns:
         A proven plan.
@@ -74,19 +78,28 @@ def compile_plan(
     options = options or Options()
     if options.layout not in MODES:
         raise PlanError("usage", "unknown layout mode", expected=", ".join(MODES), got=options.layout)
-    _refuse_unused(options, source, target)
+    sides = see(source, target, saying if options.companions else None)
+    _refuse_unused(options, *sides.names())
     declared = declare(bind_offsets(as_mapping(mapping), options.config), options)
+    return _compile(declared, sides, files, options)
+
+
+def _compile(declared: Mapping, sides: Sides, files: FileSet | None, options: Options) -> Plan:
+    """Compile with one tensor for each quantised weight, if any are told, and write that out for all of its group."""
+    source, target = sides.seen
     readings = possible_readings(declared, source, target, options.layout)
+    sides.refuse_contradictions(readings)
     drafts = [_draft(reading, source, target, options) for reading in readings]
     if target is not None:
         drafts += _nested(declared, drafts, source, target, options)
     chosen = _choose(drafts, source, target, options)
-    plan = replace(chosen.plan, source_files=files, is_back=False)
+    seen = chosen.plan
+    plan = replace(sides.write_out(seen, chosen.reading), source_files=files, is_back=False)
     plan.check()
     notes = list(plan.notes)
     if declared.forward is not None and chosen.reading.is_mapped:
         as_stored = replace(options, dtype=None)  # a cast that the caller wants comes after the way back
-        proven = plan if options.dtype is None else _draft(chosen.reading, source, target, as_stored).plan
+        proven = seen if options.dtype is None else _draft(chosen.reading, source, target, as_stored).plan
         prove_inverse(proven, declared.forward, as_stored, is_settled=chosen.is_settled)
         if not chosen.is_settled:
             choices = open_choices(proven, declared.forward, as_stored)
@@ -94,9 +107,9 @@ def compile_plan(
             notes += choices.notes
     if declared.transforms and chosen.reading.is_mapped and not any(step.rules for step in plan.steps):
         notes.append("no rule of the mapping fired on any tensor")
-    notes += uneven_groups(plan) if target is None else ()
-    notes += _kept_dtypes(plan, target, options) if target is not None else ()
-    notes += _said_of_dtypes(plan, source, options)
+    notes += uneven_groups(seen) if target is None else ()
+    notes += _kept_dtypes(seen, target, options) if target is not None else ()
+    notes += _said_of_dtypes(plan, sides.source, options)
     _log(plan)
     return replace(plan, notes=tuple(notes))
 

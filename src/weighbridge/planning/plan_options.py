@@ -34,6 +34,8 @@ class Options:
         base_prefix: See `Mapping.base_prefix`, which it overrides.
         config: The model's configuration (a mapping, or an object with attributes), for operations that read it. To
             `weighbridge.plan` also the path of a `config.json`, or of a directory that has one.
+        companions: Whether a rule that names a quantised weight moves all that belongs to it, where the configuration
+            says how it is stored. Without, each tensor goes by its own name, and those of a weight may not part.
     """
 
     partial: bool = False
@@ -45,6 +47,7 @@ class Options:
     layout: str = "auto"
     base_prefix: str = ""
     config: Any = None
+    companions: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", read_policy(self.dtype))
@@ -66,7 +69,7 @@ def read_options(given: MappingOf[str, Any]) -> Options:
         Traceback (most recent call last):
         ...
         weighbridge.WeighbridgeError: usage: there is no such option @ initialize
-          expected  partial, drop, carry, initialise, dtype, allow_overflow, layout, base_prefix, config
+          expected  partial, drop, carry, initialise, dtype, allow_overflow, layout, base_prefix, config, companions
           got       nearest: initialise
     """
     return read_named(Options, given)

@@ -16,6 +16,7 @@ from weighbridge.base.batches import windows_of
 from weighbridge.base.errors import PlanError
 from weighbridge.base.specs import DTYPES, TensorSpec, coordinates
 from weighbridge.base.spelling import exact_pattern
+from weighbridge.planning.companions import quantised_keys
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Fated, Step
@@ -57,7 +58,8 @@ def check_values(plan: Plan, checkpoint: Checkpoint, ties: Mapping[str, str] | N
 
     Raises:
         PlanError: `plan-failed`, with a `tie-differs` for every class of values beyond the first, and a
-            `sources-differ` for every way beyond the first in which a target would be made otherwise.
+            `sources-differ` for every way beyond the first in which a target would be made otherwise, or a
+            `companion-differs` where that belongs to a quantised weight.
         CheckpointError: The codes of reading.
     """
     problems = [
@@ -75,7 +77,7 @@ def check_equal(plan: Plan, checkpoint: Checkpoint) -> None:
     """Compare the sources that must be equal, and nothing else.
 
     Raises:
-        PlanError: `plan-failed`, with each `sources-differ`.
+        PlanError: `plan-failed`, with each `sources-differ` and `companion-differs`.
         CheckpointError: The codes of reading.
     """
     problems = list(_unequal_sources(plan, checkpoint))
@@ -87,7 +89,10 @@ def _unequal_sources(plan: Plan, checkpoint: Checkpoint) -> Iterator[PlanError]:
     for step in plan.steps:
         for key, number, element in first_differences(step, checkpoint):
             one, other = (_Element.of(step, way, element) for way in (step.writes[key], number))
-            yield _sources_differ(key, one, other, checkpoint, is_back=bool(plan.is_back))
+            if one.key in quantised_keys(plan.source):
+                yield _companions_differ(key, one, other, checkpoint)
+            else:
+                yield _sources_differ(key, one, other, checkpoint, is_back=bool(plan.is_back))
 
 
 def first_differences(step: Step, checkpoint: Checkpoint) -> Iterator[tuple[str, int, int]]:
@@ -172,6 +177,17 @@ def _sources_differ(key: str, one: _Element, other: _Element, checkpoint: Checkp
         expected="the same bytes in both",
         got=f"{one.text(checkpoint)}\n{other.text(checkpoint)}",
         hint='save the model under its own names by layout="as is", or through other rules' if is_back else hint,
+    )
+
+
+def _companions_differ(key: str, one: _Element, other: _Element, checkpoint: Checkpoint) -> PlanError:
+    return PlanError(
+        "companion-differs",
+        "these belong to quantised weights that are to become one, and differ",
+        where=key,
+        expected="the same bytes in both",
+        got=f"{one.text(checkpoint)}\n{other.text(checkpoint)}",
+        hint="narrow the rule to other weights, or quantise these with one scale",
     )
 
 

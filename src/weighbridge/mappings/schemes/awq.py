@@ -6,6 +6,7 @@ After `modules/linear/gemm.py` of autoawq 0.2.7.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Final
 
 from weighbridge.mappings.schemes.said import Said, whole
@@ -33,7 +34,7 @@ def read(said: Said) -> Iterator[Scheme]:
     size = whole(said.config.get("group_size"))
     members = (
         Member(".qweight", "codes", (COLUMN, rows(8)), ("I32",), "codes", coding=_WORDS),
-        Member(".qzeros", "zero points", (columns(size), rows(8)), ("I32",), role="zero", coding=_WORDS),
+        Member(".qzeros", "zero points", (columns(size), rows(Fraction(8))), ("I32",), role="zero", coding=_WORDS),
         Member(".scales", "scales", (columns(size), ROW), FLOATS, role="scale"),
     )
     groups = f"groups of {size} columns" if size else "one group of columns"

@@ -22,7 +22,7 @@ def read(said: Said) -> Iterator[Scheme]:
         members = (
             Member(".weight", "codes", (ROW, COLUMN), ("I8",), "codes"),
             Member(".SCB", "scales", (ROW,), ("F32",), role="scale"),
-            Member(".weight_format", "the format's number", (), ("U8",), "derived", is_needed=False),
+            Member(".weight_format", "the format's number", (), ("U8",), "shared", is_needed=False),
         )
         yield Scheme("int8, one scale for each row", (members,), formula=Formula(over=127))
     elif said.config.get("load_in_4bit"):

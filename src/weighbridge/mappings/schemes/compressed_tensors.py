@@ -79,8 +79,8 @@ def _packed(bits: int, axes: tuple[Along, ...], scale: Member, *, has_zeros: boo
         Member(".weight_packed", "codes", (ROW, columns(dense)), ("I32",), "codes", coding=Coding(bits, less=half)),
         scale,
         Member(".weight_zero_point", "zero points", grid, ("I32",), is_needed=has_zeros, role="zero", coding=by_row),
-        Member(".weight_shape", "the weight's shape", None, ("I64", "I32"), "derived"),
-        Member(".weight_g_idx", "the groups of columns", (COLUMN,), ("I32",), is_needed=False, role="groups"),
+        Member(".weight_shape", "the weight's shape", None, ("I64", "I32"), "derived", role="shape"),
+        Member(".weight_g_idx", "the groups of columns", (COLUMN,), ("I32",), "numbered", is_needed=False),
         _static(".input_scale", FLOATS),
     )
 

@@ -40,7 +40,7 @@ def read(said: Said) -> Iterator[Scheme]:
         Member(".qweight", "codes", (columns(dense), ROW), ("I32",), "codes", coding=Coding(bits)),
         Member(".qzeros", "zero points", (columns(size), rows(dense)), ("I32",), role="zero", coding=zeros),
         Member(".scales", "scales", (columns(size), ROW), FLOATS, role="scale"),
-        Member(".g_idx", "the groups of columns", (COLUMN,), ("I32",), is_needed=False, role="groups"),
+        Member(".g_idx", "the groups of columns", (COLUMN,), ("I32",), "numbered", is_needed=False),
     )
     formula = Formula() if version in _LESS else f"its checkpoint_format is {version}, which decides on its zero points"
     order = ", in the order of activations" if said.config.get("desc_act") else ""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping as MappingOf, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from weighbridge.base.specs import Header, Shape, TensorSpec
 from weighbridge.mappings.schemes.said import Said, read_said
-from weighbridge.mappings.schemes.scheme import Form, Member, Scheme, read_shape
+from weighbridge.mappings.schemes.scheme import Form, Member, Scheme, fused_ending, is_fused, read_shape
 
 FORMATS: Final = (
     *("fp8_block", "compressed_tensors", "modelopt", "mxfp4", "gptq", "awq", "bitsandbytes", "torchao", "hqq", "mlx"),
@@ -23,18 +23,59 @@ FORMATS: Final = (
 """The modules that know a format; each has `read`, which gives the schemes that a configuration says."""
 
 
+class Stored(NamedTuple):
+    """How some weights are stored alike: their scheme, the tensors that each of them has, and the specs of these.
+
+    Args:
+        scheme: The scheme.
+        members: What the tensors are, the codes first.
+        specs: Their specs.
+    """
+
+    scheme: Scheme
+    members: Form
+    specs: tuple[TensorSpec, ...]
+
+
 class QuantisedWeight(NamedTuple):
     """The tensors of one weight, as a scheme names them.
 
     Args:
         stem: What their names begin with.
-        scheme: How it is stored.
-        keys: Its tensors, the codes first, each with what it is.
+        stored: How it is stored; one value for all weights that are stored alike.
     """
 
     stem: str
-    scheme: Scheme
-    keys: tuple[tuple[Member, str], ...]
+    stored: Stored
+
+    @property
+    def scheme(self) -> Scheme:
+        """Its scheme."""
+        return self.stored.scheme
+
+    @property
+    def keys(self) -> tuple[tuple[Member, str], ...]:
+        """Its tensors, the codes first, each with what it is."""
+        return tuple((member, self.stem + member.ending) for member in self.stored.members)
+
+
+class SchemeFault(NamedTuple):
+    """What contradicts a configuration.
+
+    Args:
+        code: What kind of an error it is where a rule moves the weight.
+        text: What it is.
+        stem: What the names of the weight's tensors begin with; empty for what is about the whole checkpoint.
+        keys: The weight's tensors.
+    """
+
+    code: str
+    text: str
+    stem: str = ""
+    keys: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.stem}: {self.text}" if self.stem else self.text
 
 
 @dataclass(slots=True)
@@ -44,12 +85,17 @@ class Quantisation:
     Args:
         method: The format's name in the configuration.
         weights: The weights, in the order of their codes.
-        problems: A sentence for each weight, or tensor, that contradicts the configuration.
+        faults: What contradicts the configuration: files, and weights with the tensors that they have.
     """
 
     method: str
     weights: list[QuantisedWeight] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    faults: list[SchemeFault] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for each fault."""
+        return [str(fault) for fault in self.faults]
 
 
 def find_quantisation(
@@ -76,23 +122,36 @@ def find_quantisation(
     if said is None:
         return None
     schemes = tuple(_said_schemes(said))
-    found = Quantisation(said.method, problems=problems)
+    found = Quantisation(said.method, faults=[SchemeFault("scheme-conflict", problem) for problem in problems])
     if not schemes:
-        found.problems.append(f"no scheme is known for what the configuration says of {said.method or 'quantisation'}")
+        text = f"no scheme is known for what the configuration says of {said.method or 'quantisation'}"
+        found.faults.append(SchemeFault("companion-unknown", text))
         return found
     taken: set[str] = set()
     for form in {_endings(form): form for scheme in schemes for form in scheme.forms}.values():
         _collect(header.specs, schemes, form, taken, found)
-    order = {key: number for number, key in enumerate(header.specs)}
-    found.weights.sort(key=lambda weight: order[weight.keys[0][1]])
-    found.problems += _absent(schemes, found.weights)
-    found.problems += _mixed_scalars(header.specs, found.weights)
+    fused = tuple(filter(None, map(_fused, schemes)))
+    for form in {_endings(form): form for scheme in fused for form in scheme.forms}.values():
+        _collect(header.specs, fused, form, taken, found, is_whole=True)
+    if len({weight.stored.members[0].ending for weight in found.weights}) > 1:
+        order = {key: number for number, key in enumerate(header.specs)}
+        found.weights.sort(key=lambda weight: order[weight.stem + weight.stored.members[0].ending])
+    texts = [*_absent(schemes, found.weights), *_mixed_scalars(found.weights)]
+    found.faults += [SchemeFault("scheme-conflict", text) for text in texts]
     return found
 
 
 def _said_schemes(said: Said) -> Iterator[Scheme]:
     for name in FORMATS:
         yield from import_module(f"weighbridge.mappings.schemes.{name}").read(said)
+
+
+def _fused(scheme: Scheme) -> Scheme | None:
+    """Return a scheme with the names of groups that are called by parameters; None if it has such a form itself."""
+    if any(map(is_fused, scheme.forms)):
+        return None
+    forms = [tuple(replace(member, ending=fused_ending(member.ending)) for member in form) for form in scheme.forms]
+    return replace(scheme, forms=(*forms, *scheme.forms), targets=())
 
 
 _Pair = tuple[Scheme, Form]
@@ -103,28 +162,44 @@ def _endings(form: Form) -> tuple[str, ...]:
 
 
 def _collect(
-    specs: MappingOf[str, TensorSpec], schemes: Sequence[Scheme], form: Form, taken: set[str], found: Quantisation
+    specs: MappingOf[str, TensorSpec],
+    schemes: Sequence[Scheme],
+    form: Form,
+    taken: set[str],
+    found: Quantisation,
+    *,
+    is_whole: bool = False,
 ) -> None:
-    """Find the groups of one form among the tensors that no other one has taken; alike ones are judged once."""
+    """Find the groups of one form among the tensors that no other one has taken; alike ones are judged once.
+
+    With `is_whole`, only those that lack nothing.
+    """
     endings = _endings(form)
     able = [(scheme, each) for scheme in schemes for each in scheme.forms if _endings(each) == endings]
     named = {
         target: [pair for pair in able if target in pair[0].targets] for scheme, _ in able for target in scheme.targets
     }
-    known: dict[Any, tuple[_Pair | None, str | None]] = {}
-    for stem in _stems(specs, form, taken):
-        there = {ending: specs[stem + ending] for ending in endings if stem + ending in specs}
-        there = {ending: spec for ending, spec in there.items() if stem + ending not in taken}
-        look = stem if stem in named else None, tuple(there), tuple(there.values())
-        if look not in known:
-            known[look] = _judge(named.get(stem, able), there)
-        pair, problem = known[look]
-        taken.update(stem + ending for ending in there)
-        if pair is None:
-            found.problems.append(f"{stem}: {problem}")
+    known: dict[Any, Stored | _Judged] = {}
+    others = taken.copy()
+    for stem in _stems(specs, form, taken, is_whole=is_whole):
+        keys = [stem + ending for ending in endings]
+        there = (
+            [specs.get(key) for key in keys]
+            if not others
+            else [specs.get(k) if k not in others else None for k in keys]
+        )
+        look = stem if stem in named else None, *[None if spec is None else (spec.dtype, spec.shape) for spec in there]
+        judged = known.get(look)
+        if judged is None:
+            pairs = zip(endings, there, strict=True)
+            judged = _judge(named.get(stem, able), {ending: spec for ending, spec in pairs if spec is not None})
+            known[look] = judged
+        present = keys if None not in there else [k for k, spec in zip(keys, there, strict=True) if spec is not None]
+        taken.update(present)
+        if isinstance(judged, Stored):
+            found.weights.append(QuantisedWeight(stem, judged))
         else:
-            keys = tuple((member, stem + member.ending) for member in pair[1] if member.ending in there)
-            found.weights.append(QuantisedWeight(stem, pair[0], keys))
+            found.faults.append(SchemeFault(*judged, stem, tuple(present)))
 
 
 def _absent(schemes: Sequence[Scheme], weights: Sequence[QuantisedWeight]) -> Iterator[str]:
@@ -136,20 +211,23 @@ def _absent(schemes: Sequence[Scheme], weights: Sequence[QuantisedWeight]) -> It
                 yield f"{target}: has no tensors of {scheme.title}"
 
 
-def _mixed_scalars(specs: MappingOf[str, TensorSpec], weights: Sequence[QuantisedWeight]) -> Iterator[str]:
+def _mixed_scalars(weights: Sequence[QuantisedWeight]) -> Iterator[str]:
     """Yield a sentence for each kind of single values that are written in several shapes."""
     shapes: defaultdict[str, set[Shape]] = defaultdict(set)
-    for weight in weights:
-        for member, key in weight.keys:
-            if member.kind == "shared" and specs[key].numel == 1:
-                shapes[member.ending].add(specs[key].shape)
+    for stored in {id(weight.stored): weight.stored for weight in weights}.values():
+        for member, spec in zip(stored.members, stored.specs, strict=True):
+            if member.kind == "shared" and spec.numel == 1:
+                shapes[member.ending].add(spec.shape)
     for ending, found in shapes.items():
         if len(found) > 1:
             yield f"{ending}: single values have the shapes {' and '.join(str(list(shape)) for shape in sorted(found))}"
 
 
-def _stems(specs: MappingOf[str, TensorSpec], form: Form, taken: set[str]) -> list[str]:
-    """Return what the names of the groups begin with: those with all their needed companions, or with codes."""
+def _stems(specs: MappingOf[str, TensorSpec], form: Form, taken: set[str], *, is_whole: bool) -> list[str]:
+    """Return what the names of the groups begin with: those with all their needed companions, or with codes.
+
+    With `is_whole`, only those with both.
+    """
     codes, *others = form
     needed = {member.ending for member in others if member.is_needed}
     endings: defaultdict[str, set[str]] = defaultdict(set)
@@ -161,6 +239,8 @@ def _stems(specs: MappingOf[str, TensorSpec], form: Form, taken: set[str]) -> li
                 endings[key.removesuffix(ending)].add(ending)
         if key.endswith(codes.ending) and spec.dtype in codes.dtypes and _is_narrow(spec):
             endings[key.removesuffix(codes.ending)].add(codes.ending)
+    if is_whole:
+        return [stem for stem, ends in endings.items() if ends == needed | {codes.ending}]
     return [stem for stem, ends in endings.items() if codes.ending in ends or ends == needed]
 
 
@@ -169,21 +249,32 @@ def _is_narrow(spec: TensorSpec) -> bool:
     return spec.dtype not in ("F32", "BF16", "F16")
 
 
-def _judge(able: Sequence[_Pair], there: MappingOf[str, TensorSpec]) -> tuple[_Pair | None, str | None]:
+_Judged = tuple[str, str]
+"""The code of an error, and what is wrong."""
+
+
+def _judge(able: Sequence[_Pair], there: MappingOf[str, TensorSpec]) -> Stored | _Judged:
     """Hold the tensors of a group, by the endings of their names, against each scheme that it may have."""
-    fits, problems = [], []
+    fits: list[_Pair] = []
+    problems: list[_Judged] = []
     for pair in able:
-        members = [(member, there[member.ending]) for member in pair[1] if member.ending in there]
+        held = [(member, there[member.ending]) for member in pair[1] if member.ending in there]
         missing = [member for member in pair[1] if member.is_needed and member.ending not in there]
         if missing:
-            problem: str | None = f"has no {' and no '.join(f'{each.what} ({each.ending})' for each in missing)}"
+            lacking = " and no ".join(f"{each.what} ({each.ending})" for each in missing)
+            problem: _Judged | None = ("companion-missing", f"has no {lacking}")
         else:
-            _, problem = read_shape(members)
+            _, text = read_shape(held)
+            problem = None if text is None else ("scheme-conflict", text)
         if problem is None:
             fits.append(pair)
         else:
             problems.append(problem)
     titles = dict.fromkeys(scheme.title for scheme, _ in fits)
     if len(titles) > 1:
-        return None, f"may be {' or '.join(titles)}"
-    return (fits[0], None) if fits else (None, problems[0])
+        return "scheme-ambiguous", f"may be {' or '.join(titles)}"
+    if not fits:
+        return problems[0]
+    scheme, form = fits[0]
+    members = tuple(member for member in form if member.ending in there)
+    return Stored(scheme, members, tuple(there[member.ending] for member in members))

@@ -38,7 +38,8 @@ class Along(NamedTuple):
     Args:
         axis: Which axis of the weight its entries lie along.
         elements: How many of the weight's elements there are for each entry, the last of which may have fewer; None for
-            one entry for all of them. For `Axis.INSIDE`, the size.
+            one entry for all of them. A fraction where they are packed: they lie in the entry in an order that must
+            stay, as those of codes do. For `Axis.INSIDE`, the size.
     """
 
     axis: Axis
@@ -60,7 +61,9 @@ def rows(elements: int | Fraction | None) -> Along:
     return Along(Axis.ROWS, elements)
 
 
-Kind = Literal["codes", "moved", "shared", "derived"]
+Kind = Literal["codes", "moved", "numbered", "shared", "derived"]
+
+
 Role = Literal[
     "",
     "apart",
@@ -68,8 +71,8 @@ Role = Literal[
     "divisor",
     "zero",
     "addend",
-    "groups",
     "table",
+    "shape",
     "state",
     "nested scale",
     "nested table",
@@ -113,8 +116,9 @@ class Member:
         what: What it is.
         along: Its axes, in order, behind those of a stack; None where they depend on more than the weight's shape.
         dtypes: The dtypes that it may have.
-        kind: `codes` are the weight's elements; what is `moved` has entries for parts of them; what is `shared` is one
-            for all, and what is `derived` repeats a shape or a state.
+        kind: `codes` are the weight's elements; what is `moved` has entries for parts of them; what is `numbered` says
+            for each column which of its entries it has, so that the columns must stay; what is `shared` is one for all,
+            and what is `derived` repeats a shape or a state.
         is_needed: Whether no group is without it.
         role: What becomes of it, beside the codes, where the weight's values are computed: see `Formula`. What has none
             is left out, as a scale of activations is; what stands `apart` belongs to what a plain model does not have.
@@ -133,6 +137,23 @@ class Member:
 
 Form = tuple[Member, ...]
 """The tensors of a group, the codes first."""
+
+WEIGHT: Final = ".weight"
+
+
+def is_fused(form: Form) -> bool:
+    """Tell whether a group is called by a parameter's name, as stacked experts are, and not by a module's."""
+    return not form[0].ending.startswith(".")
+
+
+def fused_ending(ending: str) -> str:
+    """Return what a tensor of a group has behind the name of a parameter, by what it has behind that of a module.
+
+    Examples:
+        >>> [fused_ending(ending) for ending in (".weight", ".weight_scale", ".weight.absmax", ".input_scale")]
+        ['', '_scale', '.absmax', '_input_scale']
+    """
+    return ending.removeprefix(WEIGHT) if ending.startswith(WEIGHT) else f"_{ending[1:]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +185,34 @@ class Scheme:
         forms: The groups that it writes, each under other names.
         targets: The modules that it is for, in the dialect of compressed-tensors; none for all that have its tensors.
         formula: How the weight is computed; or why it is not.
+        in_metadata: Whether the file's metadata says by each weight's name how it is stored.
     """
 
     title: str
     forms: tuple[Form, ...]
     targets: tuple[str, ...] = ()
     formula: Formula | str = "no formula is known for it"
+    in_metadata: bool = False
+
+    def name(self, base: str, form: Form, member: Member) -> str:
+        """Name a tensor of a group by the weight that it belongs to, whichever of the two ways that is called in.
+
+        Args:
+            base: The weight's name.
+            form: The form of the group that is renamed.
+            member: The tensor, one of that form.
+
+        Examples:
+            >>> codes, scales = Member(".weight", "codes", None, ()), Member(".scale", "scales", None, ())
+            >>> scheme = Scheme("some", ((codes, scales),))
+            >>> [scheme.name(base, scheme.forms[0], scales) for base in ("up.weight", "experts.up")]
+            ['up.scale', 'experts.up_scale']
+        """
+        ending = member.ending
+        if is_fused(form):
+            plain = [each.ending for other in self.forms if not is_fused(other) for each in other]
+            ending = next((each for each in plain if fused_ending(each) == ending), f"{WEIGHT}{ending}")
+        return base.removesuffix(WEIGHT) + ending if base.endswith(WEIGHT) else base + fused_ending(ending)
 
 
 class Span(NamedTuple):

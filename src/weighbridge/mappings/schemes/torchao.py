@@ -51,4 +51,5 @@ def _scheme(word: str, dtypes: tuple[str, ...], by_row: bool, size: int | None, 
         Member("._weight_zero_point", "zero points", grid, ("I8", "I32", *FLOATS), is_needed=False, role="zero"),
     )
     blocks = f"{size} columns of {'a row' if by_row else 'all rows'}"
-    return Scheme(f"{word}, one scale for {blocks}", (members,), modules, Formula())
+    title = f"{word}, one scale for {blocks}"
+    return Scheme(title, (members,), modules, Formula(), in_metadata=True)

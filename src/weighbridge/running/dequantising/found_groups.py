@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from weighbridge.base.specs import TensorSpec
 from weighbridge.mappings.schemes.quantisation import Quantisation, QuantisedWeight
-from weighbridge.mappings.schemes.scheme import Axis, Formula, read_shape
+from weighbridge.mappings.schemes.scheme import WEIGHT, Axis, Formula, is_fused, read_shape
 from weighbridge.running.dequantising.blocks import read_whole
 from weighbridge.running.dequantising.flat_values import FlatGroup, read_flat_group
 from weighbridge.running.dequantising.weight_values import Group, computed_dtype
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
-
-_NAMELESS: Final = ("", "_blocks")
-"""Endings of codes that stand behind the weight's whole name; before all others it is the module's."""
 
 
 @dataclass(slots=True)
@@ -90,7 +87,7 @@ def _reason_to_keep(weight: QuantisedWeight) -> str | None:
 
 def _plain_name(weight: QuantisedWeight) -> str:
     """Return the name of the weight where it is not quantised."""
-    return weight.stem + ("" if weight.keys[0][0].ending in _NAMELESS else ".weight")
+    return weight.stem if is_fused(weight.stored.members) else weight.stem + WEIGHT
 
 
 def _computed(weight: QuantisedWeight, checkpoint: Checkpoint) -> ComputedWeight | str:
@@ -117,7 +114,7 @@ def _group(weight: QuantisedWeight, formula: Formula, checkpoint: Checkpoint) ->
         return f"{weight.stem}: {problem}"
     rows, columns = spans[Axis.ROWS], spans[Axis.COLUMNS]
     sizes = rows.most, columns.most
-    shape_key = next((key for member, key in weight.keys if member.ending == ".weight_shape"), None)
+    shape_key = next((key for member, key in weight.keys if member.role == "shape"), None)
     if shape_key is not None:
         sizes = _read_sizes(checkpoint, shape_key)
         if not (rows.least <= sizes[0] <= rows.most and columns.least <= sizes[1] <= columns.most):

@@ -149,7 +149,7 @@ class Reading:
         self.group = group
         self.checkpoint = checkpoint
         self.wanted = wanted
-        self._groups = next(((member, key) for member, key in group.of_role("groups")), None)
+        self._groups = next((key for member, key in group.members if member.kind == "numbered"), None)
 
     def entries(self, member: Member, key: str) -> torch.Tensor:
         """Return the numbers of a member that has one for each element."""
@@ -220,7 +220,7 @@ class Reading:
         rows, columns = spans
         if columns.each is not None and columns.each > 1:
             if self._groups is not None:
-                entries = entries[:, self._group_of_columns(self._groups[1], entries.shape[1])]
+                entries = entries[:, self._group_of_columns(self._groups, entries.shape[1])]
             else:
                 wide = entries[:, :, None].expand(-1, -1, columns.each).flatten(1)
                 entries = wide[:, columns.first : columns.first + columns.wanted]

@@ -1,0 +1,164 @@
+"""Divide the program of a weight among the tensors of its group: each gets the quotient by the grid that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from math import ceil, prod
+from typing import NamedTuple
+
+from weighbridge.algebra.copies import strides
+from weighbridge.algebra.quotient import Grid, Quotient, Seam, divide
+from weighbridge.base.specs import Shape
+from weighbridge.mappings.schemes.scheme import Along, Axis, Member
+from weighbridge.planning.grouped.weights import Kind
+from weighbridge.planning.program import Output, Program
+
+ROWS, COLUMNS = 0, 1
+"""Numbers of the roles that the axes of a weight have."""
+
+
+class Divided(NamedTuple):
+    """What a program does to one kind of the tensors of a group.
+
+    Args:
+        member: What they are.
+        program: What is done to them.
+        slots: For each source of the program, the number of the weight that it belongs to.
+        targets: For each target of the program, the number of the weight that it belongs to.
+    """
+
+    member: Member
+    program: Program
+    slots: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+class Undivided(NamedTuple):
+    """Why a program does not divide: the kind of tensors, and where; no seam for one that only a whole weight has."""
+
+    member: Member
+    seam: Seam | None
+
+
+def divide_program(program: Program, kinds: Sequence[Kind]) -> list[Divided] | Undivided:
+    """Divide a program among the tensors of the groups that it moves.
+
+    The targets have their rows and columns where the sources have them; where that does not divide, a matrix may have
+    been turned.
+
+    Args:
+        program: What is done to the weights.
+        kinds: How those are stored that it reads, slot by slot; all of them have the same members.
+
+    Raises:
+        LayoutError: `layout-fragmented`.
+    """
+    failed: Undivided | None = None
+    for may_repeat, is_turned in ((False, False), (False, True), (True, False)):
+        found: list[Divided] = []
+        for number in range(len(kinds[0].stored.members)):
+            made = _divide_member(program, kinds, number, may_repeat=may_repeat, is_turned=is_turned)
+            if isinstance(made, Undivided):
+                # What a matrix that was not turned says is to the point, and so is what asks for equal entries.
+                failed = made if failed is None or may_repeat else failed
+                break
+            found.append(made)
+        else:
+            return found
+    assert failed is not None
+    return failed
+
+
+def _divide_member(
+    program: Program, kinds: Sequence[Kind], number: int, *, may_repeat: bool, is_turned: bool
+) -> Divided | Undivided:
+    member, specs = kinds[0].stored.members[number], [kind.stored.specs[number] for kind in kinds]
+    inside = specs[0].shape[len(kinds[0].shape or ()) - 2 :]
+    shapes = [kind.shape or () for kind in kinds], [output.layout.shape for output in program.targets]
+    sources = [grid for shape in shapes[0] if (grid := _grid(member, shape, inside)) is not None]
+    targets = [grid for shape in shapes[1] if (grid := _grid(member, shape, inside, is_turned)) is not None]
+    is_whole = len(sources) == len(shapes[0]) and len(targets) == len(shapes[1]) and not program.temporaries
+    is_turnable = not (is_turned and any(grid.kept for grid in sources))
+    is_as_stored = [grid.stored for grid in sources] == [spec.shape for spec in specs]
+    found: Quotient | Seam = Seam(0, is_order=True)
+    if is_whole and is_turnable and is_as_stored:
+        layouts = [output.layout for output in program.targets]
+        found = divide(layouts, sources, targets, may_repeat=may_repeat and member.kind != "derived")
+    if isinstance(found, Seam):
+        return Undivided(member, found if member.kind != "derived" else None)
+    outputs = tuple(Output(specs[0].dtype, layout) for _, layout in found.outputs)
+    made = Program(tuple(specs[slot] for slot in found.slots), (), outputs)
+    return Divided(member, made, found.slots, tuple(target for target, _ in found.outputs))
+
+
+def _along(member: Member, inside: Shape) -> tuple[Along, ...]:
+    """Return the axes of a tensor behind those of a stack; single values, and a shape, lie inside of the weight."""
+    is_single = member.kind == "shared" and prod(inside) == 1
+    if member.along is None or is_single:
+        return tuple(Along(Axis.INSIDE, size) for size in inside)
+    return member.along
+
+
+def _grid(member: Member, shape: Shape, inside: Shape, is_turned: bool = False) -> Grid | None:
+    """Return the grid of a tensor over its weight; None where it cannot be one of it.
+
+    Args:
+        member: What the tensor is.
+        shape: The weight's shape.
+        inside: What such tensors have behind the axes of a stack.
+        is_turned: Whether the weight has its columns before its rows.
+    """
+    if len(shape) < 2:
+        return None
+    along = list(_along(member, inside))
+    axis_of = {Axis.ROWS: len(shape) - 2, Axis.COLUMNS: len(shape) - 1}
+    if is_turned:
+        axis_of = {Axis.ROWS: len(shape) - 1, Axis.COLUMNS: len(shape) - 2}
+        sides = [number for number, each in enumerate(along) if each.axis in axis_of]
+        if len(sides) == 2:
+            along[sides[0]], along[sides[1]] = along[sides[1]], along[sides[0]]
+    units = [_unit(member, each, shape[axis_of[each.axis]]) if each.axis in axis_of else None for each in along]
+    if any(unit is not None and not unit.fits for unit in units):
+        return None
+    sizes = [each.elements if unit is None else unit.entries for each, unit in zip(along, units, strict=True)]
+    stored = (*shape[:-2], *(int(size or 0) for size in sizes))
+    step_of = strides(stored)
+    blocks, steps = [1] * len(shape), [*step_of[: len(shape) - 2], 0, 0]
+    whole, kept, inner = set(axis_of.values()), [], []
+    for each, unit, step in zip(along, units, step_of[len(shape) - 2 :], strict=True):
+        if unit is None:
+            inner.append((int(each.elements or 0), step))
+            continue
+        axis = axis_of[each.axis]
+        blocks[axis], steps[axis] = unit.elements, step * unit.width
+        whole -= set() if unit.is_whole else {axis}
+        kept += [list(axis_of).index(each.axis)] if unit.is_kept else []
+        inner += [(unit.width, step)] if unit.width > 1 else []
+    for axis in whole:
+        blocks[axis] = max(1, shape[axis])
+    roles = (axis_of[Axis.ROWS], axis_of[Axis.COLUMNS])
+    return Grid(shape, tuple(blocks), tuple(steps), stored, frozenset(whole), roles, tuple(sorted(kept)), tuple(inner))
+
+
+class _Unit(NamedTuple):
+    """What cannot be divided along an axis: so many elements in so many entries, and how many entries there are."""
+
+    elements: int
+    width: int
+    entries: int
+    is_whole: bool = False
+    is_kept: bool = False
+    fits: bool = True
+
+
+def _unit(member: Member, along: Along, size: int) -> _Unit:
+    if along.elements is None:
+        return _Unit(max(1, size), 1, 1, is_whole=True)
+    if member.kind == "numbered":
+        return _Unit(max(1, size), max(1, size), size, is_kept=True)
+    dense = Fraction(along.elements)
+    is_packed = (member.kind == "codes" or isinstance(along.elements, Fraction)) and dense != 1
+    fits = dense.denominator == 1 or size % dense.numerator == 0
+    entries = ceil(size / dense)
+    return _Unit(dense.numerator, dense.denominator, entries, is_kept=is_packed, fits=fits)

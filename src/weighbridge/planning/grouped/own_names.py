@@ -1,0 +1,152 @@
+"""What rules say of a group's tensors by their own names, and of weights that contradict the configuration.
+
+A rule names the weight, and its group goes along. One that names scales or packed codes themselves says the same of
+them, or is an error: it would silently do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping as MappingOf
+from typing import NamedTuple
+
+from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.specs import Header
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.transforms import WeightConverter
+from weighbridge.planning.grouped.weights import Grouped
+from weighbridge.planning.names.wanting import FREE, Wanted
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.readings import Reading
+from weighbridge.planning.steps import Step
+from weighbridge.planning.tracing import Trace, last_names, prepare, trace_ends, trace_keys
+
+_ALONE = "name the weight alone, whose group goes along, or plan by names only: companions=False (--no-companions)"
+
+
+class _Said(NamedTuple):
+    """What the rules make of a name by itself: the last names, those that fired, and what a converter does there."""
+
+    names: tuple[str, ...]
+    fired: tuple[int, ...]
+    use: object
+
+
+def strays(plan: Plan, reading: Reading, source: Grouped, target: Header | None) -> Iterator[PlanError]:
+    """Yield an error for each kind of tensors of which the rules say something else than their weight's do.
+
+    Args:
+        plan: The plan, with steps for all tensors.
+        reading: The reading that it was made with.
+        source: The source's groups.
+        target: Specs of the wanted tensors, where they are known.
+    """
+    yield from _left_out(plan, reading, source)
+    mapping = plan.mapping
+    own = [key for key in source.base_of if key not in source.weights]
+    wanted = Wanted(target, source.header) if target is not None else None
+    rules = prepare(mapping, wanted)
+    fired = [traced for traced in trace_keys(rules, own, []) if traced.trace.fired]
+    if not fired:
+        return
+    said = {
+        key: _said(mapping, names, traced.trace)
+        for traced in fired
+        for (key, _), names in zip(traced.members, last_names(rules, traced), strict=True)
+    }
+    bases = list(dict.fromkeys(source.base_of[key] for key in said))
+    of_base = {key: _said(mapping, names, trace) for key, names, trace in trace_ends(rules, bases)}
+    steps = {key: step for step in plan.steps for key in step.sources}
+    seen: set[object] = set()
+    for key, one in said.items():
+        base = source.base_of[key]
+        kind = source.weights[base].scheme.title, key.rpartition(".")[2], one.use
+        if key in steps and kind not in seen and not _is_alike(one, of_base.get(base), steps[key]):
+            seen.add(kind)
+            yield _astray(key, one, steps[key])
+
+
+def _said(mapping: Mapping, names: tuple[str, ...], trace: Trace) -> _Said:
+    if trace.hit is None:
+        return _Said(names, trace.fired, None)
+    rule = mapping.transforms[trace.hit.rule]
+    assert isinstance(rule, WeightConverter)
+    return _Said(names, trace.fired, (rule.operations, trace.hit.lane))
+
+
+def _is_alike(one: _Said, base: _Said | None, step: Step) -> bool:
+    """Tell whether no rule is about a tensor alone, or those that are say the same as those of its weight."""
+    if set(one.fired) <= set(step.rules):
+        return True
+    names = {name.replace(FREE, "0") for name in one.names}
+    return names <= set(step.targets) and base is not None and one.use == base.use
+
+
+def _astray(key: str, one: _Said, step: Step) -> PlanError:
+    return PlanError(
+        "companion-unknown",
+        "a rule says something else of this tensor than of the weight that it belongs to",
+        where=key,
+        expected=f"{', '.join(step.targets[:2])}, with its weight",
+        got=", ".join(name.replace(FREE, "*") for name in one.names[:2]),
+        hint=_ALONE,
+    )
+
+
+def _left_out(plan: Plan, reading: Reading, source: Grouped) -> Iterator[PlanError]:
+    """Yield an error for each weight of which a drop or carry rule names only a part."""
+    dropped = {fated.key for fated in plan.dropped}
+    carried = {key for step in plan.steps if step.fate == "carried" or not step.rules for key in step.sources}
+    for rules, declared in ((plan.mapping.drop, dropped), (plan.mapping.carry, carried)):
+        for rule, found in reading.named_by(rules, list(source.base_of) if rules else ()):
+            part = next((key for key in found if key not in declared), None)
+            if part is not None:
+                base = source.base_of[part]
+                yield PlanError(
+                    "companion-unknown",
+                    "a rule leaves out a part of what belongs to a quantised weight",
+                    where=part,
+                    expected=f"all of it, by a pattern that names {base}",
+                    got=f'"{rule.pattern}"',
+                    hint=_ALONE,
+                )
+
+
+def contradictions(readings: Iterable[Reading], source: Grouped) -> list[WeighbridgeError]:
+    """List what contradicts the configuration, of the weights whose elements a rule would move.
+
+    Args:
+        readings: All that the checkpoint could be read in.
+        source: The source's groups.
+    """
+    keys = {key: fault for fault in source.faults for key in (*fault.keys, f"{fault.stem}.weight") if fault.keys}
+    if not keys:
+        return []
+    hit = {
+        key
+        for reading in readings
+        for key, _, trace in trace_ends(prepare(reading.mapping), list(keys))
+        if trace.hit is not None
+    }
+    faults = dict.fromkeys(keys[key] for key in keys if key in hit)
+    return [_contradiction(fault.code, fault.text, fault.stem) for fault in faults]
+
+
+def disagreements(plan: Plan, source: Grouped) -> Iterator[PlanError]:
+    """Yield what contradicts the configuration as a whole, where the elements of a weight are moved."""
+    whole = [fault for fault in source.faults if not fault.keys]
+    moves = whole and any(not step.program.is_identity for step in _grouped_steps(plan, source.base_of))
+    yield from (_contradiction(fault.code, fault.text, "") for fault in whole if moves)
+
+
+def _grouped_steps(plan: Plan, keys: MappingOf[str, str]) -> Iterator[Step]:
+    return (step for step in plan.steps if any(key in keys for key in step.sources))
+
+
+def _contradiction(code: str, text: str, where: str) -> PlanError:
+    return PlanError(
+        code,
+        "the configuration and the tensors do not agree on how a weight is quantised",
+        where=where,
+        got=text,
+        hint="correct the configuration, or narrow the rule to other weights",
+    )

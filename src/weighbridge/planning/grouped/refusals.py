@@ -1,0 +1,111 @@
+"""Say why the tensors of a group cannot be moved along with their weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from math import gcd
+
+from weighbridge.algebra.quotient import Seam
+from weighbridge.base.errors import PlanError
+from weighbridge.base.specs import TensorSpec
+from weighbridge.planning.grouped.dividing import Undivided
+from weighbridge.planning.grouped.weights import Weight
+from weighbridge.planning.program import Program
+
+_AXES = ("rows", "columns")
+_APART = "narrow the rule to other weights, or pass these through as they are: carry (--carry)"
+_DEQUANTISE = "dequantise the checkpoint with the library that wrote it, and convert that"
+
+
+def not_divided(found: Undivided, weights: Sequence[Weight]) -> PlanError:
+    """Say which block of which tensor a movement cuts, or whose order it would change."""
+    member, seam = found
+    weight = weights[0 if seam is None else min(seam.source, len(weights) - 1)]
+    key = weight.stem + member.ending
+    if seam is not None and seam.role is not None and not seam.is_order:
+        return _misaligned(weight, key, seam)
+    if weight.kind.shape is None or seam is None:
+        why = f"{weight.scheme.title}: {member.what} follow a weight that keeps its rows and columns"
+    elif seam.is_order:
+        why = f"{weight.scheme.title}: {member.what} would have to be packed anew"
+    else:
+        why = f"{weight.scheme.title}: {member.what} do not stay in whole blocks"
+    what = "a rule would move elements within what is stored as one"
+    return PlanError(
+        "companion-fixed", what, expected="renames, and movements of whole units", got=f"{key}: {why}", hint=_APART
+    )
+
+
+def _misaligned(weight: Weight, key: str, seam: Seam) -> PlanError:
+    axis = _AXES[seam.role or 0]
+    blocks = Fraction(seam.at, seam.block)
+    fine = gcd(seam.at, seam.block)
+    side = "of the result" if seam.is_target else f"of {weight.base}"
+    return PlanError(
+        "companion-misaligned",
+        "a rule cuts, or joins, within a block of what belongs to a weight",
+        expected=f"parts of whole blocks: multiples of {seam.block} {axis}, but for the last one",
+        got=f"{key}: one entry for {seam.block} {axis}; the seam at {axis[:-1]} {seam.at} of {seam.size} {side} is"
+        f" {_decimal(blocks)} blocks in\nblocks of {fine} would fit",
+        hint=_APART,
+    )
+
+
+def _decimal(blocks: Fraction) -> str:
+    return f"{float(blocks):.4g}"
+
+
+def is_cast(weight: Weight, program: Program) -> PlanError:
+    """Say that codes are no numbers."""
+    casts = ", ".join(f"to {after}" for _, after in program.casts)
+    got = f"{weight.keys[0]}: a cast {casts}"
+    return PlanError("companion-fixed", "the codes of a quantised weight are no numbers", got=got, hint=_DEQUANTISE)
+
+
+def not_alike(one: Weight, other: Weight) -> PlanError:
+    """Say that weights which are to be joined are not stored alike."""
+    return PlanError(
+        "companion-missing",
+        "weights that a rule moves together are not stored alike",
+        expected=f"{one.base}: {_stored(one)}",
+        got=f"{other.base}: {_stored(other)}",
+        hint=_APART,
+    )
+
+
+def _stored(weight: Weight) -> str:
+    kinds = ", ".join(f"{ending or 'the codes'} {dtype}" for ending, dtype in weight.kind.likeness)
+    return f"{kinds} ({weight.scheme.title})"
+
+
+def lacks_a_part(key: str, weight: Weight, where: str) -> PlanError:
+    """Say that a weight lacks what others, or the target, have with theirs."""
+    what = "a tensor that belongs to a quantised weight is missing"
+    expected = f"a group like that of {weight.base}: {', '.join(weight.keys)}"
+    return PlanError("companion-missing", what, where=where, expected=expected, got=f"not so for {key}", hint=_APART)
+
+
+def has_no_place(name: str, weight: Weight) -> PlanError:
+    """Say that a target takes a weight without what belongs to it."""
+    what = "the target has no place for what belongs to a quantised weight"
+    got = f"{weight.base} is stored as {_stored(weight)}"
+    return PlanError("companion-missing", what, where=name, expected=f"{name} in the target", got=got, hint=_DEQUANTISE)
+
+
+def is_otherwise(name: str, spec: TensorSpec, wanted: TensorSpec, weight: Weight) -> PlanError:
+    """Say that a target stores a weight otherwise."""
+    what = "the target stores a quantised weight otherwise"
+    got = f"{spec}, of {weight.base} ({weight.scheme.title})"
+    return PlanError("companion-missing", what, where=name, expected=str(wanted), got=got, hint=_DEQUANTISE)
+
+
+def is_described_apart(keys: Sequence[str], where: str) -> PlanError:
+    """Say that the metadata says different things of what is to become one, or nothing that would hold of it."""
+    return PlanError(
+        "companion-fixed",
+        "the file's metadata says how these are stored, and nothing that it says holds of the result",
+        where=where,
+        got=", ".join(keys[:3]),
+        hint=_APART,
+    )

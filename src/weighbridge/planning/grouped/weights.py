@@ -1,0 +1,182 @@
+"""See each quantised weight as one tensor: under the weight's name, in the shape of the elements that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping as MappingOf
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+from weighbridge.base.specs import Header, Shape, TensorSpec
+from weighbridge.mappings.schemes.quantisation import (
+    QuantisedWeight,
+    SchemeFault,
+    Stored,
+    find_quantisation,
+)
+from weighbridge.mappings.schemes.scheme import WEIGHT, Axis, Member, Scheme, is_fused, read_shape
+
+SEEN_DTYPE: Final = "U8"
+"""The dtype that rules see: codes are no numbers, and an integer is never cast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """What is said of a checkpoint's quantisation, beside its weights.
+
+    Args:
+        config: The content of its `config.json`.
+        beside: The content of each other file of `said.BESIDE`, by name.
+    """
+
+    config: Any
+    beside: MappingOf[str, Any] = field(default_factory=dict)
+
+
+class Kind(NamedTuple):
+    """What weights have in common that are stored alike.
+
+    Args:
+        stored: Their scheme, and the members of their groups with their specs.
+        shape: The shape of the weight; None for a format that only moves as it is.
+    """
+
+    stored: Stored
+    shape: Shape | None
+
+    @property
+    def parts(self) -> list[tuple[Member, TensorSpec]]:
+        """What the tensors of a group are, the codes first, and their specs."""
+        return list(zip(self.stored.members, self.stored.specs, strict=True))
+
+    @property
+    def likeness(self) -> list[tuple[str, str]]:
+        """What weights that are moved together must have alike: which tensors there are, and of which dtypes."""
+        return [(member.ending, spec.dtype) for member, spec in self.parts]
+
+
+class Weight(NamedTuple):
+    """A quantised weight as one tensor.
+
+    Args:
+        base: What rules call it.
+        stem: What the names of its tensors begin with.
+        kind: How it is stored.
+    """
+
+    base: str
+    stem: str
+    kind: Kind
+
+    @property
+    def scheme(self) -> Scheme:
+        """Its scheme."""
+        return self.kind.stored.scheme
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of its tensors, the codes first."""
+        return [self.stem + member.ending for member in self.kind.stored.members]
+
+    @property
+    def fated(self) -> list[tuple[str, TensorSpec]]:
+        """Its tensors' keys and specs."""
+        return list(zip(self.keys, self.kind.stored.specs, strict=True))
+
+    def name(self, base: str, member: Member) -> str:
+        """Name a tensor of its group where the weight gets a new name."""
+        return self.scheme.name(base, self.kind.stored.members, member)
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """A header, and what rules see of it.
+
+    Args:
+        header: The specs of all tensors.
+        seen: The same, with one tensor for each quantised weight.
+        weights: The weights by the names that rules see.
+        faults: What contradicts the configuration; the tensors of such a weight are seen as they are.
+    """
+
+    header: Header
+    seen: Header
+    weights: dict[str, Weight]
+    faults: tuple[SchemeFault, ...] = ()
+
+    @cached_property
+    def base_of(self) -> dict[str, str]:
+        """The weight that each tensor of a group belongs to."""
+        return {key: base for base, weight in self.weights.items() for key in weight.keys}
+
+
+def group_weights(header: Header, saying: Saying | None) -> Grouped | None:
+    """Find the quantised weights that a checkpoint's configuration speaks of.
+
+    Args:
+        header: Specs of the tensors.
+        saying: What is said of them; None for nothing.
+
+    Returns:
+        The header with its groups; None where nothing is said, and where no tensor has to do with it.
+
+    Examples:
+        >>> specs = {"q.weight": TensorSpec("F8_E4M3", (80, 32)), "q.weight_scale_inv": TensorSpec("F32", (3, 1))}
+        >>> said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [32, 32]}}
+        >>> group_weights(Header(specs), Saying(said)).seen.specs
+        {'q.weight': TensorSpec(dtype='U8', shape=(80, 32))}
+    """
+    found = None if saying is None else find_quantisation(header, saying.config, saying.beside)
+    if found is None or not (found.weights or any(fault.keys for fault in found.faults)):
+        return None
+    weights, faults = _weights(header, found.weights)
+    taken = {key for weight in weights.values() for key in weight.keys}
+    specs = {key: spec for key, spec in header.specs.items() if key not in taken}
+    seen_of = {id(weight.kind): _seen(weight.kind) for weight in weights.values()}
+    specs |= {base: seen_of[id(weight.kind)] for base, weight in weights.items()}
+    ties = header.ties
+    if ties:
+        base_of = {weight.keys[0]: base for base, weight in weights.items()}
+        pairs = ((base_of.get(key, key), base_of.get(of, of)) for key, of in ties.items())
+        ties = {key: of for key, of in pairs if key in specs and of in specs}
+    seen = replace(header, specs=specs, ties=ties)
+    return Grouped(header, seen, weights, (*found.faults, *faults))
+
+
+def _seen(kind: Kind) -> TensorSpec:
+    return TensorSpec(SEEN_DTYPE, kind.stored.specs[0].shape if kind.shape is None else kind.shape)
+
+
+def _weights(header: Header, found: Iterable[QuantisedWeight]) -> tuple[dict[str, Weight], list[SchemeFault]]:
+    """Make a weight of each group, but where its name is already that of another tensor."""
+    weights: dict[str, Weight] = {}
+    faults: list[SchemeFault] = []
+    kinds: dict[int, tuple[Kind, str, bool]] = {}
+    for stem, stored in found:
+        if id(stored) not in kinds:
+            base = "" if is_fused(stored.members) else WEIGHT
+            kinds[id(stored)] = Kind(stored, _shape(stored)), base, stored.members[0].ending == base
+        kind, ending, is_codes = kinds[id(stored)]
+        base = stem + ending
+        weight = Weight(base, stem, kind)
+        if is_codes or base not in header.specs:
+            weights[base] = weight
+        else:
+            text = f"{base} is there as well, beside the codes in {weight.keys[0]}"
+            faults.append(SchemeFault("scheme-conflict", text, stem, tuple(weight.keys)))
+    return weights, faults
+
+
+def _shape(stored: Stored) -> Shape | None:
+    """Return the shape of a weight; None where its format says nothing of how its tensors lie over it."""
+    members = stored.members
+    if any(member.along is None and member.kind != "derived" for member in members):
+        return None
+    if any(along.axis is Axis.FLAT for member in members for along in member.along or ()):
+        return None
+    spans, _ = read_shape(list(zip(members, stored.specs, strict=True)))
+    if not {Axis.ROWS, Axis.COLUMNS} <= spans.keys():
+        return None
+    codes = stored.specs[0]
+    stack = codes.shape[: len(codes.shape) - len(members[0].along or ())]
+    return (*stack, spans[Axis.ROWS].most, spans[Axis.COLUMNS].most)

@@ -1,0 +1,185 @@
+"""What rules, exceptions and targets say of quantised weights by name: a group goes along, or it is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import run
+from safetensors.torch import save_file
+
+import weighbridge as wb
+
+CONFIG: dict[str, Any] = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [2, 2]}}
+JOIN = wb.WeightConverter(["gate.weight", "up.weight"], "both.weight", [wb.Concatenate(0)])
+SCALES = wb.WeightConverter(
+    ["gate.weight_scale_inv", "up.weight_scale_inv"], "both.weight_scale_inv", [wb.Concatenate(0)]
+)
+
+
+def codes(*shape: int) -> torch.Tensor:
+    return torch.arange(float(shape[0] * shape[1])).reshape(shape).to(torch.float8_e4m3fn)
+
+
+def checkpoint() -> dict[str, torch.Tensor]:
+    found = {"norm.weight": torch.ones(5)}
+    for name, rows in (("gate", 4), ("up", 6)):
+        found[f"mlp.{name}.weight"] = codes(rows, 6)
+        found[f"mlp.{name}.weight_scale_inv"] = torch.rand(rows // 2, 3)
+    return found
+
+
+def codes_of(caught: pytest.ExceptionInfo[wb.PlanError]) -> set[str]:
+    return {problem.code for problem in caught.value.problems}
+
+
+def refused(rules: list[Any], **options: Any) -> set[str]:
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(checkpoint(), rules, **{"config": CONFIG, **options})
+    return codes_of(caught)
+
+
+def test_a_rule_of_the_weight_alone_does_what_rules_of_both_do() -> None:
+    source = checkpoint()
+    plans = [wb.plan(source, rules, config=CONFIG) for rules in ([JOIN], [JOIN, SCALES])]
+    by_name = wb.plan(source, [JOIN, SCALES], config=CONFIG, companions=False)
+    movements = [{(step.sources, step.targets, step.program) for step in plan.steps} for plan in (*plans, by_name)]
+    assert movements[0] == movements[1] == movements[2]
+
+
+def test_without_companions_each_tensor_goes_by_its_own_name() -> None:
+    assert refused([JOIN], companions=False) == {"companion-unknown"}
+    assert refused([JOIN], config=None) == {"companion-unknown"}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        wb.WeightConverter(SCALES.source_patterns[::-1], SCALES.target_patterns, [wb.Concatenate(0)]),
+        wb.WeightConverter(SCALES.source_patterns, "mlp.scales", [wb.Concatenate(0)]),
+        wb.WeightRenaming("up.weight_scale_inv", "up.scale"),
+    ],
+    ids=["other order", "other name", "renamed"],
+)
+def test_a_rule_that_says_something_else_of_the_scales_is_refused(rule: Any) -> None:
+    assert refused([JOIN, rule]) == {"companion-unknown"}
+
+
+def test_rules_that_are_about_both_are_about_the_group() -> None:
+    plan = wb.plan(checkpoint(), [wb.WeightRenaming("^mlp", "layers.0.mlp"), JOIN], config=CONFIG)
+    assert sorted(plan.target) == ["layers.0.mlp.both.weight", "layers.0.mlp.both.weight_scale_inv", "norm.weight"]
+
+
+def test_a_part_of_a_group_is_not_left_out() -> None:
+    assert refused([], drop=["weight_scale_inv"]) == {"companion-unknown"}
+    assert refused([JOIN], carry=["up.weight_scale_inv"]) == {"companion-unknown"}
+    dropped = wb.plan(checkpoint(), [], drop=["^mlp.up.{rest:**}"], config=CONFIG)
+    assert {fated.key for fated in dropped.dropped} == {"mlp.up.weight", "mlp.up.weight_scale_inv"}
+    carried = wb.plan(checkpoint(), [JOIN], carry=["^mlp.{rest:**}"], config=CONFIG)
+    assert carried.target.specs.keys() == checkpoint().keys()
+
+
+def test_a_name_is_none_of_two_tensors() -> None:
+    rules = [JOIN, wb.WeightRenaming("norm.weight", "mlp.both.weight_scale_inv")]
+    assert "target-collision" in refused(rules)
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"mlp.both.weight_scale_inv": None}, "companion-missing"),
+        ({"mlp.both.weight_scale_inv": ("F16", (5, 3))}, "companion-missing"),
+        ({"mlp.both.weight": ("F8_E5M2", (10, 6))}, "companion-missing"),
+        ({"mlp.both.weight": ("BF16", (10, 6)), "mlp.both.weight_scale_inv": None}, "companion-missing"),
+        ({"mlp.both.weight": ("F8_E4M3", (12, 6)), "mlp.both.weight_scale_inv": ("F32", (6, 3))}, "spec-mismatch"),
+    ],
+)
+def test_a_target_stores_each_weight_as_the_source_does(changed: dict[str, Any], code: str) -> None:
+    made = dict(wb.plan(checkpoint(), [JOIN], config=CONFIG).target)
+    assert wb.plan(checkpoint(), [JOIN], wb.Header(made), config=CONFIG).target.specs == made
+    wanted = {key: spec for key, spec in made.items() if key not in changed}
+    wanted |= {key: wb.TensorSpec(*spec) for key, spec in changed.items() if spec is not None}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(checkpoint(), [JOIN], wb.Header(wanted), config=CONFIG)
+    assert code in codes_of(caught)
+
+
+def test_the_layout_to_reach_settles_where_a_joined_weight_is_cut() -> None:
+    source = checkpoint()
+    made = wb.plan(source, [JOIN], config=CONFIG).state_dict()
+    specs = wb.Header({key: wb.open(source).header[key] for key in source})
+    back = wb.plan(made, wb.Mapping([JOIN]).inverse(), specs, config=CONFIG).state_dict()
+    assert {key: tensor.float().tolist() for key, tensor in back.items()} == {
+        key: tensor.float().tolist() for key, tensor in source.items()
+    }
+
+
+def test_codes_are_not_cast_by_a_rule_nor_by_a_dtype() -> None:
+    assert refused([wb.WeightConverter("up.weight", "up.weight", [wb.Cast("BF16")])]) == {"companion-fixed"}
+    target = wb.plan(checkpoint(), [JOIN], config=CONFIG, dtype="BF16").target
+    assert {key: spec.dtype for key, spec in target.items()} == {
+        "mlp.both.weight": "F8_E4M3",
+        "mlp.both.weight_scale_inv": "F32",
+        "norm.weight": "BF16",
+    }
+
+
+def test_a_rule_for_a_name_is_none_for_what_lies_below_it() -> None:
+    """`q.weight` begins the names of what bitsandbytes stores beside it; a join of the codes must not join those."""
+    said = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    source = {}
+    for name in "qk":
+        source |= {
+            f"{name}.weight": wb.TensorSpec("U8", (96, 1)),
+            f"{name}.weight.absmax": wb.TensorSpec("F32", (3,)),
+            f"{name}.weight.quant_map": wb.TensorSpec("F32", (16,)),
+            f"{name}.weight.quant_state.bitsandbytes__nf4": wb.TensorSpec("U8", (81,)),
+        }
+    join = wb.WeightConverter(["q.weight", "k.weight"], "qk.weight", [wb.Concatenate(0)])
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(wb.Header(source), [join], config={"quantization_config": said})
+    assert codes_of(caught) == {"companion-fixed"}
+    renamed = wb.plan(
+        wb.Header(source), [wb.WeightRenaming("q.weight", "p.weight")], config={"quantization_config": said}
+    )
+    assert {key for key in renamed.target if key.startswith("p")} == {
+        key.replace("q.weight", "p.weight") for key in source if key.startswith("q.")
+    }
+
+
+def test_explain_shows_the_copies_of_a_scale_and_the_command_plans_by_names(tmp_path: Path) -> None:
+    plan = wb.plan(checkpoint(), [JOIN], config=CONFIG)
+    text = str(plan.explain("mlp.both.weight_scale_inv"))
+    assert "mlp.both.weight_scale_inv[0:2, :] <- mlp.gate.weight_scale_inv[:, :]" in text
+    save_file(checkpoint(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(
+        '{"quantization_config": {"quant_method": "fp8", "weight_block_size": [2, 2]}}'
+    )
+    (tmp_path / "map.yaml").write_text(wb.Mapping([JOIN]).to_yaml())
+    assert run(tmp_path, "plan", ".", "map.yaml").status == 0
+    refused = run(tmp_path, "plan", ".", "map.yaml", "--no-companions")
+    assert refused.status != 0
+    assert "companion-unknown" in refused.err + refused.out
+
+
+def test_a_disagreement_of_two_files_matters_where_elements_are_moved(tmp_path: Path) -> None:
+    specs = {
+        f"{name}.{ending}": spec
+        for name in "qk"
+        for ending, spec in (("qweight", torch.zeros(4, 8)), ("qzeros", torch.zeros(2, 1)))
+    }
+    source = {key: tensor.to(torch.int32) for key, tensor in specs.items()}
+    source |= {f"{name}.scales": torch.ones(2, 8, dtype=torch.float16) for name in "qk"}
+    save_file(source, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(
+        '{"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 16}}'
+    )
+    join = wb.WeightConverter(["q.weight", "k.weight"], "qk.weight", [wb.Concatenate(0)])
+    assert wb.plan(tmp_path, [join]).target["qk.qweight"].shape == (4, 16)
+    (tmp_path / "quantize_config.json").write_text('{"bits": 4, "group_size": 8}')
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(tmp_path, [join])
+    assert codes_of(caught) == {"scheme-conflict"}
+    assert wb.plan(tmp_path, [wb.WeightRenaming("^q", "p")]).is_exact
