@@ -148,6 +148,11 @@ def deepseek_mapping() -> wb.Mapping:
     return wb.Mapping([*_fusing("weight", ""), *_fusing("weight_scale_inv", "_scale_inv")], name="deepseek_v3")
 
 
+def deepseek_weights() -> wb.Mapping:
+    """Return the mapping that fuses the experts' weights, whose scales go along where a configuration says so."""
+    return wb.Mapping(_fusing("weight", ""), name="deepseek_v3")
+
+
 def moe(sizes: Moe, *, fused: bool = False) -> wb.Header:
     """Return the header of a Qwen3-MoE-like model, in BF16.
 

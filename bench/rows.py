@@ -25,6 +25,8 @@ PLAN_RATIO: Final = 0.5
 PLAN_GROWTH: Final = 2.5
 PLAN_BYTES: Final = 5 * 10**8
 """More memory than twice the keys take."""
+GROUPS_S: Final = 1.0
+"""For weights of FP8 whose scales go along."""
 IMPORT_MS: Final = 150.0
 
 PARTS: Final = (("first", slice(0, 1)), ("again", slice(1, None)))
@@ -38,28 +40,30 @@ def measure_plan(bench: Bench, rounds: int = ROUNDS, warm: int = 2) -> list[Figu
     """
     once, twice = bench.deepseek, double(bench.deepseek)
     keys = {sizes: f"{len(deepseek(sizes)):,} keys" for sizes in (once, twice)}
-    cases = [(sizes, has_target) for has_target in (0, 1) for sizes in (once, twice)]
+    cases = [(sizes, way) for way in ("names", "target") for sizes in (once, twice)]
+    cases.append((once, "groups"))
     bench.say(f"plan: {keys[once]} and {keys[twice]}, with and without a target, {rounds} processes each")
-    _plan_seconds(bench, once, 1, 1)
-    seconds: dict[tuple[DeepSeek, int], list[list[float]]] = {case: [] for case in cases}
+    _plan_seconds(bench, once, "target", 1)
+    seconds: dict[tuple[DeepSeek, str], list[list[float]]] = {case: [] for case in cases}
     grouped: list[list[float]] = []
     for _ in range(rounds):
-        for sizes, has_target in cases:
-            seconds[sizes, has_target].append(_plan_seconds(bench, sizes, has_target, 1 + warm))
+        for sizes, way in cases:
+            seconds[sizes, way].append(_plan_seconds(bench, sizes, way, 1 + warm))
         grouped.append(bench.timed("group", PLAN_BYTES, json.dumps(once), str(1 + warm)).seconds)
     peers = {
         when: Figure(f"group {keys[once]} by transformers, {when}", "s", _chosen(grouped, part), is_ours=False)
         for when, part in PARTS
     }
     figures = list(peers.values())
-    for has_target, ending in ((0, ""), (1, ", target")):
+    for way, ending in (("names", ""), ("target", ", target")):
         for when, part in PARTS:
-            small, large = (_chosen(seconds[sizes, has_target], part) for sizes in (once, twice))
+            small, large = (_chosen(seconds[sizes, way], part) for sizes in (once, twice))
             compared = (beside(small, peers[when], PLAN_RATIO),)
             figure = Figure(f"plan {keys[once]}{ending}, {when}", "s", small, PLAN_S, compared)
             growth = (beside(large, figure, PLAN_GROWTH),)
             figures += [figure, Figure(f"plan {keys[twice]}{ending}, {when}", "s", large, None, growth)]
-    return figures
+    groups = [(when, _chosen(seconds[once, "groups"], part)) for when, part in PARTS]
+    return [*figures, *(Figure(f"plan {keys[once]} as groups, {when}", "s", spent, GROUPS_S) for when, spent in groups)]
 
 
 def _chosen(runs: list[list[float]], part: slice) -> tuple[float, ...]:
@@ -71,8 +75,8 @@ def double(sizes: DeepSeek) -> DeepSeek:
     return sizes._replace(layers=2 * sizes.layers, dense_layers=2 * sizes.dense_layers)
 
 
-def _plan_seconds(bench: Bench, sizes: DeepSeek, has_target: int, repeats: int) -> list[float]:
-    run: Run = bench.timed("plan", PLAN_BYTES, json.dumps(sizes), str(has_target), str(repeats))
+def _plan_seconds(bench: Bench, sizes: DeepSeek, way: str, repeats: int) -> list[float]:
+    run: Run = bench.timed("plan", PLAN_BYTES, json.dumps(sizes), way, str(repeats))
     return run.seconds
 
 

@@ -9,23 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import weighbridge as wb
 from bench.clock import run_timed
-from bench.inventories import DeepSeek, deepseek, deepseek_mapping
+from bench.inventories import SCALE_BLOCK, DeepSeek, deepseek, deepseek_mapping, deepseek_weights
 
 if TYPE_CHECKING:
     from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 
-def plan(touch_bytes: int, sizes_json: str, has_target: str, repeats: str) -> None:
-    """Compile a plan; several times in one process, each timed."""
+def plan(touch_bytes: int, sizes_json: str, way: str, repeats: str) -> None:
+    """Compile a plan: with a target, without, or with a configuration that makes groups of weights and their scales.
+
+    Several times in one process, each timed.
+    """
     sizes = DeepSeek(*json.loads(sizes_json))
-    source, fused, mapping = deepseek(sizes), deepseek(sizes, fused=True), deepseek_mapping()
-    target = fused if has_target == "1" else None
+    source, fused = deepseek(sizes), deepseek(sizes, fused=True)
+    mapping = deepseek_weights() if way == "groups" else deepseek_mapping()
+    target = fused if way == "target" else None
+    said = {"quant_method": "fp8", "weight_block_size": [SCALE_BLOCK, SCALE_BLOCK]}
+    config = {"quantization_config": said} if way == "groups" else None
     seconds: list[float] = []
     held: list[wb.Plan] = []
 
     def work() -> None:
         start = time.perf_counter()
-        made = wb.plan(source, mapping, target)
+        made = wb.plan(source, mapping, target, config=config)
         seconds.append(time.perf_counter() - start)
         held[:] = [made]
 

@@ -149,6 +149,36 @@ def test_a_rule_for_a_name_is_none_for_what_lies_below_it() -> None:
     }
 
 
+def test_a_scale_without_a_role_is_not_left_behind() -> None:
+    """A scale of a cache, say: where the keys go, it would have to go as well, and nothing says how."""
+    source = checkpoint() | {"mlp.up.k_scale": torch.tensor(0.5)}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [JOIN], config=CONFIG)
+    assert codes_of(caught) == {"companion-unknown"}
+    assert wb.plan(source, [], config=CONFIG).is_exact
+    named = wb.plan(source, [JOIN, wb.WeightRenaming("up.k_scale", "both.k_scale")], config=CONFIG)
+    assert "mlp.both.k_scale" in named.target
+
+
+def test_equal_weights_become_one_and_are_had_again_as_several() -> None:
+    source = {f"{name}.weight": codes(4, 6) for name in "ab"}
+    source |= {f"{name}.weight_scale_inv": torch.arange(6.0).reshape(2, 3) for name in "ab"}
+    plan = wb.plan(source, [wb.WeightConverter(["a.weight", "b.weight"], "c.weight", [wb.MergeEqual()])], config=CONFIG)
+    assert {condition.target for condition in plan.conditions} == {"c.weight", "c.weight_scale_inv"}
+    made = plan.state_dict()
+    assert made["c.weight_scale_inv"].equal(source["a.weight_scale_inv"])
+    assert plan.inverse().state_dict(made).keys() == source.keys()
+
+
+def test_single_values_in_two_shapes_are_not_joined() -> None:
+    source = {f"{name}.weight": codes(4, 6) for name in "ab"}
+    source |= {"a.weight_scale": torch.tensor(0.5), "b.weight_scale": torch.tensor([0.5])}
+    said = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [wb.WeightConverter(["a.weight", "b.weight"], "c.weight", [wb.Concatenate(0)])], config=said)
+    assert codes_of(caught) == {"companion-missing"}
+
+
 def test_explain_shows_the_copies_of_a_scale_and_the_command_plans_by_names(tmp_path: Path) -> None:
     plan = wb.plan(checkpoint(), [JOIN], config=CONFIG)
     text = str(plan.explain("mlp.both.weight_scale_inv"))

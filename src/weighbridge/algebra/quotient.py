@@ -109,6 +109,11 @@ class Grid:
         """Whether each entry stands for one element, but along axes that have one for all."""
         return all(block == 1 or axis in self.whole for axis, block in enumerate(self.blocks))
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the stored tensor is the value itself."""
+        return self.stored == self.shape and not self.whole and set(self.blocks) <= {1} and self.steps == self.padded
+
     def refined(self) -> Grid:
         """Return the grid with an entry for each element of the axes that have one for all."""
         blocks = [1 if axis in self.whole else block for axis, block in enumerate(self.blocks)]
@@ -184,6 +189,8 @@ def divide(
         >>> divide([joined], parts, [Grid.of((448, 4), (128, 1))])
         Seam(source=0, role=0, block=128, at=192, size=448, is_target=True, is_order=False)
     """
+    if all(grid.is_plain for grid in (*sources, *targets)):
+        return Quotient(tuple(range(len(sources))), tuple(enumerate(layouts)))
     if may_repeat and not all(grid.is_fine for grid in (*sources, *targets)):
         seam = _divide(layouts, [grid.refined() for grid in sources], [grid.refined() for grid in targets], False)
         if isinstance(seam, Seam):
@@ -317,12 +324,15 @@ def _told_apart(outputs: Sequence[Sequence[Copy]], sources: Sequence[Grid]) -> t
     """
     slots = list(range(len(sources)))
     renumbered = [list(copies) for copies in outputs]
-    for number, grid in enumerate(sources):
-        uses = [(k, i) for k, copies in enumerate(outputs) for i, copy in enumerate(copies) if copy.source == number]
-        reads = [swapped(outputs[k][i], place) for place, (k, i) in enumerate(uses)]
-        for again in _sorted_apart(reads, prod(grid.stored))[1:]:
+    uses: dict[int, list[tuple[int, int]]] = {}
+    for k, copies in enumerate(outputs):
+        for i, copy in enumerate(copies):
+            uses.setdefault(copy.source, []).append((k, i))
+    for number, places in sorted(uses.items()):
+        reads = [swapped(outputs[k][i], place) for place, (k, i) in enumerate(places)]
+        for again in _sorted_apart(reads, prod(sources[number].stored))[1:]:
             for read in again:
-                k, i = uses[read.source]
+                k, i = places[read.source]
                 renumbered[k][i] = renumbered[k][i]._replace(source=len(slots))
             slots.append(number)
     return slots, [fuse(copies) for copies in renumbered]

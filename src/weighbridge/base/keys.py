@@ -49,6 +49,8 @@ MOST_SLOTS: Final = 16
 WRAPPERS: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Names that wrappers give to the module inside, and nobody else does."""
 
+_WRAPPED: Final = re.compile("|".join(WRAPPERS))
+
 Member = tuple[str, tuple[int, ...]]
 """A key and the indices that its template leaves out, by slot."""
 
@@ -71,6 +73,8 @@ def layout_path(path: str) -> str:
         >>> layout_path("layers.3._orig_mod.mlp")
         'layers.3.mlp'
     """
+    if _WRAPPED.search(path) is None:
+        return path
     return ".".join(part for part in path.split(".") if part not in WRAPPERS)
 
 

@@ -229,24 +229,28 @@ def _stems(specs: MappingOf[str, TensorSpec], form: Form, taken: set[str], *, is
     With `is_whole`, only those with both.
     """
     codes, *others = form
-    needed = {member.ending for member in others if member.is_needed}
-    endings: defaultdict[str, set[str]] = defaultdict(set)
+    needed = tuple(member.ending for member in others if member.is_needed)
+    every, has_codes = (1 << len(needed)) - 1, 1 << len(needed)
+    narrow = {dtype for dtype in codes.dtypes if _is_narrow(dtype)}
+    found: dict[str, int] = {}
     for key, spec in specs.items():
         if key in taken:
             continue
-        for ending in needed:
+        for number, ending in enumerate(needed):
             if key.endswith(ending):
-                endings[key.removesuffix(ending)].add(ending)
-        if key.endswith(codes.ending) and spec.dtype in codes.dtypes and _is_narrow(spec):
-            endings[key.removesuffix(codes.ending)].add(codes.ending)
+                stem = key.removesuffix(ending)
+                found[stem] = found.get(stem, 0) | 1 << number
+        if spec.dtype in narrow and key.endswith(codes.ending):
+            stem = key.removesuffix(codes.ending)
+            found[stem] = found.get(stem, 0) | has_codes
     if is_whole:
-        return [stem for stem, ends in endings.items() if ends == needed | {codes.ending}]
-    return [stem for stem, ends in endings.items() if codes.ending in ends or ends == needed]
+        return [stem for stem, bits in found.items() if bits == every | has_codes]
+    return [stem for stem, bits in found.items() if bits & has_codes or bits == every]
 
 
-def _is_narrow(spec: TensorSpec) -> bool:
+def _is_narrow(dtype: str) -> bool:
     """Tell whether a dtype is that of codes by itself; bitsandbytes may keep them in wide floats."""
-    return spec.dtype not in ("F32", "BF16", "F16")
+    return dtype not in ("F32", "BF16", "F16")
 
 
 _Judged = tuple[str, str]

@@ -78,7 +78,9 @@ def _divide_member(
     shapes = [kind.shape or () for kind in kinds], [output.layout.shape for output in program.targets]
     sources = [grid for shape in shapes[0] if (grid := _grid(member, shape, inside)) is not None]
     targets = [grid for shape in shapes[1] if (grid := _grid(member, shape, inside, is_turned)) is not None]
-    is_whole = len(sources) == len(shapes[0]) and len(targets) == len(shapes[1]) and not program.temporaries
+    # Nothing but copies from sources to targets divides.
+    is_plain = program == Program(program.sources, (), program.targets)
+    is_whole = len(sources) == len(shapes[0]) and len(targets) == len(shapes[1]) and is_plain
     is_turnable = not (is_turned and any(grid.kept for grid in sources))
     is_as_stored = [grid.stored for grid in sources] == [spec.shape for spec in specs]
     found: Quotient | Seam = Seam(0, is_order=True)

@@ -6,8 +6,9 @@ them, or is an error: it would silently do nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping as MappingOf
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.specs import Header
@@ -19,6 +20,9 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.readings import Reading
 from weighbridge.planning.steps import Step
 from weighbridge.planning.tracing import Trace, last_names, prepare, trace_ends, trace_keys
+
+_LIKE_A_COMPANION: Final = re.compile(r"(?:scale|scales|scale_inv|zero_point|zeros|zp|g_idx|absmax)\Z")
+"""How what belongs to a quantised weight is called, whichever format it is of."""
 
 _ALONE = "name the weight alone, whose group goes along, or plan by names only: companions=False (--no-companions)"
 
@@ -41,11 +45,11 @@ def strays(plan: Plan, reading: Reading, source: Grouped, target: Header | None)
         target: Specs of the wanted tensors, where they are known.
     """
     yield from _left_out(plan, reading, source)
+    yield from _unknown(plan, source)
     mapping = plan.mapping
-    own = [key for key in source.base_of if key not in source.weights]
     wanted = Wanted(target, source.header) if target is not None else None
     rules = prepare(mapping, wanted)
-    fired = [traced for traced in trace_keys(rules, own, []) if traced.trace.fired]
+    fired = [traced for traced in trace_keys(rules, source.own_keys, []) if traced.trace.fired]
     if not fired:
         return
     said = {
@@ -90,6 +94,27 @@ def _astray(key: str, one: _Said, step: Step) -> PlanError:
         got=", ".join(name.replace(FREE, "*") for name in one.names[:2]),
         hint=_ALONE,
     )
+
+
+def _unknown(plan: Plan, source: Grouped) -> Iterator[PlanError]:
+    """Yield an error for each tensor without a role in the scheme whose module gets another weight, and not it."""
+    modules = {weight.stem: base for base, weight in source.weights.items()}
+    beside = [key for key in source.seen if _LIKE_A_COMPANION.search(key) and key.rpartition(".")[0] in modules]
+    if not beside:
+        return
+    steps = {key: step for step in plan.steps for key in step.sources}
+    for key in beside:
+        weight = source.weights[modules[key.rpartition(".")[0]]]
+        moved, own = steps.get(weight.keys[0]), steps.get(key)
+        if moved is not None and moved.rules and (own is None or not own.rules):
+            yield PlanError(
+                "companion-unknown",
+                "a rule moves a quantised weight, and this tensor of its module has no role in the scheme",
+                where=key,
+                expected=f"no more than {', '.join(weight.keys)}",
+                got=f"{weight.scheme.title}, and {key}",
+                hint=_ALONE,
+            )
 
 
 def _left_out(plan: Plan, reading: Reading, source: Grouped) -> Iterator[PlanError]:

@@ -75,8 +75,7 @@ def not_alike(one: Weight, other: Weight) -> PlanError:
 
 
 def _stored(weight: Weight) -> str:
-    kinds = ", ".join(f"{ending or 'the codes'} {dtype}" for ending, dtype in weight.kind.likeness)
-    return f"{kinds} ({weight.scheme.title})"
+    return f"{', '.join(weight.kind.likeness)} ({weight.scheme.title})"
 
 
 def lacks_a_part(key: str, weight: Weight, where: str) -> PlanError:

@@ -33,7 +33,8 @@ class Saying:
     beside: MappingOf[str, Any] = field(default_factory=dict)
 
 
-class Kind(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Kind:
     """What weights have in common that are stored alike.
 
     Args:
@@ -44,15 +45,28 @@ class Kind(NamedTuple):
     stored: Stored
     shape: Shape | None
 
+    @cached_property
+    def seen(self) -> TensorSpec:
+        """What rules see of such a weight."""
+        return TensorSpec(SEEN_DTYPE, self.stored.specs[0].shape if self.shape is None else self.shape)
+
     @property
     def parts(self) -> list[tuple[Member, TensorSpec]]:
         """What the tensors of a group are, the codes first, and their specs."""
         return list(zip(self.stored.members, self.stored.specs, strict=True))
 
+    @cached_property
+    def endings(self) -> tuple[str, ...]:
+        """What the names of the tensors of a group end with."""
+        return tuple(member.ending for member in self.stored.members)
+
     @property
-    def likeness(self) -> list[tuple[str, str]]:
-        """What weights that are moved together must have alike: which tensors there are, and of which dtypes."""
-        return [(member.ending, spec.dtype) for member, spec in self.parts]
+    def likeness(self) -> list[str]:
+        """What weights that are moved together must have alike: which tensors, of which dtypes, and single values."""
+        return [
+            f"{member.ending or 'the codes'} {spec if member.kind == 'shared' else spec.dtype}"
+            for member, spec in self.parts
+        ]
 
 
 class Weight(NamedTuple):
@@ -76,7 +90,7 @@ class Weight(NamedTuple):
     @property
     def keys(self) -> list[str]:
         """The keys of its tensors, the codes first."""
-        return [self.stem + member.ending for member in self.kind.stored.members]
+        return [self.stem + ending for ending in self.kind.endings]
 
     @property
     def fated(self) -> list[tuple[str, TensorSpec]]:
@@ -103,6 +117,11 @@ class Grouped:
     seen: Header
     weights: dict[str, Weight]
     faults: tuple[SchemeFault, ...] = ()
+
+    @property
+    def own_keys(self) -> list[str]:
+        """The keys of the tensors that rules do not see by name."""
+        return [key for base, weight in self.weights.items() for key in weight.keys if key != base]
 
     @cached_property
     def base_of(self) -> dict[str, str]:
@@ -132,8 +151,7 @@ def group_weights(header: Header, saying: Saying | None) -> Grouped | None:
     weights, faults = _weights(header, found.weights)
     taken = {key for weight in weights.values() for key in weight.keys}
     specs = {key: spec for key, spec in header.specs.items() if key not in taken}
-    seen_of = {id(weight.kind): _seen(weight.kind) for weight in weights.values()}
-    specs |= {base: seen_of[id(weight.kind)] for base, weight in weights.items()}
+    specs |= {base: weight.kind.seen for base, weight in weights.items()}
     ties = header.ties
     if ties:
         base_of = {weight.keys[0]: base for base, weight in weights.items()}
@@ -141,10 +159,6 @@ def group_weights(header: Header, saying: Saying | None) -> Grouped | None:
         ties = {key: of for key, of in pairs if key in specs and of in specs}
     seen = replace(header, specs=specs, ties=ties)
     return Grouped(header, seen, weights, (*found.faults, *faults))
-
-
-def _seen(kind: Kind) -> TensorSpec:
-    return TensorSpec(SEEN_DTYPE, kind.stored.specs[0].shape if kind.shape is None else kind.shape)
 
 
 def _weights(header: Header, found: Iterable[QuantisedWeight]) -> tuple[dict[str, Weight], list[SchemeFault]]:
