@@ -453,6 +453,12 @@ def cast_before_joining(folder: Path) -> object:
 CODED = wb.Header({"q.weight": wb.TensorSpec("F8_E4M3", (4, 4)), "q.weight_scale_inv": wb.TensorSpec("F32", (1, 1))})
 
 
+@follows("companion-unknown", "give the configuration that says how they are stored: config (--config)")
+def say_how_it_is_stored(folder: Path) -> object:
+    config = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [4, 4]}}
+    return wb.plan(CODED, [wb.WeightConverter("q.weight", "t.weight", [wb.Transpose(0, 1)])], config=config)
+
+
 @follows("companion-unknown", "rename the whole module")
 def rename_the_module(folder: Path) -> object:
     return wb.plan(CODED, [wb.WeightRenaming("^q", "query")])

@@ -149,6 +149,53 @@ def test_a_rule_for_a_name_is_none_for_what_lies_below_it() -> None:
     }
 
 
+NAMED: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
+    "MXFP4": {"up_blocks": ("U8", (6, 2, 16)), "up_scales": ("U8", (6, 2))},
+    "NVFP4 of ModelOpt": {
+        "up.weight": ("U8", (6, 16)),
+        "up.weight_scale": ("F8_E4M3", (6, 2)),
+        "up.weight_scale_2": ("F32", ()),
+    },
+    "NVFP4 of compressed-tensors": {
+        "up.weight_packed": ("U8", (6, 16)),
+        "up.weight_scale": ("F8_E4M3", (6, 2)),
+        "up.weight_global_scale": ("F32", (1,)),
+    },
+    "int8 of bitsandbytes": {"up.weight": ("I8", (6, 32)), "up.SCB": ("F32", (6,))},
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_names_alone_tell_formats_of_one_size(name: str) -> None:
+    specs = {f"{e}.{key}": wb.TensorSpec(*spec) for e in range(3) for key, spec in NAMED[name].items()}
+    rules = [wb.WeightConverter("^*.up", "all", [wb.MergeModulelist(0)])]
+    if name != "MXFP4":
+        rules = [wb.WeightConverter("^*.up.weight", "all.weight", [wb.MergeModulelist(0)])]
+    plan = wb.plan(wb.Header(specs), rules)
+    assert {key.removeprefix("all"): (spec.dtype, spec.shape[1:]) for key, spec in plan.target.items()} == {
+        key.removeprefix("up"): spec for key, spec in NAMED[name].items()
+    }
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"q.SCB": ("F32", (2,))},
+        {"up.weight_scale": ("F8_E4M3", (6, 3))},
+        {"q.weight": ("U8", (6, 16)), "q.weight_scale": ("F8_E4M3", (6, 2))},
+    ],
+    ids=["of two formats", "of another size", "without a scale"],
+)
+def test_names_of_two_formats_and_what_contradicts_them_tell_nothing(
+    more: dict[str, tuple[str, tuple[int, ...]]],
+) -> None:
+    specs = {key: wb.TensorSpec(*spec) for key, spec in (NAMED["NVFP4 of ModelOpt"] | more).items()}
+    cut = wb.WeightConverter("up.weight", ["a.weight", "b.weight"], [wb.Chunk(0)])
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(wb.Header(specs), [cut])
+    assert codes_of(caught) == {"companion-unknown"}
+
+
 def test_a_scale_without_a_role_is_not_left_behind() -> None:
     """A scale of a cache, say: where the keys go, it would have to go as well, and nothing says how."""
     source = checkpoint() | {"mlp.up.k_scale": torch.tensor(0.5)}

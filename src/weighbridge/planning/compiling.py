@@ -78,7 +78,7 @@ def compile_plan(
     options = options or Options()
     if options.layout not in MODES:
         raise PlanError("usage", "unknown layout mode", expected=", ".join(MODES), got=options.layout)
-    sides = see(source, target, saying if options.companions else None)
+    sides = see(source, target, saying) if options.companions else Sides(source, target)
     _refuse_unused(options, *sides.names())
     declared = declare(bind_offsets(as_mapping(mapping), options.config), options)
     return _compile(declared, sides, files, options)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from weighbridge.base.specs import Header, Shape, TensorSpec
-from weighbridge.mappings.schemes.said import Said, read_said
+from weighbridge.mappings.schemes.said import BY_NAMES, Said, read_said
 from weighbridge.mappings.schemes.scheme import Form, Member, Scheme, fused_ending, is_fused, read_shape
 
 FORMATS: Final = (
@@ -139,6 +139,27 @@ def find_quantisation(
     texts = [*_absent(schemes, found.weights), *_mixed_scalars(found.weights)]
     found.faults += [SchemeFault("scheme-conflict", text) for text in texts]
     return found
+
+
+def find_by_names(header: Header) -> Quantisation | None:
+    """Find the quantised weights of a checkpoint that no configuration speaks of, where names alone say how it is.
+
+    Returns:
+        The weights; None unless the names are those of one format, and no tensor contradicts it.
+
+    Examples:
+        >>> tensors = {"up_blocks": TensorSpec("U8", (6, 2, 16)), "up_scales": TensorSpec("U8", (6, 2))}
+        >>> [weight.scheme.title for weight in find_by_names(Header(tensors)).weights]
+        ['MXFP4 in blocks of 32 columns']
+    """
+    if not any(spec.dtype in ("U8", "I8") for spec in header.specs.values()):
+        return None
+    marks = tuple(BY_NAMES)
+    marked = {mark for key in header.specs if key.endswith(marks) for mark in marks if key.endswith(mark)}
+    if len(marked) != 1:
+        return None
+    found = find_quantisation(header, {"quantization_config": BY_NAMES[marked.pop()]})
+    return found if found is not None and found.weights and not found.faults else None
 
 
 def _said_schemes(said: Said) -> Iterator[Scheme]:

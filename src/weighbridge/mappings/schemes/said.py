@@ -14,6 +14,21 @@ BESIDE: Final = (HF_QUANT, QUANTIZE)
 """Files of ModelOpt and of GPTQ that say the same as a `config.json`, or stand alone in older checkpoints."""
 
 
+_NVFP4: Final = {"weights": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}}
+
+BY_NAMES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "_blocks": {"quant_method": "mxfp4"},
+    ".weight_scale_2": {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16},
+    ".weight_global_scale": {
+        "quant_method": "compressed-tensors",
+        "format": "nvfp4-pack-quantized",
+        "config_groups": {"group_0": _NVFP4},
+    },
+    ".SCB": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+}
+"""What the end of a name says by itself: formats with one size of a group, or none, which is a fact of the format."""
+
+
 class Said(NamedTuple):
     """What is said.
 

@@ -12,6 +12,7 @@ from weighbridge.mappings.schemes.quantisation import (
     QuantisedWeight,
     SchemeFault,
     Stored,
+    find_by_names,
     find_quantisation,
 )
 from weighbridge.mappings.schemes.scheme import WEIGHT, Axis, Member, Scheme, is_fused, read_shape
@@ -130,14 +131,14 @@ class Grouped:
 
 
 def group_weights(header: Header, saying: Saying | None) -> Grouped | None:
-    """Find the quantised weights that a checkpoint's configuration speaks of.
+    """Find the quantised weights that a checkpoint's configuration speaks of, or that its names alone tell.
 
     Args:
         header: Specs of the tensors.
         saying: What is said of them; None for nothing.
 
     Returns:
-        The header with its groups; None where nothing is said, and where no tensor has to do with it.
+        The header with its groups; None where no tensor is told to be of one.
 
     Examples:
         >>> specs = {"q.weight": TensorSpec("F8_E4M3", (80, 32)), "q.weight_scale_inv": TensorSpec("F32", (3, 1))}
@@ -145,7 +146,8 @@ def group_weights(header: Header, saying: Saying | None) -> Grouped | None:
         >>> group_weights(Header(specs), Saying(said)).seen.specs
         {'q.weight': TensorSpec(dtype='U8', shape=(80, 32))}
     """
-    found = None if saying is None else find_quantisation(header, saying.config, saying.beside)
+    said = None if saying is None else find_quantisation(header, saying.config, saying.beside)
+    found = find_by_names(header) if saying is None else said
     if found is None or not (found.weights or any(fault.keys for fault in found.faults)):
         return None
     weights, faults = _weights(header, found.weights)

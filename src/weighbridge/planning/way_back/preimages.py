@@ -14,8 +14,18 @@ from typing import Final, NamedTuple
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import PrefixChange, Transform, WeightRenaming
-from weighbridge.planning.names.wanting import FREE, Wanted
-from weighbridge.planning.tracing import Rule, Rules, finish_names, match_rule, prepare, trace_key, write_name
+from weighbridge.planning.names.wanting import Wanted
+from weighbridge.planning.tracing import (
+    Rule,
+    Rules,
+    finish_names,
+    last_stars,
+    match_rule,
+    number_name,
+    prepare,
+    trace_key,
+    write_name,
+)
 from weighbridge.planning.way_back.origins import invert_rules
 
 MOST_NAMES: Final = 64
@@ -38,13 +48,13 @@ class Preimages(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One of the sources that a converter joins: the pattern that it matches, and the index that is used up.
+    """One of the sources that a converter joins: the pattern that it matches, and the indices that are used up.
 
     A converter that joins fewer of them means its first one.
     """
 
     lane: int = 0
-    place: str = "0"
+    place: tuple[str, ...] = ()
 
 
 FIRST_PART: Final = Part()
@@ -57,13 +67,13 @@ def part_of(rules: Rules, name: str) -> Part:
         >>> from weighbridge.mappings.transforms import WeightConverter
         >>> from weighbridge.operations.groupings import Concatenate
         >>> part_of(prepare(Mapping([WeightConverter(["q", "k"], "qk", [Concatenate(0)])])), "layers.3.k")
-        Part(lane=1, place='0')
+        Part(lane=1, place=())
     """
     try:
         hit = trace_key(rules, name).hit
     except WeighbridgeError:
         hit = None
-    return FIRST_PART if hit is None else Part(hit.lane, hit.place or "0")
+    return FIRST_PART if hit is None else Part(hit.lane, hit.place)
 
 
 def find_preimages(
@@ -149,7 +159,8 @@ def _before(back: Rules, rule: Rule, name: str, part: Part) -> _Earlier | None:
     lane, match, inner = matched
     own = rule.targets[part.lane : part.lane + 1] or rule.targets[:1]
     target = own[0] if rule.converts else rule.pairs[lane][1]
-    free = {f"*{target.stars}": part.place} if rule.splits else {}
+    stars = last_stars(target, rule.splits)
+    free = dict(zip(stars, part.place, strict=True)) if len(part.place) == len(stars) else dict.fromkeys(stars, "0")
     written = write_name(rule, target, match, {**match.captures, **free}, inner)
     is_whole = (match.start, match.stop) == (0, len(inner))
     is_told = is_whole and all(map(str.isdigit, match.captures.values()))
@@ -162,7 +173,7 @@ def _leads(forward: Rules, name: str, key: str) -> bool:
         trace = trace_key(forward, name)
         if trace.hit is None:
             return trace.name == key
-        names = [output.replace(FREE, "0") for output in trace.hit.outputs]
+        names = [number_name(output, ()) for output in trace.hit.outputs]
         return any(last == key for last, _ in finish_names(forward, names, trace.hit.rule, []).values())
     except WeighbridgeError:
         return False
