@@ -116,9 +116,9 @@ def test_the_layout_to_reach_settles_where_a_joined_weight_is_cut() -> None:
     }
 
 
-def test_codes_are_not_cast_by_a_rule_nor_by_a_dtype() -> None:
+def test_codes_are_not_cast_by_a_rule_nor_by_a_pattern_of_dtypes() -> None:
     assert refused([wb.WeightConverter("up.weight", "up.weight", [wb.Cast("BF16")])]) == {"companion-fixed"}
-    target = wb.plan(checkpoint(), [JOIN], config=CONFIG, dtype="BF16").target
+    target = wb.plan(checkpoint(), [JOIN], config=CONFIG, dtype={"mlp.{rest:**}": "BF16", "norm.weight": "BF16"}).target
     assert {key: spec.dtype for key, spec in target.items()} == {
         "mlp.both.weight": "F8_E4M3",
         "mlp.both.weight_scale_inv": "F32",
