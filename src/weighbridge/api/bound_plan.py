@@ -299,7 +299,7 @@ class Plan(planned.Plan):
         from weighbridge.running.sources import check_source, complete
         from weighbridge.running.ties import check_standing_ties
 
-        found = open_source(self._place(source))
+        found = open_source(self._place(source), config=self.binding.config)
         found = complete(self, found, self._origin) if self._is_way_back() else found
         check_source(self, found)
         check_standing_ties(self, found)
