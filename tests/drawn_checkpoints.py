@@ -56,7 +56,7 @@ class Checkpoint:
 
     def draw(self) -> Tensors:
         chance = self.chance
-        makers = chance.sample((self.attention, self.experts, self.fused, self.convolution, self.norms, self.loose), 2)
+        makers = chance.sample(self.makers(), 2)
         for tower in chance.sample(TOWERS, chance.choice((1, 1, 2))):
             for layer in range(chance.choice((1, 2))):
                 for make in makers:
@@ -64,6 +64,10 @@ class Checkpoint:
         if chance.random() < 0.3:
             self.put("head.weight", (2, 3), torch.float32)
         return self.tensors
+
+    def makers(self) -> list[Any]:
+        modules = [self.attention, self.experts, self.fused, self.convolution, self.norms, self.loose]
+        return [*modules, self.grid]
 
     def dims(self, count: int) -> list[int]:
         return [self.chance.choice((2, 2, 3, 4, 6)) for _ in range(count)]
@@ -84,6 +88,16 @@ class Checkpoint:
         for expert in range(self.chance.choice((1, 2, 3, 4))):
             for name in ("w1", "w2")[: self.chance.choice((1, 2, 2, 2))]:
                 self.put(f"{path}.experts.{expert}.{name}", shape, dtype)
+
+    def grid(self, path: str) -> None:
+        """Tensors with two indices, as many for each outer one or not."""
+        shape, dtype, chance = self.dims(2), self.dtype(), self.chance
+        alike = chance.choice((1, 2, 3))
+        for outer in range(chance.choice((1, 2, 3))):
+            for inner in range(alike if chance.random() < 0.8 else chance.choice((1, 2))):
+                for name in ("gate", "up"):
+                    self.put(f"{path}.grid.{outer}.cells.{inner}.{name}", shape, dtype)
+        self.put(f"{path}.cube", (2, 3, *shape), dtype)
 
     def fused(self, path: str) -> None:
         rows, columns = self.dims(2)

@@ -70,7 +70,7 @@ class _Rules:
         makers += (
             [self.move] * 5 + [self.chain] * 2 + [self.join] * 2 + [self.merge, self.merge, self.cut, self.unmerge]
         )
-        makers += [self.repeat] * 2 + [self.merge_equal] * 2
+        makers += [self.repeat] * 2 + [self.merge_equal] * 2 + [self.merge_grid, self.unmerge_grid]
         self.made = interpret(wb.Mapping(), self.tensors)
         faulty = self.chance.choice((0.1, 0.1, 0.1, 1.0))
         for _ in range(count):
@@ -325,6 +325,51 @@ class _Rules:
         elif self.chance.random() < 0.3:
             operations = [wb.Concatenate(0)]
         return self.convert(sources, [".".join([*parts[start:at], *tail])], operations, "")
+
+    def merge_grid(self) -> Any:
+        """Merge tensors by two indices: stacked twice, joined between or afterwards, with sizes that fit or do not."""
+        chance = self.chance
+        cells = [name for name in self.made.tensors if ".cells." in name and name not in self.made.changed]
+        found = [name for name in cells if re.search(r"grid\.\d+\.cells\.\d+\.\w+$", name)]
+        if not found:
+            return None
+        leaf, dim = chance.choice(found).split(".")[-1], chance.choice((0, 0, 1, -1))
+        sources = [f"grid.*.cells.*.{leaf}"]
+        prefix = chance.choice(found).partition("grid.")[0]
+        places = {tuple(map(int, re.findall(r"\d+", name[len(prefix) :]))) for name in found if name.startswith(prefix)}
+        outers = sorted({place[0] for place in places if len(place) == 2})
+        sizes = [sum(place[0] == outer for place in places) for outer in outers]
+        pair = [f"grid.*.cells.*.{name}" for name in ("gate", "up")]
+        stack, join = wb.MergeModulelist(0), wb.Concatenate(chance.choice((0, 1)))
+        sources, operations = chance.choice((
+            (sources, [stack, wb.MergeModulelist(dim)]),
+            (sources, [stack, wb.MergeModulelist(dim), wb.Transpose(0, 1)]),
+            (sources, [stack, wb.Concatenate(0, sizes=sizes if chance.random() < 0.7 else None)]),
+            (sources, [wb.Concatenate(0)]),
+            (sources, [wb.Reorder(0, (1, 0)), stack, wb.MergeModulelist(dim)]),
+            (pair, [join, stack, wb.MergeModulelist(dim)]),
+            (pair, [stack, join, wb.MergeModulelist(dim)]),
+            (pair, [stack, wb.On((1,), wb.Transpose(1, 2)), stack, wb.Concatenate(1)]),
+        ))  # fmt: skip
+        return self.convert(sources, [chance.choice(("grid.all", f"grid_{len(self.rules)}"))], operations, "")
+
+    def unmerge_grid(self) -> Any:
+        """Take a tensor apart by two indices, or by one with a cut before or behind it."""
+        chance, name = self.chance, self.name(lambda tensor: tensor.ndim > 2 and tensor.numel() > 0, fresh=True)
+        if name is None:
+            return None
+        source, axis = ".".join(name.split(".")[-2:]), chance.choice((0, 0, 1))
+        size = self.made.tensors[name].shape[0]
+        first = chance.randint(1, max(1, size - 1))
+        apart, two = wb.SplitModulelist(0), ["parts.*.cells.*.w", "parts.*.cells.*.v"]
+        targets, operations = chance.choice((
+            (two[:1], [wb.SplitModulelist(axis), apart]),
+            (two[:1], [wb.Split(0, (first, size - first)), wb.SplitModulelist(axis)]),
+            (two, [apart, wb.Chunk(axis), apart]),
+            (["parts.*.w", "parts.*.v"], [apart, wb.Chunk(0)]),
+            (["parts.*.w"], [apart, wb.Chunk(0, chunks=2), wb.On((1,), wb.Reorder(0, (1, 0))), wb.Concatenate(0)]),
+        ))  # fmt: skip
+        return self.convert([source], targets, operations, "")
 
     def cut(self) -> Any:
         """Divide a tensor among several names, one of which may be its own."""

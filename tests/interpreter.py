@@ -11,12 +11,14 @@ meant, a `Mapping` with its transforms, are weighbridge's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping as MappingOf, Sequence
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from interpreter_operations import Lane, Place, RefusedError, Shape, run_operations
+from interpreter_operations import Lane, Place, RefusedError, Shape, nest, run_levels, unnest
 from interpreter_patterns import Found, count_stars, fill, spell
 
 import weighbridge as wb
@@ -227,38 +229,38 @@ def _last_name(rules: Sequence[Any], use: Use, name: str) -> str | None:
 
 @dataclass
 class Use:
-    """One use of a converter: for each source pattern the key of each index; and the names that it writes."""
+    """One use of a converter: for each source pattern the key at some indices; and the names that it writes."""
 
     rule: int
     outputs: tuple[str, ...]
-    lanes: list[dict[int, str]]
+    lanes: list[dict[tuple[int, ...], str]]
 
 
 def _stars(patterns: Sequence[str]) -> int:
     return count_stars(patterns[0])
 
 
-def merges(rule: wb.WeightConverter) -> bool:
-    """Whether the last index of the sources is used up."""
-    if _stars(rule.source_patterns) != _stars(rule.target_patterns):
-        return _stars(rule.source_patterns) > _stars(rule.target_patterns)
+def merges(rule: wb.WeightConverter) -> int:
+    """How many of the last indices of the sources are used up."""
     using = ["MergeModulelist", MERGING_ERNIE, *(["MergeEqual"] if len(rule.source_patterns) == 1 else [])]
     making = ["SplitModulelist", SPLITTING_ERNIE, "Chunk", "Split", "Repeat"]
-    return _comes_first(rule.operations, using, making)
+    more = _stars(rule.source_patterns) - _stars(rule.target_patterns)
+    return max(more, _count_first(rule.operations, using, making))
 
 
-def splits(rule: wb.WeightConverter) -> bool:
-    """Whether the last index of the targets is made."""
-    if _stars(rule.source_patterns) != _stars(rule.target_patterns):
-        return _stars(rule.source_patterns) < _stars(rule.target_patterns)
+def splits(rule: wb.WeightConverter) -> int:
+    """How many of the last indices of the targets are made."""
     making = ["SplitModulelist", SPLITTING_ERNIE, *(["Repeat"] if len(rule.target_patterns) == 1 else [])]
     using = ["MergeModulelist", MERGING_ERNIE, "Concatenate", "MergeEqual"]
-    return _comes_first(rule.operations[::-1], making, using)
+    more = _stars(rule.target_patterns) - _stars(rule.source_patterns)
+    return max(more, _count_first(rule.operations[::-1], making, using))
 
 
-def _comes_first(operations: Sequence[Any], one: Sequence[str], other: Sequence[str]) -> bool:
+def _count_first(operations: Sequence[Any], one: Sequence[str], other: Sequence[str]) -> int:
+    """Count the operations of one kind that come before all of another kind; one of equal tensors counts by itself."""
     names = [type(each).__name__ for each in operations if type(each).__name__ in (*one, *other)]
-    return bool(names) and names[0] in one
+    first = list(itertools.takewhile(lambda name: name in one, names))
+    return len([name for name in first if name not in ("MergeEqual", "Repeat")]) or min(1, len(first))
 
 
 MERGING_ERNIE, SPLITTING_ERNIE = "ErnieFuseAndSplitTextVisionExperts", "ErnieSplitAndDecoupleTextVisionExperts"
@@ -268,11 +270,9 @@ def _collect(rules: Sequence[Any], uses: dict[Any, Use], number: int, name: str,
     rule = rules[number]
     at = claim(rule, name)
     assert at is not None
-    captures, place = dict(at.found.captures), 0
-    if merges(rule):
-        place = int(captures.pop(f"*{count_stars(rule.source_patterns[at.lane])}"))
-    if splits(rule):
-        captures[f"*{_stars(rule.target_patterns)}"] = FREE
+    captures, sources, targets = dict(at.found.captures), _stars(rule.source_patterns), _stars(rule.target_patterns)
+    place = tuple(int(captures.pop(f"*{sources - back}")) for back in reversed(range(merges(rule))))
+    captures |= {f"*{targets - back}": FREE for back in range(splits(rule))}
     outputs = tuple(write(rule, target, at, captures) for target in rule.target_patterns)
     use = uses.setdefault((number, outputs), Use(number, outputs, [{} for _ in rule.source_patterns]))
     if place in use.lanes[at.lane]:
@@ -284,42 +284,74 @@ def _convert(
     rules: Sequence[Any], use: Use, tensors: Tensors, wanted: MappingOf[str, Shape], config: Any, made: Made
 ) -> None:
     rule = rules[use.rule]
-    count = max(max(lane) for lane in use.lanes if lane) + 1
-    if count > 10_000 or any(set(lane) != set(range(count)) for lane in use.lanes):
+    merged, split = merges(rule), splits(rule)
+    wanted_places = _full(rule, {place for lane in use.lanes for place in lane})
+    if any(set(lane) != wanted_places for lane in use.lanes):
         made.problems.add("group-incomplete")
         return
-    lanes = [
-        Lane(text, [tensors[lane[at]] for at in range(count)], merges(rule))
-        for text, lane in zip(rule.source_patterns, use.lanes, strict=True)
-    ]
-    keys = tuple(lane[at] for lane in use.lanes for at in range(count))
-    place = Place(rule.target_patterns, _wanted_shapes(rules, use, wanted), splits(rule), config)
-    done = run_operations(rule.operations, lanes, place)
+    held = [{at: tensors[key] for at, key in lane.items()} for lane in use.lanes]
+    lanes = [Lane(text, nest(lane, merged), merged > 0) for text, lane in zip(rule.source_patterns, held, strict=True)]
+    keys = tuple(lane[at] for lane in use.lanes for at in sorted(lane))
+    place = Place(rule.target_patterns, _wanted_shapes(rules, use, wanted), split > 0, config)
+    done = run_levels(rule.operations, lanes, merged, split, place)
     if not any(lane.tensors for lane in done):
         made.vanished |= set(keys)
     for output, lane in zip(use.outputs, done, strict=True):
-        if len(lane.tensors) != 1 and not splits(rule):
+        if len(lane.tensors) != 1 and not split:
             raise RefusedError("operation-arity")
-        for at, tensor in enumerate(lane.tensors):
-            name = _finish(rules, use.rule + 1, output.replace(FREE, str(at)))
+        for at, tensor in unnest(lane.tensors, max(1, split)):
+            name = _finish(rules, use.rule + 1, _numbered(output, at))
             made.put(name, tensor, keys)
             made.changed.add(name)
 
 
-def _wanted_shapes(
-    rules: Sequence[Any], use: Use, wanted: MappingOf[str, Shape]
-) -> tuple[tuple[Shape | None, ...], ...]:
+def _numbered(output: str, place: tuple[int, ...]) -> str:
+    for index in place:
+        output = output.replace(FREE, str(index), 1)
+    return output
+
+
+def _full(rule: wb.WeightConverter, present: set[tuple[int, ...]]) -> set[tuple[int, ...]]:
+    """Return the indices that there have to be: all up to the highest; too many of them are no set that is there."""
+    levels = merges(rule)
+    stops = [max(place[level] for place in present) + 1 for level in range(levels)]
+    if math.prod(stops) > 10_000:
+        return set()
+    heights = _heights(rule)
+    if heights is None:
+        return set(itertools.product(*map(range, stops)))
+    beyond = {(a, b) for a, b in present if a >= len(heights) or b >= heights[a]}  # for the join to refuse
+    return beyond | {(outer, last) for outer, height in enumerate(heights) for last in range(height)}
+
+
+def _heights(rule: wb.WeightConverter) -> tuple[int, ...] | None:
+    """How many tensors each stack has, where stacks are joined along the axis of the stack, with sizes in numbers.
+
+    Only the drawn ones are known here: a stack and a join, with nothing else.
+    """
+    if [type(each).__name__ for each in rule.operations] != ["MergeModulelist", "Concatenate"] or merges(rule) != 2:
+        return None
+    stack, join = rule.operations
+    is_told = join.sizes is not None and all(isinstance(size, int) for size in join.sizes)
+    return join.sizes if is_told and stack.dim == join.dim and len(rule.source_patterns) == 1 else None
+
+
+def _wanted_shapes(rules: Sequence[Any], use: Use, wanted: MappingOf[str, Shape]) -> tuple[tuple[Any, ...], ...]:
     """Find the shapes that a converter's targets are to have; those of an index, as far as it is wanted."""
-    shapes = []
-    for output in use.outputs:
-        if FREE not in output:
-            shapes.append((wanted.get(_last_name(rules, use, output) or ""),))
-            continue
-        lane: list[Shape] = []
-        while len(lane) < 1000:
-            shape = wanted.get(_last_name(rules, use, output.replace(FREE, str(len(lane)))) or "")
-            if shape is None:
-                break
-            lane.append(shape)
-        shapes.append(tuple(lane))
-    return tuple(shapes) if any(shape is not None for lane in shapes for shape in lane) else ()
+    shapes = [tuple(_wanted_lane(rules, use, wanted, output)) for output in use.outputs]
+    lanes = [(wanted.get(_last_name(rules, use, output) or ""),) if FREE not in output else lane
+             for output, lane in zip(use.outputs, shapes, strict=True)]  # fmt: skip
+    return tuple(lanes) if any(shape is not None for lane in lanes for shape in lane) else ()
+
+
+def _wanted_lane(rules: Sequence[Any], use: Use, wanted: MappingOf[str, Shape], output: str) -> Iterator[Any]:
+    """Yield the shapes of a name with free indices, as far as they are wanted; of several indices in lists."""
+    for index in range(1000 if FREE in output else 0):
+        name = output.replace(FREE, str(index), 1)
+        if FREE in name:
+            found: Any = tuple(_wanted_lane(rules, use, wanted, name))
+        else:
+            found = wanted.get(_last_name(rules, use, name) or "")
+        if found is None or (FREE in name and not found):
+            return
+        yield found

@@ -6,8 +6,8 @@ A lane is what one pattern of a converter stands for: its name, its tensors, and
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -51,6 +51,13 @@ class Place:
     joined: bool = False
     repeats: int = 1
 
+    def within(self, index: int, made: int) -> Place:
+        """Return what may be known of one of the outer indices, of which there are `made` with those within."""
+        inner = [lane[index] if index < len(lane) else None for lane in self.shapes]
+        if made > 1:
+            return replace(self, shapes=tuple(inner) if all(inner) else ())
+        return replace(self, shapes=tuple((shape,) for shape in inner), splits=False)
+
     def shape(self, target: int, index: int = 0) -> Shape | None:
         lane = self.shapes[target] if self.last and target < len(self.shapes) else ()
         return lane[index] if index < len(lane) else None
@@ -66,8 +73,96 @@ Lanes = list[Lane]
 Run = Callable[[Any, Lanes, Place], Lanes]
 
 
+def nest(held: dict[tuple[int, ...], Any], levels: int) -> list[Any]:
+    """Put tensors into lists in the order of their indices: a list for each combination of the outer ones."""
+    if levels < 2:
+        return [held[place] for place in sorted(held)]
+    outer = sorted({place[0] for place in held})
+    return [nest({at[1:]: each for at, each in held.items() if at[0] == first}, levels - 1) for first in outer]
+
+
+def unnest(lists: Sequence[Any], levels: int) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """Yield what lists hold, with its indices."""
+    for index, each in enumerate(lists):
+        yield from (
+            [((index, *place), held) for place, held in unnest(each, levels - 1)] if levels > 1 else [((index,), each)]
+        )
+
+
+BY_ITSELF = {"Concatenate", "Chunk", "Split"}
+"""Operations that run for each index by itself, where a later one uses the index up, or an earlier one has made it."""
+
+
+def run_levels(operations: Sequence[Any], lanes: Lanes, merged: int, made: int, place: Place) -> Lanes:
+    """Run operations on tensors with several indices: for each outer one by itself, before it is used up or once made.
+
+    Args:
+        operations: First to last.
+        lanes: Tensors in lists, as many deep as there are indices.
+        merged: How many indices the operations use up.
+        made: How many they make.
+        place: What they may know.
+    """
+    names = [type(each).__name__ for each in operations]
+    at, levels = _last_use(operations, names, merged)
+    if at is not None and (merged > 1 or BY_ITSELF & set(names[:at])):
+        inner = [
+            run_levels(operations[:at], own, merged - levels, 0, Place((), config=place.config))
+            for own in _divided(lanes, levels, merged > levels)
+        ]
+        joined = [Lane(first.name, [tensor for own in inner for tensor in own[number].tensors], indexed=True)
+                  for number, first in enumerate(inner[0])]  # fmt: skip
+        return run_levels(operations[at:], joined, 1, made, place)
+    first = _first_make(operations, names, made, len(place.targets))
+    if first is not None and (made > 1 or BY_ITSELF & set(names[first + 1 :])):
+        targets = place.targets if names[first] in BY_ITSELF else ()
+        outer = run_operations(operations[: first + 1], lanes, replace(place, targets=targets, shapes=()))
+        if len({len(lane.tensors) for lane in outer}) > 1 or not outer[0].tensors:
+            raise RefusedError("operation-arity")
+        done = [
+            run_levels(operations[first + 1 :], [Lane(lane.name, [lane.tensors[index]]) for lane in outer], 0, made - 1,
+                       place.within(index, made))
+            for index in range(len(outer[0].tensors))
+        ]  # fmt: skip
+        return [
+            Lane(target, [own[number].tensors if made > 1 else own[number].tensors[0] for own in done], indexed=True)
+            for number, target in enumerate(place.targets)
+        ]
+    return run_operations(operations, lanes, place)
+
+
+def _last_use(operations: Sequence[Any], names: Sequence[str], merged: int) -> tuple[int | None, int]:
+    """Find the operation that uses up the outermost index, and how many indices it uses up."""
+    stacking = [at for at, name in enumerate(names) if name in ("MergeModulelist", LISTING[2])][:merged]
+    uses = dict.fromkeys(stacking, 1)
+    joining = [at for at, each in enumerate(operations)
+               if names[at] == "Concatenate" or (names[at] == "MergeEqual" and each.times is None)]  # fmt: skip
+    if merged > len(stacking) and joining:
+        uses[joining[0]] = merged - len(stacking)
+    return (max(uses), uses[max(uses)]) if uses and merged else (None, 0)
+
+
+def _first_make(operations: Sequence[Any], names: Sequence[str], made: int, targets: int) -> int | None:
+    """Find the operation that makes the outermost index: the last ones that take apart, or a cut before them."""
+    apart = [at for at, name in enumerate(names) if name in ("SplitModulelist", SINGLE[3])][-made:] if made else []
+    cuts = [at for at, name in enumerate(names) if name in ("Chunk", "Split") and "Concatenate" not in names[at:]]
+    if made > len(apart) and not (apart and "Repeat" in names):
+        return cuts[0] if cuts and targets == 1 else None
+    return apart[0] if apart else None
+
+
+def _divided(lanes: Lanes, levels: int, is_indexed: bool) -> Iterator[Lanes]:
+    """Yield the lanes of each combination of some outer indices, in the order of the first lane."""
+    lists = [dict(unnest(lane.tensors, levels)) for lane in lanes]
+    for place in lists[0]:
+        yield [
+            Lane(lane.name, own[place] if is_indexed else [own[place]], is_indexed)
+            for lane, own in zip(lanes, lists, strict=True)
+        ]
+
+
 def run_operations(operations: Sequence[Any], lanes: Lanes, place: Place) -> Lanes:
-    """Run a converter's operations, first to last."""
+    """Run a converter's operations, first to last, on tensors that have one index or none."""
     for number, operation in enumerate(operations):
         later = [type(each).__name__ for each in operations[number + 1 :]]
         regrouping = [name for name in later if name in LISTING or name in SINGLE]
@@ -78,7 +173,7 @@ def run_operations(operations: Sequence[Any], lanes: Lanes, place: Place) -> Lan
         times = [each.times or 1 for each in operations[number + 1 :] if type(each).__name__ == "Repeat"]
         seen = Place(place.targets, place.shapes, place.splits, place.config, last, listed, parts, joined, prod(times))
         lanes = OPERATIONS[type(operation).__name__](operation, lanes, seen)
-    if len(lanes) != len(place.targets):
+    if place.targets and len(lanes) != len(place.targets):
         raise RefusedError("operation-arity")
     return lanes
 

@@ -32,7 +32,9 @@ from mutations import Mutation, mutate, mutations
 MODULES = (
     "planning/names/prepared",
     "planning/names/wanting",
+    "operations/nesting",
     "planning/joining",
+    "planning/members/group_keys",
     "planning/tracing",
     "planning/readings",
     "planning/fitting",

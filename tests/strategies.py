@@ -96,6 +96,7 @@ def same(found: Mapping[str, torch.Tensor], wanted: Mapping[str, Bits]) -> None:
 # ---- rules, as a second implementation sees them ----
 
 Segments = tuple[str, ...]
+Place = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -119,12 +120,12 @@ class Rule:
     spelling: str = "plain"
 
     @property
-    def merges(self) -> bool:
-        return self.sources[0].count("*") > self.targets[0].count("*")
+    def merges(self) -> int:
+        return max(0, self.sources[0].count("*") - self.targets[0].count("*"))
 
     @property
-    def splits(self) -> bool:
-        return self.sources[0].count("*") < self.targets[0].count("*")
+    def splits(self) -> int:
+        return max(0, self.targets[0].count("*") - self.sources[0].count("*"))
 
 
 def transform(rule: Rule) -> Any:
@@ -243,11 +244,11 @@ def write(rule: Rule, key: str, target: Segments, where: Found, indices: Sequenc
 
 @dataclass
 class Use:
-    """One use of a converter: for each lane, index to source key; and the names it writes, `*` still open."""
+    """One use of a converter: for each lane, indices to source key; and the names it writes, `*` still open."""
 
     rule: int
     outputs: tuple[str, ...]
-    lanes: list[dict[int, str]]
+    lanes: list[dict[Place, str]]
 
 
 @dataclass
@@ -311,19 +312,21 @@ def _use_of(rule: Rule, name: str) -> tuple[Any, ...]:
     if len(found) > 1:
         raise OverlapError
     ((lane, where),) = found
-    indices = list(where.indices)
-    place = int(indices.pop()) if rule.merges else 0
-    free = [*indices, *(["*"] if rule.splits else [])]
+    place, free = _divide(rule, where.indices)
     outputs = tuple(write(rule, name, target, where, free) for target in rule.targets)
     return lane, place, outputs, len(rule.sources), rule.steps
+
+
+def _divide(rule: Rule, indices: Sequence[str]) -> tuple[Place, list[str]]:
+    """Divide the indices that a pattern matched into those that are used up, and those that the targets have."""
+    kept = len(indices) - rule.merges
+    return tuple(map(int, indices[kept:])), [*indices[:kept], *["*"] * rule.splits]
 
 
 def _collect(rules: Sequence[Rule], uses: dict[Any, Use], number: int, name: str, key: str, expected: Expected) -> None:
     rule = rules[number]
     ((lane, where),) = claims(rule, name)
-    indices = list(where.indices)
-    place = int(indices.pop()) if rule.merges else 0
-    free = [*indices, *(["*"] if rule.splits else [])]
+    place, free = _divide(rule, where.indices)
     outputs = tuple(write(rule, name, target, where, free) for target in rule.targets)
     use = uses.setdefault((number, outputs), Use(number, outputs, [{} for _ in rule.sources]))
     if place in use.lanes[lane]:
@@ -335,22 +338,21 @@ def _convert(
     rules: Sequence[Rule], use: Use, tensors: Mapping[str, Bits], expected: Expected
 ) -> Iterator[tuple[tuple[str, ...], list[tuple[str, Bits]]]]:
     rule = rules[use.rule]
-    count = max((max(lane) for lane in use.lanes if lane), default=0) + 1
-    if any(set(lane) != set(range(count)) for lane in use.lanes):
+    whole = _all_places(rule, {place for lane in use.lanes for place in lane})
+    if any(set(lane) != whole for lane in use.lanes):
         expected.problems.add(("group-incomplete", _name_of(rules, use)))
         return
-    sources = tuple(lane[i] for lane in use.lanes for i in range(count))
+    sources = tuple(lane[place] for lane in use.lanes for place in sorted(lane))
     dtype = tensors[sources[0]].dtype
-    values = [[tensors[lane[i]].array for i in range(count)] for lane in use.lanes]
-    for name, arguments in rule.steps:
-        if name == "MergeEqual" and arguments and len(values[0]) % arguments[0]:
-            expected.problems.add(("operation-arity", _name_of(rules, use)))
-            return
-        values = OPERATIONS[name](values, *arguments, targets=len(rule.targets))
+    arrays = [{place: tensors[key].array for place, key in lane.items()} for lane in use.lanes]
+    values = _run_steps(rule, arrays)
+    if values is None:
+        expected.problems.add(("operation-arity", _name_of(rules, use)))
+        return
     written = []
     for output, lane in zip(use.outputs, values, strict=True):
-        for number, array in enumerate(lane):
-            name = output.replace("*", str(number), 1) if rule.splits else output
+        for place, array in lane.items():
+            name = _number(output, place)
             try:
                 final = _finish(rules[use.rule + 1 :], name)
             except OverlapError:
@@ -359,6 +361,52 @@ def _convert(
             written.append((final, Bits(dtype, np.ascontiguousarray(array))))
     expected.touched |= set(sources)
     yield sources, written
+
+
+def _all_places(rule: Rule, present: set[Place]) -> set[Place]:
+    """Return the indices that there have to be, up to the highest; where sizes are said, as many as there are."""
+    stops = [max(place[level] for place in present) + 1 for level in range(rule.merges)]
+    if rule.merges == 2 and [name for name, _ in rule.steps] == ["MergeModulelist", "Concatenate"]:
+        return {(outer, index) for outer, stop in enumerate(rule.steps[1][1][2]) for index in range(stop)}
+    return set(itertools.product(*map(range, stops)))
+
+
+def _run_steps(rule: Rule, lanes: list[dict[Place, np.ndarray]]) -> list[dict[Place, np.ndarray]] | None:
+    """Run a converter's operations: some on the tensors of each outer index by itself, before the others or behind."""
+    names = [name for name, _ in rule.steps]
+    if rule.merges == 2 or names[:2] == ["Concatenate", "MergeModulelist"]:
+        at = max(number for number, name in enumerate(names) if name in ("MergeModulelist", "Concatenate"))
+        outers = sorted({place[0] for place in lanes[0]})
+        inner = [_run_flat(rule, rule.steps[:at], [_sorted_values(lane, outer) for lane in lanes]) for outer in outers]
+        values = _run_flat(rule, rule.steps[at:], [[each[0] for each in same] for same in zip(*inner, strict=True)])
+        return [{(): lane[0]} for lane in values]
+    if rule.splits == 2:
+        ((outer,),) = (_run_flat(rule, rule.steps[:1], [list(lane.values())]) for lane in lanes)
+        inner = [_run_flat(rule, rule.steps[1:], [[each]]) for each in outer]
+        return [{(a, b): array for a, own in enumerate(inner) for b, array in enumerate(own[number])}
+                for number in range(len(rule.targets))]  # fmt: skip
+    values = _run_flat(rule, rule.steps, [[lane[place] for place in sorted(lane)] for lane in lanes])
+    return values and [
+        {(number,) if rule.splits else (): array for number, array in enumerate(lane)} for lane in values
+    ]
+
+
+def _sorted_values(lane: dict[Place, np.ndarray], outer: int) -> list[np.ndarray]:
+    return [lane[place] for place in sorted(lane) if place[0] == outer]
+
+
+def _run_flat(rule: Rule, steps: Iterable[tuple[str, tuple[Any, ...]]], values: Lanes) -> Any:
+    for name, arguments in steps:
+        if name == "MergeEqual" and arguments and len(values[0]) % arguments[0]:
+            return None
+        values = OPERATIONS[name](values, *arguments, targets=len(rule.targets))
+    return values
+
+
+def _number(output: str, place: Place) -> str:
+    for index in place:
+        output = output.replace("*", str(index), 1)
+    return output
 
 
 def _name_of(rules: Sequence[Rule], use: Use) -> str:
@@ -459,7 +507,9 @@ class Block(NamedTuple):
     targets: tuple[str, ...]
     steps: tuple[tuple[str, tuple[Any, ...]], ...]
     shapes: tuple[tuple[int, ...], ...]
-    experts: int = 0
+    experts: int | tuple[int, ...] = 0
+    """How many there are of an index; of two, how many of the second one for each of the first."""
+
     equal: int = 0
     """How many that follow each other hold the same: tensors by leaf or index, or slices of the only one."""
 
@@ -469,6 +519,7 @@ EQUAL_BLOCKS = "same", "same by index", "same slices"
 
 BLOCKS = (
     *("fuse", "cut", "chunk", "stack", "stack pair", "unstack", "turn", "permute", "blocks", "chain", "turned", "many"),
+    *("grid", "grid pair", "ragged", "pairs", "ungrid", "ungrid pair"),
     *("share", "share by index", "share stacked", *EQUAL_BLOCKS),
 )
 """Kinds of blocks."""
@@ -527,6 +578,30 @@ class _Draw:
                 order = tuple(chance.sample(range(3), 3))
                 steps = (("Reorder", (0, order, (a, b, c))),)
                 return Block("mixer", ("kqv.weight",), ("qkv.weight",), steps, ((a + b + c, 2),))
+            case "grid":
+                steps = (("MergeModulelist", (0,)), ("MergeModulelist", (chance.choice((0, 1)),)))
+                sizes = chance.choice(((2, 2), (3, 3), (4,), (1, 1, 1)))
+                return Block("grid", ("*.cells.*.w.weight",), ("cells",), steps, ((a, b),), sizes)
+            case "grid pair":
+                steps = (
+                    ("MergeModulelist", (0,)),
+                    ("Concatenate", (1,)),
+                    ("MergeModulelist", (chance.choice((0, 1)),)),
+                )
+                return Block("grid", ("*.cells.*.w1", "*.cells.*.w3"), ("w13",), steps, ((a, b), (c, b)), (2, 2, 2))
+            case "ragged":
+                sizes = chance.choice(((1, 3, 2), (2, 1), (2, 2), (3,)))
+                steps = (("MergeModulelist", (0,)), ("Concatenate", (0, None, sizes)))
+                return Block("ragged", ("*.cells.*.w.weight",), ("cells",), steps, ((a, b),), sizes)
+            case "pairs":
+                steps = (("Concatenate", (0,)), ("MergeModulelist", (0,)))
+                return Block("pairs", ("*.gate", "*.up"), ("gate_up",), steps, ((a, b), (c, b)), 3)
+            case "ungrid":
+                steps = (("SplitModulelist", (0,)), ("SplitModulelist", (1,)))
+                return Block("cells", ("all",), ("*.cells.*.part",), steps, ((2, a, 3, b),))
+            case "ungrid pair":
+                steps = (("SplitModulelist", (1,)), ("Chunk", (1,)), ("SplitModulelist", (0,)))
+                return Block("cells", ("all",), ("*.cells.*.gate", "*.cells.*.up"), steps, ((2, 3, 2 * a, b),))
             case "share":
                 steps, leaves = (("Repeat", ()),), ("table.weight", "untied.weight", "third.weight")
                 return Block("head", leaves[:1], leaves[: chance.choice((2, 3))], steps, ((a, b),))
@@ -577,8 +652,8 @@ class _Draw:
         dtype = self.chance.choice(("F32", "F32", "BF16", "I64", "I16"))
         made: list[Bits] = []
         for leaf, shape in zip(block.sources, block.shapes, strict=True):
-            for expert in range(block.experts or 1):
-                key = f"{path}.{leaf.replace('*', str(expert))}"
+            for place in _places_of(block.experts):
+                key = f"{path}.{_number(leaf, place)}"
                 is_first = not block.equal or len(made) % block.equal == 0
                 made.append(self.bits(shape, dtype) if is_first else made[-1])
                 self.tensors[key] = made[-1]
@@ -683,6 +758,12 @@ class _Draw:
 
     def path(self, module: str, leaf: str, leaves: dict[str, str]) -> Segments:
         return (module, *(leaves.get(part, part) for part in leaf.split(".")))
+
+
+def _places_of(experts: int | tuple[int, ...]) -> list[Place]:
+    if isinstance(experts, tuple):
+        return [(outer, inner) for outer, count in enumerate(experts) for inner in range(count)]
+    return [(index,) for index in range(experts or 1)]
 
 
 def draw_layout(seed: int, features: int = 3) -> Layout:

@@ -940,7 +940,7 @@ def test_files_on_the_page_are_read() -> None:
     """Its commands run in tests/whole/test_docs.py."""
     page = (ROOT / "docs" / "mapping-files.md").read_text("utf-8")
     (block,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(read_mapping(block)) == 9 + len(default_registry.find("llava"))
+    assert len(read_mapping(block)) == 10 + len(default_registry.find("llava"))
 
 
 def test_examples_in_the_help_run(there: Path) -> None:

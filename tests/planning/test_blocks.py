@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from safetensors.torch import load_file, save_file
+from mapping_cases import Case, Tensors, equal, numbers
 
 import weighbridge as wb
 
-Tensors = dict[str, torch.Tensor]
 laws = settings(max_examples=1000, deadline=None)
-
-
-def numbers(*shape: int) -> torch.Tensor:
-    return torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
-
-
-@dataclass(frozen=True)
-class Case:
-    """Rules, what they read, and what plain torch makes of it."""
-
-    operations: list[Any]
-    source: Tensors
-    target: Tensors
-    config: dict[str, Any] = field(default_factory=dict)
-    sides: tuple[Any, Any] = ("block", "block")
-
-    @property
-    def mapping(self) -> wb.Mapping:
-        return wb.Mapping([wb.WeightConverter(*self.sides, self.operations)], name="blocks")
 
 
 def of_each(change: Any, *shapes: tuple[int, ...]) -> tuple[Tensors, Tensors]:
@@ -130,39 +109,19 @@ CASES = {
 }  # fmt: skip
 
 
-def equal(found: Tensors, wanted: Tensors) -> bool:
-    return found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in wanted)
-
-
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_from_memory_and_back(case: Case) -> None:
-    plan = wb.plan(case.source, case.mapping, config=case.config)
-    assert plan.is_exact
-    assert equal(plan.state_dict(), case.target)
-    assert equal(wb.Plan.from_json(plan.to_json()).state_dict(case.source), case.target)
+    case.check_in_memory()
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_inverse_is_recorded_and_derived(case: Case) -> None:
-    recorded = wb.plan(case.source, case.mapping, config=case.config).inverse()
-    assert recorded.inverse().inverse() == recorded
-    derived = wb.plan(case.target, case.mapping.inverse(), config=case.config)
-    assert equal(recorded.state_dict(case.target), case.source)
-    assert equal(derived.state_dict(), case.source)
+    case.check_ways_back()
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_from_files_and_back(case: Case, tmp_path: Path) -> None:
-    published = tmp_path / "published"
-    published.mkdir()
-    save_file(case.source, published / "model.safetensors")
-    file = tmp_path / "mapping.yaml"
-    file.write_text(case.mapping.to_yaml(), "utf-8")
-    assert wb.load_mapping(file) == case.mapping
-    wb.convert(published, tmp_path / "out", wb.load_mapping(file), config=case.config)
-    assert equal(load_file(tmp_path / "out" / "model.safetensors"), case.target)
-    wb.revert(tmp_path / "out", tmp_path / "back")
-    assert (tmp_path / "back" / "model.safetensors").read_bytes() == (published / "model.safetensors").read_bytes()
+    case.check_files(tmp_path)
 
 
 @pytest.mark.parametrize(

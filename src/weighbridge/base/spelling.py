@@ -66,8 +66,18 @@ def divide_boxes(points: set[tuple[int, ...]]) -> list[tuple[tuple[int, ...], ..
 
 def spell_numbers(numbers: tuple[int, ...]) -> str:
     """Write numbers in order as ranges and single ones, in braces if there are several."""
+    return spell_ranges(ranges_of(numbers))
+
+
+def ranges_of(numbers: Iterable[int]) -> list[Range]:
+    """Return numbers in order as ranges.
+
+    Examples:
+        >>> ranges_of([0, 1, 2, 5])
+        [(0, 3), (5, 6)]
+    """
     runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])]
-    return spell_ranges([(run[0], run[-1] + 1) for run in runs])
+    return [(run[0], run[-1] + 1) for run in runs]
 
 
 def spell_ranges(ranges: Collection[Range]) -> str:

@@ -224,8 +224,8 @@ class PrefixChange:
 class WeightConverter:
     """Turn the tensors that match `source_patterns` into those named `target_patterns`, by operations.
 
-    The keys that match form groups: those which agree in everything but the index `*` and the pattern they matched.
-    Within a group the index in the key decides the place of a tensor, never the order of arrival.
+    The keys that match form groups: those which agree in everything but the index `*`, or several of them, and the
+    pattern they matched. Within a group the indices in the key decide a tensor's place, never the order of arrival.
 
     Args:
         source_patterns: Patterns of the tensors that are read, in the operations' order.
@@ -276,7 +276,7 @@ class WeightConverter:
         self.arity.check()
         for source in map(Pattern.parse, self.source_patterns):
             for target in map(Pattern.parse, self.target_patterns):
-                check_rewrite(source, target, free_stars=self.arity.splits)
+                check_rewrite(source, target, free_stars=self.arity.splits > 0)
 
     @property
     def arity(self) -> Arity:
@@ -345,7 +345,7 @@ def _inverted_patterns(converter: WeightConverter) -> tuple[list[str], list[str]
     """Turn a converter's patterns round: each target becomes a source that binds what the old sources bound."""
     sources = [Pattern.parse(text) for text in converter.source_patterns]
     targets = [Pattern.parse(text) for text in converter.target_patterns]
-    free = converter.arity.merges or converter.arity.splits
+    free = converter.arity.merges + converter.arity.splits > 0
     new_sources = [invert(sources[0], target, free_stars=free)[0].text for target in targets]
     new_targets = [invert(source, targets[0], free_stars=free)[1].text for source in sources]
     return new_sources, new_targets

@@ -1,6 +1,7 @@
 """How many tensors run through a converter's operations, before any shape is known.
 
-A lane is what one pattern of a converter stands for: a single tensor, or one tensor for each index of its last `*`.
+A lane is what one pattern of a converter stands for: a single tensor, or one tensor for each index of its last `*`, of
+which the operations may use up several.
 Following the lanes from the sources to the targets shows at construction that operations and patterns fit together.
 """
 
@@ -24,17 +25,14 @@ from weighbridge.operations.groupings import (
     MergeModulelist,
     Split,
     SplitModulelist,
+    is_told,
 )
-from weighbridge.operations.lowering import takes_list
 from weighbridge.operations.movements import Moving
+from weighbridge.operations.nesting import count_made, count_used, needed_indices, takes_list
 from weighbridge.operations.ops import Operation
 from weighbridge.operations.replicas import MergeEqual, Repeat
+from weighbridge.operations.values import Size
 from weighbridge.pattern import Pattern
-
-_MERGING = MergeModulelist, ErnieFuseAndSplitTextVisionExperts
-_SPLITTING = SplitModulelist, ErnieSplitAndDecoupleTextVisionExperts
-_PARTING = *_SPLITTING, Chunk, Split, Repeat
-_JOINING = *_MERGING, Concatenate, MergeEqual
 
 
 @dataclass(frozen=True)
@@ -52,19 +50,14 @@ class Arity:
     operations: tuple[Operation, ...]
 
     @cached_property
-    def merges(self) -> bool:
-        """Whether the operations use up the index of the sources' last `*`."""
-        is_equal = len(self.sources) == 1  # of one pattern there are several only by an index
-        return self._surplus > 0 or _first_is(
-            self.operations, (*_MERGING, *([MergeEqual] if is_equal else [])), _PARTING
-        )
+    def merges(self) -> int:
+        """How many of the sources' last `*` have an index that the operations use up."""
+        return max(self._surplus, count_used(self.operations, len(self.sources) == 1))
 
     @cached_property
-    def splits(self) -> bool:
-        """Whether the operations make the index of the targets' last `*`."""
-        is_equal = len(self.targets) == 1
-        back = self.operations[::-1]
-        return self._surplus < 0 or _first_is(back, (*_SPLITTING, *([Repeat] if is_equal else [])), _JOINING)
+    def splits(self) -> int:
+        """How many of the targets' last `*` have an index that the operations make."""
+        return max(-self._surplus, count_made(self.operations, len(self.targets) == 1))
 
     @property
     def keeps_lanes(self) -> bool:
@@ -73,6 +66,19 @@ class Arity:
         regrouping = Concatenate, Chunk, Split, Repeat, MergeEqual, *ernie
         return len(self.sources) == len(self.targets) and not self._has(*regrouping)
 
+    @property
+    def heights(self) -> tuple[Size, ...] | str | None:
+        """Of two merged indices, how many of the second there are for each of the first; None where it is one number.
+
+        So it is said where stacks are joined along the axis that they were stacked on, by the sizes of all parts.
+        """
+        operations = [each for each in self.operations if not isinstance(each, On | Cast)]
+        at = next((at for at, each in enumerate(operations) if not isinstance(each, Moving)), 0)
+        match operations[at : at + 2]:
+            case [MergeModulelist(dim), Concatenate(axis, _, sizes)] if self.merges == 2 and dim == axis:
+                return sizes if len(self.sources) == 1 and is_told(sizes) else None
+        return None
+
     def check(self) -> None:
         """Follow the lanes through the operations and compare them with the targets.
 
@@ -80,10 +86,10 @@ class Arity:
             MappingError: `mapping-invalid`; `operation-arity` for a chain whose parts are not counted, or not there.
         """
         try:
-            if self.merges and not count_stars(self.sources):
+            if self.merges > count_stars(self.sources):
                 raise MappingError("mapping-invalid", "an operation merges an index that the sources do not have")
-            *_, (lanes, indexed) = self._follow()
-            self._compare(lanes, indexed)
+            *_, (lanes, indices) = self._follow()
+            self._compare(lanes, indices)
         except MappingError as problem:
             raise problem.with_context(
                 got=f"{', '.join(self.sources)} -> {', '.join(self.targets)}",
@@ -95,17 +101,19 @@ class Arity:
         """Return for each operation how many lanes it is given."""
         return [lanes for lanes, _ in self._follow()][:-1]
 
-    def _follow(self) -> Iterator[tuple[int, bool]]:
-        """Yield how many lanes there are at first and after each operation, and whether they are indexed."""
-        lanes, indexed = len(self.sources), self.merges
-        yield lanes, indexed
+    def _follow(self) -> Iterator[tuple[int, int]]:
+        """Yield how many lanes there are at first and after each operation, and how many indices a lane has."""
+        lanes, indices = len(self.sources), self.merges
+        needs = needed_indices(self.operations, len(self.targets), self.splits)
+        yield lanes, indices
         for number, operation in enumerate(self.operations):
-            later = self.operations[number + 1 :]
+            later, needed = self.operations[number + 1 :], needs[number + 1 :]
             if isinstance(operation, Repeat | MergeEqual):
-                lanes, indexed = self._after_equal(operation, later, lanes, indexed)
+                _refuse_lists(operation, later, indices, needed)
+                lanes, indices = self._after_equal(operation, later, lanes, indices, needed[0])
             else:
-                lanes, indexed = self._after(operation, later, lanes, indexed)
-            yield lanes, indexed
+                lanes, indices = self._after(operation, later, lanes, indices, needed[0])
+            yield lanes, indices
 
     @cached_property
     def _surplus(self) -> int:
@@ -114,70 +122,74 @@ class Arity:
     def _has(self, *kinds: type[Any]) -> bool:
         return any(isinstance(operation, kinds) for operation in self.operations)
 
-    def _after(self, operation: Operation, later: Sequence[Operation], lanes: int, indexed: bool) -> tuple[int, bool]:
-        """Return how many lanes there are after one operation, and whether they are indexed.
+    def _after(
+        self, operation: Operation, later: Sequence[Operation], lanes: int, indices: int, needed: int
+    ) -> tuple[int, int]:
+        """Return how many lanes there are after one operation, and how many indices a lane has; `needed` is the least.
 
         What is cut inside a chain is joined again, so that the operation itself says how many parts there are.
         """
         name = type(operation).__name__
         match operation:
-            case MergeModulelist() | ErnieFuseAndSplitTextVisionExperts() if not indexed:
+            case MergeModulelist() | ErnieFuseAndSplitTextVisionExperts() if not indices:
                 raise MappingError("mapping-invalid", f"{name} needs sources with an index `*`")
             case MergeModulelist():
-                return lanes, False
+                return lanes, indices - 1
             case SplitModulelist():
-                return lanes, True
+                return lanes, indices + 1
             case Concatenate():
-                return 1, False
-            case Chunk() | Split() if indexed:
+                return 1, min(indices, needed)
+            case Chunk() | Split() if indices > needed:
                 given = "one" if lanes == 1 else f"{lanes}"
                 raise MappingError("mapping-invalid", f"{name} divides one tensor, not {given} for each index")
             case Chunk() | Split() if lanes != 1:
                 raise MappingError("mapping-invalid", f"{name} divides one tensor, not {lanes}")
             case Chunk() | Split() if is_joined(later):
-                return _counted_parts(operation), False
+                return _counted_parts(operation), indices
             case On(parts) if parts[-1] >= lanes:
                 what, got = "an operation is for a part that is not there", counted(lanes, "tensor")
                 raise MappingError("operation-arity", what, expected=f"{parts[-1] + 1} tensors or more", got=got)
-            case Chunk() if self._chunk_makes_index:
-                return 1, True
+            case Chunk() | Split() if indices < needed and len(self.targets) == 1:
+                return 1, indices + 1
             case Chunk() | Split():
-                return self._parts_before(later), False
+                return self._parts_before(later), indices
             case ErnieFuseAndSplitTextVisionExperts():
-                return len(self.targets), False
+                return len(self.targets), indices - 1
             case ErnieSplitAndDecoupleTextVisionExperts():
-                return len(self.targets), True
-        return lanes, indexed
+                return len(self.targets), indices + 1
+        return lanes, indices
 
     def _after_equal(
-        self, operation: Repeat | MergeEqual, later: Sequence[Operation], lanes: int, indexed: bool
-    ) -> tuple[int, bool]:
+        self, operation: Repeat | MergeEqual, later: Sequence[Operation], lanes: int, indices: int, needed: int
+    ) -> tuple[int, int]:
         """Return the same for an operation of equal tensors, which looks at what comes after it."""
         name, times = type(operation).__name__, operation.times
-        is_list = takes_list(later, self.splits)
+        is_list = takes_list(later, bool(self.splits), indices, needed)
         match operation:
+            case Repeat(int()) if indices:
+                return lanes, indices + (needed > indices)
             case Repeat() if times is not None:
-                return (lanes, True) if indexed or is_list else (lanes * times, False)
-            case Repeat() if indexed or lanes != 1:
+                return (lanes, 1) if is_list else (lanes * times, 0)
+            case Repeat() if indices or lanes != 1:
                 raise MappingError("mapping-invalid", f"{name} without a number repeats one tensor, for each target")
             case Repeat() if not all(isinstance(each, Moving | On | Cast) for each in later):
                 raise MappingError("mapping-invalid", f"{name} needs a number where another operation regroups tensors")
             case Repeat() if len(self.targets) == 1 and not self.splits:
                 raise MappingError("mapping-invalid", f"{name} makes several equal tensors, and there is one target")
             case Repeat():
-                return len(self.targets), self.splits
-            case MergeEqual() if lanes == 1 and not indexed:
+                return len(self.targets), min(1, self.splits)
+            case MergeEqual() if lanes == 1 and indices == (0 if times is not None else min(indices, needed)):
                 raise MappingError(
                     "mapping-invalid", f"{name} makes one tensor of several equal ones, and there is one"
                 )
             case MergeEqual() if times is None:
-                return 1, False
-            case MergeEqual() if indexed:
-                return lanes, is_list
+                return 1, min(indices, needed)
+            case MergeEqual() if indices:
+                return lanes, indices if is_list else indices - 1
         assert times is not None
         if lanes % times:
             raise MappingError("mapping-invalid", f"{name}(times={times}) does not divide {lanes} tensors")
-        return lanes // times, False
+        return lanes // times, 0
 
     def _parts_before(self, later: Sequence[Operation]) -> int:
         """Return how many parts a tensor is cut into for the targets, before parts are repeated or merged."""
@@ -189,21 +201,17 @@ class Arity:
                 parts *= operation.times or 1
         return parts
 
-    @cached_property
-    def _chunk_makes_index(self) -> bool:
-        """Whether a `Chunk` among the operations is the one that makes the targets' index."""
-        return len(self.targets) == 1 and self.splits and not self._has(SplitModulelist)
-
-    def _compare(self, lanes: int, indexed: bool) -> None:
+    def _compare(self, lanes: int, indices: int) -> None:
         wanted = len(self.targets)
         if lanes != wanted:
             tensors = "one tensor" if lanes == 1 else f"{lanes} tensors"
             what = f"the operations give {tensors} for {wanted} target patterns"
-        elif indexed and not self.splits:
-            what = "the operations leave one tensor for each index, and the targets have none"
-        elif self.splits and not indexed:
+        elif indices > self.splits:
+            none = "fewer" if self.splits else "none"
+            what = f"the operations leave one tensor for each index, and the targets have {none}"
+        elif self.splits > indices:
             what = "the targets have an index `*` that no operation makes"
-        elif self.splits and not count_stars(self.targets):
+        elif self.splits > count_stars(self.targets):
             what = "an operation makes an index that the targets do not have"
         elif self._surplus != self.merges - self.splits:
             what = "an index `*` that the operations use up still stands in the targets"
@@ -212,10 +220,15 @@ class Arity:
         raise MappingError("mapping-invalid", what)
 
 
-def _first_is(operations: Iterable[Operation], wanted: tuple[type[Any], ...], others: tuple[type[Any], ...]) -> bool:
-    """Tell whether of two groups of operations the first one comes first."""
-    found = next((operation for operation in operations if isinstance(operation, (*wanted, *others))), None)
-    return isinstance(found, wanted)
+def _refuse_lists(operation: Repeat | MergeEqual, later: Sequence[Operation], indices: int, needed: list[int]) -> None:
+    """Refuse to make a list longer or shorter whose tensors a `Concatenate` then joins for each index by itself."""
+    follows = next((place for place, each in enumerate(later) if not isinstance(each, Moving | On | Cast)), None)
+    if operation.times is None or not indices or follows is None:
+        return
+    if isinstance(later[follows], Concatenate) and needed[follows + 1] >= indices:
+        name = type(operation).__name__
+        what = f"{name} is for the tensors of an index, and Concatenate joins those of each index by themselves"
+        raise MappingError("mapping-invalid", what)
 
 
 def _counted_parts(cut: Chunk | Split) -> int:

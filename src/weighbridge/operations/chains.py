@@ -30,7 +30,7 @@ def count_parts(cut: Chunk | Split) -> int | None:
         (3, 2, None)
     """
     if isinstance(cut, Split):
-        return None if cut.sizes is None else len(cut.sizes)
+        return len(cut.sizes) if isinstance(cut.sizes, tuple) else None
     return cut.chunks if cut.num_shards_attribute is None else 1
 
 

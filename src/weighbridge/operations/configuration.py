@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
@@ -50,9 +50,7 @@ def read_config(config: object, name: str, default_to_text: bool = False) -> int
           got       nothing; nearest: n_head
           try       add num_attention_heads to the model's configuration, or pass config= with it
     """
-    found = _follow(config, name)
-    if found is None and default_to_text:
-        found = _follow(_look_up(config, "text_config"), name)
+    found = _find(config, name, default_to_text)
     if is_whole(found) and found >= 1:
         return int(found)
     raise LayoutError(
@@ -82,6 +80,50 @@ def read_size(config: object, size: Size) -> int:
     if isinstance(size, int):
         return size
     return prod(read_config(config, name.strip(), default_to_text=True) for name in size.split("*"))
+
+
+def read_sizes(config: object, sizes: tuple[Size, ...] | str) -> list[int]:
+    """Return several sizes; one name in the place of all is that of a list in a configuration, or a product with one.
+
+    Raises:
+        LayoutError: `operation-config`.
+
+    Examples:
+        >>> read_sizes({"heads": [3, 4], "head_dim": 8}, "heads*head_dim"), read_sizes({"heads": 3}, ("heads", 5))
+        ([24, 32], [3, 5])
+    """
+    if not isinstance(sizes, str):
+        return [read_size(config, size) for size in sizes]
+    lists: list[list[int]] = []
+    factor = 1
+    for name in map(str.strip, sizes.split("*")):
+        found = _find(config, name, default_to_text=True)
+        if isinstance(found, list | tuple):
+            lists.append(_read_list(config, name, found))
+        else:
+            factor *= read_config(config, name, default_to_text=True)
+    if len(lists) != 1:
+        got = f"{len(lists)} lists in {sizes!r}"
+        raise LayoutError("operation-config", "sizes are not those of one list", expected="one list", got=got)
+    return [size * factor for size in lists[0]]
+
+
+def _read_list(config: object, name: str, found: Sequence[object]) -> list[int]:
+    numbers = [size for size in found if is_whole(size) and size >= 1]
+    if not numbers or len(numbers) < len(found):
+        raise LayoutError(
+            "operation-config",
+            f"the configuration has no usable {name!r}",
+            expected="a list of positive whole numbers",
+            got=brief(found),
+            hint=_hint(config, name, found),
+        )
+    return numbers
+
+
+def _find(config: object, name: str, default_to_text: bool = False) -> Any:
+    found = _follow(config, name)
+    return _follow(_look_up(config, "text_config"), name) if found is None and default_to_text else found
 
 
 def _follow(config: object, name: str) -> Any:

@@ -6,72 +6,27 @@ parts of unequal size unless the sizes are known, from an argument or from the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Final
+from itertools import accumulate
 
-from weighbridge.algebra.layout import Layout, checked_axis, concat, stack
+from weighbridge.algebra.layout import checked_axis, concat, stack
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.keys import counted
 from weighbridge.base.specs import Shape
-from weighbridge.operations.configuration import read_config, read_size
-from weighbridge.operations.values import (
-    Arguments,
-    Context,
-    Lane,
-    Size,
-    Value,
-    arity_error,
-    common_dtype,
-    single,
+from weighbridge.operations.configuration import read_config, read_sizes
+from weighbridge.operations.parts import (
+    check_parts,
+    combine,
+    equal_sizes,
+    into_parts,
+    into_targets,
+    split_value,
+    target_counts,
+    target_sizes,
+    unbind,
 )
-
-MAX_PARTS: Final = 1 << 16
-"""The most tensors that one may be cut into. How many it is comes from a shape, which may be any number."""
-
-
-def check_parts(count: int) -> None:
-    """Refuse more parts than one tensor may fall into, as `layout-fragmented`."""
-    if count > MAX_PARTS:
-        raise LayoutError(
-            "layout-fragmented",
-            "a tensor would fall into too many parts",
-            expected=f"at most {MAX_PARTS:,}",
-            got=f"{count:,}",
-            hint="compare the axis that is divided, and the number of parts, with the tensor's shape",
-        )
-
-
-def _combine(values: Sequence[Value], axis: int, join: Callable[[Sequence[Layout], int], Layout]) -> Value:
-    dtype = common_dtype(values)
-    layout = join([value.layout for value in values], axis)
-    return Value(layout, dtype, any(value.is_rounded for value in values))
-
-
-def _split_value(value: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, ...]:
-    return tuple(Value(layout, value.dtype, value.is_rounded) for layout in value.layout.split(axis, sizes))
-
-
-def _unbind(value: Value, axis: int) -> tuple[Value, ...]:
-    axis = checked_axis(axis, len(value.shape))
-    rest = (*value.shape[:axis], *value.shape[axis + 1 :])
-    check_parts(value.shape[axis])
-    parts = value.layout.split(axis, [1] * value.shape[axis])
-    return tuple(Value(part.reshape(rest), value.dtype, value.is_rounded) for part in parts)
-
-
-def _equal_sizes(size: int, parts: int) -> list[int]:
-    if parts < 1 or size % parts:
-        what = f"a size of {size} does not divide into {parts} equal parts"
-        raise LayoutError("split-unequal", what, hint="give the sizes of the parts: Split(dim, sizes)")
-    check_parts(parts)
-    return [size // parts] * parts
-
-
-def _into_parts(lane: Lane, parts: Sequence[Value]) -> tuple[Lane, ...]:
-    """Make lanes of parts that are joined again."""
-    return tuple(Lane(lane.name, (part,)) for part in parts)
+from weighbridge.operations.values import Arguments, Context, Lane, Size, Value, arity_error, single
 
 
 def _check_count(chunks: int | None, *others: object) -> None:
@@ -81,59 +36,30 @@ def _check_count(chunks: int | None, *others: object) -> None:
         raise LayoutError("operation-argument", what, expected="chunks above 0, and nothing else", got=str(chunks))
 
 
-def into_targets(parts: Sequence[Value], counts: Sequence[int], context: Context) -> tuple[Lane, ...]:
-    """Deal parts out to the targets, in order."""
-    bounds = pairwise((0, *accumulate(counts)))
-    return tuple(
-        Lane(target, tuple(parts[start:stop]), context.is_indexed(number))
-        for number, (target, (start, stop)) in enumerate(zip(context.targets, bounds, strict=True))
-    )
-
-
 def _agree(said: Sequence[Size], sizes: Sequence[int]) -> bool:
     """Tell whether sizes are those that were said; a name stands for any, as the tensors themselves say it."""
     pairs = zip(said, sizes, strict=False)
     return len(said) == len(sizes) and all(isinstance(one, str) or one == size for one, size in pairs)
 
 
-def target_counts(context: Context) -> list[int]:
-    """Return how many tensors each target takes.
+def is_told(sizes: tuple[Size, ...] | str | None) -> bool:
+    """Tell whether sizes are numbers, or those of a list in the configuration: what has other ones is refused.
 
-    Raises:
-        LayoutError: `operation-argument` where that is not known, `operation-arity` where there are no targets.
+    Examples:
+        >>> is_told((4, 2)), is_told("experts_of_layers"), is_told((4, "experts")), is_told(None)
+        (True, True, False, False)
     """
-    counts = []
-    for number, target in enumerate(context.targets):
-        count = context.count(number)
-        if count is None:
-            raise LayoutError("operation-argument", f"it is not known how many tensors {target!r} stands for")
-        counts.append(count)
-    if counts == [1] and context.has_star(0) and not context.indexed:
-        raise LayoutError("operation-argument", f"it is not known how many tensors {context.targets[0]!r} stands for")
-    if not counts:
-        raise LayoutError("operation-arity", "there are no targets to cut a tensor for")
-    return counts
-
-
-def _target_sizes(context: Context, counts: Sequence[int], shape: Shape, axis: int) -> list[int] | None:
-    """Return the size of each part on an axis as the targets' shapes have it, or None where one is unknown."""
-    shapes = [context.shape(number, index) for number, count in enumerate(counts) for index in range(count)]
-    known = [wanted for wanted in shapes if wanted is not None]
-    if not known or len(known) < len(shapes):
-        return None
-    for wanted in known:
-        if len(wanted) != len(shape):
-            raise LayoutError(
-                "shape-mismatch", "a target has another number of axes", expected=str(wanted), got=str(shape)
-            )
-    return [wanted[axis] for wanted in known]
+    return isinstance(sizes, str) or (sizes is not None and all(isinstance(size, int) for size in sizes))
 
 
 @dataclass(frozen=True, slots=True)
 class MergeModulelist(Arguments):
     """Stack the tensors of each indexed pattern along a new axis, in the order of the index.
 
+    Of several indices it is the last one: a second one stacks the stacks, by the index before it.
+
     Examples:
+        >>> from weighbridge.algebra.layout import Layout
         >>> layers = tuple(Value(Layout.of(i, (2, 3)), "F32") for i in range(4))
         >>> lanes = MergeModulelist().lower((Lane("experts.*.w", layers, indexed=True),), Context())
         >>> print(lanes[0])
@@ -146,7 +72,7 @@ class MergeModulelist(Arguments):
         """Stack each lane's values."""
         if not lanes or not all(lane.indexed for lane in lanes):
             raise arity_error("patterns with an index", lanes)
-        return tuple(Lane(lane.name, (_combine(lane.values, self.dim, stack),)) for lane in lanes)
+        return tuple(Lane(lane.name, (combine(lane.values, self.dim, stack),)) for lane in lanes)
 
     def inverse(self) -> SplitModulelist:
         """Return the operation that takes the stacks apart."""
@@ -155,7 +81,10 @@ class MergeModulelist(Arguments):
 
 @dataclass(frozen=True, slots=True)
 class SplitModulelist(Arguments):
-    """Take each tensor apart along an axis, which vanishes: one tensor for each index."""
+    """Take each tensor apart along an axis, which vanishes: one tensor for each index.
+
+    A second one takes each of these apart, and makes the index behind it.
+    """
 
     dim: int = 0
 
@@ -163,7 +92,7 @@ class SplitModulelist(Arguments):
         """Unbind each lane's value."""
         if not lanes or any(lane.indexed or len(lane.values) != 1 for lane in lanes):
             raise arity_error("one tensor for each pattern", lanes)
-        return tuple(Lane(lane.name, _unbind(lane.values[0], self.dim), indexed=True) for lane in lanes)
+        return tuple(Lane(lane.name, unbind(lane.values[0], self.dim), indexed=True) for lane in lanes)
 
     def inverse(self) -> MergeModulelist:
         """Return the operation that stacks the tensors."""
@@ -174,17 +103,20 @@ class SplitModulelist(Arguments):
 class Concatenate(Arguments):
     """Join all tensors along an axis: pattern by pattern, and by the index within a pattern.
 
+    What a later operation uses up is kept: those of each such index are joined by themselves.
+
     Args:
         dim: The axis.
         num_shards_attribute: Name of the configuration's value for the number of parts; for the inverse alone.
         sizes: Sizes of the parts on the axis, as for `Split`; for the inverse, which has them from its targets, or from
-            the cut before, if they are left out. Numbers must be the sizes that there are.
+            the cut before, if they are left out. Numbers, and those of a list, must be the sizes that there are; then
+            stacks that are joined may be of unequal numbers of tensors.
         chunks: Number of parts, which must be equal; for the inverse, in the place of `sizes`.
     """
 
     dim: int = 0
     num_shards_attribute: str | None = None
-    sizes: tuple[Size, ...] | None = None
+    sizes: tuple[Size, ...] | str | None = None
     chunks: int | None = None
     added = ("chunks",)
 
@@ -195,11 +127,12 @@ class Concatenate(Arguments):
     def lower(self, lanes: tuple[Lane, ...], context: Context) -> tuple[Lane, ...]:
         """Join the values of all lanes."""
         values = [value for lane in lanes for value in lane.values]
-        whole = _combine(values, self.dim, concat)
+        whole = combine(values, self.dim, concat)
         axis = checked_axis(self.dim, len(whole.shape))
         sizes = tuple(value.shape[axis] for value in values)
-        if self.sizes is not None and not _agree(self.sizes, sizes):
-            raise LayoutError("shape-mismatch", "the parts have other sizes", expected=str(self.sizes), got=str(sizes))
+        said = read_sizes(context.config, self.sizes) if isinstance(self.sizes, str) else self.sizes
+        if said is not None and not _agree(said, sizes):
+            raise LayoutError("shape-mismatch", "the parts have other sizes", expected=str(tuple(said)), got=str(sizes))
         if self.chunks is not None and (len(sizes) != self.chunks or len(set(sizes)) > 1):
             expected = counted(self.chunks, "equal part")
             raise LayoutError("shape-mismatch", "the parts have other sizes", expected=expected, got=str(sizes))
@@ -243,14 +176,14 @@ class Chunk(Arguments):
         if self.chunks is not None:
             return self._equal_parts(lane, axis, self.chunks, context)
         counts = target_counts(context)
-        sizes = _target_sizes(context, counts, value.shape, axis) or _equal_sizes(value.shape[axis], sum(counts))
-        return into_targets(_split_value(value, axis, sizes), counts, context)
+        sizes = target_sizes(context, counts, value.shape, axis) or equal_sizes(value.shape[axis], sum(counts))
+        return into_targets(split_value(value, axis, sizes), counts, context)
 
     def _equal_parts(self, lane: Lane, axis: int, chunks: int, context: Context) -> tuple[Lane, ...]:
         (value,) = lane.values
-        parts = _split_value(value, axis, _equal_sizes(value.shape[axis], chunks))
+        parts = split_value(value, axis, equal_sizes(value.shape[axis], chunks))
         if not context.targets:
-            return _into_parts(lane, parts)
+            return into_parts(lane, parts)
         counts = [chunks] if len(context.targets) == 1 and context.is_indexed(0) else target_counts(context)
         if sum(counts) != chunks:
             expected, got = counted(sum(counts), "part"), str(chunks)
@@ -266,8 +199,8 @@ class Chunk(Arguments):
     def _shards(self, value: Value, axis: int, context: Context) -> tuple[Value, ...]:
         count = read_config(context.config, self.num_shards_attribute or "", default_to_text=True)
         check_parts(count)
-        known = _target_sizes(context, [count], value.shape, axis) if context.targets else None
-        return _split_value(value, axis, known or _equal_sizes(value.shape[axis], count))
+        known = target_sizes(context, [count], value.shape, axis) if context.targets else None
+        return split_value(value, axis, known or equal_sizes(value.shape[axis], count))
 
     def inverse(self) -> Concatenate:
         """Return the operation that joins the parts."""
@@ -282,21 +215,22 @@ class Split(Arguments):
         dim: The axis.
         sizes: Sizes of the parts on the axis: numbers, or names of the configuration's values, whose product a size is
             (``"num_heads*head_dim"``). Names are read where the targets do not say it; if there are no sizes, the
-            targets must, and where a later `Concatenate` joins the parts, there are none that could.
+            targets must, and where a later `Concatenate` joins the parts, there are none that could. One name in the
+            place of all sizes is that of a list in the configuration.
     """
 
     dim: int = 0
-    sizes: tuple[Size, ...] | None = None
+    sizes: tuple[Size, ...] | str | None = None
 
     def lower(self, lanes: tuple[Lane, ...], context: Context) -> tuple[Lane, ...]:
         """Cut the only value."""
         lane, value = single(lanes)
         axis = checked_axis(self.dim, len(value.shape))
         if not context.targets and self.sizes is not None:
-            sizes = [read_size(context.config, size) for size in self.sizes]
-            return _into_parts(lane, _split_value(value, axis, sizes))
+            sizes = read_sizes(context.config, self.sizes)
+            return into_parts(lane, split_value(value, axis, sizes))
         only_indexed = len(context.targets) == 1 and context.is_indexed(0)
-        counts = [len(self.sizes)] if only_indexed and self.sizes is not None else target_counts(context)
+        counts = self._counts(context) if only_indexed and self.sizes is not None else target_counts(context)
         found = self._sizes(context, counts, value.shape, axis)
         if found is None:
             raise LayoutError(
@@ -305,14 +239,19 @@ class Split(Arguments):
         if len(found) != sum(counts):
             expected, got = counted(sum(counts), "size"), f"{len(found)}: {', '.join(map(str, found))}"
             raise LayoutError("operation-arity", "there is not one size for each target", expected=expected, got=got)
-        return into_targets(_split_value(value, axis, found), counts, context)
+        return into_targets(split_value(value, axis, found), counts, context)
+
+    def _counts(self, context: Context) -> list[int]:
+        """Return how many parts there are for the only target."""
+        assert self.sizes is not None
+        return [len(read_sizes(context.config, self.sizes) if isinstance(self.sizes, str) else self.sizes)]
 
     def _sizes(self, context: Context, counts: Sequence[int], shape: Shape, axis: int) -> list[int] | None:
-        if self.sizes is not None and all(isinstance(size, int) for size in self.sizes):
-            return [size for size in self.sizes if isinstance(size, int)]
-        found = _target_sizes(context, counts, shape, axis)
+        if self.sizes is not None and is_told(self.sizes):
+            return read_sizes(context.config, self.sizes)
+        found = target_sizes(context, counts, shape, axis)
         if found is None and self.sizes is not None:
-            found = [read_size(context.config, size) for size in self.sizes]
+            found = read_sizes(context.config, self.sizes)
         return found
 
     def inverse(self) -> Concatenate:
@@ -339,14 +278,14 @@ class ErnieFuseAndSplitTextVisionExperts(Arguments):
         if not lanes or not context.targets or not all(lane.indexed for lane in lanes):
             raise arity_error("patterns with an index, and targets", lanes)
         parts = len(context.targets)
-        shares = [_equal_sizes(len(lane.values), parts)[0] for lane in lanes]
+        shares = [equal_sizes(len(lane.values), parts)[0] for lane in lanes]
         fused = []
         for number, target in enumerate(context.targets):
             stacks = [
-                _combine(lane.values[number * share : (number + 1) * share], self.stack_dim, stack)
+                combine(lane.values[number * share : (number + 1) * share], self.stack_dim, stack)
                 for lane, share in zip(lanes, shares, strict=True)
             ]
-            fused.append(Lane(target, (_combine(stacks, self.concat_dim, concat),)))
+            fused.append(Lane(target, (combine(stacks, self.concat_dim, concat),)))
         return tuple(fused)
 
     def inverse(self) -> ErnieSplitAndDecoupleTextVisionExperts:
@@ -377,9 +316,7 @@ class ErnieSplitAndDecoupleTextVisionExperts(Arguments):
         starts = accumulate(counts[:-1], initial=0)
         parts = [self._split_for_targets(value, start, context) for value, start in zip(values, starts, strict=True)]
         return tuple(
-            Lane(
-                target, tuple(value for part in parts for value in _unbind(part[number], self.stack_dim)), indexed=True
-            )
+            Lane(target, tuple(value for part in parts for value in unbind(part[number], self.stack_dim)), indexed=True)
             for number, target in enumerate(context.targets)
         )
 
@@ -390,8 +327,8 @@ class ErnieSplitAndDecoupleTextVisionExperts(Arguments):
         # The targets lack the axis that vanishes; put it back to find the others at their places.
         known = [(*shape[:stacked], 1, *shape[stacked:]) for shape in wanted if shape is not None]
         if len(known) == len(wanted) and all(len(shape) == len(value.shape) for shape in known):
-            return _split_value(value, axis, [shape[axis] for shape in known])
-        return _split_value(value, axis, _equal_sizes(value.shape[axis], len(wanted)))
+            return split_value(value, axis, [shape[axis] for shape in known])
+        return split_value(value, axis, equal_sizes(value.shape[axis], len(wanted)))
 
     def inverse(self) -> ErnieFuseAndSplitTextVisionExperts:
         """Return the operation that fuses the tensors."""

@@ -13,17 +13,13 @@ from weighbridge.base.errors import LayoutError, WeighbridgeError
 from weighbridge.base.specs import MAX_AXES, Shape
 from weighbridge.operations.casting import Cast
 from weighbridge.operations.chosen_parts import On
-from weighbridge.operations.groupings import (
-    Concatenate,
-    ErnieFuseAndSplitTextVisionExperts,
-    MergeModulelist,
-    SplitModulelist,
-    check_parts,
-)
+from weighbridge.operations.groupings import MergeModulelist, SplitModulelist
 from weighbridge.operations.movements import Moving
+from weighbridge.operations.nesting import Cell, divide, gather, needed_indices, regroup, takes_list
 from weighbridge.operations.ops import Operation
+from weighbridge.operations.parts import check_parts
 from weighbridge.operations.replicas import MergeEqual, Repeat
-from weighbridge.operations.values import Context, Lane, Value, arity_error
+from weighbridge.operations.values import Context, Lane, Place, Value, arity_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +85,20 @@ def lower(
     """
     context = context or Context()
     seen = [_seen(context, operations[number + 1 :]) for number in range(len(operations))]
+    needs = needed_indices(operations, len(context.targets), context.made)[1:]
     repeats = _count_repeats(operations, seen)
     count = _count_sources(lanes) if sources is None else sources
     bench = _Bench(count * repeats, cap, [])
-    rounds = [tuple(lanes), *(_read_anew(lanes, count * number) for number in range(1, repeats))]
-    for operation, known in zip(operations, seen, strict=True):
-        rounds = _run(operation, [bench.settle(each, operation) for each in rounds], known, bench)
-    _check_axes(rounds[0])
-    first, *again = (_named(each, context) for each in rounds)
+    readings = [tuple(lanes), *(_read_anew(lanes, count * number) for number in range(1, repeats))]
+    rounds = [divide(each) for each in readings]
+    for number, (operation, known, needed) in enumerate(zip(operations, seen, needs, strict=True)):
+        later, depth = operations[number + 1 :], rounds[0][0].depth
+        known = replace(known, takes_list=takes_list(later, context.made > 0, depth, needed))
+        grouped = [regroup(operation, cells, needed) for cells in rounds]
+        rounds = _run(operation, [bench.settle_all(cells, operation) for cells in grouped], known, bench)
+    made = [gather(cells) for cells in rounds]
+    _check_axes(made[0])
+    first, *again = (_named(each, context) for each in made)
     return Lowered(first, tuple(bench.temporaries), tuple(again), repeats)
 
 
@@ -118,19 +120,42 @@ def _read_anew(lanes: Iterable[Lane], shift: int) -> tuple[Lane, ...]:
     return tuple(replace(lane, values=tuple(map(moved, lane.values))) for lane in lanes)
 
 
-def _run(
-    operation: Operation, rounds: list[tuple[Lane, ...]], context: Context, bench: _Bench
-) -> list[tuple[Lane, ...]]:
+def _run(operation: Operation, rounds: list[list[Cell]], context: Context, bench: _Bench) -> list[list[Cell]]:
     """Run one operation in each round; those of equal tensors join rounds, or make more of them."""
     if not isinstance(operation, Repeat | MergeEqual):
-        return [_apply(operation, lanes, context, bench) for lanes in rounds]
+        return [
+            [
+                cell._replace(lanes=_apply(operation, cell.lanes, context.within(cell.outer), bench))
+                for cell in cells
+            ]
+            for cells in rounds
+        ]  # fmt: skip
     try:
         if isinstance(operation, MergeEqual):
-            return [part for lanes in rounds for part in operation.part(lanes, context)]
+            return [round_ for cells in rounds for round_ in _part(operation, cells, context)]
         times = operation.count(context)
-        return [operation.join(rounds[at : at + times], context) for at in range(0, len(rounds), times)]
+        return [_join(operation, rounds[at : at + times], context) for at in range(0, len(rounds), times)]
     except LayoutError as error:
-        raise _explained(error, operation, rounds[0]) from None
+        raise _explained(error, operation, rounds[0][0].lanes) from None
+
+
+def _part(operation: MergeEqual, cells: list[Cell], context: Context) -> list[list[Cell]]:
+    """Return for each of the tensors that must be equal the cells that go on with that one."""
+    parts = [operation.part(cell.lanes, context) for cell in cells]
+    if len(set(map(len, parts))) > 1:
+        raise arity_error("as many equal ones everywhere", [lane for cell in cells for lane in cell.lanes])
+    return [
+        [cell._replace(lanes=lanes) for cell, lanes in zip(cells, alike, strict=True)]
+        for alike in zip(*parts, strict=True)
+    ]
+
+
+def _join(operation: Repeat, rounds: Sequence[list[Cell]], context: Context) -> list[Cell]:
+    """Put what several rounds give side by side, cell by cell."""
+    return [
+        same[0]._replace(lanes=operation.join([cell.lanes for cell in same], context))
+        for same in zip(*rounds, strict=True)
+    ]
 
 
 def _check_axes(lanes: Iterable[Lane]) -> None:
@@ -194,6 +219,10 @@ class _Bench:
     cap: int
     temporaries: list[Temporary]
 
+    def settle_all(self, cells: list[Cell], operation: Operation) -> list[Cell]:
+        """Write out what the next operation could not take as it is, in each cell."""
+        return [cell._replace(lanes=self.settle(cell.lanes, operation)) for cell in cells]
+
     def settle(self, lanes: tuple[Lane, ...], operation: Operation) -> tuple[Lane, ...]:
         """Write out what the next operation could not take as it is."""
         cast = operation.apply if isinstance(operation, On) else operation
@@ -224,27 +253,9 @@ class _Bench:
 
 def _seen(context: Context, later: Sequence[Operation]) -> Context:
     """Return the context as it is before the later operations have run."""
-    listed = takes_list(later, bool(context.targets) and context.is_indexed(0))
     for operation in reversed(later):
         context = _before(operation, context)
-    return replace(context, takes_list=listed)
-
-
-def takes_list(later: Iterable[Operation], is_indexed: bool) -> bool:
-    """Tell whether what comes after an operation takes its tensors as lists, one for each index.
-
-    Args:
-        later: The operations that follow.
-        is_indexed: Whether the targets take one tensor for each index.
-
-    Examples:
-        >>> takes_list([Cast("F32"), MergeModulelist(0)], False), takes_list([Repeat(2)], False)
-        (True, False)
-    """
-    lists = MergeModulelist, Concatenate, ErnieFuseAndSplitTextVisionExperts, MergeEqual
-    counting = (operation for operation in later if not isinstance(operation, Moving | On | Cast | Repeat))
-    follows = next(counting, None)
-    return is_indexed if follows is None else isinstance(follows, lists)
+    return context
 
 
 def _before(operation: Operation, context: Context) -> Context:
@@ -259,21 +270,42 @@ def _before(operation: Operation, context: Context) -> Context:
         )
         return replace(context, target_shapes=shapes)
     if isinstance(operation, SplitModulelist):
-        groups = context.target_shapes
-        stacked = groups and tuple((_stacked(group, operation.dim),) for group in groups)
-        return replace(context, target_shapes=stacked, indexed=(), counts=())
+        return _before_taking_apart(operation.dim, context)
     if isinstance(operation, MergeModulelist):
-        return replace(context, target_shapes=None, indexed=(True,) * len(context.targets), counts=())
+        levels = context.made + 1
+        indexed = (True,) * len(context.targets)
+        return replace(context, target_shapes=None, indexed=indexed, counts=(), levels=levels, places=())
     if isinstance(operation, Repeat) and operation.times is not None:
         return _before_repeat(operation.times, context)
     if isinstance(operation, MergeEqual) and operation.times is not None and not any(context.indexed):
         return _before_merge(operation.times, context)
-    return replace(context, targets=(), target_shapes=None, indexed=(), counts=())
+    return replace(context, targets=(), target_shapes=None, indexed=(), counts=(), levels=1, places=())
+
+
+def _before_taking_apart(dim: int, context: Context) -> Context:
+    """Return the context before each tensor is taken apart: it lacks the innermost of the indices."""
+    groups = context.target_shapes
+    if context.levels == 1:
+        stacked = groups and tuple((_stacked(group, dim),) for group in groups)
+        return replace(context, target_shapes=stacked, indexed=(), counts=())
+    shapes: list[tuple[Shape | None, ...]] = []
+    places: list[tuple[Place, ...]] = []
+    for known, group in zip(context.places, groups or (), strict=False):
+        inner: dict[Place, list[Shape | None]] = {}
+        for place, shape in zip(known, group, strict=True):
+            inner.setdefault(place[:-1], []).append(shape)
+        shapes.append(tuple(_stacked(each, dim) for each in inner.values()))
+        places.append(tuple(inner))
+    levels = context.levels - 1
+    outer = tuple(places) if levels > 1 else ()
+    return replace(context, target_shapes=groups and tuple(shapes), counts=(), levels=levels, places=outer)
 
 
 def _before_repeat(times: int, context: Context) -> Context:
     """Return the context before each tensor is repeated: one of its targets, or one of its indices, stands for all."""
     shapes = context.target_shapes
+    if context.levels > 1:
+        return replace(context, target_shapes=None, counts=(), places=())
     if any(map(context.is_indexed, range(len(context.targets)))):
         counts = tuple(count and count // times for count in context.counts)
         return replace(context, target_shapes=shapes and tuple(each[::times] for each in shapes), counts=counts)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from weighbridge.base.errors import LayoutError
-from weighbridge.operations.groupings import check_parts, into_targets, target_counts
+from weighbridge.operations.parts import check_parts, into_targets, target_counts
 from weighbridge.operations.values import Arguments, Context, Lane, Value, arity_error, brief, common_dtype, single
 
 Lanes = tuple[Lane, ...]

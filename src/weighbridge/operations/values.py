@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Final, TypeGuard
 
 from weighbridge.algebra.layout import Layout
@@ -14,6 +14,9 @@ MAX_WHOLE: Final = 2**63
 """Bound of every number that an operation is given: sizes and element counts fit 63 bits."""
 
 SHOWN_CHARACTERS: Final = 200
+
+Place = tuple[int, ...]
+"""The indices of one tensor, that of the first `*` first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +50,19 @@ class Lane:
         name: Text of the pattern that the values come from or go to.
         values: One value, or one for each index of the pattern's `*`, in the order of the index.
         indexed: Whether there is one value for each index.
+        places: The indices of each value, in order, where each has several; empty where it has one or none.
     """
 
     name: str
     values: tuple[Value, ...]
     indexed: bool = False
+    places: tuple[Place, ...] = ()
+
+    @property
+    def numbered(self) -> Iterator[tuple[Place, Value]]:
+        """Each value with its indices."""
+        counted: Iterable[Place] = ((number,) for number in range(len(self.values))) if self.indexed else ((),)
+        return zip(self.places or counted, self.values, strict=False)
 
     def __str__(self) -> str:
         shown = ", ".join(dict.fromkeys(map(str, self.values)))
@@ -71,6 +82,8 @@ class Context:
         counts: For each target how many indices it has, where that is known; empty for "unknown".
         config: The model's configuration: attributes or items, with nested configurations.
         takes_list: Whether what follows takes several tensors as a list, one for each index.
+        levels: How many indices a tensor of an indexed target has.
+        places: For each target the indices of each of its shapes, in order, where they are several.
     """
 
     targets: tuple[str, ...] = ()
@@ -79,6 +92,13 @@ class Context:
     counts: tuple[int | None, ...] = ()
     config: object = None
     takes_list: bool = False
+    levels: int = 1
+    places: tuple[tuple[Place, ...], ...] = ()
+
+    @property
+    def made(self) -> int:
+        """How many indices each target has that operations make."""
+        return self.levels if self.targets and self.is_indexed(0) else 0
 
     def is_indexed(self, number: int) -> bool:
         """Tell whether a target takes one tensor for each index."""
@@ -104,6 +124,27 @@ class Context:
         """Return the shape that a tensor of a target must have, or None where that is unknown."""
         shapes = self.target_shapes[target] if self.target_shapes and target < len(self.target_shapes) else ()
         return shapes[index] if index < len(shapes) else None
+
+    def within(self, outer: Place) -> Context:
+        """Return what may be known of the tensors that have some outer indices, without these."""
+        if not outer or not self.targets:
+            return self
+        left, depth = max(0, self.made - len(outer)), len(outer)
+        shapes: list[tuple[Shape | None, ...]] = []
+        places: list[tuple[Place, ...]] = []
+        for number, group in enumerate(self.target_shapes or ()):
+            known = self.places[number] if self.places else tuple((index,) for index in range(len(group)))
+            inside = [pair for pair in zip(known, group, strict=True) if pair[0][:depth] == outer]
+            shapes.append(tuple(shape for _, shape in inside))
+            places.append(tuple(place[depth:] for place, _ in inside))
+        return replace(
+            self,
+            target_shapes=tuple(shapes) if self.target_shapes and self.made >= depth else None,
+            indexed=(left > 0,) * len(self.targets),
+            counts=(),
+            levels=max(1, left),
+            places=tuple(places) if left > 1 else (),
+        )
 
     def only(self, number: int) -> Context:
         """Return what may be known of one target, as if it were the only one."""

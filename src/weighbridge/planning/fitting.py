@@ -15,7 +15,8 @@ from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.planning.casts.asked_casts import cast_steps, name_some
 from weighbridge.planning.companions import companion_faults, quantised_keys
 from weighbridge.planning.drafts import Draft
-from weighbridge.planning.joining import Joiner, collect_groups
+from weighbridge.planning.joining import Joiner
+from weighbridge.planning.members.group_keys import collect_groups
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options

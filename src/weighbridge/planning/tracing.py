@@ -25,9 +25,16 @@ from weighbridge.planning.names.prepared import (
     Rules as Rules,
     Trace as Trace,
     Traced as Traced,
+    last_stars as last_stars,
     prepare as prepare,
 )
-from weighbridge.planning.names.wanting import FREE as FREE, Wanted, choose_outcome, silences
+from weighbridge.planning.names.wanting import (
+    FREE as FREE,
+    Wanted,
+    choose_outcome,
+    number_name as number_name,
+    silences,
+)
 
 _SHIFTED: Final = frozenset(map(chr, range(0xE800, 0xF000)))
 """Marks of an index with an offset, in a template: its members may behave differently at the ends of a range."""
@@ -162,7 +169,7 @@ def trace_name(
             hit = _hit(rules, rule, lane, match, inner)
             _refuse_second(rules, hit, name, literal)
             if not literal:
-                _check_template(*hit.outputs, hit.place)
+                _check_template(*hit.outputs, *hit.place)
             return Trace(name, (*fired, rule.number), hit)
         written = require_name(rules, rule, rule.pairs[lane][1], match, match.captures, inner)
         if not literal:
@@ -246,14 +253,15 @@ def _hit(rules: Rules, rule: Rule, lane: int, match: Match, inner: str) -> Hit:
     if rule.splits and FREE in inner:
         raise PlanError("source-unplaced", "a key with the character U+F000 cannot be numbered")
     captures = dict(match.captures)
-    index = captures.pop(f"*{rule.pairs[lane][0].stars}") if rule.merges else ""
-    if len(index.lstrip("0")) > INDEX_DIGITS:
-        raise _cannot_move(rules, rule, f"{shorten(index, 40)}, for *, has more than {INDEX_DIGITS} digits")
+    place = tuple([captures.pop(star) for star in last_stars(rule.pairs[lane][0], rule.merges)])
+    for index in place:
+        if len(index.lstrip("0")) > INDEX_DIGITS:
+            raise _cannot_move(rules, rule, f"{shorten(index, 40)}, for *, has more than {INDEX_DIGITS} digits")
     outputs = []
     for target in rule.targets:
-        free = {f"*{target.stars}": FREE} if rule.splits else {}
+        free = dict.fromkeys(last_stars(target, rule.splits), FREE)
         outputs.append(require_name(rules, rule, target, match, {**captures, **free}, inner))
-    return Hit(rule.number, lane, index, tuple(outputs))
+    return Hit(rule.number, lane, place, tuple(outputs))
 
 
 def _cannot_move(rules: Rules, rule: Rule, fault: str) -> PlanError:

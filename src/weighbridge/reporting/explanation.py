@@ -14,7 +14,7 @@ from weighbridge.mappings.transforms import describe
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Condition, Fate, Step
-from weighbridge.planning.tracing import Rules, match_rule, prepare, require_name, trace_key
+from weighbridge.planning.tracing import Rules, last_stars, match_rule, prepare, require_name, trace_key
 from weighbridge.planning.way_back.origins import find_origins
 from weighbridge.reporting.conditions import condition_lines
 from weighbridge.reporting.diagrams import draw_step, region_of, span_text
@@ -213,9 +213,9 @@ def _write(rules: Rules, number: int, name: str) -> tuple[str, ...]:
     if not rule.converts:
         return (require_name(rules, rule, rule.pairs[lane][1], match, match.captures, inner),)
     captures = dict(match.captures)
-    if rule.merges:
-        captures.pop(f"*{rule.pairs[lane][0].stars}")
-    free = [{f"*{target.stars}": "*"} if rule.splits else {} for target in rule.targets]
+    for star in last_stars(rule.pairs[lane][0], rule.merges):
+        captures.pop(star)
+    free = [dict.fromkeys(last_stars(target, rule.splits), "*") for target in rule.targets]
     sides = zip(rule.targets, free, strict=True)
     return tuple(require_name(rules, rule, target, match, captures | star, inner) for target, star in sides)
 

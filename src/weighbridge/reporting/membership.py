@@ -9,9 +9,8 @@ from typing import Final
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.keys import index_set
 from weighbridge.base.nearby import close_names
-from weighbridge.base.spelling import gaps, spell_ranges
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.planning.joining import Group, collect_groups
+from weighbridge.planning.members.group_keys import Group, collect_groups, extents_of, find_gaps, spell_gaps
 from weighbridge.planning.tracing import FREE, Rule, Rules, finish_names, prepare, trace_keys, trace_name
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w*")
@@ -97,12 +96,13 @@ def _names(rules: Rules, group: Group) -> list[str]:
 
 def _describe(rules: Rules, group: Group, name: str) -> tuple[str, ...]:
     rule = rules.rules[group.rule]
-    count = max((max(lane) for lane in group.lanes if lane), default=0) + 1
+    told = rule.heights if isinstance(rule.heights, tuple) else ()
+    extents = extents_of(group.lanes, rule.merges, tuple(size for size in told if isinstance(size, int)))
     lines = [f"{name}, of rule {group.rule + 1}, is incomplete"]
-    for (source, _), lane in zip(rule.pairs, group.lanes, strict=True):
-        missing = gaps(lane, count)
-        there = f": {index_set(lane)}" if rule.merges and lane else ""
-        which = f": {spell_ranges(missing)}" if rule.merges and lane else ""
+    for (source, _), lane, extent in zip(rule.pairs, group.lanes, extents, strict=True):
+        missing = find_gaps(lane, extent)
+        there = f": {index_set(place[0] for place in lane)}" if rule.merges == 1 and lane else ""
+        which = f": {spell_gaps(missing, rule.merges)}" if rule.merges and lane and missing else ""
         lack = f"; missing{which}" if missing else ""
-        lines.append(f"  {source.text}  {len(lane)} of {count}{there}{lack}")
+        lines.append(f"  {source.text}  {len(lane)} of {extent.total}{there}{lack}")
     return tuple(lines) if any("; missing" in line for line in lines) else ()

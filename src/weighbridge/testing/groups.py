@@ -8,8 +8,9 @@ planned on the group. So everything that is returned has been planned.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import Any, Final
 
@@ -19,15 +20,15 @@ from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.one_way import one_way_reason
 from weighbridge.mappings.transforms import Transform, WeightConverter, rename_key, strip_scope
 from weighbridge.operations.chosen_parts import On
-from weighbridge.operations.configuration import read_size
+from weighbridge.operations.configuration import read_sizes
 from weighbridge.operations.groupings import Concatenate, Split
 from weighbridge.operations.movements import Conv3dToLinear, LinearToConv3d, PermuteForRope, Reshape
 from weighbridge.operations.reordering import Reorder
 from weighbridge.operations.replicas import MergeEqual
-from weighbridge.operations.values import Size
+from weighbridge.operations.values import Place, Size
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import Options
-from weighbridge.planning.tracing import Rule, Rules, prepare
+from weighbridge.planning.tracing import Rule, Rules, last_stars, prepare
 from weighbridge.studies.lint.witnesses import Witness, witnesses
 
 Group = tuple[tuple[str, Shape], ...]
@@ -102,12 +103,20 @@ class Maker:
             yield from [[[key]] for key in dict.fromkeys((witness.original, witness.key))]
             return
         back = self.inverses.get(rule.number)
-        for count in _counts(self.rules.mapping.transforms[rule.number]) if rule.merges else (1,):
-            lanes = _spell_lanes(witness.key, rule, back, count)
+        for places in self._places(rule):
+            lanes = _spell_lanes(witness.key, rule, back, places)
             if lanes:
                 original = [[self._take_back(key, rule.number) for key in lane] for lane in lanes]
                 yield original
                 yield from [lanes] if lanes != original else []
+
+    def _places(self, rule: Rule) -> Iterator[list[Place]]:
+        """Yield the indices to try for the tensors that are merged."""
+        if rule.heights is not None:
+            counts = _numbers(rule.heights, self.config)
+            yield [(outer, inner) for outer, count in enumerate(counts) for inner in range(count)]
+        for count in _counts(self.rules.mapping.transforms[rule.number]) if rule.merges else (1,):
+            yield list(product(range(count), repeat=rule.merges))
 
     def _take_back(self, key: str, number: int) -> str:
         for earlier in range(number - 1, -1, -1):
@@ -124,7 +133,7 @@ def _counts(transform: Transform) -> list[int]:
     return list(dict.fromkeys([*(times * count for count in COUNTS), *COUNTS]))
 
 
-def _spell_lanes(key: str, rule: Rule, back: Transform | None, count: int) -> list[list[str]]:
+def _spell_lanes(key: str, rule: Rule, back: Transform | None, places: Sequence[Place]) -> list[list[str]]:
     """Spell the keys of a converter's group around one of them; nothing where the converter has no inverse."""
     source = rule.pairs[0][0]
     inner = strip_scope(rule.scope, key)
@@ -139,7 +148,8 @@ def _spell_lanes(key: str, rule: Rule, back: Transform | None, count: int) -> li
     mount = f"{rule.scope}." if rule.scope else ""
     lanes = []
     for text in texts:
-        free = [{f"*{text.stars}": str(index)} for index in range(count)] if rule.merges else [{}]
+        stars = last_stars(text, rule.merges)
+        free = [dict(zip(stars, map(str, place), strict=False)) for place in places]
         filled = [text.fill({**match.captures, **index}) for index in free]
         lanes.append([mount + inner[: match.start] + (part or "") + inner[match.stop :] for part in filled])
     return lanes
@@ -157,8 +167,7 @@ def _shapes(transform: Transform, lanes: int, config: Any) -> Iterator[tuple[Sha
 
 def _named_shapes(operation: Any, lanes: int, config: Any) -> Iterator[tuple[Shape, ...]]:
     match operation:
-        case Concatenate(dim, _, sizes) if sizes is not None and len(sizes) == lanes:
-            parts = _numbers(sizes, config)
+        case Concatenate(dim, _, sizes) if sizes is not None and len(parts := _numbers(sizes, config)) == lanes:
             fitting = [shape for shape in SHAPES if parts and -len(shape) <= dim < len(shape)]
             yield from (tuple(_put(shape, dim, size) for size in parts) for shape in fitting)
         case Split(dim, sizes) if sizes is not None:
@@ -182,10 +191,10 @@ def _named_shapes(operation: Any, lanes: int, config: Any) -> Iterator[tuple[Sha
             yield from (((4 * operation.num_heads, 6),) * lanes, ((4 * operation.num_heads,),) * lanes)
 
 
-def _numbers(sizes: tuple[Size, ...], config: Any) -> list[int]:
+def _numbers(sizes: tuple[Size, ...] | str, config: Any) -> list[int]:
     """Return sizes as numbers; nothing where the configuration does not have one that is named."""
     try:
-        return [read_size(config, size) for size in sizes]
+        return read_sizes(config, sizes)
     except WeighbridgeError:
         return []
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from weighbridge.base.keys import Families, families
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, WeightConverter, pairs
+from weighbridge.operations.values import Size
 from weighbridge.pattern import Pattern
 from weighbridge.pattern.indices import PLAIN
 from weighbridge.planning.names.wanting import Wanted
@@ -23,8 +24,10 @@ class Rule:
         scope: Path of the sub-module whose keys the rule sees.
         pairs: For a rename, each source pattern with its target pattern.
         targets: For a converter, all its target patterns; empty for a rename.
-        merges: Whether the converter uses up the index of its sources' last `*`.
-        splits: Whether the converter makes the index of its targets' last `*`.
+        merges: How many of its sources' last `*` have an index that the converter uses up.
+        splits: How many of its targets' last `*` have an index that the converter makes.
+        heights: Of two indices that are used up, how many of the second one there are for each of the first, where that
+            is declared; the name of a list in the configuration, or numbers.
         shifts: Whether a source pattern has an index in a form of its own, such as one with an offset.
         if_wanted: Whether the rule is left alone where the target lacks what it leads to.
     """
@@ -33,8 +36,9 @@ class Rule:
     scope: str
     pairs: tuple[tuple[Pattern, Pattern], ...]
     targets: tuple[Pattern, ...] = ()
-    merges: bool = False
-    splits: bool = False
+    merges: int = 0
+    splits: int = 0
+    heights: tuple[Size, ...] | str | None = None
     shifts: bool = False
     if_wanted: bool = False
 
@@ -74,11 +78,11 @@ class Rules:
 
 
 class Hit(NamedTuple):
-    """A converter that fired: its number, the lane that matched, the merged index's text, and the names it writes."""
+    """A converter that fired: its number, the lane that matched, the merged indices' texts, and the names it writes."""
 
     rule: int
     lane: int
-    place: str
+    place: tuple[str, ...]
     outputs: tuple[str, ...]
 
 
@@ -92,6 +96,16 @@ class Trace(NamedTuple):
     fired: tuple[int, ...]
     hit: Hit | None
     spared: frozenset[int] = frozenset()
+
+
+def last_stars(pattern: Pattern, count: int) -> tuple[str, ...]:
+    """Return the names of a pattern's last `*`, the outermost first.
+
+    Examples:
+        >>> last_stars(Pattern.parse("layers.*.experts.*.w"), 2), last_stars(Pattern.parse("layers.*.experts.*.w"), 1)
+        (('*1', '*2'), ('*2',))
+    """
+    return tuple(f"*{number}" for number in range(pattern.stars - count + 1, pattern.stars + 1))
 
 
 class Traced(NamedTuple):
@@ -124,4 +138,5 @@ def _rule(number: int, transform: Transform) -> Rule:
         return Rule(number, transform.scope, sides, shifts=shifts, if_wanted=transform.if_wanted)
     arity = transform.arity
     targets = tuple(Pattern.parse(text) for text in transform.target_patterns)
-    return Rule(number, transform.scope, sides, targets, arity.merges, arity.splits, shifts, transform.if_wanted)
+    indices = arity.merges, arity.splits, arity.heights
+    return Rule(number, transform.scope, sides, targets, *indices, shifts, transform.if_wanted)

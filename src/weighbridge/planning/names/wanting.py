@@ -6,15 +6,17 @@ some of these rules left alone. None of them, or several, and nothing is chosen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import combinations
 from typing import Final
 
 from weighbridge.base.specs import Header
 
 FREE: Final = "\uf000"
-"""Stands in a converter's target name for the index that its operations make."""
+"""Stands in a converter's target name for each index that its operations make."""
 
 MOST_TOGETHER: Final = 5
 """Of how many rules every selection is tried; of more, each alone and all of them."""
@@ -41,12 +43,31 @@ class Wanted:
             (True, True, False)
         """
         if FREE in name:
-            before, _, after = name.partition(FREE)
-            return any(each.startswith(before) and each.endswith(after) for each in self.target)
+            before, *between, after = name.split(FREE)
+            found = (each for each in self.target if each.startswith(before) and each.endswith(after))
+            return any(not between or _is_of(name).fullmatch(each) for each in found)
         own, spec = self.source.specs.get(key), self.target.specs.get(name)
         if own is None or name in self.target.loose:
             return name in self.target.specs
         return spec is not None and own.shape == spec.shape
+
+
+@lru_cache(maxsize=256)
+def _is_of(name: str) -> re.Pattern[str]:
+    """Return what matches a name with any indices in the place of those that are free."""
+    return re.compile("[0-9]+".join(map(re.escape, name.split(FREE))))
+
+
+def number_name(name: str, place: Iterable[object]) -> str:
+    """Put indices in the place of those that are free in a name, and 0 where there are none.
+
+    Examples:
+        >>> number_name(f"layers.{FREE}.experts.{FREE}.w", (3, 17)), number_name(f"experts.{FREE}.w", ())
+        ('layers.3.experts.17.w', 'experts.0.w')
+    """
+    for index in place:
+        name = name.replace(FREE, str(index), 1)
+    return name.replace(FREE, "0")
 
 
 def silences(rules: Sequence[int]) -> Iterator[frozenset[int]]:

@@ -13,12 +13,12 @@ from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.tracing import (
-    FREE,
     Hit,
     Rules,
     Trace,
     finish_names,
     match_rule,
+    number_name,
     prepare,
     trace_keys,
     trace_name,
@@ -165,22 +165,22 @@ def invert_rules(mapping: Mapping) -> WayBack:
 def _origin(forward: Rules, back: Rules, key: str) -> Origin | None:
     try:
         trace = trace_name(back, key)
-        sources = tuple(name for name, _ in _ends(back, trace, "0"))
+        sources = tuple(name for name, _ in _ends(back, trace, ()))
         if not sources:
             return None
         there = trace_name(forward, sources[0])
-        ends = dict(_ends(forward, there, trace.hit.place if trace.hit is not None else ""))
+        ends = dict(_ends(forward, there, trace.hit.place if trace.hit is not None else ()))
     except WeighbridgeError:
         return None
     rules = (*there.fired, *ends.get(key, ()))
     return Origin(sources, rules) if key in ends and rules else None
 
 
-def _ends(rules: Rules, trace: Trace, index: str) -> list[tuple[str, tuple[int, ...]]]:
+def _ends(rules: Rules, trace: Trace, place: tuple[str, ...]) -> list[tuple[str, tuple[int, ...]]]:
     """Return the last forms of a traced name, each with the rules that fired behind a converter."""
     hit: Hit | None = trace.hit
     if hit is None:
         return [(trace.name, ())]
-    names = [name.replace(FREE, index) for name in hit.outputs]
+    names = [number_name(name, place) for name in hit.outputs]
     done = finish_names(rules, names, hit.rule, [])
     return [done[name] for name in names if name in done]

@@ -15,8 +15,18 @@ from weighbridge.base.errors import WeighbridgeError
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import PrefixChange, Transform, WeightRenaming
 from weighbridge.pattern import Match
-from weighbridge.planning.names.wanting import FREE, Wanted
-from weighbridge.planning.tracing import Rule, Rules, finish_names, match_rule, prepare, trace_key, write_name
+from weighbridge.planning.names.wanting import Wanted
+from weighbridge.planning.tracing import (
+    Rule,
+    Rules,
+    finish_names,
+    last_stars,
+    match_rule,
+    number_name,
+    prepare,
+    trace_key,
+    write_name,
+)
 from weighbridge.planning.way_back.origins import invert_rules
 
 MOST_NAMES: Final = 64
@@ -39,13 +49,13 @@ class Preimages(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One of the sources that a converter joins: the pattern that it matches, and the index that is used up.
+    """One of the sources that a converter joins: the pattern that it matches, and the indices that are used up.
 
     A converter that joins fewer of them means its first one.
     """
 
     lane: int = 0
-    place: str = "0"
+    place: tuple[str, ...] = ()
 
 
 FIRST_PART: Final = Part()
@@ -58,13 +68,13 @@ def part_of(rules: Rules, name: str) -> Part:
         >>> from weighbridge.mappings.transforms import WeightConverter
         >>> from weighbridge.operations.groupings import Concatenate
         >>> part_of(prepare(Mapping([WeightConverter(["q", "k"], "qk", [Concatenate(0)])])), "layers.3.k")
-        Part(lane=1, place='0')
+        Part(lane=1, place=())
     """
     try:
         hit = trace_key(rules, name).hit
     except WeighbridgeError:
         hit = None
-    return FIRST_PART if hit is None else Part(hit.lane, hit.place or "0")
+    return FIRST_PART if hit is None else Part(hit.lane, hit.place)
 
 
 def find_preimages(
@@ -160,7 +170,8 @@ def _before(back: Rules, rule: Rule, name: str, part: Part) -> Iterator[_Earlier
 def _written(rule: Rule, lane: int, match: Match, inner: str, part: Part) -> _Earlier | None:
     own = rule.targets[part.lane : part.lane + 1] or rule.targets[:1]
     target = own[0] if rule.converts else rule.pairs[lane][1]
-    free = {f"*{target.stars}": part.place} if rule.splits else {}
+    stars = last_stars(target, rule.splits)
+    free = dict(zip(stars, part.place, strict=True)) if len(part.place) == len(stars) else dict.fromkeys(stars, "0")
     written = write_name(rule, target, match, {**match.captures, **free}, inner)
     is_whole = (match.start, match.stop) == (0, len(inner))
     is_told = is_whole and all(map(str.isdigit, match.captures.values()))
@@ -173,7 +184,7 @@ def _leads(forward: Rules, name: str, key: str) -> bool:
         trace = trace_key(forward, name)
         if trace.hit is None:
             return trace.name == key
-        names = [output.replace(FREE, "0") for output in trace.hit.outputs]
+        names = [number_name(output, ()) for output in trace.hit.outputs]
         return any(last == key for last, _ in finish_names(forward, names, trace.hit.rule, []).values())
     except WeighbridgeError:
         return False

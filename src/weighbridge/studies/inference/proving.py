@@ -76,8 +76,8 @@ def _fact_of(step: Step, rules: Sequence[Transform]) -> Fact | None:
     converter = next((rule for n in step.rules if isinstance(rule := rules[n], WeightConverter)), None)
     if converter is None:
         return Fact.rename(step.sources[0], step.targets[0])
-    sources = _lanes(step.reads, len(converter.source_patterns), converter.arity.merges)
-    targets = _lanes(tuple(step.writes), len(converter.target_patterns), converter.arity.splits)
+    sources = _lanes(step.reads, len(converter.source_patterns), converter.arity.merges > 0)
+    targets = _lanes(tuple(step.writes), len(converter.target_patterns), converter.arity.splits > 0)
     return None if sources is None or targets is None else Fact(sources, targets, converter.operations)
 
 

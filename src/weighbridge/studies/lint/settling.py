@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from weighbridge.base.errors import WeighbridgeError
-from weighbridge.base.keys import index_of
-from weighbridge.planning.tracing import FREE, Hit, Rules, Traced, finish_names, spell, trace_keys
+from weighbridge.operations.values import Place
+from weighbridge.planning.members.group_keys import merged_indices
+from weighbridge.planning.tracing import Hit, Rules, Traced, finish_names, number_name, spell, trace_keys
 
 
 class Settled(NamedTuple):
@@ -18,11 +19,11 @@ class Settled(NamedTuple):
 
     Args:
         key: The key.
-        names: Its last names: one, or as many as a converter writes. An index that operations make is 0.
+        names: Its last names: one, or as many as a converter writes. Indices that operations make are 0.
         fired: Numbers of the rules that fired, also of those behind the converter.
         converter: Number of the converter that fired; -1 if none did.
         group: What the converter joins the key with: keys of one group share these names, before later renames.
-        place: The key's place in that group: the pattern's number, and the index that is merged.
+        place: The key's place in that group: the pattern's number, and the indices that are merged.
     """
 
     key: str
@@ -30,7 +31,7 @@ class Settled(NamedTuple):
     fired: tuple[int, ...]
     converter: int = -1
     group: tuple[str, ...] = ()
-    place: tuple[int, str] = (0, "")
+    place: tuple[int, Place] = (0, ())
 
     @property
     def owner(self) -> tuple[int, tuple[str, ...]]:
@@ -40,7 +41,7 @@ class Settled(NamedTuple):
     @property
     def is_first(self) -> bool:
         """Whether the key stands at index 0 of what is merged, or nothing is."""
-        return self.place[1] in ("", "0")
+        return not any(self.place[1])
 
 
 def settle(rules: Rules, keys: Iterable[str], problems: list[WeighbridgeError]) -> list[Settled]:
@@ -65,10 +66,10 @@ def settle(rules: Rules, keys: Iterable[str], problems: list[WeighbridgeError]) 
 
 
 def _converted(traced: Traced, hit: Hit) -> Iterator[Settled]:
-    slot = index_of(hit.place) if hit.place else None
+    merged = merged_indices(hit)
     fired = (*traced.trace.fired, hit.rule)
     for key, indices in traced.members:
-        place = hit.place if slot is None else str(indices[slot])
+        place = tuple(number if slot is None else indices[slot] for slot, number in merged)
         outputs = tuple(spell(output, indices) for output in hit.outputs)
         yield Settled(key, outputs, fired, hit.rule, outputs, (hit.lane, place))
 
@@ -77,10 +78,10 @@ def _finish(
     rules: Rules, number: int, found: Collection[Settled], problems: list[WeighbridgeError]
 ) -> Iterator[Settled]:
     """Run the renames behind a converter."""
-    written = dict.fromkeys(name.replace(FREE, "0") for one in found for name in one.names)
+    written = dict.fromkeys(number_name(name, ()) for one in found for name in one.names)
     last = finish_names(rules, written, number, problems)
     for one in found:
-        ends = [last[name] for name in (name.replace(FREE, "0") for name in one.names) if name in last]
+        ends = [last[name] for name in (number_name(name, ()) for name in one.names) if name in last]
         later = tuple(sorted({rule for _, fired in ends for rule in fired}))
         yield one._replace(names=tuple(name for name, _ in ends), fired=one.fired + later)
 

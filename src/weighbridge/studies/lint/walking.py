@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.mappings.transforms import strip_scope
-from weighbridge.planning.tracing import Rule, Rules, find_hit, is_same_use, write_name
+from weighbridge.planning.tracing import Rule, Rules, find_hit, is_same_use, last_stars, write_name
 
 Span = tuple[int, int]
 """Half-open interval [start, stop) of a name's characters."""
@@ -68,7 +68,7 @@ def firings(rule: Rule, name: str) -> list[Firing]:
         if match is None:
             continue
         for written in rule.targets or (target,):
-            captures = match.captures | ({f"*{written.stars}": "0"} if rule.splits else {})
+            captures = match.captures | dict.fromkeys(last_stars(written, rule.splits), "0")
             after = write_name(rule, written, match, captures, inner)
             if after is not None:
                 end = len(after) - (len(inner) - match.stop)
