@@ -38,7 +38,8 @@ class Place:
 
     `last` says that no other operation comes after this one which changes shapes or numbers, and `listed` that what
     comes takes one tensor for each index: an operation, or the targets. `parts` is how many tensors a cut is to give;
-    None where what comes after it joins them to one again, which `joined` says. `repeats` is how often each is repeated.
+    None where what comes after it joins them to one again, which `joined` says. `repeats` is how often
+    each is repeated.
     """
 
     targets: tuple[str, ...]

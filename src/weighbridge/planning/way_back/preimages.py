@@ -138,8 +138,8 @@ def _followed(back: Rules, moves: frozenset[int], key: str, part: Part) -> Itera
         found = [] if rule.converts and has_converted else list(_before(back, rule, name, part))
         stays = not any(place in moves or earlier.is_told for earlier in found)
         open_names.append((name, place + 1, has_converted, is_likely and stays))
-        for earlier in found:
-            open_names.append((earlier.name, place + 1, has_converted or rule.converts, is_likely))
+        converted = has_converted or rule.converts
+        open_names += [(earlier.name, place + 1, converted, is_likely) for earlier in found]
 
 
 class _Earlier(NamedTuple):
