@@ -9,7 +9,7 @@ syntax.py     the nodes, and their canonical text
 compile.py    tree to regular expression; whether templates may stand for keys
 positions.py  matching in a bounded time, where a regular expression could take long
 matching.py   Pattern: match, fill
-    rewriting.py  rewrite
+rewriting.py  rewrite
 inverse.py    the way back, or the reason why there is none
 """
 
