@@ -20,6 +20,8 @@ TIMED: dict[str, Callable[..., Any]] = {
         work_files.convert,
         work_files.convert_huge,
         work_files.copy,
+        work_files.dequantise,
+        work_files.dequantise_plainly,
         work_files.read,
         work_files.revert,
         work_files.write,

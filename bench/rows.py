@@ -18,6 +18,7 @@ from bench.rows_devices import measure_cuda
 from bench.rows_files import measure_convert, measure_convert_large, measure_revert, measure_save
 from bench.rows_first import measure_first, measure_inspect
 from bench.rows_load import measure_huge, measure_load_dense, measure_load_moe, measure_small, measure_transposed
+from bench.rows_quantised import measure_dequantise
 
 PLAN_S: Final = 1.5
 PLAN_RATIO: Final = 0.5
@@ -108,6 +109,7 @@ ROWS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = MappingProxyType(
         "load-dense": measure_load_dense,
         "small": measure_small,
         "huge": measure_huge,
+        "dequantise": measure_dequantise,
         "plan": measure_plan,
         "import": measure_import,
         "inspect": measure_inspect,
@@ -116,7 +118,7 @@ ROWS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = MappingProxyType(
 )
 """The rows by name, in the order they run."""
 
-OPT_IN: Final = ("convert-large", "cuda")
+OPT_IN: Final = ("convert-large", "dequantise", "cuda")
 """Rows that run only if they are named."""
 
 DEFAULT_ROWS: Final = tuple(name for name in ROWS if name not in OPT_IN)

@@ -13,6 +13,7 @@ from typing import Final
 import weighbridge as wb
 from bench.clock import run_timed
 from bench.inventories import moe_mapping
+from bench.quantised import values_of
 
 SHARD_SIZE: Final = "1GB"
 PIECE_BYTES: Final = 2**24
@@ -41,6 +42,30 @@ def convert_huge(touch_bytes: int, source: str, destination: str, kind: str, bud
 
     def work() -> Path:
         return wb.convert(source, destination, [rules[kind]], max_shard_size=None, memory_budget=int(budget_bytes))
+
+    run_timed(work, touch_bytes=touch_bytes, reads=[Path(source)])
+
+
+def dequantise(touch_bytes: int, source: str, destination: str, budget_mb: str) -> None:
+    """Convert a quantised checkpoint to BF16 within a memory budget."""
+    import torch  # noqa: F401 - as above
+
+    def work() -> Path:
+        return wb.convert(
+            source, destination, dtype="bfloat16", sync=False, max_shard_size=SHARD_SIZE, memory_budget=f"{budget_mb}MB"
+        )
+
+    run_timed(work, touch_bytes=touch_bytes, reads=[Path(source)])
+
+
+def dequantise_plainly(touch_bytes: int, source: str, destination: str) -> None:
+    """Do the same file by file, with the safetensors library and torch."""
+    from safetensors.torch import load_file, save_file
+
+    def work() -> None:
+        Path(destination).mkdir()
+        for path in _files(source):
+            save_file(dict(values_of(load_file(path))), Path(destination) / path.name, metadata={"format": "pt"})
 
     run_timed(work, touch_bytes=touch_bytes, reads=[Path(source)])
 

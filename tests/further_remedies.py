@@ -482,4 +482,19 @@ def commands() -> Iterator[Further]:
     )
 
 
-FURTHER: tuple[Further, ...] = (*patterns(), *operations(), *sources(), *models(), *commands())
+def numbers_for_codes() -> Iterator[Further]:
+    """A dtype for all tensors, where the scales are of other blocks than the configuration says."""
+    codes, scales = torch.ones(4, 4).to(torch.float8_e4m3fn), torch.ones(1, 1)
+    tensors = {"q.weight": codes, "q.weight_scale_inv": scales}
+
+    def plan(block: int, dtype: str | None) -> Callable[[Path], object]:
+        said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [block, block]}}
+        return lambda folder: wb.plan(tensors, [], dtype=dtype, config=said)
+
+    leave = "leave the codes as they are, without a dtype= (--dtype) for all tensors"
+    correct = "or correct the configuration: config=, or --config FILE"
+    yield Further("numbers of other blocks", plan(2, "BF16"), leave, plan(2, None))
+    yield Further("numbers by a corrected configuration", plan(2, "BF16"), correct, plan(4, "BF16"))
+
+
+FURTHER: tuple[Further, ...] = (*patterns(), *operations(), *sources(), *models(), *commands(), *numbers_for_codes())

@@ -28,7 +28,7 @@ ROOMS: Final[dict[str, tuple[str, ...] | str]] = {
     "storage": ("base",),
     "planning": ("base", "pattern", "algebra", "operations", "mappings", "storage"),
     "reporting": ("base", "algebra", "mappings", "planning"),
-    "running": ("base", "algebra", "storage", "planning"),
+    "running": ("base", "algebra", "mappings", "storage", "planning"),
     "models": ("base", "algebra", "mappings", "storage", "planning", "running"),
     "studies": EVERY_ROOM_BEFORE,
     "api": EVERY_ROOM_BEFORE,

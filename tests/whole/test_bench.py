@@ -54,6 +54,7 @@ from bench.measure import (
     run_python,
 )
 from bench.picture import picture
+from bench.quantised import Blocks, wrong_values
 from bench.report import COLUMNS, heading, machine, plain_table, results_json, table_rows, versions
 from bench.rounds import Bench, Side, memory, take_turns
 from bench.rows import DEFAULT_ROWS, OPT_IN, ROWS, double, measure_import, measure_plan
@@ -61,6 +62,7 @@ from bench.rows_devices import BOUND, OURS, measure_cuda
 from bench.rows_files import measure_convert, measure_convert_large, measure_revert, measure_save
 from bench.rows_first import SPARSE, measure_first, measure_inspect
 from bench.rows_load import measure_huge, measure_load_dense, measure_load_moe, measure_small, measure_transposed
+from bench.rows_quantised import measure_dequantise
 from bench.run import Results, read_arguments
 from bench.work_devices import WAYS, compare_on_device
 
@@ -541,6 +543,16 @@ def test_device_row_compares_values_and_times_every_side(bench: Bench, monkeypat
     monkeypatch.setitem(WAYS, "plain", lambda source, device: load_file(next(bench.work.glob("moe/*.safetensors"))))
     with pytest.raises(SystemExit, match="tensors differ"):
         compare_on_device(str(bench.work / "moe"), "plain", "cpu")
+
+
+def test_dequantise_row_compares_the_values(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = Blocks(files=2, matrices=2, rows=300, columns=200)
+    figures = measure_dequantise(bench, rounds=1, blocks=sizes)
+    assert [figure.is_ours for figure in figures if figure.comparisons] == [True]
+    made = wb.convert(bench.work / "fp8", bench.work / "again", dtype="bfloat16")
+    assert list(wrong_values(bench.work / "fp8", made)) == []
+    other = wb.convert(bench.work / "fp8", bench.work / "other", dtype="float16")
+    assert len(list(wrong_values(bench.work / "fp8", other))) == 4
 
 
 def test_transposed_row_runs_both_kinds(bench: Bench) -> None:

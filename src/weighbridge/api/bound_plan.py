@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weighbridge.api.dequantised import computed_source
 from weighbridge.api.joined_files import open_source
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_names import names_torch_file
@@ -300,6 +301,8 @@ class Plan(planned.Plan):
         from weighbridge.running.ties import check_standing_ties
 
         found = open_source(self._place(source))
+        if self.computed:
+            found = computed_source(found, [key for _, keys in self.computed for key in keys], self.binding.config)
         found = complete(self, found, self._origin) if self._is_way_back() else found
         check_source(self, found)
         check_standing_ties(self, found)

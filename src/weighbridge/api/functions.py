@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.api.bound_plan import Plan
-from weighbridge.api.configurations import config_for, saying_of
+from weighbridge.api.configurations import config_for
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
+from weighbridge.api.dequantised import read_codes, say_computed
 from weighbridge.api.joined_files import open_source
 from weighbridge.api.settings import refuse_unasked
 from weighbridge.base.errors import CheckpointError, PlanError
@@ -25,6 +26,7 @@ from weighbridge.mappings.registry import default_registry
 from weighbridge.mappings.wrapped_names import look_through
 from weighbridge.models.model_sources import is_model
 from weighbridge.models.resolve import resolve as resolve_model
+from weighbridge.planning.casts.dtype_policies import read_policy
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.planning.plan_options import read_options
@@ -128,6 +130,8 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     options["config"] = config_for(options.get("config"), source, target, checkpoint)
     found = bind_offsets(found, options["config"])
     wanted, notes, computed = _target_of(target, source.header)
+    options["dtype"] = read_policy(options.get("dtype"))
+    source, saying, of_codes = read_codes(source, options, wanted)
     recorded = find_conversion(source, found) if options.get("layout", "auto") == "auto" else None
     if recorded is not None and found.forward is not None:
         wanted = recorded.source if wanted is None and recorded.is_exact else wanted
@@ -136,7 +140,6 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     if computed:
         options["carry"] = (*exception_rules(Carry, options.get("carry", ())), *computed)
     named = look_through(found, source.header, wanted)
-    saying = saying_of(source, options["config"])
     compiled = compile_by_receipt(
         lambda rules, chosen: compile_plan(
             source.header, rules, wanted, files=source.files, options=chosen, saying=saying
@@ -148,8 +151,8 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
     refuse_unasked(options["config"])
-    said = (*(source.notes if is_model(checkpoint) else ()), *notes)
-    made = Plan.bind(replace(compiled, notes=(*compiled.notes, *said)), source)
+    said = (*(source.notes if is_model(checkpoint) else ()), *notes, *of_codes)
+    made = Plan.bind(say_computed(replace(compiled, notes=(*compiled.notes, *said)), source), source)
     made.binding.config = options["config"]
     return made
 

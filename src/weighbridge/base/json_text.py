@@ -7,7 +7,7 @@ The standard library's parser keeps the last of two equal names and accepts `NaN
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final, NoReturn
 
 _KINDS: Final = {
@@ -176,3 +176,56 @@ def _parse_unsigned(digits: str) -> int:
     if digits.startswith("-"):
         raise JsonError(f"{digits[:20]} is negative")
     return int(digits)
+
+
+def without_members(raw: bytes, names: Collection[str]) -> bytes:
+    """Take members out of the outermost object of a JSON text, and leave all other bytes as they are.
+
+    Args:
+        raw: The text as UTF-8, which is valid JSON.
+        names: Names of the members; those that are not there change nothing.
+
+    Examples:
+        >>> without_members(b'{"a": 1, "b": {"a": 2}, "c": 3}', ["b"])
+        b'{"a": 1, "c": 3}'
+        >>> without_members(b'{"a": 1, "b": 2}', ["b"])
+        b'{"a": 1}'
+    """
+    text = raw.decode("utf-8")
+    start = text.index("{") + 1
+    members, end = _members_of(text, start)
+    kept = [text[first:last] for name, first, last in members if name not in names]
+    if len(kept) == len(members):
+        return raw
+    # What stands before the first member, and behind the last, stays there.
+    inside = [part.rstrip() for part in kept]
+    tail = text[members[-1][2] : end] if members else ""
+    last = text[members[-1][1] : members[-1][2]]
+    tail = last[len(last.rstrip()) :] + tail
+    return (text[:start] + ",".join(inside) + tail + text[end:]).encode()
+
+
+def _members_of(text: str, start: int) -> tuple[list[tuple[str, int, int]], int]:
+    """Return the name of each member of an object, and where it lies with the white space around; then the end."""
+    decoder = json.JSONDecoder()
+    members: list[tuple[str, int, int]] = []
+    at = start
+    while True:
+        first = at
+        at = _past_space(text, at)
+        if text[at] == "}":
+            return members, at
+        name, at = decoder.raw_decode(text, at)
+        at = _past_space(text, _past_space(text, at) + 1)
+        _, at = decoder.raw_decode(text, at)
+        last = _past_space(text, at)
+        members.append((name, first, last))
+        at = last + 1
+        if text[last] == "}":
+            return members, last
+
+
+def _past_space(text: str, at: int) -> int:
+    while text[at] in " \t\r\n":
+        at += 1
+    return at

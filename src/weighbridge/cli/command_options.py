@@ -144,7 +144,7 @@ class PlanOptions:
         list[str],
         typer.Option(
             metavar="[PATTERN=]DTYPE",
-            help="Cast floats to it, or to the 'target' ones; may be given again, for the targets of a pattern.",
+            help="Cast floats to it, or to the 'target' ones, and codes to numbers; or PATTERN=DTYPE, again and again.",
             rich_help_panel=PANEL,
         ),
     ] = field(default_factory=list)

@@ -200,6 +200,7 @@ def from_pretrained(
     allow_overflow: bool = False,
     copy: bool = False,
     huge_pages: str | None = None,
+    dequantize: bool = False,
     **arguments: Any,
 ) -> Any:
     """Load a model as the library's `from_pretrained` does, through a plan that was proven first.
@@ -227,6 +228,8 @@ def from_pretrained(
             the library does it. See `Plan.stream` for what that means when somebody writes into the file.
         huge_pages: Whether the weights' memory is backed with huge pages: ``"on"``, ``"off"``, or ``"auto"`` to measure
             what is faster here; by default what `WEIGHBRIDGE_HUGE_PAGES` says.
+        dequantize: Load a quantised checkpoint into the plain model, with the numbers that its codes stand for; see
+            `docs/quantised.md`. Values of the configuration are then given by `config`.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration.
 
     Returns:
@@ -240,6 +243,7 @@ def from_pretrained(
         WeighbridgeError: `usage` for another word about huge pages.
     """
     from weighbridge.integrations.transformers_loading import Load, converted_by
+    from weighbridge.integrations.transformers_numbers import read_as_numbers
     from weighbridge.storage import open_checkpoint
     from weighbridge.storage.places.huge_pages import decided
 
@@ -247,9 +251,12 @@ def from_pretrained(
     options = Options(
         partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout, allow_overflow=allow_overflow
     )
-    checkpoint = open_checkpoint(_local(path, arguments))
+    directory = _local(path, arguments)
+    checkpoint, note = open_checkpoint(directory), ""
+    if dequantize:
+        checkpoint, config, dtype, note = read_as_numbers(checkpoint, directory, config, dtype)
     rules = None if mapping is None else find_mapping(mapping)
-    load = Load(checkpoint, rules, resolve, options, copy, resolve_theirs, _accelerator(device))
+    load = Load(checkpoint, rules, resolve, options, copy, resolve_theirs, _accelerator(device), note)
     if load.device is not None:
         arguments["device_map"] = {"": load.device}
     with decided(huge_pages), converted_by(load.fill):

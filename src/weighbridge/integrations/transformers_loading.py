@@ -19,6 +19,7 @@ from typing import Any, Final
 import torch
 
 from weighbridge.api.conversions import compile_by_receipt
+from weighbridge.api.dequantised import say_computed
 from weighbridge.base.errors import PlanError, RegistryError
 from weighbridge.base.process_locks import ProcessLock
 from weighbridge.base.specs import Header
@@ -179,7 +180,7 @@ class Load:
             source,
             options,
         )
-        return replace(plan, notes=(*plan.notes, *filter(None, [self.note])))
+        return say_computed(replace(plan, notes=(*plan.notes, *filter(None, [self.note]))), source)
 
     def _mapping_of(self, header: Header) -> NameMapping:
         assert self.mapping is not None
@@ -318,7 +319,10 @@ def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_
         return original(model, state_dict, load_config, disk_offload_index)
     if load_config.hf_quantizer is not None:
         raise RegistryError(
-            "integration-unsupported", "quantised checkpoints are not loaded through a plan", got=type(model).__name__
+            "integration-unsupported",
+            "quantised checkpoints are not loaded through a plan as they are",
+            got=type(model).__name__,
+            hint="dequantize=True loads the numbers that the codes stand for into the plain model",
         )
     token = _filling.set(None)  # another one of ours may stand behind what somebody else put in front of it
     try:

@@ -65,7 +65,8 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack
     held = open_model(model)
     stock = take_stock(model)
     config = loaded.config if loaded.config is not None else getattr(inner, "config", None)
-    current, gone = _as_it_is_now(in_dtypes(loaded.plan, held.header), held.header, stock)
+    numbers = replace(loaded.plan, computed=())  # of a model's weights nothing is lost where they are saved as they are
+    current, gone = _as_it_is_now(in_dtypes(numbers, held.header), held.header, stock)
     standing = what_stands(current, held)
     again = steps_by_the_rules(current, standing, held.header, config)
     kept, strays = _without_strays(standing.plan, held.header)

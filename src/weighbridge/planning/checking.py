@@ -41,6 +41,10 @@ class Claims(Protocol):
         """Pairs of filled targets that share one storage."""
 
     @property
+    def computed(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Sources that are computed from codes, by the title of their scheme."""
+
+    @property
     def source(self) -> Header:
         """Specs of all source tensors."""
 
@@ -81,7 +85,18 @@ def find_problems(plan: Claims) -> list[WeighbridgeError]:
         twice = [key for key, count in Counter(keys).items() if count > 1] if len(set(keys)) < len(keys) else []
         problems += [PlanError("target-collision", f"a {side} has two fates", where=key) for key in twice]
     # The specs of both sides can only be told once every step fits its program.
-    return problems or [*_tie_problems(plan.tied_sources, plan.step_of_source, plan.source), *_target_ties(plan)]
+    return problems or [
+        *_tie_problems(plan.tied_sources, plan.step_of_source, plan.source),
+        *_target_ties(plan),
+        *_computed_problems(plan),
+    ]
+
+
+def _computed_problems(plan: Claims) -> Iterator[WeighbridgeError]:
+    keys = [key for _, keys in plan.computed for key in keys]
+    strange = [key for key, count in Counter(keys).items() if count > 1 or key not in plan.source]
+    for key in strange:
+        yield PlanError("plan-format", "this is said to be computed, and is no source", where=repr(key)[:200])
 
 
 def _target_ties(plan: Claims) -> Iterator[WeighbridgeError]:

@@ -76,7 +76,7 @@ def quantised_keys(header: Header) -> set[str]:
 
 
 def _coded(header: Header) -> frozenset[str]:
-    return frozenset(filter(_holds_codes, {spec.dtype for spec in header.specs.values()}))
+    return frozenset(filter(holds_codes, {spec.dtype for spec in header.specs.values()}))
 
 
 def _groups(keys: Iterable[str], specs: MappingOf[str, TensorSpec], coded: frozenset[str]) -> list[Group]:
@@ -120,7 +120,8 @@ def _group(stem: str, keys: list[str], specs: MappingOf[str, TensorSpec], coded:
     return None if codes is None else Group(stem, codes, tuple(sorted(key for key in there if key != codes)))
 
 
-def _holds_codes(dtype: str) -> bool:
+def holds_codes(dtype: str) -> bool:
+    """Tell whether tensors of a dtype can hold codes."""
     kind = DTYPES[dtype]
     return kind.kind == "packed" or (kind.kind == "float" and kind.bits <= 8) or dtype in ("I8", "U8", "I32", "U32")
 

@@ -31,6 +31,9 @@ PLAN_VERSION: Final = 1
 EQUALS_VERSION: Final = 2
 """Version of a plan in which a key stands in a step more than once: one tensor is shared, or several are equal."""
 
+COMPUTED_VERSION: Final = 3
+"""Version of a plan that reads weights which are computed from their codes."""
+
 DEFAULT_BUDGET_BYTES: Final = 256 * 2**20
 """Size of the buffers that a run may hold beside its results, in bytes."""
 
@@ -52,6 +55,8 @@ class Plan:
         notes: What the plan takes for granted, one sentence each.
         choices: Where a derived way back takes one of several names or sizes, each of which the rules would lead to the
             source, one sentence each: a target or a record would have settled it. The notes repeat the likelier ones.
+        computed: The sources that are no tensors of a file: weights that are computed from their codes, by the title of
+            their scheme.
         source_files: How the source lies in files; the inverse writes exactly these. Like the next one, no part of
             the plan's value: another sharding of the same tensors gives an equal plan.
         target_files: The files to write, where they are to be the very same as earlier ones.
@@ -70,6 +75,7 @@ class Plan:
     metadata: MappingOf[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    computed: tuple[tuple[str, tuple[str, ...]], ...] = ()
     source_files: FileSet | None = field(default=None, repr=False, compare=False)
     target_files: FileSet | None = field(default=None, repr=False, compare=False)
     is_back: bool | None = field(default=None, compare=False)
@@ -138,9 +144,9 @@ class Plan:
         """What of the source cannot be had back; empty for an exact plan."""
         dropped = Counter(f"dropped: {fated.by}" for fated in self.dropped)
         casts = Counter(step.program.lossy_reason for step in self.steps if not step.program.is_exact)
-        return tuple(
-            f"{count:,} tensor{'s' * (count != 1)} {reason}" for reason, count in [*dropped.items(), *casts.items()]
-        )
+        made = {f"computed from codes: {title}": len(keys) for title, keys in self.computed}
+        reasons = [*made.items(), *dropped.items(), *casts.items()]
+        return tuple(f"{count:,} tensor{'s' * (count != 1)} {reason}" for reason, count in reasons)
 
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:
@@ -155,6 +161,8 @@ class Plan:
     @property
     def version(self) -> int:
         """Version of the plan's JSON form: the oldest that can say it."""
+        if self.computed:
+            return COMPUTED_VERSION
         return EQUALS_VERSION if any(step.fate in EQUAL_FATES for step in self.steps) else PLAN_VERSION
 
     @cached_property
@@ -222,6 +230,7 @@ class Plan:
             tied_sources=self.tied_targets,
             tied_targets=self.tied_sources,
             twins=(),
+            computed=(),
             source_files=self.target_files,
             target_files=self.source_files if self.is_exact and not new else None,
             is_back=None if self.is_back is None else not self.is_back,
@@ -266,6 +275,7 @@ class Plan:
             ],
             **fated,
             **({"twins": [list(pair) for pair in self.twins]} if self.twins else {}),
+            **({"computed": {title: list(keys) for title, keys in self.computed}} if self.computed else {}),
         }
 
 

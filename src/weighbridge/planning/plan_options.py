@@ -25,8 +25,9 @@ class Options:
         initialise: `Initialise` rules, or patterns.
         dtype: Dtype that floats are cast to, by its name or torch's own; ``"target"`` for the target's, None to keep
             the source's. Or several by patterns over the target's keys: ``{"**": "BF16", "A_log": "F32"}``, of which
-            the last that names a key decides; ``"keep"`` leaves a tensor as it is. Integers, truth values and what is
-            quantised are never cast.
+            the last that names a key decides; ``"keep"`` leaves a tensor as it is. Integers and truth values are never
+            cast. A dtype for all tensors also reads quantised weights as numbers, where the configuration says how they
+            are stored; see `docs/quantised.md`.
         allow_overflow: Let a value beyond the range of the dtype that it is cast to become infinite (of a float of 8
             bits, what torch makes of it), instead of an error of the run.
         layout: ``"auto"`` to find the reading that fits, ``"mapped"`` or ``"as is"`` to declare it.

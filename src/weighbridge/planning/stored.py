@@ -16,7 +16,7 @@ from weighbridge.base.forms.json_forms import items, number, numbers, table, tex
 from weighbridge.base.json_text import JsonError, parse_json
 from weighbridge.base.specs import TensorSpec
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.planning.plan import EQUALS_VERSION, PLAN_FORMAT, PLAN_VERSION, Plan
+from weighbridge.planning.plan import COMPUTED_VERSION, EQUALS_VERSION, PLAN_FORMAT, PLAN_VERSION, Plan
 from weighbridge.planning.program import program_from_dict, spec_from_form
 from weighbridge.planning.steps import FATED_FIELDS, Fated, Step
 from weighbridge.storage.formats.safetensors_header import parse_head
@@ -63,8 +63,8 @@ def read_plan(form: Any) -> Plan:
     """
     try:
         found = form["format"], form["version"]
-        if found not in [(PLAN_FORMAT, version) for version in (PLAN_VERSION, EQUALS_VERSION)]:
-            what, expected = "this is no plan of a known version", f"{PLAN_FORMAT} {PLAN_VERSION} or {EQUALS_VERSION}"
+        if found not in [(PLAN_FORMAT, version) for version in (PLAN_VERSION, EQUALS_VERSION, COMPUTED_VERSION)]:
+            what, expected = "this is no plan of a known version", f"{PLAN_FORMAT} {PLAN_VERSION} to {COMPUTED_VERSION}"
             raise PlanError("plan-format", what, expected=expected, got=repr(found)[:200])
         plan = _plan_from_form(form)
         plan.check()
@@ -109,6 +109,7 @@ def _plan_from_form(form: MappingOf[str, Any]) -> Plan:
         notes=texts(form["notes"]),
         twins=tuple(_pair(entry) for entry in items(form.get("twins", []))),
         choices=texts(form.get("choices", [])),
+        computed=tuple((title, texts(keys)) for title, keys in table(form.get("computed", {})).items()),
         is_back=truth(form["is_back"]) if "is_back" in form else None,
         **fated,
         **files,

@@ -22,7 +22,7 @@ from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
 from weighbridge.running.strided import SECTION_BYTES, copy_strided, is_run, scratch
-from weighbridge.storage.protocol import FileReader
+from weighbridge.storage.protocol import FileReader, is_read
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ class Slots:
             return self._found[slot]
 
     def _find(self, key: str) -> torch.Tensor | None:
-        if self.checkpoint.extent(key) is not None:
+        if is_read(self.checkpoint, key):
             return None
         tensor = self.checkpoint.tensor(key).detach()
         return tensor if tensor.device.type == "cpu" else None
@@ -104,7 +104,7 @@ def is_at_hand(checkpoint: Checkpoint, key: str) -> bool:
     Raises:
         CheckpointError: The codes of reading.
     """
-    if checkpoint.extent(key) is not None:
+    if is_read(checkpoint, key):
         return False
     from weighbridge.storage.formats.tensor_kinds import is_plain
 

@@ -149,6 +149,25 @@ class FileReader(Protocol):
         """Return a view of the files for one run: memory that is shared with nobody else, and written to by copy."""
 
 
+@runtime_checkable
+class PartMaker(Protocol):
+    """What a checkpoint can do, beyond `Checkpoint`, some of whose tensors are made while they are read."""
+
+    def is_made(self, key: str) -> bool:
+        """Tell whether a tensor is made part by part: `tensor` would hold all of it, `read` holds a part."""
+
+
+def is_read(checkpoint: Checkpoint, key: str) -> bool:
+    """Tell whether a tensor is to be read part by part: from a file, or as it is made.
+
+    Raises:
+        CheckpointError: `tensor-not-found`.
+    """
+    if checkpoint.extent(key) is not None:
+        return True
+    return isinstance(checkpoint, PartMaker) and checkpoint.is_made(key)
+
+
 class Mapped(Protocol):
     """Files that are mapped copy-on-write: nothing written to a tensor of it reaches a file, or another map."""
 

@@ -7,9 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Final
 
 from weighbridge.mappings.schemes.said import Said, whole
-from weighbridge.mappings.schemes.scheme import COLUMN, FLOATS, ROW, Member, Scheme, columns, rows
+from weighbridge.mappings.schemes.scheme import (
+    COLUMN,
+    FLOATS,
+    ROW,
+    Axis,
+    Coding,
+    Formula,
+    Member,
+    Scheme,
+    columns,
+    rows,
+)
+
+_WORDS: Final = Coding(4, Axis.ROWS, order=(0, 4, 1, 5, 2, 6, 3, 7))
 
 
 def read(said: Said) -> Iterator[Scheme]:
@@ -19,9 +33,9 @@ def read(said: Said) -> Iterator[Scheme]:
         return
     size = whole(said.config.get("group_size"))
     members = (
-        Member(".qweight", "codes", (COLUMN, rows(8)), ("I32",), "codes"),
-        Member(".qzeros", "zero points", (columns(size), rows(Fraction(8))), ("I32",)),
-        Member(".scales", "scales", (columns(size), ROW), FLOATS),
+        Member(".qweight", "codes", (COLUMN, rows(8)), ("I32",), "codes", coding=_WORDS),
+        Member(".qzeros", "zero points", (columns(size), rows(Fraction(8))), ("I32",), role="zero", coding=_WORDS),
+        Member(".scales", "scales", (columns(size), ROW), FLOATS, role="scale"),
     )
     groups = f"groups of {size} columns" if size else "one group of columns"
-    yield Scheme(f"int4 in {groups}, version gemm", (members,))
+    yield Scheme(f"int4 in {groups}, version gemm", (members,), formula=Formula(dtype=""))

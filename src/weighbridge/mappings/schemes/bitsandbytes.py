@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from weighbridge.mappings.schemes.said import Said
-from weighbridge.mappings.schemes.scheme import COLUMN, ONE, ROW, Along, Axis, Member, Scheme
+from weighbridge.mappings.schemes.scheme import COLUMN, ONE, ROW, Along, Axis, Formula, Member, Scheme
 
 _STATE = "quant_state.bitsandbytes__"
 
@@ -21,29 +21,34 @@ def read(said: Said) -> Iterator[Scheme]:
     if said.config.get("load_in_8bit"):
         members = (
             Member(".weight", "codes", (ROW, COLUMN), ("I8",), "codes"),
-            Member(".SCB", "scales", (ROW,), ("F32",)),
+            Member(".SCB", "scales", (ROW,), ("F32",), role="scale"),
             Member(".weight_format", "the format's number", (), ("U8",), "shared", is_needed=False),
         )
-        yield Scheme("int8, one scale for each row", (members,))
+        yield Scheme("int8, one scale for each row", (members,), formula=Formula(over=127))
     elif said.config.get("load_in_4bit"):
         kind = str(said.config.get("bnb_4bit_quant_type", "fp4"))
-        yield Scheme(f"{kind.upper()} in blocks of the flat weight", (_four_bits(kind),))
+        yield Scheme(f"{kind.upper()} in blocks of the flat weight", (_four_bits(kind),), formula=Formula(is_flat=True))
 
 
 def _four_bits(kind: str) -> tuple[Member, ...]:
     codes = (Along(Axis.FLAT, 2), ONE)
     return (
         Member(".weight", "codes", codes, ("U8", "F32", "BF16", "F16"), "codes"),
-        Member(".weight.absmax", "scales", None, ("F32", "U8")),
-        Member(".weight.quant_map", "the table of values", (Along(Axis.INSIDE, 16),), ("F32",), "shared"),
-        Member(f".weight.{_STATE}{kind}", "the state", None, ("U8",), "derived"),
-        Member(".weight.nested_absmax", "scales of scales", None, ("F32",), is_needed=False),
+        Member(".weight.absmax", "scales", None, ("F32", "U8"), role="scale"),
+        Member(".weight.quant_map", "the table of values", _table(16), ("F32",), "shared", role="table"),
+        Member(f".weight.{_STATE}{kind}", "the state", None, ("U8",), "derived", role="state"),
+        Member(".weight.nested_absmax", "scales of scales", None, ("F32",), is_needed=False, role="nested scale"),
         Member(
             ".weight.nested_quant_map",
             "the table of scales",
-            (Along(Axis.INSIDE, 256),),
+            _table(256),
             ("F32",),
             "shared",
             is_needed=False,
+            role="nested table",
         ),
     )
+
+
+def _table(size: int) -> tuple[Along, ...]:
+    return (Along(Axis.INSIDE, size),)

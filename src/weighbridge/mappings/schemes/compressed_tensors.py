@@ -10,7 +10,24 @@ from fractions import Fraction
 from typing import Any, Final
 
 from weighbridge.mappings.schemes.said import Said, block_sizes, whole
-from weighbridge.mappings.schemes.scheme import COLUMN, F8, FLOATS, ONE, ROW, Along, Form, Member, Scheme, columns, rows
+from weighbridge.mappings.schemes.scheme import (
+    COLUMN,
+    F8,
+    FLOATS,
+    FLOATS_OF_4_BITS,
+    ONE,
+    ROW,
+    Along,
+    Axis,
+    Coding,
+    Form,
+    Formula,
+    Kind,
+    Member,
+    Scheme,
+    columns,
+    rows,
+)
 
 _FOUR_BITS: Final = {"nvfp4-pack-quantized": ("nvfp4", 16), "mxfp4-pack-quantized": ("mxfp4", 32)}
 
@@ -38,28 +55,34 @@ def _scheme(weights: Mapping[str, Any], form: Any, targets: tuple[str, ...]) -> 
     members: Form
     axes, words = grid
     has_zeros = weights.get("symmetric") is False
-    scale = Member(".weight_scale", "scales", axes, (*FLOATS, "U8", "F8_E8M0"), "shared" if axes == (ONE,) else "moved")
-    static = _static(".input_scale", FLOATS)
+    kind: Kind = "shared" if axes == (ONE,) else "moved"
+    scale = Member(".weight_scale", "scales", axes, (*FLOATS, "U8", "F8_E8M0"), kind, role="scale")
+    formula = Formula(dtype="")
     if form == "pack-quantized":
-        dense = Fraction(32, bits)
-        members = (
-            Member(".weight_packed", "codes", (ROW, columns(dense)), ("I32",), "codes"),
-            scale,
-            # Packed along the rows, one for each group of columns.
-            Member(".weight_zero_point", "zero points", (rows(dense), axes[-1]), ("I32",), is_needed=has_zeros),
-            Member(".weight_shape", "the weight's shape", None, ("I64", "I32"), "derived"),
-            Member(".weight_g_idx", "the groups of columns", (COLUMN,), ("I32",), "numbered", is_needed=False),
-            static,
-        )
-        return Scheme(f"int{bits} packed into words, {words}", (members,), targets)
-    kind = "int" if weights.get("type") == "int" else "fp"
+        members = _packed(bits, axes, scale, has_zeros=has_zeros)
+        return Scheme(f"int{bits} packed into words, {words}", (members,), targets, formula)
+    word = "int" if weights.get("type") == "int" else "fp"
     members = (
-        Member(".weight", "codes", (ROW, COLUMN), ("I8",) if kind == "int" else F8, "codes"),
+        Member(".weight", "codes", (ROW, COLUMN), ("I8",) if word == "int" else F8, "codes"),
         scale,
-        Member(".weight_zero_point", "zero points", axes, ("I8", *F8), is_needed=has_zeros),
-        static,
+        Member(".weight_zero_point", "zero points", axes, ("I8", *F8), is_needed=has_zeros, role="zero"),
+        _static(".input_scale", FLOATS),
     )
-    return Scheme(f"{kind}{bits}, {words}", (members,), targets)
+    return Scheme(f"{word}{bits}, {words}", (members,), targets, formula)
+
+
+def _packed(bits: int, axes: tuple[Along, ...], scale: Member, *, has_zeros: bool) -> Form:
+    dense, half = Fraction(32, bits), 1 << (bits - 1)
+    # Zero points are packed along the rows, one for each group of columns.
+    grid, by_row = (rows(dense), axes[-1]), Coding(bits, Axis.ROWS, less=half)
+    return (
+        Member(".weight_packed", "codes", (ROW, columns(dense)), ("I32",), "codes", coding=Coding(bits, less=half)),
+        scale,
+        Member(".weight_zero_point", "zero points", grid, ("I32",), is_needed=has_zeros, role="zero", coding=by_row),
+        Member(".weight_shape", "the weight's shape", None, ("I64", "I32"), "derived", role="shape"),
+        Member(".weight_g_idx", "the groups of columns", (COLUMN,), ("I32",), "numbered", is_needed=False),
+        _static(".input_scale", FLOATS),
+    )
 
 
 def _static(ending: str, dtypes: tuple[str, ...]) -> Member:
@@ -83,11 +106,13 @@ def _grid(weights: Mapping[str, Any]) -> tuple[tuple[Along, ...], str] | None:
 
 def _four_bits(name: str, size: int, targets: tuple[str, ...]) -> Scheme:
     is_global = name == "nvfp4"
+    scales = ("F8_E4M3",) if is_global else ("U8", "F8_E8M0")
     members = [
-        Member(".weight_packed", "codes", (ROW, columns(2)), ("U8",), "codes"),
-        Member(".weight_scale", "scales", (ROW, columns(size)), ("F8_E4M3",) if is_global else ("U8", "F8_E8M0")),
+        Member(".weight_packed", "codes", (ROW, columns(2)), ("U8",), "codes", coding=FLOATS_OF_4_BITS),
+        Member(".weight_scale", "scales", (ROW, columns(size)), scales, role="scale"),
     ]
     if is_global:
-        members.append(Member(".weight_global_scale", "scales of whole weights", (ONE,), ("F32",), "shared"))
+        whole_weight = "scales of whole weights"
+        members.append(Member(".weight_global_scale", whole_weight, (ONE,), ("F32",), "shared", role="divisor"))
         members.append(_static(".input_global_scale", ("F32",)))
-    return Scheme(f"{name.upper()} in groups of {size} columns", (tuple(members),), targets)
+    return Scheme(f"{name.upper()} in groups of {size} columns", (tuple(members),), targets, Formula())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from weighbridge.mappings.schemes.said import Said, block_sizes
-from weighbridge.mappings.schemes.scheme import COLUMN, F8, ONE, ROW, Member, Scheme, columns, rows
+from weighbridge.mappings.schemes.scheme import COLUMN, F8, ONE, ROW, Formula, Member, Scheme, columns, rows
 
 _SCALES = ("F32", "BF16", "F16", "F8_E8M0", "U8")
 
@@ -25,11 +25,11 @@ def read(said: Said) -> Iterator[Scheme]:
     static = Member(".activation_scale", "scales of activations", (ONE,), ("F32", "BF16"), "shared", is_needed=False)
     plain = (
         Member(".weight", "codes", (ROW, COLUMN), F8, "codes"),
-        Member(".weight_scale_inv", "scales", grid, _SCALES),
+        Member(".weight_scale_inv", "scales", grid, _SCALES, role="scale"),
         static,
     )
     fused = (
         Member("", "codes", (ROW, COLUMN), F8, "codes"),
-        Member("_scale_inv", "scales", grid, _SCALES),
+        Member("_scale_inv", "scales", grid, _SCALES, role="scale"),
     )
-    yield Scheme(f"FP8 in blocks of {sizes[0]} x {sizes[1]}", (plain, fused))
+    yield Scheme(f"FP8 in blocks of {sizes[0]} x {sizes[1]}", (plain, fused), formula=Formula())

@@ -8,9 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Final
 
 from weighbridge.mappings.schemes.said import Said, whole
-from weighbridge.mappings.schemes.scheme import COLUMN, FLOATS, ROW, Member, Scheme, columns, rows
+from weighbridge.mappings.schemes.scheme import (
+    COLUMN,
+    FLOATS,
+    ROW,
+    Axis,
+    Coding,
+    Formula,
+    Member,
+    Scheme,
+    columns,
+    rows,
+)
+
+_LESS: Final = {"gptq": -1, "gptq_v2": 0}
 
 
 def read(said: Said) -> Iterator[Scheme]:
@@ -19,13 +33,16 @@ def read(said: Said) -> Iterator[Scheme]:
     if said.method != "gptq" or bits is None:
         return
     size, dense = whole(said.config.get("group_size")), Fraction(32, bits)
+    version = str(said.config.get("checkpoint_format", "undeclared"))
+    # What is stored is one less, which is taken off with its opposite sign.
+    zeros = Coding(bits, Axis.ROWS, less=_LESS.get(version, 0))
     members = (
-        Member(".qweight", "codes", (columns(dense), ROW), ("I32",), "codes"),
-        Member(".qzeros", "zero points", (columns(size), rows(dense)), ("I32",)),
-        Member(".scales", "scales", (columns(size), ROW), FLOATS),
+        Member(".qweight", "codes", (columns(dense), ROW), ("I32",), "codes", coding=Coding(bits)),
+        Member(".qzeros", "zero points", (columns(size), rows(dense)), ("I32",), role="zero", coding=zeros),
+        Member(".scales", "scales", (columns(size), ROW), FLOATS, role="scale"),
         Member(".g_idx", "the groups of columns", (COLUMN,), ("I32",), "numbered", is_needed=False),
     )
-    version = said.config.get("checkpoint_format", "undeclared")
+    formula = Formula() if version in _LESS else f"its checkpoint_format is {version}, which decides on its zero points"
     order = ", in the order of activations" if said.config.get("desc_act") else ""
     groups = f"groups of {size} columns" if size else "one group of columns"
-    yield Scheme(f"int{bits} in {groups}{order}, format {version}", (members,))
+    yield Scheme(f"int{bits} in {groups}{order}, format {version}", (members,), formula=formula)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from weighbridge.mappings.schemes.said import Said, whole
-from weighbridge.mappings.schemes.scheme import FLOATS, ROW, Member, Scheme, columns
+from weighbridge.mappings.schemes.scheme import FLOATS, FLOATS_OF_4_BITS, ROW, Coding, Formula, Member, Scheme, columns
 
 
 def read(said: Said) -> Iterator[Scheme]:
@@ -20,10 +20,12 @@ def read(said: Said) -> Iterator[Scheme]:
     mode = str(said.config.get("mode", "affine"))
     is_affine = mode == "affine"
     scales = FLOATS if is_affine else ("U8",)
+    formula = Formula(dtype="" if is_affine else "F32") if mode in ("affine", "mxfp4") else f"its mode is {mode}"
+    coding = Coding(bits) if is_affine else FLOATS_OF_4_BITS
     members = [
-        Member(".weight", "codes", (ROW, columns(Fraction(32, bits))), ("U32",), "codes"),
-        Member(".scales", "scales", (ROW, columns(size)), scales),
+        Member(".weight", "codes", (ROW, columns(Fraction(32, bits))), ("U32",), "codes", coding=coding),
+        Member(".scales", "scales", (ROW, columns(size)), scales, role="scale"),
     ]
     if is_affine:
-        members.append(Member(".biases", "biases of groups", (ROW, columns(size)), FLOATS))
-    yield Scheme(f"{mode} of {bits} bits in groups of {size} columns", (tuple(members),))
+        members.append(Member(".biases", "biases of groups", (ROW, columns(size)), FLOATS, role="addend"))
+    yield Scheme(f"{mode} of {bits} bits in groups of {size} columns", (tuple(members),), formula=formula)

@@ -7,9 +7,26 @@ divides; int4 has two rows in a byte.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from weighbridge.mappings.schemes.said import Said, whole
-from weighbridge.mappings.schemes.scheme import COLUMN, F8, FLOATS, ROW, Form, Member, Scheme, columns, rows
+from weighbridge.mappings.schemes.scheme import (
+    COLUMN,
+    F8,
+    FLOATS,
+    FLOATS_OF_4_BITS,
+    ROW,
+    Axis,
+    Coding,
+    Form,
+    Formula,
+    Member,
+    Scheme,
+    columns,
+    rows,
+)
+
+_TWO_ROWS: Final = Coding(4, Axis.ROWS, is_signed=True)
 
 
 def read(said: Said) -> Iterator[Scheme]:
@@ -23,25 +40,25 @@ def read(said: Said) -> Iterator[Scheme]:
         case "FP8":
             members = (
                 Member(".weight", "codes", (ROW, COLUMN), F8, "codes"),
-                Member(".weight_scale", "scales of whole weights", (), ("F32",), "shared"),
+                Member(".weight_scale", "scales of whole weights", (), ("F32",), "shared", role="scale"),
                 static,
             )
-            yield Scheme("FP8, one scale for each weight", (members,))
+            yield Scheme("FP8, one scale for each weight", (members,), formula=Formula())
         case "NVFP4" if size is not None:
             members = (
-                Member(".weight", "codes", (ROW, columns(2)), ("U8",), "codes"),
-                Member(".weight_scale", "scales", (ROW, columns(size)), ("F8_E4M3",)),
-                Member(".weight_scale_2", "scales of whole weights", (), ("F32",), "shared"),
+                Member(".weight", "codes", (ROW, columns(2)), ("U8",), "codes", coding=FLOATS_OF_4_BITS),
+                Member(".weight_scale", "scales", (ROW, columns(size)), ("F8_E4M3",), role="scale"),
+                Member(".weight_scale_2", "scales of whole weights", (), ("F32",), "shared", role="scale"),
                 static,
             )
-            yield Scheme(f"NVFP4 in groups of {size} columns", (members,))
+            yield Scheme(f"NVFP4 in groups of {size} columns", (members,), formula=Formula())
         case "W4A16_AWQ" | "INT4_AWQ" if size is not None:
             members = (
-                Member(".weight", "codes", (rows(2), COLUMN), ("U8",), "codes"),
-                Member(".weight_scale", "scales", (ROW, columns(size)), FLOATS),
-                Member(".pre_quant_scale", "scales of columns", (COLUMN,), FLOATS, is_needed=False),
+                Member(".weight", "codes", (rows(2), COLUMN), ("U8",), "codes", coding=_TWO_ROWS),
+                Member(".weight_scale", "scales", (ROW, columns(size)), FLOATS, role="scale"),
+                Member(".pre_quant_scale", "scales of columns", (COLUMN,), FLOATS, is_needed=False, role="apart"),
             )
-            yield Scheme(f"int4 in groups of {size} columns, two rows in a byte", (members,))
+            yield Scheme(f"int4 in groups of {size} columns, two rows in a byte", (members,), formula=Formula())
 
 
 def _group_size(said: Said) -> int | None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from weighbridge.mappings.schemes.said import Said
-from weighbridge.mappings.schemes.scheme import ROW, Along, Axis, Member, Scheme, columns
+from weighbridge.mappings.schemes.scheme import FLOATS_OF_4_BITS, ROW, Along, Axis, Formula, Member, Scheme, columns
 
 
 def read(said: Said) -> Iterator[Scheme]:
     """Yield the scheme that the configuration says."""
     if said.method == "mxfp4":
+        axes = (ROW, columns(32), Along(Axis.INSIDE, 16))
         members = (
-            Member("_blocks", "codes", (ROW, columns(32), Along(Axis.INSIDE, 16)), ("U8",), "codes"),
-            Member("_scales", "scales", (ROW, columns(32)), ("U8", "F8_E8M0")),
+            Member("_blocks", "codes", axes, ("U8",), "codes", coding=FLOATS_OF_4_BITS),
+            Member("_scales", "scales", (ROW, columns(32)), ("U8", "F8_E8M0"), role="scale"),
         )
-        yield Scheme("MXFP4 in blocks of 32 columns", (members,))
+        yield Scheme("MXFP4 in blocks of 32 columns", (members,), formula=Formula(is_turned=True))

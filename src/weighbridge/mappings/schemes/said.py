@@ -7,6 +7,9 @@ from typing import Any, Final, NamedTuple
 
 HF_QUANT: Final = "hf_quant_config.json"
 QUANTIZE: Final = "quantize_config.json"
+SAID: Final = ("quantization_config", "quantization")
+"""Members of a configuration that speak of quantised weights; the second is MLX's."""
+
 BESIDE: Final = (HF_QUANT, QUANTIZE)
 """Files of ModelOpt and of GPTQ that say the same as a `config.json`, or stand alone in older checkpoints."""
 

@@ -64,6 +64,49 @@ def rows(elements: int | Fraction | None) -> Along:
 Kind = Literal["codes", "moved", "numbered", "shared", "derived"]
 
 
+Role = Literal[
+    "",
+    "apart",
+    "scale",
+    "divisor",
+    "zero",
+    "addend",
+    "table",
+    "shape",
+    "state",
+    "nested scale",
+    "nested table",
+]
+
+
+class Coding(NamedTuple):
+    """How numbers lie in the elements of a stored tensor: one after the other, from the lowest bit on.
+
+    Args:
+        bits: Bits of a number.
+        along: The axis of the weight whose numbers lie side by side.
+        less: What is subtracted from each.
+        values: What each code stands for; none where it is the number.
+        is_signed: Whether the number is a two's complement.
+        order: Where in an element each of its numbers lies; none for one after the other.
+        high_first: Whether the first number of a byte is in its high bits.
+    """
+
+    bits: int
+    along: Axis = Axis.COLUMNS
+    less: int = 0
+    values: tuple[float, ...] = ()
+    is_signed: bool = False
+    order: tuple[int, ...] = ()
+    high_first: bool = False
+
+
+E2M1: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+"""The values of a float of 4 bits: one of sign, two of exponent, one of mantissa."""
+
+FLOATS_OF_4_BITS: Final = Coding(4, values=E2M1)
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One tensor of a group.
@@ -77,6 +120,9 @@ class Member:
             for each column which of its entries it has, so that the columns must stay; what is `shared` is one for all,
             and what is `derived` repeats a shape or a state.
         is_needed: Whether no group is without it.
+        role: What becomes of it, beside the codes, where the weight's values are computed: see `Formula`. What has none
+            is left out, as a scale of activations is; what stands `apart` belongs to what a plain model does not have.
+        coding: How numbers lie in its elements; None where each is one.
     """
 
     ending: str
@@ -85,6 +131,8 @@ class Member:
     dtypes: tuple[str, ...]
     kind: Kind = "moved"
     is_needed: bool = True
+    role: Role = ""
+    coding: Coding | None = None
 
 
 Form = tuple[Member, ...]
@@ -109,6 +157,26 @@ def fused_ending(ending: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Formula:
+    """How a weight is computed: (codes - zeros) * (scales / divisors) / over + addends, in one dtype.
+
+    Codes and zero points are subtracted as what they are, and scales multiplied with each other first, as the formats'
+    own readers do.
+
+    Args:
+        dtype: The code of the dtype that is computed in; none for that of the scales, which is BF16 for bytes.
+        over: A number that all is divided by.
+        is_turned: Whether readers hold the weight with its columns first.
+        is_flat: Whether blocks are those of the flat weight, whose shape and dtype stand in a state beside it.
+    """
+
+    dtype: str = "F32"
+    over: int = 1
+    is_turned: bool = False
+    is_flat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Scheme:
     """How a format stores a weight.
 
@@ -116,12 +184,14 @@ class Scheme:
         title: What it is, with its sizes.
         forms: The groups that it writes, each under other names.
         targets: The modules that it is for, in the dialect of compressed-tensors; none for all that have its tensors.
+        formula: How the weight is computed; or why it is not.
         in_metadata: Whether the file's metadata says by each weight's name how it is stored.
     """
 
     title: str
     forms: tuple[Form, ...]
     targets: tuple[str, ...] = ()
+    formula: Formula | str = "no formula is known for it"
     in_metadata: bool = False
 
     def name(self, base: str, form: Form, member: Member) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from weighbridge.mappings.schemes.said import Said
-from weighbridge.mappings.schemes.scheme import COLUMN, F8, FLOATS, ROW, Along, Member, Scheme, columns, rows
+from weighbridge.mappings.schemes.scheme import COLUMN, F8, FLOATS, ROW, Along, Formula, Member, Scheme, columns, rows
 
 _TYPES = {"Int8Tensor": ("int8", ("I8",)), "Float8Tensor": ("FP8", F8)}
 
@@ -47,8 +47,9 @@ def _scheme(word: str, dtypes: tuple[str, ...], by_row: bool, size: int | None, 
     grid: tuple[Along, ...] = (ROW if by_row else rows(None), columns(size))
     members = (
         Member("._weight_qdata", "codes", (ROW, COLUMN), dtypes, "codes"),
-        Member("._weight_scale", "scales", grid, FLOATS),
-        Member("._weight_zero_point", "zero points", grid, ("I8", "I32", *FLOATS), is_needed=False),
+        Member("._weight_scale", "scales", grid, FLOATS, role="scale"),
+        Member("._weight_zero_point", "zero points", grid, ("I8", "I32", *FLOATS), is_needed=False, role="zero"),
     )
     blocks = f"{size} columns of {'a row' if by_row else 'all rows'}"
-    return Scheme(f"{word}, one scale for {blocks}", (members,), modules, in_metadata=True)
+    title = f"{word}, one scale for {blocks}"
+    return Scheme(title, (members,), modules, Formula(), in_metadata=True)

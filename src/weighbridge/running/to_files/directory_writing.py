@@ -120,7 +120,7 @@ class Output(NamedTuple):
         """Room on the disk that is needed; how much of it shared blocks save is known when they are shared."""
         images = () if shares else self.files.images
         weights = sum(image.size_bytes for image in images if image.name not in self.twins)
-        return len(self.receipt) + weights + sum(extra.path.stat().st_size for extra in self.extras)
+        return len(self.receipt) + weights + sum(extra.size_bytes for extra in self.extras)
 
 
 def write(

@@ -301,6 +301,10 @@ def copy_extras(extras: Iterable[Extra], create: Callable[[FileImage], Sink]) ->
         CheckpointError: `checkpoint-not-found`, `read-failed`, `source-changed`.
     """
     for extra in extras:
+        if extra.content is not None:
+            with create(FileImage(extra.name, len(extra.content), b"", ())) as writer:
+                writer.write(0, memoryview(extra.content))
+            continue
         stamp = _stamp(extra.path)
         with create(FileImage(extra.name, stamp.size_bytes, b"", ())) as writer:
             writer.copy_range(Extent(extra.path, 0, stamp.size_bytes), 0)

@@ -32,10 +32,22 @@ _TRAINING_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_sta
 
 
 class Extra(NamedTuple):
-    """A file that belongs to a checkpoint and holds no weights: its relative name and where it lies."""
+    """A file that belongs to a checkpoint and holds no weights.
+
+    Args:
+        name: Its relative name.
+        path: Where it lies.
+        content: What it is to hold in a new directory; None for what it holds.
+    """
 
     name: str
     path: Path
+    content: bytes | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size in a new directory."""
+        return self.path.stat().st_size if self.content is None else len(self.content)
 
 
 class Found(NamedTuple):
