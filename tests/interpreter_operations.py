@@ -38,7 +38,8 @@ class Place:
 
     `last` says that no other operation comes after this one which changes shapes or numbers, and `listed` that what
     comes takes one tensor for each index: an operation, or the targets. `parts` is how many tensors a cut is to give;
-    None where what comes after it joins them to one again, which `joined` says.
+    None where what comes after it joins them to one again, which `joined` says. `repeats` is how often
+    each is repeated.
     """
 
     targets: tuple[str, ...]
@@ -49,6 +50,7 @@ class Place:
     listed: bool = False
     parts: int | None = None
     joined: bool = False
+    repeats: int = 1
 
     def within(self, index: int, made: int) -> Place:
         """Return what may be known of one of the outer indices, of which there are `made` with those within."""
@@ -169,7 +171,8 @@ def run_operations(operations: Sequence[Any], lanes: Lanes, place: Place) -> Lan
         joined = "Concatenate" in later
         parts = _parts(operations[number + 1 :], len(place.targets))
         last = set(later) <= {"Cast"}
-        seen = Place(place.targets, place.shapes, place.splits, place.config, last, listed, parts, joined)
+        times = [each.times or 1 for each in operations[number + 1 :] if type(each).__name__ == "Repeat"]
+        seen = Place(place.targets, place.shapes, place.splits, place.config, last, listed, parts, joined, prod(times))
         lanes = OPERATIONS[type(operation).__name__](operation, lanes, seen)
     if place.targets and len(lanes) != len(place.targets):
         raise RefusedError("operation-arity")
@@ -306,6 +309,11 @@ def _chunk(operation: Any, lanes: Lanes, place: Place) -> Lanes:
         if known is None:
             raise RefusedError("operation-argument")
         return [Lane(place.targets[0], _cut(tensor, operation.dim, known), indexed=True)]
+    if place.splits and len(place.targets) == 1 and place.repeats > 1:
+        if not place.shapes or not place.shapes[0]:
+            raise RefusedError("operation-argument")
+        count = -(-len(place.shapes[0]) // place.repeats)
+        return [Lane(place.targets[0], _cut(tensor, operation.dim, _equal(size, count)), indexed=True)]
     if place.parts is None:
         raise RefusedError("operation-arity")
     parts = _cut(tensor, operation.dim, known or _equal(size, place.parts))

@@ -416,3 +416,15 @@ def test_what_a_partial_way_back_has_no_place_for_goes_nowhere_else() -> None:
     back, target = wb.Mapping([wb.WeightRenaming("a", "b")]).inverse(), header(model__a=(2,), model__b=(2,))
     (choice,) = wb.plan(header(b=(2,), model__b=(2,)), back, target, partial=True).choices
     assert choice.startswith("model.b goes back to model.a, by rule 1; ")
+
+
+def test_a_rule_that_matches_a_name_in_two_places_leaves_the_way_back_open() -> None:
+    """Forwards it runs where it matches first, and so each of two names becomes this one."""
+    rules = wb.Mapping([wb.WeightConverter("c", "b", [wb.Transpose(0, 1)])])
+    there = {key for name in ("a.b.c", "a.c.b") for key in wb.plan({name: torch.ones(2, 3)}, rules).target}
+    assert there == {"a.b.b"}
+    back = wb.plan({"a.b.b": torch.ones(3, 2)}, rules.inverse())
+    assert list(back.target) == ["a.c.b"]
+    assert any("the mapping would make it of a.b.c, too" in choice for choice in back.choices)
+    settled = wb.plan({"a.b.b": torch.ones(3, 2)}, rules.inverse(), wb.Header({"a.b.c": wb.TensorSpec("F32", (2, 3))}))
+    assert (list(settled.target), settled.choices) == (["a.b.c"], ())

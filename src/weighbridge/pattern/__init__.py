@@ -8,14 +8,16 @@ indices.py    the forms in which a number stands in a key
 syntax.py     the nodes, and their canonical text
 compile.py    tree to regular expression; whether templates may stand for keys
 positions.py  matching in a bounded time, where a regular expression could take long
-matching.py   Pattern: match, fill; rewrite
+matching.py   Pattern: match, fill
+rewriting.py  rewrite
 inverse.py    the way back, or the reason why there is none
 """
 
 from __future__ import annotations
 
 from weighbridge.pattern.inverse import invert, is_one_way, names_written
-from weighbridge.pattern.matching import Match, Pattern, check_rewrite, rewrite
+from weighbridge.pattern.matching import Match, Pattern, check_rewrite
+from weighbridge.pattern.rewriting import rewrite
 from weighbridge.pattern.syntax import Capture, Kind
 
 __all__ = ["Capture", "Kind", "Match", "Pattern", "check_rewrite", "invert", "is_one_way", "names_written", "rewrite"]

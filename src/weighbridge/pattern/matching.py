@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -78,7 +78,29 @@ class Pattern:
         Raises:
             PatternError: `pattern-reference` or `pattern-syntax` if the pattern cannot be a source; `pattern-costly`.
         """
-        found = self._search(key, LITERAL if literal else TEMPLATE)
+        return self._read(self._search(key, LITERAL if literal else TEMPLATE))
+
+    def later_matches(self, key: str, first: Match) -> Iterator[Match]:
+        """Yield the leftmost match that begins behind the one before it, over and over; arguments as for a literal key.
+
+        Of a pattern and a key of which that could take long, there is no more than the first.
+
+        Examples:
+            >>> pattern = Pattern.parse("b")
+            >>> [match.start for match in pattern.later_matches("a.b.b", pattern.match("a.b.b"))]
+            [4]
+        """
+        if self._is_costly(key):
+            return
+        start = first.start
+        while (found := self._regex(LITERAL).search(key, start + 1)) is not None:
+            start = found.start()
+            read = self._read(self._named(found))
+            if read is not None:
+                yield read
+
+    def _read(self, found: Match | None) -> Match | None:
+        """Turn the digits of each index into its number; None where they are not those of its form."""
         if found is None:
             return None
         for name, form in self._forms:
@@ -93,13 +115,20 @@ class Pattern:
         """Find the leftmost match, each index as it stands: by a regular expression, unless that could take long."""
         if self._needle not in key:
             return None
-        if len(key) > self._quick_length and self._looseness.bound(key) > positions.QUICK:
+        if self._is_costly(key):
             if not self._looseness.refers:
                 placed = positions.find(self._bounded, key, reading)
                 return None if placed is None else Match(*placed)
             self._refuse_costly(key)
         found = self._regex(reading).search(key)
-        return found and Match(found.start(), found.end(), dict(zip(self._names, found.groups(), strict=True)))
+        return found and self._named(found)
+
+    def _named(self, found: re.Match[str]) -> Match:
+        return Match(found.start(), found.end(), dict(zip(self._names, found.groups(), strict=True)))
+
+    def _is_costly(self, key: str) -> bool:
+        """Tell whether a regular expression may have to try many ways."""
+        return len(key) > self._quick_length and self._looseness.bound(key) > positions.QUICK
 
     def _refuse_costly(self, key: str) -> None:
         if self._looseness.bound(key) > positions.MOST:
@@ -358,29 +387,3 @@ def _check_kind(target: Pattern, piece: Capture | Reference, bound: Capture) -> 
             expected=f"{bound.kind}: {render((bound,))}",
             got=f"{render((piece,))} in {target.text}",
         )
-
-
-def rewrite(source: Pattern, target: Pattern, key: str, *, literal: bool = False) -> str | None:
-    """Replace the leftmost match of a source, once.
-
-    Args:
-        source: What is matched.
-        target: What is written in its place.
-        key: A key, or a template (`Pattern.match`).
-        literal: As in `Pattern.match`.
-
-    Returns:
-        The new key; None if the source does not match, or an offset makes an index negative.
-
-    Raises:
-        PatternError: `pattern-reference` as `Pattern.fill`.
-
-    Examples:
-        >>> rewrite(Pattern.parse("attn"), Pattern.parse("self_attn"), "layers.0.attn.q.weight")
-        'layers.0.self_attn.q.weight'
-    """
-    match = source.match(key, literal=literal)
-    if match is None:
-        return None
-    filled = target.fill(match.captures)
-    return None if filled is None else key[: match.start] + filled + key[match.stop :]

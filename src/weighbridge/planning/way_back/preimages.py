@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import PrefixChange, Transform, WeightRenaming
+from weighbridge.pattern import Match
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.tracing import (
     Rule,
@@ -134,11 +135,11 @@ def _followed(back: Rules, moves: frozenset[int], key: str, part: Part) -> Itera
             yield name, is_likely
             continue
         rule = back.rules[place]
-        earlier = None if rule.converts and has_converted else _before(back, rule, name, part)
-        stays = earlier is None or not (place in moves or earlier.is_told)
+        found = [] if rule.converts and has_converted else list(_before(back, rule, name, part))
+        stays = not any(place in moves or earlier.is_told for earlier in found)
         open_names.append((name, place + 1, has_converted, is_likely and stays))
-        if earlier is not None:
-            open_names.append((earlier.name, place + 1, has_converted or rule.converts, is_likely))
+        converted = has_converted or rule.converts
+        open_names += [(earlier.name, place + 1, converted, is_likely) for earlier in found]
 
 
 class _Earlier(NamedTuple):
@@ -148,15 +149,25 @@ class _Earlier(NamedTuple):
     is_told: bool
 
 
-def _before(back: Rules, rule: Rule, name: str, part: Part) -> _Earlier | None:
-    """Run one inverted rule over a name; of several names that it writes, that of the part is returned."""
+def _before(back: Rules, rule: Rule, name: str, part: Part) -> Iterator[_Earlier]:
+    """Run one inverted rule over a name, wherever it matches; of several names that it writes, yield that of the part.
+
+    Forwards a rule runs where it matches first, which may be behind, or before, the place where it does so backwards.
+    """
     try:
         matched = match_rule(back, rule, name)
     except WeighbridgeError:
-        return None
+        return
     if matched is None:
-        return None
-    lane, match, inner = matched
+        return
+    lane, first, inner = matched
+    for match in (first, *rule.pairs[lane][0].later_matches(inner, first)):
+        earlier = _written(rule, lane, match, inner, part)
+        if earlier is not None:
+            yield earlier
+
+
+def _written(rule: Rule, lane: int, match: Match, inner: str, part: Part) -> _Earlier | None:
     own = rule.targets[part.lane : part.lane + 1] or rule.targets[:1]
     target = own[0] if rule.converts else rule.pairs[lane][1]
     stars = last_stars(target, rule.splits)
