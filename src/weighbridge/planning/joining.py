@@ -18,7 +18,7 @@ from weighbridge.operations.values import Context, Lane, Place, Value
 from weighbridge.planning.members.group_keys import Group, extents_of, find_gaps, name_of
 from weighbridge.planning.members.lacking import Fault, Lacking
 from weighbridge.planning.problems import target_collision
-from weighbridge.planning.program import Output, Program
+from weighbridge.planning.program import Cut, Output, Program
 from weighbridge.planning.steps import Step, fate_of
 from weighbridge.planning.tracing import FREE, Rule, Rules, finish_names, number_name
 
@@ -183,6 +183,8 @@ class Joiner:
             tuple(spec for lane in specs for spec in lane) * lowered.repeats,
             tuple(Output(temporary.dtype, temporary.layout) for temporary in lowered.temporaries),
             tuple(Output(value.dtype, value.layout) for lane in made for value in lane.values),
+            constants=lowered.constants,
+            cuts=tuple(Cut(Output(value.dtype, value.layout), element) for value, element in lowered.cuts),
         )
         return Lowered(program, tuple(tuple(place for place, _ in lane.numbered) for lane in lowered.lanes))
 
