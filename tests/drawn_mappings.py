@@ -70,7 +70,8 @@ class _Rules:
         makers += (
             [self.move] * 5 + [self.chain] * 2 + [self.join] * 2 + [self.merge, self.merge, self.cut, self.unmerge]
         )
-        makers += [self.repeat] * 2 + [self.merge_equal] * 2 + [self.merge_grid, self.unmerge_grid]
+        makers += [self.repeat] * 2 + [self.merge_equal] * 2 + [self.merge_grid, self.unmerge_grid, self.by_layer]
+        makers += [self.pad] * 2 + [self.trim] * 2 + [self.insert_constant, self.remove_constant]
         self.made = interpret(wb.Mapping(), self.tensors)
         faulty = self.chance.choice((0.1, 0.1, 0.1, 1.0))
         for _ in range(count):
@@ -326,6 +327,19 @@ class _Rules:
             operations = [wb.Concatenate(0)]
         return self.convert(sources, [".".join([*parts[start:at], *tail])], operations, "")
 
+    def by_layer(self) -> Any:
+        """Do something to a tensor of each layer with a number of its own, from a list of the configuration."""
+        name = self.name(lambda tensor: tensor.ndim > 0, fresh=True)
+        found = re.fullmatch(r"(?:.*\.)?layers\.\d+\.(.+)", name or "")
+        if found is None:
+            return None
+        number, tail = "counts[layer]", found[1]
+        moves = [wb.PermuteForRope(num_heads=number), wb.Reorder(0, (1, 0), source_stripes=number)]
+        target = tail if self.chance.random() < 0.5 else f"{tail}_b"
+        return self.convert(
+            [f"layers.{{layer:int}}.{tail}"], [f"layers.{{layer}}.{target}"], [self.chance.choice(moves)], ""
+        )
+
     def merge_grid(self) -> Any:
         """Merge tensors by two indices: stacked twice, joined between or afterwards, with sizes that fit or do not."""
         chance = self.chance
@@ -449,6 +463,105 @@ class _Rules:
             parts = names[0].split(".")
             texts = [".".join([*parts[: at[0]], "*", *parts[at[0] + 1 :]])]
         return self.convert(texts, [f"same_{len(self.rules)}.weight"], [wb.MergeEqual(times)], "")
+
+    # declared values
+
+    def value(self, dtype: torch.dtype) -> Any:
+        """Draw a value that a dtype has, now and then one that it has not."""
+        if dtype.is_floating_point:
+            return self.chance.choice((0, 0, 1, -2.5, "-0.0", "-inf", "nan", 2.0**-10, 1 / 3))
+        return self.chance.choice((0, 0, 1, 77, 1.5, "nan"))
+
+    def pad(self) -> Any:
+        """Make a tensor longer, under its own name or another one."""
+        name = self.name(lambda tensor: tensor.ndim > 0, fresh=True)
+        if name is None:
+            return None
+        tensor, chance = self.made.tensors[name], self.chance
+        axis = chance.randrange(tensor.ndim)
+        there = tensor.shape[axis]
+        before = chance.choice((None, there, there, "num_attention_heads"))
+        sizes: dict[str, Any] = {"size": there + chance.choice((0, 1, 2, 5))}
+        if chance.random() < 0.4:
+            sizes = {"multiple_of": chance.choice((1, 3, 4, "parts*num_attention_heads"))}
+        dim = chance.choice((axis, axis, axis - tensor.ndim))
+        made = _made(wb.Pad, dim, **sizes, value=self.value(tensor.dtype), source_size=before)
+        piece = self.piece(name, whole_end=True)
+        source, target = self.generalise(piece.inside)
+        target = target if chance.random() < 0.5 else self.reword(target)
+        more = [wb.Transpose(0, 1)] if tensor.ndim == 2 and chance.random() < 0.2 else []
+        return self.convert([_dotted(source)], [".".join(target)], [made, *more], piece.scope) if made else None
+
+    def filled(self, name: str, axis: int, start: int, stop: int) -> Any:
+        """Fill some rows of a source with one value, now and then but for one byte; return the value."""
+        key = self.made.sources[name][0]
+        whole = self.tensors[key].clone()
+        value = (
+            self.chance.choice((0, 0, 1, 3, "-0.0", "nan")) if whole.is_floating_point() else self.chance.choice((0, 1))
+        )
+        part = whole.narrow(axis, start, stop - start)
+        part.fill_(float(value) if isinstance(value, str) else value)
+        if self.chance.random() < 0.1 and part.numel():
+            part[(0,) * part.ndim] = 9
+        self.tensors[key] = self.made.tensors[name] = whole
+        return value
+
+    def cuttable(self) -> tuple[str, int] | None:
+        """Choose a tensor whose values may be set, and an axis of it that can be cut."""
+        name = self.name(lambda tensor: tensor.ndim > 0 and max(tensor.shape) > 1, fresh=True)
+        if name is None or not self.is_as_it_was(name):
+            return None
+        shape = self.made.tensors[name].shape
+        return name, self.chance.choice([at for at, size in enumerate(shape) if size > 1])
+
+    def trim(self) -> Any:
+        """Cut off rows that hold one value."""
+        found = self.cuttable()
+        if found is None:
+            return None
+        (name, axis), chance = found, self.chance
+        there = self.made.tensors[name].shape[axis]
+        size = chance.randint(1, there - 1)
+        before = {"source_size": chance.choice((None, there, "parts"))}
+        if chance.random() < 0.3:
+            before = {"multiple_of": chance.choice((there, there, 2, "parts"))}
+        operation = wb.Trim(axis, size, value=self.filled(name, axis, size, there), **before)
+        piece = self.piece(name, whole_end=True)
+        source, target = self.generalise(piece.inside)
+        more = [wb.Transpose(0, 1)] if self.made.tensors[name].ndim == 2 and chance.random() < 0.2 else []
+        return self.convert([_dotted(source)], [".".join(self.reword(target))], [operation, *more], piece.scope)
+
+    def insert_constant(self) -> Any:
+        """Join tensors, with a part between them that none of them has."""
+        names = self.siblings()
+        if not names:
+            return None
+        first, chance = self.made.tensors[names[0]], self.chance
+        axis, part = chance.randrange(first.ndim), chance.randint(0, len(names))
+        shape = list(first.shape)
+        shape[axis] = chance.choice((1, 2, shape[axis], "num_attention_heads"))
+        operation = _made(wb.InsertConstant, part, shape, self.value(first.dtype))
+        sizes = [self.made.tensors[name].shape[axis] for name in names]
+        sizes.insert(part, shape[axis])
+        join = wb.Concatenate(axis, sizes=sizes if chance.random() < 0.5 and isinstance(shape[axis], int) else None)
+        sources = [".".join(name.split(".")[-2:]) for name in names]
+        return self.convert(sources, [f"joined_{len(self.rules)}.weight"], [operation, join], "") if operation else None
+
+    def remove_constant(self) -> Any:
+        """Cut a tensor, and leave out a part that holds one value."""
+        found = self.cuttable()
+        if found is None:
+            return None
+        (name, axis), chance = found, self.chance
+        shape = list(self.made.tensors[name].shape)
+        first = chance.randint(1, shape[axis] - 1)
+        part = [*shape[:axis], shape[axis] - first, *shape[axis + 1 :]]
+        part[axis] = chance.choice((part[axis], part[axis], "parts"))
+        operation = wb.RemoveConstant(1, part, self.filled(name, axis, first, shape[axis]))
+        piece = self.piece(name, whole_end=True)
+        here, there = self.generalise(piece.inside)
+        cut = wb.Split(axis, (first, shape[axis] - first))
+        return self.convert([_dotted(here)], [".".join(self.reword(there))], [cut, operation], piece.scope)
 
     def is_as_it_was(self, name: str) -> bool:
         """Tell whether a tensor may be replaced by another one: no converter has had it in its hands."""

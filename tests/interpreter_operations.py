@@ -187,6 +187,8 @@ def _parts(later: Sequence[Any], targets: int) -> int | None:
         if name in ("Repeat", "MergeEqual") and parts is not None:
             times = operation.times
             parts = None if times is None else -(-parts // times) if name == "Repeat" else parts * times
+        elif name in ("InsertConstant", "RemoveConstant") and parts is not None:
+            parts += 1 if name == "RemoveConstant" else -1
         elif name in LISTING:
             parts = None
     return parts
@@ -333,9 +335,10 @@ def _dealt(lanes: Lanes, place: Place, parts: list[torch.Tensor]) -> Lanes:
         return [Lane(lanes[0].name, [part]) for part in parts]
     if place.splits and len(place.targets) == 1:
         return [Lane(place.targets[0], parts, indexed=True)]
-    if len(parts) != len(place.targets):
+    if len(parts) != place.parts:
         raise RefusedError("operation-arity")
-    return [Lane(target, [part]) for target, part in zip(place.targets, parts, strict=True)]
+    names = place.targets if len(parts) == len(place.targets) else (lanes[0].name,) * len(parts)
+    return [Lane(name, [part]) for name, part in zip(names, parts, strict=True)]
 
 
 def _repeat(operation: Any, lanes: Lanes, place: Place) -> Lanes:
@@ -405,6 +408,115 @@ def _split_ernie(operation: Any, lanes: Lanes, place: Place) -> Lanes:
         for number, part in enumerate(_cut(tensor, cut, sizes)):
             made[number] += torch.unbind(part, stacked)
     return [Lane(target, tensors, indexed=True) for target, tensors in zip(place.targets, made, strict=True)]
+
+
+def _element(value: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Return one element, which torch itself makes of a number."""
+    if isinstance(value, str) and value.startswith("bits:"):
+        digits = value.removeprefix("bits:0x")
+        if len(digits) != 2 * dtype.itemsize:
+            raise RefusedError("operation-argument")
+        return torch.tensor(list(bytes.fromhex(digits))[::-1], dtype=torch.uint8).view(dtype)
+    number = float(value) if isinstance(value, str) else value
+    if not dtype.is_floating_point and (not isinstance(number, int) or not _holds(number, dtype)):
+        raise RefusedError("operation-argument")
+    made = torch.tensor([number], dtype=torch.float64 if dtype.is_floating_point else dtype)
+    element = made.to(dtype)
+    if not torch.equal(element.double(), made.double()) and number == number:
+        raise RefusedError("operation-argument")
+    return element
+
+
+def _holds(number: int, dtype: torch.dtype) -> bool:
+    if dtype == torch.bool:
+        return number in (0, 1)
+    return torch.iinfo(dtype).min <= number <= torch.iinfo(dtype).max
+
+
+def _refuse_unlike(tensor: torch.Tensor, value: Any) -> None:
+    """Refuse to cut off what does not hold a declared value, bit for bit."""
+    element = _element(value, tensor.dtype)
+    raw = tensor.contiguous().reshape(-1).view(torch.uint8).view(-1, tensor.dtype.itemsize)
+    if not torch.equal(raw, element.view(torch.uint8).expand_as(raw)):
+        raise RefusedError("padding-differs")
+
+
+def _known_size(size: int | str | None, place: Place) -> int | None:
+    try:
+        return None if size is None else _size(size, place.config)
+    except RefusedError:
+        return None
+
+
+def _padded_size(operation: Any, there: int, place: Place) -> int:
+    step = _size(operation.multiple_of, place.config)
+    return there + (-there % step)
+
+
+def _pad(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
+    axis = _axis(operation.dim, x.ndim)
+    there = x.shape[axis]
+    if _known_size(operation.source_size, place) not in (None, there):
+        raise RefusedError("shape-mismatch")
+    if operation.multiple_of is not None:
+        size = _padded_size(operation, there, place)
+    else:
+        size = _said_size(operation, x, axis, wanted, place)
+    if size < there:
+        raise RefusedError("shape-mismatch")
+    if size == there:
+        return x
+    rows = [*x.shape[:axis], size - there, *x.shape[axis + 1 :]]
+    return torch.cat([x, _element(operation.value, x.dtype).expand(prod(rows)).reshape(rows)], axis)
+
+
+def _said_size(operation: Any, x: torch.Tensor, axis: int, wanted: Shape | None, place: Place) -> int:
+    if isinstance(operation.size, int):
+        return operation.size
+    if wanted is not None and len(wanted) == x.ndim:
+        return wanted[axis]
+    if operation.size is None:
+        raise RefusedError("operation-argument")
+    return _size(operation.size, place.config)
+
+
+def _trim(operation: Any, x: torch.Tensor, name: str, place: Place, wanted: Shape | None) -> torch.Tensor:
+    axis = _axis(operation.dim, x.ndim)
+    size = _said_size(operation, x, axis, wanted, place)
+    before = x.shape[axis]
+    if operation.multiple_of is not None:
+        before = _padded_size(operation, size, place)
+    else:
+        before = _known_size(operation.source_size, place) or before
+    if before != x.shape[axis] or size > before:
+        raise RefusedError("shape-mismatch")
+    if size == before:
+        return x
+    kept, rest = torch.split(x, [size, before - size], axis)
+    _refuse_unlike(rest, operation.value)
+    return kept
+
+
+def _insert(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+    tensors = [tensor for lane in lanes for tensor in lane.tensors]
+    if operation.part > len(lanes) or any(lane.indexed for lane in lanes):
+        raise RefusedError("operation-arity")
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        raise RefusedError("dtype-mismatch")
+    shape = [_size(size, place.config) for size in operation.shape]
+    made = _element(operation.value, tensors[0].dtype).expand(prod(shape)).reshape(shape)
+    return [*lanes[: operation.part], Lane("constant", [made.clone()]), *lanes[operation.part :]]
+
+
+def _remove(operation: Any, lanes: Lanes, place: Place) -> Lanes:
+    if operation.part >= len(lanes) or len(lanes) < 2 or any(lane.indexed for lane in lanes):
+        raise RefusedError("operation-arity")
+    (tensor,) = lanes[operation.part].tensors
+    said = zip(operation.shape, tensor.shape, strict=False)
+    if len(operation.shape) != tensor.ndim or any(isinstance(one, int) and one != size for one, size in said):
+        raise RefusedError("shape-mismatch")
+    _refuse_unlike(tensor, operation.value)
+    return [*lanes[: operation.part], *lanes[operation.part + 1 :]]
 
 
 def _on(operation: Any, lanes: Lanes, place: Place) -> Lanes:
@@ -577,17 +689,21 @@ OPERATIONS: dict[str, Run] = {
     "ErnieSplitAndDecoupleTextVisionExperts": _split_ernie,
     "Interleave": _each(_interleave),
     "LinearToConv3d": _each(_linear_to_conv),
+    "InsertConstant": _insert,
     "MergeEqual": _merge_equal,
     "MergeModulelist": _merge,
     "On": _on,
+    "Pad": _each(_pad),
     "Permute": _each(_permute),
     "PermuteForRope": _each(_rope),
     "Rearrange": _each(_rearrange),
+    "RemoveConstant": _remove,
     "Reorder": _each(_reorder),
     "Repeat": _repeat,
     "Reshape": _each(_reshape),
     "Split": _split,
     "SplitModulelist": _unmerge,
     "Transpose": _each(_transpose),
+    "Trim": _each(_trim),
 }
 """Every operation by its name."""

@@ -431,6 +431,14 @@ def merge_what_is_not_equal(folder: Path) -> object:
     return wb.plan(scales, [wb.WeightConverter("layers.*.scale", "scale", [wb.MergeEqual()])]).state_dict()
 
 
+@provokes("padding-differs")
+def trim_rows_that_hold_something(folder: Path) -> object:
+    vocabulary = torch.zeros(16, 3)
+    vocabulary[:11] = numbers(11, 3)
+    vocabulary[13, 1] = 0.25
+    return wb.plan({"embed.weight": vocabulary}, [wb.WeightConverter("embed", "embed", [wb.Trim(0, 11)])]).state_dict()
+
+
 @provokes("budget-too-small")
 def give_one_byte(folder: Path) -> object:
     plan = wb.plan({"old": numbers(8, 3)}, [wb.WeightConverter("old", "new", [wb.Transpose(0, 1)])])

@@ -345,7 +345,7 @@ def _convert(
     sources = tuple(lane[place] for lane in use.lanes for place in sorted(lane))
     dtype = tensors[sources[0]].dtype
     arrays = [{place: tensors[key].array for place, key in lane.items()} for lane in use.lanes]
-    values = _run_steps(rule, arrays)
+    values = _run_steps(rule, arrays, dtype)
     if values is None:
         expected.problems.add(("operation-arity", _name_of(rules, use)))
         return
@@ -371,21 +371,25 @@ def _all_places(rule: Rule, present: set[Place]) -> set[Place]:
     return set(itertools.product(*map(range, stops)))
 
 
-def _run_steps(rule: Rule, lanes: list[dict[Place, np.ndarray]]) -> list[dict[Place, np.ndarray]] | None:
+def _run_steps(rule: Rule, lanes: list[dict[Place, np.ndarray]], dtype: str) -> list[dict[Place, np.ndarray]] | None:
     """Run a converter's operations: some on the tensors of each outer index by itself, before the others or behind."""
     names = [name for name, _ in rule.steps]
     if rule.merges == 2 or names[:2] == ["Concatenate", "MergeModulelist"]:
         at = max(number for number, name in enumerate(names) if name in ("MergeModulelist", "Concatenate"))
         outers = sorted({place[0] for place in lanes[0]})
-        inner = [_run_flat(rule, rule.steps[:at], [_sorted_values(lane, outer) for lane in lanes]) for outer in outers]
-        values = _run_flat(rule, rule.steps[at:], [[each[0] for each in same] for same in zip(*inner, strict=True)])
+        inner = [
+            _run_flat(rule, rule.steps[:at], dtype, [_sorted_values(lane, outer) for lane in lanes]) for outer in outers
+        ]
+        values = _run_flat(
+            rule, rule.steps[at:], dtype, [[each[0] for each in same] for same in zip(*inner, strict=True)]
+        )
         return [{(): lane[0]} for lane in values]
     if rule.splits == 2:
-        ((outer,),) = (_run_flat(rule, rule.steps[:1], [list(lane.values())]) for lane in lanes)
-        inner = [_run_flat(rule, rule.steps[1:], [[each]]) for each in outer]
+        ((outer,),) = (_run_flat(rule, rule.steps[:1], dtype, [list(lane.values())]) for lane in lanes)
+        inner = [_run_flat(rule, rule.steps[1:], dtype, [[each]]) for each in outer]
         return [{(a, b): array for a, own in enumerate(inner) for b, array in enumerate(own[number])}
                 for number in range(len(rule.targets))]  # fmt: skip
-    values = _run_flat(rule, rule.steps, [[lane[place] for place in sorted(lane)] for lane in lanes])
+    values = _run_flat(rule, rule.steps, dtype, [[lane[place] for place in sorted(lane)] for lane in lanes])
     return values and [
         {(number,) if rule.splits else (): array for number, array in enumerate(lane)} for lane in values
     ]
@@ -395,11 +399,14 @@ def _sorted_values(lane: dict[Place, np.ndarray], outer: int) -> list[np.ndarray
     return [lane[place] for place in sorted(lane) if place[0] == outer]
 
 
-def _run_flat(rule: Rule, steps: Iterable[tuple[str, tuple[Any, ...]]], values: Lanes) -> Any:
+def _run_flat(rule: Rule, steps: Iterable[tuple[str, tuple[Any, ...]]], dtype: str, values: Lanes) -> Any:
     for name, arguments in steps:
         if name == "MergeEqual" and arguments and len(values[0]) % arguments[0]:
             return None
-        values = OPERATIONS[name](values, *arguments, targets=len(rule.targets))
+        if name in DECLARED:
+            values = DECLARED[name](values, dtype, *arguments)
+        else:
+            values = OPERATIONS[name](values, *arguments, targets=len(rule.targets))
     return values
 
 
@@ -460,6 +467,38 @@ OPERATIONS: dict[str, Callable[..., Lanes]] = {
 """What each operation does to the arrays of each pattern."""
 
 
+def _element(value: float, dtype: str) -> Any:
+    """Return the bits of a number, as numpy has them; half of a float's for BF16."""
+    if dtype[0] != "F" and dtype != "BF16":
+        return np.array(value).astype(f"int{8 * WIDTHS[dtype]}").view(f"uint{8 * WIDTHS[dtype]}")
+    if dtype == "BF16":
+        return (np.float32(value).view(np.uint32) >> 16).astype(np.uint16)
+    return np.array(value, f"float{8 * WIDTHS[dtype]}").view(f"uint{8 * WIDTHS[dtype]}")
+
+
+def _pad(lanes: Lanes, dtype: str, dim: int, size: int | None, step: int | None, value: float, before: int) -> Lanes:
+    def longer(x: Any) -> Any:
+        assert x.shape[dim] == before
+        rows = list(x.shape)
+        rows[dim] = (size if step is None else -(-before // step) * step) - before
+        return np.concatenate([x, np.full(rows, _element(value, dtype))], axis=dim)
+
+    return [[longer(x) for x in lane] for lane in lanes]
+
+
+DECLARED: dict[str, Callable[..., Lanes]] = {
+    "Pad": _pad,
+    "Trim": lambda lanes, dtype, dim, size, *_: [
+        [x[(slice(None),) * dim + (slice(size),)] for x in lane] for lane in lanes
+    ],
+    "InsertConstant": lambda lanes, dtype, part, shape, value: [
+        *lanes[:part], [np.full(shape, _element(value, dtype))], *lanes[part:]
+    ],
+    "RemoveConstant": lambda lanes, dtype, part, shape, value: [*lanes[:part], *lanes[part + 1 :]],
+}  # fmt: skip
+"""What operations with a declared value do; what is cut off is taken to hold it."""
+
+
 # ---- random layouts ----
 
 
@@ -512,7 +551,12 @@ class Block(NamedTuple):
 
     equal: int = 0
     """How many that follow each other hold the same: tensors by leaf or index, or slices of the only one."""
+    rest: tuple[int, int, int, float] | None = None
+    """An axis, an interval of it, and the value that all of that holds."""
 
+
+TRIMMED_BLOCKS = "trim", "remove constant"
+"""Kinds of blocks of which something is cut off that holds a declared value."""
 
 EQUAL_BLOCKS = "same", "same by index", "same slices"
 """Kinds of blocks whose sources, or parts of them, hold the same."""
@@ -521,6 +565,7 @@ BLOCKS = (
     *("fuse", "cut", "chunk", "stack", "stack pair", "unstack", "turn", "permute", "blocks", "chain", "turned", "many"),
     *("grid", "grid pair", "ragged", "pairs", "ungrid", "ungrid pair"),
     *("share", "share by index", "share stacked", *EQUAL_BLOCKS),
+    *("pad", "pad to a multiple", "insert constant", *TRIMMED_BLOCKS),
 )
 """Kinds of blocks."""
 
@@ -628,6 +673,22 @@ class _Draw:
                     ("Concatenate", (0,)),
                 )
                 return Block("mixer", ("whole.weight",), ("parts.weight",), steps, ((a + b + c, 1 + b),))
+            case "pad":
+                steps = (("Pad", (0, a + c, None, -2, a)),)
+                return Block("vocabulary", ("embed.weight",), ("table.weight",), steps, ((a, b),))
+            case "pad to a multiple":
+                steps = (("Transpose", (0, 1)), ("Pad", (1, None, 4, 1, a)))
+                return Block("vocabulary", ("head.weight",), ("head.turned",), steps, ((a, b),))
+            case "trim":
+                steps = (("Trim", (1, b, None, 3, b + c)),)
+                return Block("vocabulary", ("padded",), ("exact",), steps, ((a, b + c),), rest=(1, b, b + c, 3))
+            case "insert constant":
+                steps = (("InsertConstant", (1, (c,), 0)), ("Concatenate", (0, None, (a, c, b))))
+                return Block("attn", ("q.bias", "v.bias"), ("qkv.bias",), steps, ((a,), (b,)))
+            case "remove constant":
+                steps = (("Split", (0, (a, c, b))), ("RemoveConstant", (1, (c, 2), -1)))
+                shapes, rest = ((a + b + c, 2),), (0, a, a + c, -1)
+                return Block("attn", ("qkv.table",), ("q.table", "v.table"), steps, shapes, rest=rest)
             case "turned":
                 steps = (("On", ((1,), ("Transpose", (0, 1)))), ("Concatenate", (0, None, (a, c))))
                 return Block("mixer", ("up.weight", "down.weight"), ("both.weight",), steps, ((a, b), (b, c)))
@@ -657,6 +718,9 @@ class _Draw:
                 is_first = not block.equal or len(made) % block.equal == 0
                 made.append(self.bits(shape, dtype) if is_first else made[-1])
                 self.tensors[key] = made[-1]
+        if block.rest is not None:
+            axis, start, stop, value = block.rest
+            made[-1].array[(slice(None),) * axis + (slice(start, stop),)] = _element(value, dtype)
         if block.equal and len(made) == 1:
             self.tensors[key] = Bits(dtype, np.stack([made[0].array[0]] * block.equal))
 
@@ -774,6 +838,11 @@ def draw_layout(seed: int, features: int = 3) -> Layout:
 def draw_equal_layout(seed: int, features: int = 1) -> Layout:
     """Draw a layout in which sources must be equal, and are."""
     return _Draw(random.Random(seed)).layout(features, EQUAL_BLOCKS)
+
+
+def draw_trimmed_layout(seed: int, features: int = 1) -> Layout:
+    """Draw a layout of which something is cut off, and holds what is declared."""
+    return _Draw(random.Random(seed)).layout(features, TRIMMED_BLOCKS)
 
 
 @st.composite

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, WeightConverter, WeightRenaming
     from weighbridge.operations.casting import Cast
     from weighbridge.operations.chosen_parts import On
+    from weighbridge.operations.declaring.padding import InsertConstant, Pad, RemoveConstant, Trim
     from weighbridge.operations.groupings import (
         Chunk,
         Concatenate,
@@ -68,6 +69,7 @@ __all__ = [
     "GroupWeightRename",
     "Header",
     "Initialise",
+    "InsertConstant",
     "Interleave",
     "LayoutError",
     "LinearToConv3d",
@@ -76,6 +78,7 @@ __all__ = [
     "MergeEqual",
     "MergeModulelist",
     "On",
+    "Pad",
     "PatternError",
     "Permute",
     "PermuteForRope",
@@ -86,6 +89,7 @@ __all__ = [
     "Refuse",
     "Registry",
     "RegistryError",
+    "RemoveConstant",
     "Reorder",
     "Repeat",
     "Reshape",
@@ -93,6 +97,7 @@ __all__ = [
     "SplitModulelist",
     "TensorSpec",
     "Transpose",
+    "Trim",
     "VerifyError",
     "WeighbridgeError",
     "WeightConverter",
@@ -139,6 +144,7 @@ _PLACES = {
     "operations.movements": (
         "Conv3dToLinear Interleave LinearToConv3d Permute PermuteForRope Rearrange Reshape Transpose"
     ),
+    "operations.declaring.padding": "InsertConstant Pad RemoveConstant Trim",
     "operations.reordering": "Reorder",
     "operations.replicas": "MergeEqual Repeat",
 }

@@ -155,6 +155,7 @@ def test_one_entry_for_an_axis_goes_to_several_places_and_several_come_to_one(
             read[slot, entry] += 1
     assert pairs == [brute_force(layout, sources, target)[0] for layout, target in zip(made, targets, strict=True)]
     assert max(read.values(), default=1) == 1
+    assert all(read[slot, 0] for slot, number in enumerate(found.slots) if prod(shapes[number]))
 
 
 def test_equal_scalars_come_to_one_and_a_cut_copies_them() -> None:
@@ -169,6 +170,22 @@ def test_equal_scalars_come_to_one_and_a_cut_copies_them() -> None:
     assert back.slots == (0, 0, 0)
     assert [layout.copies[0].source for _, layout in back.outputs] == [0, 1, 2]
     assert isinstance(divide([joined], grids, [whole], may_repeat=False), Seam)
+
+
+def test_an_entry_that_goes_to_two_experts_is_read_twice_and_the_others_once() -> None:
+    """Three matrices of 6 rows become two of 9: each must have one scale, and the middle one is in both."""
+    whole = concat([Layout.of(number, (6, 4)) for number in range(3)], 0).reshape((2, 9, 4))
+    grids = [single((6, 4), None, None)] * 3
+    found = divide([whole], grids, [single((2, 9, 4), None, None)])
+    assert isinstance(found, Quotient)
+    assert found.slots == (0, 1, 2, 1)
+    assert [len(layout.copies) for _, layout in found.outputs] == [2, 2]
+
+
+def test_rows_with_an_entry_each_have_none_for_all_of_them() -> None:
+    """A matrix that is turned would have one for each of its former columns."""
+    turned = [Layout.of(0, (6, 4)).transpose(0, 1)]
+    assert isinstance(divide(turned, [single((6, 4), 1, None)], [single((4, 6), 1, None)]), Seam)
 
 
 def test_experts_of_one_scalar_each_have_a_vector() -> None:

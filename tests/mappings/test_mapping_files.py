@@ -262,20 +262,24 @@ EVERY_OPERATION = [
     wb.Conv3dToLinear(3, (2, 14, 14)),
     wb.ErnieFuseAndSplitTextVisionExperts(1, 2),
     wb.ErnieSplitAndDecoupleTextVisionExperts(1, 2),
+    wb.InsertConstant(1, (4, "head_dim"), value=-0.5),
     wb.Interleave(1, inverse=True),
     wb.LinearToConv3d(3, (2, 14, 14)),
     wb.MergeEqual(3),
     wb.MergeModulelist(),
     wb.On([1, 0], wb.Rearrange("(a b) c -> (b a) c", a="num_heads")),
+    wb.Pad(-1, multiple_of="ranks", value="-inf", source_size="vocab_size"),
     wb.Permute((2, 0, 1)),
     wb.PermuteForRope("text_config", ("q_proj", "k_proj"), True, "num_key_value_heads"),
     wb.Rearrange("(h two d) c -> (two h d) c", two=2, h="num_attention_heads"),
+    wb.RemoveConstant(0, (4,), value="bits:0x7fc1"),
     wb.Reorder(0, (1, 0), ("num_attention_heads*head_dim", 3), target_stripes="tensor_parallel_size"),
     wb.Repeat(),
     wb.Reshape((2, -1), (6,)),
     wb.Split(0, (1, 2)),
     wb.SplitModulelist(2),
     wb.Transpose(0, 1, check_dims=True),
+    wb.Trim(0, 50257, source_size="padded_size", value=1e-05),
 ]
 
 
@@ -290,6 +294,8 @@ def test_every_operation_comes_back(operation: Any) -> None:
         "Chunk": ("a", ["b", "c"]),
         "Split": ("a", ["b", "c"]),
         "On": (["a", "b"], ["c", "d"]),
+        "InsertConstant": ("a", ["b", "c"]),
+        "RemoveConstant": (["a", "b"], "c"),
         "MergeEqual": ("a.*", "b"),
         "MergeModulelist": ("a.*", "b"),
         "Repeat": ("a", ["b", "c"]),
@@ -566,7 +572,7 @@ def test_no_text_silently_becomes_another(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["on", "No", "TRUE", "0x1F", "010", "1_0", "1e3", "1.5", "1:30", "2024-01-01", "Null", "="]
+    "text", ["on", "No", "TRUE", "0x1F", "010", "1_0", "1e3", "1.5e3", "1:30", "2024-01-01", "Null", "="]
 )
 def test_unclear_text_is_an_error_that_says_to_quote_it(text: str) -> None:
     assert read_plain(text) is Ellipsis
@@ -940,7 +946,7 @@ def test_files_on_the_page_are_read() -> None:
     """Its commands run in tests/whole/test_docs.py."""
     page = (ROOT / "docs" / "mapping-files.md").read_text("utf-8")
     (block,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(read_mapping(block)) == 10 + len(default_registry.find("llava"))
+    assert len(read_mapping(block)) == 12 + len(default_registry.find("llava"))
 
 
 def test_examples_in_the_help_run(there: Path) -> None:

@@ -27,21 +27,25 @@ from weighbridge.operations.ops import (
     Conv3dToLinear,
     ErnieFuseAndSplitTextVisionExperts,
     ErnieSplitAndDecoupleTextVisionExperts,
+    InsertConstant,
     Interleave,
     LinearToConv3d,
     MergeEqual,
     MergeModulelist,
     On,
     Operation,
+    Pad,
     Permute,
     PermuteForRope,
     Rearrange,
+    RemoveConstant,
     Reorder,
     Repeat,
     Reshape,
     Split,
     SplitModulelist,
     Transpose,
+    Trim,
     invert,
     operation_from_dict,
 )
@@ -88,6 +92,7 @@ def write(value: Value, slots: list[torch.Tensor]) -> torch.Tensor:
 
 def run(lowered: Lowered, tensors: Tensors) -> Tensors:
     slots = [tensor for group in tensors for tensor in group] * lowered.repeats
+    slots += [torch.full(spec.shape, DECLARED, dtype=DTYPES[spec.dtype]) for spec, _ in lowered.constants]
     for temporary in lowered.temporaries:
         slots.append(write(Value(temporary.layout, temporary.dtype), slots))
     return [[write(value, slots) for value in lane.values] for lane in lowered.lanes]
@@ -112,7 +117,8 @@ def context_of(tensors: Sequence[Sequence[torch.Tensor]], lanes: Sequence[Lane],
 class Case:
     """An operation, shapes to use it on, and what it must do, said eagerly.
 
-    Of `equal` tensors that lie side by side, each holds what the first one holds.
+    Of `equal` tensors that lie side by side, each holds what the first one holds. The interval `rest` of an axis holds
+    a declared value, given as axis, start and stop.
     """
 
     operation: Operation
@@ -124,6 +130,7 @@ class Case:
     dtype: torch.dtype = torch.int64
     given: dict[str, Any] = field(default_factory=dict)
     equal: int = 1
+    rest: tuple[int, int, int] | None = None
 
     def __str__(self) -> str:
         return repr(self.operation)
@@ -161,6 +168,16 @@ def ernie_split(tensors: Tensors) -> Tensors:
 
 def halves(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat([tensor[0::2], tensor[1::2]])
+
+
+DECLARED = 77
+"""The declared value of all cases."""
+
+
+def longer(*sizes: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Pad the last axes, the last one first."""
+    pairs = [end for size in sizes for end in (0, size)]
+    return lambda tensor: torch.nn.functional.pad(tensor, pairs, value=DECLARED)
 
 
 TWO = ("first", "second")
@@ -251,6 +268,35 @@ CASES = [
     Case(Cast("float64", "float32"), [[(2, 3)]], each(lambda x: x.double()), dtype=torch.float32),
     Case(Chunk(1, chunks=3), [[(2, 12)]], lambda t: [[x] for x in t[0][0].chunk(3, 1)], ("a", "b", "c")),
     Case(Concatenate(1, chunks=2), [[(2, 3)], [(2, 3)]], lambda t: [[torch.cat([g[0] for g in t], 1)]]),
+    Case(
+        Pad(0, 5, value=DECLARED, source_size=3),
+        [[(3, 2)], [(3,)]],
+        lambda t: [[longer(0, 2)(t[0][0])], [longer(2)(t[1][0])]],
+        TWO,
+    ),
+    Case(Pad(-1, multiple_of="num_attention_heads", value=DECLARED, source_size=4), [[(2, 4)] * 3], each(longer(2))),
+    Case(Pad(1, "shards*num_key_value_heads", value=DECLARED), [[(2, 5)]], each(longer(3))),
+    Case(Pad(0, value=DECLARED), [[(3, 2)]], each(longer(0, 4)), given={"target_shapes": (((7, 2),),)}),
+    Case(Pad(0, 3), [[(3, 2)]], each(lambda x: x)),
+    Case(Trim(0, 3, value=DECLARED, source_size=5), [[(5, 2)]], each(lambda x: x[:3]), rest=(0, 3, 5)),
+    Case(Trim(-1, 4, multiple_of=3, value=DECLARED), [[(2, 6)]], each(lambda x: x[:, :4]), rest=(1, 4, 6)),
+    Case(
+        Trim(1, value=DECLARED),
+        [[(2, 6)]],
+        each(lambda x: x[:, :1]),
+        rest=(1, 1, 6),
+        given={"target_shapes": (((2, 1),),)},
+    ),
+    Case(
+        InsertConstant(1, (2, "shards"), DECLARED),
+        [[(3, 4)], [(5, 4)]],
+        lambda t: [t[0], [torch.full((2, 4), DECLARED)], t[1]],
+        TRIO,
+    ),
+    Case(InsertConstant(0, (4,), DECLARED), [[(3, 4)]], lambda t: [[torch.full((4,), DECLARED)], *t], TWO),
+    Case(
+        RemoveConstant(1, ("num_key_value_heads", 4), DECLARED), [[(3, 4)], [(2, 4)]], lambda t: t[:1], rest=(0, 0, 2)
+    ),
     Case(On([1], Transpose()), [[(2, 3)], [(5, 4)]], lambda t: [t[0], [t[1][0].T]], TWO),
     Case(On([1, 0], PermuteForRope()), [[(12, 2)], [(6, 5)], [(8,)]], lambda t: [*each(rope(3))(t[:2]), t[2]], TRIO),
     Case(
@@ -273,6 +319,9 @@ def equal_ones(tensors: Tensors, count: int) -> Tensors:
 
 def forward(case: Case) -> tuple[Tensors, tuple[Lane, ...], Lowered]:
     tensors = equal_ones(numbered(case.shapes, case.dtype), case.equal)
+    if case.rest is not None:
+        axis, start, stop = case.rest
+        tensors[-1][0].narrow(axis, start, stop - start).fill_(DECLARED)
     lanes = lanes_of(tensors, case.indexed, case.names)
     context = Context(case.targets, config=CONFIG, **case.given)
     return tensors, lanes, lower([case.operation], lanes, context)
@@ -284,6 +333,16 @@ def test_operation_equals_its_eager_reference(case: Case) -> None:
     assert same(run(lowered, tensors), case.reference(tensors))
     assert all(same(run(replace(lowered, lanes=again), tensors), case.reference(tensors)) for again in lowered.again)
     assert tuple(lane.name for lane in lowered.lanes) == case.targets
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.rest is not None], ids=str)
+def test_what_is_cut_off_is_told_with_its_value(case: Case) -> None:
+    tensors, _, lowered = forward(case)
+    slots = [tensor for group in tensors for tensor in group]
+    ((rest, element),) = lowered.cuts
+    written = write(rest, slots)
+    assert written.numel() == sum(map(torch.numel, slots)) - sum(x.numel() for g in case.reference(tensors) for x in g)
+    assert torch.equal(written, torch.frombuffer(bytearray(element), dtype=case.dtype).expand_as(written))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

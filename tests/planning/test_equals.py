@@ -299,9 +299,9 @@ def test_only_a_plan_with_equal_tensors_has_the_newer_version() -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda step: step.__setitem__(3, "moved"), "another fate than its keys say"),
-        (lambda step: step.__setitem__(3, "shared"), "another fate than its keys say"),
-        (lambda step: step.__setitem__(2, ["c", "d"]), "another fate than its keys say"),
+        (lambda step: step.__setitem__(3, "moved"), "another fate than its keys and its program say"),
+        (lambda step: step.__setitem__(3, "shared"), "another fate than its keys and its program say"),
+        (lambda step: step.__setitem__(2, ["c", "d"]), "another fate than its keys and its program say"),
     ],
 )
 def test_a_step_whose_fate_is_not_that_of_its_keys_is_refused(change: Callable[[list[Any]], None], what: str) -> None:

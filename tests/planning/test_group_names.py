@@ -116,9 +116,9 @@ def test_the_layout_to_reach_settles_where_a_joined_weight_is_cut() -> None:
     }
 
 
-def test_codes_are_not_cast_by_a_rule_nor_by_a_dtype() -> None:
+def test_codes_are_not_cast_by_a_rule_nor_by_a_pattern_of_dtypes() -> None:
     assert refused([wb.WeightConverter("up.weight", "up.weight", [wb.Cast("BF16")])]) == {"companion-fixed"}
-    target = wb.plan(checkpoint(), [JOIN], config=CONFIG, dtype="BF16").target
+    target = wb.plan(checkpoint(), [JOIN], config=CONFIG, dtype={"mlp.{rest:**}": "BF16", "norm.weight": "BF16"}).target
     assert {key: spec.dtype for key, spec in target.items()} == {
         "mlp.both.weight": "F8_E4M3",
         "mlp.both.weight_scale_inv": "F32",
@@ -147,6 +147,20 @@ def test_a_rule_for_a_name_is_none_for_what_lies_below_it() -> None:
     assert {key for key in renamed.target if key.startswith("p")} == {
         key.replace("q.weight", "p.weight") for key in source if key.startswith("q.")
     }
+
+
+def test_a_weight_is_turned_where_its_blocks_stay_what_the_configuration_says() -> None:
+    turn = wb.WeightConverter("up.weight", "up.weight", [wb.Transpose(0, 1)])
+    source = checkpoint()
+    made = wb.plan(source, [turn], config=CONFIG).state_dict()
+    assert made["mlp.up.weight_scale_inv"].equal(source["mlp.up.weight_scale_inv"].T)
+    said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [1, 2]}}
+    other = {"up.weight": codes(6, 6), "up.weight_scale_inv": torch.rand(6, 3)}
+    rows = {"up.weight": wb.TensorSpec("I8", (6, 6)), "up.SCB": wb.TensorSpec("F32", (6,))}
+    for place, config in ((other, said), (wb.Header(rows), None)):
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(place, [turn], config=config)
+        assert codes_of(caught) == {"companion-fixed"}
 
 
 NAMED: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {

@@ -9,9 +9,9 @@ import pytest
 
 import weighbridge as wb
 from weighbridge.algebra.copies import Copy, Loop
+from weighbridge.algebra.regions import region
 from weighbridge.reporting.costs import cost, format_bytes
 from weighbridge.reporting.diagrams import MAX_ROWS, WIDTH
-from weighbridge.reporting.explanation import region
 
 Golden = Callable[[str, str], None]
 

@@ -496,6 +496,43 @@ def test_copies_are_told_as_explain_tells_them(page: Page, plan: wb.Plan, side: 
     ]
 
 
+def padded_plan() -> wb.Plan:
+    """Rows that come and go, and a part that no tensor has."""
+    specs = {
+        "wte": Spec("F32", (11, 3)),
+        "padded": Spec("F32", (16, 3)),
+        "q": Spec("BF16", (4,)),
+        "v": Spec("BF16", (4,)),
+    }
+    rules = [
+        wb.WeightConverter("wte", "embed", [wb.Pad(0, 16, value=-1)]),
+        wb.WeightConverter("padded", "exact", [wb.Trim(0, 11)]),
+        wb.WeightConverter(["q", "v"], "qkv", [wb.InsertConstant(1, (4,)), wb.Concatenate(0)]),
+    ]
+    return wb.plan(wb.Header(specs), rules)
+
+
+@pytest.mark.parametrize(
+    ("side", "key", "fate"),
+    [
+        ("target", "embed", "padded"),
+        ("source", "wte", "moved"),
+        ("source", "padded", "trimmed"),
+        ("target", "exact", "filled"),
+        ("target", "qkv", "padded"),
+    ],
+)
+def test_declared_values_are_told_as_explain_tells_them(
+    opened: Callable[..., Page], side: str, key: str, fate: str
+) -> None:
+    plan = padded_plan()
+    page = opened(plan.to_html())
+    page.pick(side, key)
+    assert page.text("#inspector pre").split("\n") == list(plan.explain(key).copies)
+    assert page.text("#inspector .fate") == fate
+    assert "padded[11:16, :] = 0, cut off" in page.text("#summary")
+
+
 def equal_plan() -> wb.Plan:
     """Tensors that must be equal, and one that is shared."""
     specs = {f"layers.{i}.table": Spec("F32", (8,)) for i in range(3)} | {"embed.weight": Spec("F32", (4, 3))}

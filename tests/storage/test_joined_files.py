@@ -166,6 +166,51 @@ def test_parts_that_are_named_may_have_numbers_of_their_own(tmp_path: Path) -> N
     assert refusal(tmp_path / "{part:encoder|head}_{r:0..1}.pt").got == "2, without part=head, r=0; part=head, r=1"
 
 
+@pytest.mark.parametrize(
+    ("there", "pattern", "config", "code", "got"),
+    [
+        (range(7), "rank_{r:0..world-1}.pt", {"world": 8}, "index-mismatch", "7, without r=7"),
+        (range(9), "rank_{r:0..world-1}.pt", {"world": 8}, "index-mismatch", "'rank_8.pt'"),
+        (range(1, 4), "rank_{r:1..world}.pt", {"world": 4}, "index-mismatch", "3, without r=4"),
+        (range(3), "rank_{r:0..world+1}.pt", {"world": 2}, "index-mismatch", "3, without r=3"),
+        (range(3), "rank_{r:0,2..p.world}.pt", {"p": {"world": 3}}, "index-mismatch", "2, without r=3"),
+        (range(2), "rank_{r:1..world-1}.pt", {"world": 1}, "index-mismatch", "world is 1"),
+        (range(2), "rank_{r:0..world-1}.pt", {"world_size": 2}, "operation-config", "nothing; nearest: world_size"),
+        (range(2), "rank_{r:0..world-1}.pt", {"world": "2"}, "operation-config", "'2'"),
+    ],
+)
+def test_the_configuration_says_how_many_there_are(
+    tmp_path: Path, there: Any, pattern: str, config: Any, code: str, got: str
+) -> None:
+    write_ranks(tmp_path, there)
+    for refused in (refusal(tmp_path / pattern, config=config), refusal({tmp_path / pattern: "{r}."}, config=config)):
+        assert (refused.code, refused.got) == (code, got)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert refusal(tmp_path / pattern).got == got
+    ran = run(tmp_path, "convert", pattern, "out")
+    assert ran.status != 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_number_of_files_is_given_in_every_way(tmp_path: Path) -> None:
+    """By the one that is given, a file, the settings of a command, or the file beside the weights."""
+    write_ranks(tmp_path, [f"{number:02}" for number in range(11)])
+    pattern, rules = "rank_{r:00..mesh.ranks-1}.pt", [wb.WeightConverter("rank_*.w", "w", [wb.Concatenate(0)])]
+    (tmp_path / "other.json").write_text('{"mesh": {"ranks": 11}}')
+    for config in ({"mesh": {"ranks": 11}}, str(tmp_path / "other.json")):
+        plan = wb.plan(tmp_path / pattern, rules, config=config)
+        assert plan.state_dict()["w"].equal(torch.cat([value(number) for number in range(11)]))
+    assert run(tmp_path, "convert", pattern, "out", "--set", "mesh.ranks=11").status == 0
+    assert run(tmp_path, "convert", pattern, "less", "--set", "mesh.ranks=12").status == 4
+    refused = run(tmp_path, "convert", pattern, "more", "--set", "mesh.ranks=11", "--set", "mesh.rank=1")
+    assert "no rule asks for this" in refused.err
+    (tmp_path / "config.json").write_text('{"mesh": {"ranks": 11}}')
+    assert len(wb.open(tmp_path / pattern).header) == 22
+    assert wb.verify(tmp_path / pattern, tmp_path / "rank_{r}.pt")
+    back = wb.revert(tmp_path / "out", tmp_path / "back")
+    assert wb.verify(back, tmp_path / pattern)
+
+
 def test_gaps_that_are_meant_are_said(tmp_path: Path) -> None:
     write_ranks(tmp_path, ["02", "03", "04", "10"], "layer_{}.pt")
     found = wb.open(tmp_path / "layer_{i:02..04,10}.pt")

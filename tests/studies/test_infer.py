@@ -238,6 +238,16 @@ def untied() -> Layouts:
     return one, {"embed.weight": embed.clone(), "head.weight": embed.clone(), "l.w": other.clone()}
 
 
+def padded_vocabulary() -> Layouts:
+    """A vocabulary that a runtime pads to a multiple, and a bias of the lowest logits there is."""
+    new = Numbers()
+    embed, head, bias, other = new(11, 4), new(11, 4), new(11), new(4, 4)
+    rows = torch.zeros(5, 4)
+    one = {"wte.weight": embed, "head.weight": head, "head.bias": bias, "l.w": other}
+    two = {"embed.weight": torch.cat([embed, rows]), "lm_head.weight": torch.cat([head, rows])}
+    return one, two | {"lm_head.bias": torch.cat([bias, torch.full((5,), -torch.inf)]), "l.w": other.clone()}
+
+
 RECOVERED: dict[str, tuple[Callable[[], Layouts], list[str]]] = {
     "fused attention": (
         fused_attention,
@@ -298,6 +308,22 @@ RECOVERED: dict[str, tuple[Callable[[], Layouts], list[str]]] = {
     ),
     "untied": (untied, ["wte -> embed, head) by Repeat()"]),
     "tied again": (lambda: turned(untied()), ["embed, head -> wte) by MergeEqual()"]),
+    "padded vocabulary": (
+        padded_vocabulary,
+        [
+            "wte -> embed) by Pad(size=16, source_size=11)",
+            "by Pad(size=16, value='-inf', source_size=11)",
+            "lm_head.weight)",
+        ],
+    ),
+    "padded vocabulary, back": (
+        lambda: turned(padded_vocabulary()),
+        [
+            "embed -> wte) by Trim(size=11, source_size=16)",
+            "by Trim(size=11, value='-inf', source_size=16)",
+            "-> head.weight)",
+        ],
+    ),
     "rotary parts": (
         rotary_parts,
         [
@@ -507,6 +533,29 @@ def test_replicas_of_which_one_differs_are_not_merged() -> None:
     merged = {step.targets[0]: set(step.sources) for step in found.plan.steps if step.fate == "checked"}
     assert "ranks.2.layers.1.norm.weight" not in merged.get("layers.1.norm.weight", ())
     assert len(merged["layers.1.k.weight"]) == 4
+
+
+def test_rows_that_do_not_all_hold_one_value_are_not_called_padding() -> None:
+    for key, row, value in (("embed.weight", 12, 0.5), ("lm_head.bias", 15, 0.0), ("embed.weight", 3, 9.0)):
+        a, b = padded_vocabulary()
+        b[key][row] = value
+        for one, two in ((a, b), (b, a)):
+            found = wb.infer(one, two)
+            holds(found, one, two)
+            assert not found.is_complete
+            assert not any(
+                step.program.is_declared for step in found.plan.steps if key in (*step.sources, *step.targets)
+            )
+
+
+def test_a_padded_tensor_that_two_could_be_is_a_choice() -> None:
+    weight = Numbers()(9, 4)
+    a = {"embed.weight": weight, "head.weight": weight.clone()}
+    b = {f"model.{key}": torch.cat([tensor, torch.zeros(3, 4)]) for key, tensor in a.items()}
+    found = wb.infer(a, b)
+    assert found.is_complete
+    assert {step.sources[0]: step.targets[0] for step in found.plan.steps} == {key: f"model.{key}" for key in a}
+    assert found.open_choices
 
 
 # Nothing is proposed that does not hold

@@ -30,6 +30,7 @@ from strategies import (
     draw_keys,
     draw_layout,
     draw_rules,
+    draw_trimmed_layout,
     evaluate,
     faults,
     files_of,
@@ -81,7 +82,10 @@ def test_every_tensor_has_exactly_one_fate(layout):
     for step in plan.steps:
         read, made = (sum(side[key].array.size for key in keys)
                       for side, keys in ((layout.tensors, step.reads), (expected.targets, step.writes)))  # fmt: skip
+        read += sum(constant.spec.numel for constant in step.program.constants)
+        made += sum(cut.output.spec.numel for cut in step.program.cuts)
         assert (step.fate == "shared", step.fate == "checked") == (made > read, made < read)
+        assert (step.fate == "trimmed") == bool(step.program.cuts)
     carried = {key for key, fate in plan.source_fates() if fate.name == "carried"}
     assert carried == set(layout.tensors) - expected.touched
     assert {frozenset(s.sources): frozenset(s.targets) for s in plan.steps} == {
@@ -195,12 +199,21 @@ def test_shapes_that_do_not_fit_never_pass(seed, damage):
 @laws
 @given(layouts())
 def test_every_element_is_written_once_and_read_once(layout):
-    """Count what the copies of a plan touch; beside that, run them into poisoned memory and compare with numpy."""
+    """Count what the copies of a plan touch; beside that, run them into poisoned memory and compare with numpy.
+
+    Each element of a target is written once, from a source or from a declared value; each element of a source is read
+    once, for a target or to be held to a declared value.
+    """
     expected = layout.expected
     plan = wb.plan(tensors_of(layout.tensors), layout.mapping)
     for step in plan.steps:
         assert not step.program.temporaries
         read = [np.zeros(layout.tensors[key].array.size, int) for key in step.sources]
+        read += [np.zeros(constant.spec.numel, int) for constant in step.program.constants]
+        for output, _ in step.program.cuts:
+            for copy in output.layout.copies:
+                for source, _ in _touched(copy):
+                    read[copy.source][source] += 1
         for key, output in zip(step.targets, step.program.targets, strict=True):
             written = np.zeros(expected.targets[key].array.size, int)
             for copy in output.layout.copies:
@@ -228,7 +241,7 @@ def test_what_is_read_once_and_must_equal_another_is_compared_first(seed):
     with workplace() as place:
         plan.write(place / "good", tensors_of(layout.tensors), sync=False)
         recorded = json.loads((place / "good" / "weighbridge.json").read_text())["checked"]
-        assert recorded == json.loads(json.dumps(plan.conditions))
+        assert recorded == json.loads(json.dumps([(each.target, each.ways) for each in plan.conditions]))
         key = chance.choice([key for key in checked if layout.tensors[key].array.size])
         bits = layout.tensors[key]
         flat = bits.array.copy().reshape(-1)
@@ -238,6 +251,36 @@ def test_what_is_read_once_and_must_equal_another_is_compared_first(seed):
             with pytest.raises(wb.PlanError) as caught:
                 run(changed)
             assert caught.value.codes == ("sources-differ",)
+            assert f"{key}[" in caught.value.problems[0].got
+        assert not (place / "bad").exists()
+
+
+@laws
+@given(seeds)
+def test_what_is_cut_off_is_held_to_its_value_first(seed):
+    """One changed bit of it is named, and nothing is made; the plan lists the condition, and a receipt has it."""
+    layout, chance = draw_trimmed_layout(seed), random.Random(seed)
+    plan = wb.plan(header_of(layout.tensors), layout.mapping)
+    trimmed = sorted(key for key, fate in plan.source_fates() if fate.name == "trimmed")
+    assert {key for condition in plan.conditions for way in condition.ways for key in way} == set(trimmed)
+    with workplace() as place:
+        plan.write(place / "good", tensors_of(layout.tensors), sync=False)
+        same(_read_files(place / "good"), layout.expected.targets)
+        recorded = json.loads((place / "good" / "weighbridge.json").read_text())["checked"]
+        assert recorded == [list(json.loads(json.dumps(condition))) for condition in plan.conditions]
+        key = chance.choice(trimmed)
+        bits = layout.tensors[key]
+        flat = bits.array.copy().reshape(-1)
+        (step,) = (step for step in plan.steps if key in step.sources)
+        cut = [
+            source for output, _ in step.program.cuts for copy in output.layout.copies for source, _ in _touched(copy)
+        ]
+        flat[chance.choice(cut)] ^= flat.dtype.type(1 << chance.randrange(8 * flat.itemsize))
+        changed = tensors_of(layout.tensors | {key: Bits(bits.dtype, flat.reshape(bits.shape))})
+        for run in (plan.state_dict, lambda source: next(plan.stream(source)), partial(plan.write, place / "bad")):
+            with pytest.raises(wb.PlanError) as caught:
+                run(changed)
+            assert caught.value.codes == ("padding-differs",)
             assert f"{key}[" in caught.value.problems[0].got
         assert not (place / "bad").exists()
 

@@ -99,6 +99,11 @@ class Grid:
             found.append(place % block)
         return [found[self.roles[number]] for number in self.kept]
 
+    def is_along_role(self, padded_stride: int) -> bool:
+        """Tell whether a stride of the padded value leads along an axis of which blocks are told apart."""
+        axes = zip(self.padded, self.shape, strict=True)
+        return next(n for n, (step, size) in enumerate(axes) if size > 1 and step <= padded_stride) in self.roles
+
     @property
     def sizes_inside(self) -> list[int]:
         """Sizes of the loops over what a block has inside."""
@@ -191,11 +196,12 @@ def divide(
     """
     if all(grid.is_plain for grid in (*sources, *targets)):
         return Quotient(tuple(range(len(sources))), tuple(enumerate(layouts)))
+    may_repeat = may_repeat and any(grid.whole for grid in (*sources, *targets))
     if may_repeat and not all(grid.is_fine for grid in (*sources, *targets)):
         seam = _divide(layouts, [grid.refined() for grid in sources], [grid.refined() for grid in targets], False)
         if isinstance(seam, Seam):
             return seam
-    return _divide(layouts, sources, targets, may_repeat and any(grid.whole for grid in (*sources, *targets)))
+    return _divide(layouts, sources, targets, may_repeat)
 
 
 def _divide(
@@ -211,9 +217,10 @@ def _divide(
             return _find_seam(layout, sources, target)
         made += [(way, number, copies) for way, copies in enumerate(ways)]
     made.sort(key=itemgetter(0, 1))  # the first way of each target before all others, as in a step
-    slots, written = _told_apart([copies for _, _, copies in made], sources)
-    if len(slots) > len(sources) and not may_repeat:
+    told = _told_apart([copies for _, _, copies in made], sources)
+    if told is None or (len(told[0]) > len(sources) and not may_repeat):
         return next(_seams(layouts, sources, targets), Seam(0))
+    slots, written = told
     numbers = [number for _, number, _ in made]
     outputs = [(n, Layout(targets[n].stored, copies)) for n, copies in zip(numbers, written, strict=True)]
     return Quotient(tuple(slots), tuple(outputs))
@@ -237,11 +244,19 @@ def _pairs(layout: Layout, sources: Sequence[Grid], target: Grid, may_repeat: bo
         loops = [Loop(size, source.entry(read), target.entry(write)) for size, read, write in copy.loops]
         moving = tuple([loop for loop in loops if loop.source_stride and loop.target_stride])
         turns = [loop for loop in loops if bool(loop.source_stride) != bool(loop.target_stride)]
-        if turns and (not may_repeat or prod(loop.size for loop in turns) > MAX_TURNS):
+        along = [_is_along(cut, loop, source, target) for cut, loop in zip(copy.loops, loops, strict=True)]
+        if turns and (not may_repeat or any(along) or prod(loop.size for loop in turns) > MAX_TURNS):
             return _find_seam(layout, sources, target)
         start = Copy(copy.source, source.entry(copy.source_start), target.entry(copy.target_start), moving)
         found |= dict.fromkeys(map(simplify, _turned_out(start, turns)))
     return [_with_inner(copy, sources[copy.source], target) for copy in _singled(list(found), target)]
+
+
+def _is_along(cut: Loop, loop: Loop, source: Grid, target: Grid) -> bool:
+    """Tell whether a loop stays at one entry on one side, and leads along rows or columns on the other."""
+    if loop.source_stride and not loop.target_stride:
+        return source.is_along_role(cut.source_stride)
+    return bool(loop.target_stride and not loop.source_stride) and target.is_along_role(cut.target_stride)
 
 
 def _turned_out(copy: Copy, loops: Sequence[Loop]) -> Iterator[Copy]:
@@ -259,7 +274,7 @@ def _singled(copies: list[Copy], target: Grid) -> list[Copy]:
     if not counts.multiple or sum(copy.numel for copy in copies) > MAX_ENTRIES:
         return copies
     pairs = {single for copy in copies for single in _turned_out(copy._replace(loops=()), copy.loops)}
-    return list(fuse(sorted(pairs)))
+    return sorted(pairs)
 
 
 def _with_inner(copy: Copy, source: Grid, target: Grid) -> Copy:
@@ -302,9 +317,12 @@ def _ways(copies: Sequence[Copy], numel: int) -> list[list[Copy]] | None:
 
 
 def _sorted_apart(copies: Iterable[Copy], numel: int) -> list[list[Copy]]:
-    """Put each copy where no other one writes what it writes, into as few lists as come of that."""
+    """Put each copy where no other one writes what it writes, into as few lists as come of that.
+
+    Too many copies for that stay in one list.
+    """
     copies = list(copies)
-    if not coverage(copies, numel).multiple:
+    if not coverage(copies, numel).multiple or len(copies) > MAX_TURNS:
         return [copies]
     apart: list[list[Copy]] = []
     for copy in copies:
@@ -316,11 +334,14 @@ def _sorted_apart(copies: Iterable[Copy], numel: int) -> list[list[Copy]]:
     return apart
 
 
-def _told_apart(outputs: Sequence[Sequence[Copy]], sources: Sequence[Grid]) -> tuple[list[int], list[tuple[Copy, ...]]]:
+def _told_apart(
+    outputs: Sequence[Sequence[Copy]], sources: Sequence[Grid]
+) -> tuple[list[int], list[tuple[Copy, ...]]] | None:
     """Give a source that is read several times as many slots, so that each is read once.
 
     Returns:
-        For each slot the number of its source, and the copies of each output with the slots that they read.
+        For each slot the number of its source, and the copies of each output with the slots that they read. None where
+        some entries of a source are read more often than others.
     """
     slots = list(range(len(sources)))
     renumbered = [list(copies) for copies in outputs]
@@ -330,7 +351,12 @@ def _told_apart(outputs: Sequence[Sequence[Copy]], sources: Sequence[Grid]) -> t
             uses.setdefault(copy.source, []).append((k, i))
     for number, places in sorted(uses.items()):
         reads = [swapped(outputs[k][i], place) for place, (k, i) in enumerate(places)]
-        for again in _sorted_apart(reads, prod(sources[number].stored))[1:]:
+        numel = prod(sources[number].stored)
+        times = _sorted_apart(reads, numel)
+        counts = [coverage(each, numel) for each in times]
+        if any(count.multiple for count in counts) or (len(times) > 1 and not all(count.exact for count in counts)):
+            return None
+        for again in times[1:]:
             for read in again:
                 k, i = places[read.source]
                 renumbered[k][i] = renumbered[k][i]._replace(source=len(slots))

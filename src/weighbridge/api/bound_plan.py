@@ -300,7 +300,7 @@ class Plan(planned.Plan):
         from weighbridge.running.sources import check_source, complete
         from weighbridge.running.ties import check_standing_ties
 
-        found = open_source(self._place(source))
+        found = open_source(self._place(source), config=self.binding.config)
         if self.computed:
             found = computed_source(found, [key for _, keys in self.computed for key in keys], self.binding.config)
         found = complete(self, found, self._origin) if self._is_way_back() else found

@@ -59,6 +59,19 @@ def read_given(given: Any) -> Any:
     raise WeighbridgeError("usage", "this is no configuration", where=str(path), expected="a JSON object", got=cause)
 
 
+def config_near(given: Any, folder: Path) -> Any:
+    """Return the configuration that was given, or else the `config.json` of a folder; None where there is none.
+
+    Args:
+        given: As for `config_for`.
+        folder: Where the files of a source are.
+    """
+    if isinstance(given, Settings):
+        return given.over(config_near(given.config, folder))
+    path = folder / NAME
+    return read_given(given) if given is not None else _read(path) if path.is_file() else None
+
+
 def config_of(source: Checkpoint, target: Any, place: Any = None) -> Any:
     """Find the configuration: that of a model, as target or as source, or a `config.json`.
 

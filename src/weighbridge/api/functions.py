@@ -30,6 +30,7 @@ from weighbridge.planning.casts.dtype_policies import read_policy
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.planning.plan_options import read_options
+from weighbridge.storage.joined import JoinedCheckpoint
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,7 @@ def resolve(model: torch.nn.Module) -> Mapping:
     return resolve_model(model)
 
 
-def open(place: Place, *, direct: bool = False, entry: str | None = None) -> Checkpoint:
+def open(place: Place, *, direct: bool = False, entry: str | None = None, config: Any = None) -> Checkpoint:
     """Open a checkpoint by its headers; no tensor data is read.
 
     Args:
@@ -68,6 +69,8 @@ def open(place: Place, *, direct: bool = False, entry: str | None = None) -> Che
         entry: Which dict of a torch file is meant, such as ``"model"``, or ``"model.encoder"`` for one inside of that;
             an empty one for the outermost. A path may end in it instead, ``"ckpt.pt::model"``, in every function and
             command. Without it, the one dict that can hold the weights is chosen, which the `notes` say.
+        config: Configuration that says how many files there are, as in ``"rank_{r:0..world_size-1}.pt"``, or its place,
+            as for `plan`; None for the `config.json` beside them.
 
     Returns:
         The opened checkpoint; its `header` holds the spec of every tensor.
@@ -80,7 +83,7 @@ def open(place: Place, *, direct: bool = False, entry: str | None = None) -> Che
         >>> open(Header({"weight": TensorSpec("F32", (2, 3))})).header["weight"].size_bytes
         24
     """
-    return open_source(place, direct=direct, entry=entry)
+    return open_source(place, direct=direct, entry=entry, config=config)
 
 
 def register(name: str, mapping: AnyMapping, *, overwrite: bool = False) -> Mapping:
@@ -125,7 +128,8 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
         >>> list(plan(header, [WeightRenaming("gamma", "weight")]).target)
         ['norm.weight']
     """
-    source = open(checkpoint)
+    source = open(checkpoint, config=options.get("config"))
+    asked = source.asked if isinstance(source, JoinedCheckpoint) else ()
     found = as_mapping(find_mapping(mapping))
     options["config"] = config_for(options.get("config"), source, target, checkpoint)
     found = bind_offsets(found, options["config"])
@@ -150,7 +154,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     )
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
-    refuse_unasked(options["config"])
+    refuse_unasked(options["config"], asked)
     said = (*(source.notes if is_model(checkpoint) else ()), *notes, *of_codes)
     made = Plan.bind(say_computed(replace(compiled, notes=(*compiled.notes, *said)), source), source)
     made.binding.config = options["config"]
@@ -255,7 +259,8 @@ def convert(
     found = find_mapping(() if mapping is None else mapping)
     if reverse:
         found = as_mapping(found).inverse()
-    made = plan(open(source, direct=True) if direct else source, found, target, **options)
+    opened = open(source, direct=True, config=options.get("config")) if direct else source
+    made = plan(opened, found, target, **options)
     made = made if only is None else made.restrict(only)
     return made.write(
         destination,

@@ -3,6 +3,7 @@ r"""Several files as one source, by a pattern for their paths.
     rank_{r}.pt                        every number that there is; one that is missing among them is an error
     consolidated.{r:00..07}.pth        these and no others: the last one can be missed, too
     layer_{i:02,04..10}-states.pt      these numbers
+    rank_{r:0..world_size-1}.pt        as many as the configuration says
     {part:encoder|decoder}.pt          these names
     rank_{r}/model.safetensors         in folders
 
@@ -17,11 +18,14 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice, product
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple, TypeGuard
 
+from weighbridge.api.configurations import config_near
+from weighbridge.api.file_counts import Bound, bind_numbers, has_names
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
 from weighbridge.base.file_names import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
@@ -57,21 +61,44 @@ class Found(NamedTuple):
     captures: dict[str, str]
 
 
-def open_source(place: Any, *, direct: bool = False, entry: str | None = None) -> Checkpoint:
+def open_source(place: Any, *, direct: bool = False, entry: str | None = None, config: Any = None) -> Checkpoint:
     """Open whatever can be a source, several files among it; see `weighbridge.open`.
 
     Raises:
-        CheckpointError: `index-mismatch` for files that are missing, `checkpoint-ambiguous` for files that give one
-            key, or have one number, `checkpoint-not-found`; and as `open_place`.
+        CheckpointError: `index-mismatch` for files that are missing, or too many, `checkpoint-ambiguous` for files that
+            give one key, or have one number, `checkpoint-not-found`; and as `open_place`.
+        LayoutError: `operation-config` for a name of the configuration that it does not have.
         PatternError: `pattern-syntax`, `pattern-reference`.
     """
     if _are_prefixes(place):
-        joined = _join({str(path): prefix for path, prefix in place.items()}, entry)
+        prefixes: dict[str, str | None] = {str(path): prefix for path, prefix in place.items()}
     elif isinstance(place, str | os.PathLike) and _is_pattern(os.fspath(place)):
-        joined = _join({os.fspath(place): None}, entry)
+        prefixes = {os.fspath(place): None}
     else:
         return open_place(place, direct=direct, entry=entry)
-    return open_place(joined, direct=direct)
+    bound = [(_bind(text, config), prefix) for text, prefix in prefixes.items()]
+    joined = _join({each.text: prefix for each, prefix in bound}, entry)
+    asked = frozenset[str]().union(*(each.asked for each, _ in bound))
+    return open_place(replace(joined, asked=asked), direct=direct)
+
+
+def _bind(text: str, config: Any) -> Bound:
+    """Put numbers in the place of a configuration's names, and refuse more files than it says."""
+    if not has_names(text):
+        return Bound(text)
+    path = _path_of(text)
+    bound = bind_numbers(text, config_near(config, Path(*path.parts[: _count_plain(path)])))
+    _, _, found = _walk(_path_of(bound.any_text))
+    more = [each.name for each in found if any(int(each.captures[name]) > stop for name, stop in bound.last.items())]
+    if more:
+        what = "there are more files than the configuration says"
+        expected = ", ".join(f"{name} up to {stop}" for name, stop in bound.last.items())
+        raise CheckpointError("index-mismatch", what, where=text, expected=expected, got=join_keys(sorted(more)))
+    return bound
+
+
+def _path_of(text: str) -> Path:
+    return split_entry(Path(text).expanduser() if text.startswith("~/") else Path(text))[0]
 
 
 def _are_prefixes(place: Any) -> TypeGuard[Mapping[Any, str]]:
@@ -102,13 +129,7 @@ def _join(prefixes: Mapping[str, str | None], entry: str | None) -> JoinedCheckp
 
 def _find(path: Path) -> tuple[Path, list[Found]]:
     """Find the files that a path names, in the order of what is captured, and the folder that the patterns begin in."""
-    count = _count_plain(path)
-    base, patterns = Path(*path.parts[:count]), [_parse(part) for part in path.parts[count:]]
-    if os.path.lexists(path):
-        patterns = [Pattern.parse(exact_pattern(path.name))]
-    found = [Found(base, "", {})]
-    for pattern in patterns:
-        found = [inner for each in found for inner in _step(each, pattern)]
+    base, patterns, found = _walk(path)
     if not found:
         raise CheckpointError(
             "checkpoint-not-found", "no file has a name of this pattern", where=str(path), got=_near(base)
@@ -118,6 +139,18 @@ def _find(path: Path) -> tuple[Path, list[Found]]:
         raise CheckpointError("checkpoint-ambiguous", "too many files", where=str(path), expected=expected, got=got)
     _check_all_there(str(path), found, [capture for pattern in patterns for capture in pattern.captures])
     return base, sorted(found, key=lambda each: (tuple(map(_order, each.captures.values())), each.name))
+
+
+def _walk(path: Path) -> tuple[Path, list[Pattern], list[Found]]:
+    """Return the folder that the patterns of a path begin in, these, and all files that they name."""
+    count = _count_plain(path)
+    base, patterns = Path(*path.parts[:count]), [_parse(part) for part in path.parts[count:]]
+    if os.path.lexists(path):
+        patterns = [Pattern.parse(exact_pattern(path.name))]
+    found = [Found(base, "", {})]
+    for pattern in patterns:
+        found = [inner for each in found for inner in _step(each, pattern)]
+    return base, patterns, found
 
 
 def _count_plain(path: Path) -> int:

@@ -66,7 +66,7 @@ def load(
     Raises:
         PlanError, RegistryError, CheckpointError: As `plan`; the model is unchanged then.
     """
-    source = open(place, direct=True) if direct else place
+    source = open(place, direct=True, config=options.get("config")) if direct else place
     made = plan(source, _mapping_for(unwrap(model), mapping), target=model, **options)
     return made.load_into(model, copy=copy, device=device, progress=progress)
 

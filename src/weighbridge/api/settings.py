@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, Mapping
+from collections.abc import Collection, ItemsView, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,16 +101,17 @@ class WatchedConfig(Mapping[str, Any]):
         return [name for name in self.settings.values if name not in self.asked]
 
 
-def refuse_unasked(config: Any) -> None:
+def refuse_unasked(config: Any, asked: Collection[str] = ()) -> None:
     """Refuse settings that no rule has asked for: one that is misspelt would leave another size in its place.
 
     Args:
         config: The configuration of a plan that has been made.
+        asked: What else was asked for, by the paths of the source.
 
     Raises:
         WeighbridgeError: `usage`.
     """
-    unasked = config.unasked() if isinstance(config, WatchedConfig) else []
+    unasked = [name for name in config.unasked() if name not in asked] if isinstance(config, WatchedConfig) else []
     if unasked:
         near = close_names(unasked[0], sorted(config.asked), 3, ALIKE)
         got = ", ".join(unasked) + (f"; asked for: {', '.join(near)}" if near else "")

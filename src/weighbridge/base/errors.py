@@ -70,6 +70,7 @@ CODES: Final[dict[str, str]] = {
     "source-unbound": "a plan does not know where to read",
     "tie-differs": "tensors that must be equal differ",
     "sources-differ": "sources that are to become one target differ",
+    "padding-differs": "what is to be cut off does not hold the value that is declared for it",
     "budget-too-small": "the memory budget cannot hold the smallest unit of work",
     # sources
     "checkpoint-not-found": "there is no checkpoint at this place",

@@ -217,7 +217,7 @@ class PlanOptions:
 
     def open(self, source: str, *, direct: bool = False) -> Checkpoint:
         """Open the source."""
-        return api.open(source, direct=direct, entry=self.entry)
+        return api.open(source, direct=direct, entry=self.entry, config=self._config())
 
     def make_plan(self, source: Any, mapping: Mapping, only: list[str] | None = None) -> Plan:
         """Compile the plan, and restrict it to the targets that `only` names.
@@ -237,9 +237,11 @@ class PlanOptions:
         """
         names = "partial", "drop", "carry", "initialise", "allow_overflow", "base_prefix"
         given = {name: getattr(self, name) for name in names} | {"companions": not self.no_companions}
+        return {"layout": self.layout.value, "dtype": dtype_option(self.dtype), "config": self._config(), **given}
+
+    def _config(self) -> Any:
         settings = set_option(self.settings or ())
-        config = Settings(settings, self.config) if settings else self.config
-        return {"layout": self.layout.value, "dtype": dtype_option(self.dtype), "config": config, **given}
+        return Settings(settings, self.config) if settings else self.config
 
 
 def set_option(texts: Sequence[str]) -> dict[str, Any]:

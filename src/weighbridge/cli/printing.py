@@ -73,7 +73,7 @@ _COLOURS: Final = (
     (r"^  (?:from|to|nearest|origin) ", "bold"),
     (r"^equal(?=:)|^ +fired(?=:)|^equal(?=  )", "green"),
     (r"^different(?=:|  )|^ +failed|^only in the (?:first|second)", "red"),
-    (r"^(?:cast|reshaped|transposed|permuted)(?=  )", "yellow"),
+    (r"^(?:cast|reshaped|padded|transposed|permuted)(?=  )", "yellow"),
     (r" (?:BOOL|C64|B?F(?:\d\w*)|[IU]\d+)(?= \[)", "cyan"),
     (r"rule \d+(?: |$)|^ +<-|^ +(?:no match|outside scope .*|not tried.*)$", "dim"),
 )

@@ -42,7 +42,8 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.running.devices import fill_tensors
 from weighbridge.running.results import mapped_files
-from weighbridge.running.ties import check_equal, value_classes
+from weighbridge.running.taken_values import check_conditions, refuse_own
+from weighbridge.running.ties import value_classes
 from weighbridge.storage.protocol import Checkpoint
 
 _LOG: Final = logging.getLogger("weighbridge")
@@ -90,7 +91,8 @@ class Load:
         header, self.declared_ties = header_with_ties(model, held.header(self.checkpoint.header)), declared_ties(model)
         self.options = replace(self.options, carry=(*exception_rules(Carry, self.options.carry), *self._made_by(held)))
         self.plan = self._compile(model, header)
-        check_equal(self.plan, self.checkpoint)
+        check_conditions(self.plan, self.checkpoint)
+        refuse_own(self.plan)
         differing = [classes for classes in value_classes(self.plan, self.checkpoint, header.ties) if len(classes) > 1]
         if differing:
             # The library leaves these untied, whatever the configuration says; a tie is a matter of values.

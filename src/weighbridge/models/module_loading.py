@@ -20,11 +20,13 @@ from weighbridge.models.modules import (
     steps_into,
     warn_of_meta,
 )
+from weighbridge.models.own_rows import around_own
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.casts.asked_casts import rounded_lines
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
+from weighbridge.running.execute import is_whole
 from weighbridge.running.gather import Wanted, group_steps, start_output
 from weighbridge.running.results import STREAM_BYTES, mapped_files
 from weighbridge.running.ties import check_values
@@ -73,7 +75,8 @@ def load_into(
         The plan, which the model remembers.
 
     Raises:
-        PlanError: `model-mismatch`, `tie-differs`, `sources-differ`, `dtype-mismatch`; nothing has been changed then.
+        PlanError: `model-mismatch`, `tie-differs`, `sources-differ`, `padding-differs`, `dtype-mismatch`; nothing
+            has been changed then.
             `cast-overflow`, which may leave part of a model loaded, as an error of reading does.
         CheckpointError: `source-changed` and `data-missing`, before anything is changed; the codes of reading, which
             may leave part of a model loaded that had values before, and a meta model as it was.
@@ -83,16 +86,17 @@ def load_into(
     check_model(plan, header)
     check_initialised(plan, places)
     check_settable(plan, places)
-    check_values(plan, checkpoint, dict(header.ties))
+    check_values(plan, checkpoint, dict(header.ties), has_model=True)
+    run = around_own(plan, places)
     probe(plan, checkpoint, places)
     _warn_of_dtypes(plan, places)
     for line in rounded_lines(plan):
         _LOG.info(line)
     with torch.no_grad():
         if shares_memory(checkpoint, places):
-            _set_all_at_once(plan, checkpoint, places, progress)
+            _set_all_at_once(run, checkpoint, places, progress)
         else:
-            _set_in_batches(plan, checkpoint, places, copy=copy, device=device, progress=progress)
+            _set_in_batches(run, checkpoint, places, copy=copy, device=device, progress=progress)
     checkpoint.check_unchanged()
     remember(unwrap(model), plan, checkpoint, config)
     warn_of_meta(model)
@@ -192,6 +196,8 @@ def _set(targets: list[_Target], checkpoint: Checkpoint, mapped: Mapped | None, 
             wanted.append(Wanted(step, number, places.tensor.detach()))
             continue
         made, want = start_output(step, number, mapped, device)
+        if not is_whole(step.program.targets[number]):
+            made.copy_(places.tensor)  # the rest of it is the model's own
         new.append((places, made))
         if want is None:
             counter.add(target.size_bytes)

@@ -17,6 +17,8 @@ from weighbridge.base.keys import counted
 from weighbridge.operations.casting import Cast
 from weighbridge.operations.chains import count_parts, is_joined
 from weighbridge.operations.chosen_parts import On
+from weighbridge.operations.configuration import index_names
+from weighbridge.operations.declaring.padding import InsertConstant, Pad, RemoveConstant, Trim
 from weighbridge.operations.groupings import (
     Chunk,
     Concatenate,
@@ -28,7 +30,7 @@ from weighbridge.operations.groupings import (
     is_told,
 )
 from weighbridge.operations.movements import Moving
-from weighbridge.operations.nesting import count_made, count_used, needed_indices, takes_list
+from weighbridge.operations.nesting import KEEPING, count_made, count_used, needed_indices, takes_list
 from weighbridge.operations.ops import Operation
 from weighbridge.operations.replicas import MergeEqual, Repeat
 from weighbridge.operations.values import Size
@@ -63,7 +65,7 @@ class Arity:
     def keeps_lanes(self) -> bool:
         """Whether each source pattern becomes one target pattern, so that no lane's length depends on another's."""
         ernie = ErnieFuseAndSplitTextVisionExperts, ErnieSplitAndDecoupleTextVisionExperts
-        regrouping = Concatenate, Chunk, Split, Repeat, MergeEqual, *ernie
+        regrouping = Concatenate, Chunk, Split, Repeat, MergeEqual, InsertConstant, RemoveConstant, *ernie
         return len(self.sources) == len(self.targets) and not self._has(*regrouping)
 
     @property
@@ -88,6 +90,7 @@ class Arity:
         try:
             if self.merges > count_stars(self.sources):
                 raise MappingError("mapping-invalid", "an operation merges an index that the sources do not have")
+            self._check_captures()
             *_, (lanes, indices) = self._follow()
             self._compare(lanes, indices)
         except MappingError as problem:
@@ -96,6 +99,16 @@ class Arity:
                 because=", ".join(map(repr, self.operations)),
                 hint="compare what the operations take and give with the patterns of the two sides",
             ) from None
+
+    def _check_captures(self) -> None:
+        """Refuse operations that read a list of the configuration by what the patterns do not capture as an index."""
+        sides = [[Pattern.parse(text) for text in side] for side in (self.sources, self.targets)]
+        for name in index_names(self.operations):
+            captured = ({each.name for each in pattern.captures if each.kind == "int"} for pattern in sides[0])
+            if not all(name in names for names in captured) or not all(name in each.mentions for each in sides[1]):
+                what = f"an operation reads a list by [{name}], and no index of this name is in each of the patterns"
+                expected = f"{{{name}:int}} in each source, {{{name}}} in each target"
+                raise MappingError("mapping-invalid", what, expected=expected)
 
     def count_lanes(self) -> list[int]:
         """Return for each operation how many lanes it is given."""
@@ -149,6 +162,8 @@ class Arity:
             case On(parts) if parts[-1] >= lanes:
                 what, got = "an operation is for a part that is not there", counted(lanes, "tensor")
                 raise MappingError("operation-arity", what, expected=f"{parts[-1] + 1} tensors or more", got=got)
+            case InsertConstant() | RemoveConstant():
+                return _after_constant(operation, lanes, indices), 0
             case Chunk() | Split() if indices < needed and len(self.targets) == 1:
                 return 1, indices + 1
             case Chunk() | Split():
@@ -172,7 +187,7 @@ class Arity:
                 return (lanes, 1) if is_list else (lanes * times, 0)
             case Repeat() if indices or lanes != 1:
                 raise MappingError("mapping-invalid", f"{name} without a number repeats one tensor, for each target")
-            case Repeat() if not all(isinstance(each, Moving | On | Cast) for each in later):
+            case Repeat() if not all(isinstance(each, Moving | On | Cast | Pad | Trim) for each in later):
                 raise MappingError("mapping-invalid", f"{name} needs a number where another operation regroups tensors")
             case Repeat() if len(self.targets) == 1 and not self.splits:
                 raise MappingError("mapping-invalid", f"{name} makes several equal tensors, and there is one target")
@@ -199,6 +214,8 @@ class Arity:
                 parts = max(1, parts // (operation.times or parts))
             elif isinstance(operation, MergeEqual):
                 parts *= operation.times or 1
+            elif isinstance(operation, InsertConstant | RemoveConstant):
+                parts += 1 if isinstance(operation, RemoveConstant) else -1
         return parts
 
     def _compare(self, lanes: int, indices: int) -> None:
@@ -222,13 +239,25 @@ class Arity:
 
 def _refuse_lists(operation: Repeat | MergeEqual, later: Sequence[Operation], indices: int, needed: list[int]) -> None:
     """Refuse to make a list longer or shorter whose tensors a `Concatenate` then joins for each index by itself."""
-    follows = next((place for place, each in enumerate(later) if not isinstance(each, Moving | On | Cast)), None)
+    follows = next((place for place, each in enumerate(later) if not isinstance(each, KEEPING)), None)
     if operation.times is None or not indices or follows is None:
         return
     if isinstance(later[follows], Concatenate) and needed[follows + 1] >= indices:
         name = type(operation).__name__
         what = f"{name} is for the tensors of an index, and Concatenate joins those of each index by themselves"
         raise MappingError("mapping-invalid", what)
+
+
+def _after_constant(operation: InsertConstant | RemoveConstant, lanes: int, indices: int) -> int:
+    """Return how many tensors there are once a constant is put among them, or left out."""
+    name, part = type(operation).__name__, operation.part
+    if indices:
+        raise MappingError("mapping-invalid", f"{name} counts single tensors, not those of an index")
+    added = 1 if isinstance(operation, InsertConstant) else -1
+    if part >= lanes + (added > 0) or lanes + added < 1:
+        what, got = f"{name} has a part that is not there", counted(lanes, "tensor")
+        raise MappingError("operation-arity", what, expected=f"{max(part, 1) + (added < 0)} tensors or more", got=got)
+    return lanes + added
 
 
 def _counted_parts(cut: Chunk | Split) -> int:

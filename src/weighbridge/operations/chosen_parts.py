@@ -8,10 +8,11 @@ from typing import Any
 
 from weighbridge.base.errors import LayoutError
 from weighbridge.operations.casting import Cast
+from weighbridge.operations.declaring.padding import Pad, Trim
 from weighbridge.operations.movements import Moving
 from weighbridge.operations.values import Arguments, Context, Lane, arity_error, brief, is_whole
 
-Single = Moving | Cast
+Single = Moving | Cast | Pad | Trim
 """An operation on each single tensor."""
 
 
@@ -55,7 +56,7 @@ class On(Arguments):
         are_targets = len(lanes) == len(context.targets)
         changed = list(lanes)
         for part in self.parts:
-            alone = context.only(part) if are_targets else Context(config=context.config)
+            alone = context.only(part) if are_targets else Context(config=context.config, declared=context.declared)
             (changed[part],) = self.apply.lower((lanes[part],), alone)
         return tuple(changed)
 

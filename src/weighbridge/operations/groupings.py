@@ -26,7 +26,7 @@ from weighbridge.operations.parts import (
     target_sizes,
     unbind,
 )
-from weighbridge.operations.values import Arguments, Context, Lane, Size, Value, arity_error, single
+from weighbridge.operations.values import Arguments, Context, Lane, Size, Value, agree, arity_error, single
 
 
 def _check_count(chunks: int | None, *others: object) -> None:
@@ -34,12 +34,6 @@ def _check_count(chunks: int | None, *others: object) -> None:
     if chunks is not None and (chunks < 1 or any(other is not None for other in others)):
         what = "a number of equal parts is no such number" if chunks < 1 else "the parts are said in two ways"
         raise LayoutError("operation-argument", what, expected="chunks above 0, and nothing else", got=str(chunks))
-
-
-def _agree(said: Sequence[Size], sizes: Sequence[int]) -> bool:
-    """Tell whether sizes are those that were said; a name stands for any, as the tensors themselves say it."""
-    pairs = zip(said, sizes, strict=False)
-    return len(said) == len(sizes) and all(isinstance(one, str) or one == size for one, size in pairs)
 
 
 def is_told(sizes: tuple[Size, ...] | str | None) -> bool:
@@ -131,7 +125,7 @@ class Concatenate(Arguments):
         axis = checked_axis(self.dim, len(whole.shape))
         sizes = tuple(value.shape[axis] for value in values)
         said = read_sizes(context.config, self.sizes) if isinstance(self.sizes, str) else self.sizes
-        if said is not None and not _agree(said, sizes):
+        if said is not None and not agree(said, sizes):
             raise LayoutError("shape-mismatch", "the parts have other sizes", expected=str(tuple(said)), got=str(sizes))
         if self.chunks is not None and (len(sizes) != self.chunks or len(set(sizes)) > 1):
             expected = counted(self.chunks, "equal part")
@@ -214,9 +208,10 @@ class Split(Arguments):
     Args:
         dim: The axis.
         sizes: Sizes of the parts on the axis: numbers, or names of the configuration's values, whose product a size is
-            (``"num_heads*head_dim"``). Names are read where the targets do not say it; if there are no sizes, the
-            targets must, and where a later `Concatenate` joins the parts, there are none that could. One name in the
-            place of all sizes is that of a list in the configuration.
+            (``"num_heads*head_dim"``); ``heads[layer]`` is the entry of a list at what ``{layer:int}`` captures. Names
+            are read where the targets do not say it; if there are no sizes, the targets must, and where a later
+            `Concatenate` joins the parts, there are none that could. One name in the place of all sizes is that of a
+            list in the configuration.
     """
 
     dim: int = 0

@@ -10,16 +10,18 @@ from typing import Final
 from weighbridge.algebra.copies import runs
 from weighbridge.algebra.layout import MAX_COPIES, Layout, is_fragmented
 from weighbridge.base.errors import LayoutError, WeighbridgeError
+from weighbridge.base.forms.elements import Constant
 from weighbridge.base.specs import MAX_AXES, Shape
 from weighbridge.operations.casting import Cast
 from weighbridge.operations.chosen_parts import On
+from weighbridge.operations.declaring.padding import InsertConstant, Pad, RemoveConstant, Trim
 from weighbridge.operations.groupings import MergeModulelist, SplitModulelist
 from weighbridge.operations.movements import Moving
 from weighbridge.operations.nesting import Cell, divide, gather, needed_indices, regroup, takes_list
 from weighbridge.operations.ops import Operation
 from weighbridge.operations.parts import check_parts
 from weighbridge.operations.replicas import MergeEqual, Repeat
-from weighbridge.operations.values import Context, Lane, Place, Value, arity_error
+from weighbridge.operations.values import Context, Declared, Lane, Place, Value, arity_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +43,20 @@ class Lowered:
 
     Args:
         lanes: The values made, named after the targets.
-        temporaries: What must be written first, in order; temporary `k` has the slot number `sources + k`.
+        temporaries: What must be written first, in order; their slot numbers follow those of the constants.
         again: What the other rounds make, where a `MergeEqual` runs: it must be the same.
         repeats: How often the sources are read, each time under slot numbers of their own: those of source `k` are `k`,
             `k + sources`, and so on; more than once where a `Repeat` runs.
+        constants: What comes from no source; their slot numbers follow those of all reads of the sources.
+        cuts: What goes to no target, each with the bytes that all its elements must have.
     """
 
     lanes: tuple[Lane, ...]
     temporaries: tuple[Temporary, ...] = ()
     again: tuple[tuple[Lane, ...], ...] = ()
     repeats: int = 1
+    constants: tuple[Constant, ...] = ()
+    cuts: tuple[tuple[Value, bytes], ...] = ()
 
 
 def lower(
@@ -83,7 +89,7 @@ def lower(
         >>> print(*lowered.lanes, len(lowered.lanes[0].values[0].layout.copies))
         experts.*.w: BF16 [4, 3, 2] 4
     """
-    context = context or Context()
+    context = replace(context or Context(), declared=Declared())
     seen = [_seen(context, operations[number + 1 :]) for number in range(len(operations))]
     needs = needed_indices(operations, len(context.targets), context.made)[1:]
     repeats = _count_repeats(operations, seen)
@@ -99,7 +105,37 @@ def lower(
     made = [gather(cells) for cells in rounds]
     _check_axes(made[0])
     first, *again = (_named(each, context) for each in made)
-    return Lowered(first, tuple(bench.temporaries), tuple(again), repeats)
+    lowered = Lowered(first, tuple(bench.temporaries), tuple(again), repeats)
+    declared = context.declared
+    return _with_declared(lowered, declared, count * repeats) if declared.made or declared.cut else lowered
+
+
+def _with_declared(lowered: Lowered, declared: Declared, sources: int) -> Lowered:
+    """Return what operations came down to with what they declared, under slot numbers between sources and temporaries.
+
+    Args:
+        lowered: All but that, the temporaries numbered behind the sources.
+        declared: What they declared.
+        sources: The number of slots that sources have.
+    """
+
+    def layout(found: Layout) -> Layout:
+        return declared.renumbered(found, sources)
+
+    def value(found: Value) -> Value:
+        return replace(found, layout=layout(found.layout))
+
+    def lanes(found: tuple[Lane, ...]) -> tuple[Lane, ...]:
+        return tuple(replace(lane, values=tuple(map(value, lane.values))) for lane in found)
+
+    return Lowered(
+        lanes(lowered.lanes),
+        tuple(replace(temporary, layout=layout(temporary.layout)) for temporary in lowered.temporaries),
+        tuple(map(lanes, lowered.again)),
+        lowered.repeats,
+        tuple(declared.made),
+        tuple((value(cut), element) for cut, element in declared.cut),
+    )
 
 
 def _count_repeats(operations: Sequence[Operation], seen: Sequence[Context]) -> int:
@@ -195,12 +231,15 @@ HINTS: Final = {
 
 def _apply(operation: Operation, lanes: tuple[Lane, ...], context: Context, bench: _Bench) -> tuple[Lane, ...]:
     """Apply one operation; where it would cut its input too finely, write the input out first."""
+    declared = context.declared
+    before = len(declared.made), len(declared.cut)
     try:
         try:
             return operation.lower(lanes, context)
         except LayoutError as error:
             if error.code != "layout-fragmented":
                 raise
+            declared.forget(*before)
             return operation.lower(bench.write_out(lanes, _is_made), context)
     except LayoutError as error:
         raise _explained(error, operation, lanes) from None
@@ -262,7 +301,7 @@ def _before(operation: Operation, context: Context) -> Context:
     """Return what the targets of a context are before one operation."""
     if isinstance(operation, Cast):
         return context
-    if isinstance(operation, Moving | On):
+    if isinstance(operation, Moving | On | Pad | Trim):
         known = context.target_shapes
         shapes = known and tuple(
             tuple(_shape_before(_at(operation, number), shape, target, context.config) for shape in group)
@@ -275,6 +314,8 @@ def _before(operation: Operation, context: Context) -> Context:
         levels = context.made + 1
         indexed = (True,) * len(context.targets)
         return replace(context, target_shapes=None, indexed=indexed, counts=(), levels=levels, places=())
+    if isinstance(operation, InsertConstant | RemoveConstant) and not any(context.indexed):
+        return operation.targets_before(context)
     if isinstance(operation, Repeat) and operation.times is not None:
         return _before_repeat(operation.times, context)
     if isinstance(operation, MergeEqual) and operation.times is not None and not any(context.indexed):
@@ -330,17 +371,21 @@ def _before_merge(times: int, context: Context) -> Context:
     )
 
 
-def _at(operation: Moving | On, number: int) -> Moving | None:
-    """Return what moves the elements of a target's tensors; None where nothing does."""
+def _at(operation: Moving | On | Pad | Trim, number: int) -> Moving | Pad | Trim | None:
+    """Return what is done to the elements of a target's tensors; None where nothing changes their shape."""
     chosen = operation.at(number) if isinstance(operation, On) else operation
-    return chosen if isinstance(chosen, Moving) else None
+    return None if isinstance(chosen, Cast) else chosen
 
 
-def _shape_before(operation: Moving | None, shape: Shape | None, target: str, config: object) -> Shape | None:
+def _shape_before(
+    operation: Moving | Pad | Trim | None, shape: Shape | None, target: str, config: object
+) -> Shape | None:
     """Return the shape that an operation turns into `shape`, or None where that cannot be known."""
     if shape is None or operation is None:
         return shape
     try:
+        if isinstance(operation, Pad | Trim):
+            return operation.shape_before(shape, config)
         return operation.inverse().movement(shape, target, None, config).joined
     except WeighbridgeError:
         return None

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from weighbridge.operations.casting import Cast
 from weighbridge.operations.chains import is_joined
 from weighbridge.operations.chosen_parts import On
+from weighbridge.operations.declaring.padding import Pad, Trim
 from weighbridge.operations.groupings import (
     Chunk,
     Concatenate,
@@ -35,6 +36,9 @@ USING: Final = MergeModulelist, ErnieFuseAndSplitTextVisionExperts
 
 MAKING: Final = SplitModulelist, ErnieSplitAndDecoupleTextVisionExperts
 """Operations that make one."""
+
+KEEPING: Final = Moving, On, Cast, Pad, Trim
+"""Operations on each single tensor, which leave their numbers as they are."""
 
 _PARTING: Final = *MAKING, Chunk, Split, Repeat
 _JOINING: Final = *USING, Concatenate, MergeEqual
@@ -116,7 +120,7 @@ def takes_list(later: Iterable[Any], is_indexed: bool, indices: int, needed: int
         >>> takes_list([Cast("F32"), stack], False, 1, 1), takes_list([stack], False, 2, 1), takes_list([], False, 1, 0)
         (True, False, False)
     """
-    counting = (operation for operation in later if not isinstance(operation, Moving | On | Cast | Repeat))
+    counting = (operation for operation in later if not isinstance(operation, (*KEEPING, Repeat)))
     follows = next(counting, None)
     if isinstance(follows, Concatenate | MergeEqual):
         return True

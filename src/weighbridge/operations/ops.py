@@ -14,6 +14,7 @@ from weighbridge.base.errors import LayoutError, WeighbridgeError
 from weighbridge.operations.casting import Cast
 from weighbridge.operations.chains import say_sizes
 from weighbridge.operations.chosen_parts import On, Single
+from weighbridge.operations.declaring.padding import InsertConstant, Pad, RemoveConstant, Trim
 from weighbridge.operations.groupings import (
     Chunk,
     Concatenate,
@@ -44,20 +45,24 @@ Operation = (
     | Conv3dToLinear
     | ErnieFuseAndSplitTextVisionExperts
     | ErnieSplitAndDecoupleTextVisionExperts
+    | InsertConstant
     | Interleave
     | LinearToConv3d
     | MergeEqual
     | MergeModulelist
     | On
+    | Pad
     | Permute
     | PermuteForRope
     | Rearrange
+    | RemoveConstant
     | Reorder
     | Repeat
     | Reshape
     | Split
     | SplitModulelist
     | Transpose
+    | Trim
 )
 """Any operation."""
 

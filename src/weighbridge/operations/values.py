@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Final, TypeGuard
 
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import LayoutError
-from weighbridge.base.specs import Shape
+from weighbridge.base.forms.elements import Constant, Element, element_bytes, is_element
+from weighbridge.base.specs import Shape, TensorSpec
 
 MAX_WHOLE: Final = 2**63
 """Bound of every number that an operation is given: sizes and element counts fit 63 bits."""
@@ -69,6 +70,50 @@ class Lane:
         return f"{self.name}: {len(self.values)} x {shown}" if self.indexed else f"{self.name}: {shown}"
 
 
+@dataclass(slots=True)
+class Declared:
+    """What operations take from no tensor: constants that they put in, and what they cut off of others.
+
+    Args:
+        made: The constants; that of number `k` has the slot number `-1 - k` until all operations have run.
+        cut: What was cut off, and the bytes that each of its elements must have.
+    """
+
+    made: list[Constant] = field(default_factory=list)
+    cut: list[tuple[Value, bytes]] = field(default_factory=list)
+
+    def make(self, spec: TensorSpec, value: Element) -> Value:
+        """Return a constant.
+
+        Raises:
+            LayoutError: `operation-argument` where the dtype does not have the value.
+        """
+        self.made.append(Constant(spec, element_bytes(value, spec.dtype)))
+        return Value(Layout.of(-len(self.made), spec.shape), spec.dtype)
+
+    def cut_off(self, value: Value, element: Element) -> None:
+        """Note a part that no target takes, and what all of it must be.
+
+        Raises:
+            LayoutError: `operation-argument` where the dtype does not have the value.
+        """
+        self.cut.append((value, element_bytes(element, value.dtype)))
+
+    def renumbered(self, layout: Layout, sources: int) -> Layout:
+        """Return a layout with the constants' slots behind those of the sources, and before those of temporaries."""
+        count = len(self.made)
+
+        def number(slot: int) -> int:
+            return slot if 0 <= slot < sources else sources - 1 - slot if slot < 0 else slot + count
+
+        copies = tuple([copy._replace(source=number(copy.source)) for copy in layout.copies])
+        return replace(layout, copies=copies)
+
+    def forget(self, made: int, cut: int) -> None:
+        """Take back all but the first ones."""
+        del self.made[made:], self.cut[cut:]
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What an operation may know about the place that it works in.
@@ -84,6 +129,7 @@ class Context:
         takes_list: Whether what follows takes several tensors as a list, one for each index.
         levels: How many indices a tensor of an indexed target has.
         places: For each target the indices of each of its shapes, in order, where they are several.
+        declared: Takes what comes from no tensor, and what goes to none.
     """
 
     targets: tuple[str, ...] = ()
@@ -94,6 +140,7 @@ class Context:
     takes_list: bool = False
     levels: int = 1
     places: tuple[tuple[Place, ...], ...] = ()
+    declared: Declared = field(default_factory=Declared, compare=False, repr=False)
 
     @property
     def made(self) -> int:
@@ -149,7 +196,7 @@ class Context:
     def only(self, number: int) -> Context:
         """Return what may be known of one target, as if it were the only one."""
         shapes = self.target_shapes and self.target_shapes[number : number + 1]
-        return Context((self.targets[number],), shapes, config=self.config)
+        return Context((self.targets[number],), shapes, config=self.config, declared=self.declared)
 
 
 def single(lanes: tuple[Lane, ...]) -> tuple[Lane, Value]:
@@ -217,8 +264,23 @@ Size = int | str
 """A size: a number, or the names of a configuration's values that give it as their product, such as ``"heads*dim"``."""
 
 
+def agree(said: Sequence[Size], sizes: Sequence[int]) -> bool:
+    """Tell whether sizes are those that were said; a name stands for any, as the tensors themselves say it.
+
+    Examples:
+        >>> agree((4, "head_dim"), (4, 64)), agree((4, "head_dim"), (5, 64))
+        (True, False)
+    """
+    pairs = zip(said, sizes, strict=False)
+    return len(said) == len(sizes) and all(isinstance(one, str) or one == size for one, size in pairs)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
 def _is_sizes(value: object) -> bool:
-    return isinstance(value, tuple) and all(is_whole(size) or (isinstance(size, str) and size) for size in value)
+    return isinstance(value, tuple) and all(is_whole(size) or _is_text(size) for size in value)
 
 
 def _is_texts(value: object) -> bool:
@@ -228,6 +290,11 @@ def _is_texts(value: object) -> bool:
 ARGUMENT_KINDS: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "int": (is_whole, "a whole number"),
     "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "Element": (is_element, "a number, inf, -inf, nan or -0.0, or an element's bits as bits:0x..."),
+    "Size": (
+        lambda value: is_whole(value) or _is_text(value),
+        "a whole number, or names of the configuration's values",
+    ),
     "str": (lambda value: isinstance(value, str), "a text"),
     "tuple[int, ...]": (_is_wholes, "whole numbers"),
     "tuple[Size, ...]": (_is_sizes, "whole numbers, or names of the configuration's values"),
@@ -249,16 +316,16 @@ class Arguments:
     added: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
+        for argument in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, argument.name)
             if isinstance(value, list):
                 value = tuple(value)
-                object.__setattr__(self, field.name, value)
-            kinds = [ARGUMENT_KINDS[kind] for kind in str(field.type).split(" | ")]
+                object.__setattr__(self, argument.name, value)
+            kinds = [ARGUMENT_KINDS[kind] for kind in str(argument.type).split(" | ")]
             if not any(fits(value) for fits, _ in kinds):
                 raise LayoutError(
                     "operation-argument",
-                    f"{type(self).__name__} has another kind of {field.name.rstrip('_')!r}",
+                    f"{type(self).__name__} has another kind of {argument.name.rstrip('_')!r}",
                     expected=" or ".join(name for _, name in kinds),
                     got=brief(value),
                 )
@@ -271,7 +338,7 @@ class Arguments:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form of an operation: its name and its arguments."""
-        arguments = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        arguments = {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
         form = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
         given = {name: value for name, value in form.items() if value is not None or name not in self.added}
         return {"operation": type(self).__name__, **given}

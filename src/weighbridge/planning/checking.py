@@ -135,13 +135,14 @@ def _step_problems(step: Step, rules: int) -> Iterator[WeighbridgeError]:
 
 
 def _equal_problems(step: Step, where: str) -> Iterator[WeighbridgeError]:
-    """Yield what is wrong with keys that stand in a step more than once, where nothing else is."""
+    """Yield what is wrong with keys that stand in a step more than once, and with a fate that its program tells."""
     repeats = len(set(step.sources)) < len(step.sources) or len(set(step.targets)) < len(step.targets)
-    if not repeats and step.fate not in EQUAL_FATES:
+    is_told = step.fate in (*EQUAL_FATES, "trimmed") or (step.program.cuts and step.fate != "tied")
+    if not repeats and not is_told:
         return
     wanted = fate_of(step.sources, step.targets, step.program)
     if step.fate != wanted:
-        what = "a step has another fate than its keys say"
+        what = "a step has another fate than its keys and its program say"
         yield PlanError("plan-format", what, where=where, expected=wanted, got=repr(step.fate)[:200])
     if wanted == "checked" and step.program.uncast is None:
         what = "tensors that must be equal have dtypes that no one dtype holds the values of"

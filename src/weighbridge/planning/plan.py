@@ -34,6 +34,11 @@ EQUALS_VERSION: Final = 2
 COMPUTED_VERSION: Final = 3
 """Version of a plan that reads weights which are computed from their codes."""
 
+DECLARED_VERSION: Final = 4
+"""Version of a plan in which a declared value is put into a target, or must stand in what is cut off of a source."""
+
+PLAN_VERSIONS: Final = (PLAN_VERSION, EQUALS_VERSION, COMPUTED_VERSION, DECLARED_VERSION)
+
 DEFAULT_BUDGET_BYTES: Final = 256 * 2**20
 """Size of the buffers that a run may hold beside its results, in bytes."""
 
@@ -130,7 +135,8 @@ class Plan:
     def target_fates(self) -> Iterator[tuple[str, Fate]]:
         """Yield every target's fate."""
         for number, step in enumerate(self.steps):
-            yield from ((key, Fate("filled", number)) for key in step.writes)
+            for key, output in step.writes.items():
+                yield key, Fate(step.target_fate(output), number)
         yield from ((fated.key, Fate("tied", by=fated.by)) for fated in self.tied_targets)
         yield from ((fated.key, Fate("initialised", by=fated.by)) for fated in self.initialised)
 
@@ -161,6 +167,8 @@ class Plan:
     @property
     def version(self) -> int:
         """Version of the plan's JSON form: the oldest that can say it."""
+        if any(program.is_declared for program in self.programs):
+            return DECLARED_VERSION
         if self.computed:
             return COMPUTED_VERSION
         return EQUALS_VERSION if any(step.fate in EQUAL_FATES for step in self.steps) else PLAN_VERSION

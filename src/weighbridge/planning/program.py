@@ -5,17 +5,17 @@ A program knows shapes, dtypes and copies, but no names, so that all layers of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from weighbridge.algebra.copies import Copy, Loop, swapped
+from weighbridge.algebra.copies import Copy, sort_by_target, swapped
 from weighbridge.algebra.coverage import Coverage, coverage
 from weighbridge.algebra.layout import Layout, invert, prove
 from weighbridge.algebra.sameness import is_same
 from weighbridge.base.errors import PlanError
-from weighbridge.base.forms.json_forms import items, number, numbers, text, truth
+from weighbridge.base.forms.elements import Constant
 from weighbridge.base.specs import DTYPES, TensorSpec, may_overflow, widens_exactly
 
 
@@ -31,16 +31,26 @@ class Output(NamedTuple):
         return TensorSpec(self.dtype, self.layout.shape)
 
 
+class Cut(NamedTuple):
+    """What a program reads and writes nowhere: the copies that would, and the bytes that all its elements must have."""
+
+    output: Output
+    element: bytes
+
+
 @dataclass(frozen=True)
 class Program:
     """Copies from source slots to targets, through temporaries where a value had to be materialised.
 
     Args:
         sources: Spec of each source; its position is its slot.
-        temporaries: Values written before the targets; the slot of number `k` is `len(sources) + k`. Each may read
-            sources and earlier temporaries.
+        temporaries: Values written before the targets; their slots follow those of the constants. Each may read
+            sources, constants and earlier temporaries.
         targets: The tensors that the step gives.
         overflows: Whether a value may lie beyond the range of a cast, and become infinite; else that is an error.
+        constants: Tensors of a declared value, which come from no source; their slots follow those of the sources.
+        cuts: What goes to no target, and must hold a declared value. The inverse has a constant for each, and so the
+            other way round.
 
     Examples:
         >>> spec = TensorSpec("F32", (2, 3))
@@ -55,6 +65,8 @@ class Program:
     temporaries: tuple[Output, ...]
     targets: tuple[Output, ...]
     overflows: bool = False
+    constants: tuple[Constant, ...] = ()
+    cuts: tuple[Cut, ...] = ()
 
     @staticmethod
     def identity(spec: TensorSpec, dtype: str | None = None) -> Program:
@@ -63,18 +75,38 @@ class Program:
 
     @property
     def slots(self) -> tuple[TensorSpec, ...]:
-        """Specs of everything that a copy can read: sources, then temporaries."""
-        return self.sources + tuple(output.spec for output in self.temporaries)
+        """Specs of everything that a copy can read: sources, constants, then temporaries."""
+        constants = tuple(constant.spec for constant in self.constants)
+        return self.sources + constants + tuple(output.spec for output in self.temporaries)
+
+    @property
+    def first_temporary(self) -> int:
+        """The slot of the first temporary: those before it are sources and constants."""
+        return len(self.sources) + len(self.constants)
+
+    @property
+    def written(self) -> tuple[Output, ...]:
+        """Everything that is written: temporaries, then targets."""
+        return self.temporaries + self.targets
 
     @property
     def outputs(self) -> tuple[Output, ...]:
-        """Everything that is written: temporaries, then targets."""
-        return self.temporaries + self.targets
+        """Everything that copies lead to: temporaries, targets, then what is cut off."""
+        return self.written + tuple(cut.output for cut in self.cuts)
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether a declared value is put in, or must stand in what is cut off."""
+        return bool(self.constants or self.cuts)
+
+    def dtype(self, slot: int) -> str:
+        """Return the dtype code of a slot."""
+        return self.sources[slot].dtype if slot < len(self.sources) else self.slots[slot].dtype
 
     @cached_property
     def is_identity(self) -> bool:
         """Whether one tensor's bytes come out as they went in, in the same order."""
-        if len(self.sources) != 1 or len(self.targets) != 1 or self.temporaries:
+        if len(self.sources) != 1 or len(self.targets) != 1 or self.temporaries or self.is_declared:
             return False
         source, target = self.sources[0], self.targets[0]
         flat = Layout.of(0, source.shape).reshape(target.layout.shape)
@@ -84,7 +116,7 @@ class Program:
     def casts(self) -> tuple[tuple[str, str], ...]:
         """The pairs of dtypes that copies convert between, each once, those of temporaries first."""
         slots = self.slots
-        found = ((slots[copy.source].dtype, output.dtype) for output in self.outputs for copy in output.layout.copies)
+        found = ((slots[copy.source].dtype, output.dtype) for output in self.written for copy in output.layout.copies)
         return tuple(dict.fromkeys(pair for pair in found if pair[0] != pair[1]))
 
     @cached_property
@@ -96,9 +128,21 @@ class Program:
                 used[copy.source].append(swapped(copy))
         return tuple(coverage(copies, spec.numel) for copies, spec in zip(used, self.slots, strict=True))
 
+    @property
+    def keeps_own(self) -> bool:
+        """Whether part of a target stays as the model has it."""
+        return any(not element for _, element in self.constants)
+
+    @property
+    def cuts_any(self) -> bool:
+        """Whether something is cut off whatever it holds."""
+        return any(not element for _, element in self.cuts)
+
     @cached_property
     def is_exact(self) -> bool:
-        """Whether the inverse gives back every byte of the sources."""
+        """Whether the inverse gives back every byte of the sources, and nothing of the targets is lost on the way."""
+        if self.keeps_own or self.cuts_any:
+            return False
         return all(read.exact for read in self.reads) and all(widens_exactly(*pair) for pair in self.casts)
 
     @property
@@ -107,6 +151,8 @@ class Program:
         narrow = [f"{a} to {b}" for a, b in self.casts if not widens_exactly(a, b)]
         unread = [read for read in self.reads if not read.exact]
         parts = [f"cast from {', '.join(narrow)}"] if narrow else []
+        parts += ["with rows of the model's own, which the way back cuts off"] if self.keeps_own else []
+        parts += ["with part cut off, whatever it holds"] if self.cuts_any else []
         return ", ".join([*parts, *(["with part of a source not read exactly once"] if unread else [])])
 
     def slots_read(self, numbers: Iterable[int]) -> list[int]:
@@ -116,9 +162,13 @@ class Program:
             >>> Program.identity(TensorSpec("F32", (2, 3))).slots_read([0])
             [0]
         """
-        used = {copy.source for number in numbers for copy in self.targets[number].layout.copies}
+        return self.slots_of(self.targets[number].layout for number in numbers)
+
+    def slots_of(self, layouts: Iterable[Layout]) -> list[int]:
+        """Return the slots that some layouts are made from, in order, as `slots_read` does for targets."""
+        used = {copy.source for layout in layouts for copy in layout.copies}
         for place in reversed(range(len(self.temporaries))):
-            if len(self.sources) + place in used:
+            if self.first_temporary + place in used:
                 used |= {copy.source for copy in self.temporaries[place].layout.copies}
         return sorted(used)
 
@@ -131,9 +181,14 @@ class Program:
         """
         numels = [spec.numel for spec in self.slots]
         for place, output in enumerate(self.outputs):
-            readable = len(self.sources) + min(place, len(self.temporaries))
+            readable = self.first_temporary + min(place, len(self.temporaries))
             prove(output.layout, numels[:readable])
             self._refuse_packed(output)
+        elements = [*self.constants, *((cut.output.spec, cut.element) for cut in self.cuts)]
+        for spec, element in elements:
+            if element and len(element) * 8 != DTYPES[spec.dtype].bits:
+                got = f"{len(element)} bytes for {spec.dtype}"
+                raise PlanError("plan-format", "a declared value is no element of its dtype", got=got)
 
     def _refuse_packed(self, output: Output) -> None:
         """Sub-byte elements cannot be addressed one by one: such a tensor may only pass as a whole."""
@@ -159,13 +214,12 @@ class Program:
         """Tell whether another program writes the same, however its copies are cut."""
         if self == other:
             return True
-        if (self.sources, self.overflows) != (other.sources, other.overflows) or len(self.outputs) != len(
-            other.outputs
-        ):
-            return False
-        return len(self.targets) == len(other.targets) and all(
+        ones = [_in_order(program) for program in (self, other)]
+        values = [(one.sources, one.overflows, one.constants, len(one.outputs), len(one.targets)) for one in ones]
+        elements = [[cut.element for cut in one.cuts] for one in ones]
+        return (values[0], elements[0]) == (values[1], elements[1]) and all(
             one.dtype == two.dtype and is_same(one.layout, two.layout)
-            for one, two in zip(self.outputs, other.outputs, strict=True)
+            for one, two in zip(*(one.outputs for one in ones), strict=True)
         )
 
     def overflowing(self) -> Program:
@@ -189,7 +243,7 @@ class Program:
         dtype = min(holding, key=lambda code: DTYPES[code].bits)
         temporaries = tuple(output._replace(dtype=dtype) for output in self.temporaries)
         targets = tuple(output._replace(dtype=dtype) for output in self.targets)
-        return Program(self.sources, temporaries, targets, self.overflows)
+        return replace(self, temporaries=temporaries, targets=targets)
 
     def recast(self, dtypes: Sequence[str]) -> Program:
         """Return the program with its targets cast to other dtypes, after all the casts that it has.
@@ -211,15 +265,15 @@ class Program:
         for output, dtype in zip(self.targets, dtypes, strict=True):
             if output.dtype != dtype and not self._widens(output):
                 temporaries.append(output)
-                layout = Layout.of(len(self.sources) + len(temporaries) - 1, output.layout.shape)
+                layout = Layout.of(self.first_temporary + len(temporaries) - 1, output.layout.shape)
                 targets.append(Output(dtype, layout))
             else:
                 targets.append(output._replace(dtype=dtype))
-        return Program(self.sources, tuple(temporaries), tuple(targets), self.overflows)
+        return replace(self, temporaries=tuple(temporaries), targets=tuple(targets))
 
     def _widens(self, output: Output) -> bool:
         """Whether an output's copies keep every value that they move."""
-        read = {self.slots[copy.source].dtype for copy in output.layout.copies}
+        read = {self.dtype(copy.source) for copy in output.layout.copies}
         return all(widens_exactly(dtype, output.dtype) for dtype in read)
 
     @property
@@ -243,15 +297,39 @@ def _overflowing(program: Program) -> Program:
     return replace(program, overflows=True)
 
 
+def _in_order(program: Program) -> Program:
+    """Return a program with its constants in the order in which it writes them, and its cuts as they lie."""
+    if len(program.constants) + len(program.cuts) < 2:
+        return program
+    cuts = tuple(sorted(program.cuts, key=lambda cut: cut.output.layout.copies))
+    first, stop = len(program.sources), program.first_temporary
+    written = (copy for output in program.outputs for copy in sort_by_target(output.layout.copies))
+    used = dict.fromkeys(copy.source for copy in written if first <= copy.source < stop)
+    order = list(dict.fromkeys([*used, *range(first, stop)]))
+    places = {slot: first + number for number, slot in enumerate(order)}
+
+    def moved(output: Output) -> Output:
+        copies = tuple(copy._replace(source=places.get(copy.source, copy.source)) for copy in output.layout.copies)
+        return output._replace(layout=Layout(output.layout.shape, copies))
+
+    return replace(
+        program,
+        temporaries=tuple(map(moved, program.temporaries)),
+        targets=tuple(map(moved, program.targets)),
+        constants=tuple(program.constants[slot - first] for slot in order),
+        cuts=tuple(cut._replace(output=moved(cut.output)) for cut in cuts),
+    )
+
+
 @lru_cache(maxsize=1024)
 def _inverse(program: Program) -> Program:
     """Invert all copies at once: what was read is written, and temporaries come in reverse order."""
     temporaries, sources = len(program.temporaries), len(program.sources)
-    targets = len(program.targets)
+    read = len(program.outputs) - temporaries  # what the inverse reads: the targets, and what is put back
     layouts = invert([output.layout for output in program.outputs], [spec.shape for spec in program.slots])
 
     def renumber(layout: Layout) -> Layout:
-        # An output's number was its place among temporaries and targets; in the inverse, targets are the sources.
+        # An output's number was its place among temporaries, targets and cuts; in the inverse, the last two are read.
         moved = tuple(
             copy._replace(source=copy.source - temporaries if copy.source >= temporaries else _mirror(copy.source))
             for copy in layout.copies
@@ -259,14 +337,18 @@ def _inverse(program: Program) -> Program:
         return Layout(layout.shape, moved)
 
     def _mirror(temporary: int) -> int:
-        return targets + temporaries - 1 - temporary
+        return read + temporaries - 1 - temporary
 
     written = [Output(spec.dtype, renumber(layout)) for spec, layout in zip(program.slots, layouts, strict=True)]
+    first = program.first_temporary
+    cuts = zip(written[sources:first], program.constants, strict=True)
     return Program(
         tuple(output.spec for output in program.targets),
-        tuple(reversed(written[sources:])),
+        tuple(reversed(written[first:])),
         tuple(written[:sources]),
         program.overflows,
+        tuple(Constant(cut.output.spec, cut.element) for cut in program.cuts),
+        tuple(Cut(output, constant.element) for output, constant in cuts),
     )
 
 
@@ -277,7 +359,14 @@ def program_to_dict(program: Program) -> dict[str, Any]:
         "temporaries": [_output_form(output) for output in program.temporaries],
         "targets": [_output_form(output) for output in program.targets],
         **({"overflows": True} if program.overflows else {}),
+        **({"constants": [_constant_form(each) for each in program.constants]} if program.constants else {}),
+        **({"cuts": [[*_output_form(cut), element.hex()] for cut, element in program.cuts]} if program.cuts else {}),
     }
+
+
+def _constant_form(constant: Constant) -> list[Any]:
+    spec, element = constant
+    return [spec.dtype, list(spec.shape), element.hex()]
 
 
 def _output_form(output: Output) -> list[Any]:
@@ -286,47 +375,3 @@ def _output_form(output: Output) -> list[Any]:
         for copy in output.layout.copies
     ]
     return [output.dtype, list(output.layout.shape), copies]
-
-
-def program_from_dict(form: Mapping[str, Any]) -> Program:
-    """Read the JSON form of a program; `Program.prove` must still vouch for it.
-
-    Raises:
-        PlanError: `plan-format`.
-    """
-    specs = [items(entry, 2) for entry in items(form["sources"])]
-    return Program(
-        tuple(spec_from_form(dtype, shape) for dtype, shape in specs),
-        tuple(_output_from_form(entry) for entry in items(form["temporaries"])),
-        tuple(_output_from_form(entry) for entry in items(form["targets"])),
-        truth(form.get("overflows", False)),
-    )
-
-
-def spec_from_form(dtype: object, shape: object) -> TensorSpec:
-    """Read a spec of a JSON form.
-
-    Raises:
-        PlanError: `plan-format`.
-
-    Examples:
-        >>> spec_from_form("F32", [2, 3])
-        TensorSpec(dtype='F32', shape=(2, 3))
-    """
-    spec = TensorSpec(text(dtype), numbers(shape))
-    if spec.dtype not in DTYPES:
-        raise PlanError("plan-format", "this is no dtype", got=repr(spec.dtype)[:120])
-    number(spec.numel * DTYPES[spec.dtype].bits)
-    return spec
-
-
-def _output_from_form(entry: object) -> Output:
-    dtype, shape, copies = items(entry, 3)
-    spec = spec_from_form(dtype, shape)
-    return Output(spec.dtype, Layout(spec.shape, tuple([_copy_from_form(copy) for copy in items(copies)])))
-
-
-def _copy_from_form(entry: object) -> Copy:
-    source, source_start, target_start, loops = items(entry, 4)
-    read = [numbers(items(loop, 3)) for loop in items(loops)]
-    return Copy(number(source), number(source_start), number(target_start), tuple([Loop(*loop) for loop in read]))

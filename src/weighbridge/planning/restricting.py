@@ -85,7 +85,7 @@ def _cut_steps(plan: Plan, kept: dict[str, str]) -> Iterator[Step]:
 
 @lru_cache(maxsize=1024)
 def _cut_program(program: Program, numbers: tuple[int, ...]) -> tuple[Program, tuple[int, ...]]:
-    """Keep some targets of a program, and of its slots those that they are made from.
+    """Keep some targets of a program, and of its slots those that they are made from; what is cut off is left out.
 
     Returns:
         The program, and the numbers of the sources that it still reads.
@@ -93,7 +93,7 @@ def _cut_program(program: Program, numbers: tuple[int, ...]) -> tuple[Program, t
     if len(numbers) == len(program.targets):
         return program, tuple(range(len(program.sources)))
     targets = [program.targets[number] for number in numbers]
-    first = len(program.sources)
+    first, temporary = len(program.sources), program.first_temporary
     slots = program.slots_read(numbers)
     place_of = {slot: place for place, slot in enumerate(slots)}
 
@@ -102,6 +102,7 @@ def _cut_program(program: Program, numbers: tuple[int, ...]) -> tuple[Program, t
         return output._replace(layout=replace(output.layout, copies=copies))
 
     sources = tuple(slot for slot in slots if slot < first)
-    temporaries = tuple(moved(program.temporaries[slot - first]) for slot in slots if slot >= first)
+    constants = tuple(program.constants[slot - first] for slot in slots if first <= slot < temporary)
+    temporaries = tuple(moved(program.temporaries[slot - temporary]) for slot in slots if slot >= temporary)
     specs = tuple(program.sources[slot] for slot in sources)
-    return Program(specs, temporaries, tuple(map(moved, targets)), program.overflows), sources
+    return Program(specs, temporaries, tuple(map(moved, targets)), program.overflows, constants), sources

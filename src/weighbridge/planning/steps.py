@@ -6,10 +6,13 @@ Every source and every target has exactly one fate:
              computed   its values are cast on the way
              shared     each of its bytes goes into several targets, or to several places of one
              checked    it must equal another source, bit for bit: both are to become the same target
+             trimmed    its bytes go into targets but for some that are cut off, and must hold a declared value
              carried    it passes through under its own name
              tied       its bytes must equal those of another source, which moves in its place
              dropped    a named rule leaves it out
     target   filled     a step writes every element of it once
+             padded     a step does, and some of its elements are a declared value, and not those of a source
+             declared   a step does, and all of its elements are such values
              tied       it shares its storage with another target, which is filled
              initialised  a named rule, or a declared partial load, leaves it as the model made it
 """
@@ -20,10 +23,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from weighbridge.algebra.regions import region_text
+from weighbridge.base.forms.elements import spell_element
 from weighbridge.base.specs import TensorSpec
-from weighbridge.planning.program import Program
+from weighbridge.planning.program import Cut, Program
 
-STEP_FATES: Final = ("moved", "computed", "shared", "checked", "carried", "tied")
+STEP_FATES: Final = ("moved", "computed", "shared", "checked", "trimmed", "carried", "tied")
 """What a step may say of its sources."""
 
 EQUAL_FATES: Final = ("shared", "checked")
@@ -34,15 +39,22 @@ FATED_FIELDS: Final = ("dropped", "initialised", "tied_sources", "tied_targets")
 
 
 class Condition(NamedTuple):
-    """What must hold of the values of a source before a plan runs: whichever way a target is made, it is the same.
+    """What must hold of the values of a source before a plan runs.
+
+    Whichever way a target is made, it is the same; or what is cut off of its sources holds a declared value.
 
     Args:
         target: The target.
-        ways: For each way of making it, the sources that it is made of; they lie at the same places of each other.
+        ways: For each way of making it, the sources that it is made of; they lie at the same places of each other. Of
+            what is cut off, the sources that it is part of.
+        part: Which elements are cut off; empty where several ways are compared.
+        value: What they must hold.
     """
 
     target: str
     ways: tuple[tuple[str, ...], ...]
+    part: str = ""
+    value: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,7 @@ class Step:
         sources: Keys that are read; their position is the program's slot.
         targets: Keys that are written, in the program's order.
         program: The copies.
-        fate: What becomes of the sources: ``moved``, ``computed``, ``shared``, ``checked``, ``carried`` or ``tied``.
+        fate: What becomes of the sources: one of `STEP_FATES`.
         rules: Numbers of the mapping's rules that fired, in order.
     """
 
@@ -73,7 +85,7 @@ class Step:
 
     def fated(self) -> Step:
         """Return the step with what is left of its fate, turned round or cut: tied and equal ones may be gone."""
-        if self.fate in EQUAL_FATES:
+        if self.fate in (*EQUAL_FATES, "trimmed") or self.program.cuts:
             return replace(self, fate=fate_of(self.sources, self.targets, self.program))
         return replace(self, fate="moved") if self.fate == "tied" else self
 
@@ -97,6 +109,44 @@ class Step:
             slots = [slot for slot in self.program.slots_read([number]) if slot < len(self.sources)]
             made.setdefault(key, []).append(tuple(dict.fromkeys(self.sources[slot] for slot in slots)))
         yield from (Condition(key, tuple(ways)) for key, ways in made.items())
+        yield from (self._cut_condition(cut) for cut in self.program.cuts if cut.element)
+
+    def _cut_condition(self, cut: Cut) -> Condition:
+        layout, spec = cut.output.layout, cut.output.spec
+        keys = dict.fromkeys(self.sources[slot] for slot in self.program.slots_of([layout]) if slot < len(self.sources))
+        first = layout.copies[0] if len(layout.copies) == 1 else None
+        box = None
+        if first is not None and first.source < len(self.sources):
+            box = region_text(first, self.program.sources[first.source].shape, of_target=False)
+        part = box or f"{spec.numel:,} elements"
+        return Condition(next(iter(self.targets), ""), (tuple(keys),), part, spell_element(cut.element, spec.dtype))
+
+    def target_fate(self, number: int) -> str:
+        """Return the fate of a target: whether its elements come from sources, or are declared."""
+        program = self.program
+        if not program.constants:
+            return "filled"
+        first, stop = len(program.sources), program.first_temporary
+        slots = [slot for slot in program.slots_read([number]) if slot < stop]
+        if all(slot < first for slot in slots):
+            return "filled"
+        return "padded" if any(slot < first for slot in slots) else "declared"
+
+    @property
+    def slot_names(self) -> list[str]:
+        """Name everything that the copies read: sources, declared values, temporaries."""
+        program = self.program
+        declared = (
+            f"declared {spell_element(element, spec.dtype)}" if element else "the model's own"
+            for spec, element in program.constants
+        )
+        return [*self.sources, *declared, *(f"temporary {number}" for number in range(len(program.temporaries)))]
+
+    @property
+    def cut_names(self) -> list[str]:
+        """Name what is cut off, each by the value that it must hold."""
+        cuts = self.program.cuts
+        return [f"cut off, if {spell_element(element, output.dtype)}" for output, element in cuts]
 
 
 def fate_of(sources: Sequence[str], targets: Sequence[str], program: Program) -> str:
@@ -105,6 +155,8 @@ def fate_of(sources: Sequence[str], targets: Sequence[str], program: Program) ->
         return "checked"
     if len(set(sources)) < len(sources):
         return "shared"
+    if program.cuts:
+        return "trimmed"
     return "computed" if program.casts else "moved"
 
 

@@ -10,14 +10,17 @@ from collections import Counter
 from collections.abc import Mapping as MappingOf
 from typing import Any, Final
 
+from weighbridge.algebra.copies import Copy, Loop
+from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.file_sets import FileSet
+from weighbridge.base.forms.elements import Constant
 from weighbridge.base.forms.json_forms import items, number, numbers, table, text, texts, truth
 from weighbridge.base.json_text import JsonError, parse_json
-from weighbridge.base.specs import TensorSpec
+from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.planning.plan import COMPUTED_VERSION, EQUALS_VERSION, PLAN_FORMAT, PLAN_VERSION, Plan
-from weighbridge.planning.program import program_from_dict, spec_from_form
+from weighbridge.planning.plan import PLAN_FORMAT, PLAN_VERSIONS, Plan
+from weighbridge.planning.program import Cut, Output, Program
 from weighbridge.planning.steps import FATED_FIELDS, Fated, Step
 from weighbridge.storage.formats.safetensors_header import parse_head
 from weighbridge.storage.formats.shard_index import check_shards, parse_index
@@ -63,8 +66,9 @@ def read_plan(form: Any) -> Plan:
     """
     try:
         found = form["format"], form["version"]
-        if found not in [(PLAN_FORMAT, version) for version in (PLAN_VERSION, EQUALS_VERSION, COMPUTED_VERSION)]:
-            what, expected = "this is no plan of a known version", f"{PLAN_FORMAT} {PLAN_VERSION} to {COMPUTED_VERSION}"
+        if found not in [(PLAN_FORMAT, version) for version in PLAN_VERSIONS]:
+            first, last = PLAN_VERSIONS[0], PLAN_VERSIONS[-1]
+            what, expected = "this is no plan of a known version", f"{PLAN_FORMAT} {first} to {last}"
             raise PlanError("plan-format", what, expected=expected, got=repr(found)[:200])
         plan = _plan_from_form(form)
         plan.check()
@@ -114,6 +118,62 @@ def _plan_from_form(form: MappingOf[str, Any]) -> Plan:
         **fated,
         **files,
     )
+
+
+def program_from_dict(form: MappingOf[str, Any]) -> Program:
+    """Read the JSON form of a program; `Program.prove` must still vouch for it.
+
+    Raises:
+        PlanError: `plan-format`.
+    """
+    specs = [items(entry, 2) for entry in items(form["sources"])]
+    return Program(
+        tuple(spec_from_form(dtype, shape) for dtype, shape in specs),
+        tuple(_output_from_form(entry) for entry in items(form["temporaries"])),
+        tuple(_output_from_form(entry) for entry in items(form["targets"])),
+        truth(form.get("overflows", False)),
+        tuple(_constant_from_form(entry) for entry in items(form.get("constants", []))),
+        tuple(_cut_from_form(entry) for entry in items(form.get("cuts", []))),
+    )
+
+
+def _constant_from_form(entry: object) -> Constant:
+    dtype, shape, element = items(entry, 3)
+    return Constant(spec_from_form(dtype, shape), bytes.fromhex(text(element)))
+
+
+def _cut_from_form(entry: object) -> Cut:
+    *output, element = items(entry, 4)
+    return Cut(_output_from_form(output), bytes.fromhex(text(element)))
+
+
+def spec_from_form(dtype: object, shape: object) -> TensorSpec:
+    """Read a spec of a JSON form.
+
+    Raises:
+        PlanError: `plan-format`.
+
+    Examples:
+        >>> spec_from_form("F32", [2, 3])
+        TensorSpec(dtype='F32', shape=(2, 3))
+    """
+    spec = TensorSpec(text(dtype), numbers(shape))
+    if spec.dtype not in DTYPES:
+        raise PlanError("plan-format", "this is no dtype", got=repr(spec.dtype)[:120])
+    number(spec.numel * DTYPES[spec.dtype].bits)
+    return spec
+
+
+def _output_from_form(entry: object) -> Output:
+    dtype, shape, copies = items(entry, 3)
+    spec = spec_from_form(dtype, shape)
+    return Output(spec.dtype, Layout(spec.shape, tuple([_copy_from_form(copy) for copy in items(copies)])))
+
+
+def _copy_from_form(entry: object) -> Copy:
+    source, source_start, target_start, loops = items(entry, 4)
+    read = [numbers(items(loop, 3)) for loop in items(loops)]
+    return Copy(number(source), number(source_start), number(target_start), tuple([Loop(*loop) for loop in read]))
 
 
 def _pair(entry: object) -> tuple[str, str]:

@@ -1,8 +1,8 @@
-"""Write the conditions of a plan: which sources must be equal, like ones together."""
+"""Write the conditions of a plan: which sources must be equal, and what must be cut off; like ones together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from weighbridge.base.keys import by_name, collapse
 from weighbridge.planning.steps import Condition
@@ -18,7 +18,27 @@ def condition_lines(conditions: Iterable[Condition]) -> list[str]:
         ['r.{0,2}.k = r.{1,3}.k -> k']
         >>> condition_lines([Condition("mlp.up", (("experts.up",),) * 8)])
         ['8 parts of experts.up -> mlp.up']
+        >>> condition_lines([Condition("w", (("w",),), "[10:16, :]", "0")])
+        ['w[10:16, :] = 0, cut off']
     """
+    conditions = list(conditions)
+    return [
+        *_equal_lines(condition for condition in conditions if not condition.part),
+        *_cut_lines(condition for condition in conditions if condition.part),
+    ]
+
+
+def _cut_lines(conditions: Iterable[Condition]) -> Iterator[str]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for condition in conditions:
+        groups.setdefault((condition.part, condition.value), []).extend(condition.ways[0])
+    for (part, value), repeated in groups.items():
+        keys = dict.fromkeys(repeated)
+        named = [f"{key}{part}" if part.startswith("[") else f"{part} of {key}" for key in collapse(keys)]
+        yield f"{', '.join(named)} = {value}, cut off"
+
+
+def _equal_lines(conditions: Iterable[Condition]) -> list[str]:
     found = {condition.target: condition for condition in conditions}
     groups: dict[tuple[tuple[str, ...], int], list[Condition]] = {}
     for targets in by_name(found).values():

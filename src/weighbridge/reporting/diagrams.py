@@ -7,15 +7,15 @@ the tensor on the other side, with the indices that tell it from its like; under
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from math import prod
 from string import ascii_lowercase
 from typing import Final, NamedTuple
 
 from weighbridge.algebra.copies import Copy, align, strides, swapped
+from weighbridge.algebra.regions import Span, region_of, span_text
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.keys import by_name, collapse
-from weighbridge.base.specs import Shape, TensorSpec, coordinates
+from weighbridge.base.specs import Shape, TensorSpec
 from weighbridge.planning.steps import EQUAL_FATES, Step
 
 MAX_ROWS: Final = 8
@@ -27,16 +27,6 @@ MAX_COLUMNS: Final = 8
 WIDTH: Final = 100
 """Widest grid, in characters."""
 
-Span = tuple[int, int]
-"""Half-open interval [start, stop) of one axis."""
-
-
-class Region(NamedTuple):
-    """The elements that a copy touches on one side: a span of each axis, and whether they come in row-major order."""
-
-    spans: tuple[Span, ...]
-    ascending: bool
-
 
 class Cell(NamedTuple):
     """One part of a drawn tensor: where it lies, the key on the other side, and how that one's axes run."""
@@ -44,25 +34,6 @@ class Cell(NamedTuple):
     spans: tuple[Span, ...]
     key: str
     axes: str
-
-
-def region_of(copy: Copy, shape: Shape, *, of_target: bool) -> Region | None:
-    """Return the box of a tensor that a copy touches on one side; None where it is no box.
-
-    Examples:
-        >>> from weighbridge.algebra.layout import Layout, concat
-        >>> both = concat([Layout.of(0, (2, 3)), Layout.of(1, (4, 3))], 0)
-        >>> region_of(both.copies[1], both.shape, of_target=True).spans
-        ((2, 6), (0, 3))
-    """
-    start = copy.target_start if of_target else copy.source_start
-    loops = [(loop.size, loop.target_stride if of_target else loop.source_stride) for loop in copy.loops]
-    low = coordinates(start, shape)
-    high = coordinates(start + sum((size - 1) * stride for size, stride in loops), shape)
-    spans = tuple((a, b + 1) for a, b in zip(low, high, strict=True))
-    if min((b - a for a, b in spans), default=1) < 1 or prod(b - a for a, b in spans) != prod(n for n, _ in loops):
-        return None
-    return Region(spans, all(outer[1] >= inner[1] for outer, inner in pairwise(loops)))
 
 
 def axes_text(copy: Copy, source: Shape, target: Shape) -> str:
@@ -136,18 +107,20 @@ def draw_step(step: Step, key: str) -> tuple[str, ...]:
         cells, spec = _cells_of_target(step, number), program.targets[number].spec
         if cells and len(cells) == 1 and len(step.writes) > 1:
             slot = program.targets[number].layout.copies[0].source
+            if slot >= len(step.sources):
+                return ()
             return tuple(_draw(cells[0].key, program.sources[slot], _cells_of_source(step, slot), {key: spec}))
-        return tuple(_draw(key, spec, cells, _others(step.sources, program.sources)))
+        return tuple(_draw(key, spec, cells, _others(step.slot_names, program.slots)))
     slot = step.sources.index(key)
-    reached = [n for n, out in enumerate(program.targets) if any(copy.source == slot for copy in out.layout.copies)]
-    if len(reached) == 1:
+    reached = [n for n, out in enumerate(program.outputs) if any(copy.source == slot for copy in out.layout.copies)]
+    if len(reached) == 1 and reached[0] < len(step.targets):
         cells = _cells_of_target(step, reached[0])
         name, spec = step.targets[reached[0]], program.targets[reached[0]].spec
         return tuple(_draw(name, spec, cells, {key: program.sources[slot]}))
     if step.fate in EQUAL_FATES:
         return ()
-    specs = [output.spec for output in program.targets]
-    return tuple(_draw(key, program.sources[slot], _cells_of_source(step, slot), _others(step.targets, specs)))
+    others = _others([*step.targets, *step.cut_names], [output.spec for output in program.outputs])
+    return tuple(_draw(key, program.sources[slot], _cells_of_source(step, slot), others))
 
 
 def _others(keys: Iterable[str], specs: Iterable[TensorSpec]) -> dict[str, TensorSpec]:
@@ -156,20 +129,21 @@ def _others(keys: Iterable[str], specs: Iterable[TensorSpec]) -> dict[str, Tenso
 
 def _cells_of_target(step: Step, number: int) -> list[Cell] | None:
     """Return the parts of a target, or None where one of them is no box."""
-    layout, cells = step.program.targets[number].layout, []
+    layout, names, slots = step.program.targets[number].layout, step.slot_names, step.program.slots
+    cells = []
     for copy in layout.copies:
         region = region_of(copy, layout.shape, of_target=True)
         if region is None:
             return None
-        text = axes_text(copy, step.program.sources[copy.source].shape, layout.shape)
-        cells.append(Cell(region.spans, step.sources[copy.source], text))
+        text = axes_text(copy, slots[copy.source].shape, layout.shape) if copy.source < len(step.sources) else ""
+        cells.append(Cell(region.spans, names[copy.source], text))
     return cells
 
 
 def _cells_of_source(step: Step, slot: int) -> list[Cell] | None:
     """Return the parts of a source by the targets that they go to, or None where one of them is no box."""
     shape, cells = step.program.sources[slot].shape, []
-    for target, output in zip(step.targets, step.program.targets, strict=True):
+    for target, output in zip([*step.targets, *step.cut_names], step.program.outputs, strict=True):
         for copy in output.layout.copies:
             if copy.source == slot:
                 region = region_of(copy, shape, of_target=False)
@@ -269,16 +243,3 @@ def _legend(cells: Sequence[Cell], others: dict[str, TensorSpec], marks: dict[st
         runs = dict.fromkeys(present[key] for key in keys)
         spec = others[keys[0]]
         yield f"  {letter}  {', '.join(collapse(keys))}  {spec}" + (f"   {next(iter(runs))}" if any(runs) else "")
-
-
-def span_text(span: Span, whole: int) -> str:
-    """Write an interval of an axis as an index would have it.
-
-    Examples:
-        >>> span_text((0, 6), 6), span_text((2, 3), 6), span_text((2, 4), 6)
-        (':', '2', '2:4')
-    """
-    start, stop = span
-    if stop - start == whole:
-        return ":"
-    return str(start) if stop - start == 1 else f"{start}:{stop}"

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from weighbridge.algebra.copies import Copy
+from weighbridge.algebra.regions import region
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse, nearest
-from weighbridge.base.specs import Header, Shape
+from weighbridge.base.specs import Header
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
@@ -17,7 +17,7 @@ from weighbridge.planning.steps import Condition, Fate, Step
 from weighbridge.planning.tracing import Rules, last_stars, match_rule, prepare, require_name, trace_key
 from weighbridge.planning.way_back.origins import find_origins
 from weighbridge.reporting.conditions import condition_lines
-from weighbridge.reporting.diagrams import draw_step, region_of, span_text
+from weighbridge.reporting.diagrams import draw_step
 from weighbridge.reporting.membership import missing_members, near_miss
 
 SHOWN_LINES = 40
@@ -47,7 +47,7 @@ class Explanation:
         group: The incomplete group that the key belongs to, and what is missing of it.
         diagrams: The copies as pictures, in lines of text.
         origins: Names that the rules would make the key of, for one that nothing fills.
-        conditions: Which sources must be equal, where the key is one of them, or is made of them.
+        conditions: Which sources must be equal, and what is cut off, where the key is one of them, or made of them.
     """
 
     key: str
@@ -223,10 +223,10 @@ def _write(rules: Rules, number: int, name: str) -> tuple[str, ...]:
 def _copy_lines(step: Step, key: str) -> Iterator[str]:
     """Yield the copies that touch a key, target region first, each source region beside it."""
     program = step.program
-    names = [*step.sources, *(f"temporary {number}" for number in range(len(program.temporaries)))]
-    outputs = [*names[len(step.sources) :], *step.targets]
+    names, written = step.slot_names, len(program.temporaries) + len(step.targets)
+    outputs = [*names[program.first_temporary :], *step.targets, *step.cut_names]
     made = list(zip(outputs, program.outputs, strict=True))
-    temporaries = set(names[len(step.sources) :])
+    temporaries = set(names[program.first_temporary :])
     before, after = {key}, {key}  # with the temporaries that the key is made of, and that are made of it
     reads = [(name, {names[copy.source] for copy in output.layout.copies}) for name, output in made]
     for name, parts in reads:
@@ -234,30 +234,13 @@ def _copy_lines(step: Step, key: str) -> Iterator[str]:
     for name, parts in reversed(reads):
         before |= parts & temporaries if name in before else set()
     for number, (name, output) in enumerate(made):
-        written = "<-" if name not in outputs[:number] else "=="
+        sign = "==" if number < written and name in outputs[:number] else "<-"
         for copy in output.layout.copies:
             if name not in before and names[copy.source] not in after:
                 continue
             source = program.slots[copy.source]
             target_box = region(copy, output.layout.shape, of_target=True)
-            source_box = region(copy, source.shape, of_target=False)
+            is_declared = len(step.sources) <= copy.source < program.first_temporary
+            source_box = "" if is_declared else region(copy, source.shape, of_target=False)
             cast = f"  cast {source.dtype} to {output.dtype}" if source.dtype != output.dtype else ""
-            yield f"{name}{target_box} {written} {names[copy.source]}{source_box}{cast}"
-
-
-def region(copy: Copy, shape: Shape, *, of_target: bool) -> str:
-    """Write the elements that a copy touches on one side: as a box of the tensor, or as loops over its flat elements.
-
-    Examples:
-        >>> from weighbridge.algebra.layout import Layout, concat
-        >>> both = concat([Layout.of(0, (2, 3)), Layout.of(1, (4, 3))], 0)
-        >>> region(both.copies[1], both.shape, of_target=True)
-        '[2:6, :]'
-    """
-    found = region_of(copy, shape, of_target=of_target)
-    if found is not None:
-        axes = (span_text(span, whole) for span, whole in zip(found.spans, shape, strict=True))
-        return f"[{', '.join(axes)}]" + ("" if found.ascending else " re-ordered")
-    start = copy.target_start if of_target else copy.source_start
-    strides = [(loop.size, loop.target_stride if of_target else loop.source_stride) for loop in copy.loops]
-    return f"{{from {start}: {' '.join(f'{size}x{stride}' for size, stride in strides)}}}"
+            yield f"{name}{target_box} {sign} {names[copy.source]}{source_box}{cast}"

@@ -78,13 +78,21 @@ def _is_scattered(output: Output) -> bool:
 
 
 def is_in_runs(output: Output, step: Step, checkpoint: Checkpoint) -> bool:
-    """Tell whether a tensor's bytes lie ready in files or in memory, in runs that are worth a call each."""
-    copies = output.layout.copies
+    """Tell whether a tensor's bytes lie ready in files or in memory, in runs that are worth a call, or are declared.
+
+    It is one that is made without temporaries.
+    """
+    copies, sources = output.layout.copies, len(step.sources)
     return all(
         is_run(copy)
-        and step.program.sources[copy.source].dtype == output.dtype
-        and (len(copies) == 1 or copy.numel * DTYPES[output.dtype].itemsize >= RUN_BYTES)
-        and _is_ready(step.sources[copy.source], checkpoint)
+        and step.program.dtype(copy.source) == output.dtype
+        and (
+            copy.source >= sources
+            or (
+                (len(copies) == 1 or copy.numel * DTYPES[output.dtype].itemsize >= RUN_BYTES)
+                and _is_ready(step.sources[copy.source], checkpoint)
+            )
+        )
         for copy in copies
     )
 

@@ -20,7 +20,8 @@ from weighbridge.algebra.copies import Copy
 from weighbridge.algebra.sections import reach, sections
 from weighbridge.base.specs import DTYPES
 from weighbridge.base.workers import Counter, Task, count_workers, run_all
-from weighbridge.running.execute import Slots, make
+from weighbridge.planning.steps import Step
+from weighbridge.running.execute import Slots, fill, is_whole, make
 from weighbridge.running.gather import STITCH_BYTES, Wanted, await_devices, gather, modes_of_torch
 from weighbridge.running.pieces import Parts, Piece, batch_pieces, cut_runs, split_copies
 from weighbridge.running.strided import copy_strided
@@ -171,7 +172,7 @@ class _Work:
     def tasks(self, wanted: Sequence[Wanted]) -> Iterator[Task]:
         """Yield what there is to do: runs of bytes in the order of the files, then everything else."""
         in_files = isinstance(self.checkpoint, FileReader)
-        easy = [want for want in wanted if in_files and not want.step.program.temporaries]
+        easy = [want for want in wanted if in_files and not _is_made_first(want.step)]
         for batch in self._batches(easy):
             yield partial(self._send_batch, batch)
         for want in easy:
@@ -179,7 +180,7 @@ class _Work:
             for copy in (*chain.from_iterable(parts.stitched), *parts.others):
                 yield partial(self._send_strided, want, copy)
         for want in wanted:
-            if not in_files or want.step.program.temporaries:
+            if not in_files or _is_made_first(want.step):
                 yield partial(self._send_whole, want)
 
     def _count(self, size_bytes: int) -> None:
@@ -223,10 +224,19 @@ class _Work:
             self._count(section.numel * DTYPES[want.output.dtype].itemsize)
 
     def _send_whole(self, want: Wanted) -> None:
-        """Make a tensor on the CPU first: its source is no file, or it needs temporaries."""
-        made = make(want.output, Slots(want.step, self.checkpoint))
+        """Make a tensor on the CPU first: its source is no file, or not all of it comes from sources."""
+        slots, output = Slots(want.step, self.checkpoint), want.output
+        if is_whole(output):
+            made = make(output, slots)
+        else:
+            made = want.tensor.to("cpu", copy=True)
+            fill(made.view(-1), output.layout, slots, output.dtype)
         want.tensor.copy_(made)
         self._count(want.output.spec.size_bytes)
+
+
+def _is_made_first(step: Step) -> bool:
+    return bool(step.program.temporaries or step.program.constants)
 
 
 def _read_on(checkpoint: Checkpoint, first: Piece[Any], buffer: memoryview) -> None:

@@ -18,6 +18,7 @@ from weighbridge.algebra.rereading import reread
 from weighbridge.algebra.sections import close_gaps, reach, sections
 from weighbridge.algebra.stitching import side_by_side
 from weighbridge.base.errors import LayoutError, PlanError
+from weighbridge.base.forms.elements import Constant
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
@@ -62,30 +63,35 @@ def allocate(spec: TensorSpec, device: torch.device | str = "cpu") -> torch.Tens
 
 
 class Slots:
-    """The values that a step's copies read: the sources as they lie, and the temporaries."""
+    """The values that a step's copies read: the sources as they lie, and the constants and the temporaries."""
 
     def __init__(self, step: Step, checkpoint: Checkpoint) -> None:
         self.step = step
         self.checkpoint = checkpoint
-        self.temporaries: list[torch.Tensor] = []
+        self._held: list[torch.Tensor | None] = [
+            constant_tensor(constant) if constant.element else None for constant in step.program.constants
+        ]
         self._found: dict[int, torch.Tensor | None] = {}
         self._lock = threading.Lock()
         for output in step.program.temporaries:
-            self.temporaries.append(make(output, self).view(-1))
+            self._held.append(make(output, self).view(-1))
 
     def key(self, slot: int) -> str | None:
-        """Return the source key of a slot; None for a temporary."""
+        """Return the source key of a slot; None for a constant or a temporary."""
         return self.step.sources[slot] if slot < len(self.step.sources) else None
 
     def dtype(self, slot: int) -> str:
         """Return the dtype code of a slot."""
-        return self.step.program.slots[slot].dtype
+        return self.step.program.dtype(slot)
 
     def at_hand(self, slot: int) -> torch.Tensor | None:
         """Return a slot's elements where they lie in the CPU's memory, by any strides; None where they must be read."""
         key = self.key(slot)
         if key is None:
-            return self.temporaries[slot - len(self.step.sources)]
+            held = self._held[slot - len(self.step.sources)]
+            if held is None:
+                raise left_to_model(self.step.targets[0])
+            return held
         with self._lock:
             if slot not in self._found:
                 self._found[slot] = self._find(key)
@@ -96,6 +102,26 @@ class Slots:
             return None
         tensor = self.checkpoint.tensor(key).detach()
         return tensor if tensor.device.type == "cpu" else None
+
+
+def left_to_model(key: str) -> PlanError:
+    """Make the error for rows that are to stay as a model has them, where there is no model."""
+    return PlanError(
+        "target-missing",
+        "part of this target is to stay as the model has it, and here is no model",
+        where=key,
+        hint="load into a model that has values: plan.load_into(model), or declare a value for these rows",
+    )
+
+
+def constant_tensor(constant: Constant) -> torch.Tensor:
+    """Return a constant as a tensor of one axis, all of whose elements lie in the place of one."""
+    import torch
+
+    from weighbridge.storage.formats.torch_tensors import dtype_of
+
+    element = torch.frombuffer(bytearray(constant.element), dtype=dtype_of(constant.spec.dtype))
+    return element.expand(constant.spec.numel)
 
 
 def is_at_hand(checkpoint: Checkpoint, key: str) -> bool:
@@ -281,6 +307,11 @@ def copy_stitched(buffer: torch.Tensor, copies: Sequence[Copy], slots: Slots) ->
 def run_target(step: Step, number: int, checkpoint: Checkpoint) -> torch.Tensor:
     """Return one target of a step, by its number, in memory of its own."""
     return make(step.program.targets[number], Slots(step, checkpoint))
+
+
+def is_whole(output: Output) -> bool:
+    """Tell whether copies write all of an output; what they leave out of a model's tensor is the model's own."""
+    return sum([copy.numel for copy in output.layout.copies]) == output.layout.numel
 
 
 def make(output: Output, slots: Slots) -> torch.Tensor:

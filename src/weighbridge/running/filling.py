@@ -18,6 +18,7 @@ from weighbridge.algebra.copies import Copy
 from weighbridge.algebra.layout import Layout, windows
 from weighbridge.algebra.squares import Square, squares
 from weighbridge.base.file_sets import FileImage
+from weighbridge.base.forms.elements import Constant
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.base.workers import Counter, Task, run_all
 from weighbridge.planning.plan import Plan
@@ -184,6 +185,9 @@ class _Filling:
                 yield _Build(window.numel * itemsize, write)
 
     def _run(self, copy: Copy, offset: int, step: Step) -> Iterator[_Move | _Build]:
+        if copy.source >= len(step.sources):
+            yield from self._declared(copy, offset, step.program.constants[copy.source - len(step.sources)])
+            return
         key = step.sources[copy.source]
         itemsize = DTYPES[step.program.sources[copy.source].dtype].itemsize
         start, size_bytes = copy.source_start * itemsize, copy.numel * itemsize
@@ -196,6 +200,15 @@ class _Filling:
         for done in range(0, size_bytes, PIECE_BYTES):
             part = raw[done : done + PIECE_BYTES]
             yield _Build(len(part), partial(_write_raw, part, place + done))
+
+    def _declared(self, copy: Copy, offset: int, constant: Constant) -> Iterator[_Build]:
+        """Write a run of a declared value."""
+        size_bytes = len(constant.element)
+        most = max(1, min(WINDOW_BYTES, self.share_bytes) // size_bytes)
+        for start in range(0, copy.numel, most):
+            count = min(most, copy.numel - start)
+            write = partial(_write_declared, constant.element, count, offset + (copy.target_start + start) * size_bytes)
+            yield _Build(count * size_bytes, write)
 
     def _squares(self, output: Output, step: Step, offset: int) -> Iterator[_Build]:
         """Transpose a tensor square by square."""
@@ -276,6 +289,10 @@ def _raw(tensor: torch.Tensor) -> memoryview:
     from weighbridge.storage.formats.torch_tensors import bytes_of
 
     return bytes_of(tensor)
+
+
+def _write_declared(element: bytes, count: int, offset: int, sink: Sink) -> None:
+    sink.write(offset, memoryview(element * count))
 
 
 def _write_raw(part: memoryview, offset: int, sink: Sink) -> None:

@@ -191,8 +191,8 @@ def _strided_jobs(alike: Sequence[tuple[Wanted, Copy]], checkpoint: Checkpoint) 
     Columns of a matrix that become tensors of their own are such copies.
     """
     want, copy = alike[0]
-    code = want.step.program.sources[copy.source].dtype
-    extent = checkpoint.extent(want.step.sources[copy.source])
+    code = want.step.program.dtype(copy.source)
+    extent = _extent(want.step, copy.source, checkpoint)
     is_cut = extent is not None and DTYPES[code].kind != "packed"
     rows = rows_of([copy for _, copy in alike]) if len(alike) > 1 and is_cut else None
     itemsize = DTYPES[code].itemsize
@@ -223,7 +223,7 @@ def _jobs_of_rows(
 def _jobs_of_copy(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[Job]:
     """Cut a copy into parts that workers share."""
     slots = Slots(want.step, checkpoint)
-    path, offset = _place(checkpoint.extent(want.step.sources[copy.source]))
+    path, offset = _place(_extent(want.step, copy.source, checkpoint))
     flat = want.tensor.view(-1)
     itemsize = DTYPES[want.output.dtype].itemsize
     if DTYPES[want.output.dtype].kind == "packed":
@@ -231,9 +231,16 @@ def _jobs_of_copy(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[
         yield Job(path, offset, want.output.spec.size_bytes, task)
         return
     read_size = DTYPES[slots.dtype(copy.source)].itemsize
-    for part in sections(copy, want.step.program.sources[copy.source].numel, BATCH_BYTES // itemsize):
+    is_read = copy.source < len(want.step.sources)
+    longest = want.step.program.sources[copy.source].numel if is_read else copy.numel
+    for part in sections(copy, longest, BATCH_BYTES // itemsize):
         task = partial(run_copy, flat, part, slots, want.output.dtype)
         yield Job(path, offset + part.source_start * read_size, part.numel * itemsize, task)
+
+
+def _extent(step: Step, slot: int, checkpoint: Checkpoint) -> Extent | None:
+    """Return where the source of a slot lies in files; None for a constant as well."""
+    return checkpoint.extent(step.sources[slot]) if slot < len(step.sources) else None
 
 
 def _place(extent: Extent | None) -> tuple[str, int]:

@@ -51,7 +51,7 @@ def split_copies(output: Output, step: Step, *, in_files: bool, stitch_bytes: in
     """Sort an output's copies; a dtype below a byte is moved whole.
 
     Args:
-        output: What is to be made.
+        output: What is to be made, without temporaries.
         step: The step that makes it.
         in_files: Whether its sources lie in files.
         stitch_bytes: The most that is stitched at once.
@@ -63,7 +63,11 @@ def split_copies(output: Output, step: Step, *, in_files: bool, stitch_bytes: in
     runs: list[Run] = []
     others: list[Copy] = []
     itemsize = DTYPES[output.dtype].itemsize
+    declared: list[Copy] = []
     for copy in output.layout.copies:
+        if copy.source >= len(step.sources):
+            declared.append(copy)
+            continue
         same = step.program.sources[copy.source].dtype == output.dtype
         if same and is_run(copy):
             starts = copy.source_start * itemsize, copy.target_start * itemsize
@@ -73,7 +77,7 @@ def split_copies(output: Output, step: Step, *, in_files: bool, stitch_bytes: in
     alike = [copy for copy in others if step.program.sources[copy.source].dtype == output.dtype]
     cast = [copy for copy in others if step.program.sources[copy.source].dtype != output.dtype]
     groups, left = stitched(alike, stitch_bytes // itemsize)
-    return Parts(tuple(runs), tuple(groups), (*left, *cast))
+    return Parts(tuple(runs), tuple(groups), (*left, *cast, *declared))
 
 
 def cut_runs(

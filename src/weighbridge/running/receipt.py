@@ -6,8 +6,9 @@ It is a file in a directory, and in a torch file a member of the archive beside 
       {"format": "weighbridge-receipt", "version": 1, "weighbridge": package version, "plan_hash": SHA-256,
        "mapping": name, "source": {"where", "files": [{"name", "size_bytes", "mtime_ns", "head_sha256"}]},
        "plan": the plan's JSON form, files of the source included,
-       "checked": which sources were compared and found equal, as [target, [sources of each way of making it]]; where
-           the plan has such conditions,
+       "checked": which sources were compared and found equal, as [target, [sources of each way of making it]], and
+           which parts that were cut off held their value, as [target, [sources], part, value]; where the plan has
+           such conditions,
        "digests": what `tensor_digests` describes, where it was asked for}
 
 With it, `revert` needs nothing else. The mapping and the layout of the source's files are inside the plan. Digests came
@@ -76,7 +77,10 @@ def receipt_text(plan: Plan, checkpoint: Checkpoint) -> bytes:
 
 def _checked(plan: Plan) -> list[Any]:
     """Return the form of what held of the source when the output was made: a run compares it before it writes."""
-    return [[target, [list(way) for way in ways]] for target, ways in plan.conditions]
+    return [
+        [target, [list(way) for way in ways], *([part, value] if part else [])]
+        for target, ways, part, value in plan.conditions
+    ]
 
 
 def check_receipt_follows(plan: Plan) -> None:
@@ -145,7 +149,7 @@ def read_receipt(directory: Path) -> Receipt:
         if (form["plan_hash"], form["mapping"]) != (receipt.plan.hash, receipt.plan.mapping.name):
             raise CheckpointError("receipt-invalid", "the receipt belongs to another plan", where=str(path))
         if form.get("checked", []) != _checked(receipt.plan):
-            what = "what was checked is not what the plan takes to be equal"
+            what = "what was checked is not what the plan takes for granted"
             raise CheckpointError("receipt-invalid", what, where=str(path))
         if digests is not None and digests.tensors.keys() != receipt.plan.target.keys():
             raise CheckpointError("receipt-invalid", "the digests are not those of the plan's tensors", where=str(path))

@@ -41,7 +41,8 @@ def stream(
 
     Raises:
         PlanError: `plan-failed`, before anything is made: with a `tie-differs` for tied targets that would differ, a
-            `sources-differ` for sources that must be equal.
+            `sources-differ` for sources that must be equal, a `padding-differs` for what is cut off and holds something
+            else than was declared.
         CheckpointError: `source-changed` and the codes of reading.
     """
     check_values(plan, checkpoint)

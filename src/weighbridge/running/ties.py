@@ -1,34 +1,36 @@
-"""Tensors that must be the same bytes: those that share one storage, and those that are to become one.
+"""Tensors that share one storage, and so must be the same bytes.
 
 Whatever fills one group of tied targets is sorted into classes of equal value. A model, a state dict, a stream and new
-files are made only where there is one class, and where all that a plan takes to be equal is: the values are compared
-window by window, before anything is made.
+files are made only where there is one class, and where all else holds that a plan takes for granted: the values are
+compared window by window, before anything is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from weighbridge.algebra.layout import Layout, flat, windows
+from weighbridge.algebra.layout import windows
 from weighbridge.base.batches import windows_of
 from weighbridge.base.errors import PlanError
-from weighbridge.base.specs import DTYPES, TensorSpec, coordinates
+from weighbridge.base.specs import DTYPES
 from weighbridge.base.spelling import exact_pattern
-from weighbridge.planning.companions import quantised_keys
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Fated, Step
-from weighbridge.running.execute import Slots, allocate, fill
+from weighbridge.running.execute import Slots
+from weighbridge.running.taken_values import (
+    COMPARED_BYTES,
+    NOT_AS_TAKEN,
+    broken_conditions,
+    refuse_own,
+    window_bytes,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from weighbridge.storage.protocol import Checkpoint
-
-COMPARED_BYTES: Final = 2**20
-"""How much of each of two values is held at a time."""
 
 
 class Value(NamedTuple):
@@ -48,147 +50,33 @@ class Value(NamedTuple):
         return self.step.program.targets[self.number]
 
 
-def check_values(plan: Plan, checkpoint: Checkpoint, ties: Mapping[str, str] | None = None) -> None:
-    """Compare what fills targets of one storage, and what are to be equal sources; it must be the same bytes.
+def check_values(
+    plan: Plan, checkpoint: Checkpoint, ties: Mapping[str, str] | None = None, *, has_model: bool = False
+) -> None:
+    """Compare what fills targets of one storage, which must be the same bytes; and hold a plan's conditions to values.
 
     Args:
         plan: The plan.
         checkpoint: What it reads.
         ties: For each key that shares its storage, the key that stands for all of them; None for what the plan says.
+        has_model: Whether there is a model, some of whose rows may stay as they are.
 
     Raises:
-        PlanError: `plan-failed`, with a `tie-differs` for every class of values beyond the first, and a
-            `sources-differ` for every way beyond the first in which a target would be made otherwise, or a
-            `companion-differs` where that belongs to a quantised weight.
+        PlanError: `plan-failed`, with a `tie-differs` for every class of values beyond the first, and the codes of
+            `check_conditions`.
         CheckpointError: The codes of reading.
     """
+    if not has_model:
+        refuse_own(plan)
     problems = [
         differs(classes[0], other)
         for classes in value_classes(plan, checkpoint, dict(plan.twins) if ties is None else ties)
         for other in classes[1:]
     ]
-    unequal = list(_unequal_sources(plan, checkpoint))
-    if problems or unequal:
-        what = "tied tensors differ" if not unequal else "tensors that must be equal differ"
-        raise PlanError("plan-failed", what, problems=[*problems, *unequal])
-
-
-def check_equal(plan: Plan, checkpoint: Checkpoint) -> None:
-    """Compare the sources that must be equal, and nothing else.
-
-    Raises:
-        PlanError: `plan-failed`, with each `sources-differ` and `companion-differs`.
-        CheckpointError: The codes of reading.
-    """
-    problems = list(_unequal_sources(plan, checkpoint))
-    if problems:
-        raise PlanError("plan-failed", "tensors that must be equal differ", problems=problems)
-
-
-def _unequal_sources(plan: Plan, checkpoint: Checkpoint) -> Iterator[PlanError]:
-    for step in plan.steps:
-        for key, number, element in first_differences(step, checkpoint):
-            one, other = (_Element.of(step, way, element) for way in (step.writes[key], number))
-            if one.key in quantised_keys(plan.source):
-                yield _companions_differ(key, one, other, checkpoint)
-            else:
-                yield _sources_differ(key, one, other, checkpoint, is_back=bool(plan.is_back))
-
-
-def first_differences(step: Step, checkpoint: Checkpoint) -> Iterator[tuple[str, int, int]]:
-    """Compare what a step takes to be equal, before any cast: what differs is not the same, though it may be rounded.
-
-    Two windows of a tensor are held at a time, and what has differed is not looked at again.
-
-    Args:
-        step: The step.
-        checkpoint: What it reads.
-
-    Yields:
-        A target, the number of an output that does not give the same as the first one, and the first element of it
-        that differs.
-    """
-    compared = step.program.uncast if step.fate == "checked" else None
-    if compared is None:
-        return
-    slots = Slots(replace(step, program=compared), checkpoint)
-    for key in step.writes:
-        ways = [number for number, target in enumerate(step.targets) if target == key]
-        yield from ((key, number, element) for number, element in _unlike_the_first(slots, ways))
-
-
-def _unlike_the_first(slots: Slots, ways: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield each of some ways of making a target that does not give what the first one does, with an element."""
-    outputs = [slots.step.program.targets[number] for number in ways]
-    dtype = outputs[0].dtype
-    most = max(1, COMPARED_BYTES // (DTYPES[dtype].bits // 8))
-    start, left = 0, dict(enumerate(ways))
-    del left[0]
-    for parts in zip(*(windows(output.layout, most) for output in outputs), strict=True):
-        first = _window(parts[0], dtype, slots)
-        for place, number in list(left.items()):
-            unequal = (first != _window(parts[place], dtype, slots)).nonzero()
-            if unequal.numel():
-                del left[place]
-                yield number, start + int(unequal[0]) // DTYPES[dtype].itemsize
-        start += parts[0].numel
-
-
-class _Element(NamedTuple):
-    """One element of a source: its key, and where it is."""
-
-    key: str
-    spec: TensorSpec
-    number: int
-
-    @staticmethod
-    def of(step: Step, number: int, element: int) -> _Element:
-        """Return what an element of a target is made of."""
-        program, layout = step.program, step.program.targets[number].layout
-        while True:
-            copy = flat(layout, element, element + 1).copies[0]
-            if copy.source < len(step.sources):
-                return _Element(step.sources[copy.source], program.sources[copy.source], copy.source_start)
-            layout, element = program.temporaries[copy.source - len(step.sources)].layout, copy.source_start
-
-    def text(self, checkpoint: Checkpoint) -> str:
-        """Write where the element is, and its bytes."""
-        size_bytes = DTYPES[self.spec.dtype].bits // 8
-        raw = bytearray(size_bytes)
-        checkpoint.read(self.key, self.number * size_bytes, memoryview(raw))
-        place = ", ".join(map(str, coordinates(self.number, self.spec.shape)))
-        return f"{self.key}[{place}] is {_value(raw, self.spec.dtype)}, 0x{raw[::-1].hex()}"
-
-
-def _value(raw: bytearray, dtype: str) -> str:
-    import torch
-
-    from weighbridge.storage.formats.torch_tensors import dtype_of
-
-    return str(torch.frombuffer(raw, dtype=dtype_of(dtype)).item())
-
-
-def _sources_differ(key: str, one: _Element, other: _Element, checkpoint: Checkpoint, *, is_back: bool) -> PlanError:
-    hint = "give each a target of its own, or rename the one that is meant and drop the others"
-    return PlanError(
-        "sources-differ",
-        "these sources are to become one target, and differ",
-        where=key,
-        expected="the same bytes in both",
-        got=f"{one.text(checkpoint)}\n{other.text(checkpoint)}",
-        hint='save the model under its own names by layout="as is", or through other rules' if is_back else hint,
-    )
-
-
-def _companions_differ(key: str, one: _Element, other: _Element, checkpoint: Checkpoint) -> PlanError:
-    return PlanError(
-        "companion-differs",
-        "these belong to quantised weights that are to become one, and differ",
-        where=key,
-        expected="the same bytes in both",
-        got=f"{one.text(checkpoint)}\n{other.text(checkpoint)}",
-        hint="narrow the rule to other weights, or quantise these with one scale",
-    )
+    broken = list(broken_conditions(plan, checkpoint))
+    if problems or broken:
+        what = "tied tensors differ" if not broken else NOT_AS_TAKEN
+        raise PlanError("plan-failed", what, problems=[*problems, *broken])
 
 
 def value_classes(plan: Plan, checkpoint: Checkpoint, ties: Mapping[str, str]) -> list[list[list[Value]]]:
@@ -306,16 +194,7 @@ def _parts(value: Value, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
     slots = Slots(step, checkpoint)
     most = max(1, COMPARED_BYTES // (DTYPES[output.dtype].bits // 8))
     for window in windows(output.layout, most):
-        yield _window(window, output.dtype, slots)
-
-
-def _window(window: Layout, dtype: str, slots: Slots) -> torch.Tensor:
-    """Return the bytes of a part of a value."""
-    import torch
-
-    part = allocate(TensorSpec(dtype, window.shape))
-    fill(part, window, slots, dtype)
-    return part.view(torch.uint8)
+        yield window_bytes(window, output.dtype, slots)
 
 
 def _packed_parts(key: str, output: Output, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:

@@ -46,6 +46,7 @@ def is_squared(output: Output, step: Step, checkpoint: Checkpoint, share_bytes: 
     most = min(side, SHORT_RUN_BYTES // DTYPES[output.dtype].itemsize)
     return all(
         is_transpose(copy)
+        and copy.source < len(step.sources)
         and step.program.sources[copy.source].dtype == output.dtype
         and window_numel // max(loop.target_stride for loop in copy.loops if loop.source_stride == 1) < most
         for copy in output.layout.copies

@@ -44,6 +44,7 @@ class JoinedCheckpoint:
         owners: The checkpoint that holds a tensor, and the key that it has there.
         extras: Files beside them.
         notes: What was found, and left aside.
+        asked: Names of the configuration that said which files there are.
     """
 
     where: str
@@ -52,6 +53,7 @@ class JoinedCheckpoint:
     owners: Mapping[str, tuple[Checkpoint, str]]
     extras: tuple[Extra, ...] = ()
     notes: tuple[str, ...] = ()
+    asked: frozenset[str] = frozenset()
 
     @property
     def images(self) -> tuple[()]:

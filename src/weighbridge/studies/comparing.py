@@ -14,10 +14,12 @@ from math import isfinite, prod
 from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.algebra.copies import strides
+from weighbridge.base.forms.elements import spell_element
 from weighbridge.base.keys import natural_key
 from weighbridge.base.specs import Shape, coordinates
 from weighbridge.studies.axis_swaps import find_part_swaps
 from weighbridge.studies.block_orders import find_block_order
+from weighbridge.studies.common_rows import common_element, one_longer_axis
 from weighbridge.studies.contents import WINDOW_NUMEL, Contents, Side
 from weighbridge.studies.differences import Compared, Diff, Numbers, Relation
 
@@ -282,14 +284,30 @@ def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _relate_shapes(first: Contents, second: Contents) -> Relation:
-    """Compare two tensors of different shapes: one may be the other one, reshaped or with its axes in another order."""
-    if first.numel != second.numel or first.is_packed:
+    """Compare two tensors of different shapes: one may be the other one, reshaped, padded, or in other axes."""
+    if first.is_packed:
         return Relation("different", "shape")
+    if first.numel != second.numel:
+        return _find_padding(first, second) or Relation("different", "shape")
     if _is_equal(first, second):
         return Relation("reshaped", f"{list(first.shape)} to {list(second.shape)}")
     if _bit_sum(first) != _bit_sum(second):
         return Relation("different", "shape")
     return _find_transposition(first, second) or _find_elements(first, second) or Relation("different", "shape")
+
+
+def _find_padding(first: Contents, second: Contents) -> Relation | None:
+    """Find out whether the longer one is the shorter one, and rows behind it that all hold one value."""
+    axis = one_longer_axis(first.shape, second.shape)
+    if axis is None:
+        return None
+    longer, shorter = sorted((first, second), key=lambda side: side.numel, reverse=True)
+    size, whole = shorter.shape[axis], longer.shape[axis]
+    element = common_element(longer.sliced(axis, size, whole))
+    if element is None or not _is_equal(shorter, longer.sliced(axis, 0, size)):
+        return None
+    sizes = f"axis {axis} from {first.shape[axis]} to {second.shape[axis]}"
+    return Relation("padded", f"{sizes}, by {spell_element(element, longer.spec.dtype)}")
 
 
 def _is_equal(first: Contents, second: Contents) -> bool:

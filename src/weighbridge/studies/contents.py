@@ -54,6 +54,11 @@ class Contents(NamedTuple):
         layout = self.layout.permute(axes)
         return Contents(TensorSpec(self.spec.dtype, layout.shape), layout, self.slots)
 
+    def sliced(self, axis: int, start: int, stop: int) -> Contents:
+        """Return a part of the same tensor, [start, stop) of one axis; nothing is read."""
+        layout = self.layout.slice(axis, start, stop)
+        return Contents(TensorSpec(self.spec.dtype, layout.shape), layout, self.slots)
+
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Return the values [start, stop) of the row-major tensor, on one axis and the CPU.
 

@@ -12,7 +12,7 @@ from weighbridge.base.errors import VerifyError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import TensorSpec
 
-KINDS: Final = ("equal", "cast", "reshaped", "transposed", "permuted", "different")
+KINDS: Final = ("equal", "cast", "reshaped", "padded", "transposed", "permuted", "different")
 """How two tensors of one name can be related."""
 
 SHOWN_GROUPS: Final = 40

@@ -21,6 +21,7 @@ from weighbridge.mappings.one_way import one_way_reason
 from weighbridge.mappings.transforms import Transform, WeightConverter, rename_key, strip_scope
 from weighbridge.operations.chosen_parts import On
 from weighbridge.operations.configuration import read_sizes
+from weighbridge.operations.declaring.padding import InsertConstant, Pad, RemoveConstant, Trim
 from weighbridge.operations.groupings import Concatenate, Split
 from weighbridge.operations.movements import Conv3dToLinear, LinearToConv3d, PermuteForRope, Reshape
 from weighbridge.operations.reordering import Reorder
@@ -179,6 +180,8 @@ def _named_shapes(operation: Any, lanes: int, config: Any) -> Iterator[tuple[Sha
             yield from ((_put(shape, dim, whole),) * lanes for shape in fitting)
         case Reshape(_, source_shape) if source_shape is not None:
             yield (tuple(size if size >= 0 else 6 for size in source_shape),) * lanes
+        case Pad() | Trim() | InsertConstant() | RemoveConstant():
+            yield from _declared_shapes(operation, lanes, config)
         case MergeEqual(int(times)):
             yield from (((count * times, 6),) * lanes for count in (1, 2))
         case Conv3dToLinear(channels, kernel):
@@ -189,6 +192,19 @@ def _named_shapes(operation: Any, lanes: int, config: Any) -> Iterator[tuple[Sha
             yield from _named_shapes(apply, lanes, config)
         case PermuteForRope() if isinstance(operation.num_heads, int):
             yield from (((4 * operation.num_heads, 6),) * lanes, ((4 * operation.num_heads,),) * lanes)
+
+
+def _declared_shapes(operation: Any, lanes: int, config: Any) -> Iterator[tuple[Shape, ...]]:
+    """Yield shapes whose axis has the size that is made longer or shorter, or that a declared part has beside it."""
+    if isinstance(operation, InsertConstant | RemoveConstant):
+        part = _numbers(operation.shape, config)
+        counts = (1,) if isinstance(operation, InsertConstant) else (2, 3, 4)
+        yield from (((part[0] * count, *part[1:]),) * lanes for count in counts if part)
+        return
+    near, far = _numbers(tuple(filter(None, (operation.size, operation.source_size))), config), operation.multiple_of
+    sizes = [*near, *(size + (-size % step) for size in near for step in _numbers((far,) if far else (), config))]
+    fitting = [shape for shape in SHAPES if -len(shape) <= operation.dim < len(shape)]
+    yield from ((_put(shape, operation.dim, size),) * lanes for size in reversed(sizes) for shape in fitting)
 
 
 def _numbers(sizes: tuple[Size, ...] | str, config: Any) -> list[int]:

@@ -73,11 +73,11 @@ def restrict(plan: Plan, steps: list[Step]) -> Plan:
 
 
 def _has_values(step: Step) -> bool:
-    """Tell whether torch has all of the step's dtypes."""
+    """Tell whether torch has all of the step's dtypes, and no value of it is that of a model."""
     from weighbridge.storage.formats.torch_tensors import torch_layout
 
     specs = (*step.program.sources, *(output.spec for output in step.program.targets))
-    return all(torch_layout(spec) is not None for spec in specs)
+    return not step.program.keeps_own and all(torch_layout(spec) is not None for spec in specs)
 
 
 def _shrink(plan: Plan, step: Step, max_bytes: int, config: Any) -> Plan | None:
@@ -127,15 +127,15 @@ def make_values(plan: Plan, ties: dict[str, str] | None = None) -> dict[str, tor
         values |= {key: make_tensor(spec, key, finite=cast) for key, spec in pairs}
     values |= {one.key: make_tensor(one.spec, one.key) for one in plan.dropped}
     for step in plan.steps:
-        if step.fate == "checked":
-            values |= _equal_values(step)
+        if step.fate == "checked" or step.program.cuts:
+            values |= _bound_values(step)
         elif step.fate == "tied":
             values |= _twin_values(plan, step, values, ties or {})
     return values
 
 
-def _equal_values(step: Step) -> dict[str, torch.Tensor]:
-    """Return values for sources that must be equal: those that some targets come back to."""
+def _bound_values(step: Step) -> dict[str, torch.Tensor]:
+    """Return values for sources of which something must hold: those that some targets come back to."""
     cast = bool(step.program.casts)
     specs = {key: step.program.targets[number].spec for key, number in step.writes.items()}
     made = {key: make_tensor(spec, key, finite=cast) for key, spec in specs.items()}

@@ -14,7 +14,8 @@ from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, WeightConverter, WeightRenaming
 from weighbridge.operations.chosen_parts import On
-from weighbridge.operations.groupings import Chunk, Concatenate, MergeModulelist
+from weighbridge.operations.declaring.padding import InsertConstant, Pad, RemoveConstant, Trim
+from weighbridge.operations.groupings import Chunk, Concatenate, MergeModulelist, Split
 from weighbridge.operations.movements import Interleave, Transpose
 from weighbridge.operations.ops import Operation
 from weighbridge.operations.reordering import Reorder
@@ -134,7 +135,7 @@ def mappings(max_rules: int = 4) -> SearchStrategy[Mapping]:
     words = st.sampled_from(("attn", "mlp", "norm", "proj", "gate", "up", "layers"))
     scopes = st.sampled_from(("", "", "model", "model.tower"))
     pairs = st.lists(words, min_size=2, max_size=2, unique=True)
-    transforms = st.builds(_transform, st.integers(0, 9), pairs, scopes)
+    transforms = st.builds(_transform, st.integers(0, 15), pairs, scopes)
     lists = st.lists(transforms, max_size=max_rules, unique=True)
     made: SearchStrategy[Mapping] = st.builds(Mapping, lists, st.sampled_from(("", "drawn")))
     return made
@@ -142,7 +143,7 @@ def mappings(max_rules: int = 4) -> SearchStrategy[Mapping]:
 
 def _transform(kind: int, words: list[str], scope: str) -> Transform:
     first, second = words
-    both = f"{first}_{second}.weight"
+    both, chain = f"{first}_{second}.weight", list[Operation]()
     match kind:
         case 0:
             return WeightRenaming(first, second, scope)
@@ -162,15 +163,24 @@ def _transform(kind: int, words: list[str], scope: str) -> Transform:
             return WeightConverter(f"replicas.*.{both}", f"{both}.all", [MergeEqual(2)], scope)
         case 8:
             return WeightConverter(f"{both}.in", f"{both}.out", [Reorder(0, (1, 0))], scope)
-        case 7:
-            chain: list[Operation] = [Chunk(0, chunks=3), On((1,), Interleave(0)), Concatenate(0)]
+        case 9:
+            chain = [Chunk(0, chunks=3), On((1,), Interleave(0)), Concatenate(0)]
             return WeightConverter(both, f"{both}.out", chain, scope)
-        case 8:
+        case 10:
             parts = [f"{first}.in", f"{second}.in"]
             return WeightConverter(parts, f"{both}.all", [On((0,), Reorder(0, (1, 0))), Concatenate(0)], scope)
-        case _:
-            parts = [f"{first}.weight", f"{second}.weight"]
-            return WeightConverter(both, parts, [Chunk(dim=0), Transpose(dim0=0, dim1=1)], scope)
+        case 11:
+            return WeightConverter(f"{both}.short", f"{both}.long", [Pad(0, 48, value=-1, source_size=12)], scope)
+        case 12:
+            return WeightConverter(f"{both}.long", f"{both}.short", [Trim(0, 10, multiple_of=4)], scope)
+        case 13:
+            chain = [InsertConstant(1, (6,)), Concatenate(0, sizes=(12, 6, 12))]
+            return WeightConverter([f"{first}.bias", f"{second}.bias"], f"{both}.bias", chain, scope)
+        case 14:
+            chain = [Split(0, (4, 6, 2)), RemoveConstant(1, (6,))]
+            return WeightConverter(f"{both}.bias", [f"{first}.bias", f"{second}.bias"], chain, scope)
+    parts = [f"{first}.weight", f"{second}.weight"]
+    return WeightConverter(both, parts, [Chunk(dim=0), Transpose(dim0=0, dim1=1)], scope)
 
 
 def _groups(mapping: Mapping, config: Any) -> list[Group]:

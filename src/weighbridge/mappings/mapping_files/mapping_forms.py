@@ -73,6 +73,8 @@ _SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "int": {"type": "integer"},
     "bool": {"type": "boolean"},
     "str": {"type": "string"},
+    "Element": {"type": ["number", "string"]},
+    "Size": {"type": ["integer", "string"]},
     "tuple[int, ...]": {"type": "array", "items": {"type": "integer"}},
     "tuple[Size, ...]": {"type": "array", "items": {"type": ["integer", "string"]}},
     "tuple[int, int, int]": {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 3},

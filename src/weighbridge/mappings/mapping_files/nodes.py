@@ -221,6 +221,7 @@ class _Composer:
 # Scalars without quotes
 
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,999})")
+_DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,999})\.[0-9]{1,999}(?:e[-+][0-9]{1,4})?")
 _NUMBER_12: Final = re.compile(
     r"[-+]?(?:0o[0-7]+|0x[0-9a-fA-F]+|(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))"
 )
@@ -235,13 +236,15 @@ def read_plain(text: str) -> Any:
     """Return what a scalar without quotes means, or `...` where readers of YAML take it for different things.
 
     Examples:
-        >>> [read_plain(text) for text in ("12", "true", "null", "model.layers", "on", "010", "1e3", "1_0")]
-        [12, True, None, 'model.layers', Ellipsis, Ellipsis, Ellipsis, Ellipsis]
+        >>> [read_plain(text) for text in ("12", "0.5", "true", "null", "model.layers", "on", "010", "1e3", "1_0")]
+        [12, 0.5, True, None, 'model.layers', Ellipsis, Ellipsis, Ellipsis, Ellipsis]
     """
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INTEGER.fullmatch(text):
         return int(text)
+    if _DECIMAL.fullmatch(text):
+        return float(text)
     is_text = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False)) == "tag:yaml.org,2002:str"
     return text if is_text and not _NUMBER_12.fullmatch(text) else ...
 

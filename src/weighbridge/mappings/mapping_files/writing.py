@@ -160,8 +160,17 @@ def _node(value: Any, *, is_named: bool = False) -> yaml.Node:
         return yaml.SequenceNode(_tag("seq"), list(map(_node, value)), flow_style=_is_short(value))
     if isinstance(value, str):
         return _text(value)
+    if isinstance(value, float):
+        return yaml.ScalarNode(_tag("float"), _decimal(value))
     kind = "null" if value is None else "bool" if isinstance(value, bool) else "int"
     return yaml.ScalarNode(_tag(kind), "null" if value is None else str(value).lower())
+
+
+def _decimal(value: float) -> str:
+    """Write a number with a point: without one, some readers of YAML take it for a text."""
+    mantissa, _, exponent = repr(value).partition("e")
+    mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
+    return f"{mantissa}e{exponent}" if exponent else mantissa
 
 
 def _text(text: str) -> yaml.ScalarNode:

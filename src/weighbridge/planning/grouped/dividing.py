@@ -44,8 +44,8 @@ class Undivided(NamedTuple):
 def divide_program(program: Program, kinds: Sequence[Kind]) -> list[Divided] | Undivided:
     """Divide a program among the tensors of the groups that it moves.
 
-    The targets have their rows and columns where the sources have them; where that does not divide, a matrix may have
-    been turned.
+    What is made is stored by the same scheme: its rows are its last axis but one, its columns the last. So a matrix is
+    turned where that leaves blocks as they are, and nowhere else.
 
     Args:
         program: What is done to the weights.
@@ -54,39 +54,25 @@ def divide_program(program: Program, kinds: Sequence[Kind]) -> list[Divided] | U
     Raises:
         LayoutError: `layout-fragmented`.
     """
-    failed: Undivided | None = None
-    for may_repeat, is_turned in ((False, False), (False, True), (True, False)):
-        found: list[Divided] = []
-        for number in range(len(kinds[0].stored.members)):
-            made = _divide_member(program, kinds, number, may_repeat=may_repeat, is_turned=is_turned)
-            if isinstance(made, Undivided):
-                # What a matrix that was not turned says is to the point, and so is what asks for equal entries.
-                failed = made if failed is None or may_repeat else failed
-                break
-            found.append(made)
-        else:
-            return found
-    assert failed is not None
-    return failed
+    made = [_divide_member(program, kinds, number) for number in range(len(kinds[0].stored.members))]
+    failed = next((each for each in made if isinstance(each, Undivided)), None)
+    return [each for each in made if isinstance(each, Divided)] if failed is None else failed
 
 
-def _divide_member(
-    program: Program, kinds: Sequence[Kind], number: int, *, may_repeat: bool, is_turned: bool
-) -> Divided | Undivided:
+def _divide_member(program: Program, kinds: Sequence[Kind], number: int) -> Divided | Undivided:
     member, specs = kinds[0].stored.members[number], [kind.stored.specs[number] for kind in kinds]
     inside = specs[0].shape[len(kinds[0].shape or ()) - 2 :]
     shapes = [kind.shape or () for kind in kinds], [output.layout.shape for output in program.targets]
     sources = [grid for shape in shapes[0] if (grid := _grid(member, shape, inside)) is not None]
-    targets = [grid for shape in shapes[1] if (grid := _grid(member, shape, inside, is_turned)) is not None]
+    targets = [grid for shape in shapes[1] if (grid := _grid(member, shape, inside)) is not None]
     # Nothing but copies from sources to targets divides.
     is_plain = program == Program(program.sources, (), program.targets)
     is_whole = len(sources) == len(shapes[0]) and len(targets) == len(shapes[1]) and is_plain
-    is_turnable = not (is_turned and any(grid.kept for grid in sources))
     is_as_stored = [grid.stored for grid in sources] == [spec.shape for spec in specs]
     found: Quotient | Seam = Seam(0, is_order=True)
-    if is_whole and is_turnable and is_as_stored:
+    if is_whole and is_as_stored:
         layouts = [output.layout for output in program.targets]
-        found = divide(layouts, sources, targets, may_repeat=may_repeat and member.kind != "derived")
+        found = divide(layouts, sources, targets, may_repeat=member.kind != "derived")
     if isinstance(found, Seam):
         return Undivided(member, found if member.kind != "derived" else None)
     outputs = tuple(Output(specs[0].dtype, layout) for _, layout in found.outputs)
@@ -102,24 +88,18 @@ def _along(member: Member, inside: Shape) -> tuple[Along, ...]:
     return member.along
 
 
-def _grid(member: Member, shape: Shape, inside: Shape, is_turned: bool = False) -> Grid | None:
+def _grid(member: Member, shape: Shape, inside: Shape) -> Grid | None:
     """Return the grid of a tensor over its weight; None where it cannot be one of it.
 
     Args:
         member: What the tensor is.
         shape: The weight's shape.
         inside: What such tensors have behind the axes of a stack.
-        is_turned: Whether the weight has its columns before its rows.
     """
     if len(shape) < 2:
         return None
     along = list(_along(member, inside))
     axis_of = {Axis.ROWS: len(shape) - 2, Axis.COLUMNS: len(shape) - 1}
-    if is_turned:
-        axis_of = {Axis.ROWS: len(shape) - 1, Axis.COLUMNS: len(shape) - 2}
-        sides = [number for number, each in enumerate(along) if each.axis in axis_of]
-        if len(sides) == 2:
-            along[sides[0]], along[sides[1]] = along[sides[1]], along[sides[0]]
     units = [_unit(member, each, shape[axis_of[each.axis]]) if each.axis in axis_of else None for each in along]
     if any(unit is not None and not unit.fits for unit in units):
         return None

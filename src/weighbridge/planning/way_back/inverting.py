@@ -356,5 +356,10 @@ def _reorder(program: Program, slots: list[int], order: list[int]) -> Program:
         copies = [copy._replace(source=place.get(copy.source, copy.source)) for copy in output.layout.copies]
         return output._replace(layout=replace(output.layout, copies=tuple(copies)))
 
-    targets = tuple(moved(program.targets[number]) for number in order)
-    return replace(program, sources=tuple(program.sources[slot] for slot in slots), targets=targets)
+    return replace(
+        program,
+        sources=tuple(program.sources[slot] for slot in slots),
+        temporaries=tuple(map(moved, program.temporaries)),
+        targets=tuple(moved(program.targets[number]) for number in order),
+        cuts=tuple(cut._replace(output=moved(cut.output)) for cut in program.cuts),
+    )

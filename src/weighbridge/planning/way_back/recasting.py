@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from weighbridge.base.errors import PlanError
+from weighbridge.base.forms.elements import Constant, cast_element
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.planning.plan import Plan
-from weighbridge.planning.program import Program
+from weighbridge.planning.program import Cut, Output, Program
 from weighbridge.planning.steps import Fated, Step
 
 
@@ -54,26 +55,45 @@ def _step_in(step: Step, header: Header) -> Step:
 def step_in_dtype(step: Step, dtype: str) -> Step:
     """Return a step whose tensors all have one dtype, without casts."""
     program = step.program
-    if {spec.dtype for spec in program.slots} | {out.dtype for out in program.targets} == {dtype}:
+    if {spec.dtype for spec in program.sources} | {out.dtype for out in program.written} == {dtype}:
         return step
-    return _recast(step, [dtype] * (len(program.sources) + len(program.outputs)))
+    return _recast(step, [dtype] * (len(program.sources) + len(program.written)))
 
 
 def _recast(step: Step, dtypes: Sequence[str]) -> Step:
-    """Give a step's sources and outputs, in this order, other dtypes."""
-    program, first, last = step.program, len(step.program.sources), len(step.program.slots)
+    """Give a step's sources and what it writes, in this order, other dtypes."""
+    program, first, last = step.program, len(step.program.sources), len(step.program.temporaries)
     sources = tuple(TensorSpec(dtype, spec.shape) for dtype, spec in zip(dtypes[:first], program.sources, strict=True))
-    made = [one._replace(dtype=dtype) for dtype, one in zip(dtypes[first:], program.outputs, strict=True)]
-    recast = Program(sources, tuple(made[: last - first]), tuple(made[last - first :]))
+    made = [one._replace(dtype=dtype) for dtype, one in zip(dtypes[first:], program.written, strict=True)]
+    temporaries, targets = tuple(made[:last]), tuple(made[last:])
+    recast = Program(sources, temporaries, targets, False, *_declared_in(program, sources, made))
     return Step(step.sources, step.targets, recast, "moved" if step.fate == "computed" else step.fate, step.rules)
 
 
+def _declared_in(
+    program: Program, sources: Sequence[TensorSpec], made: Sequence[Output]
+) -> tuple[tuple[Constant, ...], tuple[Cut, ...]]:
+    """Return a program's constants and what it cuts off, in the dtypes that the tensors beside them have now."""
+    reading = {copy.source: output.dtype for output in reversed(made) for copy in output.layout.copies}
+    constants = []
+    for slot, (spec, element) in enumerate(program.constants, len(sources)):
+        dtype = reading.get(slot, spec.dtype)
+        constants.append(Constant(TensorSpec(dtype, spec.shape), cast_element(element, spec.dtype, dtype)))
+    temporaries = [output.dtype for output in made[: len(program.temporaries)]]
+    dtypes = [*(spec.dtype for spec in (*sources, *(constant.spec for constant in constants))), *temporaries]
+    cuts = []
+    for output, element in program.cuts:
+        dtype = next((dtypes[copy.source] for copy in output.layout.copies), output.dtype)
+        cuts.append(Cut(output._replace(dtype=dtype), cast_element(element, output.dtype, dtype)))
+    return tuple(constants), tuple(cuts)
+
+
 def _mixed_dtypes(step: Step, header: Header) -> list[str]:
-    """Return the dtypes of a step's sources and outputs: those between which elements move have the model's one."""
+    """Return the dtypes of a step's sources and what it writes: the model's one, where elements move between them."""
     program = step.program
     parts = _connected(program)
     wanted: dict[int, dict[str, str]] = {}
-    for part, key in zip(parts[len(program.slots) :], step.targets, strict=True):
+    for part, key in zip(parts[len(program.sources) + len(program.temporaries) :], step.targets, strict=True):
         if key in header:
             wanted.setdefault(part, {})[key] = header[key].dtype
     for part, found in wanted.items():
@@ -85,14 +105,16 @@ def _mixed_dtypes(step: Step, header: Header) -> list[str]:
                 where=", ".join(sources[:3]),
                 got=", ".join(f"{key}: {dtype}" for key, dtype in found.items()),
             )
-    own = [spec.dtype for spec in (*program.sources, *(output.spec for output in program.outputs))]
+    own = [spec.dtype for spec in (*program.sources, *(output.spec for output in program.written))]
     return [next(iter(wanted.get(part, {}).values()), dtype) for part, dtype in zip(parts, own, strict=True)]
 
 
 def _connected(program: Program) -> list[int]:
-    """Number a program's sources and outputs, in this order, so that those which elements move between are alike."""
-    parts = list(range(len(program.sources) + len(program.outputs)))
-    for place, output in enumerate(program.outputs, len(program.sources)):
-        joined = {parts[place], *(parts[copy.source] for copy in output.layout.copies)}
+    """Number a program's sources and what it writes, in order, so that those which elements move between are alike."""
+    sources, constants = len(program.sources), len(program.constants)
+    parts = list(range(sources + len(program.written)))
+    for place, output in enumerate(program.written, sources):
+        slots = {copy.source for copy in output.layout.copies} - set(range(sources, sources + constants))
+        joined = {parts[place], *(parts[slot if slot < sources else slot - constants] for slot in slots)}
         parts = [min(joined) if part in joined else part for part in parts]
     return parts

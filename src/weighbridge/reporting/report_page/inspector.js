@@ -9,10 +9,13 @@ const FATE_WORDS = {
   computed: () => "Its values are cast on the way.",
   shared: () => "Each of its bytes goes to several places.",
   checked: () => "It must equal others, bit for bit: they become one target. That is compared before anything is written.",
+  trimmed: () => "Part of it is cut off, and must hold a declared value. That is compared before anything is written.",
   carried: () => "It passes through under its own name.",
   dropped: (by) => `It is left out: ${by}`,
   unplaced: () => "It has no place in the target.",
   filled: () => "Every element of it is written exactly once.",
+  padded: () => "Every element of it is written exactly once, some of them with a declared value.",
+  declared: () => "All of it is a declared value.",
   initialised: (by) => `Nothing fills it, as declared: ${by}`,
   missing: () => "Nothing fills it.",
 };
@@ -113,11 +116,11 @@ class Inspector {
     return parts;
   }
 
-  /** Everything that a copy of a step can read: sources, then temporaries. */
+  /** Everything that a copy of a step can read: sources, declared values, then temporaries. */
   slots(step, program) {
     const sources = step.sources.map((place, slot) => ({ name: sides[0].keys[place], ...program.sources[slot] }));
     const temporaries = program.temporaries.map(({ dtype, shape }, number) => ({ name: `temporary ${number}`, dtype, shape }));
-    return [...sources, ...temporaries];
+    return [...sources, ...program.constants, ...temporaries];
   }
 
   ruleParts(rules) {
@@ -131,7 +134,8 @@ class Inspector {
   outputs(side, place, step, program) {
     const names = [...program.temporaries.map((_, number) => `temporary ${number}`), ...step.targets.map((target) => sides[1].keys[target])];
     const isAgain = (number) => names.indexOf(names[number]) < number; // made again, it is only compared
-    const all = [...program.temporaries, ...program.targets].map((output, number) => ({ output, name: names[number], again: isAgain(number) }));
+    const written = [...program.temporaries, ...program.targets].map((output, number) => ({ output, name: names[number], again: isAgain(number) }));
+    const all = [...written, ...program.cuts];
     if (side.name === "target") {
       const made = [...program.temporaries.map(() => true), ...step.targets.map((target) => target === place)];
       return all.filter((_, number) => made[number]);
@@ -202,7 +206,8 @@ class Inspector {
         const slot = slots[copy.source];
         const cast = slot.dtype === output.dtype ? "" : `  cast ${slot.dtype} to ${output.dtype}`;
         const to = regionText(copy.targetStart, targetLoops(copy), output.shape);
-        lines.push(`${name}${to} ${sign} ${slot.name}${regionText(copy.sourceStart, sourceLoops(copy), slot.shape)}${cast}`);
+        const from = slot.isDeclared ? "" : regionText(copy.sourceStart, sourceLoops(copy), slot.shape);
+        lines.push(`${name}${to} ${sign} ${slot.name}${from}${cast}`);
       }
     }
     const shown = lines.slice(0, LISTED_COPIES).map(visible);

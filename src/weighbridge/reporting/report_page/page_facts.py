@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from weighbridge._version import __version__
 from weighbridge.base.errors import CODES, PlanError, WeighbridgeError
+from weighbridge.base.forms.elements import spell_element
 from weighbridge.base.specs import TensorSpec
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.plan import Plan
@@ -78,9 +79,9 @@ class Known:
         plan = self.plan
         fated = (("tied", plan.tied_targets), ("initialised", plan.initialised), ("missing", self.missing))
         steps = (
-            (key, output.spec, "filled", step.rules)
+            (key, step.program.targets[number].spec, step.target_fate(number), step.rules)
             for step in plan.steps
-            for key, output in zip(step.targets, step.program.targets, strict=True)
+            for key, number in step.writes.items()
         )
         return self._tree(steps, fated)
 
@@ -222,6 +223,11 @@ def pack_program(program: Program) -> dict[str, Any]:
         "temporaries": len(program.temporaries),
         "nests": list(nests),
         "casts": program.casts,
+        "constants": [
+            [spec.dtype, spec.shape, spell_element(element, spec.dtype) if element else ""]
+            for spec, element in program.constants
+        ],
+        "cuts": [spell_element(cut.element, cut.output.dtype) for cut in program.cuts],
     }
 
 

@@ -144,7 +144,15 @@ function unpackProgram(packed) {
     }));
     return { dtype, shape, copies };
   });
-  return { sources, temporaries: outputs.slice(0, packed.temporaries), targets: outputs.slice(packed.temporaries), casts: packed.casts };
+  const stop = outputs.length - packed.cuts.length;
+  return {
+    sources,
+    constants: packed.constants.map(([dtype, shape, value]) => ({ name: value ? `declared ${value}` : "the model's own", dtype, shape, isDeclared: true })),
+    temporaries: outputs.slice(0, packed.temporaries),
+    targets: outputs.slice(packed.temporaries, stop),
+    cuts: outputs.slice(stop).map((output, number) => ({ name: `cut off, if ${packed.cuts[number]}`, output })),
+    casts: packed.casts,
+  };
 }
 
 // Words and elements

@@ -154,7 +154,8 @@ def write(
 
     Raises:
         PlanError: `budget-too-small`; `plan-failed`, with a `tie-differs` for tied targets that would differ, a
-            `sources-differ` for sources that must be equal.
+            `sources-differ` for sources that must be equal, a `padding-differs` for what is cut off and holds something
+            else than was declared.
         CheckpointError: `source-changed` and the codes of reading.
         DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
             `destination-unfinished`, `resume-mismatch`, `write-failed`. Nothing is left behind but by `resume`.

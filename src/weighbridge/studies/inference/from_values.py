@@ -18,6 +18,7 @@ from weighbridge.planning.plan_options import read_options
 from weighbridge.studies.inference.by_value.equal_classes import say_of_all, set_aside
 from weighbridge.studies.inference.by_value.equal_matching import doubt_followed, doubt_twins, match_equals
 from weighbridge.studies.inference.by_value.evidence import Evidence
+from weighbridge.studies.inference.by_value.padded_rows import match_padded
 from weighbridge.studies.inference.by_value.told import Told
 from weighbridge.studies.inference.commented import Commented
 from weighbridge.studies.inference.inverse_proof import inverse_faults
@@ -213,6 +214,7 @@ def _gather(evidence: Evidence) -> None:
     evidence.match_unique()
     evidence.match_moved()
     evidence.match_joined()
+    match_padded(evidence)
     say_of_all(evidence, replicas)
     evidence.told = Told(list(evidence.facts))
     rules = _general(evidence)
@@ -224,6 +226,7 @@ def _gather(evidence: Evidence) -> None:
         match_equals(evidence, names_by(rules, evidence.open_sources))
         evidence.match_moved(told=False)
         evidence.match_joined(told=False)
+        match_padded(evidence, told=False)
 
 
 def _general(evidence: Evidence) -> list[Transform]:

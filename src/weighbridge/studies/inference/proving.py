@@ -14,7 +14,7 @@ from weighbridge.planning.readings import Reading
 from weighbridge.planning.tracing import prepare, spell, trace_keys
 from weighbridge.running.execute import run_step
 from weighbridge.running.results import stream
-from weighbridge.running.ties import first_differences
+from weighbridge.running.taken_values import holds_conditions
 from weighbridge.studies.inference.by_value.fingerprints import bits_of
 from weighbridge.studies.inference.tensor_facts import Fact, Lane, starred
 
@@ -91,8 +91,8 @@ def _lanes(keys: Sequence[str], count: int, indexed: bool) -> tuple[Lane, ...] |
 
 
 def _holds(step: Step, evidence: Evidence) -> bool:
-    """Run one step and compare what it gives; what it takes to be equal has to be."""
-    if next(first_differences(step, evidence.source), None) is not None:
+    """Run one step and compare what it gives; what it takes for granted of its sources has to be so."""
+    if not holds_conditions(step, evidence.source):
         return False
     return all(is_equal(value, evidence.target, key) for key, value in run_step(step, evidence.source))
 
@@ -157,7 +157,7 @@ def wrong_targets(plan: Plan, source: Checkpoint, target: Checkpoint) -> set[str
     Raises:
         CheckpointError: The codes of reading.
     """
-    unequal = {key for step in plan.steps for key, _, _ in first_differences(step, source)}
-    if unequal:
-        return unequal  # such a plan does not run
+    broken = {key for step in plan.steps if not holds_conditions(step, source) for key in step.targets}
+    if broken:
+        return broken  # such a plan does not run
     return {key for key, value in stream(plan, source) if key in target.header and not is_equal(value, target, key)}

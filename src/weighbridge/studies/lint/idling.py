@@ -1,4 +1,4 @@
-"""Find what a converter says without effect: operations that move nothing, and parts that are all there are."""
+"""Find what a converter says without effect: operations that change nothing, and parts that are all there are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from weighbridge.base.errors import LayoutError
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.operations.chains import say_sizes
 from weighbridge.operations.chosen_parts import On, Single
+from weighbridge.operations.declaring.padding import Pad, RemoveConstant, Trim
 from weighbridge.operations.movements import Permute, Transpose
 from weighbridge.operations.ops import Operation
 from weighbridge.operations.reordering import Reorder
@@ -54,14 +55,16 @@ def _leaves_alone(operation: Operation | Single) -> bool:
             return list(axes) == list(range(len(axes)))
         case Reorder(_, order, _, before, after):
             return list(order) == list(range(len(order))) and (before or 1) == (after or 1)
+        case Pad(_, size, multiple_of, _, source_size) | Trim(_, size, multiple_of, _, source_size):
+            return multiple_of == 1 or (isinstance(size, int) and size == source_size)
         case On():
             return _leaves_alone(operation.apply)
     return False
 
 
 def _undoes(first: Operation, second: Operation) -> bool:
-    if isinstance(first, MergeEqual):
-        return False  # it may be undone, but has found that they are equal
+    if isinstance(first, MergeEqual | Trim | RemoveConstant):
+        return False  # it may be undone, but has found that the values are what they must be
     try:
         return [first.inverse()] == say_sizes([first, second])[1:]
     except LayoutError:

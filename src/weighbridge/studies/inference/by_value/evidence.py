@@ -137,12 +137,12 @@ class Evidence:
             told: Whether to take over only what the values tell.
         """
         targets: defaultdict[tuple[str, int, int], list[str]] = defaultdict(list)
-        for key in self._telling_targets():
+        for key in self.telling_targets():
             spec = self.target.header[key]
             targets[spec.dtype, spec.numel, self.total(key, spec.dtype, is_target=True)].append(key)
         sources: defaultdict[tuple[str, int, int], list[str]] = defaultdict(list)
         for dtype in {dtype for dtype, _, _ in targets}:
-            for key in self._telling_sources(dtype):
+            for key in self.telling_sources(dtype):
                 sources[dtype, self.source.header[key].numel, self.total(key, dtype)].append(key)
         for look, keys in targets.items():
             alike = sources.get(look, [])
@@ -178,7 +178,7 @@ class Evidence:
         for dtype in sorted({self.target.header[key].dtype for key in self.open_targets}):
             for is_target in (True, False):
                 parts = self._parts(dtype, of_target=not is_target)
-                wholes = self._telling_targets(dtype) if is_target else self._telling_sources(dtype)
+                wholes = self.telling_targets(dtype) if is_target else self.telling_sources(dtype)
                 for key in wholes if parts else ():
                     self._join(key, dtype, is_target=is_target, parts=parts, told=told)
 
@@ -211,13 +211,14 @@ class Evidence:
     def _parts(self, dtype: str, *, of_target: bool) -> dict[tuple[int, int], list[str]]:
         """Return what may be a part: open tensors of one side by number of elements and total."""
         parts: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
-        keys = self._telling_targets(dtype) if of_target else self._telling_sources(dtype)
+        keys = self.telling_targets(dtype) if of_target else self.telling_sources(dtype)
         for key in keys:
             header = self.target.header if of_target else self.source.header
             parts[header[key].numel, self.total(key, dtype, is_target=of_target)].append(key)
         return parts
 
-    def _telling_targets(self, dtype: str | None = None) -> list[str]:
+    def telling_targets(self, dtype: str | None = None) -> list[str]:
+        """List the open targets, of one dtype or of any, whose values can be compared with others."""
         specs = self.target.header.specs
         return [
             key
@@ -225,7 +226,8 @@ class Evidence:
             if dtype in (None, specs[key].dtype) and DTYPES[specs[key].dtype].kind != "packed" and specs[key].numel > 1
         ]
 
-    def _telling_sources(self, dtype: str) -> list[str]:
+    def telling_sources(self, dtype: str) -> list[str]:
+        """List the open sources that can be compared in a dtype, and whose values tell them from others."""
         specs = self.source.header.specs
         return [key for key in self.open_sources if key not in self.weak and cast_dtype(specs[key].dtype, dtype)
                 and DTYPES[specs[key].dtype].kind != "packed"]  # fmt: skip
