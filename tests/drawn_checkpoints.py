@@ -17,7 +17,13 @@ Shape = tuple[int, ...]
 Specs = dict[str, wb.TensorSpec]
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-CONFIG = {"num_attention_heads": 2, "num_key_value_heads": 1, "parts": 2, "text_config": {"num_attention_heads": 3}}
+CONFIG = {
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "parts": 2,
+    "counts": [2, 1],
+    "text_config": {"num_attention_heads": 3},
+}
 WORDS = ("a", "b", "q", "norm", "w", "proj", "q_proj", "k_proj", "weight", "bias")
 TOWERS = ("", "model", "model.text", "tower", "old.model", "a.b", "layers")
 

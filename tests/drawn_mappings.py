@@ -70,7 +70,7 @@ class _Rules:
         makers += (
             [self.move] * 5 + [self.chain] * 2 + [self.join] * 2 + [self.merge, self.merge, self.cut, self.unmerge]
         )
-        makers += [self.repeat] * 2 + [self.merge_equal] * 2 + [self.merge_grid, self.unmerge_grid]
+        makers += [self.repeat] * 2 + [self.merge_equal] * 2 + [self.merge_grid, self.unmerge_grid, self.by_layer]
         makers += [self.pad] * 2 + [self.trim] * 2 + [self.insert_constant, self.remove_constant]
         self.made = interpret(wb.Mapping(), self.tensors)
         faulty = self.chance.choice((0.1, 0.1, 0.1, 1.0))
@@ -326,6 +326,19 @@ class _Rules:
         elif self.chance.random() < 0.3:
             operations = [wb.Concatenate(0)]
         return self.convert(sources, [".".join([*parts[start:at], *tail])], operations, "")
+
+    def by_layer(self) -> Any:
+        """Do something to a tensor of each layer with a number of its own, from a list of the configuration."""
+        name = self.name(lambda tensor: tensor.ndim > 0, fresh=True)
+        found = re.fullmatch(r"(?:.*\.)?layers\.\d+\.(.+)", name or "")
+        if found is None:
+            return None
+        number, tail = "counts[layer]", found[1]
+        moves = [wb.PermuteForRope(num_heads=number), wb.Reorder(0, (1, 0), source_stripes=number)]
+        target = tail if self.chance.random() < 0.5 else f"{tail}_b"
+        return self.convert(
+            [f"layers.{{layer:int}}.{tail}"], [f"layers.{{layer}}.{target}"], [self.chance.choice(moves)], ""
+        )
 
     def merge_grid(self) -> Any:
         """Merge tensors by two indices: stacked twice, joined between or afterwards, with sizes that fit or do not."""

@@ -234,6 +234,7 @@ class Use:
     rule: int
     outputs: tuple[str, ...]
     lanes: list[dict[tuple[int, ...], str]]
+    captures: dict[str, str] = field(default_factory=dict)
 
 
 def _stars(patterns: Sequence[str]) -> int:
@@ -274,7 +275,9 @@ def _collect(rules: Sequence[Any], uses: dict[Any, Use], number: int, name: str,
     place = tuple(int(captures.pop(f"*{sources - back}")) for back in reversed(range(merges(rule))))
     captures |= {f"*{targets - back}": FREE for back in range(splits(rule))}
     outputs = tuple(write(rule, target, at, captures) for target in rule.target_patterns)
-    use = uses.setdefault((number, outputs), Use(number, outputs, [{} for _ in rule.source_patterns]))
+    use = uses.setdefault(
+        (number, outputs), Use(number, outputs, [{} for _ in rule.source_patterns], at.found.captures)
+    )
     if place in use.lanes[at.lane]:
         made.problems.add("group-duplicate")
     use.lanes[at.lane][place] = key
@@ -292,7 +295,7 @@ def _convert(
     held = [{at: tensors[key] for at, key in lane.items()} for lane in use.lanes]
     lanes = [Lane(text, nest(lane, merged), merged > 0) for text, lane in zip(rule.source_patterns, held, strict=True)]
     keys = tuple(lane[at] for lane in use.lanes for at in sorted(lane))
-    place = Place(rule.target_patterns, _wanted_shapes(rules, use, wanted), split > 0, config)
+    place = Place(rule.target_patterns, _wanted_shapes(rules, use, wanted), split > 0, _entries(config, use))
     done = run_levels(rule.operations, lanes, merged, split, place)
     if not any(lane.tensors for lane in done):
         made.vanished |= set(keys)
@@ -303,6 +306,18 @@ def _convert(
             name = _finish(rules, use.rule + 1, _numbered(output, at))
             made.put(name, tensor, keys)
             made.changed.add(name)
+
+
+def _entries(config: Any, use: Use) -> Any:
+    """Put beside the lists of a configuration their entries, by what was captured: `heads[layer]`."""
+    lists = {name: entries for name, entries in (config or {}).items() if isinstance(entries, list)}
+    indices = {name: int(text) for name, text in use.captures.items() if text.isdecimal()}
+    return config and config | {
+        f"{name}[{by}]": entries[index]
+        for name, entries in lists.items()
+        for by, index in indices.items()
+        if index < len(entries)
+    }
 
 
 def _numbered(output: str, place: tuple[int, ...]) -> str:

@@ -17,6 +17,7 @@ from weighbridge.base.keys import counted
 from weighbridge.operations.casting import Cast
 from weighbridge.operations.chains import count_parts, is_joined
 from weighbridge.operations.chosen_parts import On
+from weighbridge.operations.configuration import index_names
 from weighbridge.operations.declaring.padding import InsertConstant, Pad, RemoveConstant, Trim
 from weighbridge.operations.groupings import (
     Chunk,
@@ -89,6 +90,7 @@ class Arity:
         try:
             if self.merges > count_stars(self.sources):
                 raise MappingError("mapping-invalid", "an operation merges an index that the sources do not have")
+            self._check_captures()
             *_, (lanes, indices) = self._follow()
             self._compare(lanes, indices)
         except MappingError as problem:
@@ -97,6 +99,16 @@ class Arity:
                 because=", ".join(map(repr, self.operations)),
                 hint="compare what the operations take and give with the patterns of the two sides",
             ) from None
+
+    def _check_captures(self) -> None:
+        """Refuse operations that read a list of the configuration by what the patterns do not capture as an index."""
+        sides = [[Pattern.parse(text) for text in side] for side in (self.sources, self.targets)]
+        for name in index_names(self.operations):
+            captured = ({each.name for each in pattern.captures if each.kind == "int"} for pattern in sides[0])
+            if not all(name in names for names in captured) or not all(name in each.mentions for each in sides[1]):
+                what = f"an operation reads a list by [{name}], and no index of this name is in each of the patterns"
+                expected = f"{{{name}:int}} in each source, {{{name}}} in each target"
+                raise MappingError("mapping-invalid", what, expected=expected)
 
     def count_lanes(self) -> list[int]:
         """Return for each operation how many lanes it is given."""

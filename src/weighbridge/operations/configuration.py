@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
 
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.nearby import close_names
-from weighbridge.operations.values import Size, brief, is_whole
+from weighbridge.operations.values import Arguments, Size, brief, is_whole
+
+_INDEXED: Final = re.compile(r"\[(\w+)\]")
 
 ALIKE: Final = 0.45
 """How alike a near name must be: `n_head` is meant where `num_attention_heads` is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigAt:
+    """A configuration, and what was captured in a key: of ``heads[layer]`` the entry of that layer is read.
+
+    Args:
+        config: The configuration.
+        indices: Captured indices by name.
+    """
+
+    config: object
+    indices: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +49,8 @@ def read_config(config: object, name: str, default_to_text: bool = False) -> int
 
     Args:
         config: Attributes or items, with nested configurations.
-        name: Name of the number; dots lead into nested configurations.
+        name: Name of the number; dots lead into nested configurations. ``heads[layer]`` is the entry of a list at the
+            index that ``{layer:int}`` captured.
         default_to_text: Whether to look in the nested `text_config` for what is not here.
 
     Raises:
@@ -62,8 +79,30 @@ def read_config(config: object, name: str, default_to_text: bool = False) -> int
     )
 
 
+def index_names(operations: Iterable[Arguments]) -> tuple[str, ...]:
+    """Return what is captured in a key that some operations read lists of the configuration by.
+
+    Examples:
+        >>> from weighbridge.operations.movements import PermuteForRope
+        >>> index_names([PermuteForRope(num_heads="text_config.heads[layer]")])
+        ('layer',)
+    """
+    return tuple(dict.fromkeys(name for operation in operations for name in _indices_in(operation.to_dict())))
+
+
+def _indices_in(form: object) -> Iterator[str]:
+    if isinstance(form, str):
+        yield from _INDEXED.findall(form)
+    elif isinstance(form, Mapping):
+        yield from (name for value in form.values() for name in _indices_in(value))
+    elif isinstance(form, list | tuple):
+        yield from (name for value in form for name in _indices_in(value))
+
+
 def has_config(config: object, name: str) -> bool:
     """Tell whether a configuration says something of a name, whatever that is."""
+    if isinstance(config, ConfigAt):
+        return has_config(config.config, name)
     return name in config if isinstance(config, Mapping) else hasattr(config, name)
 
 
@@ -122,6 +161,14 @@ def _read_list(config: object, name: str, found: Sequence[object]) -> list[int]:
 
 
 def _find(config: object, name: str, default_to_text: bool = False) -> Any:
+    """Follow a name into a configuration; of a list, take the entry that was captured."""
+    if isinstance(config, ConfigAt):
+        plain, _, index = name.removesuffix("]").partition("[")
+        found = _find(config.config, plain, default_to_text)
+        if not index or not isinstance(found, list | tuple):
+            return None if index else found
+        number = config.indices[index]
+        return found[number] if number < len(found) else None
     found = _follow(config, name)
     return _follow(_look_up(config, "text_config"), name) if found is None and default_to_text else found
 
@@ -138,6 +185,13 @@ def _look_up(config: object, name: str) -> Any:
 
 
 def _say_what_is_there(config: object, name: str, found: object) -> str:
+    if isinstance(config, ConfigAt):
+        plain, _, index = name.removesuffix("]").partition("[")
+        entries = _find(config.config, plain, default_to_text=True) if index else None
+        if isinstance(entries, list | tuple):
+            there = f"a list of {len(entries)}, and {index} is {config.indices[index]}"
+            return there if found is None else brief(found)
+        return _say_what_is_there(config.config, plain, entries if index else found)
     if config is None:
         return "no configuration"
     if isinstance(config, UnreadConfig):
@@ -149,6 +203,8 @@ def _say_what_is_there(config: object, name: str, found: object) -> str:
 
 
 def _hint(config: object, name: str, found: object) -> str:
+    if isinstance(config, ConfigAt):
+        return _hint(config.config, name.partition("[")[0], found)
     if config is None:
         return "keep the model's config.json beside the weights, or pass config="
     if isinstance(config, UnreadConfig):

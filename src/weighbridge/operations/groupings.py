@@ -208,9 +208,10 @@ class Split(Arguments):
     Args:
         dim: The axis.
         sizes: Sizes of the parts on the axis: numbers, or names of the configuration's values, whose product a size is
-            (``"num_heads*head_dim"``). Names are read where the targets do not say it; if there are no sizes, the
-            targets must, and where a later `Concatenate` joins the parts, there are none that could. One name in the
-            place of all sizes is that of a list in the configuration.
+            (``"num_heads*head_dim"``); ``heads[layer]`` is the entry of a list at what ``{layer:int}`` captures. Names
+            are read where the targets do not say it; if there are no sizes, the targets must, and where a later
+            `Concatenate` joins the parts, there are none that could. One name in the place of all sizes is that of a
+            list in the configuration.
     """
 
     dim: int = 0

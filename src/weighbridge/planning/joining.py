@@ -12,7 +12,7 @@ from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import LayoutError, WeighbridgeError
 from weighbridge.base.specs import Header, Shape, TensorSpec
 from weighbridge.mappings.transforms import WeightConverter
-from weighbridge.operations.configuration import read_sizes
+from weighbridge.operations.configuration import ConfigAt, read_sizes
 from weighbridge.operations.lowering import lower
 from weighbridge.operations.values import Context, Lane, Place, Value
 from weighbridge.planning.members.group_keys import Group, extents_of, find_gaps, name_of
@@ -153,7 +153,7 @@ class Joiner:
         """Lower a group, or return what has come of one that looks the same; `wanted` has the indices of the shapes."""
         specs = tuple(tuple(self.source.specs[lane[place]] for place in sorted(lane)) for lane in group.lanes)
         places = tuple(tuple(sorted(lane)) for lane in group.lanes) if rule.merges > 1 else ()
-        look = rule.number, specs, places, shapes, wanted if rule.splits > 1 else ()
+        look = rule.number, specs, places, shapes, wanted if rule.splits > 1 else (), group.read_by
         found = self._lowered.get(look)
         if found is None:
             found = self._lowered[look] = self._lower(rule, *look[1:])
@@ -166,14 +166,16 @@ class Joiner:
         places: tuple[tuple[Place, ...], ...],
         shapes: tuple[tuple[Shape | None, ...], ...],
         wanted: tuple[tuple[Place, ...], ...],
+        read_by: tuple[int, ...],
     ) -> Lowered:
         converter = self._converter(rule)
         lanes = _lanes(converter, specs, places, rule.merges > 0)
         known = shapes if any(shape is not None for lane in shapes for shape in lane) else None
         indexed = (rule.splits > 0,) * len(rule.targets)
         levels = max(1, rule.splits)
+        config = ConfigAt(self.config, dict(zip(rule.read_by, read_by, strict=True))) if read_by else self.config
         context = Context(
-            converter.target_patterns, known, indexed, config=self.config, levels=levels, places=wanted if known else ()
+            converter.target_patterns, known, indexed, config=config, levels=levels, places=wanted if known else ()
         )
         lowered = lower(converter.operations, lanes, context)
         made = [lane for lanes in (lowered.lanes, *lowered.again) for lane in lanes]

@@ -169,7 +169,7 @@ def trace_name(
             hit = _hit(rules, rule, lane, match, inner)
             _refuse_second(rules, hit, name, literal)
             if not literal:
-                _check_template(*hit.outputs, *hit.place)
+                _check_template(*hit.outputs, *hit.place, *hit.read_by)
             return Trace(name, (*fired, rule.number), hit)
         written = require_name(rules, rule, rule.pairs[lane][1], match, match.captures, inner)
         if not literal:
@@ -261,7 +261,7 @@ def _hit(rules: Rules, rule: Rule, lane: int, match: Match, inner: str) -> Hit:
     for target in rule.targets:
         free = dict.fromkeys(last_stars(target, rule.splits), FREE)
         outputs.append(require_name(rules, rule, target, match, {**captures, **free}, inner))
-    return Hit(rule.number, lane, place, tuple(outputs))
+    return Hit(rule.number, lane, place, tuple(outputs), tuple(match.captures[name] for name in rule.read_by))
 
 
 def _cannot_move(rules: Rules, rule: Rule, fault: str) -> PlanError:

@@ -26,6 +26,7 @@ class Group:
         outputs: Names that the converter writes; the indices that it makes are still free in them.
         lanes: For each source pattern, the merged indices to the key; a lane without an index has its one key at `()`.
         fired: Numbers of the rules that fired on the sources.
+        read_by: What was captured that operations read lists of the configuration by.
     """
 
     rule: int
@@ -33,6 +34,7 @@ class Group:
     lanes: list[dict[Place, str]]
     fired: set[int] = field(default_factory=set)
     fault: bool = False
+    read_by: tuple[int, ...] = ()
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -75,6 +77,7 @@ def _collect_family(
             outputs = tuple(spell(output, indices) for output in hit.outputs)
             group = groups.setdefault((hit.rule, outputs), Group(hit.rule, outputs, [{} for _ in range(lane_count)]))
             group.fired.update(fired)
+            group.read_by = tuple(int(spell(text, indices)) for text in hit.read_by)
             known[outer] = group
         place = tuple([number if slot is None else indices[slot] for slot, number in merged])
         lane = group.lanes[hit.lane]

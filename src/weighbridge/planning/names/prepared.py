@@ -9,6 +9,7 @@ from typing import NamedTuple
 from weighbridge.base.keys import Families, families
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import Transform, WeightConverter, pairs
+from weighbridge.operations.configuration import index_names
 from weighbridge.operations.values import Size
 from weighbridge.pattern import Pattern
 from weighbridge.pattern.indices import PLAIN
@@ -28,6 +29,7 @@ class Rule:
         splits: How many of its targets' last `*` have an index that the converter makes.
         heights: Of two indices that are used up, how many of the second one there are for each of the first, where that
             is declared; the name of a list in the configuration, or numbers.
+        read_by: Captures of its patterns that operations read lists of the configuration by.
         shifts: Whether a source pattern has an index in a form of its own, such as one with an offset.
         if_wanted: Whether the rule is left alone where the target lacks what it leads to.
     """
@@ -39,6 +41,7 @@ class Rule:
     merges: int = 0
     splits: int = 0
     heights: tuple[Size, ...] | str | None = None
+    read_by: tuple[str, ...] = ()
     shifts: bool = False
     if_wanted: bool = False
 
@@ -78,12 +81,16 @@ class Rules:
 
 
 class Hit(NamedTuple):
-    """A converter that fired: its number, the lane that matched, the merged indices' texts, and the names it writes."""
+    """A converter that fired: its number, the lane that matched, the merged indices' texts, and the names it writes.
+
+    `read_by` has the texts of what is captured that operations read lists of the configuration by.
+    """
 
     rule: int
     lane: int
     place: tuple[str, ...]
     outputs: tuple[str, ...]
+    read_by: tuple[str, ...] = ()
 
 
 class Trace(NamedTuple):
@@ -138,5 +145,5 @@ def _rule(number: int, transform: Transform) -> Rule:
         return Rule(number, transform.scope, sides, shifts=shifts, if_wanted=transform.if_wanted)
     arity = transform.arity
     targets = tuple(Pattern.parse(text) for text in transform.target_patterns)
-    indices = arity.merges, arity.splits, arity.heights
+    indices = arity.merges, arity.splits, arity.heights, index_names(transform.operations)
     return Rule(number, transform.scope, sides, targets, *indices, shifts, transform.if_wanted)
