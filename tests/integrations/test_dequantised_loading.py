@@ -17,11 +17,7 @@ import weighbridge as wb
 from weighbridge.integrations import transformers as wbt
 
 EXAMPLES = ROOT.parent / "shared" / "formats"
-NAMES = (
-    *("bnb-int8", "ct-fp8-block", "ct-int4-asym", "ct-int8-channel", "ct-moe-int4-asym", "ct-moe-int4-group"),
-    *("ct-mxfp4", "ct-nvfp4", "fp8-block-aligned", "fp8-block-moe", "fp8-block-straddle", "gpt-oss-mxfp4"),
-    *("torchao-float8", "torchao-int8"),
-)
+NAMES = ("bnb-int8", "ct-int4-asym", "ct-moe-int4-group", "fp8-block-moe", "gpt-oss-mxfp4", "torchao-int8")
 
 
 @pytest.fixture
