@@ -700,18 +700,18 @@ def keep_one(folder: Path) -> object:
     return wb.plan(UNLIKE, [wb.WeightRenaming("embed.weight", "table.weight")], drop=["^head.weight$"]).state_dict()
 
 
-PADDED = {"embed.weight": torch.cat([numbers(5, 3), torch.ones(3, 3)])}
+ROWS_OF_ONES = {"embed.weight": torch.cat([numbers(5, 3), torch.ones(3, 3)])}
 
 
-@follows("padding-differs", "declare the value that stands there")
+@follows("padding-differs", "declare the value that stands there: Trim(..., value=...)")
 def declare_ones(folder: Path) -> object:
     rule = wb.WeightConverter("embed.weight", "embed.weight", [wb.Trim(0, 5, value=1)])
-    return wb.plan(PADDED, [rule]).state_dict()
+    return wb.plan(ROWS_OF_ONES, [rule]).state_dict()
 
 
 @follows("padding-differs", "keep the tensor as long as it is")
 def keep_all_rows(folder: Path) -> object:
-    return wb.plan(PADDED, []).state_dict()
+    return wb.plan(ROWS_OF_ONES, []).state_dict()
 
 
 TALL = {"old": numbers(8, 3)}

@@ -359,3 +359,16 @@ def test_side_without_data_is_refused() -> None:
     with pytest.raises(wb.CheckpointError) as refused:
         wb.diff(header, {"a": torch.zeros(2)})
     assert refused.value.code == "data-missing"
+
+
+def test_rows_that_change_within_each_head_are_said_so() -> None:
+    """A part of each head is turned from pairs to halves; where one head is turned otherwise, it is no such order."""
+    rows = torch.arange(250.0).reshape(50, 5)
+    heads = [(head[:6], head[6:]) for head in rows.chunk(5)]
+    turned = torch.cat([part for first, last in heads for part in (first[0::2], first[1::2], last)])
+    found = relation(rows, turned).relation
+    assert found.kind == "permuted"
+    assert "in a part of each head: Rearrange(pattern='(a b) ... -> a b ...', lengths={'a': 5})" in str(found)
+    other = torch.cat([turned[:40], turned[[41, 40, *range(42, 50)]]])
+    found = relation(rows, other).relation
+    assert "each head" not in str(found)

@@ -211,6 +211,21 @@ def rotary_parts() -> Layouts:
     return a, b
 
 
+def partial_rotary() -> Layouts:
+    """Query and key of which the first rows of each head are turned from pairs to halves, or some in its middle."""
+    new, a, b = Numbers(15), {}, {}
+    for layer in range(LAYERS):
+        for name, heads, size, start, stop in (("q", 5, 10, 0, 6), ("k", 2, 10, 0, 6), ("m", 4, 12, 2, 10)):
+            for kind, rest in (("weight", (5,)), ("bias", ())):
+                rows = new(heads * size, *rest)
+                key = f"l.{layer}.{name}_proj.{kind}"
+                a[key] = rows
+                cut = [(head[:start], head[start:stop], head[stop:]) for head in rows.chunk(heads)]
+                parts = [(first, turned[0::2], turned[1::2], last) for first, turned, last in cut]
+                b[key] = torch.cat([part for head in parts for part in head])
+    return a, b
+
+
 def turned(layouts: Layouts) -> Layouts:
     return layouts[1], layouts[0]
 
@@ -334,6 +349,18 @@ RECOVERED: dict[str, tuple[Callable[[], Layouts], list[str]]] = {
     "rotary parts, back": (
         lambda: turned(rotary_parts()),
         ["On(parts=[0], apply=PermuteForRope(inverse=True, num_heads=4))", "apply=Interleave(inverse=True))"],
+    ),
+    "partial rotary": (
+        partial_rotary,
+        [
+            "lengths={'a': 5}), Split(dim=1, sizes=[6, 4]), On(parts=[0], apply=Interleave(dim=1)), Concatenate(dim=1)",
+            "by Rearrange(pattern='(a b) ... -> a b ...', lengths={'a': 2}), Split(dim=1, sizes=[6, 4])",
+            "lengths={'a': 4}), Split(dim=1, sizes=[2, 8, 2]), On(parts=[1], apply=Interleave(dim=1))",
+        ],
+    ),
+    "partial rotary, back": (
+        lambda: turned(partial_rotary()),
+        [f"On(parts=[{part}], apply=Interleave(dim=1, inverse=True))" for part in (0, 0, 1)],
     ),
     "exchanged names": (exchanged_names, []),
     "shifted indices": (shifted_indices, []),

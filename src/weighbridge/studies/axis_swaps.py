@@ -81,6 +81,48 @@ def find_part_swaps(
     return (Split(axis, sizes), *swaps, Concatenate(axis))
 
 
+def find_head_swaps(
+    source: torch.Tensor, target: torch.Tensor, axis: int, axis_count: int
+) -> tuple[Operation, ...] | None:
+    """Find the chain that exchanges places within a part of each head: the rotary rows of a partial rotation.
+
+    Args:
+        source: As for `find_swaps`.
+        target: As for `find_swaps`.
+        axis: The axis.
+        axis_count: Number of axes of the tensor.
+
+    Returns:
+        The chain for the most heads, which first makes them an axis of their own; None where there is none.
+
+    Examples:
+        >>> import torch
+        >>> rows = torch.arange(12).reshape(2, 6)
+        >>> find_head_swaps(rows.flatten(), rows[:, [0, 2, 1, 3, 4, 5]].flatten(), 0, 2)[1:3]
+        (Split(dim=1, sizes=(4, 2)), On(parts=(0,), apply=Interleave(dim=1, inverse=False)))
+    """
+    if source.shape != target.shape or not len(source):
+        return None
+    for size in divisors(len(source))[:-1]:
+        one, two = (side.reshape(-1, size) for side in (source, target))
+        chain = find_part_swaps(one[0], two[0], axis + 1, axis_count + 1)
+        if chain is None or not _is_everywhere(one, two):
+            continue
+        leading = " ".join("xyzuvw"[:axis])
+        joined, apart = (f"{leading} {heads} ...".strip() for heads in ("(a b)", "a b"))
+        heads = len(source) // size
+        before, after = Rearrange(f"{joined} -> {apart}", a=heads), Rearrange(f"{apart} -> {joined}", a=heads)
+        return (before, *chain, after)
+    return None
+
+
+def _is_everywhere(source: torch.Tensor, target: torch.Tensor) -> bool:
+    """Tell whether each row of hashes goes through what the first one does."""
+    ordered, places = source[0].sort()
+    origins = places[(ordered[:, None] == target[0]).int().argmax(0)]
+    return source[:, origins].equal(target)
+
+
 def _regions(source: torch.Tensor, target: torch.Tensor) -> list[tuple[int, int]]:
     """Return the intervals in which places change, with the first place and the last one, which stay."""
     if source.shape != target.shape or not source.sort().values.equal(target.sort().values):

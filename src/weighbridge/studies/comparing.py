@@ -17,7 +17,7 @@ from weighbridge.algebra.copies import strides
 from weighbridge.base.forms.elements import spell_element
 from weighbridge.base.keys import natural_key
 from weighbridge.base.specs import Shape, coordinates
-from weighbridge.studies.axis_swaps import find_part_swaps
+from weighbridge.studies.axis_swaps import find_head_swaps, find_part_swaps
 from weighbridge.studies.block_orders import find_block_order
 from weighbridge.studies.common_rows import common_element, one_longer_axis
 from weighbridge.studies.contents import WINDOW_NUMEL, Contents, Side
@@ -351,9 +351,10 @@ def _find_rows(first: Contents, second: Contents) -> Relation | None:
         blocks = find_block_order(sides[0], sides[1], axis)
         if blocks is not None:
             return Relation("permuted", f"{word}, along axis {axis}, in blocks: {blocks}")
-        chain = find_part_swaps(sides[0], sides[1], axis, len(shape))
-        if chain is not None:
-            return Relation("permuted", f"{word}, along axis {axis}, in some parts: {', '.join(map(str, chain))}")
+        for find, where in ((find_head_swaps, "in a part of each head"), (find_part_swaps, "in some parts")):
+            chain = find(sides[0], sides[1], axis, len(shape))
+            if chain is not None:
+                return Relation("permuted", f"{word}, along axis {axis}, {where}: {', '.join(map(str, chain))}")
         if prod(shape) != size and torch.equal(sides[0].sort().values, sides[1].sort().values):
             return Relation("permuted", f"{word}, along axis {axis}")  # rows of one element are elements
     return None

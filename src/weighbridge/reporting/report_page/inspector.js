@@ -197,7 +197,8 @@ class Inspector {
   }
 
   copyList(side, place, step, program, slots) {
-    const isOther = (slot) => side.name === "source" && slot < step.sources.length && step.sources[slot] !== place;
+    const isAnother = (slot) => slot < step.sources.length && step.sources[slot] !== place;
+    const isOther = (slot) => side.name === "source" && (slots[slot].isDeclared || isAnother(slot));
     const lines = [];
     for (const { output, name, again } of this.outputs(side, place, step, program)) {
       const sign = again ? "==" : "<-";

@@ -22,7 +22,7 @@ from weighbridge.operations.movements import (
 )
 from weighbridge.operations.ops import Operation
 from weighbridge.operations.rearrange import Reordering
-from weighbridge.studies.axis_swaps import find_part_swaps, find_swaps
+from weighbridge.studies.axis_swaps import find_head_swaps, find_part_swaps, find_swaps
 from weighbridge.studies.block_orders import find_block_order
 from weighbridge.studies.inference.by_value.fingerprints import bits_of, sum_hashes
 
@@ -135,11 +135,11 @@ def _axis_swaps(source: torch.Tensor, target: torch.Tensor) -> Iterator[Operatio
     one, two = sum_hashes(source), sum_hashes(target)
     for axis, sums in one.axes.items():
         yield from ((swap,) for swap in find_swaps(sums, two.axes[axis], axis, len(one.shape)))
+    heads = (find_head_swaps(sums, two.axes[axis], axis, len(one.shape)) for axis, sums in one.axes.items())
+    yield from (chain for chain in heads if chain is not None)
     for axis, sums in one.axes.items():
         found = find_block_order(sums, two.axes[axis], axis)
         if found is not None:
             yield (found,)
-    for axis, sums in one.axes.items():
-        chain = find_part_swaps(sums, two.axes[axis], axis, len(one.shape))
-        if chain is not None:
-            yield chain
+    parts = (find_part_swaps(sums, two.axes[axis], axis, len(one.shape)) for axis, sums in one.axes.items())
+    yield from (chain for chain in parts if chain is not None)
