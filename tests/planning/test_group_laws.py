@@ -113,6 +113,17 @@ KINDS: dict[str, Kind] = {
         rows=1,
         columns=16,
     ),
+    "words of columns, zero points in words of rows": Kind(
+        compressed("pack-quantized", num_bits=4, type="int", symmetric=False, strategy="group", group_size=16),
+        lambda name, r, c, g: {
+            f"{name}.weight_packed": integers(g, torch.int32, r, c // 8),
+            f"{name}.weight_scale": numbers(g, r, c // 16),
+            f"{name}.weight_zero_point": integers(g, torch.int32, r // 8, c // 16),
+            f"{name}.weight_shape": torch.tensor([r, c]),
+        },
+        rows=8,
+        columns=16,
+    ),
     "words of rows, columns first": Kind(
         {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"},
         lambda name, r, c, g: {

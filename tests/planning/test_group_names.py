@@ -163,6 +163,11 @@ def test_a_weight_is_turned_where_its_blocks_stay_what_the_configuration_says() 
         assert codes_of(caught) == {"companion-fixed"}
 
 
+@pytest.mark.parametrize("operation", [wb.Pad(0, size=8), wb.Trim(0, size=4)])
+def test_no_declared_value_is_put_into_codes_or_cut_off(operation: Any) -> None:
+    assert refused([wb.WeightConverter("up.weight", "up.weight", [operation])]) == {"companion-fixed"}
+
+
 NAMED: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
     "MXFP4": {"up_blocks": ("U8", (6, 2, 16)), "up_scales": ("U8", (6, 2))},
     "NVFP4 of ModelOpt": {

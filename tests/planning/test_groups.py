@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 from dequantised import FORMULAS, weights_of
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
 
@@ -293,3 +293,45 @@ def test_packed_experts_are_stacked_and_found_again_under_their_new_names(name: 
     first = load_file(source / "model.safetensors")
     assert first.keys() == again.keys()
     assert [key for key in first if not same_bits(first[key], again[key])] == []
+
+
+@pytest.mark.parametrize("name", ["ct-int4-asym", "ct-int4-group", "ct-from-awq-gemm"])
+def test_the_shape_beside_packed_integers_is_said_anew(name: str, tmp_path: Path) -> None:
+    place = example(name)
+    source = copied(place, tmp_path / "source")
+    reader = place if (place / "oracle.safetensors").is_file() else example(name.removeprefix("ct-from-"))
+    oracle = load_file(reader / "oracle.safetensors")
+    made = wb.plan(source, FUSED).write(tmp_path / "made")
+    found, tensors = numbers_in(made), load_file(made / "model.safetensors")
+    stem, parts = "model.layers.0.self_attn", "model.layers.0.self_attn.{}_proj.weight"
+    wanted = joined(oracle, parts, "qkv")
+    assert torch.equal(found[f"{stem}.qkv_proj.weight"].to(wanted.dtype), wanted)
+    assert tensors[f"{stem}.qkv_proj.weight_shape"].tolist() == list(wanted.shape)
+    same_files(source, wb.revert(made, tmp_path / "back"))
+    (made / "weighbridge.json").unlink()
+    again = load_file(wb.convert(made, tmp_path / "again", FUSED, reverse=True, target=source) / "model.safetensors")
+    first = load_file(source / "model.safetensors")
+    assert [key for key in first if not same_bits(first[key], again[key])] == []
+
+
+@pytest.mark.parametrize("name", ["ct-moe-int4-asym", "ct-moe-int4-group"])
+def test_packed_experts_are_stacked_and_joined(name: str, tmp_path: Path) -> None:
+    source = copied(example(name), tmp_path / "source")
+    made = wb.convert(source, tmp_path / "made", EXPERTS)
+    before, after = numbers_in(source), numbers_in(made)["model.layers.0.mlp.experts.gate_up_proj"]
+    expert = "model.layers.0.mlp.experts.{}.{}_proj.weight"
+    both = [torch.cat([before[expert.format(i, part)] for part in ("gate", "up")]) for i in range(len(after))]
+    assert torch.equal(after, torch.stack(both))
+    same_files(source, wb.revert(made, tmp_path / "back"))
+
+
+def test_a_shape_that_is_not_that_of_the_codes_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    """Eight columns share a word, of which the last may be padding: the tensors alone do not say."""
+    source = copied(example("ct-int4-group"), tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.0.self_attn.q_proj.weight_shape"][1] -= 1
+    save_file(tensors, source / "model.safetensors")
+    plan = wb.plan(source, [QKV])
+    with pytest.raises(wb.PlanError) as caught:
+        plan.write(tmp_path / "made")
+    assert codes_of(caught) == {"padding-differs"}

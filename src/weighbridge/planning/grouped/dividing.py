@@ -7,12 +7,14 @@ from fractions import Fraction
 from math import ceil, prod
 from typing import NamedTuple
 
-from weighbridge.algebra.copies import strides
+from weighbridge.algebra.copies import Copy, Loop, strides
+from weighbridge.algebra.layout import Layout
 from weighbridge.algebra.quotient import Grid, Quotient, Seam, divide
-from weighbridge.base.specs import Shape
+from weighbridge.base.forms.elements import Constant, element_bytes
+from weighbridge.base.specs import Shape, TensorSpec
 from weighbridge.mappings.schemes.scheme import Along, Axis, Member
 from weighbridge.planning.grouped.weights import Kind
-from weighbridge.planning.program import Output, Program
+from weighbridge.planning.program import Cut, Output, Program
 
 ROWS, COLUMNS = 0, 1
 """Numbers of the roles that the axes of a weight have."""
@@ -72,12 +74,40 @@ def _divide_member(program: Program, kinds: Sequence[Kind], number: int) -> Divi
     found: Quotient | Seam = Seam(0, is_order=True)
     if is_whole and is_as_stored:
         layouts = [output.layout for output in program.targets]
-        found = divide(layouts, sources, targets, may_repeat=member.kind != "derived")
+        found = divide(layouts, sources, targets, may_repeat=member.role != "shape")
+        if isinstance(found, Seam) and member.role == "shape":
+            return _restated(member, kinds, specs, shapes[1])
     if isinstance(found, Seam):
-        return Undivided(member, found if member.kind != "derived" else None)
+        return Undivided(member, found)
     outputs = tuple(Output(specs[0].dtype, layout) for _, layout in found.outputs)
     made = Program(tuple(specs[slot] for slot in found.slots), (), outputs)
     return Divided(member, made, found.slots, tuple(target for target, _ in found.outputs))
+
+
+def _restated(member: Member, kinds: Sequence[Kind], specs: Sequence[TensorSpec], made: Sequence[Shape]) -> Divided:
+    """Say the shapes of new weights, which come from no tensor, and hold those of the old ones to what is there."""
+    dtype = specs[0].dtype
+    constants: list[Constant] = []
+    targets: list[Output] = []
+    for shape in made:
+        first, stack = len(specs) + len(constants), shape[:-2]
+        constants += [Constant(TensorSpec(dtype, stack), element_bytes(size, dtype)) for size in shape[-2:]]
+        copies = tuple([Copy(first + place, 0, place, _every(prod(stack), 1, 2)) for place in range(2)])
+        targets.append(Output(dtype, Layout((*stack, 2), copies)))
+    cuts = [
+        Cut(
+            Output(dtype, Layout(shape[:-2], (Copy(slot, place, 0, _every(prod(shape[:-2]), 2, 1)),))),
+            element_bytes(size, dtype),
+        )
+        for slot, shape in enumerate(kind.shape or () for kind in kinds)
+        for place, size in enumerate(shape[-2:])
+    ]
+    program = Program(tuple(specs), (), tuple(targets), constants=tuple(constants), cuts=tuple(cuts))
+    return Divided(member, program, tuple(range(len(specs))), tuple(range(len(made))))
+
+
+def _every(count: int, read: int, write: int) -> tuple[Loop, ...]:
+    return (Loop(count, read, write),) if count > 1 else ()
 
 
 def _along(member: Member, inside: Shape) -> tuple[Along, ...]:

@@ -13,6 +13,7 @@ from weighbridge.planning.grouped.dividing import Divided, Undivided, divide_pro
 from weighbridge.planning.grouped.refusals import (
     has_no_place,
     is_cast,
+    is_declared,
     is_otherwise,
     lacks_a_part,
     not_alike,
@@ -108,6 +109,8 @@ class _Expanding:
         """Divide the program of a step; or say why that cannot be."""
         if step.program.casts:
             return is_cast(weights[0], step.program)
+        if step.program.is_declared:
+            return is_declared(weights[0])
         kinds = [weight.kind for weight in weights]
         likeness = kinds[0].likeness
         strange = {id(kind): kind for kind in kinds if kind is not kinds[0]}

@@ -63,6 +63,12 @@ def is_cast(weight: Weight, program: Program) -> PlanError:
     return PlanError("companion-fixed", "the codes of a quantised weight are no numbers", got=got, hint=_DEQUANTISE)
 
 
+def is_declared(weight: Weight) -> PlanError:
+    """Say that a declared value has no scales."""
+    what = "a value that is put in, or cut off, has no place in a quantised weight"
+    return PlanError("companion-fixed", what, got=f"{weight.base}: {weight.scheme.title}", hint=_DEQUANTISE)
+
+
 def not_alike(one: Weight, other: Weight) -> PlanError:
     """Say that weights which are to be joined are not stored alike."""
     return PlanError(

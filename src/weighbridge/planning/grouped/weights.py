@@ -186,7 +186,7 @@ def _weights(header: Header, found: Iterable[QuantisedWeight]) -> tuple[dict[str
 def _shape(stored: Stored) -> Shape | None:
     """Return the shape of a weight; None where its format says nothing of how its tensors lie over it."""
     members = stored.members
-    if any(member.along is None and member.kind != "derived" for member in members):
+    if any(member.along is None and member.role != "shape" for member in members):
         return None
     if any(along.axis is Axis.FLAT for member in members for along in member.along or ()):
         return None
