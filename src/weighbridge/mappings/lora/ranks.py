@@ -41,7 +41,7 @@ class Strength(NamedTuple):
             >>> Strength(8, 16).at(24)
             Strength(rank=24, alpha=48, is_rooted=False)
             >>> Strength(2, 6, is_rooted=True).at(4).alpha
-            8.485281374238571
+            8.48528137423857
             >>> Strength(2, 6, is_rooted=True).at(8).alpha
             12
         """

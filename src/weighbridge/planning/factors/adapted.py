@@ -40,6 +40,7 @@ class Factor(NamedTuple):
             packing: `RANK_MAJOR`, or the columns of one expert together: no difference with one expert, or one rank.
 
         Examples:
+            >>> from weighbridge.planning.factors.rectangles import OUT
             >>> Factor.of(OUT, "F32", Matrix(3, 5, 7, is_turned=False), rank=2)
             Factor(spec=TensorSpec(dtype='F32', shape=(5, 6)), member=1, unit=6, rank=3)
         """
