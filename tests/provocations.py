@@ -49,6 +49,35 @@ def provokes(code: str) -> Callable[[Provocation], Provocation]:
 # What they work on
 
 
+FUSED: Final = wb.Mapping(
+    [wb.WeightConverter(["gate.weight", "up.weight"], "gate_up.weight", [wb.Concatenate(0)])], name="fused"
+)
+MOVED: Final = wb.Mapping([wb.WeightRenaming("mlp", "feed_forward")], name="moved")
+
+
+def adapter(folder: Path, *modules: str, r: int = 2) -> Path:
+    """Make an adapter of rank 2 for some projections, with a configuration that says `r`."""
+    named = {f"base_model.model.mlp.{module}.lora_{role}.weight": shape
+             for module in modules or ("gate", "up") for role, shape in (("A", (2, 3)), ("B", (4, 2)))}  # fmt: skip
+    return write_adapter(folder / f"adapter-{r}", named, {"r": r, "target_modules": ["gate", "up"]})
+
+
+def expert_adapter(folder: Path) -> Path:
+    """Make an adapter for three fused experts that does not say how they are packed."""
+    named = {"base_model.model.mlp.experts.lora_A.weight": (6, 3), "base_model.model.mlp.experts.lora_B.weight": (4, 6)}
+    return write_adapter(folder / "experts", named, {"r": 2, "target_parameters": ["experts.down"]})
+
+
+def write_adapter(place: Path, shapes: dict[str, tuple[int, ...]], config: dict[str, Any]) -> Path:
+    place.mkdir()
+    save_file({name: numbers(*shape) for name, shape in shapes.items()}, place / "adapter_model.safetensors")
+    (place / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 2} | config))
+    return place
+
+
+EXPERT_BASE: Final = wb.Header({"mlp.experts.down": wb.TensorSpec("F32", (3, 4, 3))})
+
+
 def numbers(*shape: int) -> torch.Tensor:
     """Distinct values."""
     return torch.arange(float(torch.Size(shape).numel())).reshape(shape)
@@ -382,6 +411,21 @@ def cut_a_weight_of_two_schemes(folder: Path) -> object:
 def say_another_block(folder: Path) -> object:
     specs, config = quantised((4, 2), block=4)
     return wb.plan(wb.Header(specs), [BOTH], config=config)
+
+
+@provokes("adapter-invalid")
+def convert_with_the_configuration_of_another_adapter(folder: Path) -> object:
+    return wb.plan(adapter(folder, r=4), FUSED)
+
+
+@provokes("adapter-packing")
+def convert_experts_that_nobody_knows_of(folder: Path) -> object:
+    return wb.plan(expert_adapter(folder), MOVED, base=EXPERT_BASE)
+
+
+@provokes("adapter-inexact")
+def fuse_what_was_trained_in_part(folder: Path) -> object:
+    return wb.plan(adapter(folder, "gate"), FUSED, base=header(mlp__gate__weight=(4, 3), mlp__up__weight=(4, 3)))
 
 
 @provokes("layout-ambiguous")

@@ -18,11 +18,15 @@ import torch
 from provocations import (
     BOTH,
     DIFFERING,
+    EXPERT_BASE,
     EXPERTS,
+    FUSED,
     HALVES,
+    MOVED,
     NORMS,
     ONE_SCALE,
     OTHER,
+    adapter,
     checkpoint,
     converter,
     entry,
@@ -53,6 +57,7 @@ class Remedy(NamedTuple):
 REMEDIES: Final[dict[str, list[Remedy]]] = {}
 
 BY_HAND: Final[dict[str, tuple[str, ...]]] = {
+    "adapter-inexact": ("merge the adapter into its model with PEFT, and convert that",),
     "checkpoint-partial": (
         "load the pieces of all ranks with the HuggingFaceStorageReader of torch.distributed.checkpoint",
     ),
@@ -568,6 +573,21 @@ def ask_for_a_wider_dtype(folder: Path) -> object:
 @follows("cast-overflow", "declare that such values may become infinite: allow_overflow=True (--allow-overflow)")
 def declare_infinities(folder: Path) -> object:
     return wb.plan({"a.weight": torch.tensor([1e30, 1.0])}, [], dtype="F16", allow_overflow=True).state_dict()
+
+
+@follows("adapter-invalid", "take the adapter_config.json that was saved with these tensors")
+def take_its_own_configuration(folder: Path) -> object:
+    return wb.convert(adapter(folder), folder / "out", FUSED, block_diagonal=True)
+
+
+@follows("adapter-packing", 'declare it: lora_B_layout="rank_major" as of PEFT')
+def declare_the_packing_of_peft(folder: Path) -> object:
+    return wb.plan(folder / "experts", MOVED, base=EXPERT_BASE, lora_B_layout="rank_major")
+
+
+@follows("adapter-packing", '"grouped_by_expert" as of earlier versions of Unsloth')
+def declare_the_other_packing(folder: Path) -> object:
+    return wb.plan(folder / "experts", MOVED, base=EXPERT_BASE, lora_B_layout="grouped_by_expert")
 
 
 @follows("layout-ambiguous", 'declare the layout: layout="mapped" or layout="as is"')

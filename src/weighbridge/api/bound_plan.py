@@ -16,6 +16,7 @@ from weighbridge.api.joined_files import open_source
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.forms.named_options import read_named
+from weighbridge.mappings.lora.peft_configs import WEIGHTS_STEM
 from weighbridge.planning import plan as planned
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from weighbridge.reporting.explanation import Explanation
     from weighbridge.reporting.report import Report
+    from weighbridge.running.changed_files import FileChange
     from weighbridge.storage.places.directory import Extra
     from weighbridge.storage.protocol import Checkpoint
 
@@ -40,6 +42,7 @@ class Binding:
         produced: Gives what the last run made; None as long as there was no run.
         read: What the last run read.
         config: The configuration that it was made with, which a model that is loaded through it remembers.
+        changes: Files beside the weights that it writes anew.
     """
 
     source: Any = None
@@ -48,6 +51,7 @@ class Binding:
     produced: Callable[[], Any] | None = None
     read: Checkpoint | None = None
     config: Any = None
+    changes: tuple[FileChange, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,6 +154,7 @@ class Plan(planned.Plan):
         """
         made = Plan.bind(super().inverse(lossy=lossy, keep_initialised=keep_initialised), source)
         made.binding.forward, made.binding.config = self, self.binding.config
+        made.binding.changes = tuple(change.inverse() for change in self.binding.changes)
         return made
 
     def restrict(self, only: str | Iterable[str]) -> Plan:
@@ -161,9 +166,12 @@ class Plan(planned.Plan):
 
         Raises:
             PatternError: `pattern-syntax`.
-            PlanError: `rule-unused` for a selection that names no target.
+            PlanError: `rule-unused` for a selection that names no target; `usage` for an adapter, which is one whole.
         """
         from weighbridge.planning.restricting import restrict
+
+        if self.is_of_adapter:
+            raise PlanError("usage", "an adapter is converted as a whole", hint="leave out the selection")
 
         made = Plan.bind(restrict(self, only), self.binding.source, origin=self.binding.origin)
         made.binding.forward, made.binding.config = self.binding.forward, self.binding.config
@@ -277,13 +285,31 @@ class Plan(planned.Plan):
         from weighbridge.running.to_files.directory_writing import WriteOptions, write
         from weighbridge.running.to_files.torch_writing import write_torch_file
 
+        changes, is_torch = self._changes(), names_torch_file(destination)
+        if self.is_of_adapter and self.target_files is None and options.get("name") is None and not is_torch:
+            options |= {"name": WEIGHTS_STEM, "max_shard_size": None}
         chosen = read_named(WriteOptions, options)
         checkpoint = self.checkpoint(source)
         origin = None if checkpoint.extras else self._origin()
-        write_to = write_torch_file if names_torch_file(destination) else write
-        made = write_to(self, checkpoint, destination, chosen, origin, beside)
+        if is_torch:
+            needed = (*beside, *(change.extra for change in changes))
+            made = write_torch_file(self, checkpoint, destination, chosen, origin, needed)
+        else:
+            made = write(self, checkpoint, destination, chosen, origin, beside, changes)
         self.binding.produced = lambda: made
         return made
+
+    def _changes(self) -> tuple[FileChange, ...]:
+        """Return the files that are written anew; an adapter means nothing without its configuration.
+
+        Raises:
+            PlanError: `usage`.
+        """
+        if self.is_of_adapter and not self.binding.changes:
+            what = "this plan moves an adapter's tensors, and does not hold the configuration that belongs to them"
+            hint = "make the plan anew, of the adapter's directory and the mapping, and write that"
+            raise PlanError("usage", what, hint=hint)
+        return self.binding.changes
 
     # ---- what it reads ----
 

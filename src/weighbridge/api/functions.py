@@ -8,6 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from weighbridge.api.adapter_plans import (
+    Adapter,
+    AdapterOptions,
+    plan_adapter,
+    read_adapter,
+    take_options,
+    undo_changes,
+)
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import config_for
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
@@ -111,13 +119,16 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
             whatever the mapping gives. Names and shapes must be the target's; a dtype stays the source's, which a
             note says where the target's is another, unless ``dtype="target"`` asks for a cast.
         options: See `weighbridge.planning.plan_options.Options`: `partial`, `drop`, `carry`, `initialise`, `dtype`,
-            `layout`, `base_prefix`, `config`, `companions`.
+            `layout`, `base_prefix`, `config`, `companions`. For the directory of an adapter, which the mapping of its
+            model moves: `config`, and see `weighbridge.api.adapter_plans.AdapterOptions`: `base`, `block_diagonal`,
+            `lora_B_layout`.
 
     Returns:
         The plan; it remembers the checkpoint, so that it can be run at once.
 
     Raises:
-        PlanError: `plan-failed` with every problem found, `layout-ambiguous`, `inverse-unproven`.
+        PlanError: `plan-failed` with every problem found, `layout-ambiguous`, `inverse-unproven`; `adapter-invalid`
+            and `adapter-inexact` for an adapter.
         RegistryError: `mapping-not-found`.
         CheckpointError: As `open`.
         WeighbridgeError: `usage` for an option that is none.
@@ -131,6 +142,10 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     source = open(checkpoint, config=options.get("config"))
     asked = source.asked if isinstance(source, JoinedCheckpoint) else ()
     found = as_mapping(find_mapping(mapping))
+    given, options = take_options(options)
+    adapter = read_adapter(source, found, given, target)
+    if adapter is not None:
+        return _plan_adapter(checkpoint, adapter, found, given, options)
     options["config"] = config_for(options.get("config"), source, target, checkpoint)
     found = bind_offsets(found, options["config"])
     wanted, notes, computed = _target_of(target, source.header)
@@ -159,6 +174,15 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     made = Plan.bind(say_computed(replace(compiled, notes=(*compiled.notes, *said)), source), source)
     made.binding.config = options["config"]
     return made
+
+
+def _plan_adapter(
+    place: Place, adapter: Adapter, mapping: Mapping, given: AdapterOptions, options: dict[str, Any]
+) -> Plan:
+    recorded = find_conversion(adapter.source, mapping) if mapping.forward is None else None
+    if recorded is not None:
+        raise _converted_already(adapter.source, mapping)
+    return plan_adapter(adapter, mapping, given, options, place)
 
 
 def _converted_already(source: Checkpoint, mapping: Mapping) -> PlanError:
@@ -321,7 +345,11 @@ def plan_revert(source: str | Path, *, lossy: bool = False, direct: bool = False
     # What the model alone was to initialise is in no file, so a file does not lose it.
     dropped = tuple(fated for fated in back.dropped if fated.key in checkpoint.header)
     notes = _changed_since(Path(source)) if receipt.digests is not None else ()
-    return Plan.bind(replace(back, dropped=dropped, notes=notes), checkpoint)  # the other notes are about the way there
+    changes, said = undo_changes(Path(source), receipt.changed)
+    # The other notes are about the way there.
+    made = Plan.bind(replace(back, dropped=dropped, notes=(*notes, *said)), checkpoint)
+    made.binding.changes = changes
+    return made
 
 
 def _changed_since(output: Path) -> tuple[str, ...]:

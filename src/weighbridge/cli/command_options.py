@@ -172,6 +172,23 @@ class PlanOptions:
         str,
         typer.Option(metavar="PREFIX", help="Prefix that only head models have.", rich_help_panel=PANEL),
     ] = ""
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="PLACE", help="The model that an adapter belongs to.", rich_help_panel=PANEL),
+    ] = None
+    block_diagonal: Annotated[
+        bool,
+        typer.Option("--block-diagonal", help="Join an adapter's factors that differ.", rich_help_panel=PANEL),
+    ] = False
+    lora_b_layout: Annotated[
+        str | None,
+        typer.Option(
+            "--lora-b-layout",
+            metavar="NAME",
+            help="How an adapter's lora_B is packed for fused experts: rank_major, grouped_by_expert.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Use the inverse of the mapping.", rich_help_panel=PANEL)
     ] = False
@@ -237,6 +254,8 @@ class PlanOptions:
         """
         names = "partial", "drop", "carry", "initialise", "allow_overflow", "base_prefix"
         given = {name: getattr(self, name) for name in names} | {"companions": not self.no_companions}
+        adapter = {"base": self.base, "block_diagonal": self.block_diagonal, "lora_B_layout": self.lora_b_layout}
+        given |= {name: value for name, value in adapter.items() if value}
         return {"layout": self.layout.value, "dtype": dtype_option(self.dtype), "config": self._config(), **given}
 
     def _config(self) -> Any:

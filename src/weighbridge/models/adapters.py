@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from weighbridge.base.errors import RegistryError
 from weighbridge.base.keys import counted
+from weighbridge.mappings.lora.peft_configs import PLAIN_STARTS
 from weighbridge.models.wrappers import Part, classes_of
-
-_PLAIN_STARTS: Final = ("gaussian", "eva", "orthogonal")
-"""Ways of PEFT to begin an adapter that leave the weights as they are; others take from them what it begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,7 @@ def _count(part: Part) -> int:
 def _taken(config: Any) -> Iterable[str]:
     """Yield how an adapter has changed the weights when it was made, by its configuration."""
     start = getattr(config, "init_lora_weights", None)
-    if isinstance(start, str) and not start.startswith(_PLAIN_STARTS):
+    if isinstance(start, str) and not start.startswith(PLAIN_STARTS):
         yield f"an adapter began with a part of them (init_lora_weights={start!r})"
 
 

@@ -19,6 +19,7 @@ from weighbridge.base.file_sets import FileSet
 from weighbridge.base.hashes import sha256_of
 from weighbridge.base.keys import counted
 from weighbridge.base.specs import Header
+from weighbridge.mappings.lora.adapter_names import is_of_adapter
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning.checking import find_problems
 from weighbridge.planning.program import Program, program_to_dict
@@ -158,6 +159,11 @@ class Plan:
     def conditions(self) -> tuple[Condition, ...]:
         """What must hold of the source's values, which a run compares before it writes anything."""
         return tuple(condition for step in self.steps for condition in step.conditions())
+
+    @property
+    def is_of_adapter(self) -> bool:
+        """Whether it moves an adapter, as the mapping of the adapter's model says."""
+        return is_of_adapter(self.reading)
 
     @property
     def is_exact(self) -> bool:

@@ -10,6 +10,7 @@ from weighbridge.algebra.regions import region
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse, nearest
 from weighbridge.base.specs import Header
+from weighbridge.mappings.lora.adapter_names import weight_name
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
@@ -126,6 +127,7 @@ def explain(plan: Plan, key: str) -> Explanation:
     group = missing_members(plan.mapping, plan.source, key) if _is_left_out(plan, steps) else ()
     near = _near(plan, origins, key) if lacks and not (sides and group) else ()
     traced = key if "source" in sides else next(iter([*(s for step in steps for s in step.sources), *origins]), key)
+    traced = weight_name(traced) if plan.is_of_adapter else traced
     return Explanation(
         key,
         sides,

@@ -6,21 +6,23 @@ It is a file in a directory, and in a torch file a member of the archive beside 
       {"format": "weighbridge-receipt", "version": 1, "weighbridge": package version, "plan_hash": SHA-256,
        "mapping": name, "source": {"where", "files": [{"name", "size_bytes", "mtime_ns", "head_sha256"}]},
        "plan": the plan's JSON form, files of the source included,
+       "changed": files beside the weights that were written anew, as [name, text before, SHA-256 of the new one]; where
+           there are such,
        "checked": which sources were compared and found equal, as [target, [sources of each way of making it]], and
            which parts that were cut off held their value, as [target, [sources], part, value]; where the plan has
            such conditions,
        "digests": what `tensor_digests` describes, where it was asked for}
 
 With it, `revert` needs nothing else. The mapping and the layout of the source's files are inside the plan. Digests came
-later, and so did what was checked, and the version is still 1: a reader that does not know them leaves them aside and
-misreads nothing.
+later, and so did what was checked and changed, and the version is still 1: a reader that does not know them leaves them
+aside and misreads nothing.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -28,10 +30,11 @@ from typing import Any, Final, NamedTuple
 from weighbridge._version import __version__
 from weighbridge.base.errors import CheckpointError, DestinationError, WeighbridgeError
 from weighbridge.base.file_names import RECEIPT_NAME, names_torch_file
-from weighbridge.base.forms.json_forms import table, text
+from weighbridge.base.forms.json_forms import items, table, text
 from weighbridge.base.json_text import parse_json
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.stored import read_plan
+from weighbridge.running.changed_files import FileChange, RecordedChange
 from weighbridge.running.tensor_digests import Digests
 from weighbridge.storage.places.regular_files import read_small_file
 from weighbridge.storage.protocol import Checkpoint
@@ -52,16 +55,18 @@ class Receipt(NamedTuple):
         source: The fingerprints of what it read.
         package_version: The package's version at the time.
         digests: Digests of the output; None where they were not asked for.
+        changed: Files beside the weights that were written anew.
     """
 
     plan: Plan
     source: dict[str, Any]
     package_version: str
     digests: Digests | None = None
+    changed: tuple[RecordedChange, ...] = ()
 
 
-def receipt_text(plan: Plan, checkpoint: Checkpoint) -> bytes:
-    """Write a receipt for what a plan makes from a checkpoint."""
+def receipt_text(plan: Plan, checkpoint: Checkpoint, changes: Sequence[FileChange] = ()) -> bytes:
+    """Write a receipt for what a plan makes from a checkpoint, and for files beside it that are written anew."""
     form = {
         "format": RECEIPT_FORMAT,
         "version": RECEIPT_VERSION,
@@ -70,6 +75,7 @@ def receipt_text(plan: Plan, checkpoint: Checkpoint) -> bytes:
         "mapping": plan.mapping.name,
         "source": {"where": checkpoint.where, "files": checkpoint.fingerprint()},
         "plan": plan.to_dict(),
+        **({"changed": [change.to_list() for change in changes]} if changes else {}),
         **({"checked": _checked(plan)} if plan.conditions else {}),
     }
     return json.dumps(form, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass") + b"\n"
@@ -145,7 +151,8 @@ def read_receipt(directory: Path) -> Receipt:
             what = "this is no receipt of a known version"
             raise CheckpointError("receipt-invalid", what, where=str(path), got=repr(found))
         digests = Digests.from_dict(form["digests"]) if "digests" in form else None
-        receipt = Receipt(read_plan(form["plan"]), table(form["source"]), text(form["weighbridge"]), digests)
+        changed = tuple(map(RecordedChange.from_form, items(form.get("changed", []))))
+        receipt = Receipt(read_plan(form["plan"]), table(form["source"]), text(form["weighbridge"]), digests, changed)
         if (form["plan_hash"], form["mapping"]) != (receipt.plan.hash, receipt.plan.mapping.name):
             raise CheckpointError("receipt-invalid", "the receipt belongs to another plan", where=str(path))
         if form.get("checked", []) != _checked(receipt.plan):

@@ -70,7 +70,7 @@ def broken_conditions(plan: Plan, checkpoint: Checkpoint) -> Iterator[PlanError]
             if one.key in quantised_keys(plan.source):
                 yield _companions_differ(key, one, other, checkpoint)
             else:
-                yield _sources_differ(key, one, other, checkpoint, is_back=bool(plan.is_back))
+                yield _sources_differ(key, one, other, checkpoint, _remedy(plan))
         for cut, found in unlike_cuts(step, checkpoint):
             yield _padding_differs(step, cut, found, checkpoint, is_back=bool(plan.is_back))
 
@@ -160,15 +160,23 @@ def _value(raw: bytearray, dtype: str) -> str:
     return str(torch.frombuffer(raw, dtype=dtype_of(dtype)).item())
 
 
-def _sources_differ(key: str, one: _Element, other: _Element, checkpoint: Checkpoint, *, is_back: bool) -> PlanError:
-    hint = "give each a target of its own, or rename the one that is meant and drop the others"
+def _remedy(plan: Plan) -> str:
+    """Say what to do about sources that differ."""
+    if plan.is_of_adapter and not plan.is_back:
+        return "join factors that differ as blocks, at the sum of their ranks: block_diagonal=True (--block-diagonal)"
+    if plan.is_back:
+        return 'save the model under its own names by layout="as is", or through other rules'
+    return "give each a target of its own, or rename the one that is meant and drop the others"
+
+
+def _sources_differ(key: str, one: _Element, other: _Element, checkpoint: Checkpoint, hint: str) -> PlanError:
     return PlanError(
         "sources-differ",
         "these sources are to become one target, and differ",
         where=key,
         expected="the same bytes in both",
         got=f"{one.text(checkpoint)}\n{other.text(checkpoint)}",
-        hint='save the model under its own names by layout="as is", or through other rules' if is_back else hint,
+        hint=hint,
     )
 
 

@@ -13,6 +13,7 @@ from weighbridge.base.file_sets import FileImage
 from weighbridge.base.workers import Counter, Progress
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
 from weighbridge.running.budgets import check_budget
+from weighbridge.running.changed_files import FileChange
 from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests, check_receipt_follows, receipt_text
 from weighbridge.running.sources import LayeredCheckpoint
@@ -130,6 +131,7 @@ def write(
     options: WriteOptions,
     origin: Checkpoint | None = None,
     beside: Sequence[Extra] = (),
+    changes: Sequence[FileChange] = (),
 ) -> Path:
     """Write a plan's targets.
 
@@ -148,6 +150,7 @@ def write(
         options: How to write.
         origin: Where the files beside the weights are; None for the checkpoint itself.
         beside: More files to put beside the weights, each in the place of one of its name.
+        changes: Files to write anew beside the weights, as `beside`; the receipt holds what they were.
 
     Returns:
         The directory.
@@ -167,7 +170,7 @@ def write(
         check_receipt_follows(plan)
     check_budget(plan, checkpoint, options.budget_bytes)
     check_values(plan, checkpoint)
-    made = _decide(plan, checkpoint, options, origin or checkpoint, beside)
+    made = _decide(plan, checkpoint, options, origin or checkpoint, beside, changes)
     count = len(made.files.images)
     _LOG.info("writing %s: %s bytes in %d file%s", destination, f"{made.size_bytes:,}", count, "s" * (count != 1))
     share = options.link != "never" and _can_share(checkpoint, Path(destination), options.link)
@@ -192,14 +195,20 @@ def places_of(checkpoint: Checkpoint, origin: Checkpoint | None) -> list[str]:
 
 
 def _decide(
-    plan: Plan, checkpoint: Checkpoint, options: WriteOptions, origin: Checkpoint, beside: Sequence[Extra]
+    plan: Plan,
+    checkpoint: Checkpoint,
+    options: WriteOptions,
+    origin: Checkpoint,
+    beside: Sequence[Extra],
+    changes: Sequence[FileChange],
 ) -> Output:
     files = lay_out(plan, options.max_shard_size, options.link, options.weights_name)
     # What is read back beside a model needs the rules that carried it, in files restored as they were, too.
     is_restored = plan.target_files is not None and not isinstance(checkpoint, LayeredCheckpoint)
-    receipt = b"" if is_restored else receipt_text(plan, checkpoint)
+    receipt = b"" if is_restored else receipt_text(plan, checkpoint, changes)
     carried = _extras(origin, is_read=origin is checkpoint)
-    extras = tuple({extra.name: extra for extra in (*carried, *beside)}.values())
+    anew = (change.extra for change in changes)
+    extras = tuple({extra.name: extra for extra in (*carried, *beside, *anew)}.values())
     twins = find_twins(plan, files.images, checkpoint) if options.link == "hard" else {}
     return Output(files, extras, receipt, twins)
 

@@ -1,0 +1,191 @@
+"""Plan an adapter by the mapping of its model: which weights it changes, and what the mapping does to these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping as MappingOf
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from weighbridge.api.bound_plan import Plan
+from weighbridge.api.configurations import config_for
+from weighbridge.api.joined_files import open_source
+from weighbridge.api.settings import refuse_unasked
+from weighbridge.base.errors import PlanError
+from weighbridge.base.keys import collapse
+from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.mappings.bound_offsets import bind_offsets
+from weighbridge.mappings.lora.adapter_names import AS_ADAPTER, PREFIX
+from weighbridge.mappings.lora.peft_configs import CONFIG_NAME, Modules, PeftConfig
+from weighbridge.mappings.mapping import Mapping
+from weighbridge.planning import plan as planned
+from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.factors.adapter_steps import Moved, move_adapter
+from weighbridge.planning.factors.adapter_tensors import Held, hold, invalid
+from weighbridge.planning.factors.rectangles import IN
+from weighbridge.planning.plan_options import Options, read_options
+from weighbridge.storage.places.regular_files import read_small_file
+
+if TYPE_CHECKING:
+    from weighbridge.running.changed_files import FileChange, RecordedChange
+    from weighbridge.storage.protocol import Checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterOptions:
+    """What is declared of an adapter beside the mapping of its model.
+
+    Args:
+        base: The model that it belongs to, or the header of that: it is held against the factors' shapes, and has the
+            weights without factors. Without it the factors say themselves how large the weights are; which of the axes
+            of fused experts are inputs they do not say.
+        block_diagonal: Whether weights that become one, and whose other factors may differ, are joined as blocks on the
+            diagonal: the ranks add up. Otherwise these factors must be equal, and the rank stays.
+        lora_B_layout: How the columns of B lie for fused experts, where the configuration does not say it:
+            ``"rank_major"`` as of PEFT, ``"grouped_by_expert"`` as of earlier versions of Unsloth.
+    """
+
+    base: Any = None
+    block_diagonal: bool = False
+    lora_B_layout: str | None = None  # noqa: N815 - the name that it has in the configuration
+
+
+def take_options(options: MappingOf[str, Any]) -> tuple[AdapterOptions, dict[str, Any]]:
+    """Take the options of adapters from among those of a plan; return them, and the others."""
+    names = AdapterOptions.__dataclass_fields__
+    given = {name: value for name, value in options.items() if name in names}
+    return AdapterOptions(**given), {name: value for name, value in options.items() if name not in names}
+
+
+class Adapter(NamedTuple):
+    """An opened adapter: its tensors, the text of its configuration, and what that says."""
+
+    source: Checkpoint
+    text: str
+    config: PeftConfig
+
+
+def read_adapter(source: Checkpoint, mapping: Mapping, given: AdapterOptions, target: Any) -> Adapter | None:
+    """Tell whether a checkpoint is an adapter that the mapping of its model is to move, and read its configuration.
+
+    A mapping without rules, one that speaks of factors itself, and one that is to reach a target take an adapter's
+    tensors as they are.
+
+    Raises:
+        PlanError: `adapter-invalid` for a configuration that cannot be read; `usage` for options that only adapters
+            have.
+    """
+    place = next((extra.path for extra in source.extras if extra.name == CONFIG_NAME), None)
+    patterns = [text for rule in mapping for text in (*rule.source_patterns, *rule.target_patterns)]
+    is_meant = target is None and mapping.transforms and not any("lora_" in text for text in patterns)
+    if place is None or not is_meant or not any(key.startswith(PREFIX) for key in source.header):
+        if given != AdapterOptions():
+            names = ", ".join(AdapterOptions.__dataclass_fields__)
+            raise PlanError("usage", "these options are for an adapter that its model's mapping moves", got=names)
+        return None
+    raw, _ = read_small_file(place, is_resolved=True)
+    try:
+        text = raw.decode("utf-8")
+        form = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise invalid("the configuration of an adapter cannot be read", str(place), str(problem)) from None
+    if not isinstance(form, dict):
+        raise invalid("the configuration of an adapter is a JSON object", str(place), type(form).__name__)
+    config = PeftConfig(form)
+    config.check()
+    config.refuse_variants()
+    return Adapter(source, text, config)
+
+
+def plan_adapter(
+    adapter: Adapter, mapping: Mapping, given: AdapterOptions, options: MappingOf[str, Any], place: Any
+) -> Plan:
+    """Plan an adapter.
+
+    Args:
+        adapter: The adapter.
+        mapping: The mapping of its model.
+        given: What is declared of it.
+        options: Other options of a plan, of which it takes `config` alone.
+        place: What it was opened from.
+
+    Raises:
+        PlanError: `adapter-invalid`, `adapter-inexact`; `plan-failed`, with each problem; `usage`.
+    """
+    _refuse_others(read_options(options))
+    source = adapter.source
+    base = open_source(given.base) if given.base is not None else None
+    config = config_for(options.get("config"), source if base is None else base, None, place)
+    known = base.header if base is not None else None
+    held = hold(source.header, adapter.config, known, given.lora_B_layout)
+    rules = bind_offsets(mapping, config)
+    weights = compile_plan(_weights(held, known), rules, options=Options(config=config))
+    refuse_unasked(config)
+    is_turned = adapter.config.is_turned
+    moved = move_adapter(weights, held, is_turned=is_turned, is_blockwise=given.block_diagonal)
+    made = planned.Plan(
+        weights.mapping,
+        tuple(moved.steps),
+        reading=weights.reading + AS_ADAPTER,
+        metadata=dict(source.header.metadata),
+        notes=(*weights.notes, *_said(moved)),
+        source_files=source.files,
+        is_back=False,
+    )
+    made.check()
+    bound = Plan.bind(made, source)
+    bound.binding.config = config
+    bound.binding.changes = (_follow(adapter, held, moved),)
+    return bound
+
+
+def _refuse_others(chosen: Options) -> None:
+    """Refuse options that an adapter's tensors know nothing of; groups of quantised weights are none of theirs."""
+    plain = Options()
+    names = [each.name for each in fields(Options) if each.name not in ("config", "companions")]
+    strange = [name for name in names if (getattr(chosen, name) or None) != (getattr(plain, name) or None)]
+    if strange:
+        raise PlanError("usage", "an adapter is planned without these options", got=", ".join(strange))
+
+
+def _said(moved: Moved) -> Iterator[str]:
+    """Say where a number of the configuration is not quite the one that would be right."""
+    if moved.rounded:
+        names = ", ".join(collapse(moved.rounded)[:4])
+        yield f"alpha is the nearest number that there is, and the strength differs in its last bit: {names}"
+
+
+def _weights(held: Held, base: Header | None) -> Header:
+    """Return the header of the model's weights: those of the base, or as many as the adapter knows of."""
+    first = next((each.factors[IN].spec.dtype for each in held.adapted.values()), "F32")
+    specs = {key: TensorSpec(first, spec.shape) for key, spec in base.specs.items()} if base is not None else {}
+    specs |= {key: TensorSpec(each.factors[IN].spec.dtype, each.shape) for key, each in held.adapted.items()}
+    return Header(specs | {key: spec for key, (_, spec) in held.whole.items()})
+
+
+def _follow(adapter: Adapter, held: Held, moved: Moved) -> FileChange:
+    """Return the change of the configuration; one that says the right thing already stays byte for byte."""
+    from weighbridge.running.changed_files import FileChange
+
+    before = Modules(held.strengths(parameters=False), held.strengths(parameters=True))
+    form = adapter.config.follow(before, Modules(moved.linear, moved.parameters), moved.whole)
+    text = adapter.text if form == adapter.config.form else json.dumps(form, indent=2, ensure_ascii=False)
+    return FileChange(CONFIG_NAME, adapter.text, text)
+
+
+def undo_changes(directory: Path, recorded: Iterable[RecordedChange]) -> tuple[tuple[FileChange, ...], tuple[str, ...]]:
+    """Return how files that an output's receipt says were changed become again what they were, and what to say of it.
+
+    Args:
+        directory: The output.
+        recorded: What the receipt says.
+    """
+    made, notes = [], []
+    for change in recorded:
+        path = directory / change.name
+        now = read_small_file(path)[0].decode("utf-8", "replace") if path.is_file() else ""
+        if not change.is_as_written(now):
+            notes.append(f"{change.name} is not what was written here: what it was before the conversion goes back")
+        made.append(change.undo(now))
+    return tuple(made), tuple(notes)
