@@ -15,8 +15,8 @@ TEST := $(VENV)/.stamp-test-$(INPUTS)
 LINT := $(VENV)/.stamp-lint-$(INPUTS)
 DOCS := $(VENV)/.stamp-docs-$(INPUTS)
 
-# Tests run in one process per core, so each computes with one thread.
-PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --maxprocesses=8
+# Tests run in one process per core, so each computes with one thread; who has none left takes some of another's.
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --maxprocesses=8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test corpus infer-table golden fuzz mutants sweep sweep-page rooms lint lint-table format types docs bench clean

@@ -167,12 +167,14 @@ def _judge(case: Case, seed: int, place: Path) -> Find | None:
     wrong = _misloaded(case, model, fresh)
     if wrong:
         return Find("loaded something else", wrong)
-    chance, plan = random.Random(seed + 1), wb.loaded_plan(model)
+    chance, plan, before = random.Random(seed + 1), wb.loaded_plan(model), _state(model)
     way, save = _way(chance, model, case, place / "saved")
     out, crash = attempt(save)
     if crash:
         return crash._replace(kind=f"{way}: {crash.kind}")
     if isinstance(out, wb.WeighbridgeError):
+        if "padding-differs" in getattr(out, "codes", ()) and difference(before, _state(model)):
+            return None  # rows that were put in have values of their own by now
         if way == "derived" or (out.code == "inverse-unproven" and _unnamed(case, plan)):
             return None
         return Find(f"{way}: not saved", f"{case.reading}: {str(out)[:600]}")

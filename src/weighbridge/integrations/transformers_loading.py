@@ -324,7 +324,7 @@ def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_
             "integration-unsupported",
             "quantised checkpoints are not loaded through a plan as they are",
             got=type(model).__name__,
-            hint="dequantize=True loads the numbers that the codes stand for into the plain model",
+            hint="with dequantize, the numbers that the codes stand for are loaded into the plain model",
         )
     token = _filling.set(None)  # another one of ours may stand behind what somebody else put in front of it
     try:

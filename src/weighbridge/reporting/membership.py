@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.keys import index_set
 from weighbridge.base.nearby import close_names
+from weighbridge.base.spelling import spell_ranges
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.planning.members.group_keys import Group, collect_groups, extents_of, find_gaps, spell_gaps
+from weighbridge.planning.members.group_keys import Gap, Group, collect_groups, extents_of, find_gaps, spell_gaps
 from weighbridge.planning.tracing import FREE, Rule, Rules, finish_names, prepare, trace_keys, trace_name
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w*")
@@ -102,7 +103,12 @@ def _describe(rules: Rules, group: Group, name: str) -> tuple[str, ...]:
     for (source, _), lane, extent in zip(rule.pairs, group.lanes, extents, strict=True):
         missing = find_gaps(lane, extent)
         there = f": {index_set(place[0] for place in lane)}" if rule.merges == 1 and lane else ""
-        which = f": {spell_gaps(missing, rule.merges)}" if rule.merges and lane and missing else ""
+        which = f": {_spelled(missing, rule.merges)}" if rule.merges and lane and missing else ""
         lack = f"; missing{which}" if missing else ""
         lines.append(f"  {source.text}  {len(lane)} of {extent.total}{there}{lack}")
     return tuple(lines) if any("; missing" in line for line in lines) else ()
+
+
+def _spelled(missing: Sequence[Gap], levels: int) -> str:
+    """Write the missing places as those that are there are written: of one index, a set."""
+    return spell_ranges(missing[0][0]) if levels == 1 else spell_gaps(missing, levels)

@@ -45,7 +45,7 @@ def _refuse_way_back(value: Element) -> None:
         raise LayoutError(
             "operation-one-way",
             "nobody says what stands in the rows that are put in, or cut off",
-            hint='cut off whatever they hold by a rule of its own, Trim(..., value="any"), or by lossy=True',
+            hint="cut off whatever they hold by a rule of its own, a Trim of any value, or by lossy=True",
         )
 
 
