@@ -12,6 +12,7 @@ from weighbridge.base.machines import check_byte_order
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.planning.plan import Plan
 from weighbridge.running.execute import run_step
+from weighbridge.storage.protocol import InNoFile
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,7 @@ def complete(plan: Plan, checkpoint: Checkpoint, find_origin: Callable[[], Check
     return LayeredCheckpoint(checkpoint, origin, frozenset(absent))
 
 
-class LayeredCheckpoint:
+class LayeredCheckpoint(InNoFile):
     """A source in front, and another one behind it for the keys that the first does not have.
 
     Args:
@@ -83,10 +84,6 @@ class LayeredCheckpoint:
         behind: Where the others come from.
         keys: The others.
     """
-
-    images = ()
-    index = None
-    files = None
 
     def __init__(self, front: Checkpoint, behind: Checkpoint, keys: frozenset[str]) -> None:
         self.front = front
@@ -141,7 +138,7 @@ class LayeredCheckpoint:
         return chain(self.front.held_tensors(), self.behind.held_tensors())
 
 
-class PlannedCheckpoint:
+class PlannedCheckpoint(InNoFile):
     """What a plan would make, as a source: each step runs when one of its targets is asked for.
 
     Args:
@@ -149,9 +146,6 @@ class PlannedCheckpoint:
         checkpoint: What it reads.
     """
 
-    images = ()
-    index = None
-    files = None
     extras = ()
     notes = ()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.specs import Header, TensorSpec, check_keys
 from weighbridge.storage.lookup import not_found
+from weighbridge.storage.protocol import InNoFile
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class JoinedCheckpoint:
+class JoinedCheckpoint(InNoFile):
     """Checkpoints that are read as one.
 
     Args:
@@ -54,19 +55,6 @@ class JoinedCheckpoint:
     extras: tuple[Extra, ...] = ()
     notes: tuple[str, ...] = ()
     asked: frozenset[str] = frozenset()
-
-    @property
-    def images(self) -> tuple[()]:
-        """Nothing: no file has these keys in its header."""
-        return ()
-
-    @property
-    def index(self) -> None:
-        """None: there is no index of all."""
-
-    @property
-    def files(self) -> None:
-        """None, as `images`."""
 
     @property
     def is_serial(self) -> bool:

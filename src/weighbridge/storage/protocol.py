@@ -125,6 +125,25 @@ class Checkpoint(Protocol):
         """
 
 
+class InNoFile:
+    """The part of a `Checkpoint` that is made of others: no file has its keys in a header, and no index names them."""
+
+    __slots__ = ()
+
+    @property
+    def images(self) -> tuple[()]:
+        """Nothing."""
+        return ()
+
+    @property
+    def index(self) -> None:
+        """None."""
+
+    @property
+    def files(self) -> None:
+        """None."""
+
+
 @runtime_checkable
 class FileReader(Protocol):
     """What a checkpoint can do, beyond `Checkpoint`, whose tensors all lie in files as they are: each has an extent."""

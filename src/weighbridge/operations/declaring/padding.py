@@ -34,6 +34,13 @@ def _refuse_two_ways(operation: Arguments, *given: object) -> None:
         raise LayoutError("operation-argument", what, expected="one of the two", got=str(operation))
 
 
+def _check_sizes(operation: Pad | Trim, made: Size | None) -> None:
+    """Check the sizes of an operation, of which the one that it makes, or is made from, is said in one way."""
+    _check_numbers(operation, operation.size, operation.source_size, least=0)
+    _check_numbers(operation, operation.multiple_of, least=1)
+    _refuse_two_ways(operation, made, operation.multiple_of)
+
+
 def _refuse_open(operation: Arguments, value: Element, wrong: str, right: str) -> None:
     if value == wrong:
         what = f"{type(operation).__name__} does not take this value"
@@ -126,10 +133,7 @@ class Pad(Arguments):
         object.__setattr__(self, "value", plain_element(self.value))
         Arguments.__post_init__(self)
         _refuse_open(self, self.value, ANY, OWN)
-        _check_numbers(self, self.size, self.source_size, least=0)
-        _check_numbers(self, self.multiple_of, least=1)
-        if self.size is not None:
-            _refuse_two_ways(self, self.size, self.multiple_of)
+        _check_sizes(self, self.size)
 
     def lower(self, lanes: Lanes, context: Context) -> Lanes:
         """Join each value with a constant."""
@@ -195,10 +199,7 @@ class Trim(Arguments):
         object.__setattr__(self, "value", plain_element(self.value))
         Arguments.__post_init__(self)
         _refuse_open(self, self.value, OWN, ANY)
-        _check_numbers(self, self.size, self.source_size, least=0)
-        _check_numbers(self, self.multiple_of, least=1)
-        if self.source_size is not None:
-            _refuse_two_ways(self, self.source_size, self.multiple_of)
+        _check_sizes(self, self.source_size)
 
     def lower(self, lanes: Lanes, context: Context) -> Lanes:
         """Cut each value, and note what its end must hold."""

@@ -12,10 +12,11 @@ from weighbridge.base.json_text import without_members
 from weighbridge.base.keys import counted
 from weighbridge.base.specs import DTYPES, Header
 from weighbridge.mappings.schemes.said import BESIDE, SAID
-from weighbridge.running.dequantising.found_groups import ComputedWeight, FoundGroups, members_of
+from weighbridge.running.dequantising.found_groups import ComputedWeight, FoundGroups
 from weighbridge.storage.lookup import check_range
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.regular_files import read_small_file
+from weighbridge.storage.protocol import InNoFile
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ _CONFIG: Final = "config.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ComputedCheckpoint:
+class ComputedCheckpoint(InNoFile):
     """A checkpoint with its quantised weights computed.
 
     Args:
@@ -51,19 +52,6 @@ class ComputedCheckpoint:
     def where(self) -> str:
         """What to call it: as the checkpoint."""
         return self.inner.where
-
-    @property
-    def images(self) -> tuple[()]:
-        """Nothing: no file has these names in its header."""
-        return ()
-
-    @property
-    def index(self) -> None:
-        """None, as `images`."""
-
-    @property
-    def files(self) -> None:
-        """None, as `images`."""
 
     @property
     def is_serial(self) -> bool:
@@ -187,7 +175,7 @@ def compute_weights(inner: Checkpoint, found: FoundGroups) -> ComputedCheckpoint
             "or correct the configuration: config=, or --config FILE",
         )
     codes = {weight.keys[0]: name for name, weight in found.weights.items()}
-    members = members_of(found.weights.values())
+    members = {key for weight in found.weights.values() for key in weight.keys}
     specs = {
         codes.get(key, key): found.weights[codes[key]].spec if key in codes else spec
         for key, spec in inner.header.items()

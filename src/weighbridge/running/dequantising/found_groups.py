@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -127,8 +126,3 @@ def _group(weight: QuantisedWeight, formula: Formula, checkpoint: Checkpoint) ->
 def _read_sizes(checkpoint: Checkpoint, key: str) -> tuple[int, int]:
     sizes = read_whole(checkpoint, key).flatten().tolist()
     return (int(sizes[0]), int(sizes[1])) if len(sizes) == 2 else (-1, -1)
-
-
-def members_of(weights: Iterable[ComputedWeight]) -> set[str]:
-    """Return the tensors that stand for some weights."""
-    return {key for weight in weights for key in weight.keys}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, lcm
+from math import ceil, lcm, prod
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
@@ -23,9 +23,6 @@ from weighbridge.storage.formats.torch_tensors import dtype_of
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
-
-BYTES_AS_POWERS: Final = "U8"
-"""Scales of this dtype are exponents of two, as those of E8M0 are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ def compute(group: Group, checkpoint: Checkpoint, wanted: Wanted) -> torch.Tenso
     member, key = group.members[0]
     dtype = dtype_of(computed_dtype(group, checkpoint.header.specs))
     reading = Reading(group, checkpoint, wanted)
-    codes = reading.entries(member, key)
+    codes = reading.spread(member, key, None).entries
     for member, key in group.of_role("zero"):
         codes = codes if codes.dtype.is_floating_point else codes.int()
         zeros = reading.spread(member, key, None)
@@ -151,10 +148,6 @@ class Reading:
         self.wanted = wanted
         self._groups = next((key for member, key in group.members if member.kind == "numbered"), None)
 
-    def entries(self, member: Member, key: str) -> torch.Tensor:
-        """Return the numbers of a member that has one for each element."""
-        return self.spread(member, key, None).entries
-
     def spread(self, member: Member, key: str, dtype: torch.dtype | None) -> Spread:
         """Return the entries of a member, spread over the columns that they are for.
 
@@ -192,7 +185,7 @@ class Reading:
 
     def _read(self, key: str, shape: Shape, ranges: list[Range]) -> torch.Tensor:
         number = self.wanted.number
-        whole = (len_of(self.group.stack), *shape) if self.group.stack else shape
+        whole = (prod(self.group.stack), *shape) if self.group.stack else shape
         ranges = [Range(number, number + 1), *ranges] if self.group.stack else ranges
         found = read_block(self.checkpoint, key, whole, ranges)
         return found[0] if self.group.stack else found
@@ -249,14 +242,6 @@ class _Span(NamedTuple):
 
 
 _ALL: Final = _Span(Range(0, 1), None, 0, 0, None, 0)
-
-
-def len_of(stack: Shape) -> int:
-    """Return how many weights there are in a stack."""
-    count = 1
-    for size in stack:
-        count *= size
-    return count
 
 
 def _merged(member: Member, shape: Shape) -> tuple[tuple[Along, ...], Shape]:
