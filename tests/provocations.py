@@ -413,6 +413,26 @@ def say_another_block(folder: Path) -> object:
     return wb.plan(wb.Header(specs), [BOTH], config=config)
 
 
+def naming(folder: Path, *entries: str) -> Path:
+    """Write a checkpoint with two weights, and a configuration that names some of them as not quantised."""
+    place = folder / "named"
+    place.mkdir()
+    save_file({f"{name}.weight": numbers(6).reshape(2, 3) for name in "qk"}, place / "model.safetensors")
+    said = {"quant_method": "compressed-tensors", "ignore": list(entries)}
+    (place / "config.json").write_text(json.dumps({"quantization_config": said}))
+    return place
+
+
+@provokes("names-mixed")
+def join_what_the_configuration_names_in_part(folder: Path) -> object:
+    return wb.convert(naming(folder, "re:q"), folder / "out", [BOTH])
+
+
+@provokes("names-unmapped")
+def name_in_the_configuration_what_is_made_of_others(folder: Path) -> object:
+    return wb.convert(naming(folder, "qk"), folder / "out", [BOTH])
+
+
 @provokes("adapter-invalid")
 def convert_with_the_configuration_of_another_adapter(folder: Path) -> object:
     return wb.plan(adapter(folder, r=4), FUSED)

@@ -6,6 +6,7 @@ program can follow are in `BY_HAND`, with what has to be done instead.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -573,6 +574,24 @@ def ask_for_a_wider_dtype(folder: Path) -> object:
 @follows("cast-overflow", "declare that such values may become infinite: allow_overflow=True (--allow-overflow)")
 def declare_infinities(folder: Path) -> object:
     return wb.plan({"a.weight": torch.tensor([1e30, 1.0])}, [], dtype="F16", allow_overflow=True).state_dict()
+
+
+@follows("names-mixed", "correct the configuration")
+def name_both_parts(folder: Path) -> object:
+    said = {"quant_method": "compressed-tensors", "ignore": ["q", "k"]}
+    (folder / "named" / "config.json").write_text(json.dumps({"quantization_config": said}))
+    return wb.convert(folder / "named", folder / "out", [BOTH])
+
+
+@follows("names-mixed", "leave its names as they are: config_names=False (--no-config-names)")
+@follows("names-unmapped", "leave its names as they are: config_names=False (--no-config-names)")
+def leave_the_names(folder: Path) -> object:
+    return wb.convert(folder / "named", folder / "out", [BOTH], config_names=False)
+
+
+@follows("names-unmapped", "correct the configuration")
+def name_what_is_there(folder: Path) -> object:
+    return name_both_parts(folder)
 
 
 @follows("adapter-invalid", "take the adapter_config.json that was saved with these tensors")

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from weighbridge.api.dequantised import computed_source
 from weighbridge.api.joined_files import open_source
+from weighbridge.api.renamed_configs import follow_names
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.forms.named_options import read_named
 from weighbridge.mappings.lora.peft_configs import WEIGHTS_STEM
 from weighbridge.planning import plan as planned
+from weighbridge.planning.config_names.changes import ConfigChange, changes_between
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +44,7 @@ class Binding:
         produced: Gives what the last run made; None as long as there was no run.
         read: What the last run read.
         config: The configuration that it was made with, which a model that is loaded through it remembers.
-        changes: Files beside the weights that it writes anew.
+        changes: Files beside the weights that it writes anew; None as long as nobody has looked for any.
     """
 
     source: Any = None
@@ -51,7 +53,7 @@ class Binding:
     produced: Callable[[], Any] | None = None
     read: Checkpoint | None = None
     config: Any = None
-    changes: tuple[FileChange, ...] = ()
+    changes: tuple[FileChange, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,7 +92,17 @@ class Plan(planned.Plan):
         """Fates, bytes, peak memory and reversibility, to print."""
         from weighbridge.reporting.report import Report
 
-        return Report(self, tuple(getattr(self.binding.source, "notes", ())) if self._is_opened() else ())
+        remarks = tuple(getattr(self.binding.source, "notes", ())) if self._is_opened() else ()
+        return Report(self, remarks, self.config_changes)
+
+    @property
+    def config_changes(self) -> tuple[ConfigChange, ...]:
+        """What changes in the configurations beside the weights, which name modules; see `docs/quantised.md`.
+
+        Nothing of a plan for a model, which has a configuration of its own, and of one that is bound to nothing; if
+        such a plan is written after all, its names are followed then.
+        """
+        return tuple(each for change in self.binding.changes or () for each in changes_between(*change))
 
     def _is_opened(self) -> bool:
         return hasattr(self.binding.source, "header")
@@ -105,7 +117,7 @@ class Plan(planned.Plan):
         """Return one self-contained page: both layouts side by side, every rule, every tensor; see `docs/report.md`."""
         from weighbridge.reporting.report_page import plan_page
 
-        return plan_page(self)
+        return plan_page(self, self.config_changes)
 
     def _repr_html_(self) -> str:
         """Return the head of the report as a small table, for notebooks."""
@@ -154,7 +166,8 @@ class Plan(planned.Plan):
         """
         made = Plan.bind(super().inverse(lossy=lossy, keep_initialised=keep_initialised), source)
         made.binding.forward, made.binding.config = self, self.binding.config
-        made.binding.changes = tuple(change.inverse() for change in self.binding.changes)
+        if self.binding.changes is not None:
+            made.binding.changes = tuple(change.inverse() for change in self.binding.changes)
         return made
 
     def restrict(self, only: str | Iterable[str]) -> Plan:
@@ -175,6 +188,7 @@ class Plan(planned.Plan):
 
         made = Plan.bind(restrict(self, only), self.binding.source, origin=self.binding.origin)
         made.binding.forward, made.binding.config = self.binding.forward, self.binding.config
+        made.binding.changes = self.binding.changes
         return made
 
     # ---- what can be done with it ----
@@ -285,30 +299,36 @@ class Plan(planned.Plan):
         from weighbridge.running.to_files.directory_writing import WriteOptions, write
         from weighbridge.running.to_files.torch_writing import write_torch_file
 
-        changes, is_torch = self._changes(), names_torch_file(destination)
+        is_torch = names_torch_file(destination)
         if self.is_of_adapter and self.target_files is None and options.get("name") is None and not is_torch:
             options |= {"name": WEIGHTS_STEM, "max_shard_size": None}
         chosen = read_named(WriteOptions, options)
         checkpoint = self.checkpoint(source)
+        changes = self._changes(checkpoint)
         origin = None if checkpoint.extras else self._origin()
         if is_torch:
-            needed = (*beside, *(change.extra for change in changes))
+            needed = (*beside, *(change.extra for change in changes if self.is_of_adapter))
             made = write_torch_file(self, checkpoint, destination, chosen, origin, needed)
         else:
             made = write(self, checkpoint, destination, chosen, origin, beside, changes)
         self.binding.produced = lambda: made
         return made
 
-    def _changes(self) -> tuple[FileChange, ...]:
+    def _changes(self, checkpoint: Checkpoint) -> tuple[FileChange, ...]:
         """Return the files that are written anew; an adapter means nothing without its configuration.
 
+        Args:
+            checkpoint: What is read.
+
         Raises:
-            PlanError: `usage`.
+            PlanError: `usage`; `plan-failed` for names that cannot be said.
         """
         if self.is_of_adapter and not self.binding.changes:
             what = "this plan moves an adapter's tensors, and does not hold the configuration that belongs to them"
             hint = "make the plan anew, of the adapter's directory and the mapping, and write that"
             raise PlanError("usage", what, hint=hint)
+        if self.binding.changes is None:
+            return follow_names(self, checkpoint)
         return self.binding.changes
 
     # ---- what it reads ----

@@ -21,6 +21,7 @@ from weighbridge.api.configurations import config_for
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
 from weighbridge.api.dequantised import read_codes, say_computed
 from weighbridge.api.joined_files import open_source
+from weighbridge.api.renamed_configs import follow_names
 from weighbridge.api.settings import refuse_unasked
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
@@ -119,9 +120,9 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
             whatever the mapping gives. Names and shapes must be the target's; a dtype stays the source's, which a
             note says where the target's is another, unless ``dtype="target"`` asks for a cast.
         options: See `weighbridge.planning.plan_options.Options`: `partial`, `drop`, `carry`, `initialise`, `dtype`,
-            `layout`, `base_prefix`, `config`, `companions`. For the directory of an adapter, which the mapping of its
-            model moves: `config`, and see `weighbridge.api.adapter_plans.AdapterOptions`: `base`, `block_diagonal`,
-            `lora_B_layout`.
+            `layout`, `base_prefix`, `config`, `companions`, `config_names`. For the directory of an adapter, which the
+            mapping of its model moves: `config`, and see `weighbridge.api.adapter_plans.AdapterOptions`: `base`,
+            `block_diagonal`, `lora_B_layout`.
 
     Returns:
         The plan; it remembers the checkpoint, so that it can be run at once.
@@ -173,6 +174,10 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     said = (*(source.notes if is_model(checkpoint) else ()), *notes, *of_codes)
     made = Plan.bind(say_computed(replace(compiled, notes=(*compiled.notes, *said)), source), source)
     made.binding.config = options["config"]
+    if not options.get("config_names", True):
+        made.binding.changes = ()
+    elif not is_model(target):
+        made.binding.changes = follow_names(made, source)
     return made
 
 

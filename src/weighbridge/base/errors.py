@@ -62,6 +62,8 @@ CODES: Final[dict[str, str]] = {
     "companion-differs": "what belongs to quantised weights that are joined differs",
     "scheme-ambiguous": "a quantised weight may be stored in two ways",
     "scheme-conflict": "the configuration and the tensors do not agree on how weights are quantised",
+    "names-mixed": "a configuration names some parts of what becomes one module",
+    "names-unmapped": "what a configuration says of modules cannot be said of those that they become",
     "adapter-invalid": "the files of an adapter do not fit each other, or its base",
     "adapter-packing": "nothing says in which order a factor of fused experts is packed",
     "adapter-inexact": "a mapping has no exact equivalent for an adapter",

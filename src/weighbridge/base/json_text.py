@@ -7,7 +7,7 @@ The standard library's parser keeps the last of two equal names and accepts `NaN
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
 _KINDS: Final = {
@@ -229,3 +229,63 @@ def _past_space(text: str, at: int) -> int:
     while text[at] in " \t\r\n":
         at += 1
     return at
+
+
+JsonPath = tuple[str | int, ...]
+"""Where a value stands in a JSON text: names of members, and numbers of elements."""
+
+
+def with_values(text: str, values: Mapping[JsonPath, Any]) -> str:
+    r"""Put other values into a JSON text, and leave all that stands around them as it is.
+
+    A value that was written over several lines is so again, and indented alike.
+
+    Args:
+        text: The text, which is valid JSON.
+        values: The values by their places, of which none lies in another.
+
+    Examples:
+        >>> with_values('{"a": {"b": [1,  2]},"c":0}', {("a", "b"): ["x"]})
+        '{"a": {"b": ["x"]},"c":0}'
+        >>> with_values('{\n "a": [\n  1\n ]\n}', {("a",): [2, 3]})
+        '{\n "a": [\n  2,\n  3\n ]\n}'
+    """
+    spans = sorted((*_span(text, path), path) for path in values)
+    for start, stop, path in reversed(spans):
+        text = text[:start] + _write_alike(values[path], text, start, stop) + text[stop:]
+    return text
+
+
+def _span(text: str, path: JsonPath) -> tuple[int, int]:
+    """Return where the value at a place begins and ends."""
+    at = _past_space(text, 0)
+    for part in path:
+        at = _member(text, at, part) if isinstance(part, str) else _element(text, at, part)
+    _, stop = json.JSONDecoder().raw_decode(text, at)
+    return at, stop
+
+
+def _member(text: str, at: int, name: str) -> int:
+    """Return where the value of an object's member begins; of several of one name the last one counts."""
+    members, _ = _members_of(text, at + 1)
+    first = next(first for found, first, _ in reversed(members) if found == name)
+    _, behind = json.JSONDecoder().raw_decode(text, _past_space(text, first))
+    return _past_space(text, _past_space(text, behind) + 1)
+
+
+def _element(text: str, at: int, number: int) -> int:
+    """Return where an element of a list begins."""
+    at = _past_space(text, at + 1)
+    for _ in range(number):
+        _, at = json.JSONDecoder().raw_decode(text, at)
+        at = _past_space(text, _past_space(text, at) + 1)
+    return at
+
+
+def _write_alike(value: Any, text: str, start: int, stop: int) -> str:
+    """Write a value as the one that stands there is written."""
+    lines = text[start:stop].split("\n")
+    if len(lines) == 1:
+        return json.dumps(value)
+    outer, inner = (line[: len(line) - len(line.lstrip())] for line in (lines[-1], lines[1]))
+    return json.dumps(value, indent=inner.removeprefix(outer) or None).replace("\n", "\n" + outer)

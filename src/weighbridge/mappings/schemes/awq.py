@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Final
 
+from weighbridge.mappings.schemes.dialects import PART, NamesAt
 from weighbridge.mappings.schemes.said import Said, whole
 from weighbridge.mappings.schemes.scheme import (
     COLUMN,
@@ -23,13 +24,17 @@ from weighbridge.mappings.schemes.scheme import (
     rows,
 )
 
+METHOD: Final = "awq"
+
+NAMES: Final = (NamesAt("modules_to_not_convert", PART),)
+
 _WORDS: Final = Coding(4, Axis.ROWS, order=(0, 4, 1, 5, 2, 6, 3, 7))
 
 
 def read(said: Said) -> Iterator[Scheme]:
     """Yield the scheme that the configuration says."""
     version = said.config.get("version", "gemm")
-    if said.method != "awq" or whole(said.config.get("bits")) != 4 or str(version).lower() != "gemm":
+    if said.method != METHOD or whole(said.config.get("bits")) != 4 or str(version).lower() != "gemm":
         return
     size = whole(said.config.get("group_size"))
     members = (

@@ -7,16 +7,22 @@ weight, not in the configuration: 64 unless somebody chose another, so that it i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
+from weighbridge.mappings.schemes.dialects import TRANSFORMERS, NamesAt
 from weighbridge.mappings.schemes.said import Said
 from weighbridge.mappings.schemes.scheme import COLUMN, ONE, ROW, Along, Axis, Formula, Member, Scheme
+
+METHOD: Final = "bitsandbytes"
+
+NAMES: Final = (NamesAt("llm_int8_skip_modules", TRANSFORMERS),)
 
 _STATE = "quant_state.bitsandbytes__"
 
 
 def read(said: Said) -> Iterator[Scheme]:
     """Yield the scheme that the configuration says."""
-    if said.method != "bitsandbytes":
+    if said.method != METHOD:
         return
     if said.config.get("load_in_8bit"):
         members = (

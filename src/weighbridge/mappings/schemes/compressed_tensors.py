@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, Final
 
+from weighbridge.mappings.schemes.dialects import COMPRESSED_TENSORS, named_at
 from weighbridge.mappings.schemes.said import Said, block_sizes, whole
 from weighbridge.mappings.schemes.scheme import (
     COLUMN,
@@ -29,13 +30,23 @@ from weighbridge.mappings.schemes.scheme import (
     rows,
 )
 
+METHOD: Final = "compressed-tensors"
+
+NAMES: Final = named_at(
+    (
+        *("ignore", "config_groups.*.targets", "sparsity_config.targets", "sparsity_config.ignore"),
+        *("transform_config.config_groups.*.apply.*.targets", "transform_config.config_groups.*.apply.*.ignore"),
+    ),
+    COMPRESSED_TENSORS,
+)
+
 _FOUR_BITS: Final = {"nvfp4-pack-quantized": ("nvfp4", 16), "mxfp4-pack-quantized": ("mxfp4", 32)}
 
 
 def read(said: Said) -> Iterator[Scheme]:
     """Yield a scheme for each group of the configuration."""
     groups = said.config.get("config_groups")
-    if said.method != "compressed-tensors" or not isinstance(groups, Mapping):
+    if said.method != METHOD or not isinstance(groups, Mapping):
         return
     for group in groups.values():
         weights = group.get("weights") if isinstance(group, Mapping) else None

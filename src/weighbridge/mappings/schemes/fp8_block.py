@@ -7,16 +7,25 @@ weight * weight_scale_inv of its block; blocks are counted from 0, and the last 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
+from weighbridge.mappings.schemes.dialects import ENDING, TRANSFORMERS, NamesAt, named_at
 from weighbridge.mappings.schemes.said import Said, block_sizes
 from weighbridge.mappings.schemes.scheme import COLUMN, F8, ONE, ROW, Formula, Member, Scheme, columns, rows
+
+METHOD: Final = "fp8"
+
+NAMES: Final = (
+    *named_at(("modules_to_not_convert", "ignored_layers"), TRANSFORMERS),
+    NamesAt("modules_to_convert", ENDING),
+)
 
 _SCALES = ("F32", "BF16", "F16", "F8_E8M0", "U8")
 
 
 def read(said: Said) -> Iterator[Scheme]:
     """Yield the scheme that the configuration says."""
-    if said.method != "fp8":
+    if said.method != METHOD:
         return
     sizes = block_sizes(said.config.get("weight_block_size"))
     if sizes is None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Final
 
+from weighbridge.mappings.schemes.dialects import BLOCKS, EXACT, GPTQ, READ_BY_TRANSFORMERS, SEGMENTS, NamesAt, named_at
 from weighbridge.mappings.schemes.said import Said, whole
 from weighbridge.mappings.schemes.scheme import (
     COLUMN,
@@ -24,13 +25,23 @@ from weighbridge.mappings.schemes.scheme import (
     rows,
 )
 
+METHOD: Final = "gptq"
+
+NAMES: Final = (
+    NamesAt("dynamic", GPTQ),
+    *named_at(("modules_in_block_to_quantize", "inside_layer_modules"), SEGMENTS),
+    NamesAt("block_name_to_quantize", BLOCKS),
+    NamesAt("module_name_preceding_first_block", EXACT),
+    *READ_BY_TRANSFORMERS,
+)
+
 _LESS: Final = {"gptq": -1, "gptq_v2": 0}
 
 
 def read(said: Said) -> Iterator[Scheme]:
     """Yield the scheme that the configuration says."""
     bits = whole(said.config.get("bits"))
-    if said.method != "gptq" or bits is None:
+    if said.method != METHOD or bits is None:
         return
     size, dense = whole(said.config.get("group_size")), Fraction(32, bits)
     version = str(said.config.get("checkpoint_format", "undeclared"))

@@ -6,10 +6,15 @@ After `core/quantize.py` of hqq 0.2.8.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
+from weighbridge.mappings.schemes.dialects import TAGS, named_at
 from weighbridge.mappings.schemes.said import Said, whole
 from weighbridge.mappings.schemes.scheme import FLOATS, ONE, Along, Axis, Member, Scheme
+
+METHOD: Final = "hqq"
+
+NAMES: Final = named_at(("skip_modules", "quant_config"), TAGS)
 
 _STATE = (
     *("nbits", "axis", "shape", "group_size", "packing", "view_as_float", "unpack_view_dtype"),
@@ -23,7 +28,7 @@ def read(said: Said) -> Iterator[Scheme]:
     """Yield the scheme that the configuration says."""
     given: Any = said.config.get("quant_config")
     weights = given.get("weight_quant_params") if isinstance(given, Mapping) else None
-    if said.method != "hqq" or not isinstance(weights, Mapping):
+    if said.method != METHOD or not isinstance(weights, Mapping):
         return
     bits, size = whole(weights.get("nbits")), whole(weights.get("group_size"))
     if bits is None or size is None:

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Final
 
+from weighbridge.mappings.schemes.dialects import EXACT, NamesAt
 from weighbridge.mappings.schemes.said import Said, whole
 from weighbridge.mappings.schemes.scheme import FLOATS, FLOATS_OF_4_BITS, ROW, Coding, Formula, Member, Scheme, columns
+
+METHOD: Final = "mlx"
+
+NAMES: Final = (NamesAt("", EXACT),)
 
 
 def read(said: Said) -> Iterator[Scheme]:
     """Yield the scheme that the configuration says for all modules; it may say others for some by name."""
     bits, size = whole(said.config.get("bits")), whole(said.config.get("group_size"))
-    if said.method != "mlx" or bits is None or size is None:
+    if said.method != METHOD or bits is None or size is None:
         return
     mode = str(said.config.get("mode", "affine"))
     is_affine = mode == "affine"

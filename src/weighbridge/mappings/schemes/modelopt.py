@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from weighbridge.mappings.schemes.dialects import COMPRESSED_TENSORS, EXACT, WILDCARDS, NamesAt, named_at
 from weighbridge.mappings.schemes.said import Said, whole
 from weighbridge.mappings.schemes.scheme import (
     COLUMN,
@@ -26,12 +27,20 @@ from weighbridge.mappings.schemes.scheme import (
     rows,
 )
 
+METHOD: Final = "modelopt"
+
+NAMES: Final = (
+    *named_at(("ignore", "exclude_modules"), WILDCARDS),
+    NamesAt("quantized_layers", EXACT),
+    NamesAt("config_groups.*.targets", COMPRESSED_TENSORS),
+)
+
 _TWO_ROWS: Final = Coding(4, Axis.ROWS, is_signed=True)
 
 
 def read(said: Said) -> Iterator[Scheme]:
     """Yield the scheme that the configuration says."""
-    if said.method != "modelopt":
+    if said.method != METHOD:
         return
     members: Form
     static = Member(".input_scale", "scales of activations", (), ("F32",), "shared", is_needed=False)

@@ -6,14 +6,20 @@ After `integrations/mxfp4.py` of transformers 5.23. Gate and up alternate by row
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
+from weighbridge.mappings.schemes.dialects import READ_BY_TRANSFORMERS
 from weighbridge.mappings.schemes.said import Said
 from weighbridge.mappings.schemes.scheme import FLOATS_OF_4_BITS, ROW, Along, Axis, Formula, Member, Scheme, columns
+
+METHOD: Final = "mxfp4"
+
+NAMES: Final = READ_BY_TRANSFORMERS
 
 
 def read(said: Said) -> Iterator[Scheme]:
     """Yield the scheme that the configuration says."""
-    if said.method == "mxfp4":
+    if said.method == METHOD:
         axes = (ROW, columns(32), Along(Axis.INSIDE, 16))
         members = (
             Member("_blocks", "codes", axes, ("U8",), "codes", coding=FLOATS_OF_4_BITS),

@@ -10,17 +10,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping as MappingOf, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, Final, NamedTuple
 
 from weighbridge.base.specs import Header, Shape, TensorSpec
+from weighbridge.mappings.schemes.dialects import READ_BY_TRANSFORMERS, NamesAt
 from weighbridge.mappings.schemes.said import BY_NAMES, Said, read_said
 from weighbridge.mappings.schemes.scheme import Form, Member, Scheme, fused_ending, is_fused, read_shape
 
 FORMATS: Final = (
     *("fp8_block", "compressed_tensors", "modelopt", "mxfp4", "gptq", "awq", "bitsandbytes", "torchao", "hqq", "mlx"),
 )
-"""The modules that know a format; each has `read`, which gives the schemes that a configuration says."""
+"""The modules that know a format, each by the `METHOD` that a configuration calls it: `read` gives the schemes that one
+says, and `NAMES` is where it names modules."""
 
 
 class Stored(NamedTuple):
@@ -163,8 +165,22 @@ def find_by_names(header: Header) -> Quantisation | None:
 
 
 def _said_schemes(said: Said) -> Iterator[Scheme]:
-    for name in FORMATS:
-        yield from import_module(f"weighbridge.mappings.schemes.{name}").read(said)
+    for module in _formats():
+        yield from module.read(said)
+
+
+def _formats() -> Iterator[ModuleType]:
+    return (import_module(f"weighbridge.mappings.schemes.{name}") for name in FORMATS)
+
+
+def names_in(method: str) -> tuple[NamesAt, ...]:
+    """Return where the configuration of a format names modules; of formats that are not known, what transformers reads.
+
+    Examples:
+        >>> [names.place for names in names_in("compressed-tensors")][:2], [names.place for names in names_in("quanto")]
+        (['ignore', 'config_groups.*.targets'], ['modules_to_not_convert'])
+    """
+    return next((module.NAMES for module in _formats() if method == module.METHOD), READ_BY_TRANSFORMERS)
 
 
 def _fused(scheme: Scheme) -> Scheme | None:

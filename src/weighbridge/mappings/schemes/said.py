@@ -73,6 +73,30 @@ def read_said(config: Any, metadata: Mapping[str, str], beside: Mapping[str, Any
 _Part = tuple[str, Mapping[str, Any]]
 
 
+def parts_of(name: str, content: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield each part of a file that speaks of quantisation: the member that holds it, the format's name, and the part.
+
+    MLX writes the same twice, of which the second has no name of a format.
+
+    Args:
+        name: The file's name.
+        content: What it holds.
+
+    Examples:
+        >>> said = {"bits": 4, "lm_head": False}
+        >>> [part[:2] for part in parts_of("config.json", {"quantization": said, "quantization_config": said})]
+        [('quantization_config', 'mlx'), ('quantization', 'mlx')]
+    """
+    first = _of_file(name, content) if name in BESIDE else _of_config(content)
+    if first is None:
+        return
+    if name == QUANTIZE:
+        yield ("", *first)
+        return
+    parts = ((member, content.get(member)) for member in SAID)
+    yield from ((member, first[0], part) for member, part in parts if isinstance(part, Mapping))
+
+
 def _of_config(config: Any) -> _Part | None:
     if not isinstance(config, Mapping):
         return None

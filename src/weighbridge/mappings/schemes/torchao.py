@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
+from weighbridge.mappings.schemes.dialects import READ_BY_TRANSFORMERS, TORCHAO, named_at
 from weighbridge.mappings.schemes.said import Said
 from weighbridge.mappings.schemes.scheme import COLUMN, F8, FLOATS, ROW, Along, Formula, Member, Scheme, columns, rows
+
+METHOD: Final = "torchao"
+
+_BY_NAME: Final = "quant_type.default._data"
+
+NAMES: Final = (
+    *named_at((f"{_BY_NAME}.fqn_to_config", f"{_BY_NAME}.module_fqn_to_config"), TORCHAO),
+    *READ_BY_TRANSFORMERS,
+)
 
 _TYPES = {"Int8Tensor": ("int8", ("I8",)), "Float8Tensor": ("FP8", F8)}
 
 
 def read(said: Said) -> Iterator[Scheme]:
     """Yield a scheme for each kind of tensor and block that the metadata names."""
-    if said.method != "torchao":
+    if said.method != METHOD:
         return
     names: dict[tuple[str, bool, int | None], list[str]] = {}
     for name, text in said.metadata.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from importlib.resources import files
@@ -21,6 +22,7 @@ from weighbridge.base.specs import Header
 from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
 from weighbridge.planning.compiling import declare
+from weighbridge.planning.config_names.changes import ConfigChange
 from weighbridge.planning.drafts import Draft
 from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.plan import Plan
@@ -36,8 +38,12 @@ SCRIPTS: Final = ("unpack.js", "search.js", "tree.js", "diagram.js", "inspector.
 
 
 @without_collection()
-def plan_page(plan: Plan) -> str:
+def plan_page(plan: Plan, changes: Sequence[ConfigChange] = ()) -> str:
     """Return the page of a plan.
+
+    Args:
+        plan: The plan.
+        changes: What changes in the configurations beside the weights.
 
     Examples:
         >>> from weighbridge.planning.program import Program
@@ -47,7 +53,8 @@ def plan_page(plan: Plan) -> str:
         >>> plan_page(Plan(Mapping(()), (step,))).splitlines()[0]
         '<!doctype html>'
     """
-    return _fill(Known(plan), "\n".join(Report(plan).lines()))
+    known = Known(plan, changes=tuple(map(str, changes)))
+    return _fill(known, "\n".join(Report(plan, changes=tuple(changes)).lines()))
 
 
 @without_collection()

@@ -42,12 +42,14 @@ class Known:
         error: Why there is no plan; None if there is one.
         unplaced: Sources without a place.
         missing: Targets that nothing fills.
+        changes: What changes in the configurations beside the weights, one line each.
     """
 
     plan: Plan
     error: WeighbridgeError | None = None
     unplaced: tuple[Fated, ...] = ()
     missing: tuple[Fated, ...] = ()
+    changes: tuple[str, ...] = ()
 
     @cached_property
     def problems(self) -> tuple[WeighbridgeError, ...]:
@@ -108,7 +110,7 @@ class Known:
             "hash": "" if self.error else plan.hash,
             "exact": plan.is_exact,
             "lossy": list(plan.lossy_reasons),
-            "notes": list(plan.notes),
+            "notes": [*self.changes, *plan.notes],
             "conditions": condition_lines(plan.conditions),
             "cost": cost(plan)._asdict(),
             "errors": [problem.to_dict() for problem in self.problems],
