@@ -299,5 +299,7 @@ def test_the_sizes_of_an_axis_are_those_that_have_as_many_entries(
 
 def test_each_format_says_where_its_facts_are_from() -> None:
     folder = ROOT / "src" / "weighbridge" / "mappings" / "schemes"
-    assert {path.stem for path in Path(folder).glob("*.py")} == {*FORMATS, "__init__", "quantisation", "said", "scheme"}
+    assert {path.stem for path in Path(folder).glob("*.py")} == {
+        *(*FORMATS, "__init__", "dialects", "quantisation", "said", "scheme"),
+    }
     assert all("After `" in (folder / f"{name}.py").read_text().split('"""')[1] for name in FORMATS)
