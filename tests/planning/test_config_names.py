@@ -188,6 +188,17 @@ def test_an_entry_for_what_only_the_target_has_is_refused(tmp_path: Path) -> Non
     assert "'re:.*qkv$': it means nothing in the source" in str(problem)
 
 
+def test_an_entry_in_the_names_of_the_target_is_refused_and_not_renamed_once_more(tmp_path: Path) -> None:
+    """As where a library wrote the names of its modules, and a file has those of the checkpoint."""
+    source = checkpoint(tmp_path / "source", compressed("outer.model.layers.0.attn.q"))
+    (problem,) = refusals(source, [wb.PrefixChange(prefix_to_add="outer")], tmp_path)
+    assert problem.code == "names-unmapped"
+    told = ["outer.model.layers.0.attn.q", "model.layers.0.attn.q"]
+    (source / "config.json").write_text(json.dumps(compressed(*told)))
+    made = wb.convert(source, tmp_path / "made", [wb.PrefixChange(prefix_to_add="outer")])
+    assert said_in(made)["ignore"] == told
+
+
 def test_a_head_that_is_tied_away_is_named_as_the_rules_name_it(tmp_path: Path) -> None:
     modules = [module for module in PLAIN if module != "head"]
     source = checkpoint(tmp_path / "source", compressed("head", "Linear"), modules)

@@ -79,23 +79,26 @@ def follow_entries(
         UnreadableError: An entry is no expression.
     """
     texts = [entry.text for entry in entries]
-    before = find_meanings(texts, dialect, modules.sources)
-    if is_list:
-        before, modules = _with_absent(texts, before, modules)
-    work = _Following(entries, dialect, modules, before, find_meanings(texts, dialect, modules.origins))
+    before, after = (find_meanings(texts, dialect, side) for side in (modules.sources, modules.origins))
+    absent = _absent(texts, before, after, modules) if is_list else {}
+    if absent:
+        modules = replace(modules, origins={**modules.origins, **{name: (module,) for name, module in absent.items()}})
+        before = before.with_more({module: (texts.index(module),) for module in absent.values()})
+        after = after.with_more(find_meanings(texts, dialect, absent).of_module)
+    work = _Following(entries, dialect, modules, before, after)
     decided = work.deciding(work.all).items()
     return None if all(work.says(number) == work.wanted[target] for target, number in decided) else work.rewritten()
 
 
-def _with_absent(texts: Sequence[str], before: Meanings, modules: MovedModules) -> tuple[Meanings, MovedModules]:
-    """Take entries for modules that have no tensors, where they may be names and mean nothing else."""
-    absent = [text for number, text in enumerate(texts) if number not in before.modules_of and may_be_name(text)]
-    renamed = modules.rename(absent)
-    new = {name: (module,) for module, name in renamed.items() if name != module and not modules.has(name)}
-    if not new:
-        return before, modules
-    meant = {module: (texts.index(module),) for (module,) in new.values()}
-    return Meanings({**before.of_module, **meant}), replace(modules, origins={**modules.origins, **new})
+def _absent(texts: Sequence[str], before: Meanings, after: Meanings, modules: MovedModules) -> dict[str, str]:
+    """Return the new names of modules that have no tensors, where an entry may be the name of one.
+
+    An entry that means something in the target may have been written for that.
+    """
+    known = before.modules_of.keys() | after.modules_of.keys()
+    names = [text for number, text in enumerate(texts) if number not in known and may_be_name(text)]
+    renamed = modules.rename(names).items()
+    return {name: module for module, name in renamed if name != module and not modules.has(name)}
 
 
 @dataclass

@@ -41,6 +41,10 @@ class Meanings:
                 found.setdefault(number, []).append(module)
         return found
 
+    def with_more(self, of_module: Mapping[str, tuple[int, ...]]) -> Meanings:
+        """Return these, and what entries mean among further modules."""
+        return Meanings({**self.of_module, **of_module})
+
     def deciding(self, module: str, among: frozenset[int] | None = None) -> int | None:
         """Return the entry that decides on a module; None if none of them means it.
 
