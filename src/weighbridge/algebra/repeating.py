@@ -46,10 +46,6 @@ def repeat_entries(layouts: Sequence[Layout], grids: Sequence[Grid]) -> Repeated
         >>> made = repeat_entries([Layout.of(0, (5,))], [Grid.of((5,), (2,))])
         >>> made.slots, made.partial
         ((0, 0), 1)
-        >>> for source, start, target, loops in made.layouts[0].copies:
-        ...     print(source, start, target, *map(tuple, loops))
-        0 0 0 (3, 1, 2)
-        1 0 1 (2, 1, 2)
     """
     read = [[placed for copy in layout.copies for placed in _placed(copy, grids[copy.source])] for layout in layouts]
     first = {(number, (0,) * len(grid.shape)) for number, grid in enumerate(grids)}
