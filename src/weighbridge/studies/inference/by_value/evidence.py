@@ -169,28 +169,36 @@ class Evidence:
             others = [known for known in self.movements if known != operations]
             self.movements = [operations, *others][:_REMEMBERED]
 
-    def match_joined(self, *, told: bool = True) -> None:
+    def match_joined(self, *, told: bool = True, has_gap: bool = False) -> None:
         """Find tensors that were joined from several, and those that were divided among several.
 
         Args:
             told: Whether to take over only what the values tell; else equal parts are put in the order of their names.
+            has_gap: Whether to find those with one part that no tensor has, and that holds one value.
         """
         for dtype in sorted({self.target.header[key].dtype for key in self.open_targets}):
             for is_target in (True, False):
-                parts = self._parts(dtype, of_target=not is_target)
+                parts = self._parts(dtype, of_target=not is_target, is_telling_all=has_gap)
                 wholes = self.telling_targets(dtype) if is_target else self.telling_sources(dtype)
                 for key in wholes if parts else ():
-                    self._join(key, dtype, is_target=is_target, parts=parts, told=told)
+                    self._join(key, dtype, is_target=is_target, parts=parts, told=told, has_gap=has_gap)
 
     def _join(
-        self, key: str, dtype: str, *, is_target: bool, parts: dict[tuple[int, int], list[str]], told: bool
+        self,
+        key: str,
+        dtype: str,
+        *,
+        is_target: bool,
+        parts: dict[tuple[int, int], list[str]],
+        told: bool,
+        has_gap: bool,
     ) -> None:
         whole, other = (self.target, self.source) if is_target else (self.source, self.target)
         if not any(numel < whole.header[key].numel for numel, _ in parts):
             return
         pick = only_one if told else partial(_first_part, key, self.open_sources if is_target else self.open_targets)
-        tiling = find_tiling(self._sums_of(key, dtype, is_target=is_target), parts, pick)
-        if tiling is None:
+        tiling = find_tiling(self._sums_of(key, dtype, is_target=is_target), parts, pick, has_gap=has_gap)
+        if tiling is None or (has_gap and self._is_a_part(key, tiling.keys, dtype, is_target=is_target)):
             return
 
         def read(part: str) -> torch.Tensor:
@@ -208,11 +216,26 @@ class Evidence:
         if not (told and others.is_open):
             self.add(joined.fact if is_target else turned(joined.fact), others)
 
-    def _parts(self, dtype: str, *, of_target: bool) -> dict[tuple[int, int], list[str]]:
+    def _is_a_part(self, whole: str, parts: Sequence[str], dtype: str, *, is_target: bool) -> bool:
+        """Tell whether what some parts leave of a tensor is an open tensor of the other side after all."""
+        own, other = (self.target, self.source) if is_target else (self.source, self.target)
+        numel = own.header[whole].numel - sum(other.header[part].numel for part in parts)
+        totals = (self.total(part, dtype, is_target=not is_target) for part in parts)
+        rest = (self.total(whole, dtype, is_target=is_target) - sum(totals)) % 2**64
+        alike = [
+            key
+            for key in (self.open_sources if is_target else self.open_targets)
+            if key not in parts and other.header[key].numel == numel and cast_dtype(other.header[key].dtype, dtype)
+        ]
+        return any(self.total(key, dtype, is_target=not is_target) % 2**64 == rest for key in alike)
+
+    def _parts(self, dtype: str, *, of_target: bool, is_telling_all: bool) -> dict[tuple[int, int], list[str]]:
         """Return what may be a part: open tensors of one side by number of elements and total."""
         parts: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
         keys = self.telling_targets(dtype) if of_target else self.telling_sources(dtype)
         for key in keys:
+            if of_target and is_telling_all and not is_telling(self.target, key):
+                continue
             header = self.target.header if of_target else self.source.header
             parts[header[key].numel, self.total(key, dtype, is_target=of_target)].append(key)
         return parts

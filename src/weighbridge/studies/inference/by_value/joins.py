@@ -7,10 +7,13 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
+from weighbridge.base.forms.elements import Element
 from weighbridge.base.specs import Shape
+from weighbridge.operations.declaring.padding import InsertConstant
 from weighbridge.operations.groupings import Concatenate, MergeModulelist, Split
 from weighbridge.operations.movements import PermuteForRope, Rearrange, Reshape
 from weighbridge.studies.axis_swaps import axis_rearrange
+from weighbridge.studies.inference.by_value.fingerprints import only_value
 from weighbridge.studies.inference.by_value.movement_search import Operations, fit_movement
 from weighbridge.studies.inference.by_value.symmetry import may_be_symmetric, rival_movements
 from weighbridge.studies.inference.by_value.tiling import Tiling
@@ -49,7 +52,8 @@ def state_join(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known:
         The finding; None where the parts need operations that no rule can give to them.
     """
     lanes = _lanes(tiling)
-    if lanes is None:
+    value = _value_between(tiling, whole)
+    if lanes is None or (tiling.gap is not None and value is None):
         return None
     moves: list[Operations] = []
     rivals: list[Operations] = []
@@ -66,7 +70,11 @@ def state_join(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known:
     single = _common_moves(lanes, moves)
     if single is None:
         return None
-    fact = Fact(lanes, (Lane((key,)),), (*single, *_state_operations(tiling, lanes, whole, is_stack)))
+    if value is not None:
+        joining = _with_constant(tiling, whole, value)
+    else:
+        joining = _state_operations(tiling, lanes, whole, is_stack)
+    fact = Fact(lanes, (Lane((key,)),), (*single, *joining))
     return Joined(fact, tuple(dict.fromkeys(rivals)))
 
 
@@ -81,13 +89,21 @@ def _telling_part(tiling: Tiling, lane: Lane, whole: torch.Tensor, read: Read) -
 
 
 def _lanes(tiling: Tiling) -> tuple[Lane, ...] | None:
+    if tiling.gap is not None:
+        return tuple(Lane((key,)) for key in tiling.keys)
     if not tiling.stacked:
-        return lanes_of([tile.key for tile in tiling.rows[0]])
-    return starred([[tile.key for tile in column] for column in zip(*tiling.rows, strict=True)])
+        return lanes_of(tiling.keys)
+    count = len(tiling.rows)
+    return starred([tiling.keys[start : start + count] for start in range(0, len(tiling.keys), count)])
 
 
-def _piece(tiling: Tiling, whole: torch.Tensor, key: str) -> torch.Tensor:
-    """Cut one part's elements out of the whole."""
+def _value_between(tiling: Tiling, whole: torch.Tensor) -> Element | None:
+    """Return the one value of the part that is no tensor's; None where all are, or where it has several."""
+    return None if tiling.gap is None else only_value(_piece(tiling, whole, None))
+
+
+def _piece(tiling: Tiling, whole: torch.Tensor, key: str | None) -> torch.Tensor:
+    """Cut one part's elements out of the whole; for no key, those of the part that is no tensor's."""
     row = next(number for number, tiles in enumerate(tiling.rows) if any(tile.key == key for tile in tiles))
     view, axis = (whole[row], tiling.axis - 1) if tiling.stacked else (whole, tiling.axis)
     at = sum(tile.length for tile in takewhile(lambda tile: tile.key != key, tiling.rows[row]))
@@ -143,6 +159,14 @@ def _state_operations(tiling: Tiling, lanes: Sequence[Lane], whole: torch.Tensor
     if tiling.stacked:
         return (*stacking, Concatenate(axis))  # does not hold, and is found out when it is run
     return (*_unfolded(axis, tiling.groups), _concatenate(axis + 1, per_lane), *_folded(axis, tiling.groups))
+
+
+def _with_constant(tiling: Tiling, whole: torch.Tensor, value: Element) -> Operations:
+    lengths = tuple(tile.length for tile in tiling.rows[0])
+    assert tiling.gap is not None
+    put = InsertConstant(tiling.gap, tuple(_piece(tiling, whole, None).shape), value)
+    join = Concatenate(tiling.axis, chunks=len(lengths)) if len(set(lengths)) == 1 else None
+    return put, join or _concatenate(tiling.axis, lengths)
 
 
 def _concatenate(axis: int, sizes: Shape | None) -> Concatenate:
