@@ -291,6 +291,27 @@ def absent_biases() -> Layouts:
     return a, b
 
 
+def all_layers() -> Layouts:
+    """All experts of all layers as one tensor, with an axis for each index, or with one for both."""
+    new = Numbers()
+    a, b = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
+    grid = [(layer, expert) for layer in range(LAYERS) for expert in range(4)]
+    for name, shape in (("gate", (6, 5)), ("up", (6, 5)), ("down", (5, 7)), ("flat", (2, 3)), ("scale", (4,))):
+        a |= {f"layers.{layer}.experts.{expert}.{name}": new(*shape) for layer, expert in grid}
+    few = [(layer, expert) for layer, count in enumerate((2, 5, 3)) for expert in range(count)]
+    a |= {f"layers.{layer}.few.{number}.w": new(3, 2) for layer, number in few}
+
+    def whole(name: str) -> torch.Tensor:
+        each = torch.stack([a[f"layers.{layer}.experts.{expert}.{name}"] for layer, expert in grid])
+        return each.unflatten(0, (LAYERS, 4))
+
+    b["moe.gate_up"] = torch.cat([whole("gate"), whole("up")], 2)
+    b["moe.down"] = whole("down").transpose(2, 3).contiguous()
+    b["moe.flat"], b["moe.scale"] = whole("flat").flatten(0, 1), whole("scale")
+    b["few"] = torch.stack([a[f"layers.{layer}.few.{number}.w"] for layer, number in few])
+    return a, b
+
+
 RECOVERED: dict[str, tuple[Callable[[], Layouts], list[str]]] = {
     "fused attention": (
         fused_attention,
@@ -397,6 +418,26 @@ RECOVERED: dict[str, tuple[Callable[[], Layouts], list[str]]] = {
             "by Split(sizes=[8, 5, 5]), RemoveConstant(shape=[8])",
             "by Chunk()",
             "by Split(sizes=[8, 5, 5])",
+        ],
+    ),
+    "all layers": (
+        all_layers,
+        [
+            "gate, layers.*.experts.*.up -> moe.gate_up) by MergeModulelist(), Concatenate(dim=1), MergeModulelist()",
+            "layers.*.experts.*.down -> moe.down) by Transpose(dim1=1), MergeModulelist(), MergeModulelist()",
+            "layers.*.experts.*.flat -> moe.flat) by MergeModulelist(), Concatenate(chunks=3)",
+            "layers.*.experts.*.scale -> moe.scale) by MergeModulelist(), MergeModulelist()",
+            "layers.*.few.*.w -> few) by MergeModulelist(), Concatenate(sizes=[2, 5, 3])",
+        ],
+    ),
+    "all layers, back": (
+        lambda: turned(all_layers()),
+        [
+            "by SplitModulelist(), Chunk(dim=1), SplitModulelist()",
+            "by SplitModulelist(), SplitModulelist(), Transpose(dim0=1)",
+            "by Chunk(chunks=3), SplitModulelist()",
+            "moe.scale -> layers.*.experts.*.scale) by SplitModulelist(), SplitModulelist()",
+            "by Split(sizes=[2, 5, 3]), SplitModulelist()",
         ],
     ),
     "rotary parts": (
@@ -663,6 +704,18 @@ def test_zeros_that_a_tensor_of_the_other_side_holds_are_no_absent_part(is_back:
     holds(found, *layouts)
     assert found.is_complete
     assert not any(step.program.is_declared for step in found.plan.steps)
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+def test_experts_of_which_two_change_places_are_no_grid(is_back: bool) -> None:
+    a, b = all_layers()
+    for key in ("moe.gate_up", "moe.down", "moe.scale"):
+        b[key][1] = b[key][1, [0, 2, 1, 3]]
+    layouts = (b, a) if is_back else (a, b)
+    found = wb.infer(*layouts)
+    holds(found, *layouts)
+    assert "moe.down" in [each.key for each in found.unexplained]
+    assert not any("moe.down" in (*step.sources, *step.targets) for step in found.plan.steps if step.fate != "carried")
 
 
 @pytest.mark.parametrize("changed", ["h.1.attn.qkv.bias", "h.0.cross.qkv.bias"])

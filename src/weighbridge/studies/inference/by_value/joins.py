@@ -38,7 +38,9 @@ class Joined(NamedTuple):
     rivals: tuple[Operations, ...]
 
 
-def state_join(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known: Sequence[Operations]) -> Joined | None:
+def state_join(
+    tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known: Sequence[Operations], *, is_folded: bool = False
+) -> Joined | None:
     """State how a tensor is made from its parts.
 
     Args:
@@ -47,11 +49,12 @@ def state_join(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known:
         whole: Its values.
         read: Gives a part's values.
         known: Operations on single tensors that were found elsewhere.
+        is_folded: Whether the whole has its first two axes as one here, so that each stands for an index of the parts.
 
     Returns:
         The finding; None where the parts need operations that no rule can give to them.
     """
-    lanes = _lanes(tiling)
+    lanes = _lanes(tiling, whole, read, is_folded)
     value = _value_between(tiling, whole)
     if lanes is None or (tiling.gap is not None and value is None):
         return None
@@ -74,6 +77,8 @@ def state_join(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known:
         joining = _with_constant(tiling, whole, value)
     else:
         joining = _state_operations(tiling, lanes, whole, is_stack)
+        if len(lanes[0].stars) == 2:
+            joining = (*joining, MergeModulelist(0) if is_folded else _counted(0, lanes[0].heights))
     fact = Fact(lanes, (Lane((key,)),), (*single, *joining))
     return Joined(fact, tuple(dict.fromkeys(rivals)))
 
@@ -88,13 +93,23 @@ def _telling_part(tiling: Tiling, lane: Lane, whole: torch.Tensor, read: Read) -
     return read(key), _piece(tiling, whole, key)
 
 
-def _lanes(tiling: Tiling) -> tuple[Lane, ...] | None:
+def _lanes(tiling: Tiling, whole: torch.Tensor, read: Read, is_folded: bool) -> tuple[Lane, ...] | None:
     if tiling.gap is not None:
         return tuple(Lane((key,)) for key in tiling.keys)
     if not tiling.stacked:
-        return lanes_of(tiling.keys)
+        grid = starred([tiling.keys]) if _is_flat_stack(tiling, whole, read) else None
+        is_grid = grid is not None and len(grid[0].stars) == 2
+        return grid if is_grid else None if is_folded else lanes_of(tiling.keys)
     count = len(tiling.rows)
-    return starred([tiling.keys[start : start + count] for start in range(0, len(tiling.keys), count)])
+    lanes = starred([tiling.keys[start : start + count] for start in range(0, len(tiling.keys), count)])
+    is_sayable = lanes is not None and all((len(lane.stars) == 2) == is_folded for lane in lanes)
+    return lanes if is_sayable else None
+
+
+def _is_flat_stack(tiling: Tiling, whole: torch.Tensor, read: Read) -> bool:
+    """Tell whether each slice along the first axis is a part of its own."""
+    slices = tiling.axis == 0 and tiling.groups == 1 and all(tile.length == 1 for tile in tiling.rows[0])
+    return slices and read(tiling.keys[0]).dim() == whole.dim() - 1
 
 
 def _value_between(tiling: Tiling, whole: torch.Tensor) -> Element | None:
@@ -144,14 +159,14 @@ def _telling_words(lanes: Sequence[Lane]) -> list[str]:
 
 def _state_operations(tiling: Tiling, lanes: Sequence[Lane], whole: torch.Tensor, is_stack: bool) -> Operations:
     axis, lengths = tiling.axis, [tile.length for tile in tiling.rows[0]]
-    if lanes[0].star is None and is_stack:
+    if not lanes[0].stars and is_stack:
         shape = tuple(whole.shape)
         rest = (*shape[:axis], *shape[axis + 1 :])
         return (Reshape((*rest[:axis], 1, *rest[axis:]), source_shape=rest), Concatenate(axis))
     stacking: Operations = (MergeModulelist(0 if tiling.stacked else axis),) if is_stack else ()
     if is_stack and len(lanes) == 1:
         return stacking
-    per_lane = tuple(lengths) if lanes[0].star is None or tiling.stacked else None
+    per_lane = tuple(lengths) if not lanes[0].stars or tiling.stacked else None
     if tiling.groups == 1:
         return (*stacking, _concatenate(axis, per_lane))
     if len(set(lengths)) == 1:
@@ -165,8 +180,12 @@ def _with_constant(tiling: Tiling, whole: torch.Tensor, value: Element) -> Opera
     lengths = tuple(tile.length for tile in tiling.rows[0])
     assert tiling.gap is not None
     put = InsertConstant(tiling.gap, tuple(_piece(tiling, whole, None).shape), value)
-    join = Concatenate(tiling.axis, chunks=len(lengths)) if len(set(lengths)) == 1 else None
-    return put, join or _concatenate(tiling.axis, lengths)
+    return put, _counted(tiling.axis, lengths)
+
+
+def _counted(axis: int, lengths: Shape) -> Concatenate:
+    """Say how many parts there are, or their sizes, where the way back could not count them."""
+    return Concatenate(axis, chunks=len(lengths)) if len(set(lengths)) == 1 else Concatenate(axis, sizes=lengths)
 
 
 def _concatenate(axis: int, sizes: Shape | None) -> Concatenate:
