@@ -44,7 +44,8 @@ def check_conditions(plan: Plan, checkpoint: Checkpoint) -> None:
     Raises:
         PlanError: `plan-failed`, with a `sources-differ` for every way beyond the first in which a target would be made
             otherwise, or a `companion-differs` where that belongs to a quantised weight, and a `padding-differs` for
-            all that is to be cut off and does not hold its declared value.
+            all that is to be cut off and does not hold its declared value, or a `scheme-conflict` where that is a shape
+            which stands beside codes.
         CheckpointError: The codes of reading.
     """
     problems = list(broken_conditions(plan, checkpoint))
@@ -74,7 +75,11 @@ def broken_conditions(plan: Plan, checkpoint: Checkpoint) -> Iterator[PlanError]
             else:
                 yield _sources_differ(key, one, other, checkpoint, _remedy(plan))
         for cut, found in unlike_cuts(step, checkpoint):
-            yield _padding_differs(step, cut, found, checkpoint, is_back=bool(plan.is_back))
+            first = _Element.of(step, cut.output.layout, found.element)
+            if first.key in quantised_keys(plan.source):
+                yield _shape_conflicts(first, cut, checkpoint)
+            else:
+                yield _padding_differs(step, cut, found, checkpoint, is_back=bool(plan.is_back))
 
 
 def holds_conditions(step: Step, checkpoint: Checkpoint) -> bool:
@@ -273,6 +278,18 @@ def _cut_axis(step: Step, cut: Cut) -> _CutAxis | None:
         return None
     cuts = [_CutAxis(axis, span[0]) for axis, span in enumerate(box.spans) if span != (0, shape[axis])]
     return cuts[0] if len(cuts) == 1 else None
+
+
+def _shape_conflicts(element: _Element, cut: Cut, checkpoint: Checkpoint) -> PlanError:
+    """Say that a shape which stands beside packed codes is not theirs."""
+    return PlanError(
+        "scheme-conflict",
+        "the shape that stands beside the codes of a quantised weight is not theirs",
+        where=element.key,
+        expected=f"{spell_element(cut.element, cut.output.dtype)}, by the sizes of the other tensors",
+        got=element.text(checkpoint),
+        hint="correct the shape, or leave the weight as it is, by a narrower rule",
+    )
 
 
 def _padding_differs(step: Step, cut: Cut, found: Unlike, checkpoint: Checkpoint, *, is_back: bool) -> PlanError:

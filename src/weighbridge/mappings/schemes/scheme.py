@@ -223,6 +223,7 @@ class Scheme:
         targets: The modules that it is for, in the dialect of compressed-tensors; none for all that have its tensors.
         formula: How the weight is computed; or why it is not.
         in_metadata: Whether the file's metadata says by each weight's name how it is stored.
+        as_it_is: Why weights only move as they are; empty where they may be joined, cut and turned.
         setting: Where the configuration says how large blocks are; None where a format has but one size, or several
             places that say it.
     """
@@ -232,6 +233,7 @@ class Scheme:
     targets: tuple[str, ...] = ()
     formula: Formula | str = "no formula is known for it"
     in_metadata: bool = False
+    as_it_is: str = ""
     setting: Setting | None = None
 
     def name(self, base: str, form: Form, member: Member) -> str:

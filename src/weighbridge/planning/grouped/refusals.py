@@ -41,7 +41,10 @@ def not_divided(found: Undivided, weights: Sequence[Weight], *, can_be_finer: bo
     if seam is not None and seam.role is not None and not seam.is_order:
         return _misaligned(weight, key, seam, can_be_finer=can_be_finer)
     if weight.kind.shape is None or seam is None:
-        why = f"{weight.scheme.title}: {member.what} follow a weight that keeps its rows and columns"
+        (_, codes), (beside, entries), *_ = weight.kind.parts
+        counts = f"{codes.size_bytes:,} bytes of codes, {entries.numel:,} {beside.what}"
+        reason = weight.scheme.as_it_is or f"{member.what} follow a weight that keeps its rows and columns"
+        why = f"{weight.scheme.title}, {counts}: {reason}"
     elif seam.is_order:
         why = f"{weight.scheme.title}: {member.what} would have to be packed anew"
     else:
