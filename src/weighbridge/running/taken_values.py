@@ -33,6 +33,8 @@ COMPARED_BYTES: Final = 2**20
 SHOWN_ROWS: Final = 120
 """How many characters name the rows of an error."""
 
+_AS_IT_IS: Final = 'save the model under its own names by layout="as is", or through other rules'
+
 NOT_AS_TAKEN: Final = "the values are not what the plan takes them to be"
 
 
@@ -68,7 +70,7 @@ def broken_conditions(plan: Plan, checkpoint: Checkpoint) -> Iterator[PlanError]
             ways = (step.program.targets[way].layout for way in (step.writes[key], number))
             one, other = (_Element.of(step, layout, element) for layout in ways)
             if one.key in quantised_keys(plan.source):
-                yield _companions_differ(key, one, other, checkpoint)
+                yield _companions_differ(key, one, other, checkpoint, is_back=bool(plan.is_back))
             else:
                 yield _sources_differ(key, one, other, checkpoint, _remedy(plan))
         for cut, found in unlike_cuts(step, checkpoint):
@@ -113,7 +115,8 @@ def _unlike_the_first(slots: Slots, ways: Sequence[int]) -> Iterator[tuple[int, 
     for parts in zip(*(windows(output.layout, most) for output in outputs), strict=True):
         first = window_bytes(parts[0], dtype, slots)
         for place, number in list(left.items()):
-            unequal = (first != window_bytes(parts[place], dtype, slots)).nonzero()
+            otherwise = first if number in slots.step.program.partial[1] else None
+            unequal = (first != window_bytes(parts[place], dtype, slots, otherwise)).nonzero()
             if unequal.numel():
                 del left[place]
                 yield number, start + int(unequal[0]) // DTYPES[dtype].itemsize
@@ -165,7 +168,7 @@ def _remedy(plan: Plan) -> str:
     if plan.is_of_adapter and not plan.is_back:
         return "join factors that differ as blocks, at the sum of their ranks: block_diagonal=True (--block-diagonal)"
     if plan.is_back:
-        return 'save the model under its own names by layout="as is", or through other rules'
+        return _AS_IT_IS
     return "give each a target of its own, or rename the one that is meant and drop the others"
 
 
@@ -180,14 +183,15 @@ def _sources_differ(key: str, one: _Element, other: _Element, checkpoint: Checkp
     )
 
 
-def _companions_differ(key: str, one: _Element, other: _Element, checkpoint: Checkpoint) -> PlanError:
+def _companions_differ(key: str, one: _Element, other: _Element, checkpoint: Checkpoint, *, is_back: bool) -> PlanError:
+    numbers = 'or read the weights as numbers: dtype="bfloat16" (--dtype bfloat16)'
     return PlanError(
         "companion-differs",
         "these belong to quantised weights that are to become one, and differ",
         where=key,
         expected="the same bytes in both",
         got=f"{one.text(checkpoint)}\n{other.text(checkpoint)}",
-        hint="narrow the rule to other weights, or quantise these with one scale",
+        hint=_AS_IT_IS if is_back else f"narrow the rule to other weights, quantise these with one scale,\n{numbers}",
     )
 
 
@@ -286,14 +290,23 @@ def _padding_differs(step: Step, cut: Cut, found: Unlike, checkpoint: Checkpoint
         where=element.key or step.targets[0],
         expected=f"{value}, 0x{cut.element[::-1].hex()}, in all of it",
         got=got,
-        hint='save the model under its own names by layout="as is", or through other rules' if is_back else hint,
+        hint=_AS_IT_IS if is_back else hint,
     )
 
 
-def window_bytes(window: Layout, dtype: str, slots: Slots) -> torch.Tensor:
-    """Return the bytes of a part of a value."""
+def window_bytes(window: Layout, dtype: str, slots: Slots, otherwise: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the bytes of a part of a value.
+
+    Args:
+        window: The copies that write it.
+        dtype: Dtype code of the value.
+        slots: What they read.
+        otherwise: The bytes of elements that none of them writes.
+    """
     import torch
 
     part = allocate(TensorSpec(dtype, window.shape))
+    if otherwise is not None:
+        part.view(torch.uint8).copy_(otherwise)
     fill(part, window, slots, dtype)
     return part.view(torch.uint8)
