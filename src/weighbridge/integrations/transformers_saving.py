@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from weighbridge.api.bound_plan import Plan
-from weighbridge.api.configurations import NAME, config_beside, saying_of
+from weighbridge.api.configurations import config_beside, saying_of
 from weighbridge.api.live_models import naming_the_ways_out, say
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.file_names import names_torch_file
@@ -20,6 +20,7 @@ from weighbridge.base.keys import collapse
 from weighbridge.integrations.transformers_names import leave_out_unsaved
 from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.schemes.said import CONFIG
 from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_loading import recall
 from weighbridge.models.module_saving import tied_names
@@ -126,12 +127,8 @@ def settings_of(model: Any) -> Iterator[list[Extra]]:
         config.quantization_config = own[_SAID]  # the library keeps part of what is said there
     with TemporaryDirectory() as folder:
         config.save_pretrained(folder)
-        if (
-            (loaded := recall(model))
-            and own
-            and config.to_json_string() == type(config).from_dict(copy.deepcopy(own)).to_json_string()
-        ):
-            copyfile(next(extra.path for extra in loaded.checkpoint.extras if extra.name == NAME), Path(folder) / NAME)
+        if own and config.to_json_string() == type(config).from_dict(copy.deepcopy(own)).to_json_string():
+            copyfile(_own_file(model), Path(folder) / CONFIG)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
         paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
@@ -143,3 +140,10 @@ def _own_settings(model: Any) -> dict[str, Any]:
     loaded = recall(model)
     found = None if loaded is None else config_beside(loaded.checkpoint)
     return found if isinstance(found, dict) else {}
+
+
+def _own_file(model: Any) -> Path:
+    """Return the file that `_own_settings` has read."""
+    loaded = recall(model)
+    assert loaded is not None
+    return next(extra.path for extra in loaded.checkpoint.extras if extra.name == CONFIG)
