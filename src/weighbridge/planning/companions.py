@@ -263,8 +263,8 @@ def _apart(group: Group, apart: Sequence[str], step_of: MappingOf[str, Step]) ->
         expected=f"the same for {tails}, and no cast",
         got="\n".join(_line(key, step_of.get(key)) for key in (group.codes, *apart[:3])),
         hint="give the configuration that says how they are stored: config (--config), rename the whole module,\n"
-        "give its scales a rule with the same operations, or dequantise the checkpoint\n"
-        "with the library that wrote it, and convert that",
+        "give its scales a rule with the same operations, or read the weights as numbers,\n"
+        'which takes the configuration as well: dtype="bfloat16" (--dtype bfloat16)',
     )
 
 

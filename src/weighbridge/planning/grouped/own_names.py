@@ -157,7 +157,12 @@ def contradictions(readings: Iterable[Reading], source: Grouped) -> list[Weighbr
 
 
 def disagreements(plan: Plan, source: Grouped) -> Iterator[PlanError]:
-    """Yield what contradicts the configuration as a whole, where the elements of a weight are moved."""
+    """Yield what contradicts the configuration, where a rule parts the tensors of a weight, or moves any elements."""
+    rules = {key: step.rules for step in plan.steps for key in step.sources} if source.faults else {}
+    for fault in source.faults:
+        keys = {*fault.keys, f"{fault.stem}.weight"} & rules.keys() if fault.keys else set()
+        if len({bool(rules[key]) for key in keys}) > 1:
+            yield _contradiction(fault.code, fault.text, fault.stem)
     whole = [fault for fault in source.faults if not fault.keys]
     moves = whole and any(not step.program.is_identity for step in _grouped_steps(plan, source.base_of))
     yield from (_contradiction(fault.code, fault.text, "") for fault in whole if moves)
