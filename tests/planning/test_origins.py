@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import weighbridge as wb
-from weighbridge.planning.way_back.origins import find_origins, find_rivals
+from weighbridge.planning.way_back.origins import Origin, find_origins, find_rivals
 from weighbridge.testing import laws
 
 RULES = """\
@@ -151,6 +151,12 @@ def test_origin_of_a_stack_names_its_first_members() -> None:
     assert back["h.3.experts.7.up"].sources == ("layers.3.experts.gate_up",)
 
 
+def test_origin_is_told_of_one_output_though_another_has_no_last_name() -> None:
+    cut = wb.WeightConverter("qk", ["q", "k"], [wb.Chunk(0)])
+    mapping = wb.Mapping([cut, wb.WeightRenaming(["attn.k", "k$"], "z")])
+    assert find_origins(mapping, ["attn.q", "attn.k"]) == {"attn.q": Origin(("attn.qk",), (0,))}
+
+
 def test_rule_without_an_inverse_has_no_origin() -> None:
     mapping = wb.Mapping([wb.WeightRenaming("(a|b).w", "c.w"), wb.WeightRenaming("^x", "y")])
     assert set(find_origins(mapping, ["c.w", "y.w", "z.w"])) == {"y.w"}
@@ -234,6 +240,13 @@ def test_way_back_by_a_general_rule_names_the_special_one() -> None:
     ordered = wb.Mapping(reversed(GENERAL.transforms), name="ordered")
     better = wb.plan(wb.Header({"conv.weight": wb.TensorSpec("F32", (4,))}), ordered.inverse())
     assert (list(better.target), better.notes) == (["stem.kernel"], ()), "what the note advises is what helps"
+
+
+def test_tensor_that_is_carried_back_under_its_name_leaves_no_choice_open() -> None:
+    header = wb.Header({key: wb.TensorSpec("F32", (4,)) for key in ("conv.weight", "up.weight")})
+    plan = wb.plan(header, GENERAL.inverse(), carry=["conv.weight"])
+    assert sorted(plan.target) == ["conv.weight", "up.w"]
+    assert [line.partition(" goes back")[0] for line in plan.choices] == ["up.weight"]
 
 
 def test_special_rule_that_takes_a_name_first_is_no_reason_for_a_note() -> None:
