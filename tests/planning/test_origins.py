@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import weighbridge as wb
-from weighbridge.planning.way_back.origins import Origin, find_origins, find_rivals
+from weighbridge.planning.way_back.origins import find_origins, find_rivals
 from weighbridge.testing import laws
 
 RULES = """\
@@ -149,12 +149,6 @@ def test_origin_of_a_stack_names_its_first_members() -> None:
     )
     back = find_origins(mapping.inverse(), ["h.3.experts.7.up"])
     assert back["h.3.experts.7.up"].sources == ("layers.3.experts.gate_up",)
-
-
-def test_origin_is_told_of_one_output_though_another_has_no_last_name() -> None:
-    cut = wb.WeightConverter("qk", ["q", "k"], [wb.Chunk(0)])
-    mapping = wb.Mapping([cut, wb.WeightRenaming(["attn.k", "k$"], "z")])
-    assert find_origins(mapping, ["attn.q", "attn.k"]) == {"attn.q": Origin(("attn.qk",), (0,))}
 
 
 def test_rule_without_an_inverse_has_no_origin() -> None:
