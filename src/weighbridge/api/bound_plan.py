@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from weighbridge.api.dequantised import computed_source
 from weighbridge.api.joined_files import open_source
+from weighbridge.api.refined_files import follow_blocks
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.forms.named_options import read_named
@@ -285,12 +286,14 @@ class Plan(planned.Plan):
         from weighbridge.running.to_files.directory_writing import WriteOptions, write
         from weighbridge.running.to_files.torch_writing import write_torch_file
 
-        changes, is_torch = self._changes(), names_torch_file(destination)
+        self._check_changes()
+        is_torch = names_torch_file(destination)
         if self.is_of_adapter and self.target_files is None and options.get("name") is None and not is_torch:
             options |= {"name": WEIGHTS_STEM, "max_shard_size": None}
         chosen = read_named(WriteOptions, options)
         checkpoint = self.checkpoint(source)
         origin = None if checkpoint.extras else self._origin()
+        changes = self.binding.changes or tuple(follow_blocks(self.refined, (origin or checkpoint).extras))
         if is_torch:
             needed = (*beside, *(change.extra for change in changes))
             made = write_torch_file(self, checkpoint, destination, chosen, origin, needed)
@@ -299,8 +302,8 @@ class Plan(planned.Plan):
         self.binding.produced = lambda: made
         return made
 
-    def _changes(self) -> tuple[FileChange, ...]:
-        """Return the files that are written anew; an adapter means nothing without its configuration.
+    def _check_changes(self) -> None:
+        """Refuse to write an adapter without its configuration, which it means nothing without.
 
         Raises:
             PlanError: `usage`.
@@ -309,7 +312,6 @@ class Plan(planned.Plan):
             what = "this plan moves an adapter's tensors, and does not hold the configuration that belongs to them"
             hint = "make the plan anew, of the adapter's directory and the mapping, and write that"
             raise PlanError("usage", what, hint=hint)
-        return self.binding.changes
 
     # ---- what it reads ----
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from weighbridge.api.settings import Settings
 from weighbridge.base.errors import WeighbridgeError
-from weighbridge.mappings.schemes.said import BESIDE
+from weighbridge.mappings.schemes.said import BESIDE, CONFIG
 from weighbridge.models.model_sources import is_model
 from weighbridge.models.wrappers import unwrap
 from weighbridge.operations.configuration import UnreadConfig
@@ -18,8 +18,6 @@ from weighbridge.storage.places.regular_files import read_small_file
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
-
-NAME: Final = "config.json"
 
 
 def config_for(given: Any, source: Checkpoint, target: Any, place: Any = None) -> Any:
@@ -51,7 +49,7 @@ def read_given(given: Any) -> Any:
     if not isinstance(given, str | Path):
         return given
     path = Path(given).expanduser()
-    path = path / NAME if path.is_dir() else path
+    path = path / CONFIG if path.is_dir() else path
     found = _read(path)
     if isinstance(found, dict):
         return found
@@ -68,7 +66,7 @@ def config_near(given: Any, folder: Path) -> Any:
     """
     if isinstance(given, Settings):
         return given.over(config_near(given.config, folder))
-    path = folder / NAME
+    path = folder / CONFIG
     return read_given(given) if given is not None else _read(path) if path.is_file() else None
 
 
@@ -94,11 +92,11 @@ def _config_in(target: Any) -> Any:
         return config_beside(target)
     if not isinstance(target, str | Path):
         return None
-    path = Path(target).expanduser() / NAME
+    path = Path(target).expanduser() / CONFIG
     return _read(path) if path.is_file() else None
 
 
-def config_beside(source: Checkpoint, name: str = NAME) -> Any:
+def config_beside(source: Checkpoint, name: str = CONFIG) -> Any:
     """Return what the `config.json` beside a checkpoint's weights says, or another file; None where there is none."""
     path = next((extra.path for extra in source.extras if extra.name == name), None)
     return None if path is None else _read(path, is_resolved=True)

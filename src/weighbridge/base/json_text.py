@@ -7,7 +7,8 @@ The standard library's parser keeps the last of two equal names and accepts `NaN
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final, NoReturn
 
 _KINDS: Final = {
@@ -203,6 +204,29 @@ def without_members(raw: bytes, names: Collection[str]) -> bytes:
     last = text[members[-1][1] : members[-1][2]]
     tail = last[len(last.rstrip()) :] + tail
     return (text[:start] + ",".join(inside) + tail + text[end:]).encode()
+
+
+def with_numbers(raw: bytes, path: Sequence[str], numbers: Sequence[int]) -> bytes:
+    r"""Write other whole numbers at one place of a JSON text, and leave all other bytes as they are.
+
+    Args:
+        raw: The text as UTF-8, which is valid JSON.
+        path: Names that lead from the outermost object to a number, or to a list of numbers.
+        numbers: As many numbers as stand there.
+
+    Examples:
+        >>> with_numbers(b'{"a": {"b": [128,\n 128], "c": 128}}', ["a", "b"], [64, 128])
+        b'{"a": {"b": [64,\n 128], "c": 128}}'
+    """
+    text, start = raw.decode("utf-8"), 0
+    for name in path:
+        members, _ = _members_of(text, text.index("{", start) + 1)
+        first = next(first for found, first, _ in members if found == name)
+        _, at = json.JSONDecoder().raw_decode(text, _past_space(text, first))
+        start = _past_space(text, _past_space(text, at) + 1)
+    _, end = json.JSONDecoder().raw_decode(text, start)
+    left = map(str, numbers)
+    return (text[:start] + re.sub(r"\d+", lambda _: next(left), text[start:end]) + text[end:]).encode()
 
 
 def _members_of(text: str, start: int) -> tuple[list[tuple[str, int, int]], int]:

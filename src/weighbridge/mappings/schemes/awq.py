@@ -19,6 +19,7 @@ from weighbridge.mappings.schemes.scheme import (
     Formula,
     Member,
     Scheme,
+    Setting,
     columns,
     rows,
 )
@@ -38,4 +39,5 @@ def read(said: Said) -> Iterator[Scheme]:
         Member(".scales", "scales", (columns(size), ROW), FLOATS, role="scale"),
     )
     groups = f"groups of {size} columns" if size else "one group of columns"
-    yield Scheme(f"int4 in {groups}, version gemm", (members,), formula=Formula(dtype=""))
+    setting = Setting(("group_size",), (size,)) if size else None
+    yield Scheme(f"int4 in {groups}, version gemm", (members,), formula=Formula(dtype=""), setting=setting)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from weighbridge.mappings.schemes.said import Said, block_sizes
-from weighbridge.mappings.schemes.scheme import COLUMN, F8, ONE, ROW, Formula, Member, Scheme, columns, rows
+from weighbridge.mappings.schemes.scheme import COLUMN, F8, ONE, ROW, Formula, Member, Scheme, Setting, columns, rows
 
 _SCALES = ("F32", "BF16", "F16", "F8_E8M0", "U8")
 
@@ -32,4 +32,5 @@ def read(said: Said) -> Iterator[Scheme]:
         Member("", "codes", (ROW, COLUMN), F8, "codes"),
         Member("_scale_inv", "scales", grid, _SCALES, role="scale"),
     )
-    yield Scheme(f"FP8 in blocks of {sizes[0]} x {sizes[1]}", (plain, fused), formula=Formula())
+    title, setting = f"FP8 in blocks of {sizes[0]} x {sizes[1]}", Setting(("weight_block_size",), sizes)
+    yield Scheme(title, (plain, fused), formula=Formula(), setting=setting)

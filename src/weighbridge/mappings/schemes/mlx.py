@@ -9,7 +9,17 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from weighbridge.mappings.schemes.said import Said, whole
-from weighbridge.mappings.schemes.scheme import FLOATS, FLOATS_OF_4_BITS, ROW, Coding, Formula, Member, Scheme, columns
+from weighbridge.mappings.schemes.scheme import (
+    FLOATS,
+    FLOATS_OF_4_BITS,
+    ROW,
+    Coding,
+    Formula,
+    Member,
+    Scheme,
+    Setting,
+    columns,
+)
 
 
 def read(said: Said) -> Iterator[Scheme]:
@@ -28,4 +38,5 @@ def read(said: Said) -> Iterator[Scheme]:
     ]
     if is_affine:
         members.append(Member(".biases", "biases of groups", (ROW, columns(size)), FLOATS, role="addend"))
-    yield Scheme(f"{mode} of {bits} bits in groups of {size} columns", (tuple(members),), formula=formula)
+    title, setting = f"{mode} of {bits} bits in groups of {size} columns", Setting(("group_size",), (size,))
+    yield Scheme(title, (tuple(members),), formula=formula, setting=setting if is_affine else None)
