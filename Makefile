@@ -18,6 +18,9 @@ DOCS := $(VENV)/.stamp-docs-$(INPUTS)
 # Tests run in one process per core, so each computes with one thread; who has none left takes some of another's.
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --maxprocesses=8 --dist worksteal
 
+# Where the environment forbids bytecode, each of the hundreds of processes would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test corpus infer-table golden fuzz mutants sweep sweep-page rooms lint lint-table format types docs bench clean
 .NOTPARALLEL:

@@ -117,7 +117,8 @@ class _Rules:
         source, target, groups = [], [], 0
         for at, segment in enumerate(segments):
             if segment.isdigit() and self.chance.random() < 0.8:
-                kinds = ("int", "group", "star", "shift", "padded", "halves")
+                kinds = ("int", "group", "star", "shift", "padded", "halves", "few")
+                kinds += () if self.config is None else ("moved",)
                 kind = self.chance.choice(("unpadded", "group") if segment[0] == "0" and len(segment) == 2 else kinds)
             elif self.chance.random() < 0.12:
                 kind = self.chance.choice(("word", "named", "choice", "part"))
@@ -228,7 +229,7 @@ class _Rules:
         if axes == 2:
             heads = chance.choice((2, "num_attention_heads"))
             pool += [wb.Rearrange("(h two) c -> (two h) c", two=heads), wb.Rearrange("a b -> (b a)")]
-            pool += [wb.LinearToConv3d(3, (2, 1, 2))]
+            pool += [wb.LinearToConv3d(3, (2, 1, 2))] * (9 if shape[1] == 12 else 1)
         if axes == 5:
             pool += [wb.Conv3dToLinear(3, (2, 1, 2))] * 6
         if dtype == torch.float32:
@@ -321,7 +322,7 @@ class _Rules:
             sources.append(".".join([*parts[start:at], "*", *self.chance.choice(others)[at + 1 :]]))
             operations.append(wb.Concatenate(self.chance.choice((0, 1, 2))))
             ernie = wb.ErnieFuseAndSplitTextVisionExperts(0, 1)
-            if self.chance.random() < 0.2:
+            if self.chance.random() < 0.4:
                 return self.convert(sources, ["text.fused", "vision.fused"], [ernie], "")
         elif self.chance.random() < 0.3:
             operations = [wb.Concatenate(0)]
@@ -584,6 +585,10 @@ def _spelled(kind: str, segment: str, at: int, groups: int) -> tuple[str, str]:
             return f"{{i{at}:int}}", f"{{i{at}}}"
         case "shift":
             return f"{{i{at}:int}}", f"{{i{at}+1}}"
+        case "few":
+            return f"{{i{at}:{int(segment)}|{int(segment) + 7}}}", f"{{i{at}+2}}"
+        case "moved":
+            return f"{{i{at}:int}}", f"{{i{at}+parts}}"
         case "padded":
             return f"{{i{at}:int}}", f"{{i{at}:02}}"
         case "unpadded":

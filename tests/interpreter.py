@@ -12,7 +12,9 @@ meant, a `Mapping` with its transforms, are weighbridge's.
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -24,6 +26,7 @@ from interpreter_patterns import Found, count_stars, fill, spell
 import weighbridge as wb
 
 Tensors = dict[str, torch.Tensor]
+NAMED_OFFSET = re.compile(r"(\{\w+[+-])([a-z]\w*)")
 FREE = "\0"
 """Stands for the index that a converter will make."""
 
@@ -81,6 +84,7 @@ def interpret(
         wanted: Shapes of the targets, where they are known; they only tell how large the parts of a tensor are.
         config: The model's configuration.
     """
+    mapping = bind(mapping, config)
     made, uses = Made(), dict[tuple[int, tuple[str, ...]], Use]()
     for key, tensor in tensors.items():
         is_dropped, is_carried = (any(_names(rule, key) for rule in rules) for rules in (mapping.drop, mapping.carry))
@@ -108,6 +112,13 @@ def interpret(
         except NamingError as wrong:
             made.problems.add(wrong.code)
     return made
+
+
+def bind(mapping: wb.Mapping, config: Any) -> wb.Mapping:
+    """Write the numbers of a configuration in the place of their names, in the texts of all patterns."""
+    text = json.dumps(mapping.to_dict())
+    bound = NAMED_OFFSET.sub(lambda found: f"{found[1]}{config[found[2]]}", text)
+    return mapping if bound == text else wb.Mapping.from_dict(json.loads(bound))
 
 
 def _names(rule: Any, key: str) -> bool:

@@ -47,7 +47,20 @@ ANOTHER: Final = wb.Mapping([wb.WeightRenaming("^old", "model"), *FUSED.transfor
 TRANSPOSED: Final = wb.Mapping(
     [wb.WeightConverter("gate.weight", "gate.weight", [wb.Transpose(0, 1)])], name="transposed"
 )
-MAPPINGS: Final = {mapping.name: mapping for mapping in (FUSED, ANOTHER, TRANSPOSED)}
+ASSUMING: Final = wb.Mapping(
+    [
+        wb.WeightConverter("embed", "embed", [wb.Pad(0, multiple_of=256, value=1.5, source_size=901)]),
+        wb.WeightConverter(["q", "v"], "qkv", [wb.InsertConstant(1, (300, 256)), wb.Concatenate(0, chunks=3)]),
+        wb.WeightConverter("head", "head", [wb.Trim(0, 700, value="-inf", source_size=900)]),
+        wb.WeightConverter("two", ["one.a", "one.b"], [wb.Chunk(0, chunks=3), wb.RemoveConstant(2, (200, 256), 3)]),
+        wb.WeightConverter("table", "layers.*.table", [wb.Repeat(3)]),
+        wb.WeightConverter("ranks.*.k", "k", [wb.MergeEqual(2)]),
+    ],
+    name="assuming",
+)
+"""What is filled in, left out, shared and held to be equal: each of it in both directions, as its inverse has it."""
+
+MAPPINGS: Final = {mapping.name: mapping for mapping in (FUSED, ANOTHER, TRANSPOSED, ASSUMING)}
 
 TOUCHING: Final = (
     "open",

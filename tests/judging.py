@@ -164,7 +164,9 @@ def _judge_as_is(
         return Find("wrong", f"{plan.reading}: {wrong}")
     if fits and difference(made.tensors, whole):
         return Find("as is, though mapped fits", difference(made.tensors, whole))
-    faults = made.problems - BY_SHAPES - UNLIKE
+    if made.problems & UNLIKE:
+        return None  # values have stopped some of it, so that nothing says which shapes that would have
+    faults = made.problems - BY_SHAPES
     fits_elsewhere = all(shapes.get(name) == shape for name, shape in made.shapes.items())
     if faults and made.failed and fits_elsewhere and (set(made.tensors) | made.failed) == set(shapes):
         return Find("as is for a fault", f"the right reading has {sorted(faults)}")

@@ -476,10 +476,24 @@ def turn_the_scales_as_well(folder: Path) -> object:
     return wb.plan(CODED, [wb.WeightConverter(name, f"t.{name}", [wb.Transpose(0, 1)]) for name in names])
 
 
-@follows("companion-unknown", "dequantise the checkpoint\nwith the library that wrote it, and convert that")
-def dequantise_first(folder: Path) -> object:
-    codes, scale = numbers(4, 4).to(torch.float8_e4m3fn), torch.ones(1, 1)
-    return wb.plan({"q.weight": codes.to(torch.float32) * scale}, [], dtype="bfloat16").state_dict()
+AS_NUMBERS = 'read the weights as numbers: dtype="bfloat16" (--dtype bfloat16)'
+
+
+@follows(
+    "companion-unknown",
+    "read the weights as numbers,\nwhich takes the configuration as well: " + AS_NUMBERS.partition(": ")[2],
+)
+def read_numbers_by_a_configuration(folder: Path) -> object:
+    codes = {"q.weight": numbers(4, 4).to(torch.float8_e4m3fn), "q.weight_scale_inv": torch.ones(1, 1)}
+    config = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [4, 4]}}
+    cast = wb.WeightConverter("q.weight", "q.weight", [wb.Cast("BF16")])
+    return wb.plan(codes, [cast], dtype="bfloat16", config=config).state_dict()
+
+
+def tensors(specs: dict[str, wb.TensorSpec]) -> dict[str, torch.Tensor]:
+    """Quantised weights whose codes and scales are all zero."""
+    dtypes = {"F8_E4M3": torch.float8_e4m3fn, "F32": torch.float32, "U8": torch.uint8}
+    return {key: torch.zeros(spec.shape).to(dtypes[spec.dtype]) for key, spec in specs.items()}
 
 
 NARROWER = wb.WeightConverter(["q.weight"], "qk.weight", [wb.Concatenate(0)])
@@ -497,6 +511,25 @@ def carry_both(folder: Path) -> object:
     plain = specs | {"k.weight": wb.TensorSpec("U8", (2, 4))}
     del plain["k.weight_scale_inv"]
     return wb.plan(wb.Header(plain), [BOTH], carry=["q.{rest:**}", "k.{rest:**}"], config=config)
+
+
+@follows("companion-missing", AS_NUMBERS)
+def join_numbers(folder: Path) -> object:
+    specs, config = quantised((4, 2))
+    plain = tensors({key: spec for key, spec in specs.items() if not key.startswith("k")})
+    return wb.plan(plain | {"k.weight": numbers(2, 4)}, [BOTH], dtype="bfloat16", config=config).state_dict()
+
+
+@follows("companion-misaligned", AS_NUMBERS)
+def join_numbers_behind_a_block(folder: Path) -> object:
+    specs, config = quantised((3, 2))
+    return wb.plan(tensors(specs), [BOTH], dtype="bfloat16", config=config).state_dict()
+
+
+@follows("companion-misaligned", 'make blocks finer in the whole checkpoint: companions="refine" (--refine)')
+def make_blocks_finer(folder: Path) -> object:
+    specs, config = quantised((3, 2))
+    return wb.plan(tensors(specs), [BOTH], companions="refine", config=config).state_dict()
 
 
 @follows("companion-misaligned", "narrow the rule to other weights")
@@ -526,6 +559,18 @@ def turn_nothing_packed(folder: Path) -> object:
 def carry_packed_codes(folder: Path) -> object:
     config = {"quantization_config": {"quant_method": "mxfp4"}}
     return wb.plan(PACKED, [TURNED], carry=["^q", "^q_blocks", "^q_scales"], config=config)
+
+
+@follows("companion-fixed", AS_NUMBERS)
+def turn_numbers(folder: Path) -> object:
+    config = {"quantization_config": {"quant_method": "mxfp4"}}
+    rule = wb.WeightConverter("^q", "q", [wb.Transpose(0, 1)])
+    return wb.plan(tensors(dict(PACKED.specs)), [rule], dtype="bfloat16", config=config).state_dict()
+
+
+@follows("companion-differs", AS_NUMBERS.replace(":", ", by their configuration:"))
+def join_numbers_of_two_scales(folder: Path) -> object:
+    return wb.plan(DIFFERING, [BOTH], dtype="bfloat16", config=ONE_SCALE).state_dict()
 
 
 @follows("companion-differs", "narrow the rule to other weights")

@@ -99,13 +99,29 @@ Segments = tuple[str, ...]
 Place = tuple[int, ...]
 
 
+class Form(NamedTuple):
+    """What a rename makes of an index, and how that is written for weighbridge."""
+
+    write: Callable[[int], str]
+    text: str
+
+
+FORMS = {
+    "*+1": Form(lambda index: str(index + 1), "{NAME+1}"),
+    "*+10": Form(lambda index: str(index + 10), "{NAME+10}"),
+    "*:02": Form(lambda index: f"{index:02}", "{NAME:02}"),
+    "*/2": Form(lambda index: f"{index // 2}.{index % 2}", "{NAME//2}.{NAME%2}"),
+}
+"""By the segment of a target that stands for it."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One transform.
 
     kind      rename, group, add, remove or convert
     sources   whole segments of each source pattern; `*` is an index
-    targets   the same for the targets; `add` and `remove` have their prefix in `sources`
+    targets   the same for the targets, where `FORMS` has more; `add` and `remove` have their prefix in `sources`
     steps     a converter's operations, each a name with its arguments
     anchored  whether the sources only match at the start of the (scoped) key
     spelling  how the pattern is written for weighbridge; no meaning here
@@ -151,6 +167,12 @@ def _operation(name: str, arguments: tuple[Any, ...]) -> Any:
 
 def _spell(pattern: Segments, rule: Rule, *, is_source: bool) -> str:
     dot = r"\." if rule.spelling == "escaped" and is_source else "."
+    if any(segment in FORMS for target in rule.targets for segment in target):
+        names = (f"i{number}" for number in itertools.count())
+        plain = "{NAME:int}" if is_source else "{NAME}"
+        pattern = tuple(FORMS[segment].text.replace("NAME", next(names)) if segment in FORMS
+                        else plain.replace("NAME", next(names)) if segment == "*" else segment
+                        for segment in pattern)  # fmt: skip
     return ("^" if rule.anchored and is_source else "") + dot.join(pattern)
 
 
@@ -208,6 +230,10 @@ class OverlapError(Exception):
     """Two patterns claim one key."""
 
 
+class NoNumberError(Exception):
+    """A number with a zero in front is none that a form is for."""
+
+
 def rename(rule: Rule, key: str) -> str:
     """Run one rename over one key."""
     if rule.kind in ("add", "remove"):
@@ -238,8 +264,17 @@ def write(rule: Rule, key: str, target: Segments, where: Found, indices: Sequenc
     inner = below(rule.scope, key)
     assert inner is not None
     turn = iter(indices)
-    filled = [next(turn) if segment == "*" else segment for segment in target]
+    filled = [
+        next(turn) if segment == "*" else _formed(FORMS[segment], next(turn)) if segment in FORMS else segment
+        for segment in target
+    ]
     return _above(rule.scope, [*inner[: where.start], *filled, *inner[where.stop :]])
+
+
+def _formed(form: Form, index: str) -> str:
+    if index != str(int(index)):
+        raise NoNumberError
+    return form.write(int(index))
 
 
 @dataclass
@@ -270,8 +305,9 @@ def evaluate(rules: Sequence[Rule], tensors: Mapping[str, Bits]) -> Expected:
     for key, bits in tensors.items():
         try:
             name, hit = _walk(rules, key)
-        except OverlapError:
-            expected.problems.add(("rule-overlap", key))
+        except (OverlapError, NoNumberError) as problem:
+            code = "rule-overlap" if isinstance(problem, OverlapError) else "index-out-of-range"
+            expected.problems.add((code, key))
             continue
         if hit is None:
             made.append(((key,), [(name, bits)]))
@@ -577,6 +613,7 @@ class _Draw:
         self.chance = chance
         self.counter = chance.choice((1, 0x3F800001, 0x7F800001))  # small integers, ordinary floats, NaNs
         self.tensors: Tensors = {}
+        self.layer: Segments = ("*",)
 
     def bits(self, shape: tuple[int, ...], dtype: str) -> Bits:
         """Make a tensor with values that no other one has (as far as its width allows)."""
@@ -743,7 +780,7 @@ class _Draw:
         """Put renames and converters into one random list; write each with the names of its moment."""
         pending: list[tuple[str, Any]] = [("convert", block) for block in blocks]
         pending += [("move", tower) for tower in towers if tower in MOVED and self.chance.random() < 0.5]
-        choices = ("list", "module", "gamma", "norms", "leaf", "prefix", "unused")
+        choices = ("list", "module", "gamma", "norms", "leaf", "prefix", "unused", "number")
         pending += [("rename", self.chance.choice(choices)) for _ in range(self.chance.randint(0, features + 1))]
         self.chance.shuffle(pending)
         places = {tower: tower for tower in towers}
@@ -766,6 +803,10 @@ class _Draw:
                     rules.append(Rule("rename", ((module,),), ((f"self_{module}",),), spelling=self.spelling()))
             elif what == "gamma" and not any(("norm", "gamma") in rule.sources for rule in rules):
                 rules.append(Rule("rename", (("norm", "gamma"),), (("norm", "weight"),), spelling=self.spelling()))
+            elif what == "number" and not any(FORMS.keys() & set(target) for rule in rules for target in rule.targets):
+                form = self.chance.choice(list(FORMS))
+                rules.append(Rule("rename", ((lists, "*"),), ((lists, form),)))
+                self.layer = ("*", "*") if form == "*/2" else ("*",)
             elif what == "norms":
                 rules.append(Rule("group", (("norm0",), ("norm1",)), (("norm1",), ("norm2",))))
             elif what == "leaf":
@@ -807,7 +848,7 @@ class _Draw:
         now = [self.path(module, leaf, leaves) for leaf in block.sources]
         new = [self.path(module, leaf, {}) for leaf in block.targets]
         if self.chance.random() < 0.3:  # the layer's index as a capture of its own, which comes out again
-            now, new = ([(lists, "*", *path) for path in paths] for paths in (now, new))
+            now, new = ([(lists, *self.layer, *path) for path in paths] for paths in (now, new))
         rule = Rule("convert", tuple(now), tuple(new), block.steps, spelling=self.spelling())
         if self.chance.random() < 0.4:
             return [rule]

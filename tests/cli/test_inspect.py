@@ -18,7 +18,8 @@ import weighbridge as wb
 from weighbridge.cli.inspecting.inspection import Inspection
 from weighbridge.cli.inspecting.measuring import NAMES, measure
 from weighbridge.cli.inspecting.module_tree import Branch, module_tree, tree_lines
-from weighbridge.cli.inspecting.quantised import COMPANIONS, quantisation_hints
+from weighbridge.cli.inspecting.quantised import quantisation_hints
+from weighbridge.mappings.schemes.endings import COMPANIONS
 
 SPEC = wb.TensorSpec("F32", (2, 3))
 
@@ -74,6 +75,7 @@ def test_ties_are_named_and_counted_once(tmp_path: Path) -> None:
         (["q.weight_packed", "q.weight_shape"], "packed weights of compressed-tensors: 2 tensors"),
         (["q.weight_scale", "q.input_scale"], "scales of weights, activations or caches: 2 tensors"),
         (["w.absmax", "w.quant_state.bitsandbytes__nf4"], "state of bitsandbytes: 2 tensors"),
+        (["q._weight_qdata", "q._weight_scale"], "tensors of torchao: 2 tensors"),
         (["experts.gate_up_proj_blocks", "experts.gate_up_proj_scales"], "as of MXFP4: 2 tensors"),
     ],
 )
@@ -83,7 +85,7 @@ def test_companions_of_quantised_weights_are_recognised(keys: list[str], words: 
 
 
 def test_every_kind_of_companion_is_tested() -> None:
-    assert len(COMPANIONS) == 6
+    assert len(COMPANIONS) == 7
 
 
 def test_narrow_dtypes_and_configurations_are_signs() -> None:

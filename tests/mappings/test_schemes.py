@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from form_values import places_of, replaced
 from hypothesis import given, strategies as st
 
 import weighbridge as wb
+from weighbridge.mappings.schemes.endings import BELOW_WEIGHT, OF_MODULE, STATE, TAILS
 from weighbridge.mappings.schemes.quantisation import FORMATS, Quantisation, find_quantisation
-from weighbridge.mappings.schemes.said import BESIDE
+from weighbridge.mappings.schemes.said import BESIDE, read_said
 from weighbridge.mappings.schemes.scheme import Span
 
 EXAMPLES = ROOT.parent / "shared" / "formats"
@@ -297,9 +299,40 @@ def test_the_sizes_of_an_axis_are_those_that_have_as_many_entries(
     assert (None if found is None else list(range(found.least, found.most + 1))) == (fitting or None)
 
 
+@pytest.mark.parametrize("name", [*WEIGHTS, "int8", "several"])
+def test_every_name_of_a_scheme_is_in_the_one_list_of_names(name: str) -> None:
+    """Whoever has no configuration tells the tensors of a quantised weight by that list."""
+    group = {
+        "targets": ["Linear"],
+        "weights": {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "channel"},
+    }
+    further = {
+        "int8": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+        "several": {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"one": group}},
+    }
+    config = further[name] if name in further else WEIGHTS[name][0]
+    said, _ = read_said({"quantization_config": config}, {}, {})
+    assert said is not None
+    schemes = [
+        scheme for each in FORMATS for scheme in import_module(f"weighbridge.mappings.schemes.{each}").read(said)
+    ]
+    members = [member for scheme in schemes for form in scheme.forms for member in form]
+    assert len(members) > 1
+    endings = {member.ending for member in members if member.kind != "derived" or member.is_needed} - {"", ".weight"}
+    known = OF_MODULE | BELOW_WEIGHT
+    strange = [each for each in endings if each.rpartition(".")[2] not in known and STATE not in each]
+    assert [each for each in strange if not each.endswith(TAILS)] == []
+
+
 def test_each_format_says_where_its_facts_are_from() -> None:
     folder = ROOT / "src" / "weighbridge" / "mappings" / "schemes"
     assert {path.stem for path in Path(folder).glob("*.py")} == {
-        *(*FORMATS, "__init__", "dialects", "quantisation", "said", "scheme"),
+        *FORMATS,
+        "__init__",
+        "dialects",
+        "endings",
+        "quantisation",
+        "said",
+        "scheme",
     }
     assert all("After `" in (folder / f"{name}.py").read_text().split('"""')[1] for name in FORMATS)

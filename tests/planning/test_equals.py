@@ -73,6 +73,11 @@ CASES = {
         rule("up", "experts.up", wb.Transpose(0, 1), wb.Repeat(3), wb.MergeModulelist(0)),
         {"experts.up": K.T.expand(3, 3, 4)},
     ),
+    "a LoRA factor of three": Case(
+        {"l.qkv.lora_A.weight": Q},
+        rule("qkv.lora_A", [f"{part}.lora_A" for part in "qkv"], wb.Repeat()),
+        {f"l.{part}.lora_A.weight": Q for part in "qkv"},
+    ),
     "each of two, fused": Case(
         {"q": Q, "k": K}, rule(["q", "k"], "qqkk", wb.Repeat(2), wb.Concatenate(0)), {"qqkk": torch.cat([Q, Q, K, K])}
     ),

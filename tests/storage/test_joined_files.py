@@ -376,6 +376,38 @@ def test_rank_10_comes_after_rank_2_and_bytes_come_straight_from_the_files(tmp_p
     assert extent.path.name == "rank_10.safetensors"
 
 
+LAYERS = wb.Mapping(
+    [
+        wb.WeightRenaming("^layer_00-model_states", "embed"),
+        wb.WeightConverter(
+            [f"^layer_{{i+1:02}}-model_states.{name}" for name in ("q", "k")], "layers.{i}.qk", [wb.Concatenate(0)]
+        ),
+    ],
+    name="layers",
+)
+
+
+def test_layers_of_files_of_their_own_are_one_model_and_come_back(tmp_path: Path) -> None:
+    files = {0: {"w": value(7)}} | {n: {"q.w": value(n), "k.w": value(n, 1)[:1].clone()} for n in range(1, 12)}
+    for number, tensors in files.items():
+        write(tmp_path / f"layer_{number:02}-model_states.pt", **tensors)
+    wanted = {f"layers.{n - 1}.qk.w": torch.cat([value(n), value(n, 1)[:1]]) for n in range(1, 12)}
+    wanted["embed.w"] = value(7)
+    place = str(tmp_path / "layer_{i:02}-model_states.pt")
+    in_memory = {f"layer_{n:02}-model_states.{key}": each for n, own in files.items() for key, each in own.items()}
+    for source in (place, in_memory):
+        plan = wb.plan(source, LAYERS)
+        made = plan.state_dict()
+        assert made.keys() == wanted.keys()
+        assert all(made[key].equal(wanted[key]) for key in wanted)
+        assert wb.verify(plan.inverse().state_dict(made), in_memory)
+    out = wb.convert(place, tmp_path / "out", LAYERS)
+    assert wb.verify(out, wanted)
+    assert wb.verify(wb.revert(out, tmp_path / "back"), place)
+    derived = wb.plan(out, LAYERS.inverse(), wb.open(place).header).state_dict()
+    assert wb.verify(derived, in_memory)
+
+
 def test_a_model_is_loaded_from_several_files_and_saved_as_they_were_named(tmp_path: Path) -> None:
     write(tmp_path / "encoder.pt", weight=value(1))
     write(tmp_path / "decoder.pt", weight=value(2))

@@ -263,6 +263,55 @@ def padded_vocabulary() -> Layouts:
     return one, two | {"lm_head.bias": torch.cat([bias, torch.full((5,), -torch.inf)]), "l.w": other.clone()}
 
 
+def padded_and_turned() -> Layouts:
+    """Rows that are put in behind matrices that the other layout stores the other way round."""
+    new = Numbers()
+    embed, head, other = new(11, 4), new(11, 4), new(4, 4)
+    one = {"wte.weight": embed, "head.weight": head, "l.w": other}
+    two = {
+        "embed.kernel": torch.cat([embed, torch.zeros(5, 4)]).T.contiguous(),
+        "lm_head.kernel": torch.cat([head, torch.full((5, 4), -torch.inf)]).T.contiguous(),
+    }
+    return one, two | {"l.w": other.clone()}
+
+
+def absent_biases() -> Layouts:
+    """Fused projections of which one has no bias: of the same sizes in one block, of others in another one."""
+    new = Numbers()
+    a, b = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
+    for layer in range(LAYERS):
+        for block, sizes, absent in (("attn", (6, 6, 6), 1), ("cross", (8, 5, 5), 0)):
+            weights, biases = [new(size, 4) for size in sizes], [new(size) for size in sizes]
+            a |= {f"l.{layer}.{block}.{name}.weight": each for name, each in zip("qkv", weights, strict=True)}
+            a |= {
+                f"l.{layer}.{block}.{name}.bias": biases["qkv".index(name)] for name in "qkv".replace("qkv"[absent], "")
+            }
+            biases[absent] = torch.zeros(sizes[absent])
+            b |= {f"h.{layer}.{block}.qkv.weight": torch.cat(weights), f"h.{layer}.{block}.qkv.bias": torch.cat(biases)}
+    return a, b
+
+
+def all_layers() -> Layouts:
+    """All experts of all layers as one tensor, with an axis for each index, or with one for both."""
+    new = Numbers()
+    a, b = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
+    grid = [(layer, expert) for layer in range(LAYERS) for expert in range(4)]
+    for name, shape in (("gate", (6, 5)), ("up", (6, 5)), ("down", (5, 7)), ("flat", (2, 3)), ("scale", (4,))):
+        a |= {f"layers.{layer}.experts.{expert}.{name}": new(*shape) for layer, expert in grid}
+    few = [(layer, expert) for layer, count in enumerate((2, 5, 3)) for expert in range(count)]
+    a |= {f"layers.{layer}.few.{number}.w": new(3, 2) for layer, number in few}
+
+    def whole(name: str) -> torch.Tensor:
+        each = torch.stack([a[f"layers.{layer}.experts.{expert}.{name}"] for layer, expert in grid])
+        return each.unflatten(0, (LAYERS, 4))
+
+    b["moe.gate_up"] = torch.cat([whole("gate"), whole("up")], 2)
+    b["moe.down"] = whole("down").transpose(2, 3).contiguous()
+    b["moe.flat"], b["moe.scale"] = whole("flat").flatten(0, 1), whole("scale")
+    b["few"] = torch.stack([a[f"layers.{layer}.few.{number}.w"] for layer, number in few])
+    return a, b
+
+
 RECOVERED: dict[str, tuple[Callable[[], Layouts], list[str]]] = {
     "fused attention": (
         fused_attention,
@@ -337,6 +386,58 @@ RECOVERED: dict[str, tuple[Callable[[], Layouts], list[str]]] = {
             "embed -> wte) by Trim(size=11, source_size=16)",
             "by Trim(size=11, value='-inf', source_size=16)",
             "-> head.weight)",
+        ],
+    ),
+    "padded and turned": (
+        padded_and_turned,
+        [
+            "wte.weight -> embed.kernel) by Transpose(dim1=1), Pad(dim=1, size=16, source_size=11)",
+            "by Transpose(dim1=1), Pad(dim=1, size=16, value='-inf', source_size=11)",
+        ],
+    ),
+    "padded and turned, back": (
+        lambda: turned(padded_and_turned()),
+        [
+            "embed.kernel -> wte.weight) by Transpose(dim1=1), Trim(size=11, source_size=16)",
+            "by Transpose(dim1=1), Trim(size=11, value='-inf', source_size=16)",
+        ],
+    ),
+    "absent biases": (
+        absent_biases,
+        [
+            "q.bias, l.*.attn.v.bias -> h.*.attn.qkv.bias) by InsertConstant(part=1, shape=[6]), Concatenate(chunks=3)",
+            "k.bias, l.*.cross.v.bias -> h.*.cross.qkv.bias) by InsertConstant(shape=[8]), Concatenate(",
+            "attn.v.weight -> h.*.attn.qkv.weight) by Concatenate()",
+            "cross.v.weight -> h.*.cross.qkv.weight) by Concatenate(sizes=[8, 5, 5])",
+        ],
+    ),
+    "absent biases, back": (
+        lambda: turned(absent_biases()),
+        [
+            "by Chunk(chunks=3), RemoveConstant(part=1, shape=[6])",
+            "by Split(sizes=[8, 5, 5]), RemoveConstant(shape=[8])",
+            "by Chunk()",
+            "by Split(sizes=[8, 5, 5])",
+        ],
+    ),
+    "all layers": (
+        all_layers,
+        [
+            "gate, layers.*.experts.*.up -> moe.gate_up) by MergeModulelist(), Concatenate(dim=1), MergeModulelist()",
+            "layers.*.experts.*.down -> moe.down) by Transpose(dim1=1), MergeModulelist(), MergeModulelist()",
+            "layers.*.experts.*.flat -> moe.flat) by MergeModulelist(), Concatenate(chunks=3)",
+            "layers.*.experts.*.scale -> moe.scale) by MergeModulelist(), MergeModulelist()",
+            "layers.*.few.*.w -> few) by MergeModulelist(), Concatenate(sizes=[2, 5, 3])",
+        ],
+    ),
+    "all layers, back": (
+        lambda: turned(all_layers()),
+        [
+            "by SplitModulelist(), Chunk(dim=1), SplitModulelist()",
+            "by SplitModulelist(), SplitModulelist(), Transpose(dim0=1)",
+            "by Chunk(chunks=3), SplitModulelist()",
+            "moe.scale -> layers.*.experts.*.scale) by SplitModulelist(), SplitModulelist()",
+            "by Split(sizes=[2, 5, 3]), SplitModulelist()",
         ],
     ),
     "rotary parts": (
@@ -583,6 +684,50 @@ def test_a_padded_tensor_that_two_could_be_is_a_choice() -> None:
     assert found.is_complete
     assert {step.sources[0]: step.targets[0] for step in found.plan.steps} == {key: f"model.{key}" for key in a}
     assert found.open_choices
+
+
+def test_a_square_that_could_have_been_turned_before_it_was_padded_is_a_choice() -> None:
+    square = Numbers()(4, 4)
+    a = {"s.weight": square + square.T}
+    found = wb.infer(a, {"p.s.weight": torch.cat([a["s.weight"], torch.zeros(2, 4)])})
+    assert found.is_complete
+    assert "Transpose(dim1=1), Pad(size=6, source_size=4)" in str(found.open_choices[0])
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+def test_zeros_that_a_tensor_of_the_other_side_holds_are_no_absent_part(is_back: bool) -> None:
+    a, b = absent_biases()
+    zeros = {f"l.{layer}.attn.k.bias": torch.zeros(6) for layer in range(LAYERS)}
+    zeros |= {f"l.{layer}.cross.q.bias": torch.zeros(8) for layer in range(LAYERS)}
+    layouts = (b, a | zeros) if is_back else (a | zeros, b)
+    found = wb.infer(*layouts)
+    holds(found, *layouts)
+    assert found.is_complete
+    assert not any(step.program.is_declared for step in found.plan.steps)
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+def test_experts_of_which_two_change_places_are_no_grid(is_back: bool) -> None:
+    a, b = all_layers()
+    for key in ("moe.gate_up", "moe.down", "moe.scale"):
+        b[key][1] = b[key][1, [0, 2, 1, 3]]
+    layouts = (b, a) if is_back else (a, b)
+    found = wb.infer(*layouts)
+    holds(found, *layouts)
+    assert "moe.down" in [each.key for each in found.unexplained]
+    assert not any("moe.down" in (*step.sources, *step.targets) for step in found.plan.steps if step.fate != "carried")
+
+
+@pytest.mark.parametrize("changed", ["h.1.attn.qkv.bias", "h.0.cross.qkv.bias"])
+@pytest.mark.parametrize("is_back", [False, True])
+def test_a_part_of_several_values_is_no_constant(changed: str, is_back: bool) -> None:
+    a, b = absent_biases()
+    b[changed][7] = 0.5
+    layouts = (b, a) if is_back else (a, b)
+    found = wb.infer(*layouts)
+    holds(found, *layouts)
+    assert not any(step.program.is_declared for step in found.plan.steps if changed in (*step.sources, *step.targets))
+    assert changed in [each.key for each in found.unexplained]
 
 
 # Nothing is proposed that does not hold

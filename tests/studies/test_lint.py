@@ -207,6 +207,83 @@ PAIRS: dict[str, tuple[str, str, tuple[int, ...], Rules, Rules]] = {
         [wb.WeightConverter("layers.*.table", "table", [wb.MergeEqual()])],
         [wb.WeightConverter("layers.*.table", "table", [wb.MergeEqual(3)])],
     ),
+    "joined stacks of which nobody says how many": (
+        "uncounted",
+        "warning",
+        (1,),
+        [wb.WeightConverter("layers.*.experts.*.w", "w", [*STACK, *JOIN])],
+        [wb.WeightConverter("layers.*.experts.*.w", "w", [*STACK, wb.Concatenate(0, sizes="experts_per_layer")])],
+    ),
+    "joined ranks of which nobody says how many": (
+        "uncounted",
+        "warning",
+        (1,),
+        [wb.WeightConverter("ranks.*.w", "w", JOIN)],
+        [wb.WeightConverter("ranks.*.w", "w", [wb.Concatenate(0, chunks=4)])],
+    ),
+    "as many parts as a target says": (
+        "uncounted",
+        "warning",
+        (1,),
+        [wb.WeightConverter("w", "ranks.*.w", [wb.Chunk(0)])],
+        [wb.WeightConverter("w", "ranks.*.w", [wb.Chunk(0, "world_size")])],
+    ),
+    "as many stacks as a target says": (
+        "uncounted",
+        "warning",
+        (1,),
+        [wb.WeightConverter("w", "layers.*.experts.*.w", [wb.Split(0), wb.SplitModulelist(0)])],
+        [wb.WeightConverter("w", "layers.*.experts.*.w", [wb.Split(0, "experts_per_layer"), wb.SplitModulelist(0)])],
+    ),
+    "rows that are cut off whatever they hold": (
+        "one-way",
+        "warning",
+        (1,),
+        [wb.WeightConverter("embed", "embed", [wb.Trim(0, 11, value="any", source_size=16)])],
+        [wb.WeightConverter("embed", "embed", [wb.Trim(0, 11, source_size=16)])],
+    ),
+    "rows of the model's own": (
+        "one-way",
+        "warning",
+        (1,),
+        [wb.WeightConverter("embed", "embed", [wb.Pad(0, 16, value="own", source_size=11)])],
+        [wb.WeightConverter("embed", "embed", [wb.Pad(0, 16, value="-inf", source_size=11)])],
+    ),
+    "parts of other shapes that are joined": (
+        "one-way",
+        "warning",
+        (1,),
+        [wb.WeightConverter("w", "v", [wb.Split(0, (4, 2)), wb.Transpose(), wb.Concatenate(1)])],
+        [wb.WeightConverter("w", "v", [wb.Split(0, (4, 2)), wb.Transpose(), wb.Concatenate(1, sizes=(4, 2))])],
+    ),
+    "half of an index": (
+        "one-way",
+        "warning",
+        (1,),
+        [rename("layers.{i:int}", "blocks.{i//2}")],
+        [rename("layers.{i:int}", "blocks.{i//2}.{i%2}")],
+    ),
+    "halves of indices that are one": (
+        "collide",
+        "warning",
+        (1,),
+        [rename("layers.{i:int}", "blocks.{i//2}")],
+        [rename("layers.{i:int}", "blocks.{i//2}.{i%2}")],
+    ),
+    "two lists of which one is not moved behind the other": (
+        "collide",
+        "warning",
+        (1, 2),
+        [rename("encoder.{i:int}", "layers.{i}"), rename("decoder.{j:int}", "layers.{j+1}")],
+        [rename("encoder.{i:0|1}", "layers.{i}"), rename("decoder.{j:int}", "layers.{j+2}")],
+    ),
+    "an index below zero": (
+        "index-out-of-range",
+        "warning",
+        (1,),
+        [rename("layers.{i:int}", "blocks.{i-1}")],
+        [rename("layers.{i:1|2|3}", "blocks.{i-1}")],
+    ),
     "as long as a target says": (
         "uncounted",
         "warning",
@@ -275,9 +352,15 @@ def test_finding_is_found_and_the_nearest_mapping_is_without(name: str) -> None:
 
 
 def test_every_code_has_a_pair() -> None:
-    only_real = {"index-out-of-range", "name-too-long"}  # what a rule cannot write depends on the key
-    assert {code for code, *_ in PAIRS.values()} == set(FINDINGS) - only_real
+    assert {code for code, *_ in PAIRS.values()} == set(FINDINGS) - {"name-too-long"}  # that depends on the key
     assert {code for code, *_ in REAL.values()} == set(FINDINGS) - {"one-way", "idle", "uncounted"}  # and these do not
+
+
+def test_a_rule_without_a_way_back_is_not_told_what_that_lacks() -> None:
+    for operation in (wb.Trim(0, 11, value="any"), wb.Pad(0, 16, value="own")):
+        assert codes(lint([wb.WeightConverter("embed", "embed", [operation])])) == {"one-way"}
+    old = wb.WeightConverter("ranks.*.w", "w", JOIN)
+    assert codes(lint(wb.Mapping([old], legacy=[old]))) == set()
 
 
 def test_typical_mappings_are_clean() -> None:
@@ -320,6 +403,13 @@ REAL: dict[str, tuple[str, str, Rules, tuple[str, ...], tuple[str, ...]]] = {
         [wb.WeightConverter("e.*.w", "e.w", STACK), rename("^f", "e.fw")],
         ("e.0.w", "e.w"),
         ("e.0.w", "e.1.w"),
+    ),
+    "collide with what is left alone": (
+        "collide",
+        "error",
+        [rename("norm.{i:0|1}", "norm.{i+2}")],
+        ("norm.0.w", "norm.2.w"),
+        ("norm.0.w", "norm.1.w"),
     ),
     "collide by an offset": (
         "collide",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from drawn_mappings import draw
@@ -12,8 +14,10 @@ from judging import CHECKS
 from strategies import evaluate, layouts, same, tensors_of
 
 import weighbridge as wb
+from weighbridge.mappings.transforms import describe
+from weighbridge.operations.ops import OPERATIONS
 
-many = settings(max_examples=max(400, settings().max_examples), deadline=None)
+many = settings(max_examples=max(1000, settings().max_examples), deadline=None)
 """The same ones each time: `make fuzz` draws others for as long as one likes, and the search profile many more."""
 seeds = st.integers(0, 2**32 - 1)
 
@@ -105,6 +109,29 @@ def test_an_index_that_a_form_has_no_digits_for_is_refused_and_no_other(source, 
             except wb.PlanError as refused:
                 codes = set(refused.codes)
             assert (codes, names) == (made.problems, set(made.tensors)), key
+
+
+def test_each_operation_and_each_form_of_an_index_is_drawn():
+    """The laws and checks hold for what was drawn, so that nothing may be forgotten there."""
+    forms = {
+        "moved by a number": r"\{\w+[+]\d",
+        "moved by a name": r"\{\w+[+][a-z]",
+        "with zeros": ":02",
+        "halves": "//2",
+        "some numbers": r"\{\w+:\d+\|",
+        "two stars": r"\*.*\*",
+    }
+    missing = {cls.__name__ for cls in OPERATIONS} | set(forms)
+    for seed in range(4000):
+        drawn = draw(seed)
+        for rule in drawn.mapping:
+            found = {name for name, form in forms.items() if re.search(form, describe(rule))}
+            found |= {type(operation).__name__ for operation in getattr(rule, "operations", ())}
+            if found & missing and not interpret(drawn.mapping, drawn.tensors, config=drawn.config).problems:
+                missing -= found
+        if not missing:
+            return
+    pytest.fail(f"never drawn in a mapping that holds: {', '.join(sorted(missing))}")
 
 
 # ---- what the checks found, as small as it can be ----

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from conftest import ROOT
-from interrupted import FUSED, SOURCE, TRANSPOSED, Ended, Nursery
+from interrupted import MAPPINGS, SOURCE, TRANSPOSED, Ended, Nursery
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -31,6 +31,8 @@ from weighbridge.storage.outputs.claiming import partial_path
 DEAD = -signal.SIGKILL
 SHARD_BYTES = 1_500_000
 CASES = ("sharded", "single", "back")
+ASSUMED = ("assuming", "assuming, back")
+"""Cases that fill something in, and compare what they take for granted."""
 
 
 class World(NamedTuple):
@@ -40,20 +42,26 @@ class World(NamedTuple):
 
     def job(self, case: str) -> dict[str, Any]:
         """The order for a child, but for the destination."""
-        if case == "back":
-            return {"kind": "revert", "source": self.folder / "fused", "options": {}}
+        if case in ("back", "assuming, back"):
+            source = self.folder / ("fused" if case == "back" else "assumed")
+            return {"kind": "revert", "source": source, "options": {}}
+        if case == "assuming":
+            options = {"max_shard_size": SHARD_BYTES}
+            return {"kind": "convert", "source": self.folder / "assuming", "mapping": "assuming", "options": options}
         options = {"max_shard_size": SHARD_BYTES if case == "sharded" else None}
         return {"kind": "convert", "source": self.folder / "source", "options": options}
 
     def wanted(self, case: str) -> Path:
-        return self.folder / {"sharded": "fused", "single": "whole", "back": "source"}[case]
+        names = {"sharded": "fused", "single": "whole", "back": "source", "assuming": "assumed"}
+        return self.folder / names.get(case, "assuming")
 
     def make(self, case: str, out: Path, **options: Any) -> Path:
         """Do here what a child would have done."""
         job = self.job(case)
-        if case == "back":
+        if job["kind"] == "revert":
             return wb.revert(job["source"], out, **options)
-        return wb.convert(job["source"], out, FUSED, **job["options"], **options)
+        mapping = MAPPINGS[job.get("mapping", "fused")]
+        return wb.convert(job["source"], out, mapping, **job["options"], **options)
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -66,6 +74,22 @@ def tensors() -> dict[str, torch.Tensor]:
     made["old.embed.weight"] = torch.randn(301, 256, generator=chance)
     made["old.norm.weight"] = torch.randn(33, generator=chance).bfloat16()
     return made
+
+
+def assuming() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return what the mapping that takes something for granted reads, and what plain torch makes of it."""
+    chance = torch.Generator().manual_seed(5)
+
+    def new(rows: int) -> torch.Tensor:
+        return torch.randn(rows, 256, generator=chance)
+
+    embed, q, v, head, a, b, table, k = map(new, (901, 300, 300, 700, 200, 200, 150, 250))
+    source = {"embed": embed, "q": q, "v": v, "table": table, "ranks.0.k": k, "ranks.1.k": k.clone()}
+    source["head"] = torch.cat([head, torch.full((200, 256), -torch.inf)])
+    source["two"] = torch.cat([a, b, torch.full((200, 256), 3.0)])
+    made = {"embed": torch.cat([embed, torch.full((123, 256), 1.5)]), "head": head, "one.a": a, "one.b": b, "k": k}
+    made |= {"qkv": torch.cat([q, torch.zeros(300, 256), v]), **{f"layers.{i}.table": table for i in range(3)}}
+    return source, made
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +108,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     there = World(folder)
     there.make("sharded", folder / "fused")
     there.make("single", folder / "whole")
+    (folder / "assuming").mkdir()
+    save_file(assuming()[0], folder / "assuming" / "model.safetensors", metadata={"format": "pt"})
+    (folder / "assuming" / "config.json").write_text("{}")
+    there.make("assuming", folder / "assumed")
     return there
 
 
@@ -249,6 +277,27 @@ def test_killed_run_can_be_started_anew(world: World, nursery: Nursery, tmp_path
 def torch_nursery() -> Iterator[Nursery]:
     with Nursery("torch") as made:
         yield made
+
+
+@pytest.mark.parametrize("case", ASSUMED)
+def test_what_is_taken_for_granted_is_the_same_after_a_kill(
+    world: World, torch_nursery: Nursery, tmp_path: Path, case: str
+) -> None:
+    """Killed while it fills in and copies, and once more, anywhere from comparing on, while it goes on with that."""
+    assert wb.verify(world.folder / "assumed", assuming()[1])
+    job = world.job(case)
+    whole = torch_nursery.run(out=tmp_path / "counted" / "delivered", **job)
+    assert (whole.status, whole.steps > 4, whole.touches > 12) == (0, True, True)
+    for share in range(4):
+        out = tmp_path / str(share) / "delivered"
+        step, number = 1 + (whole.steps - 2) * share // 3, 2 + (whole.touches - 3) * share // 3
+        with torch_nursery.child(out=out, pauses=[step], **job) as child:
+            assert child.reach(step)
+            assert child.kill().was_killed
+        assert not check_never_half_done(out, world.wanted(case))
+        again = {**job, "options": {**job["options"], "resume": True}}
+        assert torch_nursery.run(out=out, kill_at=number, **again).was_killed
+        finish(world, case, out)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -9,7 +9,7 @@ Sources are slot numbers, so that tensors which are made alike (one per layer, s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
@@ -295,12 +295,15 @@ def windows(layout: Layout, numel: int) -> Iterator[Layout]:
         yield from part._cut_axis(0, (*range(0, part.numel, numel), part.numel), part.numel)
 
 
-def invert(layouts: Sequence[Layout], source_shapes: Sequence[Sequence[int]]) -> tuple[Layout, ...]:
+def invert(
+    layouts: Sequence[Layout], source_shapes: Sequence[Sequence[int]], parts: Container[int] = ()
+) -> tuple[Layout, ...]:
     """Say how the sources are written from the values that were made of them.
 
     Args:
         layouts: The values; together they read each element of each source exactly once.
         source_shapes: Shape of each source, by slot number.
+        parts: Numbers of sources of which some elements may not be read, and are not written then.
 
     Returns:
         One layout per source; its copies' `source` is the number of a value in `layouts`.
@@ -317,24 +320,25 @@ def invert(layouts: Sequence[Layout], source_shapes: Sequence[Sequence[int]]) ->
     written = turned(groups, len(source_shapes))
     for slot, (shape, copies) in enumerate(zip(source_shapes, written, strict=True)):
         counts = coverage(copies, prod(shape))
-        if not counts.exact:
+        if counts.multiple or (counts.unused and slot not in parts):
             raise LayoutError("layout-coverage", f"source {slot} is not read exactly once", got=str(counts))
     fused = fuse_reversibly(written, groups)
     return tuple(Layout(tuple(shape), copies) for shape, copies in zip(source_shapes, fused, strict=True))
 
 
-def prove(layout: Layout, source_numels: Sequence[int]) -> None:
+def prove(layout: Layout, source_numels: Sequence[int], *, is_whole: bool = True) -> None:
     """Check a layout that comes from outside: it writes each element once, and reads only what is there.
 
     Args:
         layout: Any shape and copies, for example from a plan's JSON form.
         source_numels: Number of elements of each source, by slot number.
+        is_whole: Whether it writes all elements; else none of them twice.
 
     Raises:
         LayoutError: `layout-coverage`.
     """
     counts = coverage(layout.copies, layout.numel)
-    if not counts.exact:
+    if counts.multiple or (counts.unused and is_whole):
         raise LayoutError("layout-coverage", "the copies do not write each element once", got=str(counts))
     for copy in layout.copies:
         sound = 0 <= copy.source < len(source_numels) and copy.source_start >= 0

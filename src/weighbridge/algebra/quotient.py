@@ -92,11 +92,16 @@ class Grid:
         return found
 
     def places(self, padded_index: int) -> list[int]:
-        """Return where an element of the padded value lies in its entry, along each axis that is kept."""
+        """Return where an element of the padded value lies in its entry, along each axis."""
         found, rest = [], padded_index
         for _, _, padded, block, _ in self._axes:
             place, rest = divmod(rest, padded)
             found.append(place % block)
+        return found
+
+    def kept_places(self, padded_index: int) -> list[int]:
+        """Return where an element of the padded value lies in its entry, along each axis that is kept."""
+        found = self.places(padded_index)
         return [found[self.roles[number]] for number in self.kept]
 
     def is_along_role(self, padded_stride: int) -> bool:
@@ -234,8 +239,8 @@ def _pairs(layout: Layout, sources: Sequence[Grid], target: Grid, may_repeat: bo
     found: dict[Copy, None] = {}
     for copy in _aligned(layout, sources, target):
         source = sources[copy.source]
-        steps = [(source.places(read), target.places(write)) for _, read, write in copy.loops]
-        starts = source.places(copy.source_start), target.places(copy.target_start)
+        steps = [(source.kept_places(read), target.kept_places(write)) for _, read, write in copy.loops]
+        starts = source.kept_places(copy.source_start), target.kept_places(copy.target_start)
         if starts[0] != starts[1] or source.sizes_inside != target.sizes_inside:
             return _find_seam(layout, sources, target)
         if any(read != write for read, write in steps):

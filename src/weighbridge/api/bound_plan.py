@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from weighbridge.api.dequantised import computed_source
 from weighbridge.api.joined_files import open_source
-from weighbridge.api.renamed_configs import follow_names
+from weighbridge.api.refined_files import follow_blocks
+from weighbridge.api.renamed_configs import follow_configs
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.forms.named_options import read_named
@@ -299,37 +300,38 @@ class Plan(planned.Plan):
         from weighbridge.running.to_files.directory_writing import WriteOptions, write
         from weighbridge.running.to_files.torch_writing import write_torch_file
 
+        self._check_changes()
         is_torch = names_torch_file(destination)
         if self.is_of_adapter and self.target_files is None and options.get("name") is None and not is_torch:
             options |= {"name": WEIGHTS_STEM, "max_shard_size": None}
         chosen = read_named(WriteOptions, options)
         checkpoint = self.checkpoint(source)
-        changes = self._changes(checkpoint)
         origin = None if checkpoint.extras else self._origin()
+        changes = self._changes(checkpoint, origin)
         if is_torch:
-            needed = (*beside, *(change.extra for change in changes if self.is_of_adapter))
+            needs = self.is_of_adapter or self.refined
+            needed = (*beside, *(change.extra for change in changes if needs))
             made = write_torch_file(self, checkpoint, destination, chosen, origin, needed)
         else:
             made = write(self, checkpoint, destination, chosen, origin, beside, changes)
         self.binding.produced = lambda: made
         return made
 
-    def _changes(self, checkpoint: Checkpoint) -> tuple[FileChange, ...]:
-        """Return the files that are written anew; an adapter means nothing without its configuration.
-
-        Args:
-            checkpoint: What is read.
+    def _check_changes(self) -> None:
+        """Refuse to write an adapter without its configuration, which it means nothing without.
 
         Raises:
-            PlanError: `usage`; `plan-failed` for names that cannot be said.
+            PlanError: `usage`.
         """
         if self.is_of_adapter and not self.binding.changes:
             what = "this plan moves an adapter's tensors, and does not hold the configuration that belongs to them"
             hint = "make the plan anew, of the adapter's directory and the mapping, and write that"
             raise PlanError("usage", what, hint=hint)
-        if self.binding.changes is None:
-            return follow_names(self, checkpoint)
-        return self.binding.changes
+
+    def _changes(self, checkpoint: Checkpoint, origin: Checkpoint | None) -> tuple[FileChange, ...]:
+        """Return the files to write anew beside what is read; `origin` has them where the checkpoint has none."""
+        changes = follow_configs(self, checkpoint.extras) if self.binding.changes is None else self.binding.changes
+        return changes or tuple(follow_blocks(self.refined, (origin or checkpoint).extras))
 
     # ---- what it reads ----
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from weighbridge.api.settings import Settings
 from weighbridge.base.errors import WeighbridgeError
-from weighbridge.mappings.schemes.said import BESIDE
+from weighbridge.mappings.schemes.said import BESIDE, CONFIG
 from weighbridge.models.model_sources import is_model
 from weighbridge.models.wrappers import unwrap
 from weighbridge.operations.configuration import UnreadConfig
@@ -17,9 +17,8 @@ from weighbridge.planning.grouped.weights import Saying
 from weighbridge.storage.places.regular_files import read_small_file
 
 if TYPE_CHECKING:
+    from weighbridge.storage.places.directory import Extra
     from weighbridge.storage.protocol import Checkpoint
-
-NAME: Final = "config.json"
 
 
 def config_for(given: Any, source: Checkpoint, target: Any, place: Any = None) -> Any:
@@ -51,7 +50,7 @@ def read_given(given: Any) -> Any:
     if not isinstance(given, str | Path):
         return given
     path = Path(given).expanduser()
-    path = path / NAME if path.is_dir() else path
+    path = path / CONFIG if path.is_dir() else path
     found = _read(path)
     if isinstance(found, dict):
         return found
@@ -68,7 +67,7 @@ def config_near(given: Any, folder: Path) -> Any:
     """
     if isinstance(given, Settings):
         return given.over(config_near(given.config, folder))
-    path = folder / NAME
+    path = folder / CONFIG
     return read_given(given) if given is not None else _read(path) if path.is_file() else None
 
 
@@ -94,11 +93,11 @@ def _config_in(target: Any) -> Any:
         return config_beside(target)
     if not isinstance(target, str | Path):
         return None
-    path = Path(target).expanduser() / NAME
+    path = Path(target).expanduser() / CONFIG
     return _read(path) if path.is_file() else None
 
 
-def config_beside(source: Checkpoint, name: str = NAME) -> Any:
+def config_beside(source: Checkpoint, name: str = CONFIG) -> Any:
     """Return what the `config.json` beside a checkpoint's weights says, or another file; None where there is none."""
     path = next((extra.path for extra in source.extras if extra.name == name), None)
     return None if path is None else _read(path, is_resolved=True)
@@ -118,6 +117,15 @@ def saying_of(source: Checkpoint, config: Any) -> Saying | None:
         if isinstance(said, Mapping) and ("quantization_config" in said or "quantization" in said):
             return Saying(said, beside)
     return Saying({}, beside) if any(found is not None for found in beside.values()) else None
+
+
+def read_extra(extra: Extra) -> bytes:
+    """Return what a file beside the weights is to hold.
+
+    Raises:
+        CheckpointError: `read-failed`.
+    """
+    return read_small_file(extra.path, is_resolved=True)[0] if extra.content is None else extra.content
 
 
 def _read(path: Path, *, is_resolved: bool = False) -> Any:

@@ -134,11 +134,15 @@ def save(
         The directory.
 
     Raises:
-        PlanError: `inverse-unproven`, `inverse-lossy`, `dtype-mismatch`.
+        PlanError: `inverse-unproven`, `inverse-lossy`, `dtype-mismatch`; `model-mismatch` where codes have become
+            numbers beside their scales.
         RegistryError: `mapping-not-found`, `integration-unsupported`.
         DestinationError: As `Plan.write`.
         WeighbridgeError: `usage` for an option that is none, or that has no part in a recorded way back.
     """
+    from weighbridge.models.module_saving import refuse_lost_codes
+
+    refuse_lost_codes(model)
     planning, writing = split_options(options)
     back = plan_recorded(model, planning, lossy=lossy) if takes_record(model, mapping, layout) else None
     if back is None:

@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from weighbridge.api.configurations import NAME
+from weighbridge.api.configurations import read_extra
+from weighbridge.api.refined_files import follow_blocks
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.mappings.schemes.said import BESIDE
+from weighbridge.mappings.schemes.said import BESIDE, CONFIG
 from weighbridge.planning.config_names.moved_modules import moved_modules
 from weighbridge.planning.config_names.places import follow_config, read_config
-from weighbridge.storage.places.regular_files import read_small_file
 
 if TYPE_CHECKING:
     from weighbridge.planning.plan import Plan
     from weighbridge.running.changed_files import FileChange
     from weighbridge.storage.places.directory import Extra
-    from weighbridge.storage.protocol import Checkpoint
 
-FILES: Final = (NAME, *BESIDE)
+FILES: Final = (CONFIG, *BESIDE)
 """Files that name modules of a checkpoint with quantised weights."""
 
 
-def follow_names(plan: Plan, source: Checkpoint) -> tuple[FileChange, ...]:
+def follow_configs(plan: Plan, extras: Sequence[Extra]) -> tuple[FileChange, ...]:
+    """Return the files beside the weights that have to say the same of other names, or the sizes of finer blocks.
+
+    Args:
+        plan: The plan.
+        extras: The files beside the weights that it reads.
+
+    Raises:
+        PlanError: `plan-failed`, with a `names-mixed` or `names-unmapped` for each place of which the names cannot be
+            said; `scheme-conflict` for blocks of another size than was planned.
+        CheckpointError: `read-failed`.
+    """
+    named = {change.name: change for change in follow_names(plan, extras)}
+    anew = [extra._replace(content=named[extra.name].written) if extra.name in named else extra for extra in extras]
+    blocks = {change.name: change for change in follow_blocks(plan.refined, anew)}
+    both = {name: change._replace(before=named[name].before) for name, change in blocks.items() if name in named}
+    return tuple({**named, **blocks, **both}.values())
+
+
+def follow_names(plan: Plan, beside: Sequence[Extra]) -> tuple[FileChange, ...]:
     """Return the configurations that have to say the same of other names; those that are right are left out.
 
     Args:
         plan: The plan.
-        source: What it reads, opened.
+        beside: The files beside the weights that it reads.
 
     Raises:
-        PlanError: `plan-failed`, with a `names-mixed` or `names-unmapped` for each place of which the names cannot be
-            said.
+        PlanError: `plan-failed`, with each place of which the names cannot be said.
         CheckpointError: `read-failed`.
     """
-    extras = [extra for extra in getattr(source, "extras", ()) if extra.name in FILES]
+    extras = [extra for extra in beside if extra.name in FILES]
     found = [config for extra in extras if (config := read_config(extra.name, _text(extra))) is not None]
     modules = moved_modules(plan) if found else None
     if modules is None:
@@ -49,8 +67,7 @@ def follow_names(plan: Plan, source: Checkpoint) -> tuple[FileChange, ...]:
 
 def _text(extra: Extra) -> str:
     """Return what a file is to hold; nothing where that is no text."""
-    raw = read_small_file(extra.path, is_resolved=True)[0] if extra.content is None else extra.content
     try:
-        return raw.decode("utf-8")
+        return read_extra(extra).decode("utf-8")
     except UnicodeDecodeError:
         return ""

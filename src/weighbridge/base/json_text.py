@@ -7,7 +7,8 @@ The standard library's parser keeps the last of two equal names and accepts `NaN
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 _KINDS: Final = {
@@ -205,6 +206,24 @@ def without_members(raw: bytes, names: Collection[str]) -> bytes:
     return (text[:start] + ",".join(inside) + tail + text[end:]).encode()
 
 
+def with_numbers(raw: bytes, path: Sequence[str], numbers: Sequence[int]) -> bytes:
+    r"""Write other whole numbers at one place of a JSON text, and leave all other bytes as they are.
+
+    Args:
+        raw: The text as UTF-8, which is valid JSON.
+        path: Names that lead from the outermost object to a number, or to a list of numbers.
+        numbers: As many numbers as stand there.
+
+    Examples:
+        >>> with_numbers(b'{"a": {"b": [128,\n 128], "c": 128}}', ["a", "b"], [64, 128])
+        b'{"a": {"b": [64,\n 128], "c": 128}}'
+    """
+    text = raw.decode("utf-8")
+    start, end = _span(text, path)
+    left = map(str, numbers)
+    return (text[:start] + re.sub(r"\d+", lambda _: next(left), text[start:end]) + text[end:]).encode()
+
+
 def _members_of(text: str, start: int) -> tuple[list[tuple[str, int, int]], int]:
     """Return the name of each member of an object, and where it lies with the white space around; then the end."""
     decoder = json.JSONDecoder()
@@ -256,7 +275,7 @@ def with_values(text: str, values: Mapping[JsonPath, Any]) -> str:
     return text
 
 
-def _span(text: str, path: JsonPath) -> tuple[int, int]:
+def _span(text: str, path: Sequence[str | int]) -> tuple[int, int]:
     """Return where the value at a place begins and ends."""
     at = _past_space(text, 0)
     for part in path:

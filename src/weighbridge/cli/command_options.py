@@ -22,6 +22,7 @@ from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import default_registry
 from weighbridge.planning.casts.dtype_policies import ALL, read_policy
+from weighbridge.planning.plan_options import REFINE
 from weighbridge.storage import Checkpoint, parse_size
 
 PANEL: Final = "Options of the plan"
@@ -169,6 +170,12 @@ class PlanOptions:
         bool,
         typer.Option("--no-config-names", help="Leave names in the configuration as they are.", rich_help_panel=PANEL),
     ] = False
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine", help="Make blocks of quantised weights finer, where a rule cuts them.", rich_help_panel=PANEL
+        ),
+    ] = False
     layout: Annotated[LayoutMode, typer.Option(help="How to read the source's layout.", rich_help_panel=PANEL)] = (
         LayoutMode.AUTO
     )
@@ -258,10 +265,16 @@ class PlanOptions:
         """
         names = "partial", "drop", "carry", "initialise", "allow_overflow", "base_prefix"
         given = {name: getattr(self, name) for name in names}
-        given |= {"companions": not self.no_companions, "config_names": not self.no_config_names}
+        given |= {"companions": self._companions(), "config_names": not self.no_config_names}
         adapter = {"base": self.base, "block_diagonal": self.block_diagonal, "lora_B_layout": self.lora_b_layout}
         given |= {name: value for name, value in adapter.items() if value}
         return {"layout": self.layout.value, "dtype": dtype_option(self.dtype), "config": self._config(), **given}
+
+    def _companions(self) -> bool | str:
+        if self.refine and self.no_companions:
+            what = "--refine and --no-companions: scales go with their weights, or by their own names"
+            raise WeighbridgeError("usage", what)
+        return REFINE if self.refine else not self.no_companions
 
     def _config(self) -> Any:
         settings = set_option(self.settings or ())

@@ -16,6 +16,8 @@ _WORDS: Final = (
     (r"\b(digests|partial|lossy|resume|reverse|direct)=True\b", r"--\1"),
     (r"\b(drop|carry|initialise)=\[\.\.\.\]", r"--\1 PATTERN"),
     (r"plan\.inverse\(\), or weighbridge revert", "weighbridge revert"),
+    (r'companions=(?:"refine"|False) \((--[\w-]+)\)', r"\1"),
+    (r'dtype="(\w+)" \(--dtype \1\)', r"--dtype \1"),
     (r"memory_budget= \((--memory)\)", r"\1"),
     (
         r"(?:add|correct) (\S+) (?:to|in) the model's configuration, or pass config= with it",

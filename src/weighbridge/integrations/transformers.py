@@ -228,8 +228,9 @@ def from_pretrained(
             the library does it. See `Plan.stream` for what that means when somebody writes into the file.
         huge_pages: Whether the weights' memory is backed with huge pages: ``"on"``, ``"off"``, or ``"auto"`` to measure
             what is faster here; by default what `WEIGHBRIDGE_HUGE_PAGES` says.
-        dequantize: Load a quantised checkpoint into the plain model, with the numbers that its codes stand for; see
-            `docs/quantised.md`. Values of the configuration are then given by `config`.
+        dequantize: Load a quantised checkpoint into the plain model, with the numbers that its codes stand for, as is
+            also done where the library would compute them; see `docs/quantised.md`. Values of the configuration are
+            then given by `config`. Otherwise codes are loaded as they are, where the library's model has them.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration.
 
     Returns:
@@ -243,7 +244,7 @@ def from_pretrained(
         WeighbridgeError: `usage` for another word about huge pages.
     """
     from weighbridge.integrations.transformers_loading import Load, converted_by
-    from weighbridge.integrations.transformers_numbers import read_as_numbers
+    from weighbridge.integrations.transformers_numbers import read_for_library
     from weighbridge.storage import open_checkpoint
     from weighbridge.storage.places.huge_pages import decided
 
@@ -251,16 +252,14 @@ def from_pretrained(
     options = Options(
         partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout, allow_overflow=allow_overflow
     )
-    directory = _local(path, arguments)
-    checkpoint, note = open_checkpoint(directory), ""
-    if dequantize:
-        checkpoint, config, dtype, note = read_as_numbers(checkpoint, directory, config, dtype)
+    directory, on = _local(path, arguments), _accelerator(device)
+    placed = {} if on is None else {"device_map": {"": on}}
+    checkpoint = open_checkpoint(directory)
+    read = read_for_library(checkpoint, directory, config, dtype, dequantize=dequantize, **placed)
     rules = None if mapping is None else find_mapping(mapping)
-    load = Load(checkpoint, rules, resolve, options, copy, resolve_theirs, _accelerator(device), note)
-    if load.device is not None:
-        arguments["device_map"] = {"": load.device}
+    load = Load(read.checkpoint, rules, resolve, options, copy, resolve_theirs, on, read.note, read.saying)
     with decided(huge_pages), converted_by(load.fill):
-        model = model_class.from_pretrained(path, config=config, dtype=dtype, **arguments)
+        model = model_class.from_pretrained(path, config=read.config, dtype=read.dtype, **placed, **arguments)
     load.finish(model)
     return model if device is None else model.to(device)
 
@@ -328,7 +327,8 @@ def save_pretrained(
         The directory.
 
     Raises:
-        PlanError: `inverse-unproven`, `inverse-lossy`.
+        PlanError: `inverse-unproven`, `inverse-lossy`; `model-mismatch` where codes have become numbers beside their
+            scales.
         RegistryError: `integration-unsupported`, `mapping-not-found`.
         DestinationError: As `Plan.write`.
         WeighbridgeError: `usage` for an option that is none, or that has no part in a recorded way back.
@@ -340,9 +340,11 @@ def save_pretrained(
         say_other_class,
         settings_of,
     )
+    from weighbridge.models.module_saving import refuse_lost_codes
 
     planning, writing = split_options(options)
     refuse_other_names(out, writing)
+    refuse_lost_codes(model)
     inner = unwrap(model)
     is_other = is_of_another_class(inner)
     back = None

@@ -37,7 +37,9 @@ from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.module_loading import remember
 from weighbridge.models.modules import module_header
 from weighbridge.planning.casts.asked_casts import rounded_lines
+from weighbridge.planning.companions import quantised_keys
 from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.grouped.weights import Saying
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
 from weighbridge.running.devices import fill_tensors
@@ -61,6 +63,8 @@ class Load:
         options: What the caller declares.
         copy: Give every tensor memory of its own; otherwise one that a file holds as it is wanted is mapped.
         device: Where the library puts the weights, if not on the CPU.
+        note: What is to be said of the plan.
+        saying: What is said of how the checkpoint's weights are quantised.
     """
 
     checkpoint: Checkpoint
@@ -71,6 +75,7 @@ class Load:
     find_theirs: Callable[[Any], MappingLike] | None = None
     device: torch.device | None = None
     note: str = ""
+    saying: Saying | None = None
     tensors: dict[str, Pending] = field(default_factory=dict)
     states: dict[str, Pending] = field(default_factory=dict)
     plan: Plan | None = None
@@ -177,7 +182,9 @@ class Load:
     def _plan(self, header: Header, options: Options) -> Plan:
         source = self.checkpoint
         plan = compile_by_receipt(
-            lambda rules, chosen: compile_plan(source.header, rules, header, files=source.files, options=chosen),
+            lambda rules, chosen: compile_plan(
+                source.header, rules, header, files=source.files, options=chosen, saying=self.saying
+            ),
             self._mapping_of(header),
             source,
             options,
@@ -264,6 +271,9 @@ def _rule_for(key: str, excused: dict[str, str], among: list[str]) -> str:
 
 # ---- the way into the library ----
 
+_NUMBERS: Final = "with dequantize, the numbers that the codes stand for are loaded into the plain model"
+"""What helps where a model of the library has no place for a checkpoint's codes."""
+
 _FUNCTION: Final = "convert_and_load_state_dict_in_model"
 
 _filling: ContextVar[Callable[[Any], dict[str, Pending]] | None] = ContextVar("weighbridge_filling", default=None)
@@ -316,23 +326,36 @@ def _remove(module: Any) -> None:
 
 def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_offload_index: Any = None) -> Any:
     """Stand where the library's conversion stands."""
-    fill = _filling.get()
+    fill, quantizer = _filling.get(), load_config.hf_quantizer
     if fill is None:
         return original(model, state_dict, load_config, disk_offload_index)
-    if load_config.hf_quantizer is not None:
-        raise RegistryError(
-            "integration-unsupported",
-            "quantised checkpoints are not loaded through a plan as they are",
-            got=type(model).__name__,
-            hint="with dequantize, the numbers that the codes stand for are loaded into the plain model",
-        )
+    if quantizer is not None and not _keeps_codes(quantizer):
+        what = "the library has no place for this checkpoint's codes that could be filled by a plan"
+        raise RegistryError("integration-unsupported", what, got=type(model).__name__, hint=_NUMBERS)
     token = _filling.set(None)  # another one of ours may stand behind what somebody else put in front of it
+    # What it is given are the model's own tensors, which leaves nothing for a quantizer to do.
+    left = replace(load_config, weight_mapping=[], hf_quantizer=None)
     try:
-        found = original(model, fill(model), replace(load_config, weight_mapping=[]), disk_offload_index)
+        found = original(model, fill(model), left, disk_offload_index)
+    except PlanError as problem:
+        if quantizer is not None and _is_about_codes(problem, model):
+            problem.hint = _NUMBERS
+        raise
     finally:
         _filling.reset(token)
     _remember_rules(model, load_config.weight_mapping or [], sorted(state_dict))
     return found
+
+
+def _is_about_codes(problem: PlanError, model: Any) -> bool:
+    keys = quantised_keys(module_header(model))
+    return any(one.code.startswith("companion-") or one.where in keys for one in problem.problems)
+
+
+def _keeps_codes(quantizer: Any) -> bool:
+    """Tell whether the library's model has the codes of a checkpoint as weights, and reads them as they are."""
+    is_computed = getattr(quantizer.quantization_config, "dequantize", False)
+    return bool(quantizer.pre_quantized) and not is_computed and not quantizer.get_weight_conversions()
 
 
 def _remember_rules(model: Any, rules: list[Any], keys: list[str]) -> None:

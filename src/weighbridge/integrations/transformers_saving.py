@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from shutil import copyfile
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 from weighbridge.api.bound_plan import Plan
-from weighbridge.api.configurations import config_beside
+from weighbridge.api.configurations import config_beside, saying_of
 from weighbridge.api.live_models import naming_the_ways_out, say
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.file_names import names_torch_file
@@ -19,6 +20,7 @@ from weighbridge.base.keys import collapse
 from weighbridge.integrations.transformers_names import leave_out_unsaved
 from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.schemes.said import CONFIG
 from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_loading import recall
 from weighbridge.models.module_saving import tied_names
@@ -27,6 +29,8 @@ from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import read_options
 from weighbridge.storage.places.directory import Extra
+
+_SAID: Final = "quantization_config"
 
 
 def plan_derived(model: Any, back: Mapping, planning: dict[str, Any]) -> Plan:
@@ -40,13 +44,15 @@ def plan_derived(model: Any, back: Mapping, planning: dict[str, Any]) -> Plan:
     Raises:
         PlanError: `inverse-unproven`.
     """
-    inner = unwrap(model)
+    inner: Any = unwrap(model)
     drop = (*tied_names(inner), *leave_out_unsaved(inner), *exception_rules(Drop, planning.get("drop", ())))
     checkpoint = open_model(model)
     # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
     options = read_options({"config": inner.config, "layout": "mapped", **planning, "drop": drop})
     with naming_the_ways_out(inner):
-        plan = compile_plan(checkpoint.header, back, options=options)
+        plan = compile_plan(
+            checkpoint.header, back, options=options, saying=saying_of(checkpoint, inner.config.to_dict())
+        )
     return Plan.bind(replace(plan, notes=(*plan.notes, *checkpoint.notes)), checkpoint)
 
 
@@ -92,10 +98,7 @@ def say_other_class(model: Any) -> None:
 
 def _other_class(model: Any) -> str:
     """Return the class, or the type, that the checkpoint's configuration names; empty if it is the model's, or none."""
-    loaded = recall(model)
-    config = None if loaded is None else config_beside(loaded.checkpoint)
-    if not isinstance(config, dict):
-        return ""
+    config = _own_settings(model)
     names, kind = config.get("architectures"), config.get("model_type")
     if isinstance(kind, str) and kind != getattr(model.config, "model_type", kind):
         return str(names[0]) if isinstance(names, list) and names else kind
@@ -109,18 +112,38 @@ def _other_class(model: Any) -> str:
 def settings_of(model: Any) -> Iterator[list[Extra]]:
     """Write the configuration and the generation settings to a place of their own, as the library does.
 
+    A configuration that still says what that of the loaded checkpoint says is that file, byte for byte.
+
     Args:
         model: The model, without wrappers.
 
     Yields:
         The files, to be put beside the weights before these are seen; they are gone afterwards.
     """
-    config = copy.deepcopy(model.config)
+    config, own = copy.deepcopy(model.config), _own_settings(model)
     config.dtype = str(model.dtype).removeprefix("torch.")
     config.architectures = [class_name(model)]
+    if getattr(model, "hf_quantizer", None) is not None and _SAID in own:
+        config.quantization_config = own[_SAID]  # the library keeps part of what is said there
     with TemporaryDirectory() as folder:
         config.save_pretrained(folder)
+        if own and config.to_json_string() == type(config).from_dict(copy.deepcopy(own)).to_json_string():
+            copyfile(_own_file(model), Path(folder) / CONFIG)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
         paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         yield [Extra(path.relative_to(folder).as_posix(), path.resolve()) for path in paths]
+
+
+def _own_settings(model: Any) -> dict[str, Any]:
+    """Return the configuration that lay beside the weights that a model was loaded from."""
+    loaded = recall(model)
+    found = None if loaded is None else config_beside(loaded.checkpoint)
+    return found if isinstance(found, dict) else {}
+
+
+def _own_file(model: Any) -> Path:
+    """Return the file that `_own_settings` has read."""
+    loaded = recall(model)
+    assert loaded is not None
+    return next(extra.path for extra in loaded.checkpoint.extras if extra.name == CONFIG)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
@@ -18,6 +19,7 @@ from weighbridge.models.module_loading import recall
 from weighbridge.models.modules import module_header
 from weighbridge.models.read_back import prove_read_back
 from weighbridge.models.wrappers import unwrap
+from weighbridge.planning.companions import find_groups
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Program
@@ -76,6 +78,37 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack
     changes = (*(f"{key}: extra state that is no tensor now, not saved" for key in gone), *standing.notes)
     notes = (*held.notes, *changes, *strays, *named)
     return WayBack(replace(back, notes=(*back.notes, *notes)), loaded.checkpoint, notes)
+
+
+def refuse_lost_codes(model: torch.nn.Module) -> None:
+    """Refuse a model whose codes have become something else while what gives them their meaning is still there.
+
+    A library may turn codes into numbers where they are, on the first forward pass: with the scales beside them, they
+    would be read as codes again.
+
+    Args:
+        model: The model, with or without wrappers.
+
+    Raises:
+        PlanError: `model-mismatch`.
+    """
+    inner = unwrap(model)
+    loaded = recall(inner)
+    planned = Header({}) if loaded is None else loaded.plan.target
+    groups = find_groups(planned)
+    header = module_header(inner).specs if groups else {}
+    for group in groups:
+        was, now = planned[group.codes], header.get(group.codes)
+        left = [key for key in group.beside if key in header]
+        if left and (now is None or now.dtype != was.dtype):
+            raise PlanError(
+                "model-mismatch",
+                "codes that were loaded have become something else, and what belongs to them is still there",
+                where=group.codes,
+                expected=str(was),
+                got=f"{now or 'nothing'}, beside {', '.join(left)}",
+                hint="save the model before its first forward pass, or load the numbers that the codes stand for",
+            )
 
 
 def _as_it_is_now(plan: Plan, header: Header, held: Holdings) -> tuple[Plan, list[str]]:

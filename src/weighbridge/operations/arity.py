@@ -114,6 +114,10 @@ class Arity:
         """Return for each operation how many lanes it is given."""
         return [lanes for lanes, _ in self._follow()][:-1]
 
+    def count_indices(self) -> list[int]:
+        """Return how many indices the tensors have at first, and after each operation."""
+        return [indices for _, indices in self._follow()]
+
     def _follow(self) -> Iterator[tuple[int, int]]:
         """Yield how many lanes there are at first and after each operation, and how many indices a lane has."""
         lanes, indices = len(self.sources), self.merges

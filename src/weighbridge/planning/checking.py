@@ -137,6 +137,7 @@ def _step_problems(step: Step, rules: int) -> Iterator[WeighbridgeError]:
 def _equal_problems(step: Step, where: str) -> Iterator[WeighbridgeError]:
     """Yield what is wrong with keys that stand in a step more than once, and with a fate that its program tells."""
     repeats = len(set(step.sources)) < len(step.sources) or len(set(step.targets)) < len(step.targets)
+    repeats = repeats or any(step.program.again)
     is_told = step.fate in (*EQUAL_FATES, "trimmed") or (step.program.cuts and step.fate != "tied")
     if not repeats and not is_told:
         return
@@ -148,6 +149,10 @@ def _equal_problems(step: Step, where: str) -> Iterator[WeighbridgeError]:
         what = "tensors that must be equal have dtypes that no one dtype holds the values of"
         got = ", ".join(sorted({spec.dtype for spec in step.program.sources}))
         yield PlanError("dtype-mismatch", what, where=where, got=got)
+    for keys, parts in zip((step.sources, step.targets), step.program.partial, strict=True):
+        strange = [key for number, key in enumerate(keys) if number in parts and key not in keys[: parts.start]]
+        for key in strange:
+            yield PlanError("plan-format", "a tensor is there for a part of it, and is nowhere as a whole", where=key)
     specs = zip(step.targets, (output.spec for output in step.program.targets), strict=False)
     for side, pairs in (("source", zip(step.sources, step.program.sources, strict=False)), ("target", specs)):
         known: dict[str, TensorSpec] = {}

@@ -3,9 +3,6 @@
 A rule may rename a whole group. It may join, cut or turn the codes where another rule does the very same to what
 belongs to them, and the blocks that share an entry stay whole. Whoever casts the codes, or leaves a scale behind under
 its old name, would get other weights than were published.
-
-The names are those that the formats' own writers give: FP8 of DeepSeek and Qwen, compressed-tensors, ModelOpt, GPTQ and
-AWQ, bitsandbytes, torchao, HQQ, AQLM, MLX, and the MXFP4 of gpt-oss.
 """
 
 from __future__ import annotations
@@ -16,32 +13,16 @@ from typing import Any, Final, NamedTuple
 from weighbridge.base.errors import PlanError
 from weighbridge.base.specs import DTYPES, Header, Shape, TensorSpec
 from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.schemes.endings import BELOW_WEIGHT, CODES, OF_MODULE, STATE, TAILS
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.operations.groupings import Chunk, Concatenate, MergeModulelist, SplitModulelist
 from weighbridge.operations.movements import Permute, Transpose
 from weighbridge.planning.program import Program
 from weighbridge.planning.steps import Fated, Step
 
-_OF_MODULE: Final = frozenset(
-    {
-        *("weight_scale", "weight_scale_inv", "weight_scale_2", "weight_global_scale", "weight_zero_point"),
-        *("weight_packed", "weight_shape", "weight_g_idx", "weight_format", "weight_scale_and_zero"),
-        *("_weight_qdata", "_weight_scale", "_weight_zero_point", "_weight_scale_and_zero"),
-        *("qweight", "qzeros", "scales", "biases", "g_idx", "scale", "zero", "SCB", "W_q", "codes", "codebooks"),
-        *("qscale_weight", "qscale_act", "pre_quant_scale", "input_scale", "input_global_scale", "activation_scale"),
-    }
-)
-"""Last segments of names that only a quantised weight has, beside the module's own."""
-
-_BELOW_WEIGHT: Final = frozenset({"absmax", "quant_map", "nested_absmax", "nested_quant_map"})
-_STATE: Final = ".weight.quant_state."
+_BEHIND_STATE: Final = f".weight.{STATE}."
 _MOST_FREQUENT: Final = frozenset({"weight", "bias"})
 """Last segments that say nothing, and are not looked at any further."""
-
-_ENDINGS: Final = ("_blocks", "_scales", "_scale_inv", "_scale")
-
-_CODES: Final = (".weight", "", ".qweight", ".weight_packed", "_blocks", ".W_q", ".codes", "._weight_qdata")
-"""How the tensor of codes is called behind the stem, likeliest first."""
 
 _BLOCKWISE: Final = (MergeModulelist, SplitModulelist, Concatenate, Chunk, Transpose, Permute)
 """Operations that do to a grid of blocks what they do to the weight, where every part has whole blocks."""
@@ -83,7 +64,7 @@ def _groups(keys: Iterable[str], specs: MappingOf[str, TensorSpec], coded: froze
     """Group the keys that only a quantised weight has beside it, each group with its codes."""
     named: dict[str, list[str]] = {}
     for key in keys:
-        if key[key.rfind(".") + 1 :] in _MOST_FREQUENT and _STATE not in key:
+        if key[key.rfind(".") + 1 :] in _MOST_FREQUENT and _BEHIND_STATE not in key:
             continue
         stem = _stem(key)
         if stem is not None:
@@ -96,13 +77,13 @@ def _stem(key: str) -> str | None:
     """Return what the names of a group have in common, by one of those that only a quantised weight has."""
     dot = key.rfind(".")
     last = key[dot + 1 :]
-    if last in _OF_MODULE:
+    if last in OF_MODULE:
         return key[:dot] if dot > 0 else None
-    if last in _BELOW_WEIGHT:
+    if last in BELOW_WEIGHT:
         return key[:dot].removesuffix(".weight")
-    if last.endswith(_ENDINGS):
-        return next(key.removesuffix(ending) for ending in _ENDINGS if last.endswith(ending))
-    owner, found, _ = key.rpartition(_STATE)
+    if last.endswith(TAILS):
+        return next(key.removesuffix(ending) for ending in TAILS if last.endswith(ending))
+    owner, found, _ = key.rpartition(_BEHIND_STATE)
     return owner if found else None
 
 
@@ -114,7 +95,7 @@ def _group(stem: str, keys: list[str], specs: MappingOf[str, TensorSpec], coded:
     there |= dict.fromkeys(name for name in (f"{stem}.weight", stem) if name in specs)
     if len(there) < 2:
         return None
-    codes = next((name for tail in _CODES if (name := stem + tail) in there and specs[name].dtype in coded), None)
+    codes = next((name for tail in CODES if (name := stem + tail) in there and specs[name].dtype in coded), None)
     if codes is None:
         codes = min((key for key in there if specs[key].dtype in coded), default=None)
     return None if codes is None else Group(stem, codes, tuple(sorted(key for key in there if key != codes)))
@@ -159,10 +140,10 @@ def _parted(
     along: set[str] = set()
     for key, beside in first.items():
         stem, _, last = key.rpartition(".")
-        codes = first.get(stem + _CODES[0]) if last in _OF_MODULE else None
+        codes = first.get(stem + CODES[0]) if last in OF_MODULE else None
         if codes is None or not _are_codes(codes, coded, known):
             continue
-        if _are_alike(mapping, codes, beside, (_CODES[0], f".{last}"), known):
+        if _are_alike(mapping, codes, beside, (CODES[0], f".{last}"), known):
             along.update(beside.sources)
     return (key for key in header.specs if key not in along)
 
@@ -172,7 +153,7 @@ def _are_codes(step: Step, coded: frozenset[str], known: dict[Any, bool]) -> boo
     look = id(step.program), "codes"
     if look not in known:
         known[look] = all(spec.dtype in coded for spec in step.program.sources)
-    return known[look] and all(key.endswith(_CODES[0]) for key in step.sources)
+    return known[look] and all(key.endswith(CODES[0]) for key in step.sources)
 
 
 def _is_along(
@@ -263,8 +244,8 @@ def _apart(group: Group, apart: Sequence[str], step_of: MappingOf[str, Step]) ->
         expected=f"the same for {tails}, and no cast",
         got="\n".join(_line(key, step_of.get(key)) for key in (group.codes, *apart[:3])),
         hint="give the configuration that says how they are stored: config (--config), rename the whole module,\n"
-        "give its scales a rule with the same operations, or dequantise the checkpoint\n"
-        "with the library that wrote it, and convert that",
+        "give its scales a rule with the same operations, or read the weights as numbers,\n"
+        'which takes the configuration as well: dtype="bfloat16" (--dtype bfloat16)',
     )
 
 

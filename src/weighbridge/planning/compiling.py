@@ -32,7 +32,7 @@ from weighbridge.planning.fitting import draft_reading
 from weighbridge.planning.grouped.sides import Sides, see
 from weighbridge.planning.grouped.weights import Saying
 from weighbridge.planning.plan import Plan
-from weighbridge.planning.plan_options import MODES, Options
+from weighbridge.planning.plan_options import MODES, REFINE, Options
 from weighbridge.planning.problems import uneven_groups
 from weighbridge.planning.readings import Names, Reading, nested_readings, possible_readings
 from weighbridge.planning.tracing import landing
@@ -94,7 +94,8 @@ def _compile(declared: Mapping, sides: Sides, files: FileSet | None, options: Op
         drafts += _nested(declared, drafts, source, target, options)
     chosen = _choose(drafts, source, target, options)
     seen = chosen.plan
-    plan = replace(sides.write_out(seen, chosen.reading), source_files=files, is_back=False)
+    written = sides.write_out(seen, chosen.reading, may_refine=options.companions == REFINE)
+    plan = replace(written, source_files=files, is_back=False)
     plan.check()
     notes = list(plan.notes)
     if declared.forward is not None and chosen.reading.is_mapped:

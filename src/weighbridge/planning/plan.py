@@ -23,7 +23,7 @@ from weighbridge.mappings.lora.adapter_names import is_of_adapter
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning.checking import find_problems
 from weighbridge.planning.program import Program, program_to_dict
-from weighbridge.planning.steps import EQUAL_FATES, FATED_FIELDS, Condition, Fate, Fated, Step
+from weighbridge.planning.steps import EQUAL_FATES, FATED_FIELDS, Condition, Fate, Fated, Refinement, Step
 
 PLAN_FORMAT: Final = "weighbridge-plan"
 PLAN_VERSION: Final = 1
@@ -38,7 +38,10 @@ COMPUTED_VERSION: Final = 3
 DECLARED_VERSION: Final = 4
 """Version of a plan in which a declared value is put into a target, or must stand in what is cut off of a source."""
 
-PLAN_VERSIONS: Final = (PLAN_VERSION, EQUALS_VERSION, COMPUTED_VERSION, DECLARED_VERSION)
+REFINED_VERSION: Final = 5
+"""Version of a plan in which blocks are made finer, or a tensor stands in a step again for a part of it."""
+
+PLAN_VERSIONS: Final = (PLAN_VERSION, EQUALS_VERSION, COMPUTED_VERSION, DECLARED_VERSION, REFINED_VERSION)
 
 DEFAULT_BUDGET_BYTES: Final = 256 * 2**20
 """Size of the buffers that a run may hold beside its results, in bytes."""
@@ -63,6 +66,7 @@ class Plan:
             source, one sentence each: a target or a record would have settled it. The notes repeat the likelier ones.
         computed: The sources that are no tensors of a file: weights that are computed from their codes, by the title of
             their scheme.
+        refined: Blocks of quantised weights that are made finer, for the configuration beside the weights to say.
         source_files: How the source lies in files; the inverse writes exactly these. Like the next one, no part of
             the plan's value: another sharding of the same tensors gives an equal plan.
         target_files: The files to write, where they are to be the very same as earlier ones.
@@ -82,6 +86,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     computed: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    refined: tuple[Refinement, ...] = ()
     source_files: FileSet | None = field(default=None, repr=False, compare=False)
     target_files: FileSet | None = field(default=None, repr=False, compare=False)
     is_back: bool | None = field(default=None, compare=False)
@@ -173,6 +178,8 @@ class Plan:
     @property
     def version(self) -> int:
         """Version of the plan's JSON form: the oldest that can say it."""
+        if self.refined or any(any(program.again) for program in self.programs):
+            return REFINED_VERSION
         if any(program.is_declared for program in self.programs):
             return DECLARED_VERSION
         if self.computed:
@@ -245,6 +252,7 @@ class Plan:
             tied_targets=self.tied_sources,
             twins=(),
             computed=(),
+            refined=tuple(each.inverse() for each in self.refined),
             source_files=self.target_files,
             target_files=self.source_files if self.is_exact and not new else None,
             is_back=None if self.is_back is None else not self.is_back,
@@ -290,6 +298,7 @@ class Plan:
             **fated,
             **({"twins": [list(pair) for pair in self.twins]} if self.twins else {}),
             **({"computed": {title: list(keys) for title, keys in self.computed}} if self.computed else {}),
+            **({"refined": [list(map(list, each)) for each in self.refined]} if self.refined else {}),
         }
 
 

@@ -6,9 +6,13 @@ from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
 from typing import Any, Final
 
+from weighbridge.base.errors import PlanError
 from weighbridge.base.forms.named_options import read_named
 from weighbridge.mappings.exception_rules import Rules
 from weighbridge.planning.casts.dtype_policies import read_policy
+
+REFINE: Final = "refine"
+"""What declares that blocks may be made finer."""
 
 MODES: Final = ("auto", "mapped", "as is")
 """Ways to choose the reading of a checkpoint's layout."""
@@ -35,8 +39,13 @@ class Options:
         config: The model's configuration (a mapping, or an object with attributes), for operations that read it. To
             `weighbridge.plan` also the path of a `config.json`, or of a directory that has one.
         companions: Whether a rule that names a quantised weight moves all that belongs to it, where the configuration
-            says how it is stored. Without, each tensor goes by its own name, and those of a weight may not part.
+            says how it is stored. Without, each tensor goes by its own name, and those of a weight may not part. With
+            ``"refine"``, blocks that a rule would cut are made finer: every entry of their scales is repeated, in the
+            whole checkpoint, and the configuration says so; see `docs/quantised.md`.
         config_names: Whether names of modules in the configuration beside the weights follow what becomes of these.
+
+    Raises:
+        PlanError: `usage` for what says nothing of companions.
     """
 
     partial: bool = False
@@ -48,10 +57,13 @@ class Options:
     layout: str = "auto"
     base_prefix: str = ""
     config: Any = None
-    companions: bool = True
+    companions: bool | str = True
     config_names: bool = True
 
     def __post_init__(self) -> None:
+        if self.companions not in (True, False, REFINE):
+            expected = f'True, False, "{REFINE}"'
+            raise PlanError("usage", "unknown wish for companions", expected=expected, got=repr(self.companions)[:80])
         object.__setattr__(self, "dtype", read_policy(self.dtype))
 
 

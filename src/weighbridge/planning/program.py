@@ -51,6 +51,8 @@ class Program:
         constants: Tensors of a declared value, which come from no source; their slots follow those of the sources.
         cuts: What goes to no target, and must hold a declared value. The inverse has a constant for each, and so the
             other way round.
+        again: How many of the last sources, and of the last targets, are tensors that stand before them as well, for
+            parts that are read again, or made again: of these, elements may be left out.
 
     Examples:
         >>> spec = TensorSpec("F32", (2, 3))
@@ -67,6 +69,7 @@ class Program:
     overflows: bool = False
     constants: tuple[Constant, ...] = ()
     cuts: tuple[Cut, ...] = ()
+    again: tuple[int, int] = (0, 0)
 
     @staticmethod
     def identity(spec: TensorSpec, dtype: str | None = None) -> Program:
@@ -93,6 +96,12 @@ class Program:
     def outputs(self) -> tuple[Output, ...]:
         """Everything that copies lead to: temporaries, targets, then what is cut off."""
         return self.written + tuple(cut.output for cut in self.cuts)
+
+    @property
+    def partial(self) -> tuple[range, range]:
+        """The slots of sources, and the numbers of targets, that are there for parts."""
+        counts = len(self.sources), len(self.targets)
+        return range(counts[0] - self.again[0], counts[0]), range(counts[1] - self.again[1], counts[1])
 
     @property
     def is_declared(self) -> bool:
@@ -129,6 +138,12 @@ class Program:
         return tuple(coverage(copies, spec.numel) for copies, spec in zip(used, self.slots, strict=True))
 
     @property
+    def reads_all(self) -> bool:
+        """Whether each element of every slot is read once; of what is there for parts, none twice."""
+        parts, _ = self.partial
+        return all(read.exact or (slot in parts and not read.multiple) for slot, read in enumerate(self.reads))
+
+    @property
     def keeps_own(self) -> bool:
         """Whether part of a target stays as the model has it."""
         return any(not element for _, element in self.constants)
@@ -143,17 +158,16 @@ class Program:
         """Whether the inverse gives back every byte of the sources, and nothing of the targets is lost on the way."""
         if self.keeps_own or self.cuts_any:
             return False
-        return all(read.exact for read in self.reads) and all(widens_exactly(*pair) for pair in self.casts)
+        return self.reads_all and all(widens_exactly(*pair) for pair in self.casts)
 
     @property
     def lossy_reason(self) -> str:
         """What is lost of the tensors that the program makes, to follow their number; empty for an exact program."""
         narrow = [f"{a} to {b}" for a, b in self.casts if not widens_exactly(a, b)]
-        unread = [read for read in self.reads if not read.exact]
         parts = [f"cast from {', '.join(narrow)}"] if narrow else []
         parts += ["with rows of the model's own, which the way back cuts off"] if self.keeps_own else []
         parts += ["with part cut off, whatever it holds"] if self.cuts_any else []
-        return ", ".join([*parts, *(["with part of a source not read exactly once"] if unread else [])])
+        return ", ".join([*parts, *([] if self.reads_all else ["with part of a source not read exactly once"])])
 
     def slots_read(self, numbers: Iterable[int]) -> list[int]:
         """Return the slots that some targets are made from, in order: temporaries, and what those are made from.
@@ -175,14 +189,17 @@ class Program:
     def prove(self) -> None:
         """Prove that every element of every output is written exactly once, from elements that exist.
 
+        Of a target that is there for parts, no element is written twice.
+
         Raises:
             LayoutError: `layout-coverage`.
             PlanError: `dtype-mismatch` for a dtype that packs elements below a byte and is not moved whole.
         """
-        numels = [spec.numel for spec in self.slots]
+        numels, temporaries = [spec.numel for spec in self.slots], len(self.temporaries)
+        _, parts = self.partial
         for place, output in enumerate(self.outputs):
-            readable = self.first_temporary + min(place, len(self.temporaries))
-            prove(output.layout, numels[:readable])
+            readable = self.first_temporary + min(place, temporaries)
+            prove(output.layout, numels[:readable], is_whole=place - temporaries not in parts)
             self._refuse_packed(output)
         elements = [*self.constants, *((cut.output.spec, cut.element) for cut in self.cuts)]
         for spec, element in elements:
@@ -205,8 +222,7 @@ class Program:
         Raises:
             PlanError: `inverse-lossy`.
         """
-        unread = not all(read.exact for read in self.reads)
-        if unread or not (self.is_exact or lossy):
+        if not self.reads_all or not (self.is_exact or lossy):
             raise PlanError("inverse-lossy", "this step cannot be undone", got=self.lossy_reason)
         return _inverse(self)
 
@@ -215,7 +231,9 @@ class Program:
         if self == other:
             return True
         ones = [_in_order(program) for program in (self, other)]
-        values = [(one.sources, one.overflows, one.constants, len(one.outputs), len(one.targets)) for one in ones]
+        values = [
+            (one.sources, one.again, one.overflows, one.constants, len(one.outputs), len(one.targets)) for one in ones
+        ]
         elements = [[cut.element for cut in one.cuts] for one in ones]
         return (values[0], elements[0]) == (values[1], elements[1]) and all(
             one.dtype == two.dtype and is_same(one.layout, two.layout)
@@ -326,7 +344,8 @@ def _inverse(program: Program) -> Program:
     """Invert all copies at once: what was read is written, and temporaries come in reverse order."""
     temporaries, sources = len(program.temporaries), len(program.sources)
     read = len(program.outputs) - temporaries  # what the inverse reads: the targets, and what is put back
-    layouts = invert([output.layout for output in program.outputs], [spec.shape for spec in program.slots])
+    shapes = [spec.shape for spec in program.slots]
+    layouts = invert([output.layout for output in program.outputs], shapes, program.partial[0])
 
     def renumber(layout: Layout) -> Layout:
         # An output's number was its place among temporaries, targets and cuts; in the inverse, the last two are read.
@@ -349,6 +368,7 @@ def _inverse(program: Program) -> Program:
         program.overflows,
         tuple(Constant(cut.output.spec, cut.element) for cut in program.cuts),
         tuple(Cut(output, constant.element) for output, constant in cuts),
+        program.again[::-1],
     )
 
 
@@ -361,6 +381,7 @@ def program_to_dict(program: Program) -> dict[str, Any]:
         **({"overflows": True} if program.overflows else {}),
         **({"constants": [_constant_form(each) for each in program.constants]} if program.constants else {}),
         **({"cuts": [[*_output_form(cut), element.hex()] for cut, element in program.cuts]} if program.cuts else {}),
+        **({"again": list(program.again)} if any(program.again) else {}),
     }
 
 

@@ -105,4 +105,6 @@ def _cut_program(program: Program, numbers: tuple[int, ...]) -> tuple[Program, t
     constants = tuple(program.constants[slot - first] for slot in slots if first <= slot < temporary)
     temporaries = tuple(moved(program.temporaries[slot - temporary]) for slot in slots if slot >= temporary)
     specs = tuple(program.sources[slot] for slot in sources)
-    return Program(specs, temporaries, tuple(map(moved, targets)), program.overflows, constants), sources
+    again = 0, sum(number in program.partial[1] for number in numbers)
+    made = Program(specs, temporaries, tuple(map(moved, targets)), program.overflows, constants, again=again)
+    return made, sources

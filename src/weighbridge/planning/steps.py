@@ -160,6 +160,28 @@ def fate_of(sources: Sequence[str], targets: Sequence[str], program: Program) ->
     return "computed" if program.casts else "moved"
 
 
+class Refinement(NamedTuple):
+    """Blocks of quantised weights that are made finer: every entry is repeated, and the configuration says so.
+
+    Args:
+        place: Names that lead to the setting, from what speaks of quantisation in the configuration.
+        before: The rows and columns of a block, or its columns alone.
+        after: The same, of the finer blocks, each of which divides that before.
+    """
+
+    place: tuple[str, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def inverse(self) -> Refinement:
+        """Return the way back, where entries are equal and become one."""
+        return Refinement(self.place, self.after, self.before)
+
+    def __str__(self) -> str:
+        sizes = " to ".join(" x ".join(map(str, blocks)) for blocks in (self.before, self.after))
+        return f"{'.'.join(self.place)} from {sizes}"
+
+
 class Fated(NamedTuple):
     """A tensor that no step touches: its key, its spec, and the rule (or the key) that accounts for it."""
 

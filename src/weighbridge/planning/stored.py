@@ -21,7 +21,7 @@ from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning.plan import PLAN_FORMAT, PLAN_VERSIONS, Plan
 from weighbridge.planning.program import Cut, Output, Program
-from weighbridge.planning.steps import FATED_FIELDS, Fated, Step
+from weighbridge.planning.steps import FATED_FIELDS, Fated, Refinement, Step
 from weighbridge.storage.formats.safetensors_header import parse_head
 from weighbridge.storage.formats.shard_index import check_shards, parse_index
 
@@ -114,6 +114,7 @@ def _plan_from_form(form: MappingOf[str, Any]) -> Plan:
         twins=tuple(_pair(entry) for entry in items(form.get("twins", []))),
         choices=texts(form.get("choices", [])),
         computed=tuple((title, texts(keys)) for title, keys in table(form.get("computed", {})).items()),
+        refined=tuple(_refinement_from_form(entry) for entry in items(form.get("refined", []))),
         is_back=truth(form["is_back"]) if "is_back" in form else None,
         **fated,
         **files,
@@ -134,7 +135,15 @@ def program_from_dict(form: MappingOf[str, Any]) -> Program:
         truth(form.get("overflows", False)),
         tuple(_constant_from_form(entry) for entry in items(form.get("constants", []))),
         tuple(_cut_from_form(entry) for entry in items(form.get("cuts", []))),
+        again=_again_from_form(form.get("again", [0, 0]), len(specs), len(items(form["targets"]))),
     )
+
+
+def _again_from_form(entry: object, sources: int, targets: int) -> tuple[int, int]:
+    again = numbers(items(entry, 2))
+    if again[0] > sources or again[1] > targets:
+        raise PlanError("plan-format", "more tensors are there for parts than there are", got=repr(entry)[:80])
+    return again[0], again[1]
 
 
 def _constant_from_form(entry: object) -> Constant:
@@ -174,6 +183,11 @@ def _copy_from_form(entry: object) -> Copy:
     source, source_start, target_start, loops = items(entry, 4)
     read = [numbers(items(loop, 3)) for loop in items(loops)]
     return Copy(number(source), number(source_start), number(target_start), tuple([Loop(*loop) for loop in read]))
+
+
+def _refinement_from_form(entry: object) -> Refinement:
+    place, before, after = items(entry, 3)
+    return Refinement(texts(place), numbers(before), numbers(after))
 
 
 def _pair(entry: object) -> tuple[str, str]:

@@ -33,6 +33,8 @@ COMPARED_BYTES: Final = 2**20
 SHOWN_ROWS: Final = 120
 """How many characters name the rows of an error."""
 
+_AS_IT_IS: Final = 'save the model under its own names by layout="as is", or through other rules'
+
 NOT_AS_TAKEN: Final = "the values are not what the plan takes them to be"
 
 
@@ -42,7 +44,8 @@ def check_conditions(plan: Plan, checkpoint: Checkpoint) -> None:
     Raises:
         PlanError: `plan-failed`, with a `sources-differ` for every way beyond the first in which a target would be made
             otherwise, or a `companion-differs` where that belongs to a quantised weight, and a `padding-differs` for
-            all that is to be cut off and does not hold its declared value.
+            all that is to be cut off and does not hold its declared value, or a `scheme-conflict` where that is a shape
+            which stands beside codes.
         CheckpointError: The codes of reading.
     """
     problems = list(broken_conditions(plan, checkpoint))
@@ -68,11 +71,15 @@ def broken_conditions(plan: Plan, checkpoint: Checkpoint) -> Iterator[PlanError]
             ways = (step.program.targets[way].layout for way in (step.writes[key], number))
             one, other = (_Element.of(step, layout, element) for layout in ways)
             if one.key in quantised_keys(plan.source):
-                yield _companions_differ(key, one, other, checkpoint)
+                yield _companions_differ(key, one, other, checkpoint, is_back=bool(plan.is_back))
             else:
                 yield _sources_differ(key, one, other, checkpoint, _remedy(plan))
         for cut, found in unlike_cuts(step, checkpoint):
-            yield _padding_differs(step, cut, found, checkpoint, is_back=bool(plan.is_back))
+            first = _Element.of(step, cut.output.layout, found.element)
+            if first.key in quantised_keys(plan.source):
+                yield _shape_conflicts(first, cut, checkpoint)
+            else:
+                yield _padding_differs(step, cut, found, checkpoint, is_back=bool(plan.is_back))
 
 
 def holds_conditions(step: Step, checkpoint: Checkpoint) -> bool:
@@ -113,7 +120,8 @@ def _unlike_the_first(slots: Slots, ways: Sequence[int]) -> Iterator[tuple[int, 
     for parts in zip(*(windows(output.layout, most) for output in outputs), strict=True):
         first = window_bytes(parts[0], dtype, slots)
         for place, number in list(left.items()):
-            unequal = (first != window_bytes(parts[place], dtype, slots)).nonzero()
+            otherwise = first if number in slots.step.program.partial[1] else None
+            unequal = (first != window_bytes(parts[place], dtype, slots, otherwise)).nonzero()
             if unequal.numel():
                 del left[place]
                 yield number, start + int(unequal[0]) // DTYPES[dtype].itemsize
@@ -165,7 +173,7 @@ def _remedy(plan: Plan) -> str:
     if plan.is_of_adapter and not plan.is_back:
         return "join factors that differ as blocks, at the sum of their ranks: block_diagonal=True (--block-diagonal)"
     if plan.is_back:
-        return 'save the model under its own names by layout="as is", or through other rules'
+        return _AS_IT_IS
     return "give each a target of its own, or rename the one that is meant and drop the others"
 
 
@@ -180,14 +188,15 @@ def _sources_differ(key: str, one: _Element, other: _Element, checkpoint: Checkp
     )
 
 
-def _companions_differ(key: str, one: _Element, other: _Element, checkpoint: Checkpoint) -> PlanError:
+def _companions_differ(key: str, one: _Element, other: _Element, checkpoint: Checkpoint, *, is_back: bool) -> PlanError:
+    numbers = 'or read the weights as numbers, by their configuration: dtype="bfloat16" (--dtype bfloat16)'
     return PlanError(
         "companion-differs",
         "these belong to quantised weights that are to become one, and differ",
         where=key,
         expected="the same bytes in both",
         got=f"{one.text(checkpoint)}\n{other.text(checkpoint)}",
-        hint="narrow the rule to other weights, or quantise these with one scale",
+        hint=_AS_IT_IS if is_back else f"narrow the rule to other weights, quantise these with one scale,\n{numbers}",
     )
 
 
@@ -271,6 +280,18 @@ def _cut_axis(step: Step, cut: Cut) -> _CutAxis | None:
     return cuts[0] if len(cuts) == 1 else None
 
 
+def _shape_conflicts(element: _Element, cut: Cut, checkpoint: Checkpoint) -> PlanError:
+    """Say that a shape which stands beside packed codes is not theirs."""
+    return PlanError(
+        "scheme-conflict",
+        "the shape that stands beside the codes of a quantised weight is not theirs",
+        where=element.key,
+        expected=f"{spell_element(cut.element, cut.output.dtype)}, by the sizes of the other tensors",
+        got=element.text(checkpoint),
+        hint="correct the shape, or leave the weight as it is, by a narrower rule",
+    )
+
+
 def _padding_differs(step: Step, cut: Cut, found: Unlike, checkpoint: Checkpoint, *, is_back: bool) -> PlanError:
     element = _Element.of(step, cut.output.layout, found.element)
     value = spell_element(cut.element, cut.output.dtype)
@@ -286,14 +307,23 @@ def _padding_differs(step: Step, cut: Cut, found: Unlike, checkpoint: Checkpoint
         where=element.key or step.targets[0],
         expected=f"{value}, 0x{cut.element[::-1].hex()}, in all of it",
         got=got,
-        hint='save the model under its own names by layout="as is", or through other rules' if is_back else hint,
+        hint=_AS_IT_IS if is_back else hint,
     )
 
 
-def window_bytes(window: Layout, dtype: str, slots: Slots) -> torch.Tensor:
-    """Return the bytes of a part of a value."""
+def window_bytes(window: Layout, dtype: str, slots: Slots, otherwise: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the bytes of a part of a value.
+
+    Args:
+        window: The copies that write it.
+        dtype: Dtype code of the value.
+        slots: What they read.
+        otherwise: The bytes of elements that none of them writes.
+    """
     import torch
 
     part = allocate(TensorSpec(dtype, window.shape))
+    if otherwise is not None:
+        part.view(torch.uint8).copy_(otherwise)
     fill(part, window, slots, dtype)
     return part.view(torch.uint8)

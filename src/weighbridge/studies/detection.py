@@ -19,6 +19,7 @@ from weighbridge.base.keys import by_name, collapse
 from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import Registry, default_registry
+from weighbridge.mappings.schemes.endings import KNOWN
 from weighbridge.mappings.transforms import describe
 from weighbridge.models.resolve import resolve_config
 from weighbridge.planning.tracing import prepare, trace_keys
@@ -39,12 +40,8 @@ beside these, 137 are called "perhaps", and 248 do not reach `ENOUGH`.
 SHOWN: Final = 4
 """How many names, rules or families a printed line lists."""
 
-COMPANION: Final = re.compile(
-    r"(?:^|\.)(?:weight_scale(?:_inv|_2)?|input_scale|weight_packed|weight_shape|weight_zero_point|weight_g_idx|"
-    r"[kv]_scale|activation_scale|qweight|qzeros|scales|g_idx|SCB|absmax|quant_map|nested_absmax|nested_quant_map|"
-    r"quant_state\.\w+|\w+_scales|\w+_scale_inv|inv_freq|position_ids)$"
-)
-"""Names of tensors that come with quantisation, or that are computed: no part of a family's own names."""
+COMPUTED: Final = re.compile(r"(?:^|\.)(?:inv_freq|position_ids|scales)$")
+"""Names of tensors that are computed, or come with quantisation in most checkpoints that have them."""
 
 
 OLD_LEAVES: Final = {"gamma": "weight", "beta": "bias"}
@@ -240,7 +237,7 @@ def detect(
     """
     alike = by_name(header)
     config_type = _model_type(config)
-    best = _best([name for name in alike if not COMPANION.search(name)], config_type)
+    best = _best([name for name in alike if not (KNOWN.search(name) or COMPUTED.search(name))], config_type)
     samples = {keys[0]: len(keys) for keys in alike.values()}
     ranked = [*best.values(), *_by_rules(others or {}, samples, config_type)]
     ranked.sort(key=lambda candidate: (not _is_likely(candidate), -candidate.score, candidate.name))

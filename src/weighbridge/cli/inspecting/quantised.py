@@ -9,17 +9,8 @@ from typing import Any, Final
 
 from weighbridge.base.keys import by_name, collapse, counted
 from weighbridge.base.specs import DTYPES, Header
+from weighbridge.mappings.schemes.endings import COMPANIONS
 from weighbridge.mappings.schemes.quantisation import Quantisation, QuantisedWeight, find_quantisation
-
-COMPANIONS: Final = (
-    (r"_scale_inv$", "scales of blocks, as of FP8"),
-    (r"(?:^|\.)(?:qweight|qzeros|g_idx)$", "packed integers with zero points and groups, as of GPTQ and AWQ"),
-    (r"(?:^|\.)(?:weight_packed|weight_shape|weight_zero_point|weight_g_idx)$", "packed weights of compressed-tensors"),
-    (r"(?:^|\.)(?:weight_scale|weight_scale_2|input_scale|[kv]_scale)$", "scales of weights, activations or caches"),
-    (r"(?:^|\.)(?:absmax|quant_map|nested_absmax|nested_quant_map|SCB|quant_state\.\w+)$", "state of bitsandbytes"),
-    (r"_(?:blocks|scales)$", "blocks with scales, as of MXFP4"),
-)
-"""How companions of quantised weights are called, as (regular expression, what it is)."""
 
 _SHOWN: Final = 2
 
@@ -79,13 +70,13 @@ def _declared(config: Any) -> Iterator[str]:
 
 def _companions(header: Header) -> Iterator[str]:
     names = by_name(header)
-    for pattern, what in COMPANIONS:
-        held = [name for name in names if re.search(pattern, name)]
+    for kind in COMPANIONS:
+        held = [name for name in names if re.search(kind.pattern, name)]
         count = sum(len(names[name]) for name in held)
         if held:
             shown = collapse(key for name in held for key in names[name])
             more = f", … and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-            yield f"{what}: {count:,} tensor{'s' * (count != 1)}, {', '.join(shown[:_SHOWN])}{more}"
+            yield f"{kind.what}: {count:,} tensor{'s' * (count != 1)}, {', '.join(shown[:_SHOWN])}{more}"
 
 
 def _dtypes(header: Header) -> Iterator[str]:

@@ -20,6 +20,7 @@ from weighbridge.mappings.schemes.scheme import (
     Formula,
     Member,
     Scheme,
+    Setting,
     columns,
     rows,
 )
@@ -43,4 +44,5 @@ def read(said: Said) -> Iterator[Scheme]:
         Member(".scales", "scales", (columns(size), ROW), FLOATS, role="scale"),
     )
     groups = f"groups of {size} columns" if size else "one group of columns"
-    yield Scheme(f"int4 in {groups}, version gemm", (members,), formula=Formula(dtype=""))
+    setting = Setting(("group_size",), (size,)) if size else None
+    yield Scheme(f"int4 in {groups}, version gemm", (members,), formula=Formula(dtype=""), setting=setting)

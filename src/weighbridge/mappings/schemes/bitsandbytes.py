@@ -18,6 +18,7 @@ METHOD: Final = "bitsandbytes"
 NAMES: Final = (NamesAt("llm_int8_skip_modules", TRANSFORMERS),)
 
 _STATE = "quant_state.bitsandbytes__"
+_FLAT = "their rows and columns stand in a text beside them alone, which is not written anew"
 
 
 def read(said: Said) -> Iterator[Scheme]:
@@ -32,25 +33,28 @@ def read(said: Said) -> Iterator[Scheme]:
         )
         yield Scheme("int8, one scale for each row", (members,), formula=Formula(over=127))
     elif said.config.get("load_in_4bit"):
-        kind = str(said.config.get("bnb_4bit_quant_type", "fp4"))
-        yield Scheme(f"{kind.upper()} in blocks of the flat weight", (_four_bits(kind),), formula=Formula(is_flat=True))
+        kind, nested = str(said.config.get("bnb_4bit_quant_type", "fp4")), said.config.get("bnb_4bit_use_double_quant")
+        title = f"{kind.upper()} in blocks of the flat weight"
+        yield Scheme(title, (_four_bits(kind, nested),), formula=Formula(is_flat=True), as_it_is=_FLAT)
 
 
-def _four_bits(kind: str) -> tuple[Member, ...]:
-    codes = (Along(Axis.FLAT, 2), ONE)
+def _four_bits(kind: str, nested: object) -> tuple[Member, ...]:
+    """Return the tensors of a group; where nothing says whether its scales are codes themselves, either may be."""
+    codes, is_nested = (Along(Axis.FLAT, 2), ONE), nested is True
+    scales = tuple(dtype for dtype, other in (("F32", True), ("U8", False)) if nested is not other)
     return (
         Member(".weight", "codes", codes, ("U8", "F32", "BF16", "F16"), "codes"),
-        Member(".weight.absmax", "scales", None, ("F32", "U8"), role="scale"),
+        Member(".weight.absmax", "scales", None, scales, role="scale"),
         Member(".weight.quant_map", "the table of values", _table(16), ("F32",), "shared", role="table"),
         Member(f".weight.{_STATE}{kind}", "the state", None, ("U8",), "derived", role="state"),
-        Member(".weight.nested_absmax", "scales of scales", None, ("F32",), is_needed=False, role="nested scale"),
+        Member(".weight.nested_absmax", "scales of scales", None, ("F32",), is_needed=is_nested, role="nested scale"),
         Member(
             ".weight.nested_quant_map",
             "the table of scales",
             _table(256),
             ("F32",),
             "shared",
-            is_needed=False,
+            is_needed=is_nested,
             role="nested table",
         ),
     )

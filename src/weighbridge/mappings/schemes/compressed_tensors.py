@@ -6,6 +6,7 @@ After `compressed_tensors` 0.20: its compressors, and `quantization/quant_args.p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from weighbridge.mappings.schemes.scheme import (
     Kind,
     Member,
     Scheme,
+    Setting,
     columns,
     rows,
 )
@@ -48,13 +50,15 @@ def read(said: Said) -> Iterator[Scheme]:
     groups = said.config.get("config_groups")
     if said.method != METHOD or not isinstance(groups, Mapping):
         return
-    for group in groups.values():
+    for name, group in groups.items():
         weights = group.get("weights") if isinstance(group, Mapping) else None
         if isinstance(weights, Mapping):
             targets = tuple(map(str, group.get("targets") or ()))
-            scheme = _scheme(weights, group.get("format") or said.config.get("format"), targets)
+            form = group.get("format") or said.config.get("format")
+            scheme = _scheme(weights, form, targets)
+            setting = None if form in _FOUR_BITS else _setting(weights, ("config_groups", str(name), "weights"))
             if scheme is not None:
-                yield scheme
+                yield replace(scheme, setting=setting)
 
 
 def _scheme(weights: Mapping[str, Any], form: Any, targets: tuple[str, ...]) -> Scheme | None:
@@ -112,6 +116,17 @@ def _grid(weights: Mapping[str, Any]) -> tuple[tuple[Along, ...], str] | None:
             return (ROW, columns(size)), f"groups of {size} columns"
         case "block" if blocks is not None:
             return (rows(blocks[0]), columns(blocks[1])), f"blocks of {blocks[0]} x {blocks[1]}"
+    return None
+
+
+def _setting(weights: Mapping[str, Any], place: tuple[str, ...]) -> Setting | None:
+    """Return where the sizes of blocks are said, and what they are."""
+    size, blocks = whole(weights.get("group_size")), block_sizes(weights.get("block_structure"))
+    match weights.get("strategy"):
+        case "group" if size is not None:
+            return Setting((*place, "group_size"), (size,))
+        case "block" if blocks is not None:
+            return Setting((*place, "block_structure"), blocks)
     return None
 
 

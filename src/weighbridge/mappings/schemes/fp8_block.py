@@ -11,7 +11,7 @@ from typing import Final
 
 from weighbridge.mappings.schemes.dialects import ENDING, TRANSFORMERS, NamesAt, named_at
 from weighbridge.mappings.schemes.said import Said, block_sizes
-from weighbridge.mappings.schemes.scheme import COLUMN, F8, ONE, ROW, Formula, Member, Scheme, columns, rows
+from weighbridge.mappings.schemes.scheme import COLUMN, F8, ONE, ROW, Formula, Member, Scheme, Setting, columns, rows
 
 METHOD: Final = "fp8"
 
@@ -41,4 +41,5 @@ def read(said: Said) -> Iterator[Scheme]:
         Member("", "codes", (ROW, COLUMN), F8, "codes"),
         Member("_scale_inv", "scales", grid, _SCALES, role="scale"),
     )
-    yield Scheme(f"FP8 in blocks of {sizes[0]} x {sizes[1]}", (plain, fused), formula=Formula())
+    title, setting = f"FP8 in blocks of {sizes[0]} x {sizes[1]}", Setting(("weight_block_size",), sizes)
+    yield Scheme(title, (plain, fused), formula=Formula(), setting=setting)

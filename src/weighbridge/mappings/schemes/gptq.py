@@ -21,6 +21,7 @@ from weighbridge.mappings.schemes.scheme import (
     Formula,
     Member,
     Scheme,
+    Setting,
     columns,
     rows,
 )
@@ -56,4 +57,5 @@ def read(said: Said) -> Iterator[Scheme]:
     formula = Formula() if version in _LESS else f"its checkpoint_format is {version}, which decides on its zero points"
     order = ", in the order of activations" if said.config.get("desc_act") else ""
     groups = f"groups of {size} columns" if size else "one group of columns"
-    yield Scheme(f"int{bits} in {groups}{order}, format {version}", (members,), formula=formula)
+    setting = Setting(("group_size",), (size,)) if size else None
+    yield Scheme(f"int{bits} in {groups}{order}, format {version}", (members,), formula=formula, setting=setting)

@@ -21,6 +21,7 @@ _STATE = (
     *("quant_scale", "quant_zero", "compute_dtype", "channel_wise", "optimize", "round_zero", "offload_meta"),
     *("encoded_state_dict", "stores_quant_config"),
 )
+_HALVES = "a byte holds codes of groups that are far apart, of the first half of the weight and the second"
 _STATES = ("I64", "I32", "I8", "U8", "BOOL", *FLOATS)
 
 
@@ -38,4 +39,4 @@ def read(said: Said) -> Iterator[Scheme]:
     members = [Member(".W_q", "codes", None, ("U8", "I32"), "codes")]
     members += [Member(f".{name}", what, entries, FLOATS) for name, what in grid.items()]
     members += [Member(f".{name}", "the state", None, _STATES, "derived", is_needed=False) for name in _STATE]
-    yield Scheme(f"int{bits} in groups of {size} of the flat weight", (tuple(members),))
+    yield Scheme(f"int{bits} in groups of {size} of the flat weight", (tuple(members),), as_it_is=_HALVES)

@@ -11,7 +11,17 @@ from typing import Final
 
 from weighbridge.mappings.schemes.dialects import EXACT, NamesAt
 from weighbridge.mappings.schemes.said import Said, whole
-from weighbridge.mappings.schemes.scheme import FLOATS, FLOATS_OF_4_BITS, ROW, Coding, Formula, Member, Scheme, columns
+from weighbridge.mappings.schemes.scheme import (
+    FLOATS,
+    FLOATS_OF_4_BITS,
+    ROW,
+    Coding,
+    Formula,
+    Member,
+    Scheme,
+    Setting,
+    columns,
+)
 
 METHOD: Final = "mlx"
 
@@ -34,4 +44,5 @@ def read(said: Said) -> Iterator[Scheme]:
     ]
     if is_affine:
         members.append(Member(".biases", "biases of groups", (ROW, columns(size)), FLOATS, role="addend"))
-    yield Scheme(f"{mode} of {bits} bits in groups of {size} columns", (tuple(members),), formula=formula)
+    title, setting = f"{mode} of {bits} bits in groups of {size} columns", Setting(("group_size",), (size,))
+    yield Scheme(title, (tuple(members),), formula=formula, setting=setting if is_affine else None)

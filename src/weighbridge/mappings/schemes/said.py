@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+CONFIG: Final = "config.json"
 HF_QUANT: Final = "hf_quant_config.json"
 QUANTIZE: Final = "quantize_config.json"
 SAID: Final = ("quantization_config", "quantization")
@@ -12,6 +13,26 @@ SAID: Final = ("quantization_config", "quantization")
 
 BESIDE: Final = (HF_QUANT, QUANTIZE)
 """Files of ModelOpt and of GPTQ that say the same as a `config.json`, or stand alone in older checkpoints."""
+
+_PARTS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
+    CONFIG: tuple((name,) for name in SAID),
+    QUANTIZE: ((),),
+}
+"""What leads to the parts of each file that say the size of blocks; that of ModelOpt speaks of formats of one size."""
+
+
+def places_in(name: str, place: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the names that lead to a setting in a file beside the weights, wherever it may stand there.
+
+    Args:
+        name: The file's name.
+        place: Names that lead from a part that speaks of quantised weights to the setting.
+
+    Examples:
+        >>> places_in("quantize_config.json", ("group_size",)), places_in("tokenizer.json", ("group_size",))
+        ([('group_size',)], [])
+    """
+    return [(*part, *place) for part in _PARTS.get(name, ())]
 
 
 _NVFP4: Final = {"weights": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}}

@@ -9,7 +9,7 @@ stay) and an orientation (columns before rows) alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
 from math import ceil, floor
@@ -176,6 +176,43 @@ class Formula:
     is_flat: bool = False
 
 
+class Setting(NamedTuple):
+    """Where a configuration says how large blocks are, and how large that is.
+
+    Args:
+        place: Names that lead there, from the part that speaks of quantisation.
+        sizes: The rows and columns of a block, or its columns alone.
+    """
+
+    place: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    def refine(self, form: Form, sizes: tuple[int, ...]) -> Form:
+        """Return a form with finer blocks.
+
+        Args:
+            form: The tensors of a group.
+            sizes: The sizes to be.
+
+        Examples:
+            >>> scales = Member(".scale", "scales", (rows(32), columns(128)), FLOATS)
+            >>> Setting(("block",), (32, 128)).refine((scales,), (8, 128))[0].along
+            (Along(axis=<Axis.ROWS: 'rows'>, elements=8), Along(axis=<Axis.COLUMNS: 'columns'>, elements=128))
+        """
+        axes = (Axis.ROWS, Axis.COLUMNS)[-len(sizes) :]
+        finer = {(axis, size): Along(axis, to) for axis, size, to in zip(axes, self.sizes, sizes, strict=True)}
+
+        def along(each: Along) -> Along:
+            return finer.get((each.axis, each.elements), each) if isinstance(each.elements, int) else each
+
+        return tuple(
+            replace(member, along=tuple(map(along, member.along)))
+            if member.along and member.kind == "moved"
+            else member
+            for member in form
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """How a format stores a weight.
@@ -186,6 +223,9 @@ class Scheme:
         targets: The modules that it is for, in the dialect of compressed-tensors; none for all that have its tensors.
         formula: How the weight is computed; or why it is not.
         in_metadata: Whether the file's metadata says by each weight's name how it is stored.
+        as_it_is: Why weights only move as they are; empty where they may be joined, cut and turned.
+        setting: Where the configuration says how large blocks are; None where a format has but one size, or several
+            places that say it.
     """
 
     title: str
@@ -193,6 +233,8 @@ class Scheme:
     targets: tuple[str, ...] = ()
     formula: Formula | str = "no formula is known for it"
     in_metadata: bool = False
+    as_it_is: str = ""
+    setting: Setting | None = None
 
     def name(self, base: str, form: Form, member: Member) -> str:
         """Name a tensor of a group by the weight that it belongs to, whichever of the two ways that is called in.

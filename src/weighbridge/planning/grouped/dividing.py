@@ -10,9 +10,10 @@ from typing import NamedTuple
 from weighbridge.algebra.copies import Copy, Loop, strides
 from weighbridge.algebra.layout import Layout
 from weighbridge.algebra.quotient import Grid, Quotient, Seam, divide
+from weighbridge.algebra.repeating import Repeated, repeat_entries
 from weighbridge.base.forms.elements import Constant, element_bytes
 from weighbridge.base.specs import Shape, TensorSpec
-from weighbridge.mappings.schemes.scheme import Along, Axis, Member
+from weighbridge.mappings.schemes.scheme import Along, Axis, Form, Member
 from weighbridge.planning.grouped.weights import Kind
 from weighbridge.planning.program import Cut, Output, Program
 
@@ -43,7 +44,7 @@ class Undivided(NamedTuple):
     seam: Seam | None
 
 
-def divide_program(program: Program, kinds: Sequence[Kind]) -> list[Divided] | Undivided:
+def divide_program(program: Program, kinds: Sequence[Kind], made: Form) -> list[Divided] | Undivided:
     """Divide a program among the tensors of the groups that it moves.
 
     What is made is stored by the same scheme: its rows are its last axis but one, its columns the last. So a matrix is
@@ -52,25 +53,26 @@ def divide_program(program: Program, kinds: Sequence[Kind]) -> list[Divided] | U
     Args:
         program: What is done to the weights.
         kinds: How those are stored that it reads, slot by slot; all of them have the same members.
+        made: What these members will be: the same, or with finer blocks.
 
     Raises:
         LayoutError: `layout-fragmented`.
     """
-    made = [_divide_member(program, kinds, number) for number in range(len(kinds[0].stored.members))]
-    failed = next((each for each in made if isinstance(each, Undivided)), None)
-    return [each for each in made if isinstance(each, Divided)] if failed is None else failed
+    divided = [_divide_member(program, kinds, number, member) for number, member in enumerate(made)]
+    failed = next((each for each in divided if isinstance(each, Undivided)), None)
+    return [each for each in divided if isinstance(each, Divided)] if failed is None else failed
 
 
-def _divide_member(program: Program, kinds: Sequence[Kind], number: int) -> Divided | Undivided:
+def _divide_member(program: Program, kinds: Sequence[Kind], number: int, made: Member) -> Divided | Undivided:
     member, specs = kinds[0].stored.members[number], [kind.stored.specs[number] for kind in kinds]
     inside = specs[0].shape[len(kinds[0].shape or ()) - 2 :]
     shapes = [kind.shape or () for kind in kinds], [output.layout.shape for output in program.targets]
-    sources = [grid for shape in shapes[0] if (grid := _grid(member, shape, inside)) is not None]
-    targets = [grid for shape in shapes[1] if (grid := _grid(member, shape, inside)) is not None]
+    stored = [grid.stored for shape in shapes[0] if (grid := _grid(member, shape, inside)) is not None]
+    sources, targets = [[grid for shape in side if (grid := _grid(made, shape, inside)) is not None] for side in shapes]
     # Nothing but copies from sources to targets divides.
     is_plain = program == Program(program.sources, (), program.targets)
     is_whole = len(sources) == len(shapes[0]) and len(targets) == len(shapes[1]) and is_plain
-    is_as_stored = [grid.stored for grid in sources] == [spec.shape for spec in specs]
+    is_as_stored = stored == [spec.shape for spec in specs]
     found: Quotient | Seam = Seam(0, is_order=True)
     if is_whole and is_as_stored:
         layouts = [output.layout for output in program.targets]
@@ -78,10 +80,21 @@ def _divide_member(program: Program, kinds: Sequence[Kind], number: int) -> Divi
         if isinstance(found, Seam) and member.role == "shape":
             return _restated(member, kinds, specs, shapes[1])
     if isinstance(found, Seam):
-        return Undivided(member, found)
-    outputs = tuple(Output(specs[0].dtype, layout) for _, layout in found.outputs)
-    made = Program(tuple(specs[slot] for slot in found.slots), (), outputs)
-    return Divided(member, made, found.slots, tuple(target for target, _ in found.outputs))
+        return Undivided(made, found)
+    read = Repeated(found.slots, tuple(layout for _, layout in found.outputs), 0)
+    if made != member:
+        again = repeat_entries(read.layouts, [_entries(member, made, sources[slot]) for slot in found.slots])
+        read = again._replace(slots=tuple(found.slots[slot] for slot in again.slots))
+    outputs = tuple(Output(specs[0].dtype, layout) for layout in read.layouts)
+    divided = Program(tuple(specs[slot] for slot in read.slots), (), outputs, again=(read.partial, 0))
+    return Divided(member, divided, read.slots, tuple(target for target, _ in found.outputs))
+
+
+def _entries(member: Member, made: Member, grid: Grid) -> Grid:
+    """Return how many entries of a finer grid one of what is stored becomes, along each axis."""
+    pairs = zip(member.along or (), made.along or (), strict=True)
+    along = [int((one.elements or 1) / (other.elements or 1)) for one, other in pairs]
+    return Grid.of(grid.stored, [*[1] * (len(grid.stored) - len(along)), *along])
 
 
 def _restated(member: Member, kinds: Sequence[Kind], specs: Sequence[TensorSpec], made: Sequence[Shape]) -> Divided:

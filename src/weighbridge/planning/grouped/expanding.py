@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.specs import TensorSpec
 from weighbridge.planning.grouped.described import follow_names
 from weighbridge.planning.grouped.dividing import Divided, Undivided, divide_program
+from weighbridge.planning.grouped.refining import Finer, unrefinable
 from weighbridge.planning.grouped.refusals import (
+    cannot_be_finer,
     has_no_place,
     is_cast,
     is_declared,
     is_otherwise,
+    is_plain,
     lacks_a_part,
     not_alike,
     not_divided,
@@ -24,20 +27,30 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Program
 from weighbridge.planning.steps import Fated, Step, fate_of
 
+_REPEATED: Final = "each entry of the scales is repeated, and the configuration says so; not every reader takes it"
 
-def expand_plan(plan: Plan, source: Grouped, target: Grouped | None) -> Plan:
+
+def expand_plan(plan: Plan, source: Grouped, target: Grouped | None, *, may_refine: bool) -> Plan:
     """Write out a plan for all tensors of the groups that it moves.
+
+    Where blocks may be made finer, that is done again until none of them is cut any more.
 
     Args:
         plan: The plan, with the names that rules see.
         source: The source's groups.
         target: Those of the target, where one is known.
+        may_refine: Whether blocks that are cut may be made finer.
 
     Raises:
         PlanError: `plan-failed`, with every weight of which a tensor cannot be moved along.
     """
     work = _Expanding(plan, source, target)
     steps = [each for step in plan.steps for each in work.expand(step)]
+    while may_refine and work.next_finer != work.finer:
+        work = _Expanding(plan, source, target, work.next_finer)
+        steps = [each for step in plan.steps for each in work.expand(step)]
+    work.problems += _not_alike_finer(work.finer, source, target)
+    changes = tuple(work.finer.changes(weight.kind for weight in source.weights.values()))
     metadata = follow_names(plan, source, work.problems)
     made = replace(
         plan,
@@ -47,6 +60,8 @@ def expand_plan(plan: Plan, source: Grouped, target: Grouped | None) -> Plan:
         tied_sources=tuple(sorted(_tied(plan.tied_sources, source.weights))),
         tied_targets=tuple(sorted(_tied(plan.tied_targets, target.weights if target else {}))),
         metadata=metadata,
+        refined=changes,
+        notes=(*plan.notes, *(f"{change}: {_REPEATED}" for change in changes)),
         twins=tuple(sorted(_twins(plan, target.weights if target else {}))),
     )
     problems = work.problems
@@ -64,8 +79,13 @@ class _Expanding:
     plan: Plan
     source: Grouped
     target: Grouped | None
+    finer: Finer = field(default_factory=Finer)
     problems: list[WeighbridgeError] = field(default_factory=list)
     divided: dict[Any, list[Divided] | WeighbridgeError] = field(default_factory=dict)
+    next_finer: Finer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.next_finer = self.finer
 
     def expand(self, step: Step) -> Iterator[Step]:
         """Yield the steps of all tensors that a step moves; what cannot be moved is added to `problems`."""
@@ -75,9 +95,9 @@ class _Expanding:
             return
         if len(weights) < len(step.sources):
             plain = next(key for key in step.sources if key not in self.source.weights)
-            self.problems.append(lacks_a_part(plain, weights[0], step.targets[0]))
+            self.problems.append(is_plain(plain, weights[0], step.targets[0]))
             return
-        is_whole = step.program == Program.identity(step.program.sources[0])
+        is_whole = step.program == Program.identity(step.program.sources[0]) and not self.finer.touches(weights[0].kind)
         yield from self._renamed(step, weights[0]) if is_whole else self._moved(step, weights)
 
     def _renamed(self, step: Step, weight: Weight) -> Iterator[Step]:
@@ -99,7 +119,8 @@ class _Expanding:
             ending = member.ending
             sources = tuple([weights[slot].stem + ending for slot in slots])
             names = tuple([weights[0].name(step.targets[target], member) for target in targets])
-            fate = step.fate if step.fate in ("carried", "tied") else fate_of(sources, names, program)
+            is_as_step = step.fate in ("carried", "tied") and len(set(sources)) == len(sources)
+            fate = step.fate if is_as_step else fate_of(sources, names, program)
             pairs = zip(names, program.targets, strict=True)
             have_place = [self._has_place(name, output.spec, weights[0], step.fate) for name, output in pairs]
             if all(have_place):
@@ -119,10 +140,14 @@ class _Expanding:
         if kinds[0].shape is None:
             return not_divided(Undivided(kinds[0].stored.members[0], None), weights)
         try:
-            found = divide_program(step.program, kinds)
+            found = divide_program(step.program, kinds, self.finer.form_of(kinds[0]))
         except WeighbridgeError as problem:
             return problem
-        return not_divided(found, weights) if isinstance(found, Undivided) else found
+        if not isinstance(found, Undivided):
+            return found
+        further = self.finer.beyond(kinds[0], found)
+        self.next_finer = self.next_finer if further is None else self.next_finer.meet(further)
+        return not_divided(found, weights, can_be_finer=further is not None)
 
     def _has_place(self, name: str, spec: TensorSpec, weight: Weight, fate: str) -> bool:
         """Tell whether the target has a tensor, if one is known; it is to be stored there as it is here."""
@@ -134,6 +159,19 @@ class _Expanding:
         problem = has_no_place(name, weight) if wanted is None else is_otherwise(name, spec, wanted, weight)
         self.problems.append(problem)
         return False
+
+
+def _not_alike_finer(finer: Finer, source: Grouped, target: Grouped | None) -> Iterator[PlanError]:
+    """Yield why not all weights can have the blocks that some of them need."""
+    if not finer.sizes:
+        return
+    if target is not None:
+        yield cannot_be_finer("the target says how large blocks are")
+    kinds = {id(weight.kind): weight.kind for weight in source.weights.values()}
+    kept = unrefinable(finer, kinds.values())
+    if kept is not None:
+        yield cannot_be_finer(f"{kept.stored.scheme.title}: something says for each column which entry it has")
+    yield from (cannot_be_finer(str(fault)) for fault in source.faults if fault.keys)
 
 
 def _fated(fated: Sequence[Fated], weights: dict[str, Weight]) -> Iterator[Fated]:

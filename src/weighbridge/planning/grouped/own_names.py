@@ -6,13 +6,13 @@ them, or is an error: it would silently do nothing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping as MappingOf
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
+from weighbridge.mappings.schemes.endings import LIKELY
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.planning.grouped.weights import Grouped
 from weighbridge.planning.names.wanting import FREE, Wanted
@@ -20,9 +20,6 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.readings import Reading
 from weighbridge.planning.steps import Step
 from weighbridge.planning.tracing import Trace, last_names, prepare, trace_ends, trace_keys
-
-_LIKE_A_COMPANION: Final = re.compile(r"(?:scale|scales|scale_inv|zero_point|zeros|zp|g_idx|absmax)\Z")
-"""How what belongs to a quantised weight is called, whichever format it is of."""
 
 _ALONE = "name the weight alone, whose group goes along, or plan by names only: companions=False (--no-companions)"
 
@@ -99,7 +96,7 @@ def _astray(key: str, one: _Said, step: Step) -> PlanError:
 def _unknown(plan: Plan, source: Grouped) -> Iterator[PlanError]:
     """Yield an error for each tensor without a role in the scheme whose module gets another weight, and not it."""
     modules = {weight.stem: base for base, weight in source.weights.items()}
-    beside = [key for key in source.seen if _LIKE_A_COMPANION.search(key) and key.rpartition(".")[0] in modules]
+    beside = [key for key in source.seen if LIKELY.search(key) and key.rpartition(".")[0] in modules]
     if not beside:
         return
     steps = {key: step for step in plan.steps for key in step.sources}
@@ -157,7 +154,12 @@ def contradictions(readings: Iterable[Reading], source: Grouped) -> list[Weighbr
 
 
 def disagreements(plan: Plan, source: Grouped) -> Iterator[PlanError]:
-    """Yield what contradicts the configuration as a whole, where the elements of a weight are moved."""
+    """Yield what contradicts the configuration, where a rule parts the tensors of a weight, or moves any elements."""
+    rules = {key: step.rules for step in plan.steps for key in step.sources} if source.faults else {}
+    for fault in source.faults:
+        keys = {*fault.keys, f"{fault.stem}.weight"} & rules.keys() if fault.keys else set()
+        if len({bool(rules[key]) for key in keys}) > 1:
+            yield _contradiction(fault.code, fault.text, fault.stem)
     whole = [fault for fault in source.faults if not fault.keys]
     moves = whole and any(not step.program.is_identity for step in _grouped_steps(plan, source.base_of))
     yield from (_contradiction(fault.code, fault.text, "") for fault in whole if moves)

@@ -55,15 +55,20 @@ class Sides:
         if problems:
             raise PlanError("plan-failed", "the mapping does not fit", problems=problems)
 
-    def write_out(self, plan: Plan, reading: Reading) -> Plan:
+    def write_out(self, plan: Plan, reading: Reading, *, may_refine: bool) -> Plan:
         """Write a plan out for all tensors of each quantised weight.
+
+        Args:
+            plan: The plan, with the names that rules see.
+            reading: The reading that it was made with.
+            may_refine: Whether blocks that are cut may be made finer.
 
         Raises:
             PlanError: `plan-failed`, with every tensor that cannot go along with its weight.
         """
         if self.groups is None:
             return plan
-        made = expand_plan(plan, self.groups, self.wanted)
+        made = expand_plan(plan, self.groups, self.wanted, may_refine=may_refine)
         problems = [*strays(made, reading, self.groups, self.target), *disagreements(made, self.groups)]
         if problems:
             raise PlanError("plan-failed", "the mapping does not fit", problems=problems)

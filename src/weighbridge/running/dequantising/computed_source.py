@@ -11,7 +11,7 @@ from weighbridge.base.errors import CheckpointError
 from weighbridge.base.json_text import without_members
 from weighbridge.base.keys import counted
 from weighbridge.base.specs import DTYPES, Header
-from weighbridge.mappings.schemes.said import BESIDE, SAID
+from weighbridge.mappings.schemes.said import BESIDE, CONFIG, SAID
 from weighbridge.running.dequantising.found_groups import ComputedWeight, FoundGroups
 from weighbridge.storage.lookup import check_range
 from weighbridge.storage.places.directory import Extra
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 PART_BYTES: Final = 4 * 2**20
 """How much of a weight is computed at a time."""
-
-_CONFIG: Final = "config.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,7 +189,7 @@ def compute_weights(inner: Checkpoint, found: FoundGroups) -> ComputedCheckpoint
 def _plain_extras(extras: Iterable[Extra]) -> Iterable[Extra]:
     """Leave out what speaks of quantisation: a member of the configuration, and files of their own."""
     for extra in extras:
-        if extra.name == _CONFIG:
+        if extra.name == CONFIG:
             raw, _ = read_small_file(extra.path, is_resolved=True)
             yield extra._replace(content=without_members(raw, SAID))
         elif extra.name not in BESIDE:

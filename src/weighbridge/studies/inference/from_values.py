@@ -215,6 +215,7 @@ def _gather(evidence: Evidence) -> None:
     evidence.match_moved()
     evidence.match_joined()
     match_padded(evidence)
+    evidence.match_joined(has_gap=True)
     say_of_all(evidence, replicas)
     evidence.told = Told(list(evidence.facts))
     rules = _general(evidence)
@@ -227,6 +228,7 @@ def _gather(evidence: Evidence) -> None:
         evidence.match_moved(told=False)
         evidence.match_joined(told=False)
         match_padded(evidence, told=False)
+        evidence.match_joined(told=False, has_gap=True)
 
 
 def _general(evidence: Evidence) -> list[Transform]:

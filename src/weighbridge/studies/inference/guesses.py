@@ -288,7 +288,7 @@ def _lane(one: _Kin, indices: tuple[int, ...], count: int) -> Lane | None:
     if not all(keys):
         return None
     places = [place for place, part in enumerate(keys[0].split(".")) if is_index(part)]
-    return Lane(tuple(keys), places[-1])
+    return Lane(tuple(keys), (places[-1],))
 
 
 def facts_of(guesses: Iterable[Guess]) -> list[Fact]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -16,23 +17,28 @@ STAR: Final = "*"
 
 
 class Lane(NamedTuple):
-    """Tensors that one pattern of a rule stands for: one, or one for each index at one place of the key.
+    """Tensors that one pattern of a rule stands for: one, or one for each index at one or two places of the key.
 
     Args:
-        keys: The keys, in the order of the index.
-        star: Position of the index among the key's segments; None for a single tensor.
+        keys: The keys, in the order of the indices, the first of which is the outer one.
+        stars: Positions of the indices among the key's segments; none for a single tensor.
     """
 
     keys: tuple[str, ...]
-    star: int | None = None
+    stars: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
-        """The key, with `*` in the place of the index."""
+        """The key, with `*` in the place of each index."""
         segments = self.keys[0].split(".")
-        if self.star is not None:
-            segments[self.star] = STAR
+        for star in self.stars:
+            segments[star] = STAR
         return ".".join(segments)
+
+    @property
+    def heights(self) -> tuple[int, ...]:
+        """How many keys there are for each outer index of two."""
+        return tuple(Counter(key.split(".")[self.stars[0]] for key in self.keys).values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +110,25 @@ def lanes_of(keys: Sequence[str]) -> tuple[Lane, ...]:
         >>> [lane.name for lane in lanes_of(["attn.q", "attn.k"])]
         ['attn.q', 'attn.k']
     """
+    runs = _runs(keys)
+    if len({len(run) for run in runs}) != 1 or len(runs[0]) == 1:
+        return tuple(Lane((key,)) for key in keys)
+    return tuple(map(_run_lane, runs))
+
+
+def _runs(keys: Sequence[str]) -> list[list[str]]:
     runs: list[list[str]] = []
     for key in keys:
         if runs and (place := _next_place(runs[-1], key)) is not None and _starts_at_zero(runs[-1][0], place):
             runs[-1].append(key)
         else:
             runs.append([key])
-    if len({len(run) for run in runs}) != 1 or len(runs[0]) == 1:
-        return tuple(Lane((key,)) for key in keys)
-    return tuple(Lane(tuple(run), _only_difference(run[0], run[1])) for run in runs)
+    return runs
+
+
+def _run_lane(run: Sequence[str]) -> Lane:
+    place = _only_difference(run[0], run[1]) if len(run) > 1 else None
+    return Lane(tuple(run), () if place is None else (place,))
 
 
 def _next_place(run: Sequence[str], key: str) -> int | None:
@@ -140,14 +156,23 @@ def starred(keys: Iterable[Sequence[str]]) -> tuple[Lane, ...] | None:
 
     Examples:
         >>> starred([["e.0.gate", "e.1.gate"]])
-        (Lane(keys=('e.0.gate', 'e.1.gate'), star=1),)
+        (Lane(keys=('e.0.gate', 'e.1.gate'), stars=(1,)),)
+        >>> starred([["l.0.e.0.w", "l.0.e.1.w", "l.1.e.0.w", "l.1.e.1.w"]])[0].name
+        'l.*.e.*.w'
         >>> starred([["a", "b"]]) is None
         True
     """
-    lanes: list[Lane] = []
-    for run in keys:
-        found = lanes_of(run)
-        if len(found) != 1:
-            return None
-        lanes += found
-    return tuple(lanes)
+    lanes = [_one_lane(run) for run in keys]
+    found = tuple(lane for lane in lanes if lane is not None)
+    return found if len(found) == len(lanes) else None
+
+
+def _one_lane(keys: Sequence[str]) -> Lane | None:
+    """Make a lane of keys in the order of one index, or of an outer and an inner one, of which there may be fewer."""
+    inner = [_run_lane(run) for run in _runs(keys)]
+    if len(inner) == 1:
+        return inner[0]
+    outer = _runs([lane.name for lane in inner])
+    stars = (*_run_lane(outer[0]).stars, *inner[0].stars)
+    is_grid = len(outer) == 1 and all(lane.stars == stars[1:] for lane in inner) and list(stars) == sorted(stars)
+    return Lane(tuple(keys), stars) if is_grid and len(stars) == 2 else None

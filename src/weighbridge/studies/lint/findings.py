@@ -23,7 +23,7 @@ FINDINGS: Final[dict[str, str]] = {
     "after-converter": "a rename changes the name that a converter in its scope gave",
     "second-converter": "a converter matches what another one wrote, and never sees it",
     "idle": "a converter leaves its tensors as they are, or names all parts where it names some",
-    "uncounted": "how many equal tensors there are, or how long an axis is, is not said, in one direction",
+    "uncounted": "how many tensors there are, or how long an axis is, is not said, in one direction",
     "places": "a pattern matches at several places of one key; the first one counts",
 }
 """Each code with its one-line meaning."""

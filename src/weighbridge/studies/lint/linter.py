@@ -112,7 +112,9 @@ def _lint_made_up(subject: Subject) -> tuple[int, list[Finding]]:
     walks = [walked for key in every for walked in follow_key(subject.rules, key)]
     found = [finding for walked in walks for check in WALK_CHECKS for finding in check(subject, walked)]
     found += _dead(subject, made, walks)
-    settled = settle(subject.rules, original, [])
+    problems: list[WeighbridgeError] = []
+    settled = settle(subject.rules, original, problems)
+    found += (_refused(subject, problem) for problem in problems if problem.code == "index-out-of-range")
     found += _made_up_collisions(subject, settled, settle(subject.rules, seen, []))
     found += _lint_way_back(subject, settled)
     return len(every), found
@@ -188,7 +190,7 @@ def _refused(subject: Subject, problem: WeighbridgeError) -> Finding:
     code = problem.code if problem.code in FINDINGS else "index-out-of-range"
     got = "\n".join(filter(None, (problem.expected, problem.got)))
     rules = _blamed(subject, problem)
-    return subject.find(code, "error", rules, problem.what, key=problem.where, got=got, hint=problem.hint)
+    return subject.find(code, subject.when_real, rules, problem.what, key=problem.where, got=got, hint=problem.hint)
 
 
 def _blamed(subject: Subject, problem: WeighbridgeError) -> list[int]:

@@ -174,8 +174,8 @@ def _repeated(fact: Fact, classes: Classes) -> Fact:
     keys = [key for alike in made for key in alike]
     if len(made) == 1:
         lanes = lanes_of(keys)
-        count = times if lanes[0].star is not None else None
+        count = times if lanes[0].stars else None
         return Fact(fact.sources, lanes, (*fact.operations, Repeat(count)))
-    if any(lane.star is not None for lane in fact.targets):
+    if any(lane.stars for lane in fact.targets):
         return fact  # an index of its own and one of replicas are two, and a rule makes one
     return Fact(fact.sources, tuple(Lane((key,)) for key in keys), (*fact.operations, Repeat(times)))

@@ -8,9 +8,10 @@ first, then what follows by the rules that this gives; the rest is chosen, and e
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Final
 
 from weighbridge.base.keys import natural_key
@@ -29,7 +30,7 @@ from weighbridge.studies.inference.by_value.fingerprints import (
 from weighbridge.studies.inference.by_value.joins import state_join
 from weighbridge.studies.inference.by_value.movement_search import Operations, fit_movement
 from weighbridge.studies.inference.by_value.symmetry import may_be_symmetric, rival_movements
-from weighbridge.studies.inference.by_value.tiling import find_tiling, only_one
+from weighbridge.studies.inference.by_value.tiling import Parts, Pick, Tiling, find_tiling, only_one
 from weighbridge.studies.inference.by_value.told import Told
 from weighbridge.studies.inference.likeness import order_of_parts, pair_by_name
 from weighbridge.studies.inference.tensor_facts import Fact
@@ -169,37 +170,46 @@ class Evidence:
             others = [known for known in self.movements if known != operations]
             self.movements = [operations, *others][:_REMEMBERED]
 
-    def match_joined(self, *, told: bool = True) -> None:
+    def match_joined(self, *, told: bool = True, has_gap: bool = False) -> None:
         """Find tensors that were joined from several, and those that were divided among several.
 
         Args:
             told: Whether to take over only what the values tell; else equal parts are put in the order of their names.
+            has_gap: Whether to find those with one part that no tensor has, and that holds one value.
         """
         for dtype in sorted({self.target.header[key].dtype for key in self.open_targets}):
             for is_target in (True, False):
-                parts = self._parts(dtype, of_target=not is_target)
+                parts = self._parts(dtype, of_target=not is_target, is_telling_all=has_gap)
                 wholes = self.telling_targets(dtype) if is_target else self.telling_sources(dtype)
                 for key in wholes if parts else ():
-                    self._join(key, dtype, is_target=is_target, parts=parts, told=told)
+                    self._join(key, dtype, is_target=is_target, parts=parts, told=told, has_gap=has_gap)
 
     def _join(
-        self, key: str, dtype: str, *, is_target: bool, parts: dict[tuple[int, int], list[str]], told: bool
+        self,
+        key: str,
+        dtype: str,
+        *,
+        is_target: bool,
+        parts: Parts,
+        told: bool,
+        has_gap: bool,
     ) -> None:
         whole, other = (self.target, self.source) if is_target else (self.source, self.target)
         if not any(numel < whole.header[key].numel for numel, _ in parts):
             return
         pick = only_one if told else partial(_first_part, key, self.open_sources if is_target else self.open_targets)
-        tiling = find_tiling(self._sums_of(key, dtype, is_target=is_target), parts, pick)
-        if tiling is None:
-            return
 
         def read(part: str) -> torch.Tensor:
             return read_as(other, part, dtype)
 
-        joined = state_join(tiling, key, read_as(whole, key, dtype), read, self.movements)
-        if joined is None:
+        joined = None
+        for tiling, values, is_folded in self._tilings(key, dtype, parts, pick, is_target=is_target, has_gap=has_gap):
+            joined = state_join(tiling, key, values, read, self.movements, is_folded=is_folded)
+            if joined is not None:
+                break
             tried = f"{', '.join(tiling.keys[:3])} hold its values, in an order that no known operation gives"
             self.tried |= {key: tried} if is_target else {}
+        if joined is None:
             return
         looks = {(other.header[k].numel, self.total(k, dtype, is_target=not is_target)) for k in tiling.keys}
         alike = tuple(k for look in sorted(looks) if len(parts[look]) > 1 for k in parts[look])
@@ -208,11 +218,43 @@ class Evidence:
         if not (told and others.is_open):
             self.add(joined.fact if is_target else turned(joined.fact), others)
 
-    def _parts(self, dtype: str, *, of_target: bool) -> dict[tuple[int, int], list[str]]:
+    def _tilings(
+        self, key: str, dtype: str, parts: Parts, pick: Pick, *, is_target: bool, has_gap: bool
+    ) -> Iterator[tuple[Tiling, torch.Tensor, bool]]:
+        """Yield divisions of a tensor with its values; where parts lack its first two axes, first with these as one."""
+        whole, other = (self.target, self.source) if is_target else (self.source, self.target)
+        shape = whole.header[key].shape
+        tiling = find_tiling(self._sums_of(key, dtype, is_target=is_target), parts, pick, has_gap=has_gap)
+        lacks_both = tiling is None or len(other.header[tiling.keys[0]].shape) == len(shape) - 2
+        is_grid = len(shape) > 2 and min(shape) > 1 and any(numel <= prod(shape[2:]) for numel, _ in parts)
+        if lacks_both and is_grid and not has_gap:
+            folded = read_as(whole, key, dtype).flatten(0, 1)
+            grid = find_tiling(sum_hashes(folded), parts, pick)
+            if grid is not None:
+                yield grid, folded, True
+        if tiling is not None and not (has_gap and self._is_a_part(key, tiling.keys, dtype, is_target=is_target)):
+            yield tiling, read_as(whole, key, dtype), False
+
+    def _is_a_part(self, whole: str, parts: Sequence[str], dtype: str, *, is_target: bool) -> bool:
+        """Tell whether what some parts leave of a tensor is an open tensor of the other side after all."""
+        own, other = (self.target, self.source) if is_target else (self.source, self.target)
+        numel = own.header[whole].numel - sum(other.header[part].numel for part in parts)
+        totals = (self.total(part, dtype, is_target=not is_target) for part in parts)
+        rest = (self.total(whole, dtype, is_target=is_target) - sum(totals)) % 2**64
+        alike = [
+            key
+            for key in (self.open_sources if is_target else self.open_targets)
+            if key not in parts and other.header[key].numel == numel and cast_dtype(other.header[key].dtype, dtype)
+        ]
+        return any(self.total(key, dtype, is_target=not is_target) % 2**64 == rest for key in alike)
+
+    def _parts(self, dtype: str, *, of_target: bool, is_telling_all: bool) -> dict[tuple[int, int], list[str]]:
         """Return what may be a part: open tensors of one side by number of elements and total."""
         parts: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
         keys = self.telling_targets(dtype) if of_target else self.telling_sources(dtype)
         for key in keys:
+            if of_target and is_telling_all and not is_telling(self.target, key):
+                continue
             header = self.target.header if of_target else self.source.header
             parts[header[key].numel, self.total(key, dtype, is_target=of_target)].append(key)
         return parts

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
+from weighbridge.base.forms.elements import Element, element_value
 from weighbridge.base.specs import DTYPES, Shape, dtype_named
 
 if TYPE_CHECKING:
@@ -117,6 +118,25 @@ def is_telling(checkpoint: Checkpoint, key: str, least: int = 4) -> bool:
         return False
     flat = bits_of(checkpoint.tensor(key).detach().to("cpu").contiguous().view(-1))
     return any(bool((window != flat[0]).any()) for window in torch.split(flat, WINDOW))
+
+
+def only_value(tensor: torch.Tensor) -> Element | None:
+    """Return the value that all elements of a tensor hold, to the bit; None where they differ, or there are none.
+
+    Examples:
+        >>> import torch
+        >>> only_value(torch.zeros(2, 3)), only_value(torch.tensor([0.0, -0.0]))
+        (0, None)
+    """
+    import torch
+
+    bits = bits_of(tensor)
+    if not bits.numel():
+        return None
+    first = bits.new_tensor([bits[(0,) * bits.dim()].item()])
+    if bool((bits != first).any()):
+        return None
+    return element_value(bytes(first.view(torch.uint8).tolist()), dtype_named(str(tensor.dtype)).code)
 
 
 def bit_total(checkpoint: Checkpoint, key: str) -> int:

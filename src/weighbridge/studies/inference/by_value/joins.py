@@ -7,10 +7,13 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
+from weighbridge.base.forms.elements import Element
 from weighbridge.base.specs import Shape
+from weighbridge.operations.declaring.padding import InsertConstant
 from weighbridge.operations.groupings import Concatenate, MergeModulelist, Split
 from weighbridge.operations.movements import PermuteForRope, Rearrange, Reshape
 from weighbridge.studies.axis_swaps import axis_rearrange
+from weighbridge.studies.inference.by_value.fingerprints import only_value
 from weighbridge.studies.inference.by_value.movement_search import Operations, fit_movement
 from weighbridge.studies.inference.by_value.symmetry import may_be_symmetric, rival_movements
 from weighbridge.studies.inference.by_value.tiling import Tiling
@@ -35,7 +38,9 @@ class Joined(NamedTuple):
     rivals: tuple[Operations, ...]
 
 
-def state_join(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known: Sequence[Operations]) -> Joined | None:
+def state_join(
+    tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known: Sequence[Operations], *, is_folded: bool = False
+) -> Joined | None:
     """State how a tensor is made from its parts.
 
     Args:
@@ -44,12 +49,14 @@ def state_join(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known:
         whole: Its values.
         read: Gives a part's values.
         known: Operations on single tensors that were found elsewhere.
+        is_folded: Whether the whole has its first two axes as one here, so that each stands for an index of the parts.
 
     Returns:
         The finding; None where the parts need operations that no rule can give to them.
     """
-    lanes = _lanes(tiling)
-    if lanes is None:
+    lanes = _lanes(tiling, whole, read, is_folded)
+    value = _value_between(tiling, whole)
+    if lanes is None or (tiling.gap is not None and value is None):
         return None
     moves: list[Operations] = []
     rivals: list[Operations] = []
@@ -66,7 +73,13 @@ def state_join(tiling: Tiling, key: str, whole: torch.Tensor, read: Read, known:
     single = _common_moves(lanes, moves)
     if single is None:
         return None
-    fact = Fact(lanes, (Lane((key,)),), (*single, *_state_operations(tiling, lanes, whole, is_stack)))
+    if value is not None:
+        joining = _with_constant(tiling, whole, value)
+    else:
+        joining = _state_operations(tiling, lanes, whole, is_stack)
+        if len(lanes[0].stars) == 2:
+            joining = (*joining, MergeModulelist(0) if is_folded else _counted(0, lanes[0].heights))
+    fact = Fact(lanes, (Lane((key,)),), (*single, *joining))
     return Joined(fact, tuple(dict.fromkeys(rivals)))
 
 
@@ -80,14 +93,32 @@ def _telling_part(tiling: Tiling, lane: Lane, whole: torch.Tensor, read: Read) -
     return read(key), _piece(tiling, whole, key)
 
 
-def _lanes(tiling: Tiling) -> tuple[Lane, ...] | None:
+def _lanes(tiling: Tiling, whole: torch.Tensor, read: Read, is_folded: bool) -> tuple[Lane, ...] | None:
+    if tiling.gap is not None:
+        return tuple(Lane((key,)) for key in tiling.keys)
     if not tiling.stacked:
-        return lanes_of([tile.key for tile in tiling.rows[0]])
-    return starred([[tile.key for tile in column] for column in zip(*tiling.rows, strict=True)])
+        grid = starred([tiling.keys]) if _is_flat_stack(tiling, whole, read) else None
+        is_grid = grid is not None and len(grid[0].stars) == 2
+        return grid if is_grid else None if is_folded else lanes_of(tiling.keys)
+    count = len(tiling.rows)
+    lanes = starred([tiling.keys[start : start + count] for start in range(0, len(tiling.keys), count)])
+    is_sayable = lanes is not None and all((len(lane.stars) == 2) == is_folded for lane in lanes)
+    return lanes if is_sayable else None
 
 
-def _piece(tiling: Tiling, whole: torch.Tensor, key: str) -> torch.Tensor:
-    """Cut one part's elements out of the whole."""
+def _is_flat_stack(tiling: Tiling, whole: torch.Tensor, read: Read) -> bool:
+    """Tell whether each slice along the first axis is a part of its own."""
+    slices = tiling.axis == 0 and tiling.groups == 1 and all(tile.length == 1 for tile in tiling.rows[0])
+    return slices and read(tiling.keys[0]).dim() == whole.dim() - 1
+
+
+def _value_between(tiling: Tiling, whole: torch.Tensor) -> Element | None:
+    """Return the one value of the part that is no tensor's; None where all are, or where it has several."""
+    return None if tiling.gap is None else only_value(_piece(tiling, whole, None))
+
+
+def _piece(tiling: Tiling, whole: torch.Tensor, key: str | None) -> torch.Tensor:
+    """Cut one part's elements out of the whole; for no key, those of the part that is no tensor's."""
     row = next(number for number, tiles in enumerate(tiling.rows) if any(tile.key == key for tile in tiles))
     view, axis = (whole[row], tiling.axis - 1) if tiling.stacked else (whole, tiling.axis)
     at = sum(tile.length for tile in takewhile(lambda tile: tile.key != key, tiling.rows[row]))
@@ -128,14 +159,14 @@ def _telling_words(lanes: Sequence[Lane]) -> list[str]:
 
 def _state_operations(tiling: Tiling, lanes: Sequence[Lane], whole: torch.Tensor, is_stack: bool) -> Operations:
     axis, lengths = tiling.axis, [tile.length for tile in tiling.rows[0]]
-    if lanes[0].star is None and is_stack:
+    if not lanes[0].stars and is_stack:
         shape = tuple(whole.shape)
         rest = (*shape[:axis], *shape[axis + 1 :])
         return (Reshape((*rest[:axis], 1, *rest[axis:]), source_shape=rest), Concatenate(axis))
     stacking: Operations = (MergeModulelist(0 if tiling.stacked else axis),) if is_stack else ()
     if is_stack and len(lanes) == 1:
         return stacking
-    per_lane = tuple(lengths) if lanes[0].star is None or tiling.stacked else None
+    per_lane = tuple(lengths) if not lanes[0].stars or tiling.stacked else None
     if tiling.groups == 1:
         return (*stacking, _concatenate(axis, per_lane))
     if len(set(lengths)) == 1:
@@ -143,6 +174,18 @@ def _state_operations(tiling: Tiling, lanes: Sequence[Lane], whole: torch.Tensor
     if tiling.stacked:
         return (*stacking, Concatenate(axis))  # does not hold, and is found out when it is run
     return (*_unfolded(axis, tiling.groups), _concatenate(axis + 1, per_lane), *_folded(axis, tiling.groups))
+
+
+def _with_constant(tiling: Tiling, whole: torch.Tensor, value: Element) -> Operations:
+    lengths = tuple(tile.length for tile in tiling.rows[0])
+    assert tiling.gap is not None
+    put = InsertConstant(tiling.gap, tuple(_piece(tiling, whole, None).shape), value)
+    return put, _counted(tiling.axis, lengths)
+
+
+def _counted(axis: int, lengths: Shape) -> Concatenate:
+    """Say how many parts there are, or their sizes, where the way back could not count them."""
+    return Concatenate(axis, chunks=len(lengths)) if len(set(lengths)) == 1 else Concatenate(axis, sizes=lengths)
 
 
 def _concatenate(axis: int, sizes: Shape | None) -> Concatenate:

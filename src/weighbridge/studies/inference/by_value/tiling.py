@@ -1,4 +1,7 @@
-"""Find which tensors a larger one was joined from, by sums of hashes: a part's sum is that of the slices it fills."""
+"""Find which tensors a larger one was joined from, by sums of hashes: a part's sum is that of the slices it fills.
+
+One part may be no tensor's, if all slices of it look alike: it may hold one value throughout.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,9 @@ def only_one(keys: Sequence[str]) -> str | None:
 
 
 class Tile(NamedTuple):
-    """One part of a larger tensor: its key, and how many slices it fills."""
+    """One part of a larger tensor: its key, None for a part that is no tensor's, and how many slices it fills."""
 
-    key: str
+    key: str | None
     length: int
 
 
@@ -51,20 +54,28 @@ class Tiling:
     @property
     def keys(self) -> tuple[str, ...]:
         """Keys of all parts; of stacked ones, first those of the first lane."""
-        return tuple(tile.key for lane in zip(*self.rows, strict=True) for tile in lane)
+        return tuple(tile.key for lane in zip(*self.rows, strict=True) for tile in lane if tile.key is not None)
+
+    @property
+    def gap(self) -> int | None:
+        """Number of the part that is no tensor's; None where all are."""
+        return next((number for number, tile in enumerate(self.rows[0]) if tile.key is None), None)
 
 
-def find_tiling(whole: Sums, parts: Parts, pick: Pick = only_one) -> Tiling | None:
+def find_tiling(whole: Sums, parts: Parts, pick: Pick = only_one, *, has_gap: bool = False) -> Tiling | None:
     """Find a division of a tensor into two or more others, each taken once.
 
     Args:
         whole: Sums of the larger tensor.
         parts: Tensors that may be parts.
         pick: Chooses among those that have one total, of which the values cannot tell which one it is.
+        has_gap: Whether one part is no tensor's; then one other is enough.
 
     Returns:
         The division; None where there is none.
     """
+    if has_gap:
+        return _gapped_tiling(whole, parts, pick)
     sizes = sorted({numel for numel, _ in parts}, reverse=True)
     numel = prod(whole.shape)
     if not numel:
@@ -74,6 +85,22 @@ def find_tiling(whole: Sums, parts: Parts, pick: Pick = only_one) -> Tiling | No
         if tiles is not None:
             return Tiling(axis, groups, stacked=False, rows=(tiles,))
     return _stacked_tiling(whole, sizes, parts, pick)
+
+
+def _gapped_tiling(whole: Sums, parts: Parts, pick: Pick) -> Tiling | None:
+    """Fill a row of slices from its start and then from its end; what is left between must look alike throughout."""
+    sizes = sorted({numel for numel, _ in parts}, reverse=True)
+    for axis, sums in whole.axes.items():
+        if not len(sums):
+            continue
+        unit, untaken = prod(whole.shape) // len(sums), _Untaken(parts, pick)
+        before = _fill(sums, unit, sizes, untaken)
+        rest = sums[sum(tile.length for tile in before) :].flip(0)
+        after = _fill(rest, unit, sizes, untaken)[::-1]
+        between = rest[sum(tile.length for tile in after) :]
+        if (before or after) and len(between) * unit > 1 and bool((between == between[0]).all()):
+            return Tiling(axis, 1, stacked=False, rows=((*before, Tile(None, len(between)), *after),))
+    return None
 
 
 class _Untaken:
@@ -103,6 +130,12 @@ def _views(whole: Sums) -> Iterator[tuple[int, int, torch.Tensor]]:
 
 def _tile(sums: torch.Tensor, unit: int, sizes: list[int], parts: _Untaken) -> tuple[Tile, ...] | None:
     """Fill a row of slices from its start, one part after the other."""
+    tiles = _fill(sums, unit, sizes, parts)
+    return tuple(tiles) if len(tiles) > 1 and sum(tile.length for tile in tiles) == len(sums) else None
+
+
+def _fill(sums: torch.Tensor, unit: int, sizes: list[int], parts: _Untaken) -> list[Tile]:
+    """Fill slices from their start as far as there are parts."""
     import torch
 
     bounds = torch.cat([sums.new_zeros(1), sums.cumsum(0)])
@@ -111,10 +144,10 @@ def _tile(sums: torch.Tensor, unit: int, sizes: list[int], parts: _Untaken) -> t
     while at < len(sums):
         tile = _next_tile(bounds, at, unit, sizes, parts)
         if tile is None:
-            return None
+            break
         tiles.append(tile)
         at += tile.length
-    return tuple(tiles) if len(tiles) > 1 else None
+    return tiles
 
 
 def _next_tile(bounds: torch.Tensor, at: int, unit: int, sizes: list[int], parts: _Untaken) -> Tile | None:
