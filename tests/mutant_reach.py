@@ -108,9 +108,9 @@ def _note(source: Source, name: str, answer: Path) -> Reach:
 
     def run() -> int:
         noting = Noting(source)
-        run_pytest(source.base, [name], [Chosen(source.base), noting], "--maxfail=1000")
+        status = run_pytest(source.base, [name], [Chosen(source.base), noting], "--maxfail=1000")
         answer.write_text(json.dumps([noting.reach, sorted(noting.failed)]))
-        return 0
+        return 0 if status == pytest.ExitCode.TESTS_FAILED else status
 
     with marked(source):
         end = fork(run, source.base, 1000, loud=False)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_groups import codes_of
+from test_groups import DIFFERING, EQUALISED, FUSED, JOINABLE, codes_of, config_of, example
 
 import weighbridge as wb
 
@@ -222,6 +222,20 @@ def test_no_tensor_of_a_group_may_be_missing(name: str, lacking: str) -> None:
     with pytest.raises(wb.PlanError) as caught:
         wb.plan(header(there), [JOIN], config=config)
     assert codes_of(caught) & {"companion-missing", "group-incomplete"}
+
+
+@pytest.mark.parametrize("name", [*JOINABLE, *EQUALISED, *DIFFERING, "ct-int4-asym", "ct-int4-group", "torchao-int8"])
+def test_no_tensor_of_a_real_group_may_be_missing(name: str) -> None:
+    """Law C5, over the formats' own files: one key is deleted at a time."""
+    found, config = wb.open(example(name) / "model.safetensors").header, config_of(example(name))
+    assert wb.plan(found, FUSED, config=config)
+    group = [key for key in found if key.startswith("model.layers.0.self_attn.q_proj.") and not key.endswith(".bias")]
+    assert len(group) > 1
+    for lacking in group:
+        there = {key: spec for key, spec in found.items() if key != lacking}
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(wb.Header(there, found.metadata), FUSED, config=config)
+        assert codes_of(caught) & {"companion-missing", "group-incomplete", "scheme-conflict"}, lacking
 
 
 GOOD: dict[str, tuple[Specs, dict[str, Any], Any]] = {

@@ -61,6 +61,18 @@ def test_c6_without_a_target_a_rule_fires_as_written() -> None:
     assert set(wb.plan(FILE, HEAD_AND_BODY).target) == {f"model.{key}" for key in FILE}
 
 
+def test_a_converter_that_gives_way_in_one_layer_fires_in_another_that_has_both_names() -> None:
+    """What it makes has another shape than what it is made of: no reason to take the name as it is instead."""
+    turn = wb.WeightConverter("w", "v", [wb.Transpose(0, 1)], if_wanted=True)
+    target = header(layers__0__v=(3, 2), layers__0__w=(2, 3), layers__1__w=(2, 3))
+    plan = wb.plan(header(layers__0__w=(2, 3), layers__1__w=(2, 3)), [turn], target, layout="mapped", partial=True)
+    assert {key: plan.steps[number].targets for key, number in plan.step_of_source.items()} == {
+        "layers.0.w": ("layers.0.v",),
+        "layers.1.w": ("layers.1.w",),
+    }
+    assert plan.target["layers.0.v"].shape == (3, 2)
+
+
 def test_c6_a_rule_whose_result_is_there_fires_though_the_old_name_is_there_too() -> None:
     """Both names are the target's: the rule says which, and the other one is missing."""
     target = header(model__norm=(3,), norm=(3,))

@@ -234,6 +234,35 @@ def test_dequantising_commutes_with_converting(case: Case) -> None:
     assert [key for key in back if not bits(back[key]).equal(bits(case.source[key]))] == []
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 13), min_size=2, max_size=4), st.integers(1, 12))
+def test_the_numbers_of_a_cut_block_are_those_of_counting(rows: list[int], at: int) -> None:
+    """Law C3: where the first part ends within a block, counted row by row; and nothing is planned."""
+    kind, generator, block = KINDS["blocks of FP8"], torch.Generator().manual_seed(1), 4
+    source: Tensors = {}
+    for number, size in enumerate(rows):
+        source |= kind.make(f"m.part{number}", size, 8, generator)
+    part_of = [number for number, size in enumerate(rows) for _ in range(size)]
+    starts = [row for row in range(1, len(part_of)) if part_of[row] != part_of[row - 1]]
+    join = wb.WeightConverter([f"m.part{n}.weight" for n in range(len(rows))], "m.made.weight", [wb.Concatenate(0)])
+    seams = [(f"row {row} of {len(part_of)} of the result", row) for row in starts if row % block]
+    cuts: list[tuple[str, int]] = []
+    if at < rows[0]:
+        cut = wb.WeightConverter("m.part0.weight", ["m.x.weight", "m.y.weight"], [wb.Split(0, (at, rows[0] - at))])
+        cuts = [(f"row {at} of {rows[0]} of m.part0.weight", at)] if at % block else []
+    for rule, expected in ((join, seams), *([(cut, cuts)] if at < rows[0] else [])):
+        if not expected:
+            assert wb.plan(source, [rule], config=configuration(kind)).is_exact
+            continue
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(source, [rule], config=configuration(kind))
+        (problem,) = caught.value.problems
+        where, row = expected[0]
+        fine = max(size for size in range(1, block + 1) if row % size == block % size == 0)
+        assert f"the seam at {where} is {row / block:.4g} blocks in" in problem.got
+        assert f"blocks of {fine} would fit" in problem.got
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_every_tensor_of_a_group_has_one_fate_and_none_may_be_missing(name: str) -> None:
     """Law C5."""

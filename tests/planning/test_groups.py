@@ -186,7 +186,7 @@ def test_gate_and_up_of_gpt_oss_are_parted_by_rows(tmp_path: Path) -> None:
     [
         ("ct-fp8-block-misaligned", ("48 of 72", "1.5 blocks", "blocks of 16 would fit")),
         ("fp8-block-straddle", ("72 of 80", "2.25 blocks", "blocks of 8 would fit")),
-        ("ct-int4-asym-misaligned", ("60 of 72", "7.5 blocks", "blocks of 4 would fit")),
+        ("ct-int4-asym-misaligned", ("60 of 72", "7.5 blocks", "zero points are packed")),
     ],
 )
 def test_a_seam_within_a_block_is_named_with_its_numbers(name: str, numbers: tuple[str, ...], tmp_path: Path) -> None:

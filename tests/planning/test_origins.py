@@ -236,6 +236,13 @@ def test_way_back_by_a_general_rule_names_the_special_one() -> None:
     assert (list(better.target), better.notes) == (["stem.kernel"], ()), "what the note advises is what helps"
 
 
+def test_tensor_that_is_carried_back_under_its_name_leaves_no_choice_open() -> None:
+    header = wb.Header({key: wb.TensorSpec("F32", (4,)) for key in ("conv.weight", "up.weight")})
+    plan = wb.plan(header, GENERAL.inverse(), carry=["conv.weight"])
+    assert sorted(plan.target) == ["conv.weight", "up.w"]
+    assert [line.partition(" goes back")[0] for line in plan.choices] == ["up.weight"]
+
+
 def test_special_rule_that_takes_a_name_first_is_no_reason_for_a_note() -> None:
     special = wb.Mapping([wb.WeightRenaming(r"\.w$", ".weight"), wb.WeightRenaming("pre.gamma", "norm.weight")])
     assert find_rivals(special, ["layers.0.norm.weight", "layers.0.up.weight"]) == {}

@@ -453,3 +453,93 @@ def test_two_converters_for_one_name_that_do_different_things_overlap() -> None:
     with pytest.raises(wb.PlanError) as caught:
         wb.plan(source, [first, other])
     assert caught.value.codes == ("rule-overlap",)
+
+
+def test_two_outputs_of_one_step_that_land_on_one_target_are_named_once_each() -> None:
+    cut = wb.WeightConverter("qk", ["q", "k"], [wb.Chunk(0)])
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header(attn__qk=(4, 3)), [cut, wb.WeightRenaming(["q$", "k$"], "z")])
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.where) == ("target-collision", "attn.z")
+    assert [line for line in problem.got.splitlines() if "rule" not in line] == ["attn.qk", "attn.qk"]
+
+
+def test_a_source_that_a_rule_renames_is_not_compared_with_the_target_of_its_old_name() -> None:
+    """It has no place, and to take it as it is, in a partial load, would go against the rule."""
+    rules, target = [wb.WeightRenaming("^a$", "b")], header(a=(5,), c=(3,))
+    found = problems_of(header(a=(2,), c=(3,)), rules, target, partial=True, layout="mapped")
+    assert found == [("source-unplaced", "b")]
+
+
+def test_a_tensor_is_taken_apart_at_two_levels_where_the_first_has_one_part() -> None:
+    whole = torch.arange(12.0).reshape(1, 3, 4)
+    part = wb.WeightConverter("w", "layers.*.experts.*", [wb.SplitModulelist(0), wb.SplitModulelist(0)])
+    plan = wb.plan({"w": whole}, [part])
+    made = plan.state_dict()
+    assert {key: tensor.tolist() for key, tensor in made.items()} == {
+        f"layers.0.experts.{i}": whole[0, i].tolist() for i in range(3)
+    }
+    assert torch.equal(plan.inverse().state_dict(made)["w"], whole)
+
+
+def test_a_tensor_is_cut_as_its_targets_at_two_levels_have_to_be() -> None:
+    whole, cuts = torch.arange(36.0).reshape(2, 3, 6), {"a": slice(0, 2), "b": slice(2, 6)}
+    part = wb.WeightConverter("ab", ["a.*.x.*", "b.*.x.*"], [wb.Chunk(2), wb.SplitModulelist(0), wb.SplitModulelist(0)])
+    expected = {f"{name}.{i}.x.{j}": whole[i, j, cut] for name, cut in cuts.items() for i in range(2) for j in range(3)}
+    target = wb.Header({key: wb.TensorSpec("F32", tuple(tensor.shape)) for key, tensor in expected.items()})
+    made = wb.plan({"ab": whole}, [part], target).state_dict()
+    assert {key: tensor.tolist() for key, tensor in made.items()} == {
+        key: tensor.tolist() for key, tensor in expected.items()
+    }
+
+
+def test_a_partial_load_without_a_target_takes_all_that_there_is() -> None:
+    plan = wb.plan(header(a=(2,)), [wb.WeightRenaming("^a$", "b")], partial=True)
+    assert (list(plan.target), plan.initialised) == (["b"], ())
+
+
+def test_tensors_with_three_indices_are_stacked_by_each_of_them_and_taken_apart_again() -> None:
+    whole = torch.arange(48.0).reshape(2, 3, 4, 2)
+    parts = {f"a.{i}.b.{j}.c.{k}": whole[i, j, k] for i in range(2) for j in range(3) for k in range(4)}
+    stack = wb.WeightConverter("a.*.b.*.c.*", "w", [wb.MergeModulelist(0)] * 3)
+    assert torch.equal(wb.plan(parts, [stack]).state_dict()["w"], whole)
+    back = wb.plan({"w": whole}, wb.Mapping([stack]).inverse()).state_dict()
+    assert {key: tensor.tolist() for key, tensor in back.items()} == {k: part.tolist() for k, part in parts.items()}
+
+
+def test_stacks_whose_outer_indices_differ_are_refused_by_these() -> None:
+    stacks = wb.WeightConverter(["a.*.x.*", "b.*.x.*"], ["a", "b"], [wb.MergeModulelist(0)] * 2)
+    heights = {"a": 2, "b": 3}
+    keys = (f"{name}.{i}.x.{j}" for name, height in heights.items() for i in range(height) for j in range(2))
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(
+            wb.Header({key: wb.TensorSpec("F32", (2,)) for key in keys}), [stacks], header(a=(2, 2, 2), b=(3, 2, 2))
+        )
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.expected) == ("operation-arity", "the same outer indices in each pattern")
+
+
+@pytest.mark.parametrize(("shape", "wanted"), [((1,), [-1, -1]), ((0, 3), [0, -1])])
+def test_a_size_that_could_be_any_is_not_guessed(shape: tuple[int, ...], wanted: list[int]) -> None:
+    """numpy refuses these, too."""
+    rules = [wb.WeightConverter("a", "b", [wb.Reshape(wanted)])]
+    assert problems_of(header(a=shape), rules) == [("shape-mismatch", "b")]
+
+
+def test_a_key_with_the_mark_of_a_free_index_is_refused_only_where_there_is_one() -> None:
+    source = wb.Header({"w.\uf000": wb.TensorSpec("F32", (2, 3))})
+    turn, split = (
+        [wb.WeightConverter("^w", to, [made])]
+        for to, made in (("v", wb.Transpose(0, 1)), ("v.*", wb.SplitModulelist(0)))
+    )
+    assert wb.plan(source, turn).target["v.\uf000"].shape == (3, 2)
+    assert problems_of(source, split) == [("source-unplaced", "w.\uf000")]
+
+
+def test_of_two_targets_that_share_storage_the_first_by_name_is_written() -> None:
+    target = wb.Header({name: wb.TensorSpec("F32", (2,)) for name in "ab"}, ties={"b": "a"})
+    rules = [wb.WeightRenaming("^x", "b"), wb.WeightRenaming("^y", "a")]
+    for source in (header(x=(2,), y=(2,)), header(y=(2,), x=(2,))):
+        plan = wb.plan(source, rules, target)
+        assert plan.twins == (("b", "a"),)
+        assert {step.targets: step.fate for step in plan.steps} == {("a",): "moved", ("b",): "tied"}

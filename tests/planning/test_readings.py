@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 import weighbridge as wb
 from weighbridge.mappings.exception_rules import Refuse
 from weighbridge.pattern import Pattern
-from weighbridge.planning.readings import Names, nested_readings, possible_readings
+from weighbridge.planning.readings import MOST_PATHS, Names, nested_readings, possible_readings
 from weighbridge.planning.tracing import landing
 
 NAMES = ("enc.weight", "enc.bias", "dec.weight", "dec.bias")
@@ -446,3 +446,19 @@ def test_a_nested_reading_is_no_way_out_where_a_nearer_one_would_fill_as_much() 
     with pytest.raises(wb.PlanError) as caught:
         wb.plan(header("w"), [], target, partial=True)
     assert [(problem.code, problem.where) for problem in caught.value.problems] == [("spec-mismatch", "w")]
+
+
+def test_a_pattern_of_an_exception_tells_digits_apart() -> None:
+    assert Names(["h.1.w", "h.7.w", "h.12.w"]).matching("^h.[0-3].w$") == ["h.1.w"]
+
+
+def test_rules_that_speak_of_a_parts_own_names_run_before_it_is_put_below_its_path() -> None:
+    plan = wb.plan(header("ln.w"), [wb.WeightRenaming("^ln", "norm")], header("vision.norm.w"))
+    assert plan.reading == "mapped, then with vision. added"
+    assert plan.step_of_source["ln.w"] == plan.step_of_target["vision.norm.w"]
+
+
+def test_of_many_paths_those_with_most_tensors_are_tried() -> None:
+    small = [f"part{number}.x" for number in range(MOST_PATHS)]
+    plan = wb.plan(header("a", "b"), [], header(*small, "whole.a", "whole.b"), partial=True)
+    assert plan.step_of_target.keys() >= {"whole.a", "whole.b"}

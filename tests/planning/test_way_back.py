@@ -428,3 +428,12 @@ def test_a_rule_that_matches_a_name_in_two_places_leaves_the_way_back_open() -> 
     assert any("the mapping would make it of a.b.c, too" in choice for choice in back.choices)
     settled = wb.plan({"a.b.b": torch.ones(3, 2)}, rules.inverse(), wb.Header({"a.b.c": wb.TensorSpec("F32", (2, 3))}))
     assert (list(settled.target), settled.choices) == (["a.b.c"], ())
+
+
+def test_a_tensor_that_a_mapping_carries_is_none_that_it_could_have_renamed_already() -> None:
+    rules = [wb.WeightRenaming("gamma$", "weight")]
+    source = header(n__weight=(2,), x__gamma=(3,))
+    assert set(wb.plan(source, wb.Mapping(rules, carry=["x.gamma"]).inverse()).target) == {"n.gamma", "x.gamma"}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, wb.Mapping(rules).inverse())
+    assert [problem.where for problem in caught.value.problems] == ["x.gamma"]

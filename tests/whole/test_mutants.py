@@ -147,3 +147,12 @@ def test_the_command_prints_a_table_and_changes_nothing(tmp_path: Path) -> None:
     assert ("SURVIVED" in done.stdout) == (done.returncode == 1)
     assert list(json.loads((tmp_path / "reach.json").read_text())) == ["planning/test_readings.py"]
     assert {path: path.read_bytes() for path in (ROOT / "src").rglob("*.py")} == before
+
+
+def test_a_test_file_that_cannot_be_run_is_not_one_without_tests(tmp_path: Path) -> None:
+    """Every change would survive it."""
+    broken = tmp_path / "test_broken.py"
+    broken.write_text("import nothing_of_that_name\n")
+    command = [sys.executable, ROOT / "tests" / "mutants.py", "--number", "1", "--tests", broken]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr.strip()) == (1, f"{broken} cannot be run")

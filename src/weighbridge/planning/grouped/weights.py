@@ -41,10 +41,12 @@ class Kind:
     Args:
         stored: Their scheme, and the members of their groups with their specs.
         shape: The shape of the weight; None for a format that only moves as it is.
+        is_said: Whether a configuration says how they are stored, and not their names alone.
     """
 
     stored: Stored
     shape: Shape | None
+    is_said: bool = True
 
     @cached_property
     def seen(self) -> TensorSpec:
@@ -60,6 +62,11 @@ class Kind:
     def endings(self) -> tuple[str, ...]:
         """What the names of the tensors of a group end with."""
         return tuple(member.ending for member in self.stored.members)
+
+    @property
+    def has_values(self) -> bool:
+        """Whether what they stand for is theirs alone: no tensor acts on what comes into the module."""
+        return all(member.role != "apart" for member in self.stored.members)
 
     @property
     def likeness(self) -> list[str]:
@@ -150,7 +157,7 @@ def group_weights(header: Header, saying: Saying | None) -> Grouped | None:
     found = find_by_names(header) if saying is None else said
     if found is None or not (found.weights or any(fault.keys for fault in found.faults)):
         return None
-    weights, faults = _weights(header, found.weights)
+    weights, faults = _weights(header, found.weights, is_said=saying is not None)
     taken = {key for weight in weights.values() for key in weight.keys}
     specs = {key: spec for key, spec in header.specs.items() if key not in taken}
     specs |= {base: weight.kind.seen for base, weight in weights.items()}
@@ -163,7 +170,9 @@ def group_weights(header: Header, saying: Saying | None) -> Grouped | None:
     return Grouped(header, seen, weights, (*found.faults, *faults))
 
 
-def _weights(header: Header, found: Iterable[QuantisedWeight]) -> tuple[dict[str, Weight], list[SchemeFault]]:
+def _weights(
+    header: Header, found: Iterable[QuantisedWeight], *, is_said: bool
+) -> tuple[dict[str, Weight], list[SchemeFault]]:
     """Make a weight of each group, but where its name is already that of another tensor."""
     weights: dict[str, Weight] = {}
     faults: list[SchemeFault] = []
@@ -171,7 +180,7 @@ def _weights(header: Header, found: Iterable[QuantisedWeight]) -> tuple[dict[str
     for stem, stored in found:
         if id(stored) not in kinds:
             base = "" if is_fused(stored.members) else WEIGHT
-            kinds[id(stored)] = Kind(stored, _shape(stored)), base, stored.members[0].ending == base
+            kinds[id(stored)] = Kind(stored, _shape(stored), is_said), base, stored.members[0].ending == base
         kind, ending, is_codes = kinds[id(stored)]
         base = stem + ending
         weight = Weight(base, stem, kind)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.keys import by_name, collapse
@@ -29,8 +29,11 @@ from weighbridge.planning.tracing import Rules, prepare, trace_keys
 from weighbridge.planning.way_back.origins import find_rivals, invert_rules
 from weighbridge.planning.way_back.preimages import MOST_NAMES, Part, Preimages, find_preimages, part_of
 
+SHOWN_KEYS: Final = 4
+"""How many keys of those alike an error names."""
 
-def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled: bool = False) -> None:
+
+def prove_inverse(plan: Plan, forward: Mapping, options: Options, *, is_settled: bool) -> None:
     """Accept what a derived inverse gives only if the forward mapping turns exactly that into exactly the source.
 
     Args:
@@ -278,12 +281,12 @@ def _not_back(plan: Plan, lost: MappingOf[tuple[int, ...], list[Step]], back: Pl
     """Yield a problem for the steps that the forward plan does not undo, those of like keys together."""
     for rules, steps in lost.items():
         number = back.step_of_source.get(steps[0].targets[0])
-        came = ", ".join(back.steps[number].targets[:3]) if number is not None else "nothing"
+        came = ", ".join(back.steps[number].targets[:SHOWN_KEYS]) if number is not None else "nothing"
         yield PlanError(
             "inverse-unproven",
             "these keys do not come back",
-            where=", ".join(collapse(key for step in steps for key in step.targets)[:4]),
-            expected=", ".join(collapse(key for step in steps for key in step.sources)[:4]),
+            where=", ".join(collapse(key for step in steps for key in step.targets)[:SHOWN_KEYS]),
+            expected=", ".join(collapse(key for step in steps for key in step.sources)[:SHOWN_KEYS]),
             got=came,
             because="\n".join(plan.mapping.rule_name(rule) for rule in rules) or _rules_of(back, number),
         )
@@ -304,7 +307,7 @@ def _untold(plan: Plan, forward: Mapping) -> Iterator[WeighbridgeError]:
         yield PlanError(
             "inverse-unproven",
             "these keys could be in the original layout already",
-            where=", ".join(collapse(keys)[:4]),
+            where=", ".join(collapse(keys)[:SHOWN_KEYS]),
             got=f"the mapping would turn {keys[0]} into another name",
             because="\n".join(renames.rule_name(rule) for rule in trace.fired),
             hint='declare layout="mapped" if they are not, or guard the rule so that it leaves its own names alone',

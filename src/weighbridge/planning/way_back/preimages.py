@@ -168,8 +168,8 @@ def _before(back: Rules, rule: Rule, name: str, part: Part) -> Iterator[_Earlier
 
 
 def _written(rule: Rule, lane: int, match: Match, inner: str, part: Part) -> _Earlier | None:
-    own = rule.targets[part.lane : part.lane + 1] or rule.targets[:1]
-    target = own[0] if rule.converts else rule.pairs[lane][1]
+    own = part.lane if part.lane < len(rule.targets) else 0
+    target = rule.targets[own] if rule.converts else rule.pairs[lane][1]
     stars = last_stars(target, rule.splits)
     free = dict(zip(stars, part.place, strict=True)) if len(part.place) == len(stars) else dict.fromkeys(stars, "0")
     written = write_name(rule, target, match, {**match.captures, **free}, inner)
