@@ -567,7 +567,7 @@ def turn_numbers(folder: Path) -> object:
     return wb.plan(tensors(dict(PACKED.specs)), [rule], dtype="bfloat16", config=config).state_dict()
 
 
-@follows("companion-differs", AS_NUMBERS)
+@follows("companion-differs", AS_NUMBERS.replace(":", ", by their configuration:"))
 def join_numbers_of_two_scales(folder: Path) -> object:
     return wb.plan(DIFFERING, [BOTH], dtype="bfloat16", config=ONE_SCALE).state_dict()
 

@@ -197,6 +197,40 @@ def test_names_alone_tell_formats_of_one_size(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            None,
+            "give the configuration that says how they are stored: config (--config),\nand read the weights as numbers",
+        ),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, "or read the weights as numbers"),
+    ],
+    ids=["by names", "by a configuration"],
+)
+def test_a_hint_leads_to_numbers_where_they_can_be_had(config: Any, words: str) -> None:
+    specs = {key: wb.TensorSpec(*spec) for key, spec in NAMED["MXFP4"].items()}
+    turn = wb.WeightConverter("up", "up", [wb.Transpose(0, 1)])
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(wb.Header(specs), [turn], config=config)
+    (problem,) = caught.value.problems
+    assert words in problem.hint
+    assert problem.hint.endswith('dtype="bfloat16" (--dtype bfloat16)')
+
+
+def test_no_hint_leads_to_numbers_that_are_not_computed() -> None:
+    """What comes into the module is multiplied too, which a plain weight does not say."""
+    specs = {"up.weight": ("U8", (3, 16)), "up.weight_scale": ("F32", (6, 2)), "up.pre_quant_scale": ("BF16", (16,))}
+    said = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "W4A16_AWQ", "group_size": 8}}
+    cut = wb.WeightConverter("up.weight", ["a.weight", "b.weight"], [wb.Split(0, (3, 3))])
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(wb.Header({key: wb.TensorSpec(*spec) for key, spec in specs.items()}), [cut], config=said)
+    (problem,) = caught.value.problems
+    assert problem.code == "companion-misaligned"
+    assert "codes are packed" in problem.got
+    assert "dtype=" not in problem.hint
+
+
+@pytest.mark.parametrize(
     "more",
     [
         {"q.SCB": ("F32", (2,))},

@@ -189,7 +189,7 @@ def _sources_differ(key: str, one: _Element, other: _Element, checkpoint: Checkp
 
 
 def _companions_differ(key: str, one: _Element, other: _Element, checkpoint: Checkpoint, *, is_back: bool) -> PlanError:
-    numbers = 'or read the weights as numbers: dtype="bfloat16" (--dtype bfloat16)'
+    numbers = 'or read the weights as numbers, by their configuration: dtype="bfloat16" (--dtype bfloat16)'
     return PlanError(
         "companion-differs",
         "these belong to quantised weights that are to become one, and differ",

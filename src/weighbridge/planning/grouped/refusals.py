@@ -9,7 +9,7 @@ from math import gcd
 from weighbridge.algebra.quotient import Seam
 from weighbridge.base.errors import PlanError
 from weighbridge.base.specs import TensorSpec
-from weighbridge.mappings.schemes.scheme import Formula
+from weighbridge.mappings.schemes.scheme import Formula, Member
 from weighbridge.planning.grouped.dividing import Undivided
 from weighbridge.planning.grouped.weights import Weight
 from weighbridge.planning.program import Program
@@ -18,12 +18,14 @@ _AXES = ("rows", "columns")
 _APART = "narrow the rule to other weights, or pass these through as they are: carry (--carry)"
 _REFINE = 'make blocks finer in the whole checkpoint: companions="refine" (--refine)'
 _NUMBERS = 'read the weights as numbers: dtype="bfloat16" (--dtype bfloat16)'
+_SAID = "give the configuration that says how they are stored: config (--config)"
 _ELSEWHERE = "dequantise the checkpoint with the library that wrote it, and convert that"
 
 
 def _remedies(weight: Weight, *ways: str) -> str:
     """Return what helps, with what always does at the end: to move numbers in the place of codes."""
-    numbers = _NUMBERS if isinstance(weight.scheme.formula, Formula) else _ELSEWHERE
+    is_computed = isinstance(weight.scheme.formula, Formula) and weight.kind.has_values
+    numbers = _ELSEWHERE if not is_computed else _NUMBERS if weight.kind.is_said else f"{_SAID},\nand {_NUMBERS}"
     return ",\n".join([*ways, f"or {numbers}" if ways else numbers])
 
 
@@ -39,12 +41,16 @@ def not_divided(found: Undivided, weights: Sequence[Weight], *, can_be_finer: bo
     weight = weights[0 if seam is None else min(seam.source, len(weights) - 1)]
     key = weight.stem + member.ending
     if seam is not None and seam.role is not None and not seam.is_order:
-        return _misaligned(weight, key, seam, can_be_finer=can_be_finer)
+        return _misaligned(weight, member, seam, can_be_finer=can_be_finer)
     if weight.kind.shape is None or seam is None:
         (_, codes), (beside, entries), *_ = weight.kind.parts
         counts = f"{codes.size_bytes:,} bytes of codes, {entries.numel:,} {beside.what}"
         reason = weight.scheme.as_it_is or f"{member.what} follow a weight that keeps its rows and columns"
         why = f"{weight.scheme.title}, {counts}: {reason}"
+    elif weight.kind.state is not None:
+        state = weight.kind.state
+        blocks = f"blocks of {state.block} elements over rows of {state.shape[1]}"
+        why = f"{weight.scheme.title}, {blocks}: {member.what} do not stay as they are"
     elif seam.is_order:
         why = f"{weight.scheme.title}: {member.what} would have to be packed anew"
     else:
@@ -59,17 +65,19 @@ def not_divided(found: Undivided, weights: Sequence[Weight], *, can_be_finer: bo
     )
 
 
-def _misaligned(weight: Weight, key: str, seam: Seam, *, can_be_finer: bool) -> PlanError:
-    axis = _AXES[seam.role or 0]
+def _misaligned(weight: Weight, member: Member, seam: Seam, *, can_be_finer: bool) -> PlanError:
+    axis = _AXES[seam.role or 0] if weight.kind.state is None else "elements"
     blocks = Fraction(seam.at, seam.block)
-    fine = gcd(seam.at, seam.block)
+    packed = any(isinstance(each.elements, Fraction) for each in member.along or () if each.axis.value == axis)
+    is_packed = packed or member.kind == "codes"
+    fine = f"{member.what} are packed" if is_packed else f"blocks of {gcd(seam.at, seam.block)} would fit"
     side = "of the result" if seam.is_target else f"of {weight.base}"
     return PlanError(
         "companion-misaligned",
         "a rule cuts, or joins, within a block of what belongs to a weight",
         expected=f"parts of whole blocks: multiples of {seam.block} {axis}, but for the last one",
-        got=f"{key}: one entry for {seam.block} {axis}; the seam at {axis[:-1]} {seam.at} of {seam.size} {side} is"
-        f" {_decimal(blocks)} blocks in\nblocks of {fine} would fit",
+        got=f"{weight.stem}{member.ending}: one entry for {seam.block} {axis}; the seam at {axis[:-1]} {seam.at}"
+        f" of {seam.size} {side} is {_decimal(blocks)} blocks in\n{fine}",
         hint=_remedies(weight, *([_REFINE] if can_be_finer else []), _APART),
     )
 
