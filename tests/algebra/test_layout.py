@@ -383,6 +383,13 @@ def test_a_row_in_front_of_others_becomes_one_of_them_and_an_element_does_not(fi
     assert fuse([alone, rows]) == ((whole,) if first else (alone, rows))
 
 
+def test_rows_behind_other_rows_are_one_copy_with_more_of_them() -> None:
+    def rows(count: int, start: int) -> Copy:
+        return Copy(0, start, start, (Loop(count, 10, 10), Loop(3, 1, 1)))
+
+    assert fuse([rows(2, 0), rows(4, 20)]) == (rows(6, 0),)
+
+
 def test_halves_of_rows_that_lie_side_by_side_are_one_copy_with_longer_rows() -> None:
     halves = [Copy(0, 8 * half, 2 * half, (Loop(4, 1, 4), Loop(2, 4, 1))) for half in range(2)]
     assert fuse(halves) == (Copy(0, 0, 0, (Loop(4, 1, 4), Loop(4, 4, 1))),)

@@ -292,6 +292,7 @@ def test_every_operation_is_covered_here() -> None:
 def test_every_operation_comes_back(operation: Any) -> None:
     sides = {
         "Chunk": ("a", ["b", "c"]),
+        "Concatenate": (["a", "b"], "c"),
         "Split": ("a", ["b", "c"]),
         "On": (["a", "b"], ["c", "d"]),
         "InsertConstant": ("a", ["b", "c"]),

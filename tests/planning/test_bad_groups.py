@@ -173,7 +173,7 @@ CASES: dict[str, Case] = {
         both(FLAT), NF4, JOIN, "companion-fixed", "96 bytes of codes, 3 scales: their rows and columns"
     ),
     "nested blocks of the flat weight": Case(
-        both(NESTED), DOUBLE, JOIN, "companion-fixed", "96 bytes of codes, 3 scales: their rows and columns"
+        both(NESTED), DOUBLE, JOIN, "companion-fixed", "3 scales: scales that are codes have an offset"
     ),
     "scales that are codes, and a configuration that says they are not": Case(
         both(NESTED), SINGLE, JOIN, "scheme-conflict", "scales are U8, where F32 is known"

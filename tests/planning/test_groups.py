@@ -210,9 +210,8 @@ def test_a_last_block_that_is_not_full_may_be_joined_as_the_last_one(tmp_path: P
     assert codes_of(caught) == {"companion-misaligned"}
 
 
-@pytest.mark.parametrize("name", ["bnb-nf4", "hqq-int4"])
-def test_formats_over_the_flat_weight_move_as_they_are_alone(name: str, tmp_path: Path) -> None:
-    source = copied(example(name), tmp_path / "source")
+def test_groups_that_share_bytes_move_as_they_are_alone(tmp_path: Path) -> None:
+    source = copied(example("hqq-int4"), tmp_path / "source")
     with pytest.raises(wb.PlanError) as caught:
         wb.plan(source, [QKV])
     assert codes_of(caught) == {"companion-fixed"}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from itertools import product
+from math import prod
+from typing import Any
 
 import pytest
 import torch
@@ -482,10 +485,17 @@ def test_a_tensor_is_taken_apart_at_two_levels_where_the_first_has_one_part() ->
     assert torch.equal(plan.inverse().state_dict(made)["w"], whole)
 
 
-def test_a_tensor_is_cut_as_its_targets_at_two_levels_have_to_be() -> None:
-    whole, cuts = torch.arange(36.0).reshape(2, 3, 6), {"a": slice(0, 2), "b": slice(2, 6)}
-    part = wb.WeightConverter("ab", ["a.*.x.*", "b.*.x.*"], [wb.Chunk(2), wb.SplitModulelist(0), wb.SplitModulelist(0)])
-    expected = {f"{name}.{i}.x.{j}": whole[i, j, cut] for name, cut in cuts.items() for i in range(2) for j in range(3)}
+@pytest.mark.parametrize("levels", [2, 3])
+def test_a_tensor_is_cut_as_its_targets_at_several_levels_have_to_be(levels: int) -> None:
+    sizes = (2, 3, 4)[:levels]
+    whole, cuts = torch.arange(6.0 * prod(sizes)).reshape(*sizes, 6), {"a": slice(0, 2), "b": slice(2, 6)}
+    stars = ".*" * levels
+    part = wb.WeightConverter("ab", [f"a{stars}", f"b{stars}"], [wb.Chunk(levels), *[wb.SplitModulelist(0)] * levels])
+    expected = {
+        ".".join([name, *map(str, place)]): whole[place][cut]
+        for name, cut in cuts.items()
+        for place in product(*map(range, sizes))
+    }
     target = wb.Header({key: wb.TensorSpec("F32", tuple(tensor.shape)) for key, tensor in expected.items()})
     made = wb.plan({"ab": whole}, [part], target).state_dict()
     assert {key: tensor.tolist() for key, tensor in made.items()} == {
@@ -543,3 +553,35 @@ def test_of_two_targets_that_share_storage_the_first_by_name_is_written() -> Non
         plan = wb.plan(source, rules, target)
         assert plan.twins == (("b", "a"),)
         assert {step.targets: step.fate for step in plan.steps} == {("a",): "moved", ("b",): "tied"}
+
+
+@pytest.mark.parametrize(
+    ("further", "shape"),
+    [
+        ([wb.Chunk(0)], (6, 4)),
+        ([wb.Split(0, (2, 4)), wb.Concatenate(0), wb.MergeModulelist(0), wb.Chunk(0)], (1, 6, 4)),
+    ],
+    ids=["cut to one part", "cut and joined again"],
+)
+def test_what_belongs_to_an_index_stays_together_whatever_is_cut(further: list[Any], shape: tuple[int, ...]) -> None:
+    first, second = torch.arange(24.0).reshape(2, 3, 4), torch.arange(24.0, 48.0).reshape(2, 3, 4)
+    rule = wb.WeightConverter(["^a", "^c"], "b.*", [wb.SplitModulelist(0), wb.Concatenate(0), *further])
+    target = wb.Header({f"b.{index}": wb.TensorSpec("F32", shape) for index in range(2)})
+    made = wb.plan({"a": first, "c": second}, [rule], target).state_dict()
+    for index in range(2):
+        assert torch.equal(made[f"b.{index}"], torch.cat([first[index], second[index]]).reshape(shape))
+
+
+def test_what_is_missing_and_left_over_is_listed_by_name_whatever_order_the_keys_come_in() -> None:
+    for keys, wanted in (("xzba", "ytc"), ("abzx", "cty")):
+        source, target = (header(**dict.fromkeys(names, (2,))) for names in (keys, wanted))
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(source, [wb.WeightRenaming("^x", "y")], target)
+        assert [problem.where for problem in caught.value.problems] == ["c", "t", "a", "b", "z"]
+
+
+def test_all_parts_are_joined_before_each_index_gets_the_whole() -> None:
+    whole = torch.arange(24.0).reshape(2, 3, 4)
+    rule = wb.WeightConverter("^a", "b.*", [wb.SplitModulelist(0), wb.Concatenate(0), wb.Repeat()])
+    made = wb.plan({"a": whole}, [rule], header(b__0=(6, 4), b__1=(6, 4))).state_dict()
+    assert [made[f"b.{index}"].tolist() for index in range(2)] == [whole.reshape(6, 4).tolist()] * 2

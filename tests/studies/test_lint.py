@@ -256,6 +256,13 @@ PAIRS: dict[str, tuple[str, str, tuple[int, ...], Rules, Rules]] = {
         [wb.WeightConverter("w", "v", [wb.Split(0, (4, 2)), wb.Transpose(), wb.Concatenate(1)])],
         [wb.WeightConverter("w", "v", [wb.Split(0, (4, 2)), wb.Transpose(), wb.Concatenate(1, sizes=(4, 2))])],
     ),
+    "more parts than targets": (
+        "one-way",
+        "warning",
+        (1,),
+        [wb.WeightConverter("qkv", ["q", "k"], [wb.Split(0, (4, 2, 2))])],
+        [wb.WeightConverter("qkv", ["q", "k", "v"], [wb.Split(0, (4, 2, 2))])],
+    ),
     "half of an index": (
         "one-way",
         "warning",

@@ -14,8 +14,10 @@ from judging import CHECKS
 from strategies import evaluate, layouts, same, tensors_of
 
 import weighbridge as wb
+from weighbridge.algebra.layout import Layout
 from weighbridge.mappings.transforms import describe
 from weighbridge.operations.ops import OPERATIONS
+from weighbridge.pattern import Pattern
 
 many = settings(max_examples=max(1000, settings().max_examples), deadline=None)
 """The same ones each time: `make fuzz` draws others for as long as one likes, and the search profile many more."""
@@ -132,6 +134,25 @@ def test_each_operation_and_each_form_of_an_index_is_drawn():
         if not missing:
             return
     pytest.fail(f"never drawn in a mapping that holds: {', '.join(sorted(missing))}")
+
+
+def test_the_interpreter_runs_without_what_it_is_held_against(monkeypatch):
+    """No pattern is matched, no operation lowered and nothing planned, so that no mistake is made on both sides."""
+    drawn = [draw(seed) for seed in range(60)]
+    expected = [interpret(each.mapping, each.tensors, config=each.config) for each in drawn]
+
+    def broken(*arguments, **named):
+        raise AssertionError("the interpreter must not use this")
+
+    for cls in OPERATIONS:
+        monkeypatch.setattr(cls, "lower", broken)
+    for owner, name in ((Pattern, "match"), (Pattern, "fill"), (Layout, "of"), (Layout, "split")):
+        monkeypatch.setattr(owner, name, broken)
+    for each, before in zip(drawn, expected, strict=True):
+        made = interpret(each.mapping, each.tensors, config=each.config)
+        assert (list(made.tensors), made.problems) == (list(before.tensors), before.problems)
+    with pytest.raises(AssertionError, match="must not use this"):
+        wb.plan({"a": torch.ones(2, 3)}, [wb.WeightConverter("a", "b", [wb.Transpose()])])
 
 
 # ---- what the checks found, as small as it can be ----

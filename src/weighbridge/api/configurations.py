@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weighbridge.api.settings import Settings
-from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.errors import CheckpointError, WeighbridgeError
+from weighbridge.mappings.schemes.bitsandbytes import MOST_STATE_BYTES, State, read_state
+from weighbridge.mappings.schemes.endings import STATE
 from weighbridge.mappings.schemes.said import BESIDE, CONFIG
 from weighbridge.models.model_sources import is_model
 from weighbridge.models.wrappers import unwrap
@@ -115,7 +117,7 @@ def saying_of(source: Checkpoint, config: Any) -> Saying | None:
     beside = {name: config_beside(source, name) for name in BESIDE}
     for said in (config, config_beside(source)):
         if isinstance(said, Mapping) and ("quantization_config" in said or "quantization" in said):
-            return Saying(said, beside)
+            return Saying(said, beside, _states(source, said))
     return Saying({}, beside) if any(found is not None for found in beside.values()) else None
 
 
@@ -126,6 +128,29 @@ def read_extra(extra: Extra) -> bytes:
         CheckpointError: `read-failed`.
     """
     return read_small_file(extra.path, is_resolved=True)[0] if extra.content is None else extra.content
+
+
+def _states(source: Checkpoint, said: Mapping[str, Any]) -> dict[str, State]:
+    """Read the texts beside weights of bitsandbytes' 4 bits; none of what has no data.
+
+    Raises:
+        CheckpointError: The codes of reading.
+    """
+    part = said.get("quantization_config")
+    if not isinstance(part, Mapping) or part.get("quant_method") != "bitsandbytes":
+        return {}
+    found: dict[str, State] = {}
+    try:
+        for key, spec in source.header.items():
+            if f".{STATE}." in key and spec.dtype == "U8" and spec.numel <= MOST_STATE_BYTES:
+                raw = bytearray(spec.numel)
+                source.read(key, 0, memoryview(raw))
+                state = read_state(bytes(raw))
+                found |= {} if state is None else {key: state}
+    except CheckpointError as problem:
+        if problem.code != "data-missing":
+            raise
+    return found
 
 
 def _read(path: Path, *, is_resolved: bool = False) -> Any:

@@ -155,6 +155,8 @@ class Arity:
             case SplitModulelist():
                 return lanes, indices + 1
             case Concatenate():
+                if indices <= needed:
+                    _check_said(operation, lanes)
                 return 1, min(indices, needed)
             case Chunk() | Split() if indices > needed:
                 given = "one" if lanes == 1 else f"{lanes}"
@@ -262,6 +264,14 @@ def _after_constant(operation: InsertConstant | RemoveConstant, lanes: int, indi
         what, got = f"{name} has a part that is not there", counted(lanes, "tensor")
         raise MappingError("operation-arity", what, expected=f"{max(part, 1) + (added < 0)} tensors or more", got=got)
     return lanes + added
+
+
+def _check_said(join: Concatenate, lanes: int) -> None:
+    """Refuse a join that says how many parts there are, and is given another number of them."""
+    said = len(join.sizes) if isinstance(join.sizes, tuple) else join.chunks
+    if said not in (None, lanes):
+        what, got = "Concatenate says another number of parts than it joins", counted(lanes, "tensor")
+        raise MappingError("operation-arity", what, expected=counted(said, "tensor"), got=got)
 
 
 def _counted_parts(cut: Chunk | Split) -> int:

@@ -6,19 +6,72 @@ weight, not in the configuration: 64 unless somebody chose another, so that it i
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from weighbridge.mappings.schemes.dialects import TRANSFORMERS, NamesAt
-from weighbridge.mappings.schemes.said import Said
+from weighbridge.mappings.schemes.said import Said, whole
 from weighbridge.mappings.schemes.scheme import COLUMN, ONE, ROW, Along, Axis, Formula, Member, Scheme
 
 METHOD: Final = "bitsandbytes"
 
 NAMES: Final = (NamesAt("llm_int8_skip_modules", TRANSFORMERS),)
 
+MOST_STATE_BYTES: Final = 100_000
+"""Limit for the text of a state, which has two hundred bytes."""
+
 _STATE = "quant_state.bitsandbytes__"
-_FLAT = "their rows and columns stand in a text beside them alone, which is not written anew"
+_FLAT = "their rows and columns stand in a text beside them, which is that of a matrix, and in no header"
+_NESTED = "scales that are codes have an offset of each weight's own, in the text beside them"
+_SHAPE = re.compile(rb'"shape": \[(\d+, \d+)\]')
+
+
+class State(NamedTuple):
+    """The text beside a matrix of 4 bits: its rows and columns, with what stands before and behind them.
+
+    Args:
+        before: What stands before the rows.
+        shape: The rows and columns.
+        after: What stands behind the columns.
+        block: How many elements a scale is for.
+    """
+
+    before: bytes
+    shape: tuple[int, int]
+    after: bytes
+    block: int
+
+    def told(self, shape: tuple[int, ...]) -> tuple[bytes, ...]:
+        """Return the text with another shape in parts: what stands before, the rows, a comma, the columns, the rest.
+
+        Examples:
+            >>> read_state(b'{"blocksize": 64, "shape": [8, 32]}').told((16, 32))
+            (b'{"blocksize": 64, "shape": [', b'16', b', ', b'32', b']}')
+        """
+        rows, columns = (str(size).encode() for size in shape)
+        return self.before, rows, b", ", columns, self.after
+
+
+def read_state(raw: bytes) -> State | None:
+    """Read the text beside a weight; None where it is not that of a matrix, or its scales have an offset of their own.
+
+    Examples:
+        >>> read_state(b'{"blocksize": 64, "shape": [8, 32]}')
+        State(before=b'{"blocksize": 64, "shape": [', shape=(8, 32), after=b']}', block=64)
+    """
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    places = list(_SHAPE.finditer(raw))
+    block = whole(found.get("blocksize")) if isinstance(found, dict) else None
+    if block is None or len(places) != 1 or "nested_offset" in found:
+        return None
+    (place,) = places
+    rows, columns = map(int, place[1].split(b", "))
+    return State(raw[: place.start(1)], (rows, columns), raw[place.end(1) :], block)
 
 
 def read(said: Said) -> Iterator[Scheme]:
@@ -35,7 +88,8 @@ def read(said: Said) -> Iterator[Scheme]:
     elif said.config.get("load_in_4bit"):
         kind, nested = str(said.config.get("bnb_4bit_quant_type", "fp4")), said.config.get("bnb_4bit_use_double_quant")
         title = f"{kind.upper()} in blocks of the flat weight"
-        yield Scheme(title, (_four_bits(kind, nested),), formula=Formula(is_flat=True), as_it_is=_FLAT)
+        why = _NESTED if nested is True else _FLAT
+        yield Scheme(title, (_four_bits(kind, nested),), formula=Formula(is_flat=True), as_it_is=why)
 
 
 def _four_bits(kind: str, nested: object) -> tuple[Member, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import ceil, prod
 from typing import NamedTuple
@@ -58,12 +58,18 @@ def divide_program(program: Program, kinds: Sequence[Kind], made: Form) -> list[
     Raises:
         LayoutError: `layout-fragmented`.
     """
-    divided = [_divide_member(program, kinds, number, member) for number, member in enumerate(made)]
-    failed = next((each for each in divided if isinstance(each, Undivided)), None)
-    return [each for each in divided if isinstance(each, Divided)] if failed is None else failed
+    return all_or_none(divide_member(program, kinds, number, member) for number, member in enumerate(made))
 
 
-def _divide_member(program: Program, kinds: Sequence[Kind], number: int, made: Member) -> Divided | Undivided:
+def all_or_none(divided: Iterable[Divided | Undivided]) -> list[Divided] | Undivided:
+    """Return what a program does to all kinds of tensors, or the first that it does not divide among."""
+    made = list(divided)
+    failed = next((each for each in made if isinstance(each, Undivided)), None)
+    return [each for each in made if isinstance(each, Divided)] if failed is None else failed
+
+
+def divide_member(program: Program, kinds: Sequence[Kind], number: int, made: Member) -> Divided | Undivided:
+    """Divide a program among the tensors of one kind; see `divide_program`."""
     member, specs = kinds[0].stored.members[number], [kind.stored.specs[number] for kind in kinds]
     inside = specs[0].shape[len(kinds[0].shape or ()) - 2 :]
     shapes = [kind.shape or () for kind in kinds], [output.layout.shape for output in program.targets]

@@ -10,6 +10,7 @@ from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.specs import TensorSpec
 from weighbridge.planning.grouped.described import follow_names
 from weighbridge.planning.grouped.dividing import Divided, Undivided, divide_program
+from weighbridge.planning.grouped.flat_blocks import divide_flat
 from weighbridge.planning.grouped.refining import Finer, unrefinable
 from weighbridge.planning.grouped.refusals import (
     cannot_be_finer,
@@ -140,7 +141,9 @@ class _Expanding:
         if kinds[0].shape is None:
             return not_divided(Undivided(kinds[0].stored.members[0], None), weights)
         try:
-            found = divide_program(step.program, kinds, self.finer.form_of(kinds[0]))
+            is_flat = kinds[0].state is not None
+            finer = self.finer.form_of(kinds[0])
+            found = divide_flat(step.program, kinds) if is_flat else divide_program(step.program, kinds, finer)
         except WeighbridgeError as problem:
             return problem
         if not isinstance(found, Undivided):

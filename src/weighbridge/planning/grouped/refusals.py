@@ -47,6 +47,10 @@ def not_divided(found: Undivided, weights: Sequence[Weight], *, can_be_finer: bo
         counts = f"{codes.size_bytes:,} bytes of codes, {entries.numel:,} {beside.what}"
         reason = weight.scheme.as_it_is or f"{member.what} follow a weight that keeps its rows and columns"
         why = f"{weight.scheme.title}, {counts}: {reason}"
+    elif weight.kind.state is not None:
+        state = weight.kind.state
+        blocks = f"blocks of {state.block} elements over rows of {state.shape[1]}"
+        why = f"{weight.scheme.title}, {blocks}: {member.what} do not stay as they are"
     elif seam.is_order:
         why = f"{weight.scheme.title}: {member.what} would have to be packed anew"
     else:
@@ -62,7 +66,7 @@ def not_divided(found: Undivided, weights: Sequence[Weight], *, can_be_finer: bo
 
 
 def _misaligned(weight: Weight, member: Member, seam: Seam, *, can_be_finer: bool) -> PlanError:
-    axis = _AXES[seam.role or 0]
+    axis = _AXES[seam.role or 0] if weight.kind.state is None else "elements"
     blocks = Fraction(seam.at, seam.block)
     packed = any(isinstance(each.elements, Fraction) for each in member.along or () if each.axis.value == axis)
     is_packed = packed or member.kind == "codes"

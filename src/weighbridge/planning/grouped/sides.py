@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from weighbridge.base.errors import PlanError
 from weighbridge.base.specs import Header
@@ -83,6 +83,8 @@ def see(source: Header, target: Header | None, saying: Saying | None) -> Sides:
         target: Specs of the wanted tensors, if they are known.
         saying: What is said of them; the target's are stored as the source's are.
     """
+    if target is not None and saying is not None:
+        saying = replace(saying, states={})  # of the target nothing but the header is known
     groups = group_weights(source, saying)
     if groups is None or target is None:
         return Sides(source, target, groups)

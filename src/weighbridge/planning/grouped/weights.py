@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping as MappingOf
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from typing import Any, Final, NamedTuple
 
 from weighbridge.base.specs import Header, Shape, TensorSpec
+from weighbridge.mappings.schemes.bitsandbytes import State
 from weighbridge.mappings.schemes.quantisation import (
     QuantisedWeight,
     SchemeFault,
@@ -28,10 +30,12 @@ class Saying:
     Args:
         config: The content of its `config.json`.
         beside: The content of each other file of `said.BESIDE`, by name.
+        states: What stands beside weights of bitsandbytes' 4 bits, by its key, where data could be read.
     """
 
     config: Any
     beside: MappingOf[str, Any] = field(default_factory=dict)
+    states: MappingOf[str, State] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +46,13 @@ class Kind:
         stored: Their scheme, and the members of their groups with their specs.
         shape: The shape of the weight; None for a format that only moves as it is.
         is_said: Whether a configuration says how they are stored, and not their names alone.
+        state: What stands beside them, where their blocks are of the flat weight.
     """
 
     stored: Stored
     shape: Shape | None
     is_said: bool = True
+    state: State | None = None
 
     @cached_property
     def seen(self) -> TensorSpec:
@@ -71,7 +77,8 @@ class Kind:
     @property
     def likeness(self) -> list[str]:
         """What weights that are moved together must have alike: which tensors, of which dtypes, and single values."""
-        return [
+        said = [(self.state.before + self.state.after).decode("utf-8", "replace")] if self.state is not None else []
+        return said + [
             f"{member.ending or 'the codes'} {spec if member.kind == 'shared' else spec.dtype}"
             for member, spec in self.parts
         ]
@@ -157,7 +164,7 @@ def group_weights(header: Header, saying: Saying | None) -> Grouped | None:
     found = find_by_names(header) if saying is None else said
     if found is None or not (found.weights or any(fault.keys for fault in found.faults)):
         return None
-    weights, faults = _weights(header, found.weights, is_said=saying is not None)
+    weights, faults = _weights(header, found.weights, saying)
     taken = {key for weight in weights.values() for key in weight.keys}
     specs = {key: spec for key, spec in header.specs.items() if key not in taken}
     specs |= {base: weight.kind.seen for base, weight in weights.items()}
@@ -171,17 +178,26 @@ def group_weights(header: Header, saying: Saying | None) -> Grouped | None:
 
 
 def _weights(
-    header: Header, found: Iterable[QuantisedWeight], *, is_said: bool
+    header: Header, found: Iterable[QuantisedWeight], saying: Saying | None
 ) -> tuple[dict[str, Weight], list[SchemeFault]]:
     """Make a weight of each group, but where its name is already that of another tensor."""
     weights: dict[str, Weight] = {}
     faults: list[SchemeFault] = []
-    kinds: dict[int, tuple[Kind, str, bool]] = {}
+    kinds: dict[tuple[int, State | None], tuple[Kind, str, bool]] = {}
+    states = saying.states if saying is not None else {}
     for stem, stored in found:
-        if id(stored) not in kinds:
+        state = _state(stem, stored, states) if states else None
+        if isinstance(state, str):
+            keys = tuple(stem + member.ending for member in stored.members)
+            faults.append(SchemeFault("scheme-conflict", state, stem, keys))
+            continue
+        look = id(stored), state
+        if look not in kinds:
             base = "" if is_fused(stored.members) else WEIGHT
-            kinds[id(stored)] = Kind(stored, _shape(stored), is_said), base, stored.members[0].ending == base
-        kind, ending, is_codes = kinds[id(stored)]
+            shape = _shape(stored) if state is None else state.shape
+            kind = Kind(stored, shape, saying is not None, state)
+            kinds[look] = kind, base, stored.members[0].ending == base
+        kind, ending, is_codes = kinds[look]
         base = stem + ending
         weight = Weight(base, stem, kind)
         if is_codes or base not in header.specs:
@@ -190,6 +206,24 @@ def _weights(
             text = f"{base} is there as well, beside the codes in {weight.keys[0]}"
             faults.append(SchemeFault("scheme-conflict", text, stem, tuple(weight.keys)))
     return weights, faults
+
+
+def _state(stem: str, stored: Stored, states: MappingOf[str, State]) -> State | str | None:
+    """Return what stands beside a weight, or why it is not of its tensors; None where nothing says their sizes."""
+    pairs = zip(stored.members, stored.specs, strict=True)
+    specs = {member.role or member.kind: (member.ending, spec) for member, spec in pairs}
+    if "state" not in specs or "nested scale" in specs or specs["codes"][1].dtype != SEEN_DTYPE:
+        return None
+    state = states.get(stem + specs["state"][0])
+    if state is None:
+        return None
+    numel, found = prod(state.shape), tuple(specs[role][1].numel for role in ("codes", "scale"))
+    wanted = -(-numel // 2), -(-numel // state.block)
+    rows, columns = state.shape
+    text = (
+        f"its state says {rows} x {columns} in blocks of {state.block}: {wanted[0]:,} bytes of codes and {wanted[1]:,}"
+    )
+    return state if found == wanted else f"{text} scales, where there are {found[0]:,} and {found[1]:,}"
 
 
 def _shape(stored: Stored) -> Shape | None:

@@ -17,6 +17,7 @@ import torch
 
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.specs import Shape, dtype_named
+from weighbridge.mappings.schemes.bitsandbytes import MOST_STATE_BYTES
 from weighbridge.mappings.schemes.quantisation import QuantisedWeight
 from weighbridge.mappings.schemes.said import whole
 from weighbridge.mappings.schemes.scheme import Coding
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
 
 _HALVES = Coding(4, high_first=True)
-MOST_STATE_BYTES = 100_000
-"""Limit for the text of a state, which has two hundred bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,196 @@
+"""bitsandbytes' 4 bits: blocks of the flat weight, and a text with rows and columns: joined, cut and told anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from safetensors.torch import load_file
+from test_group_laws import bits
+from test_groups import FUSED, codes_of, copied, example, joined, same_files
+
+import weighbridge as wb
+
+Tensors = dict[str, torch.Tensor]
+
+CONFIG: dict[str, Any] = {
+    "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+}
+STATE = "weight.quant_state.bitsandbytes__nf4"
+TABLE = torch.arange(16.0) - 7
+
+
+def text(shape: tuple[int, ...], block: int, **more: Any) -> torch.Tensor:
+    said = {"quant_type": "nf4", "blocksize": block, "dtype": "float32", "shape": list(shape), **more}
+    return torch.tensor(list(json.dumps(said).encode()), dtype=torch.uint8)
+
+
+def matrix(name: str, rows: int, columns: int, block: int, seed: int = 0) -> Tensors:
+    generator = torch.Generator().manual_seed(seed)
+    numel = rows * columns
+    return {
+        f"{name}.weight": torch.randint(0, 256, (-(-numel // 2), 1), dtype=torch.uint8, generator=generator),
+        f"{name}.weight.absmax": torch.randint(1, 99, (-(-numel // block),), generator=generator).float(),
+        f"{name}.weight.quant_map": TABLE.clone(),
+        f"{name}.{STATE}": text((rows, columns), block),
+    }
+
+
+def values(tensors: Tensors, name: str) -> torch.Tensor:
+    """What a weight's tensors stand for: the first of two numbers is in the high bits of a byte."""
+    said = json.loads(bytes(tensors[f"{name}.{STATE}"].tolist()))
+    codes = tensors[f"{name}.weight"].flatten()
+    numbers = tensors[f"{name}.weight.quant_map"][torch.stack([codes >> 4, codes & 15], 1).flatten().long()]
+    rows, columns = said["shape"]
+    scales = tensors[f"{name}.weight.absmax"].repeat_interleave(said["blocksize"])[: rows * columns]
+    return (numbers[: rows * columns] * scales).reshape(rows, columns)
+
+
+def test_an_example_is_joined_as_the_oracle_and_goes_back_byte_for_byte(tmp_path: Path) -> None:
+    source = copied(example("bnb-nf4"), tmp_path / "source")
+    oracle = load_file(example("bnb-nf4") / "oracle.safetensors")
+    made = wb.plan(source, FUSED).write(tmp_path / "made")
+    numbers = wb.plan(made, [], dtype="bfloat16").state_dict()
+    pairs = {
+        "self_attn.qkv_proj": joined(oracle, "model.layers.0.self_attn.{}_proj.weight", "qkv"),
+        "mlp.gate_up": joined(oracle, "model.layers.0.mlp.{}_proj.weight", ("gate", "up")),
+    }
+    for name, wanted in pairs.items():
+        assert numbers[f"model.layers.0.{name}.weight"].to(wanted.dtype).equal(wanted)
+    said = bytes(load_file(made / "model.safetensors")[f"model.layers.0.self_attn.qkv_proj.{STATE}"].tolist())
+    assert said == b'{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [192, 64]}'
+    same_files(source, wb.revert(made, tmp_path / "back"))
+
+
+def test_an_example_that_lost_its_record_is_cut_again(tmp_path: Path) -> None:
+    source = copied(example("bnb-nf4"), tmp_path / "source")
+    names = [f"self_attn.{name}_proj.weight" for name in "qkv"]
+    rule = wb.WeightConverter(names, "self_attn.qkv_proj.weight", [wb.Concatenate(0, sizes=(96, 48, 48))])
+    made = wb.convert(source, tmp_path / "made", [rule])
+    (made / "weighbridge.json").unlink()
+    back = wb.convert(made, tmp_path / "back", [rule], reverse=True)
+    first, again = load_file(source / "model.safetensors"), load_file(back / "model.safetensors")
+    assert first.keys() == again.keys()
+    assert [key for key in first if not bits(first[key]).equal(bits(again[key]))] == []
+
+
+JOIN = wb.WeightConverter(["a.weight", "b.weight"], "ab.weight", [wb.Concatenate(0)])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 12), min_size=2, max_size=2),
+    st.integers(1, 10),
+    st.sampled_from([4, 8, 16]),
+    st.integers(1, 11),
+)
+def test_matrices_are_joined_and_cut_where_whole_blocks_end(rows: list[int], columns: int, block: int, at: int) -> None:
+    source = matrix("a", rows[0], columns, block, 1) | matrix("b", rows[1], columns, block, 2)
+    cut = wb.WeightConverter("a.weight", ["x.weight", "y.weight"], [wb.Split(0, (at, rows[0] - at))])
+    ends = {"join": (JOIN, rows[0])} | ({"cut": (cut, at)} if at < rows[0] else {})
+    for rule, end in ends.values():
+        if end * columns % block:
+            with pytest.raises(wb.PlanError) as caught:
+                wb.plan(source, [rule], config=CONFIG)
+            assert codes_of(caught) <= {"companion-misaligned", "companion-fixed"}
+            assert str(block) in str(caught.value)
+            continue
+        plan = wb.plan(source, [rule], config=CONFIG)
+        made = plan.state_dict()
+        if rule is JOIN:
+            assert values(made, "ab").equal(torch.cat([values(source, "a"), values(source, "b")]))
+        else:
+            assert values(made, "x").equal(values(source, "a")[:at])
+            assert values(made, "y").equal(values(source, "a")[at:])
+        assert plan.is_exact
+        assert wb.Plan.from_json(plan.to_json()) == plan
+        back = plan.inverse().state_dict(made)
+        assert back.keys() == source.keys()
+        assert [key for key in back if not bits(back[key]).equal(bits(source[key]))] == []
+
+
+def test_a_seam_within_a_block_is_named_with_its_numbers() -> None:
+    source = matrix("a", 3, 8, 16) | matrix("b", 4, 8, 16)
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [JOIN], config=CONFIG)
+    assert codes_of(caught) == {"companion-misaligned"}
+    assert "one entry for 16 elements; the seam at element 24 of 56 of the result is 1.5 blocks" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (wb.WeightConverter("a.weight", "a.weight", [wb.Transpose(0, 1)]), "blocks of 16 elements over rows of 8"),
+        (
+            wb.WeightConverter("a.weight", ["x.weight", "y.weight"], [wb.Chunk(1)]),
+            "blocks of 16 elements over rows of 8",
+        ),
+        (wb.WeightConverter("a.weight", "a.weight", [wb.Reshape((2, 2, 8))]), "16 bytes of codes, 2 scales"),
+    ],
+    ids=["turned", "cut by columns", "of three axes"],
+)
+def test_other_movements_are_refused_with_their_numbers(rule: wb.WeightConverter, words: str) -> None:
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(matrix("a", 4, 8, 16), [rule], config=CONFIG)
+    assert codes_of(caught) == {"companion-fixed"}
+    assert words in str(caught.value)
+
+
+def test_what_no_data_or_a_target_says_is_refused() -> None:
+    source = matrix("a", 4, 8, 16) | matrix("b", 4, 8, 16, 1)
+    header = wb.open(source).header
+    made = wb.plan(source, [JOIN], config=CONFIG)
+    for place, target in ((header, None), (source, made.target)):
+        with pytest.raises(wb.PlanError):
+            wb.plan(place, [JOIN], target, config=CONFIG)
+    renamed = wb.plan(source, [wb.WeightRenaming("^a.weight", "c.weight")], config=CONFIG).target
+    assert wb.plan(source, [wb.WeightRenaming("^a.weight", "c.weight")], renamed, config=CONFIG).is_exact
+
+
+def test_scales_that_are_codes_have_an_offset_that_is_not_told_anew() -> None:
+    source: Tensors = {}
+    for name in "ab":
+        source |= matrix(name, 4, 8, 16) | {
+            f"{name}.weight.absmax": torch.zeros(2, dtype=torch.uint8),
+            f"{name}.weight.nested_absmax": torch.ones(1),
+            f"{name}.weight.nested_quant_map": torch.zeros(256),
+            f"{name}.{STATE}": text((4, 8), 16, nested_blocksize=256, nested_offset=0.5),
+        }
+    nested = {"quantization_config": CONFIG["quantization_config"] | {"bnb_4bit_use_double_quant": True}}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [JOIN], config=nested)
+    assert codes_of(caught) == {"companion-fixed"}
+    assert "16 bytes of codes, 2 scales: scales that are codes have an offset of each weight's own" in str(caught.value)
+    assert wb.plan(source, [wb.WeightRenaming("^a.weight", "c.weight")], config=nested).is_exact
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({f"b.{STATE}": text((4, 8), 16, quant_type="fp4")}, "companion-missing"),
+        ({f"b.{STATE}": text((4, 10), 16)}, "scheme-conflict"),
+        ({"b.weight.absmax": torch.ones(3)}, "scheme-conflict"),
+    ],
+    ids=["another text", "another shape", "another grid"],
+)
+def test_texts_that_do_not_fit_are_refused(change: Tensors, code: str) -> None:
+    source = matrix("a", 4, 8, 16) | matrix("b", 4, 8, 16, 1) | change
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [JOIN], config=CONFIG)
+    assert code in codes_of(caught)
+
+
+def test_a_text_that_was_changed_since_is_found_before_anything_is_made() -> None:
+    source = matrix("a", 4, 8, 16) | matrix("b", 4, 8, 16, 1)
+    plan = wb.plan(source, [JOIN], config=CONFIG)
+    with pytest.raises(wb.PlanError) as caught:
+        plan.state_dict(source | {f"b.{STATE}": text((8, 4), 16)})
+    assert codes_of(caught) == {"scheme-conflict", "companion-differs"}
+    tables = source | {"b.weight.quant_map": TABLE + 1}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(tables, [JOIN], config=CONFIG).state_dict()
+    assert codes_of(caught) == {"companion-differs"}
