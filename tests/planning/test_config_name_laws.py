@@ -25,7 +25,7 @@ from weighbridge.mappings.schemes import dialects
 from weighbridge.mappings.schemes.dialects import DIALECTS
 from weighbridge.mappings.schemes.quantisation import FORMATS, names_in
 from weighbridge.planning.config_names.moved_modules import MovedModules, moved_modules
-from weighbridge.planning.config_names.places import follow_config, read_config
+from weighbridge.planning.config_names.named_places import follow_config, read_config
 
 LAYERS = 3
 EXPERTS = 2

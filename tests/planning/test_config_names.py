@@ -341,3 +341,24 @@ def test_metadata_that_names_what_is_not_there_moves_nothing(tmp_path: Path) -> 
     (problem,) = refusals(source, [rule], tmp_path)
     assert problem.code == "scheme-conflict"
     assert "model.layers.0.self_attn.v_proj: has no tensors of" in str(problem)
+
+
+def test_names_and_finer_blocks_change_one_file_and_come_back(tmp_path: Path) -> None:
+    tensors = {}
+    for name, rows in (("gate", 12), ("up", 8)):
+        tensors[f"mlp.{name}.weight"] = torch.ones(rows, 8).to(torch.float8_e4m3fn)
+        tensors[f"mlp.{name}.weight_scale_inv"] = torch.arange(1.0, 1 + -(-rows // 8)).reshape(-1, 1)
+    source = tmp_path / "source"
+    source.mkdir()
+    save_file({**tensors, "head.weight": torch.zeros(4, 6)}, source / "model.safetensors")
+    said = {"quant_method": "fp8", "weight_block_size": [8, 8], "modules_to_not_convert": ["head"]}
+    (source / "config.json").write_text(json.dumps({"quantization_config": said}))
+    rules = [
+        wb.WeightConverter(["gate.weight", "up.weight"], "both.weight", [wb.Concatenate(0)]),
+        wb.WeightRenaming("^head", "tail"),
+    ]
+    made = wb.convert(source, tmp_path / "made", rules, companions="refine")
+    assert said_in(made) == said | {"weight_block_size": [4, 8], "modules_to_not_convert": ["tail"]}
+    assert same_files(wb.revert(made, tmp_path / "back"), source)
+    plan = wb.plan(source, rules, companions="refine")
+    assert same_files(plan.inverse().write(tmp_path / "other"), source)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from weighbridge.api.dequantised import computed_source
 from weighbridge.api.joined_files import open_source
-from weighbridge.api.refined_files import follow_blocks
-from weighbridge.api.renamed_configs import follow_configs
+from weighbridge.api.refined_files import with_blocks
+from weighbridge.api.renamed_configs import follow_names
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.forms.named_options import read_named
@@ -330,8 +330,8 @@ class Plan(planned.Plan):
 
     def _changes(self, checkpoint: Checkpoint, origin: Checkpoint | None) -> tuple[FileChange, ...]:
         """Return the files to write anew beside what is read; `origin` has them where the checkpoint has none."""
-        changes = follow_configs(self, checkpoint.extras) if self.binding.changes is None else self.binding.changes
-        return changes or tuple(follow_blocks(self.refined, (origin or checkpoint).extras))
+        changes = follow_names(self, checkpoint.extras) if self.binding.changes is None else self.binding.changes
+        return with_blocks(changes, self.refined, (origin or checkpoint).extras)
 
     # ---- what it reads ----
 

@@ -21,8 +21,7 @@ from weighbridge.api.configurations import config_for
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
 from weighbridge.api.dequantised import read_codes, say_computed
 from weighbridge.api.joined_files import open_source
-from weighbridge.api.refined_files import follow_blocks
-from weighbridge.api.renamed_configs import follow_configs
+from weighbridge.api.renamed_configs import follow_names
 from weighbridge.api.settings import refuse_unasked
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
@@ -176,9 +175,9 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     made = Plan.bind(say_computed(replace(compiled, notes=(*compiled.notes, *said)), source), source)
     made.binding.config = options["config"]
     if not options.get("config_names", True):
-        made.binding.changes = tuple(follow_blocks(made.refined, source.extras))
+        made.binding.changes = ()
     elif not is_model(target):
-        made.binding.changes = follow_configs(made, source.extras)
+        made.binding.changes = follow_names(made, source.extras)
     return made
 
 

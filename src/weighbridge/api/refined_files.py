@@ -17,6 +17,26 @@ if TYPE_CHECKING:
     from weighbridge.storage.places.directory import Extra
 
 
+def with_blocks(
+    changes: Sequence[FileChange], refined: Sequence[Refinement], extras: Sequence[Extra]
+) -> tuple[FileChange, ...]:
+    """Return changes of files beside the weights, with those that finer blocks ask for.
+
+    Args:
+        changes: What changes for other reasons.
+        refined: What is to be said anew.
+        extras: The files beside the weights.
+
+    Raises:
+        PlanError, CheckpointError: As `follow_blocks`.
+    """
+    named = {change.name: change for change in changes}
+    anew = [extra._replace(content=named[extra.name].written) if extra.name in named else extra for extra in extras]
+    blocks = {change.name: change for change in follow_blocks(refined, anew)}
+    both = {name: change._replace(before=named[name].before) for name, change in blocks.items() if name in named}
+    return tuple({**named, **blocks, **both}.values())
+
+
 def follow_blocks(refined: Sequence[Refinement], extras: Iterable[Extra]) -> Iterator[FileChange]:
     """Yield the files that are to say other sizes of blocks; all their other bytes stay.
 

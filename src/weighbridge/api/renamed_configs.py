@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from weighbridge.api.configurations import read_extra
-from weighbridge.api.refined_files import follow_blocks
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.mappings.schemes.said import BESIDE, CONFIG
 from weighbridge.planning.config_names.moved_modules import moved_modules
-from weighbridge.planning.config_names.places import follow_config, read_config
+from weighbridge.planning.config_names.named_places import follow_config, read_config
 
 if TYPE_CHECKING:
     from weighbridge.planning.plan import Plan
@@ -21,25 +20,6 @@ FILES: Final = (CONFIG, *BESIDE)
 """Files that name modules of a checkpoint with quantised weights."""
 
 
-def follow_configs(plan: Plan, extras: Sequence[Extra]) -> tuple[FileChange, ...]:
-    """Return the files beside the weights that have to say the same of other names, or the sizes of finer blocks.
-
-    Args:
-        plan: The plan.
-        extras: The files beside the weights that it reads.
-
-    Raises:
-        PlanError: `plan-failed`, with a `names-mixed` or `names-unmapped` for each place of which the names cannot be
-            said; `scheme-conflict` for blocks of another size than was planned.
-        CheckpointError: `read-failed`.
-    """
-    named = {change.name: change for change in follow_names(plan, extras)}
-    anew = [extra._replace(content=named[extra.name].written) if extra.name in named else extra for extra in extras]
-    blocks = {change.name: change for change in follow_blocks(plan.refined, anew)}
-    both = {name: change._replace(before=named[name].before) for name, change in blocks.items() if name in named}
-    return tuple({**named, **blocks, **both}.values())
-
-
 def follow_names(plan: Plan, beside: Sequence[Extra]) -> tuple[FileChange, ...]:
     """Return the configurations that have to say the same of other names; those that are right are left out.
 
@@ -48,7 +28,8 @@ def follow_names(plan: Plan, beside: Sequence[Extra]) -> tuple[FileChange, ...]:
         beside: The files beside the weights that it reads.
 
     Raises:
-        PlanError: `plan-failed`, with each place of which the names cannot be said.
+        PlanError: `plan-failed`, with a `names-mixed` or `names-unmapped` for each place of which the names cannot be
+            said.
         CheckpointError: `read-failed`.
     """
     extras = [extra for extra in beside if extra.name in FILES]
