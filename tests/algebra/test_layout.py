@@ -375,6 +375,11 @@ def test_a_copy_is_cut_only_where_it_must_be() -> None:
     ]
 
 
+def test_elements_in_steps_that_do_not_fill_a_block_are_cut_by_where_they_lie_in_it() -> None:
+    copy = Copy(0, 0, 2, (Loop(6, 5, 2),))
+    assert align([copy], [3]) == [Copy(0, 5 * place, 2 + 2 * place, (Loop(2, 15, 6),)) for place in range(3)]
+
+
 @pytest.mark.parametrize("first", [(), (Loop(3, 1, 1),)], ids=["an element", "a row"])
 def test_a_row_in_front_of_others_becomes_one_of_them_and_an_element_does_not(first: tuple[Loop, ...]) -> None:
     rows = Copy(0, 10, 5, (Loop(2, 10, 5), Loop(3, 1, 1)))
