@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,8 @@ def fields(title: str) -> dict[str, str]:
 def complaints(value: Any, path: str, known: dict[str, str]) -> Iterator[str]:
     """Yield what of a document is not as the table says."""
     kinds = known.get(path, "").removesuffix(", optional")
-    if kinds in ("branch", "error", "mapping"):
-        return  # of the same form as what it is in, or as a mapping file
+    if kinds in ("branch", "error", "mapping", "any"):
+        return  # of the same form as what it is in, or as a mapping file, or of any
     if kinds:
         allowed = [word for word in KINDS if re.search(rf"\b{word}\b", kinds)]
         if not any(
@@ -118,6 +119,18 @@ def test_document_has_the_fields_of_its_table(title: str, there: Path, monkeypat
     document = answer(there, monkeypatch, *DOCUMENTS[title])
     assert list(complaints(document, "", fields(title))) == []
     assert title != "lint" or document["findings"]
+
+
+def test_what_a_configuration_says_otherwise_is_in_the_document_of_a_plan(
+    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(there / "model", tmp_path / "model")
+    said = {"quantization_config": {"quant_method": "fp8", "modules_to_not_convert": ["layers.0.q"]}}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(said))
+    (tmp_path / "maps.py").write_text('from weighbridge import WeightRenaming\nONE = [WeightRenaming("q", "query")]\n')
+    document = answer(tmp_path, monkeypatch, "plan", "model", "maps.py:ONE")
+    assert list(complaints(document, "", fields("plan"))) == []
+    assert [change["after"] for change in document["config_changes"]] == [["layers.0.query"]]
 
 
 def test_document_of_a_conversion_is_that_of_a_plan(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
