@@ -93,6 +93,9 @@ def unnest(lists: Sequence[Any], levels: int) -> Iterator[tuple[tuple[int, ...],
 BY_ITSELF = {"Concatenate", "Chunk", "Split"}
 """Operations that run for each index by itself, where a later one uses the index up, or an earlier one has made it."""
 
+REGROUPING = BY_ITSELF | {"Repeat", "MergeEqual", "InsertConstant", "RemoveConstant", SINGLE[3], LISTING[2]}
+"""Operations that may give another number of tensors than they take, or than each index has."""
+
 
 def run_levels(operations: Sequence[Any], lanes: Lanes, merged: int, made: int, place: Place) -> Lanes:
     """Run operations on tensors with several indices: for each outer one by itself, before it is used up or once made.
@@ -107,8 +110,9 @@ def run_levels(operations: Sequence[Any], lanes: Lanes, merged: int, made: int, 
     names = [type(each).__name__ for each in operations]
     at, levels = _last_use(operations, names, merged)
     if at is not None and (merged > 1 or BY_ITSELF & set(names[:at])):
+        targets = place.targets if REGROUPING.isdisjoint(names[at:]) else ()
         inner = [
-            run_levels(operations[:at], own, merged - levels, 0, Place((), config=place.config))
+            run_levels(operations[:at], own, merged - levels, 0, Place(targets, config=place.config))
             for own in _divided(lanes, levels, merged > levels)
         ]
         joined = [Lane(first.name, [tensor for own in inner for tensor in own[number].tensors], indexed=True)

@@ -194,7 +194,9 @@ def _unnamed(case: Case, plan: Any) -> list[str]:
 
     A path that a reading puts before all keys, it does not put before those of whole parts that the model has besides.
     """
-    return unled([plan.mapping.transforms, case.mapping.transforms], [fated.key for fated in plan.initialised])
+    return unled(
+        [plan.mapping.transforms, case.mapping.transforms], [fated.key for fated in plan.initialised], case.config
+    )
 
 
 def _state(model: torch.nn.Module) -> Tensors:

@@ -16,7 +16,7 @@ MOST_SEGMENTS = 4
 MOST_TRIED = 20_000
 
 
-def unled(ways: Sequence[Sequence[Any]], keys: Iterable[str]) -> list[str]:
+def unled(ways: Sequence[Sequence[Any]], keys: Iterable[str], config: Any = None) -> list[str]:
     """Return the names to which no way leads from any name that is tried.
 
     Tried are all names, up to a number of segments and the shorter ones first, of the words that rules and names are
@@ -25,14 +25,15 @@ def unled(ways: Sequence[Sequence[Any]], keys: Iterable[str]) -> list[str]:
     Args:
         ways: Lists of rules, each of which is run over every name.
         keys: Names of weights.
+        config: The model's configuration.
     """
-    return [key for key in keys if not any(_leads(way, _tried(way, key), key) for way in ways)]
+    return [key for key in keys if not any(_leads(way, _tried(way, key), key, config) for way in ways)]
 
 
-def _leads(rules: Sequence[Any], names: Iterable[str], key: str) -> bool:
+def _leads(rules: Sequence[Any], names: Iterable[str], key: str, config: Any) -> bool:
     mapping, tensor = wb.Mapping(rules), torch.zeros(2, 2)
     for name in names:
-        made = interpret(mapping, {name: tensor})
+        made = interpret(mapping, {name: tensor}, config=config)
         if key in made.tensors and key not in made.changed:
             return True
     return False

@@ -255,6 +255,18 @@ def test_bits_are_compared_and_not_numbers() -> None:
         assert refused(wb.plan({"b": torch.cat([BIAS, other.view(1)])}, trim).state_dict)
 
 
+def test_what_is_no_number_is_that_in_another_dtype_whatever_its_bits() -> None:
+    """A cast keeps no payload: one that was written, read and written again may have others."""
+    half = HEAD.half()
+    rules = [rule("w", "w", wb.Pad(0, 6, value="nan", source_size=4))]
+    plan = wb.plan({"w": half}, rules, dtype={"**": "F32"})
+    made = plan.state_dict()["w"]
+    made.view(torch.int32)[4:] = torch.tensor([0x7FC00000, 0x7FC00001, 0x7FFFFFFF, -1, -(2**22)], dtype=torch.int32)
+    assert same(plan.inverse({"w": made}).state_dict(), {"w": half})
+    made[5, 2] = 0
+    refused(plan.inverse({"w": made}).state_dict)
+
+
 def test_what_differs_before_a_cast_is_not_what_was_declared() -> None:
     """Rounded, it would be."""
     long = torch.cat([BIAS, torch.tensor([1 + 2**-20])])

@@ -244,12 +244,18 @@ def _unlike_in(step: Step, cut: Cut, dtype: str, slots: Slots) -> Unlike | None:
 
     declared = constant_tensor(Constant(TensorSpec(cut.output.dtype, (1,)), cut.element))
     wanted = declared.to(dtype_of(dtype)).view(torch.uint8)
+    # A cast keeps no payload, and does not even give the same bits in one element as in many.
+    is_any_nan = dtype != cut.output.dtype and bool(declared.double().isnan())
     axis = _cut_axis(step, cut)
     shape = cut.output.layout.shape
     stride, size = (prod(shape[axis.axis + 1 :]), shape[axis.axis]) if axis is not None else (1, 1)
     first, rows, start = None, set[int](), 0
     for window in windows(cut.output.layout, max(1, COMPARED_BYTES // len(wanted))):
-        unequal = (window_bytes(window, dtype, slots).view(-1, len(wanted)) != wanted).any(1).nonzero().flatten()
+        held = window_bytes(window, dtype, slots)
+        differs = (held.view(-1, len(wanted)) != wanted).any(1)
+        if is_any_nan:
+            differs = ~held.view(dtype_of(dtype)).double().isnan()
+        unequal = differs.nonzero().flatten()
         if unequal.numel():
             first = start + int(unequal[0]) if first is None else first
             rows.update(((unequal + start) // stride % size).tolist())
