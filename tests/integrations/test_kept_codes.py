@@ -86,6 +86,26 @@ def test_the_model_computes_with_them(llama: Path) -> None:
         torch.testing.assert_close(kept(TOKENS).logits, numbers(TOKENS).logits)
 
 
+def test_a_plain_checkpoint_keeps_settings_that_say_the_same(tmp_path: Path) -> None:
+    """In the words, and of the version, that it came with; what was changed is written as the library does."""
+    config = transformers.LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, vocab_size=40
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "in")
+    for name in ("config.json", "generation_config.json"):
+        form = json.loads((tmp_path / "in" / name).read_text())
+        (tmp_path / "in" / name).write_text(json.dumps({**form, "transformers_version": "5.0.0"}, indent=1))
+    model = load(tmp_path / "in")
+    out = wbt.save_pretrained(model, tmp_path / "out")
+    for name in ("config.json", "generation_config.json"):
+        assert (out / name).read_bytes() == (tmp_path / "in" / name).read_bytes(), name
+    model.generation_config.max_length = 7
+    again = wbt.save_pretrained(model, tmp_path / "again")
+    assert (again / "config.json").read_bytes() == (tmp_path / "in" / "config.json").read_bytes()
+    form = json.loads((again / "generation_config.json").read_text())
+    assert (form["max_length"], form["transformers_version"]) == (7, transformers.__version__)
+
+
 def test_other_settings_are_those_of_the_model(llama: Path, tmp_path: Path) -> None:
     """What is said of the codes stays as it was said, where the library keeps part of it."""
     model = load(llama)

@@ -30,6 +30,7 @@ from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import read_options
 from weighbridge.storage.places.directory import Extra
 
+_GENERATION: Final = "generation_config.json"
 _SAID: Final = "quantization_config"
 
 
@@ -112,7 +113,7 @@ def _other_class(model: Any) -> str:
 def settings_of(model: Any) -> Iterator[list[Extra]]:
     """Write the configuration and the generation settings to a place of their own, as the library does.
 
-    A configuration that still says what that of the loaded checkpoint says is that file, byte for byte.
+    What still says what a file of the loaded checkpoint says is that file, byte for byte.
 
     Args:
         model: The model, without wrappers.
@@ -127,10 +128,10 @@ def settings_of(model: Any) -> Iterator[list[Extra]]:
         config.quantization_config = own[_SAID]  # the library keeps part of what is said there
     with TemporaryDirectory() as folder:
         config.save_pretrained(folder)
-        if own and config.to_json_string() == type(config).from_dict(copy.deepcopy(own)).to_json_string():
-            copyfile(_own_file(model), Path(folder) / CONFIG)
+        _put_own_file(model, config, Path(folder) / CONFIG)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
+            _put_own_file(model, model.generation_config, Path(folder) / _GENERATION)
         paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         yield [Extra(path.relative_to(folder).as_posix(), path.resolve()) for path in paths]
 
@@ -142,8 +143,14 @@ def _own_settings(model: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _own_file(model: Any) -> Path:
-    """Return the file that `_own_settings` has read."""
+def _put_own_file(model: Any, settings: Any, path: Path) -> None:
+    """Put a file of the loaded checkpoint in the place of a new one, if the library reads the same settings in it."""
     loaded = recall(model)
-    assert loaded is not None
-    return next(extra.path for extra in loaded.checkpoint.extras if extra.name == CONFIG)
+    if loaded is None or is_of_another_class(model):
+        return
+    own = next((extra.path for extra in loaded.checkpoint.extras if extra.name == path.name), None)
+    said = None if own is None else config_beside(loaded.checkpoint, path.name)
+    if own is not None and isinstance(said, dict):
+        again = type(settings).from_dict(copy.deepcopy(said))
+        if again.to_json_string() == settings.to_json_string():
+            copyfile(own, path)
