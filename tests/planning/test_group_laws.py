@@ -46,6 +46,21 @@ def compressed(form: str, **weights: Any) -> dict[str, Any]:
     return {"quant_method": "compressed-tensors", "format": form, "config_groups": {"group_0": group}}
 
 
+def words_both_ways(group: int) -> Kind:
+    """Codes in words of columns with a zero point for each group of columns, which is in a word of rows."""
+    return Kind(
+        compressed("pack-quantized", num_bits=4, type="int", symmetric=False, strategy="group", group_size=group),
+        lambda name, r, c, g: {
+            f"{name}.weight_packed": integers(g, torch.int32, r, c // 8),
+            f"{name}.weight_scale": numbers(g, r, c // group),
+            f"{name}.weight_zero_point": integers(g, torch.int32, r // 8, c // group),
+            f"{name}.weight_shape": torch.tensor([r, c]),
+        },
+        rows=8,
+        columns=group,
+    )
+
+
 KINDS: dict[str, Kind] = {
     "blocks of FP8": Kind(
         {"quant_method": "fp8", "weight_block_size": [4, 8]},
@@ -113,17 +128,7 @@ KINDS: dict[str, Kind] = {
         rows=1,
         columns=16,
     ),
-    "words of columns, zero points in words of rows": Kind(
-        compressed("pack-quantized", num_bits=4, type="int", symmetric=False, strategy="group", group_size=16),
-        lambda name, r, c, g: {
-            f"{name}.weight_packed": integers(g, torch.int32, r, c // 8),
-            f"{name}.weight_scale": numbers(g, r, c // 16),
-            f"{name}.weight_zero_point": integers(g, torch.int32, r // 8, c // 16),
-            f"{name}.weight_shape": torch.tensor([r, c]),
-        },
-        rows=8,
-        columns=16,
-    ),
+    "words of columns, zero points in words of rows": words_both_ways(16),
     "words of rows, columns first": Kind(
         {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"},
         lambda name, r, c, g: {

@@ -12,31 +12,19 @@ from command import run
 from dequantised import weights_of
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
-from test_group_laws import KINDS, Kind, bits, compressed, configuration, integers, numbers
+from test_group_laws import KINDS, bits, configuration, words_both_ways
 from test_groups import EXAMPLES, FUSED, codes_of, config_of, copied, example, joined, numbers_in, same_files
 
 import weighbridge as wb
 
 Tensors = dict[str, torch.Tensor]
 
-GROUPS_IN_WORDS = Kind(
-    compressed("pack-quantized", num_bits=4, type="int", symmetric=False, strategy="group", group_size=32),
-    lambda name, r, c, g: {
-        f"{name}.weight_packed": integers(g, torch.int32, r, c // 8),
-        f"{name}.weight_scale": numbers(g, r, c // 32),
-        f"{name}.weight_zero_point": integers(g, torch.int32, r // 8, c // 32),
-        f"{name}.weight_shape": torch.tensor([r, c]),
-    },
-    rows=8,
-    columns=32,
-)
-
 REFINABLE = {
     "blocks of FP8": (KINDS["blocks of FP8"], 1, 1),
     "groups of columns": (KINDS["groups of columns"], 1, 1),
     "words of columns": (KINDS["words of columns"], 1, 8),
     "words of rows, columns first": (KINDS["words of rows, columns first"], 8, 1),
-    "words of columns, zero points in words of rows": (GROUPS_IN_WORDS, 8, 8),
+    "words of columns, zero points in words of rows": (words_both_ways(32), 8, 8),
 }
 """Formats whose configuration says the size of a block, with the rows and columns that it may at least be cut at."""
 

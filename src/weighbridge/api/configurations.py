@@ -11,7 +11,7 @@ from weighbridge.api.settings import Settings
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
 from weighbridge.mappings.schemes.bitsandbytes import MOST_STATE_BYTES, State, read_state
 from weighbridge.mappings.schemes.endings import STATE
-from weighbridge.mappings.schemes.said import BESIDE, CONFIG
+from weighbridge.mappings.schemes.said import BESIDE, CONFIG, QUANTISATION, SAID
 from weighbridge.models.model_sources import is_model
 from weighbridge.models.wrappers import unwrap
 from weighbridge.operations.configuration import UnreadConfig
@@ -116,7 +116,7 @@ def saying_of(source: Checkpoint, config: Any) -> Saying | None:
     """
     beside = {name: config_beside(source, name) for name in BESIDE}
     for said in (config, config_beside(source)):
-        if isinstance(said, Mapping) and ("quantization_config" in said or "quantization" in said):
+        if isinstance(said, Mapping) and any(name in said for name in SAID):
             return Saying(said, beside, _states(source, said))
     return Saying({}, beside) if any(found is not None for found in beside.values()) else None
 
@@ -136,7 +136,7 @@ def _states(source: Checkpoint, said: Mapping[str, Any]) -> dict[str, State]:
     Raises:
         CheckpointError: The codes of reading.
     """
-    part = said.get("quantization_config")
+    part = said.get(QUANTISATION)
     if not isinstance(part, Mapping) or part.get("quant_method") != "bitsandbytes":
         return {}
     found: dict[str, State] = {}

@@ -10,13 +10,12 @@ from weighbridge.api.configurations import config_beside, saying_of
 from weighbridge.api.dequantised import compute_codes
 from weighbridge.base.errors import RegistryError
 from weighbridge.base.specs import DTYPES, Header
+from weighbridge.mappings.schemes.said import QUANTISATION
 from weighbridge.mappings.transformers_table import library_module, library_name
 
 if TYPE_CHECKING:
     from weighbridge.planning.grouped.weights import Saying
     from weighbridge.storage.protocol import Checkpoint
-
-_SAID = "quantization_config"
 
 
 class LibraryInput(NamedTuple):
@@ -54,10 +53,12 @@ def read_for_library(
         CheckpointError: As `compute_codes`.
         RegistryError: `integration-unsupported` where part of its weights cannot be computed; `integration-version`.
     """
-    said = (config_beside(checkpoint) or {}).get(_SAID) if config is None else getattr(config, _SAID, None)
+    own = (config_beside(checkpoint) or {}) if config is None else vars(config)
+    said = own.get(QUANTISATION)
     if dequantize or (said is not None and _is_computed_by_library(said, device_map)):
         return _read_as_numbers(checkpoint, directory, config, dtype)
-    return LibraryInput(checkpoint, config, dtype, saying=saying_of(checkpoint, {_SAID: _form(said)} if said else None))
+    saying = saying_of(checkpoint, {QUANTISATION: _form(said)} if said else None)
+    return LibraryInput(checkpoint, config, dtype, saying=saying)
 
 
 def _form(said: Any) -> Any:
@@ -88,12 +89,12 @@ def _read_as_numbers(checkpoint: Checkpoint, directory: Path, config: Any, dtype
     from transformers import AutoConfig
 
     own = AutoConfig.from_pretrained(directory) if config is None else config
-    said = getattr(own, _SAID, None)
-    plain = type(own).from_dict({name: value for name, value in own.to_dict().items() if name != _SAID})
+    said = getattr(own, QUANTISATION, None)
+    plain = type(own).from_dict({name: value for name, value in own.to_dict().items() if name != QUANTISATION})
     wanted = dtype if dtype not in (None, "auto") else plain.dtype or _dtype_of(checkpoint.header)
     if said is None:
         return LibraryInput(checkpoint, plain, wanted)
-    made, _, notes = compute_codes(checkpoint, saying_of(checkpoint, {_SAID: _form(said)}))
+    made, _, notes = compute_codes(checkpoint, saying_of(checkpoint, {QUANTISATION: _form(said)}))
     left = [note for note in notes if "quantised weight" in note]
     if left:
         what = "part of this checkpoint's weights cannot be computed"

@@ -20,7 +20,7 @@ from weighbridge.base.keys import collapse
 from weighbridge.integrations.transformers_names import leave_out_unsaved
 from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.schemes.said import CONFIG
+from weighbridge.mappings.schemes.said import CONFIG, QUANTISATION
 from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_loading import recall
 from weighbridge.models.module_saving import tied_names
@@ -31,7 +31,6 @@ from weighbridge.planning.plan_options import read_options
 from weighbridge.storage.places.directory import Extra
 
 _GENERATION: Final = "generation_config.json"
-_SAID: Final = "quantization_config"
 
 
 def plan_derived(model: Any, back: Mapping, planning: dict[str, Any]) -> Plan:
@@ -124,8 +123,8 @@ def settings_of(model: Any) -> Iterator[list[Extra]]:
     config, own = copy.deepcopy(model.config), _own_settings(model)
     config.dtype = str(model.dtype).removeprefix("torch.")
     config.architectures = [class_name(model)]
-    if getattr(model, "hf_quantizer", None) is not None and _SAID in own:
-        config.quantization_config = own[_SAID]  # the library keeps part of what is said there
+    if getattr(model, "hf_quantizer", None) is not None and QUANTISATION in own:
+        config.quantization_config = own[QUANTISATION]  # the library keeps part of what is said there
     with TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         _put_own_file(model, config, Path(folder) / CONFIG)

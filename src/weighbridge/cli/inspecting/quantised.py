@@ -11,6 +11,7 @@ from weighbridge.base.keys import by_name, collapse, counted
 from weighbridge.base.specs import DTYPES, Header
 from weighbridge.mappings.schemes.endings import COMPANIONS
 from weighbridge.mappings.schemes.quantisation import Quantisation, QuantisedWeight, find_quantisation
+from weighbridge.mappings.schemes.said import QUANTISATION
 
 _SHOWN: Final = 2
 
@@ -61,7 +62,7 @@ def _problems(problems: Sequence[str]) -> Iterator[str]:
 
 
 def _declared(config: Any) -> Iterator[str]:
-    found = config.get("quantization_config") if isinstance(config, Mapping) else None
+    found = config.get(QUANTISATION) if isinstance(config, Mapping) else None
     if isinstance(found, Mapping):
         method = found.get("quant_method")
         parts = [f"{name} {found[name]}" for name in ("bits", "fmt", "group_size", "format") if name in found]

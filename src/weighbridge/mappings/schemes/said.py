@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 CONFIG: Final = "config.json"
 HF_QUANT: Final = "hf_quant_config.json"
 QUANTIZE: Final = "quantize_config.json"
-SAID: Final = ("quantization_config", "quantization")
+QUANTISATION: Final = "quantization_config"
+SAID: Final = (QUANTISATION, "quantization")
 """Members of a configuration that speak of quantised weights; the second is MLX's."""
 
 BESIDE: Final = (HF_QUANT, QUANTIZE)
@@ -121,7 +122,7 @@ def parts_of(name: str, content: Any) -> Iterator[tuple[str, str, Mapping[str, A
 def _of_config(config: Any) -> _Part | None:
     if not isinstance(config, Mapping):
         return None
-    found, unnamed = config.get("quantization_config"), config.get("quantization")
+    found, unnamed = (config.get(name) for name in SAID)
     if isinstance(found, Mapping) and isinstance(found.get("quant_method"), str):
         return found["quant_method"].lower(), found
     if isinstance(unnamed, Mapping) and "bits" in unnamed:
