@@ -106,6 +106,18 @@ def test_a_plain_checkpoint_keeps_settings_that_say_the_same(tmp_path: Path) -> 
     assert (form["max_length"], form["transformers_version"]) == (7, transformers.__version__)
 
 
+@pytest.mark.parametrize("text", ["[1]", '{"model_type": ', '{"model_type": "llama", "quantization_config": 3}'])
+def test_a_configuration_that_is_none_is_the_librarys_to_refuse(text: str, tmp_path: Path) -> None:
+    """In its own words, as without us."""
+    save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(Exception) as theirs:  # noqa: PT011
+        transformers.LlamaForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(type(theirs.value)) as ours:
+        wbt.from_pretrained(transformers.LlamaForCausalLM, tmp_path)
+    assert str(ours.value) == str(theirs.value)
+
+
 def test_other_settings_are_those_of_the_model(llama: Path, tmp_path: Path) -> None:
     """What is said of the codes stays as it was said, where the library keeps part of it."""
     model = load(llama)

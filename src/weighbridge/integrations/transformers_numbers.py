@@ -53,8 +53,9 @@ def read_for_library(
         CheckpointError: As `compute_codes`.
         RegistryError: `integration-unsupported` where part of its weights cannot be computed; `integration-version`.
     """
-    own = (config_beside(checkpoint) or {}) if config is None else vars(config)
-    said = own.get(QUANTISATION)
+    own = config_beside(checkpoint) if config is None else vars(config)
+    said = own.get(QUANTISATION) if isinstance(own, dict) else None
+    said = said if isinstance(said, dict) or hasattr(said, "to_dict") else None  # of anything else the library speaks
     if dequantize or (said is not None and _is_computed_by_library(said, device_map)):
         return _read_as_numbers(checkpoint, directory, config, dtype)
     saying = saying_of(checkpoint, {QUANTISATION: _form(said)} if said else None)
