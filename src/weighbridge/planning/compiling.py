@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-from weighbridge.base.collecting import without_collection
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_sets import FileSet
 from weighbridge.base.keys import counted, nearest
+from weighbridge.base.process.collecting import without_collection
 from weighbridge.base.specs import Header
 from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, exception_rules
