@@ -25,7 +25,7 @@ from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.casts.asked_casts import name_some, policy_notes
 from weighbridge.planning.casts.dtype_policies import KEEP, is_castable
-from weighbridge.planning.companions import quantised_keys
+from weighbridge.planning.companions import quantised_keys, scales_left
 from weighbridge.planning.drafts import Draft
 from weighbridge.planning.failures.no_fit import none_fits, openness
 from weighbridge.planning.fitting import draft_reading
@@ -95,6 +95,8 @@ def _compile(declared: Mapping, sides: Sides, files: FileSet | None, options: Op
     chosen = _choose(drafts, source, target, options)
     seen = chosen.plan
     written = sides.write_out(seen, chosen.reading, may_refine=options.companions == REFINE)
+    if options.companions:
+        _refuse_scales_left(written, sides)
     plan = replace(written, source_files=files, is_back=False)
     plan.check()
     notes = list(plan.notes)
@@ -113,6 +115,17 @@ def _compile(declared: Mapping, sides: Sides, files: FileSet | None, options: Op
     notes += _said_of_dtypes(plan, sides.source, options)
     _log(plan)
     return replace(plan, notes=tuple(notes))
+
+
+def _refuse_scales_left(plan: Plan, sides: Sides) -> None:
+    """Refuse to move weights that hold no codes apart from scales that are left beside them.
+
+    Raises:
+        PlanError: `plan-failed`, with each.
+    """
+    problems = list(scales_left(plan, sides.source, sides.told))
+    if problems:
+        raise PlanError("plan-failed", "the mapping does not fit", problems=problems)
 
 
 def _draft(reading: Reading, source: Header, target: Header | None, options: Options) -> Draft:

@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 from weighbridge.base.specs import Header, Shape, TensorSpec
 from weighbridge.mappings.schemes.dialects import READ_BY_TRANSFORMERS, NamesAt
 from weighbridge.mappings.schemes.said import BY_NAMES, Said, read_said
-from weighbridge.mappings.schemes.scheme import Form, Member, Scheme, fused_ending, is_fused, read_shape
+from weighbridge.mappings.schemes.scheme import WEIGHT, Form, Member, Scheme, fused_ending, is_fused, read_shape
+from weighbridge.mappings.schemes.torchao import listed_names
 
 FORMATS: Final = (
     *("fp8_block", "compressed_tensors", "modelopt", "mxfp4", "gptq", "awq", "bitsandbytes", "torchao", "hqq", "mlx"),
@@ -69,12 +70,14 @@ class SchemeFault(NamedTuple):
         text: What it is.
         stem: What the names of the weight's tensors begin with; empty for what is about the whole checkpoint.
         keys: The weight's tensors.
+        is_of_names: Whether it is about names in the file's metadata, which would have to follow those of tensors.
     """
 
     code: str
     text: str
     stem: str = ""
     keys: tuple[str, ...] = ()
+    is_of_names: bool = False
 
     def __str__(self) -> str:
         return f"{self.stem}: {self.text}" if self.stem else self.text
@@ -140,6 +143,7 @@ def find_quantisation(
         found.weights.sort(key=lambda weight: order[weight.stem + weight.stored.members[0].ending])
     texts = [*_absent(schemes, found.weights), *_mixed_scalars(found.weights)]
     found.faults += [SchemeFault("scheme-conflict", text) for text in texts]
+    found.faults += [SchemeFault("scheme-conflict", t, is_of_names=True) for t in _unstored(schemes, found, header)]
     return found
 
 
@@ -154,14 +158,15 @@ def find_by_names(header: Header) -> Quantisation | None:
         >>> [weight.scheme.title for weight in find_by_names(Header(tensors)).weights]
         ['MXFP4 in blocks of 32 columns']
     """
-    if not any(spec.dtype in ("U8", "I8") for spec in header.specs.values()):
+    if not any(spec.dtype in ("U8", "I8", "F8_E4M3") for spec in header.specs.values()):
         return None
     marks = tuple(BY_NAMES)
     marked = {mark for key in header.specs if key.endswith(marks) for mark in marks if key.endswith(mark)}
     if len(marked) != 1:
         return None
     found = find_quantisation(header, {"quantization_config": BY_NAMES[marked.pop()]})
-    return found if found is not None and found.weights and not found.faults else None
+    is_told = found is not None and found.weights and all(fault.is_of_names for fault in found.faults)
+    return found if is_told else None
 
 
 def _said_schemes(said: Said) -> Iterator[Scheme]:
@@ -250,9 +255,26 @@ def _absent(schemes: Sequence[Scheme], weights: Sequence[QuantisedWeight]) -> It
     """Yield a sentence for each module that is named exactly and has no such weight; a name says nothing of a class."""
     there = {weight.stem for weight in weights}
     for scheme in schemes:
-        for target in scheme.targets:
+        for target in scheme.targets if not scheme.in_metadata else ():
             if "." in target and not target.startswith("re:") and target not in there:
                 yield f"{target}: has no tensors of {scheme.title}"
+
+
+def _unstored(schemes: Sequence[Scheme], found: Quantisation, header: Header) -> Iterator[str]:
+    """Yield a sentence for each tensor that the file's metadata names, and the file does not have."""
+    if not any(scheme.in_metadata for scheme in schemes):
+        return
+    titles = {target: scheme.title for scheme in schemes for target in scheme.targets}
+    there = {weight.stem for weight in found.weights} | {fault.stem for fault in found.faults}
+    try:
+        names = [*listed_names(header.metadata), *titles]
+    except ValueError as problem:
+        yield f"the list of names in the metadata cannot be read: {str(problem)[:80]}"
+        return
+    for name in dict.fromkeys(name.removesuffix(WEIGHT) for name in names):
+        if name not in there and not {name, name + WEIGHT} & header.specs.keys():
+            what = f"has no tensors of {titles[name]}" if name in titles else "has no tensor"
+            yield f"{name}: {what}, and the metadata of the file names it"
 
 
 def _mixed_scalars(weights: Sequence[QuantisedWeight]) -> Iterator[str]:
