@@ -43,7 +43,7 @@ from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.algebra.layout import Layout
-from weighbridge.base import machines
+from weighbridge.base.process import machines
 from weighbridge.testing import check_lint
 
 PACKAGES = str(Path(wb.__file__).parents[1])
