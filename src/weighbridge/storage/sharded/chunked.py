@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.machines import check_byte_order
+from weighbridge.base.process.machines import check_byte_order
 from weighbridge.base.specs import Shape
 from weighbridge.storage.formats.opened import Opened
 from weighbridge.storage.lookup import check_range, not_found

@@ -15,10 +15,10 @@ from pathlib import Path
 from shlex import quote
 from typing import Final, NamedTuple
 
-from weighbridge.base.collecting import without_collection
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.file_names import SAFETENSORS_SUFFIX
 from weighbridge.base.json_text import join_keys
+from weighbridge.base.process.collecting import without_collection
 from weighbridge.base.specs import MAX_AXES, Header, TensorSpec, check_keys, dtype_named
 from weighbridge.storage.formats.torch_archives import item_bytes
 from weighbridge.storage.places.directory import list_names
