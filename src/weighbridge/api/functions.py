@@ -213,6 +213,8 @@ def convert(
     resume: bool = False,
     sync: bool = True,
     link: str = "never",
+    to: str = "safetensors",
+    under: str = "",
     direct: bool = False,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
@@ -238,6 +240,8 @@ def convert(
         sync: Wait until the disk holds everything before the directory appears; see `Plan.write`.
         link: ``"share"`` or ``"hard"`` to have new files share blocks with the source's, or be the same where nothing
             in them changes; see `weighbridge.running.to_files.directory_writing.WriteOptions`.
+        to: ``"dcp"`` to make the directory one of torch.distributed.checkpoint, which any number of ranks can load.
+        under: For such a directory, the dict that the tensors are to be in, such as ``"model"``.
         direct: Read the source past the page cache; see `open`. The new files are written through it.
         progress: Called with the bytes written so far and the bytes in all.
         options: As for `plan`.
@@ -266,6 +270,8 @@ def convert(
         resume=resume,
         sync=sync,
         link=link,
+        to=to,
+        under=under,
         progress=progress,
     )
 
@@ -283,7 +289,7 @@ def revert(
         destination: Directory to make.
         lossy: Go back without what a rule dropped, and with rounded values where a cast was narrow.
         direct: Read the source past the page cache; see `open`.
-        options: As for `Plan.write`: `memory_budget`, `resume`, `sync`, `link`, `progress`.
+        options: As for `Plan.write`: `memory_budget`, `resume`, `sync`, `link`, `to`, `under`, `progress`.
 
     Returns:
         The directory.

@@ -19,6 +19,7 @@ from weighbridge.cli.progress import progress_bar
 from weighbridge.cli.shared_options import (
     DestinationArgument,
     DirectOption,
+    Kind,
     Link,
     LinkOption,
     NameOption,
@@ -26,6 +27,8 @@ from weighbridge.cli.shared_options import (
     OnlyOption,
     ResumeOption,
     SourceArgument,
+    ToOption,
+    UnderOption,
     size_option,
     spread,
 )
@@ -57,6 +60,8 @@ def convert(
     resume: ResumeOption = False,
     no_sync: NoSyncOption = False,
     link: LinkOption = Link.NEVER,
+    to: ToOption = Kind.SAFETENSORS,
+    under: UnderOption = "",
     direct: DirectOption = False,
 ) -> None:
     """Convert a checkpoint into a directory or a torch file, which appears whole or not at all.
@@ -74,6 +79,8 @@ def convert(
             "resume": resume,
             "sync": not no_sync,
             "link": link.value,
+            "to": to.value,
+            "under": under,
             "max_shard_size": None if max_shard_size == "none" else size_option("--max-shard-size", max_shard_size),
             "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
         }
@@ -93,6 +100,8 @@ def revert(
     resume: ResumeOption = False,
     no_sync: NoSyncOption = False,
     link: LinkOption = Link.NEVER,
+    to: ToOption = Kind.SAFETENSORS,
+    under: UnderOption = "",
     direct: DirectOption = False,
 ) -> None:
     """Undo a conversion by the receipt that it left: the files it came from, byte for byte.
@@ -102,7 +111,8 @@ def revert(
     with reporting(output):
         check_destination(destination, [source], as_file=names_torch_file(destination))
         back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
-        _write(output, back, destination, "reverting", {"resume": resume, "sync": not no_sync, "link": link.value})
+        choices = {"resume": resume, "sync": not no_sync, "link": link.value, "to": to.value, "under": under}
+        _write(output, back, destination, "reverting", choices)
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
 
 

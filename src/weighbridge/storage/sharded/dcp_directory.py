@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from shlex import quote
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.file_names import SAFETENSORS_SUFFIX
@@ -30,6 +30,7 @@ from weighbridge.storage.sharded.chunked import Chunk, ChunkedCheckpoint, Whole,
 from weighbridge.storage.sharded.dcp_entries import select
 from weighbridge.storage.sharded.dcp_items import find_tensor
 from weighbridge.storage.sharded.dcp_metadata import (
+    ITEMS_SUFFIX,
     MAX_METADATA_BYTES,
     METADATA_NAME,
     Described,
@@ -37,9 +38,6 @@ from weighbridge.storage.sharded.dcp_metadata import (
     Tensor,
     read_metadata,
 )
-
-ITEMS_SUFFIX: Final = ".distcp"
-"""Ends the names of the files that items lie in."""
 
 
 def is_dcp(directory: Path) -> bool:
