@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from weighbridge.algebra.regions import region
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse, nearest
 from weighbridge.base.specs import Header
-from weighbridge.mappings.lora.adapter_names import weight_name
+from weighbridge.mappings.lora.named_dialects import weight_name
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
@@ -108,12 +108,13 @@ class Explanation:
         }
 
 
-def explain(plan: Plan, key: str) -> Explanation:
+def explain(plan: Plan, key: str, weights: Mapping[str, str] | None = None) -> Explanation:
     """Explain one key of either side of a plan.
 
     Args:
         plan: The plan to look in.
         key: A source's or a target's key; any other text is explained as a miss, with the nearest names.
+        weights: For tensors of an adapter, the weights that they belong to, where their names do not tell it.
 
     Returns:
         Everything that is known about the key.
@@ -127,14 +128,14 @@ def explain(plan: Plan, key: str) -> Explanation:
     group = missing_members(plan.mapping, plan.source, key) if _is_left_out(plan, steps) else ()
     near = _near(plan, origins, key) if lacks and not (sides and group) else ()
     traced = key if "source" in sides else next(iter([*(s for step in steps for s in step.sources), *origins]), key)
-    traced = weight_name(traced) if plan.is_of_adapter else traced
+    ruled = (weights or {}).get(traced) or (weight_name(traced) if plan.is_of_adapter else traced)
     return Explanation(
         key,
         sides,
         tuple(fates[side][key] for side in sides),
         tuple(source for step in steps for source in step.reads),
         tuple(target for step in steps for target in step.writes),
-        tuple(try_rules(plan, traced)),
+        tuple(try_rules(plan, ruled)) if ruled is not None else (),
         tuple(line for step in steps for line in _copy_lines(step, key)),
         near,
         group,
