@@ -79,7 +79,7 @@ def compile_plan(
     if options.layout not in MODES:
         raise PlanError("usage", "unknown layout mode", expected=", ".join(MODES), got=options.layout)
     sides = see(source, target, saying) if options.companions else Sides(source, target)
-    _refuse_unused(options, *sides.names())
+    _refuse_unused(options, sides)
     declared = declare(bind_offsets(as_mapping(mapping), options.config), options)
     return _compile(declared, sides, files, options)
 
@@ -200,14 +200,17 @@ def _log(plan: Plan) -> None:
             )
 
 
-def _refuse_unused(options: Options, source: Header, target: Header | None) -> None:
+def _refuse_unused(options: Options, sides: Sides) -> None:
     """Refuse a caller's exception that names no tensor; a mapping's own may be meant for other checkpoints."""
-    sides: list[tuple[type[Any], Any, Header | None]] = [
+    if options.drop == options.carry == options.initialise == ():
+        return
+    source, target = sides.names()
+    given: list[tuple[type[Any], Any, Header | None]] = [
         (Drop, options.drop, source),
         (Carry, options.carry, source),
         (Initialise, options.initialise, target),
     ]
-    for kind, rules, header in sides:
+    for kind, rules, header in given:
         names = Names(header or ())
         for rule in exception_rules(kind, rules):
             if header is not None and not names.matching(rule.pattern, rule.scope):

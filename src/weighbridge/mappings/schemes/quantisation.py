@@ -222,26 +222,33 @@ def _collect(
         target: [pair for pair in able if target in pair[0].targets] for scheme, _ in able for target in scheme.targets
     }
     known: dict[Any, Stored | _Judged] = {}
-    others = taken.copy()
-    for stem in _stems(specs, form, taken, is_whole=is_whole):
-        keys = [stem + ending for ending in endings]
-        there = (
-            [specs.get(key) for key in keys]
-            if not others
-            else [specs.get(k) if k not in others else None for k in keys]
-        )
-        look = stem if stem in named else None, *[None if spec is None else (spec.dtype, spec.shape) for spec in there]
-        judged = known.get(look)
+    stems = _stems(specs, form, taken, is_whole=is_whole)
+    columns = [[stem + ending for stem in stems] for ending in endings]
+    there = [[None if key in taken else specs.get(key) for key in column] for column in columns]
+    looks = zip(*map(_looks, there), strict=True)
+    for number, (stem, look) in enumerate(zip(stems, looks, strict=True)):
+        place = (stem if stem in named else None, look) if named else look
+        judged = known.get(place)
         if judged is None:
-            pairs = zip(endings, there, strict=True)
-            judged = _judge(named.get(stem, able), {ending: spec for ending, spec in pairs if spec is not None})
-            known[look] = judged
-        present = keys if None not in there else [k for k, spec in zip(keys, there, strict=True) if spec is not None]
-        taken.update(present)
+            judged = known[place] = _judge(named.get(stem, able), _row(endings, there, number))
         if isinstance(judged, Stored):
             found.weights.append(QuantisedWeight(stem, judged))
         else:
-            found.faults.append(SchemeFault(*judged, stem, tuple(present)))
+            present = tuple(stem + ending for ending in _row(endings, there, number))
+            found.faults.append(SchemeFault(*judged, stem, present))
+    for keys, held in zip(columns, there, strict=True):
+        taken.update(key for key, spec in zip(keys, held, strict=True) if spec is not None)
+
+
+def _row(endings: Sequence[str], there: Sequence[Sequence[TensorSpec | None]], number: int) -> dict[str, TensorSpec]:
+    """Return the specs that one group has, by the endings of their names."""
+    pairs = zip(endings, there, strict=True)
+    return {ending: spec for ending, held in pairs if (spec := held[number]) is not None}
+
+
+def _looks(specs: Sequence[TensorSpec | None]) -> list[tuple[str, Shape] | None]:
+    """Return specs as plain values, which are quicker to look up."""
+    return [None if spec is None else (spec.dtype, spec.shape) for spec in specs]
 
 
 def _absent(schemes: Sequence[Scheme], weights: Sequence[QuantisedWeight]) -> Iterator[str]:
