@@ -314,8 +314,7 @@ class Plan(planned.Plan):
         origin = None if checkpoint.extras else self._origin()
         changes = self._changes(checkpoint, origin)
         if is_torch:
-            needs = self.is_of_adapter or self.refined
-            needed = (*beside, *(change.extra for change in changes if needs))
+            needed = (*beside, *(change.extra for change in changes if self.is_of_adapter or self.refined))
             made = write_torch_file(self, checkpoint, destination, chosen, origin, needed)
         else:
             made = write(self, checkpoint, destination, chosen, origin, beside, changes)
