@@ -6,7 +6,7 @@ What runs or prints a plan is loaded when it is asked for: planning alone needs 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from weighbridge.api.joined_files import open_source
 from weighbridge.api.refined_files import with_blocks
 from weighbridge.api.renamed_configs import follow_names
 from weighbridge.base.errors import PlanError
+from weighbridge.mappings.lora.named_dialects import find_dialect
 from weighbridge.planning import plan as planned
 from weighbridge.planning.config_names.changes import ConfigChange, changes_between
 
@@ -43,6 +44,7 @@ class Binding:
         read: What the last run read.
         config: The configuration that it was made with, which a model that is loaded through it remembers.
         changes: Files beside the weights that it writes anew; None as long as nobody has looked for any.
+        weights: For tensors of an adapter, the weights that they belong to.
     """
 
     source: Any = None
@@ -52,6 +54,7 @@ class Binding:
     read: Checkpoint | None = None
     config: Any = None
     changes: tuple[FileChange, ...] | None = None
+    weights: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,10 +109,13 @@ class Plan(planned.Plan):
         return hasattr(self.binding.source, "header")
 
     def explain(self, key: str) -> Explanation:
-        """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss."""
+        """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss.
+
+        Of a tensor of a quantised weight also which that is, and what changes of what configurations say of its module.
+        """
         from weighbridge.reporting.explanation import explain
 
-        return explain(self, key)
+        return explain(self, key, self.binding.changes or (), self.binding.weights)
 
     def to_html(self) -> str:
         """Return one self-contained page: both layouts side by side, every rule, every tensor; see `docs/report.md`."""
@@ -311,7 +317,7 @@ class Plan(planned.Plan):
         Raises:
             PlanError: `usage`.
         """
-        if self.is_of_adapter and not self.binding.changes:
+        if self.is_of_adapter and not self.binding.changes and find_dialect(self.target) is None:
             what = "this plan moves an adapter's tensors, and does not hold the configuration that belongs to them"
             hint = "make the plan anew, of the adapter's directory and the mapping, and write that"
             raise PlanError("usage", what, hint=hint)

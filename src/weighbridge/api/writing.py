@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weighbridge.base.errors import DestinationError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.forms.named_options import read_named
-from weighbridge.mappings.lora.peft_configs import WEIGHTS_STEM
+from weighbridge.mappings.lora.named_dialects import weights_stem
 from weighbridge.planning.plan import Plan
 from weighbridge.running.to_files.dcp_writing import write_dcp
 from weighbridge.running.to_files.directory_writing import DCP, WriteOptions, write
@@ -34,7 +34,7 @@ def read_write_options(plan: Plan, destination: str | Path, given: Mapping[str, 
         raise DestinationError("usage", what, got=got, hint="leave out to= (--to), or choose another name")
     is_plain = not names_torch_file(destination) and chosen.to != DCP
     if plan.is_of_adapter and plan.target_files is None and chosen.name is None and is_plain:
-        return read_named(WriteOptions, {**given, "name": WEIGHTS_STEM, "max_shard_size": None})
+        return read_named(WriteOptions, {**given, "name": weights_stem(plan.target), "max_shard_size": None})
     return chosen
 
 
