@@ -23,6 +23,8 @@ from weighbridge.api.dequantised import read_codes, say_computed
 from weighbridge.api.opened_places import Place, open
 from weighbridge.api.renamed_configs import follow_names
 from weighbridge.api.settings import refuse_unasked
+from weighbridge.api.states.optimizer_states import find_training
+from weighbridge.api.states.state_plans import plan_training, weights_of
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
@@ -35,6 +37,7 @@ from weighbridge.mappings.registry import default_registry
 from weighbridge.mappings.wrapped_names import look_through
 from weighbridge.models.model_sources import is_model
 from weighbridge.models.resolve import resolve as resolve_model
+from weighbridge.planning import plan as planned
 from weighbridge.planning.casts.dtype_policies import read_policy
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
@@ -125,21 +128,26 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
         options["layout"] = "as is"
     if computed:
         options["carry"] = (*exception_rules(Carry, options.get("carry", ())), *computed)
-    named = look_through(found, source.header, wanted)
-    compiled = compile_by_receipt(
-        lambda rules, chosen: compile_plan(
-            source.header, rules, wanted, files=source.files, options=chosen, saying=saying
-        ),
-        named,
-        source,
-        read_options(options),
-    )
+    training = find_training(source.header) if wanted is None and found.transforms else None
+
+    def compiling(header: Header) -> planned.Plan:
+        return compile_by_receipt(
+            lambda rules, chosen: compile_plan(
+                header, rules, wanted, files=source.files, options=chosen, saying=saying
+            ),
+            look_through(found, header, wanted),
+            source,
+            read_options(options),
+        )
+
+    compiled = compiling(source.header) if training is None else plan_training(training, compiling)
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
     refuse_unasked(options["config"], asked)
     said = (*(source.notes if is_model(checkpoint) else ()), *notes, *of_codes)
     made = Plan.bind(say_computed(replace(compiled, notes=(*compiled.notes, *said)), source), source)
     made.binding.config = options["config"]
+    made.binding.weights = made.binding.weights if training is None else weights_of(training)
     if not options.get("config_names", True):
         made.binding.changes = ()
     elif not is_model(target):
