@@ -37,7 +37,7 @@ from weighbridge.models.model_sources import is_model
 from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.planning.casts.dtype_policies import read_policy
 from weighbridge.planning.compiling import compile_plan
-from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
+from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan as CompiledPlan
 from weighbridge.planning.plan_options import read_options
 from weighbridge.storage.joined import JoinedCheckpoint
 
@@ -140,7 +140,12 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
         raise _converted_already(source, found)
     refuse_unasked(options["config"], asked)
     said = (*(source.notes if is_model(checkpoint) else ()), *notes, *of_codes)
-    made = Plan.bind(say_computed(replace(compiled, notes=(*compiled.notes, *said)), source), source)
+    return _bind(replace(compiled, notes=(*compiled.notes, *said)), source, options, target)
+
+
+def _bind(compiled: CompiledPlan, source: Checkpoint, options: dict[str, Any], target: Place) -> Plan:
+    """Bind a plan to what it reads, and to what it changes beside the weights; a model has its own configuration."""
+    made = Plan.bind(say_computed(compiled, source), source)
     made.binding.config = options["config"]
     if not options.get("config_names", True):
         made.binding.changes = ()
