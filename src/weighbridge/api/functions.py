@@ -272,8 +272,7 @@ def convert(
     """
     refuse_swapped(source, destination, mapping)
     found = find_mapping(() if mapping is None else mapping)
-    if reverse:
-        found = as_mapping(found).inverse()
+    found = as_mapping(found).inverse() if reverse else found
     opened = open(source, direct=True, config=options.get("config")) if direct else source
     made = plan(opened, found, target, **options)
     made = made if only is None else made.restrict(only)
