@@ -301,7 +301,7 @@ class Plan(planned.Plan):
             DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
                 `destination-unfinished`, `resume-mismatch`, `write-failed`; `usage`.
         """
-        from weighbridge.running.to_files.writing import read_write_options, write_plan
+        from weighbridge.running.to_files.kinds_of_files import read_write_options, write_plan
 
         self._check_changes()
         chosen = read_write_options(self, destination, options)

@@ -47,6 +47,12 @@ class Link(StrEnum):
     HARD = "hard"
 
 
+ShardSizeOption = Annotated[
+    str, typer.Option(metavar="SIZE", help="Largest size of a new file, such as 5GB; none for a single file.")
+]
+MemoryOption = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Size of the buffers held at a time, such as 256MB.")
+]
 LinkOption = Annotated[
     Link,
     typer.Option(help="Share the disk's blocks with the source's files; hard: also be one file where nothing changes."),

@@ -22,10 +22,12 @@ from weighbridge.cli.shared_options import (
     Kind,
     Link,
     LinkOption,
+    MemoryOption,
     NameOption,
     NoSyncOption,
     OnlyOption,
     ResumeOption,
+    ShardSizeOption,
     SourceArgument,
     ToOption,
     UnderOption,
@@ -47,12 +49,8 @@ def convert(
     output: Output,
     mapping: NoMappingArgument = None,
     name: NameOption = None,
-    max_shard_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="Largest size of a new file, such as 5GB; none for a single file.")
-    ] = "5GB",
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Size of the buffers held at a time, such as 256MB.")
-    ] = None,
+    max_shard_size: ShardSizeOption = "5GB",
+    memory: MemoryOption = None,
     only: OnlyOption = None,
     digests: Annotated[
         bool, typer.Option("--digests", help="Record the SHA-256 of every tensor, for: weighbridge verify DESTINATION")

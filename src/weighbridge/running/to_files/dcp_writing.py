@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.base.batches import run_in_batches
 from weighbridge.base.errors import DestinationError
@@ -72,30 +72,54 @@ def write_dcp(
     plan = replace(plan, target_files=None)
     check_budget(plan, checkpoint, options.budget_bytes)
     check_values(plan, checkpoint)
-    ties, receipt = shared_targets(plan, checkpoint), receipt_text(plan, checkpoint, changes)
-    most = None if options.max_shard_size is None else parse_size(options.max_shard_size)
-    made = lay_out_dcp(dict(sorted(plan.target.items())), ties, most)
-    metadata = metadata_text(made.described.under(options.under))
-    extras = extras_for(origin or checkpoint, checkpoint, beside, changes)
-    others = [extra.name for extra in extras]
-    size_bytes = sum(image.size_bytes for image in made.images) + len(metadata)
+    made = _decide(plan, checkpoint, options, extras_for(origin or checkpoint, checkpoint, beside, changes), changes)
+    size_bytes = sum(image.size_bytes for image in made.image.images) + len(made.metadata)
     _LOG.info("writing %s: %s bytes", destination, f"{size_bytes:,}")
     with staged_directory(
         destination,
         sources=places_of(checkpoint, origin),
-        needed_bytes=size_bytes + len(receipt) + sum(extra.size_bytes for extra in extras),
-        work=Work(plan.hash, checkpoint.fingerprint(), made.images, [*others, METADATA_NAME, RECEIPT_NAME]),
+        needed_bytes=size_bytes + len(made.receipt) + sum(extra.size_bytes for extra in made.extras),
+        work=Work(plan.hash, checkpoint.fingerprint(), made.image.images, made.others),
         resume=options.resume,
         sync=options.sync,
         direct=checkpoint.is_past_cache,
     ) as output:
-        _fill(output, made, plan, checkpoint, options)
-        copy_extras(extras, output.create)
+        _fill(output, made.image, plan, checkpoint, options)
+        copy_extras(made.extras, output.create)
         checkpoint.check_unchanged()
-        output.add_index(IndexText(METADATA_NAME, metadata))
-        output.add_receipt(_with_digests(receipt, output, made, plan, ties) if options.digests else receipt)
+        output.add_index(IndexText(METADATA_NAME, made.metadata))
+        output.add_receipt(_with_digests(output, made, plan) if options.digests else made.receipt)
     _LOG.info("wrote %s", destination)
     return Path(destination).absolute()
+
+
+class _Made(NamedTuple):
+    """What a run writes, decided before it begins."""
+
+    image: DcpImage
+    metadata: bytes
+    extras: tuple[Extra, ...]
+    receipt: bytes
+    ties: Mapping[str, str]
+
+    @property
+    def others(self) -> list[str]:
+        """Names of all files but those of items."""
+        return [*(extra.name for extra in self.extras), METADATA_NAME, RECEIPT_NAME]
+
+
+def _decide(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    options: WriteOptions,
+    extras: tuple[Extra, ...],
+    changes: Sequence[FileChange],
+) -> _Made:
+    ties = shared_targets(plan, checkpoint)
+    most = None if options.max_shard_size is None else parse_size(options.max_shard_size)
+    image = lay_out_dcp(dict(sorted(plan.target.items())), ties, most)
+    metadata = metadata_text(image.described.under(options.under))
+    return _Made(image, metadata, extras, receipt_text(plan, checkpoint, changes), ties)
 
 
 def _refuse_strange(options: WriteOptions) -> None:
@@ -149,11 +173,10 @@ def _cut(program: Program, rows: tuple[tuple[int, tuple[int, ...]], ...]) -> Pro
     return Program(program.sources, program.temporaries, tuple(targets), program.overflows, program.constants)
 
 
-def _with_digests(
-    receipt: bytes, output: OutputDirectory, made: DcpImage, plan: Plan, ties: Mapping[str, str]
-) -> bytes:
-    written = made.checkpoint(output.path, plan.target)
+def _with_digests(output: OutputDirectory, made: _Made, plan: Plan) -> bytes:
+    written = made.image.checkpoint(output.path, plan.target)
     keys = list(written.header)
     found = run_in_batches(partial(digest_tensor, written), keys, lambda key: written.header[key].size_bytes)
     digests = dict(zip(keys, found, strict=True))
-    return add_digests(receipt, Digests({key: digests[ties.get(key, key)] for key in sorted(plan.target)}, {}))
+    tensors = {key: digests[made.ties.get(key, key)] for key in sorted(plan.target)}
+    return add_digests(made.receipt, Digests(tensors, {}))
