@@ -37,11 +37,11 @@ from weighbridge.mappings.registry import default_registry
 from weighbridge.mappings.wrapped_names import look_through
 from weighbridge.models.model_sources import is_model
 from weighbridge.models.resolve import resolve as resolve_model
-from weighbridge.planning import plan as planned
 from weighbridge.planning.casts.dtype_policies import read_policy
 from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.grouped.weights import Saying
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan as CompiledPlan
-from weighbridge.planning.plan_options import read_options
+from weighbridge.planning.plan_options import Options, read_options
 from weighbridge.storage.joined import JoinedCheckpoint
 
 if TYPE_CHECKING:
@@ -131,30 +131,39 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     if computed:
         options["carry"] = (*exception_rules(Carry, options.get("carry", ())), *computed)
     training = find_training(source.header) if wanted is None and found.transforms else None
-
-    def compiling(header: Header) -> planned.Plan:
-        return compile_by_receipt(
-            lambda rules, chosen: compile_plan(
-                header, rules, wanted, files=source.files, options=chosen, saying=saying
-            ),
-            look_through(found, header, wanted),
-            source,
-            read_options(options),
-        )
-
+    compiling = _compiling(source, found, wanted, saying, read_options(options))
     compiled = compiling(source.header) if training is None else plan_training(training, compiling)
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
     refuse_unasked(options["config"], asked)
     said = (*(source.notes if is_model(checkpoint) else ()), *notes, *of_codes)
-    return _bind(replace(compiled, notes=(*compiled.notes, *said)), source, options, target)
+    made = _bind(replace(compiled, notes=(*compiled.notes, *said)), source, options, target)
+    made.binding.weights = weights_of(training) if training is not None else None
+    return made
+
+
+def _compiling(
+    source: Checkpoint, mapping: Mapping, wanted: Header | None, saying: Saying | None, options: Options
+) -> Callable[[Header], CompiledPlan]:
+    """Return what compiles a mapping against a header: that of the source, or of the weights in it."""
+
+    def compiled(header: Header) -> CompiledPlan:
+        return compile_by_receipt(
+            lambda rules, chosen: compile_plan(
+                header, rules, wanted, files=source.files, options=chosen, saying=saying
+            ),
+            look_through(mapping, header, wanted),
+            source,
+            options,
+        )
+
+    return compiled
 
 
 def _bind(compiled: CompiledPlan, source: Checkpoint, options: dict[str, Any], target: Place) -> Plan:
     """Bind a plan to what it reads, and to what it changes beside the weights; a model has its own configuration."""
     made = Plan.bind(say_computed(compiled, source), source)
     made.binding.config = options["config"]
-    made.binding.weights = made.binding.weights if training is None else weights_of(training)
     if not options.get("config_names", True):
         made.binding.changes = ()
     elif not is_model(target):

@@ -32,6 +32,7 @@ from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.sharded.dcp_image import DcpImage, PlacedItem, lay_out_dcp
 from weighbridge.storage.sharded.dcp_metadata import METADATA_NAME
 from weighbridge.storage.sharded.dcp_metadata_text import metadata_text
+from weighbridge.storage.sharded.dcp_objects import OBJECTS_NAME, restore_objects
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -118,8 +119,14 @@ def _decide(
     ties = shared_targets(plan, checkpoint)
     most = None if options.max_shard_size is None else parse_size(options.max_shard_size)
     image = lay_out_dcp(dict(sorted(plan.target.items())), ties, most)
-    metadata = metadata_text(image.described.under(options.under))
-    return _Made(image, metadata, extras, receipt_text(plan, checkpoint, changes), ties)
+    described = image.described.under(options.under)
+    packed = next((extra for extra in extras if extra.name == OBJECTS_NAME), None)
+    # Their names, and those that they speak of, are the ones that a way back leads to.
+    if packed is not None and plan.is_back and not options.under:
+        kept = restore_objects(packed)
+        described = described._replace(objects=kept.objects)
+        extras = (*(extra for extra in extras if extra is not packed), kept.file)
+    return _Made(image, metadata_text(described), extras, receipt_text(plan, checkpoint, changes), ties)
 
 
 def _refuse_strange(options: WriteOptions) -> None:
