@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from weighbridge._version import __version__
 
 if TYPE_CHECKING:
+    from weighbridge.algebra.held_parts import Part
     from weighbridge.api.bound_plan import Plan
     from weighbridge.api.functions import convert, open, plan, register, resolve, revert
     from weighbridge.api.live_models import load, loaded_plan, save
@@ -79,6 +80,7 @@ __all__ = [
     "MergeModulelist",
     "On",
     "Pad",
+    "Part",
     "PatternError",
     "Permute",
     "PermuteForRope",
@@ -121,6 +123,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "algebra.held_parts": "Part",
     "api.bound_plan": "Plan",
     "api.functions": "convert open plan register resolve revert",
     "api.live_models": "load loaded_plan save",
