@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -497,4 +498,39 @@ def numbers_for_codes() -> Iterator[Further]:
     yield Further("numbers by a corrected configuration", plan(2, "BF16"), correct, plan(4, "BF16"))
 
 
-FURTHER: tuple[Further, ...] = (*patterns(), *operations(), *sources(), *models(), *commands(), *numbers_for_codes())
+def scales_left() -> Iterator[Further]:
+    """Weights that hold no codes, with scales beside them."""
+    both = {f"{name}.{ending}": numbers(2, 2) for name in "qk" for ending in ("weight", "weight_scale")}
+    join = wb.WeightConverter(["q.weight", "k.weight"], "qk.weight", [wb.Concatenate(0)])
+
+    def plan(rules: list[Any], **options: Any) -> Callable[[Path], object]:
+        return lambda folder: wb.plan(both, rules, **options)
+
+    rename, leave = "rename the whole module", "leave out what numbers have no use for: drop (--drop)"
+    names = "plan by names only, where these are parameters like any other: companions=False (--no-companions)"
+    yield Further("numbers beside scales", plan([join]), rename, plan([wb.WeightRenaming("^q", "query")]))
+    yield Further("scales that are left out", plan([join]), leave, plan([join], drop=["weight_scale"]))
+    yield Further("parameters of such a name", plan([join]), names, plan([join], companions=False))
+
+
+def metadata_of_absent_tensors() -> Iterator[Further]:
+    """What torchao's metadata says of tensors that another shard has."""
+    specs = {"q._weight_qdata": wb.TensorSpec("I8", (2, 4)), "q._weight_scale": wb.TensorSpec("F32", (2, 1))}
+    norm = {"norm.weight": wb.TensorSpec("F32", (4,))}
+    said = json.dumps({"_type": "Int8Tensor", "_data": {"block_size": [1, 4]}})
+    of_q = {"q.weight": said, "tensor_names": '["q.weight"]'}
+    of_both = {"q.weight": said, "norm.weight": '{"_type": "Tensor"}', "tensor_names": '["q.weight", "norm.weight"]'}
+
+    def rename(specs: dict[str, wb.TensorSpec], metadata: dict[str, str]) -> Callable[[Path], object]:
+        return lambda folder: wb.plan(wb.Header(specs, metadata), [wb.WeightRenaming("^q", "query")])
+
+    anew = "write the file anew with what its metadata says of the tensors that it has"
+    yield Further("metadata of absent tensors", rename(specs, of_both), anew, rename(specs, of_q))
+    shards = "take all shards together"
+    yield Further("one shard of two", rename(specs, of_both), shards, rename(specs | norm, of_both))
+
+
+FURTHER: tuple[Further, ...] = (
+    *(*patterns(), *operations(), *sources(), *models(), *commands(), *numbers_for_codes()),
+    *(*scales_left(), *metadata_of_absent_tensors()),
+)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -16,11 +17,12 @@ from unittest import mock
 
 import pytest
 import torch
+from dcp_directories import write_dcp
 from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.algebra.layout import Layout
-from weighbridge.base import machines
+from weighbridge.base.process import machines
 from weighbridge.testing import check_lint
 
 Provocation = Callable[[Path], object]
@@ -600,6 +602,28 @@ def lose_a_shard(folder: Path) -> object:
 @provokes("path-unsafe")
 def name_a_file_outside(folder: Path) -> object:
     return wb.open(sharded(folder, b="../../other/model.safetensors"))
+
+
+@provokes("dcp-unsafe")
+def hide_code_in_metadata(folder: Path) -> object:
+    def hide(metadata: Any) -> None:
+        metadata.planner_data = {"a.weight": subprocess.run}
+
+    return wb.open(write_dcp(folder, {"a.weight": numbers(2)}, metadata=hide))
+
+
+@provokes("dcp-unsupported")
+def save_with_an_extension(folder: Path) -> object:
+    def transform(metadata: Any) -> None:
+        for info in metadata.storage_data.values():
+            info.transform_descriptors = ["zstd"]
+
+    return wb.open(write_dcp(folder, {"a.weight": numbers(2)}, metadata=transform))
+
+
+@provokes("dcp-invalid")
+def lose_a_chunk(folder: Path) -> object:
+    return wb.open(write_dcp(folder, {"a.weight": numbers(5, 3)}, {"a.weight": [((0, 0), (3, 3))]}))
 
 
 @provokes("pickle-unsafe")

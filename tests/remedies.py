@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from unittest import mock
 
 import torch
+from dcp_directories import write_dcp
 from provocations import (
     BOTH,
     DIFFERING,
@@ -42,7 +43,7 @@ from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.algebra.layout import Layout
-from weighbridge.base import machines
+from weighbridge.base.process import machines
 from weighbridge.testing import check_lint
 
 PACKAGES = str(Path(wb.__file__).parents[1])
@@ -59,9 +60,8 @@ REMEDIES: Final[dict[str, list[Remedy]]] = {}
 
 BY_HAND: Final[dict[str, tuple[str, ...]]] = {
     "adapter-inexact": ("merge the adapter into its model with PEFT, and convert that",),
-    "checkpoint-partial": (
-        "load the pieces of all ranks with the HuggingFaceStorageReader of torch.distributed.checkpoint",
-    ),
+    "dcp-unsafe": ("only if you trust its origin",),
+    "dcp-unsupported": ("open it with those that wrote it",),
     "destination-no-room": ("free NUMBER bytes",),
     "path-unsafe": ("do not use this checkpoint before you know who wrote it",),
     "pickle-unsafe": ("only if you trust its origin",),
@@ -818,15 +818,19 @@ def open_the_one_that_is_meant(folder: Path) -> object:
 
 @follows(
     "checkpoint-partial",
-    "let its\nHuggingFaceStorageWriter put them together as it writes them: enable_consolidation=True",
+    "open the directory that holds the files of all ranks, under the names that torch.distributed.checkpoint gave them",
 )
-def put_them_together(folder: Path) -> object:
-    from torch.distributed import checkpoint as dcp
+def open_the_files_of_all_ranks(folder: Path) -> object:
+    path = folder / "shard-00001-model-00001-of-00001.safetensors"
+    save_file({"a.weight": numbers(2, 3)}, path, {"DCP_SHARDING_INFO": '{"a.weight": {"saved_offsets": [0, 0]}}'})
+    return wb.open(folder)
 
-    path = folder / "whole"
-    writer = dcp.HuggingFaceStorageWriter(path=str(path), enable_consolidation=True)
-    dcp.save({"a.weight": numbers(4, 3)}, storage_writer=writer, no_dist=True)
-    return wb.open(path)
+
+@follows("dcp-unsafe", "convert it with the program that wrote it, and")
+@follows("dcp-unsupported", "write it without extensions")
+@follows("dcp-invalid", "check that the files of all ranks are there, and of one save alone")
+def save_it_again(folder: Path) -> object:
+    return wb.open(write_dcp(folder, {"a.weight": numbers(5, 3)}))
 
 
 @follows("file-truncated", "fetch or copy the file again")

@@ -3,16 +3,17 @@
 A name is loaded when it is first asked for: who only opens a checkpoint waits for nothing else.
 """
 
-from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 from weighbridge._version import __version__
+from weighbridge.base.process.lazy_names import load_lazily as _load_lazily
 
 if TYPE_CHECKING:
     from weighbridge.algebra.held_parts import Part
     from weighbridge.api.bound_plan import Plan
-    from weighbridge.api.functions import convert, open, plan, register, resolve, revert
+    from weighbridge.api.functions import convert, plan, register, resolve, revert
     from weighbridge.api.live_models import load, loaded_plan, save
+    from weighbridge.api.opened_places import open
     from weighbridge.api.studying import detect, diff, infer, verify
     from weighbridge.base.errors import (
         CheckpointError,
@@ -125,8 +126,9 @@ __all__ = [
 _PLACES = {
     "algebra.held_parts": "Part",
     "api.bound_plan": "Plan",
-    "api.functions": "convert open plan register resolve revert",
+    "api.functions": "convert plan register resolve revert",
     "api.live_models": "load loaded_plan save",
+    "api.opened_places": "open",
     "api.studying": "detect diff infer verify",
     "base.errors": (
         "CheckpointError DestinationError LayoutError MappingError PatternError PlanError RegistryError "
@@ -153,16 +155,5 @@ _PLACES = {
 }
 """The modules that the public names stand in."""
 
-_HOMES = {name: place for place, names in _PLACES.items() for name in names.split()}
-
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        """Load a public name, and keep it."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = globals()[name] = getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)
-        return found
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = _load_lazily(__name__, _PLACES)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import weighbridge as wb
-from weighbridge.base.collecting import with_collection, without_collection
+from weighbridge.base.process.collecting import with_collection, without_collection
 from weighbridge.base.workers import run_all
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from weighbridge.base import collecting
-from weighbridge.base.process_locks import ProcessLock
+from weighbridge.base.process import collecting
+from weighbridge.base.process.process_locks import ProcessLock
 from weighbridge.storage.places import huge_pages
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

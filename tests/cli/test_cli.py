@@ -31,7 +31,6 @@ from weighbridge.base.errors import (
 )
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header, TensorSpec
-from weighbridge.cli.app import app
 from weighbridge.cli.inspecting.inspection import collapsed_rows, count_keys, single_rows
 from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.cli.printing import EXIT_CODES, error_text, exit_code, visible
@@ -132,7 +131,8 @@ try:
     main()
 except SystemExit as ended:
     assert not ended.code
-print(*sorted({"numpy", "rich", "torch"} & set(sys.modules)), "loaded")
+unwanted = {"numpy", "rich", "torch", "weighbridge.planning.compiling", "weighbridge.running", "weighbridge.cli.pages"}
+print(*sorted(unwanted & set(sys.modules)), "loaded")
 """
     command = [sys.executable, "-c", script]
     ran = subprocess.run(command, cwd=converted, env=environment(), check=True, capture_output=True, text=True)
@@ -647,8 +647,12 @@ def test_help_lists_commands_and_statuses(tmp_path: Path) -> None:
     assert run(tmp_path, "--version").out.startswith("weighbridge ")
 
 
+def test_a_misspelt_command_is_compared_with_all_of_them(tmp_path: Path) -> None:
+    assert "Did you mean 'convert'?" in run(tmp_path, "convrt").err
+    assert "No such command 'zzz'." in run(tmp_path, "zzz").err
+
+
 def test_help_of_a_command_lists_its_options(tmp_path: Path) -> None:
-    assert [command.callback.__name__ for command in app.registered_commands] == list(COMMANDS)
     ran = run(tmp_path, "convert", "--help", COLUMNS="120")
     assert ran.status == 0
     for option in ("--json", "--quiet", "--target", "--drop", "--reverse", "--max-shard-size", "--memory"):

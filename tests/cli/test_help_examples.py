@@ -101,8 +101,10 @@ EXAMPLES: Final = {
 def commands(node: Any, words: str = "") -> Iterator[str]:
     """Yield the words of a command, and of all that are below it."""
     yield words
-    for name, command in getattr(node, "commands", {}).items():
-        yield from commands(command, f"{words} {name}".strip())
+    if hasattr(node, "list_commands"):
+        context = typer.Context(node)
+        for name in node.list_commands(context):
+            yield from commands(node.get_command(context, name), f"{words} {name}".strip())
 
 
 def examples(words: str) -> list[str]:

@@ -275,7 +275,13 @@ def test_metadata_that_names_absent_tensors_is_seen() -> None:
     found = find_quantisation(header_of(specs, metadata), {"quantization_config": {"quant_method": "torchao"}})
     assert counts(found) == {"int8, one scale for 64 columns of a row": 1}
     assert found is not None
-    assert found.problems == ["a.k: has no tensors of int8, one scale for 64 columns of a row"]
+    named = "and the metadata of the file names it"
+    absent = [f"a.k: has no tensors of int8, one scale for 64 columns of a row, {named}"]
+    assert found.problems == absent
+    metadata["tensor_names"] = '["head.weight", "norm.weight", "a.q.weight"]'
+    found = find_quantisation(header_of(specs, metadata), {"quantization_config": {"quant_method": "torchao"}})
+    assert found is not None
+    assert found.problems == [f"head: has no tensor, {named}", *absent]
 
 
 def test_an_unknown_method_is_named() -> None:

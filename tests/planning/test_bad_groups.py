@@ -112,6 +112,10 @@ DESCRIBED = {
     name: json.dumps({"_type": "Int8Tensor", "_data": {"block_size": [1, 4]}}) for name in ("a.weight", "b.weight")
 }
 ABSENT = DESCRIBED | {"m.gone.weight": DESCRIBED["a.weight"], "tensor_names": json.dumps([*DESCRIBED, "m.gone.weight"])}
+ABSENT_NORM = DESCRIBED | {
+    "norm.weight": json.dumps({"_type": "Tensor"}),
+    "tensor_names": json.dumps([*DESCRIBED, "norm.weight"]),
+}
 SINGLE, DOUBLE = (
     said("bitsandbytes", load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=is_double)
     for is_double in (False, True)
@@ -156,6 +160,15 @@ CASES: dict[str, Case] = {
     ),
     "metadata of torchao that names absent tensors": Case(
         both(FLATTENED), TORCHAO, JOIN, "scheme-conflict", "m.gone: has no tensors of int8", ABSENT
+    ),
+    "metadata of torchao that names absent tensors, where names change": Case(
+        both(FLATTENED), TORCHAO, MOVED, "scheme-conflict", "m.gone: has no tensors of int8", ABSENT
+    ),
+    "metadata of torchao that names an absent norm, where names change": Case(
+        both(FLATTENED), TORCHAO, MOVED, "scheme-conflict", "norm: has no tensor, and the metadata", ABSENT_NORM
+    ),
+    "metadata of torchao without a list of names, where names change": Case(
+        both(FLATTENED), TORCHAO, MOVED, "scheme-conflict", "cannot be read", DESCRIBED | {"tensor_names": "{}"}
     ),
     "a method without a scheme": Case(
         both(BLOCKS), said("fbgemm_fp8"), JOIN, "companion-unknown", "a.weight_scale_inv"
@@ -236,6 +249,26 @@ def test_no_tensor_of_a_real_group_may_be_missing(name: str) -> None:
         with pytest.raises(wb.PlanError) as caught:
             wb.plan(wb.Header(there, found.metadata), FUSED, config=config)
         assert codes_of(caught) & {"companion-missing", "group-incomplete", "scheme-conflict"}, lacking
+
+
+@pytest.mark.parametrize("metadata", [ABSENT, ABSENT_NORM], ids=["codes", "a norm"])
+def test_metadata_of_absent_tensors_is_found_without_a_configuration_and_stays_where_no_name_changes(
+    metadata: Mapping[str, str],
+) -> None:
+    found = header(both(FLATTENED), metadata)
+    for config in (TORCHAO, None):
+        for options in ({}, {"drop": ["^b.{rest:**}"]}):
+            with pytest.raises(wb.PlanError) as caught:
+                wb.plan(found, [] if options else [MOVED], config=config, **options)
+            assert codes_of(caught) == {"scheme-conflict"}
+        assert wb.plan(found, [], config=config).metadata == metadata
+    whole = {name: text for name, text in metadata.items() if name in DESCRIBED} | {
+        "tensor_names": json.dumps([*DESCRIBED])
+    }
+    for config in (TORCHAO, None):
+        made = wb.plan(header(both(FLATTENED), whole), [MOVED], config=config).metadata
+        assert json.loads(made["tensor_names"]) == ["c.weight", "b.weight"]
+        assert made.keys() == {"c.weight", "b.weight", "tensor_names"}
 
 
 GOOD: dict[str, tuple[Specs, dict[str, Any], Any]] = {

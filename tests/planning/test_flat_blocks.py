@@ -152,20 +152,57 @@ def test_what_no_data_or_a_target_says_is_refused() -> None:
 
 
 def test_scales_that_are_codes_have_an_offset_that_is_not_told_anew() -> None:
-    source: Tensors = {}
-    for name in "ab":
-        source |= matrix(name, 4, 8, 16) | {
-            f"{name}.weight.absmax": torch.zeros(2, dtype=torch.uint8),
-            f"{name}.weight.nested_absmax": torch.ones(1),
-            f"{name}.weight.nested_quant_map": torch.zeros(256),
-            f"{name}.{STATE}": text((4, 8), 16, nested_blocksize=256, nested_offset=0.5),
-        }
-    nested = {"quantization_config": CONFIG["quantization_config"] | {"bnb_4bit_use_double_quant": True}}
+    source = nested("a") | nested("b")
+    double = {"quantization_config": CONFIG["quantization_config"] | {"bnb_4bit_use_double_quant": True}}
     with pytest.raises(wb.PlanError) as caught:
-        wb.plan(source, [JOIN], config=nested)
+        wb.plan(source, [JOIN], config=double)
     assert codes_of(caught) == {"companion-fixed"}
     assert "16 bytes of codes, 2 scales: scales that are codes have an offset of each weight's own" in str(caught.value)
-    assert wb.plan(source, [wb.WeightRenaming("^a.weight", "c.weight")], config=nested).is_exact
+    assert wb.plan(source, [wb.WeightRenaming("^a.weight", "c.weight")], config=double).is_exact
+
+
+def nested(name: str, seed: int = 0) -> Tensors:
+    return matrix(name, 4, 8, 16, seed) | {
+        f"{name}.weight.absmax": torch.zeros(2, dtype=torch.uint8),
+        f"{name}.weight.nested_absmax": torch.ones(1),
+        f"{name}.weight.nested_quant_map": torch.zeros(256),
+        f"{name}.{STATE}": text((4, 8), 16, nested_blocksize=256, nested_offset=0.5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "got"),
+    [
+        (nested("a") | matrix("b", 4, 8, 16), "b.weight"),
+        (matrix("a", 4, 8, 16) | nested("b"), "a.weight"),
+        (nested("a") | {"b.weight": torch.ones(4, 8)}, "b.weight"),
+    ],
+    ids=["nested first", "nested last", "with a plain weight"],
+)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_nested_weight_is_not_joined_with_another_and_both_are_named(source: Tensors, got: str, axis: int) -> None:
+    """Rules see the bytes of the one, and the rows and columns of the other: shapes would say nothing of it."""
+    join = wb.WeightConverter(["a.weight", "b.weight"], "ab.weight", [wb.Concatenate(axis)])
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [join], config=CONFIG)
+    assert codes_of(caught) == {"companion-missing"}
+    (problem,) = caught.value.problems
+    assert problem.where == "ab.weight"
+    assert f"{got}" in problem.got
+    assert ("a.weight" if got == "b.weight" else "b.weight") in problem.expected
+    carried = wb.plan(source, [join], config=CONFIG, carry=["^a.{rest:**}", "^b.{rest:**}"])
+    assert carried.target.specs.keys() == source.keys()
+    assert wb.plan(source, [wb.WeightRenaming("^a", "c")], config=CONFIG).is_exact
+
+
+def test_nested_weights_of_other_sizes_are_refused_by_their_scheme() -> None:
+    source = nested("a") | {key.replace("x.", "b."): tensor for key, tensor in nested("x", 1).items()}
+    source["b.weight"] = torch.zeros(32, 1, dtype=torch.uint8)
+    join = wb.WeightConverter(["a.weight", "b.weight"], "ab.weight", [wb.Concatenate(1)])
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [join], config=CONFIG)
+    assert codes_of(caught) == {"companion-fixed"}
+    assert "16 bytes of codes, 2 scales" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import weighbridge as wb
-from weighbridge.base import machines
+from weighbridge.base.process import machines
 from weighbridge.storage.outputs import output_names
 from weighbridge.storage.outputs.output_names import check_apart, tells_case_apart
 

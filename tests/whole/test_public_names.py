@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from conftest import ROOT
 from rooms import read_modules, room_of
 
 import weighbridge as wb
+from weighbridge import api
 
 MODULES = read_modules()
 
@@ -31,14 +33,17 @@ def test_public_names_are_what_the_package_offers() -> None:
         wb.plam  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_public_names_come_from_where_the_types_say() -> None:
+@pytest.mark.parametrize("package", [wb, api], ids=["weighbridge", "weighbridge.api"])
+def test_public_names_come_from_where_the_types_say(package: Any) -> None:
     """What a type checker reads, and what is loaded when a name is asked for, are the same."""
-    tree = ast.parse(MODULES["weighbridge"])
+    tree = ast.parse(MODULES[package.__name__])
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module != "typing"]
     said = {name.name: node.module for node in imports for name in node.names if name.asname is None}
-    assert said.pop("__version__") == "weighbridge._version"
-    assert said == {name: f"weighbridge.{place}" for name, place in wb._HOMES.items()}
-    assert {*said, "__version__"} == set(wb.__all__)
+    assert said.pop("__version__", "weighbridge._version") == "weighbridge._version"
+    assert said == {
+        name: f"{package.__name__}.{place}" for place, names in package._PLACES.items() for name in names.split()
+    }
+    assert {*said} == {*package.__all__} - {"__version__"}
 
 
 def test_a_name_is_loaded_when_it_is_asked_for() -> None:

@@ -110,10 +110,13 @@ class Plan(planned.Plan):
         return hasattr(self.binding.source, "header")
 
     def explain(self, key: str) -> Explanation:
-        """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss."""
+        """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss.
+
+        Of a tensor of a quantised weight also which that is, and what changes of what configurations say of its module.
+        """
         from weighbridge.reporting.explanation import explain
 
-        return explain(self, key)
+        return explain(self, key, self.binding.changes or ())
 
     def to_html(self) -> str:
         """Return one self-contained page: both layouts side by side, every rule, every tensor; see `docs/report.md`."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import read_given
-from weighbridge.api.functions import Place, open, plan
+from weighbridge.api.functions import plan
+from weighbridge.api.opened_places import Place, open
 from weighbridge.base.errors import PlanError, RegistryError, WeighbridgeError
 from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Drop, exception_rules

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import config_of
-from weighbridge.api.functions import Place, open, plan
+from weighbridge.api.functions import plan
+from weighbridge.api.opened_places import Place, open
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.mappings.finding import AnyMapping
 from weighbridge.mappings.registry import default_registry

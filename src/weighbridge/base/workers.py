@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from weighbridge.base.collecting import with_collection
+from weighbridge.base.process.collecting import with_collection
 
 Task = Callable[[], None]
 

@@ -1,15 +1,13 @@
-"""The arguments and options of the commands, each described once."""
+"""The arguments and options of the commands that make a plan, each described once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import wraps
-from inspect import Parameter, Signature, signature
 from shlex import join, quote
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -19,11 +17,12 @@ from weighbridge.api.settings import Settings
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.json_text import JsonError, parse_json
 from weighbridge.cli.mapping_argument import load_argument
+from weighbridge.cli.shared_options import EntryOption
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import default_registry
 from weighbridge.planning.casts.dtype_policies import ALL, read_policy
 from weighbridge.planning.plan_options import REFINE
-from weighbridge.storage import Checkpoint, parse_size
+from weighbridge.storage import Checkpoint
 
 PANEL: Final = "Options of the plan"
 
@@ -33,13 +32,6 @@ def mapping_names(incomplete: str) -> list[str]:
     return [name for name in default_registry if name.startswith(incomplete)]
 
 
-SourceArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        help="A directory, a safetensors or torch file, several ('rank_{r}.pt'), an index, or an inventory.",
-    ),
-]
 MappingArgument = Annotated[
     str,
     typer.Argument(
@@ -56,51 +48,6 @@ NoMappingArgument = Annotated[
         autocompletion=mapping_names,
     ),
 ]
-OnlyOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="PATTERN", help="Only these targets, such as 'model.layers.{0..3}.**'; may be given again."),
-]
-DestinationArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="DESTINATION", help="The directory to make, or a torch file, such as out.pth; nothing may be there yet."
-    ),
-]
-NameOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Name of the new weight files, such as adapter_model.")
-]
-NoSyncOption = Annotated[
-    bool, typer.Option("--no-sync", help="Do not wait for the disk: as fast, and as safe in a power failure, as cp.")
-]
-
-
-class Link(StrEnum):
-    """What new files may have in common with those of the source."""
-
-    NEVER = "never"
-    SHARE = "share"
-    HARD = "hard"
-
-
-LinkOption = Annotated[
-    Link,
-    typer.Option(help="Share the disk's blocks with the source's files; hard: also be one file where nothing changes."),
-]
-DirectOption = Annotated[
-    bool, typer.Option("--direct", help="Read past the page cache, so that a large source drives out nothing there.")
-]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on with what a stopped run left, and leave it if this one is stopped.")
-]
-FullOption = Annotated[bool, typer.Option("--full", help="List everything; nothing is left out as too long.")]
-
-
-EntryOption = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Which dict of a torch file is meant; as ckpt.pt::NAME in the path itself."),
-]
-
-
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -332,60 +279,3 @@ def dtype_option(texts: Sequence[str]) -> dict[str, str] | None:
             raise WeighbridgeError("usage", "--dtype: two dtypes for one pattern", where=pattern, got=repr(text))
         found[pattern] = dtype
     return found or None
-
-
-def size_option(flag: str, text: str) -> int:
-    """Read a size in bytes from an option.
-
-    Args:
-        flag: The option, for the error's text.
-        text: A number of bytes, or one with KB, MB, GB or TB.
-
-    Raises:
-        WeighbridgeError: `usage`.
-
-    Examples:
-        >>> size_option("--memory", "256MB"), size_option("--memory", "4096")
-        (256000000, 4096)
-    """
-    try:
-        return parse_size(int(text) if text.isdecimal() else text)
-    except WeighbridgeError as problem:
-        raise WeighbridgeError(
-            "usage", f"{flag}: this is no size", expected=problem.expected, got=problem.got
-        ) from None
-
-
-def spread(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn a function with option groups, each a dataclass, into one with a parameter for each of their fields.
-
-    This is how several commands share their options: each field's type says what its option is called.
-    """
-    hints = get_type_hints(function, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
-
-    @wraps(function)
-    def command(**given: Any) -> None:
-        made = {
-            name: kind(**{part.name: given.pop(part.name) for part in fields(kind)}) for name, kind in groups.items()
-        }
-        function(**given, **made)
-
-    parameters: list[Parameter] = []
-    for name, parameter in signature(function).parameters.items():
-        if name in groups:
-            parts = get_type_hints(groups[name], include_extras=True)
-            parameters += [_parameter(part.name, parts[part.name], _default(part)) for part in fields(groups[name])]
-        else:
-            parameters.append(_parameter(name, hints[name], parameter.default))
-    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command
-
-
-def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
-    return Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-
-
-def _default(part: Field[Any]) -> Any:
-    return part.default_factory() if part.default_factory is not MISSING else part.default

@@ -18,7 +18,6 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from weighbridge.api import Plan
 from weighbridge.base.errors import (
     CheckpointError,
     DestinationError,
@@ -31,6 +30,8 @@ from weighbridge.cli.wording import in_options
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from weighbridge.api import Plan
 
 DONE: Final = 0
 DIFFERENT: Final = 1

@@ -21,7 +21,7 @@ import torch
 from weighbridge.api.conversions import compile_by_receipt
 from weighbridge.api.dequantised import say_computed
 from weighbridge.base.errors import PlanError, RegistryError
-from weighbridge.base.process_locks import ProcessLock
+from weighbridge.base.process.process_locks import ProcessLock
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern, literally
 from weighbridge.integrations.transformers_choice import plan_by_either

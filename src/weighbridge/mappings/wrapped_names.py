@@ -74,8 +74,8 @@ _COUNTED: Final = Carry(f"^{COUNTER}$", "the counter of AveragedModel, which is 
 
 def _is_held(source: Header) -> bool:
     """Tell whether every key, but for the counter, has the holder's name in front, those of other wrappers left out."""
-    names = [layout_path(key) for key in source if key != COUNTER]
-    return bool(names) and all(name.startswith(f"{HOLDER}.") for name in names)
+    keys = [key for key in source if key != COUNTER]
+    return bool(keys) and all(layout_path(key).startswith(f"{HOLDER}.") for key in keys)
 
 
 def _speaks_of(mapping: Mapping, name: str) -> bool:

@@ -15,9 +15,9 @@ import torch
 
 from weighbridge.algebra.copies import Copy, Loop, simplify
 from weighbridge.algebra.coverage import coverage
-from weighbridge.base.collecting import without_collection
 from weighbridge.base.errors import LayoutError, PlanError, WeighbridgeError
 from weighbridge.base.keys import collapse
+from weighbridge.base.process.collecting import without_collection
 from weighbridge.base.specs import DTYPES, Header
 from weighbridge.models.holdings import Places, take_stock
 from weighbridge.models.wrappers import parts

@@ -7,16 +7,26 @@ its old name, would get other weights than were published.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping as MappingOf, Sequence
 from typing import Any, Final, NamedTuple
 
+from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import PlanError
 from weighbridge.base.specs import DTYPES, Header, Shape, TensorSpec
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.mappings.schemes.endings import BELOW_WEIGHT, CODES, OF_MODULE, STATE, TAILS
+from weighbridge.mappings.schemes.endings import (
+    BELOW_WEIGHT,
+    CODES,
+    OF_CODES,
+    OF_MODULE,
+    SCALES_INVERSE,
+    STATE,
+    TAILS,
+)
 from weighbridge.mappings.transforms import WeightConverter
 from weighbridge.operations.groupings import Chunk, Concatenate, MergeModulelist, SplitModulelist
 from weighbridge.operations.movements import Permute, Transpose
+from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Program
 from weighbridge.planning.steps import Fated, Step
 
@@ -178,6 +188,11 @@ def _are_alike(mapping: Mapping, codes: Step, beside: Step, tails: tuple[str, st
     """Tell whether a step does to what belongs to some weights what another one does to their codes, names included."""
     if codes.program.casts or beside.program.casts:
         return False
+    return _go_alike(mapping, codes, beside, tails, known)
+
+
+def _go_alike(mapping: Mapping, codes: Step, beside: Step, tails: tuple[str, str], known: dict[Any, bool]) -> bool:
+    """Tell whether two steps are alike, but for casts that each may have."""
     names = _beside(codes.sources, *tails) == beside.sources and _beside(codes.targets, *tails) == beside.targets
     return names and _is_known_alike(mapping, codes, beside, known)
 
@@ -198,13 +213,19 @@ def _beside(keys: Sequence[str], of_codes: str, of_other: str) -> tuple[str, ...
 
 def _moves_alike(mapping: Mapping, codes: Step, beside: Step) -> bool:
     """Tell whether two steps leave their tensors as they are, or do the same to both, in whole blocks."""
-    if all(step.program == Program.identity(step.program.sources[0]) for step in (codes, beside)):
+    if _is_whole(codes.program) and _is_whole(beside.program):
         return True
     operations = [_operations(mapping, step) for step in (codes, beside)]
     if operations[0] != operations[1] or not all(isinstance(operation, _BLOCKWISE) for operation in operations[0]):
         return False
     sides = [[*step.program.sources, *(output.spec for output in step.program.targets)] for step in (codes, beside)]
     return _has_whole_blocks([spec.shape for spec in sides[0]], [spec.shape for spec in sides[1]])
+
+
+def _is_whole(program: Program) -> bool:
+    """Tell whether one tensor becomes one of the same shape, in the same order."""
+    (first, *more), (made, *others) = program.slots, program.outputs
+    return not more and not others and made.layout == Layout.of(0, first.shape)
 
 
 def _has_whole_blocks(weights: Sequence[Shape], grids: Sequence[Shape]) -> bool:
@@ -233,6 +254,57 @@ def _block(size: int, count: int) -> int | None:
 def _operations(mapping: Mapping, step: Step) -> tuple[object, ...]:
     rules = (mapping.transforms[number] for number in step.rules)
     return tuple(operation for rule in rules if isinstance(rule, WeightConverter) for operation in rule.operations)
+
+
+def scales_left(plan: Plan, header: Header, told: Container[str]) -> Iterator[PlanError]:
+    """Yield an error for each weight that is no code, and is moved apart from what only codes have beside them.
+
+    Either the weight was read as numbers and its scales were left, or a configuration is missing that says how it is
+    stored: moved on alone, the two would be of different weights.
+
+    Args:
+        plan: The plan.
+        header: Specs of the checkpoint's tensors.
+        told: The tensors of weights that something says how they are stored.
+    """
+    last = {key[key.rfind(".") + 1 :] for key in header.specs}
+    names = {name for name in last if name in OF_CODES | BELOW_WEIGHT or name.endswith(SCALES_INVERSE)}
+    beside = [key for key in header.specs if key[key.rfind(".") + 1 :] in names] if names else []
+    if not beside:
+        return
+    coded, floats = _coded(header), frozenset(filter(_holds_numbers, {spec.dtype for spec in header.specs.values()}))
+    step_of = {key: step for step in plan.steps for key in step.sources}
+    known: dict[Any, bool] = {}
+    for group in _groups(beside, header.specs, floats):
+        is_plain = group.codes.removeprefix(group.stem) in CODES and group.codes not in told
+        if not is_plain or any(header.specs[key].dtype in coded for key in group.beside):
+            continue
+        apart = [key for key in group.beside if key in step_of and not _is_beside(plan, group, key, step_of, known)]
+        if group.codes in step_of and apart:
+            yield _left(group, header.specs[group.codes], apart, step_of)
+
+
+def _holds_numbers(dtype: str) -> bool:
+    return DTYPES[dtype].kind == "float" and DTYPES[dtype].bits > 8
+
+
+def _is_beside(plan: Plan, group: Group, key: str, step_of: MappingOf[str, Step], known: dict[Any, bool]) -> bool:
+    """Tell whether no rule is about a weight and what is beside it, or all of them are about both."""
+    weight, beside = step_of[group.codes], step_of[key]
+    tails = group.codes.removeprefix(group.stem), key.removeprefix(group.stem)
+    return not (weight.rules or beside.rules) or _go_alike(plan.mapping, weight, beside, tails, known)
+
+
+def _left(group: Group, spec: TensorSpec, apart: Sequence[str], step_of: MappingOf[str, Step]) -> PlanError:
+    return PlanError(
+        "companion-unknown",
+        "a weight that holds no codes is moved apart from what only codes have beside them",
+        where=group.stem,
+        expected=f"codes, or the same for {', '.join(key.removeprefix(group.stem) for key in apart[:5])}",
+        got="\n".join([f"{group.codes}: {spec}", *(_line(key, step_of.get(key)) for key in (group.codes, *apart[:3]))]),
+        hint="rename the whole module, leave out what numbers have no use for: drop (--drop),\n"
+        "or plan by names only, where these are parameters like any other: companions=False (--no-companions)",
+    )
 
 
 def _apart(group: Group, apart: Sequence[str], step_of: MappingOf[str, Step]) -> PlanError:

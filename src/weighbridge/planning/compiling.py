@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-from weighbridge.base.collecting import without_collection
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_sets import FileSet
 from weighbridge.base.keys import counted, nearest
+from weighbridge.base.process.collecting import without_collection
 from weighbridge.base.specs import Header
 from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, exception_rules
@@ -25,7 +25,7 @@ from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.casts.asked_casts import name_some, policy_notes
 from weighbridge.planning.casts.dtype_policies import KEEP, is_castable
-from weighbridge.planning.companions import quantised_keys
+from weighbridge.planning.companions import quantised_keys, scales_left
 from weighbridge.planning.drafts import Draft
 from weighbridge.planning.failures.no_fit import none_fits, openness
 from weighbridge.planning.fitting import draft_reading
@@ -79,7 +79,7 @@ def compile_plan(
     if options.layout not in MODES:
         raise PlanError("usage", "unknown layout mode", expected=", ".join(MODES), got=options.layout)
     sides = see(source, target, saying) if options.companions else Sides(source, target)
-    _refuse_unused(options, *sides.names())
+    _refuse_unused(options, sides)
     declared = declare(bind_offsets(as_mapping(mapping), options.config), options)
     return _compile(declared, sides, files, options)
 
@@ -95,6 +95,8 @@ def _compile(declared: Mapping, sides: Sides, files: FileSet | None, options: Op
     chosen = _choose(drafts, source, target, options)
     seen = chosen.plan
     written = sides.write_out(seen, chosen.reading, may_refine=options.companions == REFINE)
+    if options.companions:
+        _refuse_scales_left(written, sides)
     plan = replace(written, source_files=files, is_back=False)
     plan.check()
     notes = list(plan.notes)
@@ -113,6 +115,17 @@ def _compile(declared: Mapping, sides: Sides, files: FileSet | None, options: Op
     notes += _said_of_dtypes(plan, sides.source, options)
     _log(plan)
     return replace(plan, notes=tuple(notes))
+
+
+def _refuse_scales_left(plan: Plan, sides: Sides) -> None:
+    """Refuse to move weights that hold no codes apart from scales that are left beside them.
+
+    Raises:
+        PlanError: `plan-failed`, with each.
+    """
+    problems = list(scales_left(plan, sides.source, sides.told))
+    if problems:
+        raise PlanError("plan-failed", "the mapping does not fit", problems=problems)
 
 
 def _draft(reading: Reading, source: Header, target: Header | None, options: Options) -> Draft:
@@ -187,14 +200,17 @@ def _log(plan: Plan) -> None:
             )
 
 
-def _refuse_unused(options: Options, source: Header, target: Header | None) -> None:
+def _refuse_unused(options: Options, sides: Sides) -> None:
     """Refuse a caller's exception that names no tensor; a mapping's own may be meant for other checkpoints."""
-    sides: list[tuple[type[Any], Any, Header | None]] = [
+    if options.drop == options.carry == options.initialise == ():
+        return
+    source, target = sides.names()
+    given: list[tuple[type[Any], Any, Header | None]] = [
         (Drop, options.drop, source),
         (Carry, options.carry, source),
         (Initialise, options.initialise, target),
     ]
-    for kind, rules, header in sides:
+    for kind, rules, header in given:
         names = Names(header or ())
         for rule in exception_rules(kind, rules):
             if header is not None and not names.matching(rule.pattern, rule.scope):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.keys import collapse
-from weighbridge.base.machines import check_byte_order
+from weighbridge.base.process.machines import check_byte_order
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.planning.plan import Plan
 from weighbridge.running.execute import run_step

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from weighbridge import api
-from weighbridge.cli.command_options import spread
 from weighbridge.cli.printing import Output, reporting
+from weighbridge.cli.shared_options import spread
 
 
 @spread

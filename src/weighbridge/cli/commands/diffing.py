@@ -9,8 +9,9 @@ import typer
 
 from weighbridge import api
 from weighbridge.base.errors import WeighbridgeError
-from weighbridge.cli.command_options import FullOption, LayoutMode, PlanOptions, SetOption, mapping_names, spread
+from weighbridge.cli.command_options import LayoutMode, PlanOptions, SetOption, mapping_names
 from weighbridge.cli.printing import DIFFERENT, Output, reporting
+from weighbridge.cli.shared_options import FullOption, spread
 
 
 @spread

@@ -10,7 +10,6 @@ import typer
 
 from weighbridge import api
 from weighbridge.base.errors import DestinationError
-from weighbridge.cli.command_options import spread
 from weighbridge.cli.printing import (
     DIFFERENT,
     DONE,
@@ -22,6 +21,7 @@ from weighbridge.cli.printing import (
     visible,
     write_new,
 )
+from weighbridge.cli.shared_options import spread
 
 if TYPE_CHECKING:
     from weighbridge.studies.inference import Inferred

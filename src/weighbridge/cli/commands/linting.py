@@ -11,9 +11,9 @@ import typer
 from weighbridge import api
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.specs import Header
-from weighbridge.cli.command_options import spread
 from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.cli.printing import DIFFERENT, Output, reporting
+from weighbridge.cli.shared_options import spread
 from weighbridge.mappings.registry import default_registry
 from weighbridge.studies.lint import Entry, lint as lint_mapping, lint_registry
 from weighbridge.studies.lint.table import table_lines

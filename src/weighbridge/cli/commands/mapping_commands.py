@@ -11,9 +11,10 @@ import typer
 
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.keys import counted
-from weighbridge.cli.command_options import MappingArgument, spread
+from weighbridge.cli.command_options import MappingArgument
 from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.cli.printing import Output, reporting, write_new
+from weighbridge.cli.shared_options import spread
 from weighbridge.mappings.exception_rules import RULE_KINDS
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.mapping_files import json_schema, load_mapping as load_file, write_mapping
@@ -23,7 +24,7 @@ from weighbridge.mappings.transforms import describe
 
 _HELP = "List, show and write mappings; check and normalise mapping files.\n\nExample: weighbridge mapping list"
 
-app = typer.Typer(no_args_is_help=True, help=_HELP)
+app = typer.Typer(name="mapping", no_args_is_help=True, help=_HELP, add_completion=False)
 
 TransformersOption = Annotated[
     bool, typer.Option("--transformers", help="Look names up in the table of the installed transformers.")

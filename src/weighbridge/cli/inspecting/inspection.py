@@ -13,7 +13,6 @@ from weighbridge.api.configurations import config_beside, config_of
 from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.keys import collapse, counted, natural_key
 from weighbridge.base.specs import Header, TensorSpec
-from weighbridge.cli.inspecting.measuring import measure, statistics_lines
 from weighbridge.cli.inspecting.quantised import quantisation_hints
 from weighbridge.cli.printing import visible
 from weighbridge.mappings.schemes.said import BESIDE
@@ -254,7 +253,11 @@ def describe_tensor(checkpoint: Checkpoint, key: str, *, measured: bool = False)
     place = {"file": str(extent.path), "offset": extent.offset} if extent else {"file": None, "offset": None}
     tied = checkpoint.header.ties.get(key)
     form = {"key": key, **spec_form(spec), "numel": spec.numel, "size_bytes": spec.size_bytes, **place, "tied_to": tied}
-    return form | ({"statistics": measure(checkpoint, key).to_dict()} if measured else {})
+    if measured:
+        from weighbridge.cli.inspecting.measuring import measure
+
+        form["statistics"] = measure(checkpoint, key).to_dict()
+    return form
 
 
 def tensor_lines(form: dict[str, Any]) -> Iterator[str]:
@@ -269,6 +272,8 @@ def tensor_lines(form: dict[str, Any]) -> Iterator[str]:
     if form["tied_to"] is not None:
         yield f"tied to   {form['tied_to']}"
     if "statistics" in form:
+        from weighbridge.cli.inspecting.measuring import statistics_lines
+
         yield from statistics_lines(form["statistics"])
 
 

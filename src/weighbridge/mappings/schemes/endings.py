@@ -37,11 +37,14 @@ class Companions(NamedTuple):
 STATE: Final = "quant_state"
 """The segment behind a weight's name that leads to the state of bitsandbytes, under the name of its format."""
 
+SCALES_INVERSE: Final = "_scale_inv"
+"""What the scales of a parameter end with that no plain checkpoint has."""
+
 COMPANIONS: Final = (
     Companions(
         "scales of blocks, as of FP8",
         ("weight_scale_inv", "activation_scale", "qscale_weight", "qscale_act"),
-        tails=("_scale_inv",),
+        tails=(SCALES_INVERSE,),
     ),
     Companions("packed integers with zero points and groups, as of GPTQ and AWQ", ("qweight", "qzeros", "g_idx")),
     Companions(
@@ -82,7 +85,10 @@ CACHES: Final = ("k_scale", "v_scale")
 CODES: Final = (".weight", "", ".qweight", ".weight_packed", "_blocks", ".W_q", ".codes", "._weight_qdata")
 """How the tensor of codes is called behind what the names of a group begin with, likeliest first."""
 
-OF_MODULE: Final = frozenset(name for kind in COMPANIONS for name in kind.names if name not in CACHES) | {*COMMON}
+OF_CODES: Final = frozenset(name for kind in COMPANIONS for name in kind.names if name not in CACHES)
+"""Last segments that no tensor of a plain module has, whatever lies beside it."""
+
+OF_MODULE: Final = OF_CODES | {*COMMON}
 """Last segments of names that only a quantised weight has, beside the module's own."""
 
 BELOW_WEIGHT: Final = frozenset(name for kind in COMPANIONS for name in kind.below if "." not in name)

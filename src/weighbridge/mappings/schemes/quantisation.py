@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 from weighbridge.base.specs import Header, Shape, TensorSpec
 from weighbridge.mappings.schemes.dialects import READ_BY_TRANSFORMERS, NamesAt
 from weighbridge.mappings.schemes.said import BY_NAMES, Said, read_said
-from weighbridge.mappings.schemes.scheme import Form, Member, Scheme, fused_ending, is_fused, read_shape
+from weighbridge.mappings.schemes.scheme import WEIGHT, Form, Member, Scheme, fused_ending, is_fused, read_shape
+from weighbridge.mappings.schemes.torchao import listed_names
 
 FORMATS: Final = (
     *("fp8_block", "compressed_tensors", "modelopt", "mxfp4", "gptq", "awq", "bitsandbytes", "torchao", "hqq", "mlx"),
@@ -69,12 +70,14 @@ class SchemeFault(NamedTuple):
         text: What it is.
         stem: What the names of the weight's tensors begin with; empty for what is about the whole checkpoint.
         keys: The weight's tensors.
+        is_of_names: Whether it is about names in the file's metadata, which would have to follow those of tensors.
     """
 
     code: str
     text: str
     stem: str = ""
     keys: tuple[str, ...] = ()
+    is_of_names: bool = False
 
     def __str__(self) -> str:
         return f"{self.stem}: {self.text}" if self.stem else self.text
@@ -140,6 +143,7 @@ def find_quantisation(
         found.weights.sort(key=lambda weight: order[weight.stem + weight.stored.members[0].ending])
     texts = [*_absent(schemes, found.weights), *_mixed_scalars(found.weights)]
     found.faults += [SchemeFault("scheme-conflict", text) for text in texts]
+    found.faults += [SchemeFault("scheme-conflict", t, is_of_names=True) for t in _unstored(schemes, found, header)]
     return found
 
 
@@ -154,14 +158,15 @@ def find_by_names(header: Header) -> Quantisation | None:
         >>> [weight.scheme.title for weight in find_by_names(Header(tensors)).weights]
         ['MXFP4 in blocks of 32 columns']
     """
-    if not any(spec.dtype in ("U8", "I8") for spec in header.specs.values()):
+    if not any(spec.dtype in ("U8", "I8", "F8_E4M3") for spec in header.specs.values()):
         return None
     marks = tuple(BY_NAMES)
     marked = {mark for key in header.specs if key.endswith(marks) for mark in marks if key.endswith(mark)}
     if len(marked) != 1:
         return None
     found = find_quantisation(header, {"quantization_config": BY_NAMES[marked.pop()]})
-    return found if found is not None and found.weights and not found.faults else None
+    is_told = found is not None and found.weights and all(fault.is_of_names for fault in found.faults)
+    return found if is_told else None
 
 
 def _said_schemes(said: Said) -> Iterator[Scheme]:
@@ -217,35 +222,59 @@ def _collect(
         target: [pair for pair in able if target in pair[0].targets] for scheme, _ in able for target in scheme.targets
     }
     known: dict[Any, Stored | _Judged] = {}
-    others = taken.copy()
-    for stem in _stems(specs, form, taken, is_whole=is_whole):
-        keys = [stem + ending for ending in endings]
-        there = (
-            [specs.get(key) for key in keys]
-            if not others
-            else [specs.get(k) if k not in others else None for k in keys]
-        )
-        look = stem if stem in named else None, *[None if spec is None else (spec.dtype, spec.shape) for spec in there]
-        judged = known.get(look)
+    stems = _stems(specs, form, taken, is_whole=is_whole)
+    columns = [[stem + ending for stem in stems] for ending in endings]
+    there = [[None if key in taken else specs.get(key) for key in column] for column in columns]
+    looks = zip(*map(_looks, there), strict=True)
+    for number, (stem, look) in enumerate(zip(stems, looks, strict=True)):
+        place = (stem if stem in named else None, look) if named else look
+        judged = known.get(place)
         if judged is None:
-            pairs = zip(endings, there, strict=True)
-            judged = _judge(named.get(stem, able), {ending: spec for ending, spec in pairs if spec is not None})
-            known[look] = judged
-        present = keys if None not in there else [k for k, spec in zip(keys, there, strict=True) if spec is not None]
-        taken.update(present)
+            judged = known[place] = _judge(named.get(stem, able), _row(endings, there, number))
         if isinstance(judged, Stored):
             found.weights.append(QuantisedWeight(stem, judged))
         else:
-            found.faults.append(SchemeFault(*judged, stem, tuple(present)))
+            present = tuple(stem + ending for ending in _row(endings, there, number))
+            found.faults.append(SchemeFault(*judged, stem, present))
+    for keys, held in zip(columns, there, strict=True):
+        taken.update(key for key, spec in zip(keys, held, strict=True) if spec is not None)
+
+
+def _row(endings: Sequence[str], there: Sequence[Sequence[TensorSpec | None]], number: int) -> dict[str, TensorSpec]:
+    """Return the specs that one group has, by the endings of their names."""
+    pairs = zip(endings, there, strict=True)
+    return {ending: spec for ending, held in pairs if (spec := held[number]) is not None}
+
+
+def _looks(specs: Sequence[TensorSpec | None]) -> list[tuple[str, Shape] | None]:
+    """Return specs as plain values, which are quicker to look up."""
+    return [None if spec is None else (spec.dtype, spec.shape) for spec in specs]
 
 
 def _absent(schemes: Sequence[Scheme], weights: Sequence[QuantisedWeight]) -> Iterator[str]:
     """Yield a sentence for each module that is named exactly and has no such weight; a name says nothing of a class."""
     there = {weight.stem for weight in weights}
     for scheme in schemes:
-        for target in scheme.targets:
+        for target in scheme.targets if not scheme.in_metadata else ():
             if "." in target and not target.startswith("re:") and target not in there:
                 yield f"{target}: has no tensors of {scheme.title}"
+
+
+def _unstored(schemes: Sequence[Scheme], found: Quantisation, header: Header) -> Iterator[str]:
+    """Yield a sentence for each tensor that the file's metadata names, and the file does not have."""
+    if not any(scheme.in_metadata for scheme in schemes):
+        return
+    titles = {target: scheme.title for scheme in schemes for target in scheme.targets}
+    there = {weight.stem for weight in found.weights} | {fault.stem for fault in found.faults}
+    try:
+        names = [*listed_names(header.metadata), *titles]
+    except ValueError as problem:
+        yield f"the list of names in the metadata cannot be read: {str(problem)[:80]}"
+        return
+    for name in dict.fromkeys(name.removesuffix(WEIGHT) for name in names):
+        if name not in there and not {name, name + WEIGHT} & header.specs.keys():
+            what = f"has no tensors of {titles[name]}" if name in titles else "has no tensor"
+            yield f"{name}: {what}, and the metadata of the file names it"
 
 
 def _mixed_scalars(weights: Sequence[QuantisedWeight]) -> Iterator[str]:

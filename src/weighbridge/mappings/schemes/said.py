@@ -47,8 +47,10 @@ BY_NAMES: Final[Mapping[str, Mapping[str, Any]]] = {
         "config_groups": {"group_0": _NVFP4},
     },
     ".SCB": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+    "._weight_qdata": {"quant_method": "torchao"},
 }
-"""What the end of a name says by itself: formats with one size of a group, or none, which is a fact of the format."""
+"""What the end of a name says by itself: formats with one size of a group, or none, which is a fact of the format; or
+with all sizes in the metadata of the file."""
 
 
 class Said(NamedTuple):

@@ -22,6 +22,9 @@ NAMES: Final = (
     *READ_BY_TRANSFORMERS,
 )
 
+LISTED: Final = "tensor_names"
+"""The entry of the metadata that lists all names that have an entry of their own, as JSON."""
+
 _TYPES = {"Int8Tensor": ("int8", ("I8",)), "Float8Tensor": ("FP8", F8)}
 
 
@@ -36,6 +39,22 @@ def read(said: Said) -> Iterator[Scheme]:
             names.setdefault((kind, *block), []).append(name.removesuffix(".weight"))
     for (kind, by_row, size), modules in names.items():
         yield _scheme(*_TYPES[kind], by_row, size, tuple(modules))
+
+
+def listed_names(metadata: Mapping[str, str]) -> list[str]:
+    """Return the names that the metadata says something of, in its order; none where it has no such list.
+
+    Raises:
+        ValueError: Where a list of names should be, there is something else.
+
+    Examples:
+        >>> listed_names({"tensor_names": '["q.weight"]'}), listed_names({"format": "pt"})
+        (['q.weight'], [])
+    """
+    found: Any = json.loads(metadata.get(LISTED, "[]"))
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise ValueError("no list of names")
+    return found
 
 
 def _described(text: str) -> tuple[str, tuple[bool, int | None] | None]:

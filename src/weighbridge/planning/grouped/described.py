@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping as MappingOf
-from typing import Final
 
-from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.errors import WeighbridgeError
+from weighbridge.mappings.schemes.torchao import LISTED, listed_names
 from weighbridge.planning.grouped.refusals import is_described_apart
 from weighbridge.planning.grouped.weights import Grouped
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
-
-NAMES: Final = "tensor_names"
-"""The entry that lists all names that have an entry of their own, as JSON."""
 
 
 def follow_names(plan: Plan, source: Grouped, problems: list[WeighbridgeError]) -> MappingOf[str, str]:
     """Return a plan's metadata with the names of its targets.
 
     What is said of a tensor is of its type and of the blocks along its axes, so that it holds as well for tensors of as
-    many axes that are joined of some like it, or cut from one.
+    many axes that are joined of some like it, or cut from one. Where nothing gets another name, all stays as it is.
 
     Args:
         plan: The plan, with the names that rules see.
@@ -28,12 +25,19 @@ def follow_names(plan: Plan, source: Grouped, problems: list[WeighbridgeError]) 
         problems: Targets that nothing can be said of are added to it.
     """
     metadata = plan.metadata
-    if NAMES not in metadata or not any(weight.scheme.in_metadata for weight in source.weights.values()):
+    if LISTED not in metadata or not any(weight.scheme.in_metadata for weight in source.weights.values()):
+        return metadata
+    if not gives_new_names(plan) and all(step.program.is_identity for step in plan.steps):
         return metadata
     said = {target: text for step in plan.steps for target, text in _said(step, source, metadata, problems)}
     gone = {key for key in source.seen if key in metadata}
     kept = {name: text for name, text in metadata.items() if name not in gone}
-    return {**kept, **said, NAMES: json.dumps(_listed(plan, metadata, said))}
+    return {**kept, **said, LISTED: json.dumps(_listed(plan, metadata, said))}
+
+
+def gives_new_names(plan: Plan) -> bool:
+    """Tell whether a tensor gets another name, or is left out."""
+    return bool(plan.dropped) or any(step.sources != step.targets for step in plan.steps)
 
 
 def _said(
@@ -52,11 +56,9 @@ def _said(
 def _listed(plan: Plan, metadata: MappingOf[str, str], said: MappingOf[str, str]) -> list[str]:
     """List the names that are said something of, where the source's were."""
     try:
-        listed = json.loads(metadata[NAMES])
-    except ValueError as problem:
-        what = "the list of names in the metadata cannot be read"
-        raise PlanError("scheme-conflict", what, where=NAMES, got=str(problem)[:80]) from None
-    place = {name: number for number, name in enumerate(listed)} if isinstance(listed, list) else {}
+        place = {name: number for number, name in enumerate(listed_names(metadata))}
+    except ValueError:  # which is an error of its own
+        return []
     first = {
         target: min(place.get(key, len(place)) for key in step.sources) for step in plan.steps for target in step.writes
     }

@@ -6,15 +6,20 @@ them, or is an error: it would silently do nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping as MappingOf
+from collections.abc import Collection, Iterable, Iterator, Mapping as MappingOf, Sequence
 from typing import NamedTuple
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.specs import Header
+from weighbridge.mappings.exception_rules import KeyRule
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.schemes.endings import LIKELY
 from weighbridge.mappings.transforms import WeightConverter
+from weighbridge.planning.grouped.described import gives_new_names
+from weighbridge.planning.grouped.dividing import Undivided
+from weighbridge.planning.grouped.refusals import is_plain, not_alike, not_divided
 from weighbridge.planning.grouped.weights import Grouped
+from weighbridge.planning.members.group_keys import Group, collect_groups, name_of
 from weighbridge.planning.names.wanting import FREE, Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.readings import Reading
@@ -46,7 +51,9 @@ def strays(plan: Plan, reading: Reading, source: Grouped, target: Header | None)
     mapping = plan.mapping
     wanted = Wanted(target, source.header) if target is not None else None
     rules = prepare(mapping, wanted)
-    fired = [traced for traced in trace_keys(rules, source.own_keys, []) if traced.trace.fired]
+    carried = _named(reading, mapping.carry, source.own_keys)
+    own_keys = [key for key in source.own_keys if key not in carried]
+    fired = [traced for traced in trace_keys(rules, own_keys, []) if traced.trace.fired]
     if not fired:
         return
     said = {
@@ -64,6 +71,11 @@ def strays(plan: Plan, reading: Reading, source: Grouped, target: Header | None)
         if key in steps and kind not in seen and not _is_alike(one, of_base.get(base), steps[key]):
             seen.add(kind)
             yield _astray(key, one, steps[key])
+
+
+def _named(reading: Reading, rules: Sequence[KeyRule], keys: Collection[str]) -> set[str]:
+    """Return the keys that exception rules name."""
+    return {key for _, found in reading.named_by(rules, keys if rules else ()) for key in found}
 
 
 def _said(mapping: Mapping, names: tuple[str, ...], trace: Trace) -> _Said:
@@ -153,6 +165,40 @@ def contradictions(readings: Iterable[Reading], source: Grouped) -> list[Weighbr
     return [_contradiction(fault.code, fault.text, fault.stem) for fault in faults]
 
 
+def unlike(readings: Iterable[Reading], source: Grouped) -> Iterator[WeighbridgeError]:
+    """Yield an error for each weight that a rule would move with others, of which something else tells the size.
+
+    Nothing tells the rows of a weight that only moves as it is: rules see its codes, whose sizes are of no weight.
+
+    Args:
+        readings: All that the checkpoint could be read in.
+        source: The source's groups.
+    """
+    if all(weight.kind.shape is not None for weight in source.weights.values()):
+        return
+    for reading in readings:
+        rules, keys = prepare(reading.mapping), list(source.seen)
+        claimed = _named(reading, (*reading.mapping.drop, *reading.mapping.carry), keys)
+        hits = [each for each in trace_keys(rules, [key for key in keys if key not in claimed], []) if each.trace.hit]
+        for group in collect_groups(rules, hits, []).values():
+            yield from _unlike_parts(group, source, name_of(rules, group))
+
+
+def _unlike_parts(group: Group, source: Grouped, where: str) -> Iterator[WeighbridgeError]:
+    weights = [weight for key in group.sources if (weight := source.weights.get(key)) is not None]
+    fixed = next((weight for weight in weights if weight.kind.shape is None), None)
+    if fixed is None or len(group.sources) == 1:
+        return
+    plain = next((key for key in group.sources if key not in source.weights), None)
+    other = next((weight for weight in weights if weight.kind.likeness != fixed.kind.likeness), None)
+    if plain is not None:
+        yield is_plain(plain, fixed, where)
+    elif other is not None:
+        yield not_alike(fixed, other).with_context(where=where)
+    else:
+        yield not_divided(Undivided(fixed.kind.stored.members[0], None), weights).with_context(where=where)
+
+
 def disagreements(plan: Plan, source: Grouped) -> Iterator[PlanError]:
     """Yield what contradicts the configuration, where a rule parts the tensors of a weight, or moves any elements."""
     rules = {key: step.rules for step in plan.steps for key in step.sources} if source.faults else {}
@@ -162,11 +208,22 @@ def disagreements(plan: Plan, source: Grouped) -> Iterator[PlanError]:
             yield _contradiction(fault.code, fault.text, fault.stem)
     whole = [fault for fault in source.faults if not fault.keys]
     moves = whole and any(not step.program.is_identity for step in _grouped_steps(plan, source.base_of))
-    yield from (_contradiction(fault.code, fault.text, "") for fault in whole if moves)
+    renames = whole and gives_new_names(plan)
+    yield from (_contradiction(fault.code, fault.text, "") for fault in whole if moves and not fault.is_of_names)
+    yield from (_misnamed(fault.text) for fault in whole if fault.is_of_names and (moves or renames))
 
 
 def _grouped_steps(plan: Plan, keys: MappingOf[str, str]) -> Iterator[Step]:
     return (step for step in plan.steps if any(key in keys for key in step.sources))
+
+
+def _misnamed(text: str) -> PlanError:
+    return PlanError(
+        "scheme-conflict",
+        "the file's metadata says how tensors are stored that are not there, and would have to say it of new names",
+        got=text,
+        hint="write the file anew with what its metadata says of the tensors that it has, or take all shards together",
+    )
 
 
 def _contradiction(code: str, text: str, where: str) -> PlanError:

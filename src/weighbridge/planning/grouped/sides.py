@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 from weighbridge.base.errors import PlanError
 from weighbridge.base.specs import Header
 from weighbridge.planning.grouped.expanding import expand_plan
-from weighbridge.planning.grouped.own_names import contradictions, disagreements, strays
+from weighbridge.planning.grouped.own_names import contradictions, disagreements, strays, unlike
 from weighbridge.planning.grouped.weights import Grouped, Saying, group_weights
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.readings import Reading
@@ -36,6 +36,11 @@ class Sides:
         source = self.source if self.groups is None else self.groups.seen
         return source, (self.target if self.wanted is None else self.wanted.seen)
 
+    @property
+    def told(self) -> Container[str]:
+        """The tensors of the source's quantised weights."""
+        return () if self.groups is None else self.groups.base_of
+
     def names(self) -> tuple[Header, Header | None]:
         """Return headers with all names that an exception may name: those that rules see, and all others."""
         if self.groups is None:
@@ -46,12 +51,14 @@ class Sides:
         return both, Header({**self.wanted.seen.specs, **self.target.specs})
 
     def refuse_contradictions(self, readings: Sequence[Reading]) -> None:
-        """Refuse to move weights of which the configuration says something else than their tensors do.
+        """Refuse to move weights of which the configuration says something else than their tensors, or than of others.
 
         Raises:
             PlanError: `plan-failed`, with each.
         """
-        problems = [] if self.groups is None else contradictions(readings, self.groups)
+        if self.groups is None:
+            return
+        problems = contradictions(readings, self.groups) or list(unlike(readings, self.groups))
         if problems:
             raise PlanError("plan-failed", "the mapping does not fit", problems=problems)
 

@@ -16,8 +16,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any, Final
 
-from weighbridge.base.collecting import without_collection
 from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.process.collecting import without_collection
 from weighbridge.base.specs import Header
 from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping

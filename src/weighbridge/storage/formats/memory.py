@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.machines import check_byte_order
+from weighbridge.base.process.machines import check_byte_order
 from weighbridge.base.specs import Header, check_keys
 from weighbridge.storage.formats.opened import Opened
 from weighbridge.storage.lookup import check_range, not_found

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any, Final, NamedTuple
 
-from weighbridge.base.collecting import without_collection
 from weighbridge.base.errors import CheckpointError
+from weighbridge.base.process.collecting import without_collection
 
 
 class Global(NamedTuple):

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.file_sets import FileImage, Placed
 from weighbridge.base.json_text import join_keys, shorten
-from weighbridge.base.machines import check_byte_order
+from weighbridge.base.process.machines import check_byte_order
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.storage.formats.opened import Opened
 from weighbridge.storage.formats.safetensors_header import Head, read_head

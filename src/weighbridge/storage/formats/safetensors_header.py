@@ -14,7 +14,6 @@ import os
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from weighbridge.base.collecting import without_collection
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.file_sets import Placed
 from weighbridge.base.json_text import (
@@ -27,6 +26,7 @@ from weighbridge.base.json_text import (
     shorten_number,
     unique_object,
 )
+from weighbridge.base.process.collecting import without_collection
 from weighbridge.base.specs import DTYPES, MAX_AXES, TensorSpec, check_keys
 from weighbridge.storage.formats.file_starts import name_start
 from weighbridge.storage.places.regular_files import SourceFile, open_regular, read_prefix, reporting_read_errors

@@ -19,7 +19,7 @@ from typing import Final
 from weighbridge.base.errors import DestinationError
 from weighbridge.base.file_names import check_new_name
 from weighbridge.base.file_sets import FileImage
-from weighbridge.base.machines import check_byte_order
+from weighbridge.base.process.machines import check_byte_order
 from weighbridge.storage.formats.safetensors_header import LENGTH_BYTES
 from weighbridge.storage.outputs.sinks import DEFAULT_OPTIONS, FileOptions, Sink, left_of, read_pieces
 from weighbridge.storage.places.kernel import BLOCK_BYTES, can_share_blocks, share_blocks, start_writing

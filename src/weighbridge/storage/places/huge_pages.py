@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from weighbridge.base.errors import WeighbridgeError
-from weighbridge.base.process_locks import ProcessLock
+from weighbridge.base.process.process_locks import ProcessLock
 
 _LOG: Final = logging.getLogger(__name__)
 

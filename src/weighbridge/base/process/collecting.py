@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from weighbridge.base.process_locks import ProcessLock
+from weighbridge.base.process.process_locks import ProcessLock
 
 
 class _Collector:

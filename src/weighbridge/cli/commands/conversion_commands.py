@@ -1,0 +1,135 @@
+"""The commands `convert` and `revert`: a checkpoint in another layout, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from shlex import quote
+from typing import Annotated, Any
+
+import typer
+
+from weighbridge import api
+from weighbridge.api import Plan
+from weighbridge.base.file_names import names_torch_file
+from weighbridge.base.keys import counted
+from weighbridge.cli.command_options import NoMappingArgument, PlanOptions
+from weighbridge.cli.printing import Output, end_undecided, reporting
+from weighbridge.cli.progress import progress_bar
+from weighbridge.cli.shared_options import (
+    DestinationArgument,
+    DirectOption,
+    Link,
+    LinkOption,
+    NameOption,
+    NoSyncOption,
+    OnlyOption,
+    ResumeOption,
+    SourceArgument,
+    size_option,
+    spread,
+)
+from weighbridge.mappings.finding import refuse_swapped
+from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
+from weighbridge.reporting.costs import format_bytes
+from weighbridge.reporting.unused import unused_lines
+from weighbridge.storage import check_destination
+
+
+@spread
+def convert(
+    source: SourceArgument,
+    destination: DestinationArgument,
+    options: PlanOptions,
+    output: Output,
+    mapping: NoMappingArgument = None,
+    name: NameOption = None,
+    max_shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest size of a new file, such as 5GB; none for a single file.")
+    ] = "5GB",
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Size of the buffers held at a time, such as 256MB.")
+    ] = None,
+    only: OnlyOption = None,
+    digests: Annotated[
+        bool, typer.Option("--digests", help="Record the SHA-256 of every tensor, for: weighbridge verify DESTINATION")
+    ] = False,
+    resume: ResumeOption = False,
+    no_sync: NoSyncOption = False,
+    link: LinkOption = Link.NEVER,
+    direct: DirectOption = False,
+) -> None:
+    """Convert a checkpoint into a directory or a torch file, which appears whole or not at all.
+
+    Without a mapping, names stay.
+
+    Example: weighbridge convert model/ converted/ qwen3_moe
+    """
+    with reporting(output), options.naming(source, mapping):
+        refuse_swapped(source, destination, mapping)
+        check_destination(destination, [source], as_file=names_torch_file(destination))
+        choices = {
+            "name": name,
+            "digests": digests,
+            "resume": resume,
+            "sync": not no_sync,
+            "link": link.value,
+            "max_shard_size": None if max_shard_size == "none" else size_option("--max-shard-size", max_shard_size),
+            "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
+        }
+        found = options.mapping(mapping)
+        made = options.make_plan(options.open(source, direct=direct), found, only)
+        _write(output, made, destination, "converting", choices)
+        output.give(lambda: _written_form(made, destination), _written_lines(made, destination))
+        end_undecided(made)
+
+
+@spread
+def revert(
+    source: SourceArgument,
+    destination: DestinationArgument,
+    output: Output,
+    lossy: Annotated[bool, typer.Option("--lossy", help="Go back without what was dropped or rounded.")] = False,
+    resume: ResumeOption = False,
+    no_sync: NoSyncOption = False,
+    link: LinkOption = Link.NEVER,
+    direct: DirectOption = False,
+) -> None:
+    """Undo a conversion by the receipt that it left: the files it came from, byte for byte.
+
+    Example: weighbridge revert converted/ back/
+    """
+    with reporting(output):
+        check_destination(destination, [source], as_file=names_torch_file(destination))
+        back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
+        _write(output, back, destination, "reverting", {"resume": resume, "sync": not no_sync, "link": link.value})
+        output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
+
+
+def _write(output: Output, made: Plan, destination: str, word: str, options: dict[str, Any]) -> None:
+    with progress_bar(output, word, made.target.size_bytes) as progress:
+        made.write(destination, progress=progress, **options)
+
+
+def _written_form(made: Plan, destination: str) -> dict[str, Any]:
+    report = made.report.to_dict()
+    del report["steps"]
+    path = Path(destination)
+    files = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name]
+    return {"destination": destination, "files": files, **report}
+
+
+def _written_lines(made: Plan, destination: str, *, is_reverted: bool = False) -> Iterator[str]:
+    written = made.report.to_dict()["written_bytes"]
+    yield f"wrote     {destination}: {counted(len(made.target), 'tensor')}, {format_bytes(written)}"
+    yield from () if is_reverted else unused_lines(made)
+    yield from made.report.remark_lines()
+    if made.initialised:
+        have = "has" if len(made.initialised) == 1 else "have"
+        yield f"note      {counted(len(made.initialised), 'target')} {have} no values: {made.initialised[0].by}"
+    if made.target_files is not None:
+        return  # these are the files that the conversion was made of: they have no receipt, and need no way back
+    if not made.is_exact:
+        yield f"way back  lossy: {'; '.join(made.lossy_reasons)}"
+    else:
+        yield f"way back  weighbridge revert {quote(destination)} BACK"
