@@ -66,7 +66,7 @@ class Plan(planned.Plan):
     to the checkpoint that it was made on; each method that runs it takes another `source`, which must hold the same.
 
     Its fields are those of the value: `mapping`, `steps`, `dropped`, `initialised`, `tied_sources`, `tied_targets`,
-    `reading`, `metadata`, `notes`, `source_files`, `target_files`.
+    `reading`, `metadata`, `notes`, `source_files`, `target_files`, `portion`.
     """
 
     binding: Binding = field(default_factory=Binding, init=False, compare=False)
@@ -94,7 +94,8 @@ class Plan(planned.Plan):
         """Fates, bytes, peak memory and reversibility, to print."""
         from weighbridge.reporting.report import Report
 
-        remarks = tuple(getattr(self.binding.source, "notes", ())) if self._is_opened() else ()
+        source = self.binding.source
+        remarks = tuple(getattr(source, "notes", ())) if hasattr(source, "header") else ()
         return Report(self, remarks, self.config_changes)
 
     @property
@@ -105,9 +106,6 @@ class Plan(planned.Plan):
         such a plan is written after all, its names are followed then.
         """
         return tuple(each for change in self.binding.changes or () for each in changes_between(*change))
-
-    def _is_opened(self) -> bool:
-        return hasattr(self.binding.source, "header")
 
     def explain(self, key: str) -> Explanation:
         """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss.
@@ -358,14 +356,12 @@ class Plan(planned.Plan):
         found = open_source(self._place(source), config=self.binding.config)
         if self.computed:
             found = computed_source(found, [key for _, keys in self.computed for key in keys], self.binding.config)
-        found = complete(self, found, self._origin) if self._is_way_back() else found
+        is_way_back = self.binding.forward is not None or self.binding.origin is not None
+        found = complete(self, found, self._origin) if is_way_back else found
         check_source(self, found)
         check_standing_ties(self, found)
         self.binding.read = found
         return found
-
-    def _is_way_back(self) -> bool:
-        return self.binding.forward is not None or self.binding.origin is not None
 
     def _place(self, source: Any) -> Any:
         """Return what is to be opened."""
