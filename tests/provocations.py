@@ -64,6 +64,14 @@ def adapter(folder: Path, *modules: str, r: int = 2) -> Path:
     return write_adapter(folder / f"adapter-{r}", named, {"r": r, "target_modules": ["gate", "up"]})
 
 
+def kohyas(folder: Path) -> Path:
+    """Make an adapter in kohya's names for one projection."""
+    place = folder / "kohya.safetensors"
+    save_file({f"lora_unet_mlp_gate.lora_{way}.weight": numbers(*shape)
+               for way, shape in (("down", (2, 3)), ("up", (4, 2)))}, place)  # fmt: skip
+    return place
+
+
 def expert_adapter(folder: Path) -> Path:
     """Make an adapter for three fused experts that does not say how they are packed."""
     named = {"base_model.model.mlp.experts.lora_A.weight": (6, 3), "base_model.model.mlp.experts.lora_B.weight": (4, 6)}
@@ -438,6 +446,11 @@ def name_in_the_configuration_what_is_made_of_others(folder: Path) -> object:
 @provokes("adapter-invalid")
 def convert_with_the_configuration_of_another_adapter(folder: Path) -> object:
     return wb.plan(adapter(folder, r=4), FUSED)
+
+
+@provokes("adapter-module")
+def convert_names_without_dots(folder: Path) -> object:
+    return wb.plan(kohyas(folder), MOVED)
 
 
 @provokes("adapter-packing")

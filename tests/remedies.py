@@ -644,6 +644,11 @@ def take_its_own_configuration(folder: Path) -> object:
     return wb.convert(adapter(folder), folder / "out", FUSED, block_diagonal=True)
 
 
+@follows("adapter-module", "give the model that the adapter was trained on: base=... (--base)")
+def give_the_model(folder: Path) -> object:
+    return wb.convert(folder / "kohya.safetensors", folder / "out", MOVED, base=header(mlp__gate__weight=(4, 3)))
+
+
 @follows("adapter-packing", 'declare it: lora_B_layout="rank_major" as of PEFT')
 def declare_the_packing_of_peft(folder: Path) -> object:
     return wb.plan(folder / "experts", MOVED, base=EXPERT_BASE, lora_B_layout="rank_major")

@@ -13,6 +13,7 @@ from drawn_checkpoints import Drawn
 from drawn_mappings import draw
 from drawn_parts import deal, deal_all, flat_indices, held_of, indices_of, joined, moved, run, touched
 from hypothesis import assume, given, settings, strategies as st
+from safetensors.torch import save_file
 from strategies import header_of, layouts, raw, tensors_of
 
 import weighbridge as wb
@@ -337,6 +338,18 @@ def test_the_report_says_what_is_held_and_needed():
     assert (said["held_bytes"], said["needed_bytes"], said["whole"]) == (48, 48, plan.hash)
     back = plan.inverse().cut(source=first)
     assert "holds 48 B of 96 B of the sources, gives 48 B of 96 B of the targets" in str(back)
+
+
+@given(seeds)
+def test_parts_of_files_are_the_same_mapped_or_copied(tmp_path_factory, seed):
+    path = tmp_path_factory.mktemp("whole") / "model.safetensors"
+    source = tensors()
+    save_file(source, path)
+    plan = wb.plan(path, FUSED)
+    whole, chance = wb.plan(source, FUSED).state_dict(), random.Random(seed)
+    for mine in deal_all(shapes_of(plan.target), 3, chance):
+        made = plan.cut(mine).state_dict(copy=chance.random() < 0.5)
+        assert all(raw(made[key]) == raw(held_of(whole[key], part)) for key, part in mine.items())
 
 
 def test_a_process_that_holds_nothing_needs_nothing():

@@ -6,7 +6,7 @@ What runs or prints a plan is loaded when it is asked for: planning alone needs 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from weighbridge.api.runnable import changed_files, check_makes_whole, check_wri
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.forms.named_options import read_named
-from weighbridge.mappings.lora.peft_configs import WEIGHTS_STEM
+from weighbridge.mappings.lora.named_dialects import weights_stem
 from weighbridge.planning import plan as planned
 from weighbridge.planning.config_names.changes import ConfigChange, changes_between
 from weighbridge.planning.portions.cutting import Parts, cut, recut
@@ -47,6 +47,7 @@ class Binding:
         read: What the last run read.
         config: The configuration that it was made with, which a model that is loaded through it remembers.
         changes: Files beside the weights that it writes anew; None as long as nobody has looked for any.
+        weights: For tensors of an adapter, the weights that they belong to.
     """
 
     source: Any = None
@@ -56,6 +57,7 @@ class Binding:
     read: Checkpoint | None = None
     config: Any = None
     changes: tuple[FileChange, ...] | None = None
+    weights: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,7 +116,7 @@ class Plan(planned.Plan):
         """
         from weighbridge.reporting.explanation import explain
 
-        return explain(self, key, self.binding.changes or ())
+        return explain(self, key, self.binding.changes or (), self.binding.weights)
 
     def to_html(self) -> str:
         """Return one self-contained page: both layouts side by side, every rule, every tensor; see `docs/report.md`."""
@@ -324,14 +326,13 @@ class Plan(planned.Plan):
         check_writable(self, self.binding.changes)
         is_torch = names_torch_file(destination)
         if self.is_of_adapter and self.target_files is None and options.get("name") is None and not is_torch:
-            options |= {"name": WEIGHTS_STEM, "max_shard_size": None}
+            options |= {"name": weights_stem(self.target), "max_shard_size": None}
         chosen = read_named(WriteOptions, options)
         checkpoint = self.checkpoint(source)
         origin = None if checkpoint.extras else self._origin()
         changes = changed_files(self, self.binding.changes, checkpoint, origin)
         if is_torch:
-            needs = self.is_of_adapter or self.refined
-            needed = (*beside, *(change.extra for change in changes if needs))
+            needed = (*beside, *(change.extra for change in changes if self.is_of_adapter or self.refined))
             made = write_torch_file(self, checkpoint, destination, chosen, origin, needed)
         else:
             made = write(self, checkpoint, destination, chosen, origin, beside, changes)

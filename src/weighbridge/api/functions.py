@@ -86,16 +86,16 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
             whatever the mapping gives. Names and shapes must be the target's; a dtype stays the source's, which a
             note says where the target's is another, unless ``dtype="target"`` asks for a cast.
         options: See `weighbridge.planning.plan_options.Options`: `partial`, `drop`, `carry`, `initialise`, `dtype`,
-            `layout`, `base_prefix`, `config`, `companions`, `config_names`. For the directory of an adapter, which the
-            mapping of its model moves: `config`, and see `weighbridge.api.adapter_plans.AdapterOptions`: `base`,
-            `block_diagonal`, `lora_B_layout`.
+            `layout`, `base_prefix`, `config`, `companions`, `config_names`. For an adapter, which the mapping of its
+            model moves: `config`, and see `weighbridge.api.adapter_plans.AdapterOptions`: `base`, `block_diagonal`,
+            `lora_B_layout`, `adapter_prefix`.
 
     Returns:
         The plan; it remembers the checkpoint, so that it can be run at once.
 
     Raises:
-        PlanError: `plan-failed` with every problem found, `layout-ambiguous`, `inverse-unproven`; `adapter-invalid`
-            and `adapter-inexact` for an adapter.
+        PlanError: `plan-failed` with every problem found, `layout-ambiguous`, `inverse-unproven`; `adapter-invalid`,
+            `adapter-inexact` and `adapter-module` for an adapter.
         RegistryError: `mapping-not-found`.
         CheckpointError: As `open`.
         WeighbridgeError: `usage` for an option that is none.

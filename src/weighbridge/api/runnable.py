@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from weighbridge.api.refined_files import with_blocks
 from weighbridge.api.renamed_configs import follow_names
 from weighbridge.base.errors import PlanError
+from weighbridge.mappings.lora.named_dialects import find_dialect
 
 if TYPE_CHECKING:
     from weighbridge.planning.plan import Plan
@@ -39,7 +40,7 @@ def check_writable(plan: Plan, changes: Sequence[FileChange] | None) -> None:
     if plan.portion is not None:
         what = "this plan is cut to parts of its tensors, and a file of these would pass for one of the whole tensors"
         raise PlanError("usage", what, hint="write the whole plan; take the parts as tensors: plan.state_dict()")
-    if plan.is_of_adapter and not changes:
+    if plan.is_of_adapter and not changes and find_dialect(plan.target) is None:
         what = "this plan moves an adapter's tensors, and does not hold the configuration that belongs to them"
         hint = "make the plan anew, of the adapter's directory and the mapping, and write that"
         raise PlanError("usage", what, hint=hint)

@@ -65,6 +65,7 @@ CODES: Final[dict[str, str]] = {
     "names-mixed": "a configuration names some parts of what becomes one module",
     "names-unmapped": "what a configuration says of modules cannot be said of those that they become",
     "adapter-invalid": "the files of an adapter do not fit each other, or its base",
+    "adapter-module": "the module that an adapter's names mean cannot be told",
     "adapter-packing": "nothing says in which order a factor of fused experts is packed",
     "adapter-inexact": "a mapping has no exact equivalent for an adapter",
     "layout-ambiguous": "a checkpoint can be read in more than one layout",

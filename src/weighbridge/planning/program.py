@@ -119,8 +119,8 @@ class Program:
         if len(self.sources) != 1 or len(self.targets) != 1 or self.temporaries or self.is_declared:
             return False
         source, target = self.sources[0], self.targets[0]
-        flat = Layout.of(0, source.shape).reshape(target.layout.shape)
-        return source.dtype == target.dtype and target.layout == flat
+        is_alike = source.dtype == target.dtype and source.numel == target.layout.numel
+        return is_alike and target.layout.copies == Layout.of(0, source.shape).copies
 
     @cached_property
     def casts(self) -> tuple[tuple[str, str], ...]:

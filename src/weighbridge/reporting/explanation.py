@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from weighbridge.algebra.regions import region
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse, nearest
 from weighbridge.base.specs import Header
-from weighbridge.mappings.lora.adapter_names import weight_name
+from weighbridge.mappings.lora.named_dialects import weight_name
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.config_names.moved_modules import module_of
 from weighbridge.planning.config_names.said_of_modules import ChangedText, said_of_modules
@@ -123,13 +123,16 @@ class Explanation:
         }
 
 
-def explain(plan: Plan, key: str, changed: Iterable[ChangedText] = ()) -> Explanation:
+def explain(
+    plan: Plan, key: str, changed: Iterable[ChangedText] = (), weights: Mapping[str, str] | None = None
+) -> Explanation:
     """Explain one key of either side of a plan.
 
     Args:
         plan: The plan to look in.
         key: A source's or a target's key; any other text is explained as a miss, with the nearest names.
         changed: The configurations that change: the name of each, and its text before and after.
+        weights: For tensors of an adapter, the weights that they belong to, where their names do not tell it.
 
     Returns:
         Everything that is known about the key.
@@ -143,7 +146,7 @@ def explain(plan: Plan, key: str, changed: Iterable[ChangedText] = ()) -> Explan
     group = missing_members(plan.mapping, plan.source, key) if _is_left_out(plan, steps) else ()
     near = _near(plan, origins, key) if lacks and not (sides and group) else ()
     traced = key if "source" in sides else next(iter([*(s for step in steps for s in step.sources), *origins]), key)
-    traced = weight_name(traced) if plan.is_of_adapter else traced
+    ruled = (weights or {}).get(traced) or (weight_name(traced) if plan.is_of_adapter else traced)
     own = find_belongings(plan.source if "source" in sides else plan.target).get(key)
     read = own if traced == key else find_belongings(plan.source).get(traced)
     return Explanation(
@@ -152,7 +155,7 @@ def explain(plan: Plan, key: str, changed: Iterable[ChangedText] = ()) -> Explan
         tuple(fates[side][key] for side in sides),
         tuple(source for step in steps for source in step.reads),
         tuple(target for step in steps for target in step.writes),
-        run_rules(plan, traced, read, steps),
+        run_rules(plan, ruled, read, steps) if ruled is not None else (),
         tuple(line for step in steps for line in _copy_lines(step, key)),
         near,
         group,
