@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from weighbridge.api.dequantised import computed_source
 from weighbridge.api.joined_files import open_source
-from weighbridge.api.runnable import changed_files, check_makes_whole, check_writable
+from weighbridge.api.renamed_configs import changed_files, check_writable
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.forms.named_options import read_named
 from weighbridge.mappings.lora.named_dialects import weights_stem
 from weighbridge.planning import plan as planned
 from weighbridge.planning.config_names.changes import ConfigChange, changes_between
-from weighbridge.planning.portions.cutting import Parts, cut, recut
+from weighbridge.planning.portions.cutting import Parts, check_makes_whole, cut, recut
 
 if TYPE_CHECKING:
     import torch

@@ -67,6 +67,17 @@ def cut(plan: Plan, target: Parts | None = None, *, source: Parts | None = None)
     return made
 
 
+def check_makes_whole(plan: Plan) -> None:
+    """Refuse to make tensors by a plan that is cut to parts of its sources, which fill them in places only.
+
+    Raises:
+        PlanError: `usage`.
+    """
+    if plan.portion is not None and plan.portion.source is not None:
+        what = "this plan is cut to parts of its sources, which are pieces of its targets and no tensors"
+        raise PlanError("usage", what, hint="run the whole plan, or cut it to parts of its targets")
+
+
 def recut(plan: Plan, change: Callable[[Plan], Plan], *, is_turned: bool = False) -> Plan:
     """Change the whole plan behind a cut one, and cut what comes of it to the same parts.
 
