@@ -18,7 +18,7 @@ from weighbridge.api.renamed_configs import follow_names
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.forms.named_options import read_named
-from weighbridge.mappings.lora.named_dialects import find_dialect, weights_stem
+from weighbridge.mappings.lora.named_dialects import names_peft, weights_stem
 from weighbridge.planning import plan as planned
 from weighbridge.planning.config_names.changes import ConfigChange, changes_between
 
@@ -314,7 +314,8 @@ class Plan(planned.Plan):
         origin = None if checkpoint.extras else self._origin()
         changes = self._changes(checkpoint, origin)
         if is_torch:
-            needed = (*beside, *(change.extra for change in changes if self.is_of_adapter or self.refined))
+            needs = self.is_of_adapter or self.refined
+            needed = (*beside, *(change.extra for change in changes if needs and change.after))
             made = write_torch_file(self, checkpoint, destination, chosen, origin, needed)
         else:
             made = write(self, checkpoint, destination, chosen, origin, beside, changes)
@@ -327,7 +328,7 @@ class Plan(planned.Plan):
         Raises:
             PlanError: `usage`.
         """
-        if self.is_of_adapter and not self.binding.changes and find_dialect(self.target) is None:
+        if self.is_of_adapter and not self.binding.changes and names_peft(self.source, self.target):
             what = "this plan moves an adapter's tensors, and does not hold the configuration that belongs to them"
             hint = "make the plan anew, of the adapter's directory and the mapping, and write that"
             raise PlanError("usage", what, hint=hint)
