@@ -314,9 +314,8 @@ class Plan(planned.Plan):
         origin = None if checkpoint.extras else self._origin()
         changes = self._changes(checkpoint, origin)
         if is_torch:
-            needs = self.is_of_adapter or self.refined
-            needed = (*beside, *(change.extra for change in changes if needs and change.after))
-            made = write_torch_file(self, checkpoint, destination, chosen, origin, needed)
+            needs = [change.extra for change in changes if change.after and (self.is_of_adapter or self.refined)]
+            made = write_torch_file(self, checkpoint, destination, chosen, origin, (*beside, *needs))
         else:
             made = write(self, checkpoint, destination, chosen, origin, beside, changes)
         self.binding.produced = lambda: made

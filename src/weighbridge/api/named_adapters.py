@@ -91,7 +91,7 @@ def naming_of(names: Names, held: Held, given: str | Mapping[str, str] | None) -
     Raises:
         PlanError: `usage`.
     """
-    parts = sorted({each.part for each in held.adapted.values()})
+    parts = sorted({each.part for each in held.adapted.values()}) or list(names.configs)
     chosen = _chosen(parts, given)
     new = {part: chosen.get(part, part) for part in parts}
     dialects = {prefix: dialect_of(prefix) for prefix in new.values()}
