@@ -518,6 +518,12 @@ def trim_rows_that_hold_something(folder: Path) -> object:
     return wb.plan({"embed.weight": vocabulary}, [wb.WeightConverter("embed", "embed", [wb.Trim(0, 11)])]).state_dict()
 
 
+@provokes("parts-mismatch")
+def cut_a_plan_to_parts_of_another_model(folder: Path) -> object:
+    plan = wb.plan({"up.weight": numbers(8, 3), "norm.weight": numbers(3)}, [])
+    return plan.cut({"up.weight": wb.Part((6, 3), (((0, 3),), ((0, 3),)))})
+
+
 @provokes("budget-too-small")
 def give_one_byte(folder: Path) -> object:
     plan = wb.plan({"old": numbers(8, 3)}, [wb.WeightConverter("old", "new", [wb.Transpose(0, 1)])])

@@ -783,6 +783,20 @@ def keep_all_rows(folder: Path) -> object:
     return wb.plan(ROWS_OF_ONES, []).state_dict()
 
 
+SPREAD = {"up.weight": numbers(8, 3), "norm.weight": numbers(3)}
+ROWS = {"up.weight": wb.Part((8, 3), (((0, 4),), ((0, 3),)))}
+
+
+@follows("parts-mismatch", "take the parts of all tensors of this plan")
+def take_the_parts_of_all(folder: Path) -> object:
+    return wb.plan(SPREAD, []).cut(ROWS | {"norm.weight": wb.Part.whole((3,))})
+
+
+@follows("parts-mismatch", "restrict it to those that are held: plan.restrict(keys)")
+def restrict_to_what_is_held(folder: Path) -> object:
+    return wb.plan(SPREAD, []).restrict(list(ROWS)).cut(ROWS)
+
+
 TALL = {"old": numbers(8, 3)}
 
 
