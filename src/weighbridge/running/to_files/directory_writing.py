@@ -173,7 +173,7 @@ def write(
         options: How to write.
         origin: Where the files beside the weights are; None for the checkpoint itself.
         beside: More files to put beside the weights, each in the place of one of its name.
-        changes: Files to write anew beside the weights, as `beside`; the receipt holds what they were.
+        changes: Files to write anew beside the weights, as `beside`, or to leave out; the receipt holds what they were.
 
     Returns:
         The directory.
@@ -289,8 +289,10 @@ def extras_for(
         changes: Files that are written anew.
     """
     carried = _carried(origin, is_read=origin is checkpoint)
+    gone = {change.name for change in changes if not change.after}
     anew = (change.extra for change in changes)
-    return tuple({extra.name: extra for extra in (*carried, *beside, *anew)}.values())
+    named = {extra.name: extra for extra in (*carried, *beside, *anew) if extra.name not in gone}
+    return tuple(named.values())
 
 
 def _carried(origin: Checkpoint, *, is_read: bool) -> tuple[Extra, ...]:

@@ -54,7 +54,7 @@ def write_plan(
     """
     if names_torch_file(destination):
         needs = plan.is_of_adapter or plan.refined
-        needed = (*beside, *(change.extra for change in changes if needs))
+        needed = (*beside, *(change.extra for change in changes if needs and change.after))
         return write_torch_file(plan, checkpoint, destination, options, origin, needed)
     write_files = write_dcp if options.to == DCP else write
     return write_files(plan, checkpoint, destination, options, origin, beside, changes)
