@@ -30,6 +30,7 @@ TIMED: dict[str, Callable[..., Any]] = {
         work_models.resave,
         work_models.save,
         work_models.save_theirs,
+        work_plans.cut,
         work_plans.group,
         work_plans.plan,
         work_tensors.fuse,

@@ -27,6 +27,8 @@ PLAN_BYTES: Final = 5 * 10**8
 """More memory than twice the keys take."""
 GROUPS_S: Final = 1.0
 """For weights of FP8 whose scales go along."""
+CUT_PROCESSES: Final = 64
+CUT_S: Final = 0.3
 IMPORT_MS: Final = 150.0
 
 PARTS: Final = (("first", slice(0, 1)), ("again", slice(1, None)))
@@ -80,6 +82,15 @@ def _plan_seconds(bench: Bench, sizes: DeepSeek, way: str, repeats: int) -> list
     return run.seconds
 
 
+def measure_cut(bench: Bench, rounds: int = ROUNDS) -> list[Figure]:
+    """Time the cut of a plan to what one of 64 processes holds, after planning, once in each process."""
+    keys = len(deepseek(bench.deepseek))
+    bench.say(f"cut: {keys:,} keys to one of {CUT_PROCESSES} processes, {rounds} processes")
+    words = json.dumps(bench.deepseek), str(CUT_PROCESSES), "1"
+    runs = [bench.timed("cut", PLAN_BYTES, *words).seconds for _ in range(rounds)]
+    return [Figure(f"cut {keys:,} keys to one of {CUT_PROCESSES}", "s", _chosen(runs, slice(None)), CUT_S)]
+
+
 def measure_import(bench: Bench, rounds: int = 11) -> list[Figure]:
     """Time `import weighbridge`: a whole interpreter with it, less one without."""
     bench.say(f"import: {rounds} interpreters with it and without, in turn")
@@ -111,6 +122,7 @@ ROWS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = MappingProxyType(
         "huge": measure_huge,
         "dequantise": measure_dequantise,
         "plan": measure_plan,
+        "cut": measure_cut,
         "import": measure_import,
         "inspect": measure_inspect,
         "cuda": measure_cuda,

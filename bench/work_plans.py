@@ -42,6 +42,33 @@ def plan(touch_bytes: int, sizes_json: str, way: str, repeats: str) -> None:
     print(json.dumps(seconds))
 
 
+def cut(touch_bytes: int, sizes_json: str, processes: str, repeats: str) -> None:
+    """Cut a plan to what one of some processes holds where each has its share of the rows, as FSDP2 deals them out."""
+    source = deepseek(DeepSeek(*json.loads(sizes_json)))
+    plan = wb.plan(source, deepseek_mapping())
+    parts = {key: _rows_of(spec.shape, int(processes)) for key, spec in plan.target.items()}
+    seconds: list[float] = []
+    held: list[wb.Plan] = []
+
+    def work() -> None:
+        start = time.perf_counter()
+        made = plan.cut(parts)
+        seconds.append(time.perf_counter() - start)
+        held[:] = [made]
+
+    run_timed(*[work] * int(repeats), touch_bytes=touch_bytes)
+    if any(held[0].target[key].shape != part.held for key, part in parts.items()):
+        raise SystemExit("the plan is not cut to its parts")
+    print(json.dumps(seconds))
+
+
+def _rows_of(shape: tuple[int, ...], processes: int) -> wb.Part:
+    """Return the second process's share of a tensor's rows."""
+    rows = -(-shape[0] // processes)
+    share = min(rows, shape[0]), min(2 * rows, shape[0])
+    return wb.Part(shape, ((share,) if share[0] < share[1] else (), *(((0, size),) for size in shape[1:])))
+
+
 def group(touch_bytes: int, sizes_json: str, repeats: str) -> None:
     """Rename and group the keys with the rules of transformers, and nothing else that it does while it loads."""
     import torch

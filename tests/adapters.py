@@ -15,6 +15,8 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 
+Tensors = dict[str, torch.Tensor]
+
 PREFIX: Final = "base_model.model."
 FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 

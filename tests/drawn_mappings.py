@@ -500,6 +500,7 @@ class _Rules:
         value = (
             self.chance.choice((0, 0, 1, 3, "-0.0", "nan")) if whole.is_floating_point() else self.chance.choice((0, 1))
         )
+        start, stop = (min(at, whole.shape[axis]) for at in (start, stop))
         part = whole.narrow(axis, start, stop - start)
         part.fill_(float(value) if isinstance(value, str) else value)
         if self.chance.random() < 0.1 and part.numel():

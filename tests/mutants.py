@@ -66,6 +66,7 @@ TESTS = (
     "planning/test_group_names.py",
     "planning/test_groups.py",
     "planning/test_index_forms.py",
+    "planning/test_named_adapters.py",
     "planning/test_no_fit.py",
     "planning/test_only_choice.py",
     "planning/test_origins.py",

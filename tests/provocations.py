@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -16,6 +17,7 @@ from unittest import mock
 
 import pytest
 import torch
+from dcp_directories import write_dcp
 from safetensors.torch import save_file
 
 import weighbridge as wb
@@ -60,6 +62,14 @@ def adapter(folder: Path, *modules: str, r: int = 2) -> Path:
     named = {f"base_model.model.mlp.{module}.lora_{role}.weight": shape
              for module in modules or ("gate", "up") for role, shape in (("A", (2, 3)), ("B", (4, 2)))}  # fmt: skip
     return write_adapter(folder / f"adapter-{r}", named, {"r": r, "target_modules": ["gate", "up"]})
+
+
+def kohyas(folder: Path) -> Path:
+    """Make an adapter in kohya's names for one projection."""
+    place = folder / "kohya.safetensors"
+    save_file({f"lora_unet_mlp_gate.lora_{way}.weight": numbers(*shape)
+               for way, shape in (("down", (2, 3)), ("up", (4, 2)))}, place)  # fmt: skip
+    return place
 
 
 def expert_adapter(folder: Path) -> Path:
@@ -438,6 +448,11 @@ def convert_with_the_configuration_of_another_adapter(folder: Path) -> object:
     return wb.plan(adapter(folder, r=4), FUSED)
 
 
+@provokes("adapter-module")
+def convert_names_without_dots(folder: Path) -> object:
+    return wb.plan(kohyas(folder), MOVED)
+
+
 @provokes("adapter-packing")
 def convert_experts_that_nobody_knows_of(folder: Path) -> object:
     return wb.plan(expert_adapter(folder), MOVED, base=EXPERT_BASE)
@@ -501,6 +516,12 @@ def trim_rows_that_hold_something(folder: Path) -> object:
     vocabulary[:11] = numbers(11, 3)
     vocabulary[13, 1] = 0.25
     return wb.plan({"embed.weight": vocabulary}, [wb.WeightConverter("embed", "embed", [wb.Trim(0, 11)])]).state_dict()
+
+
+@provokes("parts-mismatch")
+def cut_a_plan_to_parts_of_another_model(folder: Path) -> object:
+    plan = wb.plan({"up.weight": numbers(8, 3), "norm.weight": numbers(3)}, [])
+    return plan.cut({"up.weight": wb.Part((6, 3), (((0, 3),), ((0, 3),)))})
 
 
 @provokes("budget-too-small")
@@ -594,6 +615,28 @@ def lose_a_shard(folder: Path) -> object:
 @provokes("path-unsafe")
 def name_a_file_outside(folder: Path) -> object:
     return wb.open(sharded(folder, b="../../other/model.safetensors"))
+
+
+@provokes("dcp-unsafe")
+def hide_code_in_metadata(folder: Path) -> object:
+    def hide(metadata: Any) -> None:
+        metadata.planner_data = {"a.weight": subprocess.run}
+
+    return wb.open(write_dcp(folder, {"a.weight": numbers(2)}, metadata=hide))
+
+
+@provokes("dcp-unsupported")
+def save_with_an_extension(folder: Path) -> object:
+    def transform(metadata: Any) -> None:
+        for info in metadata.storage_data.values():
+            info.transform_descriptors = ["zstd"]
+
+    return wb.open(write_dcp(folder, {"a.weight": numbers(2)}, metadata=transform))
+
+
+@provokes("dcp-invalid")
+def lose_a_chunk(folder: Path) -> object:
+    return wb.open(write_dcp(folder, {"a.weight": numbers(5, 3)}, {"a.weight": [((0, 0), (3, 3))]}))
 
 
 @provokes("pickle-unsafe")

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from unittest import mock
 
 import torch
+from dcp_directories import write_dcp
 from provocations import (
     BOTH,
     DIFFERING,
@@ -59,9 +60,8 @@ REMEDIES: Final[dict[str, list[Remedy]]] = {}
 
 BY_HAND: Final[dict[str, tuple[str, ...]]] = {
     "adapter-inexact": ("merge the adapter into its model with PEFT, and convert that",),
-    "checkpoint-partial": (
-        "load the pieces of all ranks with the HuggingFaceStorageReader of torch.distributed.checkpoint",
-    ),
+    "dcp-unsafe": ("only if you trust its origin",),
+    "dcp-unsupported": ("open it with those that wrote it",),
     "destination-no-room": ("free NUMBER bytes",),
     "path-unsafe": ("do not use this checkpoint before you know who wrote it",),
     "pickle-unsafe": ("only if you trust its origin",),
@@ -644,6 +644,11 @@ def take_its_own_configuration(folder: Path) -> object:
     return wb.convert(adapter(folder), folder / "out", FUSED, block_diagonal=True)
 
 
+@follows("adapter-module", "give the model that the adapter was trained on: base=... (--base)")
+def give_the_model(folder: Path) -> object:
+    return wb.convert(folder / "kohya.safetensors", folder / "out", MOVED, base=header(mlp__gate__weight=(4, 3)))
+
+
 @follows("adapter-packing", 'declare it: lora_B_layout="rank_major" as of PEFT')
 def declare_the_packing_of_peft(folder: Path) -> object:
     return wb.plan(folder / "experts", MOVED, base=EXPERT_BASE, lora_B_layout="rank_major")
@@ -778,6 +783,20 @@ def keep_all_rows(folder: Path) -> object:
     return wb.plan(ROWS_OF_ONES, []).state_dict()
 
 
+SPREAD = {"up.weight": numbers(8, 3), "norm.weight": numbers(3)}
+ROWS = {"up.weight": wb.Part((8, 3), (((0, 4),), ((0, 3),)))}
+
+
+@follows("parts-mismatch", "take the parts of all tensors of this plan")
+def take_the_parts_of_all(folder: Path) -> object:
+    return wb.plan(SPREAD, []).cut(ROWS | {"norm.weight": wb.Part.whole((3,))})
+
+
+@follows("parts-mismatch", "restrict it to those that are held: plan.restrict(keys)")
+def restrict_to_what_is_held(folder: Path) -> object:
+    return wb.plan(SPREAD, []).restrict(list(ROWS)).cut(ROWS)
+
+
 TALL = {"old": numbers(8, 3)}
 
 
@@ -804,15 +823,19 @@ def open_the_one_that_is_meant(folder: Path) -> object:
 
 @follows(
     "checkpoint-partial",
-    "let its\nHuggingFaceStorageWriter put them together as it writes them: enable_consolidation=True",
+    "open the directory that holds the files of all ranks, under the names that torch.distributed.checkpoint gave them",
 )
-def put_them_together(folder: Path) -> object:
-    from torch.distributed import checkpoint as dcp
+def open_the_files_of_all_ranks(folder: Path) -> object:
+    path = folder / "shard-00001-model-00001-of-00001.safetensors"
+    save_file({"a.weight": numbers(2, 3)}, path, {"DCP_SHARDING_INFO": '{"a.weight": {"saved_offsets": [0, 0]}}'})
+    return wb.open(folder)
 
-    path = folder / "whole"
-    writer = dcp.HuggingFaceStorageWriter(path=str(path), enable_consolidation=True)
-    dcp.save({"a.weight": numbers(4, 3)}, storage_writer=writer, no_dist=True)
-    return wb.open(path)
+
+@follows("dcp-unsafe", "convert it with the program that wrote it, and")
+@follows("dcp-unsupported", "write it without extensions")
+@follows("dcp-invalid", "check that the files of all ranks are there, and of one save alone")
+def save_it_again(folder: Path) -> object:
+    return wb.open(write_dcp(folder, {"a.weight": numbers(5, 3)}))
 
 
 @follows("file-truncated", "fetch or copy the file again")

@@ -9,6 +9,7 @@ from weighbridge._version import __version__
 from weighbridge.base.process.lazy_names import load_lazily as _load_lazily
 
 if TYPE_CHECKING:
+    from weighbridge.algebra.held_parts import Part
     from weighbridge.api.bound_plan import Plan
     from weighbridge.api.functions import convert, plan, register, resolve, revert
     from weighbridge.api.live_models import load, loaded_plan, save
@@ -80,6 +81,7 @@ __all__ = [
     "MergeModulelist",
     "On",
     "Pad",
+    "Part",
     "PatternError",
     "Permute",
     "PermuteForRope",
@@ -122,6 +124,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "algebra.held_parts": "Part",
     "api.bound_plan": "Plan",
     "api.functions": "convert plan register resolve revert",
     "api.live_models": "load loaded_plan save",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,60 @@ def test_codes_that_became_numbers_are_not_saved_beside_their_scales(llama: Path
     numbers(TOKENS)
     plain = wbt.save_pretrained(numbers, tmp_path / "numbers", layout=layout)
     assert not any("scale" in key for key in wb.open(plain).header)
+
+
+OTHER_NAMES = [wb.WeightRenaming("^blocks", "model.layers"), wb.WeightRenaming("^head", "lm_head")]
+"""From a layout that nobody publishes to the names of the model."""
+
+
+def said_in(place: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((place / "config.json").read_text())["quantization_config"]
+    return found
+
+
+def test_names_in_the_configuration_follow_to_another_layout_and_back(llama: Path, tmp_path: Path) -> None:
+    form = json.loads((llama / "config.json").read_text())
+    form["quantization_config"]["ignore"] = ["re:.*lm_head", "model.layers.0.input_layernorm", "model.norm"]
+    form["quantization_config"]["config_groups"]["one"]["targets"] = [r"re:model\.layers\..*proj$"]
+    (llama / "config.json").write_text(json.dumps(form, indent=3))
+    model, before = load(llama), said_in(llama)
+    out = wbt.save_pretrained(model, tmp_path / "out", OTHER_NAMES)
+    after = said_in(out)
+    assert after["ignore"] == ["head", "blocks.0.input_layernorm", "model.norm"]
+    assert "blocks.0.mlp.down_proj.weight_scale" in wb.open(out).header
+    targets = after["config_groups"]["one"].pop("targets")
+    del before["config_groups"]["one"]["targets"]
+    assert after == before | {"ignore": after["ignore"]}
+    projections = {key.removesuffix(".weight") for key in wb.open(out).header if key.endswith("proj.weight")}
+    meant = {
+        module
+        for module in {key.rpartition(".")[0] for key in wb.open(out).header}
+        if any(entry == module or (entry[:3] == "re:" and re.match(entry[3:], module)) for entry in targets)
+    }
+    assert meant == projections
+    assert len(projections) == 7
+    back = wb.plan(out, OTHER_NAMES).write(tmp_path / "back")
+    assert said_in(back)["ignore"] == ["lm_head", "model.layers.0.input_layernorm", "model.norm"]
+    for key, value in load_file(llama / "model.safetensors").items():
+        assert torch.equal(load_file(back / "model.safetensors")[key], value), key
+    for layout in ("as loaded", "as is", "published"):
+        same = wbt.save_pretrained(model, tmp_path / layout, layout=layout)
+        assert (same / "config.json").read_bytes() == (llama / "config.json").read_bytes(), layout
+
+
+def test_names_that_cannot_be_said_of_the_layout_are_an_error_before_anything_is_written(
+    llama: Path, tmp_path: Path
+) -> None:
+    form = json.loads((llama / "config.json").read_text())
+    form["quantization_config"]["ignore"] = ["lm_head", "model.norm"]
+    (llama / "config.json").write_text(json.dumps(form))
+    model = load(llama)
+    form["quantization_config"]["ignore"] = ["lm_head", "re:blocks"]  # of which it means nothing where it was loaded
+    (llama / "config.json").write_text(json.dumps(form))
+    with pytest.raises(wb.PlanError) as refused:
+        wbt.save_pretrained(model, tmp_path / "out", OTHER_NAMES)
+    assert {problem.code for problem in refused.value.problems} == {"names-unmapped"}
+    assert not (tmp_path / "out").exists()
 
 
 class Block(torch.nn.Module):

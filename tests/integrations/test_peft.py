@@ -114,6 +114,29 @@ def test_peft_merges_what_the_parts_add(tmp_path: Path, is_rooted: bool) -> None
         torch.testing.assert_close(tensor, wanted[key], rtol=1e-14, atol=1e-12, msg=key)
 
 
+class Convolutions(torch.nn.Module):
+    """Two convolutions that were one, with other numbers of outputs together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (torch.nn.Conv2d(3, 4, (3, 5), bias=False).double() for _ in "ab")
+
+
+def test_peft_merges_a_convolution_that_was_cut(tmp_path: Path) -> None:
+    down, up = whole_numbers(2, 3, 3, 5), whole_numbers(8, 2, 1, 1, seed=1)
+    tensors = {"ab.lora_A.weight": down, "ab.lora_B.weight": up}
+    adapter = write_adapter(tmp_path / "adapter", tensors, target_modules=["ab"], lora_alpha=6)
+    wb.convert(adapter, tmp_path / "new", [wb.WeightConverter("ab.weight", ["a.weight", "b.weight"], [wb.Chunk(0)])])
+    model = Convolutions()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    merged = peft.PeftModel.from_pretrained(model, str(tmp_path / "new")).merge_and_unload().state_dict()
+    change = 3 * (up.flatten(1) @ down.flatten(1)).unflatten(1, (3, 3, 5))
+    for key, part in zip(("a.weight", "b.weight"), change.chunk(2), strict=True):
+        torch.testing.assert_close(merged[key] - before[key], part, rtol=1e-14, atol=1e-12)
+    wb.revert(tmp_path / "new", tmp_path / "back")
+    assert same_files(adapter, tmp_path / "back")
+
+
 # The dialect
 
 NAMES = st.lists(st.sampled_from(["a", "b", "ab", "0", "1", "x_proj"]), min_size=1, max_size=4).map(".".join)

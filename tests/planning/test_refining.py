@@ -24,6 +24,7 @@ REFINABLE = {
     "groups of columns": (KINDS["groups of columns"], 1, 1),
     "words of columns": (KINDS["words of columns"], 1, 8),
     "words of rows, columns first": (KINDS["words of rows, columns first"], 8, 1),
+    "two rows in a byte": (KINDS["two rows in a byte"], 2, 1),
     "words of columns, zero points in words of rows": (words_both_ways(32), 8, 8),
 }
 """Formats whose configuration says the size of a block, with the rows and columns that it may at least be cut at."""
@@ -242,6 +243,79 @@ def test_a_part_of_a_plan_has_finer_blocks_as_well(tmp_path: Path) -> None:
     }
 
 
+MODELOPT: dict[str, Any] = {"quant_method": "modelopt", "quant_algo": "W4A16_AWQ"}
+HALVES = wb.WeightConverter("a.weight", ["x.weight", "y.weight"], [wb.Split(1, (4, 20))])
+
+
+@pytest.mark.parametrize("is_in_groups", [True, False])
+def test_both_files_of_modelopt_say_the_new_size_and_columns_keep_their_scale(
+    is_in_groups: bool, tmp_path: Path
+) -> None:
+    """What acts on what comes in has an entry for each column, and is cut with them."""
+    groups = {"group_0": {"weights": {"num_bits": 4, "type": "int", "group_size": 8}, "targets": ["Linear"]}}
+    said = MODELOPT | ({"config_groups": groups} if is_in_groups else {"group_size": 8})
+    source = KINDS["two rows in a byte"].make("a", 6, 24, torch.Generator().manual_seed(1))
+    source["a.pre_quant_scale"] = torch.arange(24.0)
+    (tmp_path / "source").mkdir()
+    save_file(source, tmp_path / "source" / "model.safetensors")
+    (tmp_path / "source" / "config.json").write_text(json.dumps({"quantization_config": said}))
+    other = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "W4A16_AWQ", "group_size": 8}}
+    (tmp_path / "source" / "hf_quant_config.json").write_text(json.dumps(other))
+    plan = wb.plan(tmp_path / "source", [HALVES], companions="refine")
+    made = plan.write(tmp_path / "made")
+    changed = config_of(made)["quantization_config"]
+    assert (changed["config_groups"]["group_0"]["weights"] if is_in_groups else changed)["group_size"] == 4
+    written = json.loads((made / "hf_quant_config.json").read_text())
+    assert written == other | {"quantization": {"quant_algo": "W4A16_AWQ", "group_size": 4}}
+    tensors = load_file(made / "model.safetensors")
+    assert tensors["x.pre_quant_scale"].equal(source["a.pre_quant_scale"][:4])
+    assert tensors["y.pre_quant_scale"].equal(source["a.pre_quant_scale"][4:])
+    before = weights_of(source, {"quantization_config": MODELOPT})["a.weight"]
+    after = weights_of(tensors, {"quantization_config": MODELOPT})
+    assert torch.cat([after["x.weight"], after["y.weight"]], 1).equal(before)
+    same_files(tmp_path / "source", wb.revert(made, tmp_path / "back"))
+
+
+def test_a_size_that_one_configuration_says_twice_is_not_changed() -> None:
+    groups = {"group_0": {"weights": {"group_size": 8}}}
+    source = KINDS["two rows in a byte"].make("a", 6, 24, torch.Generator().manual_seed(1))
+    said = {"quantization_config": MODELOPT | {"group_size": 8, "config_groups": groups}}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [HALVES], companions="refine", config=said)
+    assert codes_of(caught) == {"companion-misaligned"}
+    assert "the seam at column 4 of 24 of a.weight is 0.5 blocks in" in str(caught.value)
+    assert "refine" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "axis"), [("ct-int4-group", 1), ("ct-int4-asym", 1), ("ct-moe-int4-asym", 1)])
+def test_groups_of_packed_examples_are_cut_between_words(name: str, axis: int, tmp_path: Path) -> None:
+    """Where a group has more columns than a word: eight of them, which share no scale any more."""
+    source = copied(example(name), tmp_path / "source")
+    before = numbers_in(source)
+    key = next(key for key in sorted(before) if key.endswith("gate_proj.weight"))
+    (group,) = config_of(source)["quantization_config"]["config_groups"].values()
+    size, width = group["weights"]["group_size"], before[key].shape[axis]
+    assert size > 8
+    stem = key.removesuffix("gate_proj.weight")
+    cut = wb.WeightConverter("gate_proj.weight", ["gate_a.weight", "gate_b.weight"], [wb.Split(axis, (width - 8, 8))])
+    plan = wb.plan(source, [cut], companions="refine")
+    assert [each.after for each in plan.refined] == [(8,)]
+    made = plan.write(tmp_path / "made")
+    after = numbers_in(made)
+    assert torch.cat([after[f"{stem}gate_a.weight"], after[f"{stem}gate_b.weight"]], axis).equal(before[key])
+    kept = [other for other in before if "gate_proj" not in other]
+    assert kept
+    assert [other for other in kept if not after[other].equal(before[other])] == []
+    assert not wb.plan(made, []).notes
+    same_files(source, wb.revert(made, tmp_path / "back"))
+    within = wb.WeightConverter(
+        "gate_proj.weight", ["gate_a.weight", "gate_b.weight"], [wb.Split(axis, (width - 4, 4))]
+    )
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [within], companions="refine")
+    assert codes_of(caught) <= {"companion-misaligned", "companion-fixed"}
+
+
 def test_a_configuration_beside_the_weights_that_says_something_else_is_an_error(tmp_path: Path) -> None:
     other = json.dumps({"quantization_config": {"quant_method": "fp8", "weight_block_size": [8, 8]}})
     source = written(tmp_path / "source", other)
@@ -297,14 +371,68 @@ def test_what_contradicts_the_configuration_cannot_be_refined_alike() -> None:
     assert "c: scales have [7, 7] entries" in str(caught.value)
 
 
+@settings(deadline=None)
+@given(st.composite(Case)())
+def test_a_target_with_finer_blocks_is_reached(case: Case) -> None:
+    """The same plan as without a target; and no other sizes than those that come of the seams."""
+    config = configuration(case.kind)
+    free = wb.plan(case.source, case.rules, config=config, companions="refine")
+    plan = wb.plan(case.source, case.rules, free.target, config=config, companions="refine")
+    moved = [{(step.sources, step.targets, step.program) for step in each.steps} for each in (plan, free)]
+    assert moved[0] == moved[1]
+    assert plan.refined == free.refined
+    made, wanted = plan.state_dict(), free.state_dict()
+    assert [key for key in wanted if not bits(made[key]).equal(bits(wanted[key]))] == []
+    grids = [key for key, spec in free.target.items() if key.endswith(("scale_inv", "scale", "scales"))]
+    if free.refined:
+        key = grids[0]
+        rows, columns = free.target[key].shape
+        other = {**free.target.specs, key: wb.TensorSpec(free.target[key].dtype, (rows, columns + 1))}
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(case.source, case.rules, wb.Header(other), config=config, companions="refine")
+        assert codes_of(caught) <= {"companion-misaligned", "companion-missing", "source-unplaced", "target-missing"}
+        assert key in str(caught.value)
+
+
 def test_a_target_says_how_large_blocks_are() -> None:
     wanted = dict(wb.plan(fp8("a", 8, 4) | fp8("b", 4, 4), [JOIN], config=CONFIG).target)
     assert wb.plan(fp8("a", 8, 4) | fp8("b", 4, 4), [JOIN], wb.Header(wanted), config=CONFIG, companions="refine")
     wanted["ab.weight"] = wb.TensorSpec("F8_E4M3", (10, 4))
     with pytest.raises(wb.PlanError) as caught:
         wb.plan(fp8("a", 6, 4) | fp8("b", 4, 4), [JOIN], wb.Header(wanted), config=CONFIG, companions="refine")
-    assert "companion-misaligned" in codes_of(caught)
-    assert "the target says how large blocks are" in str(caught.value)
+    (problem,) = caught.value.problems
+    assert problem.code == "companion-misaligned"
+    assert "the target says how large blocks are" in str(problem)
+    assert (problem.where, problem.expected) == ("ab.weight_scale_inv", "F32 [3, 1]")
+    assert problem.got == "F32 [5, 1], with blocks made finer"
+
+
+def test_finer_blocks_that_only_the_target_has_are_not_made() -> None:
+    """Its grid would fit several sizes; what a rule needs, or the configuration says, decides alone."""
+    wanted = {"c.weight": wb.TensorSpec("F8_E4M3", (9, 5)), "c.weight_scale_inv": wb.TensorSpec("F32", (9, 5))}
+    renamed = [wb.WeightRenaming("^a", "c")]
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(fp8("a", 9, 5), renamed, wb.Header(wanted), config=CONFIG, companions="refine")
+    assert codes_of(caught) == {"companion-missing"}
+    assert "F32 [9, 5]" in str(caught.value)
+    assert "F32 [3, 2]" in str(caught.value)
+
+
+def test_a_target_in_a_directory_has_a_configuration_of_its_own(tmp_path: Path) -> None:
+    """Which is that of its own blocks, and says nothing of the source's."""
+    source = written(tmp_path / "source", json.dumps(CONFIG))
+    there = wb.plan(source, [JOIN], companions="refine").write(tmp_path / "there")
+    assert config_of(there) != config_of(source)
+    plan = wb.plan(source, [JOIN], there, companions="refine")
+    assert [str(each) for each in plan.refined] == ["weight_block_size from 4 x 4 to 2 x 4"]
+    made = plan.write(tmp_path / "made")
+    for name in ("config.json", "model.safetensors"):
+        assert (made / name).read_bytes() == (there / name).read_bytes(), name
+    same_files(source, wb.revert(made, tmp_path / "back"))
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(source, [JOIN], there)
+    assert codes_of(caught) == {"companion-misaligned", "companion-missing"}  # of the seam, and of c, which has none
+    assert "(--refine)" in str(caught.value)
 
 
 def test_the_option_is_one_of_three() -> None:

@@ -622,6 +622,21 @@ def test_casts_and_ties_are_told(opened: Callable[..., Page]) -> None:
     assert page.text("#inspector p .fate") == "computed"
 
 
+def test_tensors_of_a_quantised_weight_are_told_with_it(opened: Callable[..., Page]) -> None:
+    found = {"norm.weight": Spec("F32", (3,))}
+    for name in ("q", "k"):
+        found |= {f"{name}.weight": Spec("F8_E4M3", (4, 6)), f"{name}.weight_scale_inv": Spec("F32", (2, 3))}
+    config = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [2, 2]}}
+    join = wb.WeightConverter(["q.weight", "k.weight"], "qk.weight", [wb.Concatenate(0)])
+    page = opened(wb.plan(wb.Header(found), [join], config=config).to_html())
+    page.pick("source", "k.weight_scale")
+    assert "rules name that one, and all that is stored for it goes along" in page.text("#inspector")
+    assert page.texts("#inspector .stored li") == ["q.{weight,weight_scale_inv}"]
+    assert "q.weight → qk.weight" in page.text("#inspector .tried")
+    page.pick("source", "norm")
+    assert "Quantised weight" not in page.text("#inspector")
+
+
 def test_diagram_shows_what_lands_where(page: Page) -> None:
     page.pick("target", "layers.2.qkv")
     assert page.texts(".diagram .source") == ["q.weight", "k.weight", "v.weight"]

@@ -71,15 +71,57 @@ def test_a13_file_of_a_rank_is_partial(written: Path) -> None:
     for piece in (*pieces, *pieces_in(written / "together/sharded")):
         error = error_of(lambda piece=piece: wb.open(piece))
         assert error.code == "checkpoint-partial"
-        assert "HuggingFaceStorageReader" in error.hint
+        assert "open the directory" in error.hint
     assert "'w' from [4, 0] on" in error_of(lambda: wb.open(pieces[1])).got
 
 
-def test_a13_directory_of_pieces_does_not_lead_to_one(written: Path) -> None:
+def test_files_of_all_ranks_open_as_the_whole(written: Path, tmp_path: Path) -> None:
     for folder in (written / "pieces", written / "together/sharded"):
-        error = error_of(lambda folder=folder: wb.open(folder))
-        assert error.code == "checkpoint-partial"
-        assert "open the file" not in error.hint
+        checkpoint = wb.open(folder)
+        assert wb.verify(checkpoint, WEIGHTS)
+        assert checkpoint.header.metadata == {"format": "pt"}
+        assert "2 ranks" in checkpoint.notes[0]
+    wb.convert(written / "pieces", tmp_path / "out", [wb.WeightConverter("w", "t", [wb.Transpose(0, 1)])])
+    assert wb.verify(tmp_path / "out", {"t": WEIGHTS["w"].t().contiguous(), "b": WEIGHTS["b"]})
+
+
+def write_rank(folder: Path, rank: int, info: str, **tensors: torch.Tensor) -> None:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"shard-{rank:05}-model-00001-of-00001.safetensors"
+    save_file(tensors, path, {"DCP_SHARDING_INFO": info})
+
+
+AT_0, AT_2, AT_3 = (json.dumps({"w": {"saved_offsets": [row, 0]}}) for row in (0, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "code"),
+    [
+        ({1: AT_0}, "checkpoint-partial"),
+        ({2: AT_0, 3: AT_2}, "checkpoint-partial"),
+        ({1: AT_0, 3: AT_2}, "checkpoint-partial"),
+        ({1: AT_0, 2: AT_3}, "dcp-invalid"),
+        ({1: AT_0, 2: AT_0}, "dcp-invalid"),
+        ({1: AT_2, 2: AT_2}, "dcp-invalid"),
+        ({1: AT_0, 2: "{}"}, "checkpoint-partial"),
+        ({1: AT_0, 2: '{"w": {"saved_offsets": [2]}}'}, "checkpoint-partial"),
+        ({1: AT_0, 2: '{"w": {"saved_offsets": [2, -1]}}'}, "checkpoint-partial"),
+    ],
+)
+def test_files_of_ranks_that_are_not_the_whole_are_refused(tmp_path: Path, ranks: dict[int, str], code: str) -> None:
+    for rank, info in ranks.items():
+        write_rank(tmp_path / "in", rank, info, w=torch.ones(2, 3))
+    assert error_of(lambda: wb.open(tmp_path / "in")).code == code
+
+
+def test_pieces_of_two_dtypes_are_not_one_tensor(tmp_path: Path) -> None:
+    write_rank(tmp_path / "in", 1, AT_0, w=torch.ones(2, 3))
+    write_rank(tmp_path / "in", 2, AT_2, w=torch.ones(2, 3).half())
+    assert error_of(lambda: wb.open(tmp_path / "in")).code == "dcp-invalid"
+
+
+def test_files_of_ranks_have_no_entries(written: Path) -> None:
+    assert error_of(lambda: wb.open(f"{written / 'pieces'}::model")).code == "usage"
 
 
 def test_a13_file_of_the_first_rank_is_partial_wherever_it_lies(written: Path, tmp_path: Path) -> None:

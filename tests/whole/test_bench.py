@@ -57,7 +57,7 @@ from bench.picture import picture
 from bench.quantised import Blocks, wrong_values
 from bench.report import COLUMNS, heading, machine, plain_table, results_json, table_rows, versions
 from bench.rounds import Bench, Side, memory, take_turns
-from bench.rows import DEFAULT_ROWS, OPT_IN, ROWS, double, measure_import, measure_plan
+from bench.rows import DEFAULT_ROWS, OPT_IN, ROWS, double, measure_cut, measure_import, measure_plan
 from bench.rows_devices import BOUND, OURS, measure_cuda
 from bench.rows_files import measure_convert, measure_convert_large, measure_revert, measure_save
 from bench.rows_first import SPARSE, measure_first, measure_inspect
@@ -500,6 +500,11 @@ def test_plan_row_measures_each_case(bench: Bench) -> None:
         *(f"plan {keys:,} keys{ending}" for ending in (", first", ", again", ", target, first", ", target, again")),
         *(f"group {keys:,} keys by transformers, {when}" for when in ("first", "again")),
     }
+
+
+def test_cut_row_cuts_in_each_process(bench: Bench) -> None:
+    (figure,) = measure_cut(bench, rounds=2)
+    assert len(figure.values) == 2
 
 
 def test_import_row_takes_the_interpreter_off(bench: Bench) -> None:

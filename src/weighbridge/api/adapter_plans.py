@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import config_for
 from weighbridge.api.joined_files import open_source
+from weighbridge.api.named_adapters import Names, follow_metadata, hold_names, naming_of, read_names, refuse_prefix
 from weighbridge.api.settings import refuse_unasked
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse
@@ -44,11 +45,15 @@ class AdapterOptions:
             diagonal: the ranks add up. Otherwise these factors must be equal, and the rank stays.
         lora_B_layout: How the columns of B lie for fused experts, where the configuration does not say it:
             ``"rank_major"`` as of PEFT, ``"grouped_by_expert"`` as of earlier versions of Unsloth.
+        adapter_prefix: What the names of a new adapter begin with, where they are to be in another dialect, or of
+            another part of a pipeline: such as ``"transformer."`` of diffusers, or ``"lora_unet_"`` of kohya. For an
+            adapter of several parts a dict, with what each begins with now.
     """
 
     base: Any = None
     block_diagonal: bool = False
     lora_B_layout: str | None = None  # noqa: N815 - the name that it has in the configuration
+    adapter_prefix: str | MappingOf[str, str] | None = None
 
 
 def take_options(options: MappingOf[str, Any]) -> tuple[AdapterOptions, dict[str, Any]]:
@@ -59,11 +64,19 @@ def take_options(options: MappingOf[str, Any]) -> tuple[AdapterOptions, dict[str
 
 
 class Adapter(NamedTuple):
-    """An opened adapter: its tensors, the text of its configuration, and what that says."""
+    """An opened adapter: its tensors, and what says how strong they are.
+
+    Args:
+        source: Its tensors.
+        text: The text of PEFT's configuration.
+        config: What that says.
+        names: How its tensors are called, where that is not as PEFT does it; then there is no configuration beside it.
+    """
 
     source: Checkpoint
     text: str
     config: PeftConfig
+    names: Names | None = None
 
 
 def read_adapter(source: Checkpoint, mapping: Mapping, given: AdapterOptions, target: Any) -> Adapter | None:
@@ -78,12 +91,21 @@ def read_adapter(source: Checkpoint, mapping: Mapping, given: AdapterOptions, ta
     """
     place = next((extra.path for extra in source.extras if extra.name == CONFIG_NAME), None)
     patterns = [text for rule in mapping for text in (*rule.source_patterns, *rule.target_patterns)]
-    is_meant = target is None and mapping.transforms and not any("lora_" in text for text in patterns)
-    if place is None or not is_meant or not any(key.startswith(PREFIX) for key in source.header):
-        if given != AdapterOptions():
-            names = ", ".join(AdapterOptions.__dataclass_fields__)
-            raise PlanError("usage", "these options are for an adapter that its model's mapping moves", got=names)
-        return None
+    is_asked = bool(mapping.transforms) or given.adapter_prefix is not None
+    is_meant = target is None and is_asked and not any("lora_" in text for text in patterns)
+    if is_meant and place is not None and any(key.startswith(PREFIX) for key in source.header):
+        refuse_prefix(given.adapter_prefix)
+        return _read_peft(source, place)
+    names = read_names(source) if is_meant else None
+    if names is not None:
+        return Adapter(source, "", PeftConfig({}), names)
+    if given != AdapterOptions():
+        options = ", ".join(AdapterOptions.__dataclass_fields__)
+        raise PlanError("usage", "these options are for an adapter that its model's mapping moves", got=options)
+    return None
+
+
+def _read_peft(source: Checkpoint, place: Path) -> Adapter:
     raw, _ = read_small_file(place, is_resolved=True)
     try:
         text = raw.decode("utf-8")
@@ -111,32 +133,40 @@ def plan_adapter(
         place: What it was opened from.
 
     Raises:
-        PlanError: `adapter-invalid`, `adapter-inexact`; `plan-failed`, with each problem; `usage`.
+        PlanError: `adapter-invalid`, `adapter-inexact`, `adapter-module`; `plan-failed`, with each problem; `usage`.
     """
     _refuse_others(read_options(options))
-    source = adapter.source
+    source, names = adapter.source, adapter.names
     base = open_source(given.base) if given.base is not None else None
     config = config_for(options.get("config"), source if base is None else base, None, place)
     known = base.header if base is not None else None
-    held = hold(source.header, adapter.config, known, given.lora_B_layout)
+    if names is None:
+        held, naming = hold(source.header, adapter.config, known, given.lora_B_layout), None
+    else:
+        held = hold_names(source, names, known)
+        naming = naming_of(names, held, given.adapter_prefix)
     rules = bind_offsets(mapping, config)
     weights = compile_plan(_weights(held, known), rules, options=Options(config=config))
     refuse_unasked(config)
     is_turned = adapter.config.is_turned
-    moved = move_adapter(weights, held, is_turned=is_turned, is_blockwise=given.block_diagonal)
+    moved = move_adapter(weights, held, naming, is_turned=is_turned, is_blockwise=given.block_diagonal)
+    metadata, said = dict(source.header.metadata), tuple[str, ...]()
+    if names is not None and naming is not None:
+        metadata, said = follow_metadata(metadata, names, held, naming, moved)
     made = planned.Plan(
         weights.mapping,
         tuple(moved.steps),
-        reading=weights.reading + AS_ADAPTER,
-        metadata=dict(source.header.metadata),
-        notes=(*weights.notes, *_said(moved)),
+        reading=weights.reading + AS_ADAPTER + (f" in the names of {names.dialect.name}" if names is not None else ""),
+        metadata=metadata,
+        notes=(*weights.notes, *_said(moved), *said),
         source_files=source.files,
         is_back=False,
     )
     made.check()
     bound = Plan.bind(made, source)
     bound.binding.config = config
-    bound.binding.changes = (_follow(adapter, held, moved),)
+    bound.binding.changes = (_follow(adapter, held, moved),) if names is None else ()
+    bound.binding.weights = held.weights()
     return bound
 
 

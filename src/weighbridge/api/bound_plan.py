@@ -6,21 +6,22 @@ What runs or prints a plan is loaded when it is asked for: planning alone needs 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weighbridge.api.dequantised import computed_source
 from weighbridge.api.joined_files import open_source
-from weighbridge.api.refined_files import with_blocks
-from weighbridge.api.renamed_configs import follow_names
+from weighbridge.api.renamed_configs import changed_files, check_writable
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.forms.named_options import read_named
-from weighbridge.mappings.lora.peft_configs import WEIGHTS_STEM
+from weighbridge.mappings.lora.named_dialects import weights_stem
 from weighbridge.planning import plan as planned
 from weighbridge.planning.config_names.changes import ConfigChange, changes_between
+from weighbridge.planning.portions.cutting import Parts, check_makes_whole, cut, recut
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,7 @@ class Binding:
         read: What the last run read.
         config: The configuration that it was made with, which a model that is loaded through it remembers.
         changes: Files beside the weights that it writes anew; None as long as nobody has looked for any.
+        weights: For tensors of an adapter, the weights that they belong to.
     """
 
     source: Any = None
@@ -55,6 +57,7 @@ class Binding:
     read: Checkpoint | None = None
     config: Any = None
     changes: tuple[FileChange, ...] | None = None
+    weights: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,7 +68,7 @@ class Plan(planned.Plan):
     to the checkpoint that it was made on; each method that runs it takes another `source`, which must hold the same.
 
     Its fields are those of the value: `mapping`, `steps`, `dropped`, `initialised`, `tied_sources`, `tied_targets`,
-    `reading`, `metadata`, `notes`, `source_files`, `target_files`.
+    `reading`, `metadata`, `notes`, `source_files`, `target_files`, `portion`.
     """
 
     binding: Binding = field(default_factory=Binding, init=False, compare=False)
@@ -93,7 +96,8 @@ class Plan(planned.Plan):
         """Fates, bytes, peak memory and reversibility, to print."""
         from weighbridge.reporting.report import Report
 
-        remarks = tuple(getattr(self.binding.source, "notes", ())) if self._is_opened() else ()
+        source = self.binding.source
+        remarks = tuple(getattr(source, "notes", ())) if hasattr(source, "header") else ()
         return Report(self, remarks, self.config_changes)
 
     @property
@@ -105,14 +109,14 @@ class Plan(planned.Plan):
         """
         return tuple(each for change in self.binding.changes or () for each in changes_between(*change))
 
-    def _is_opened(self) -> bool:
-        return hasattr(self.binding.source, "header")
-
     def explain(self, key: str) -> Explanation:
-        """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss."""
+        """Explain one key of either side: every rule tried, what fired, the copies, the nearest names for a miss.
+
+        Of a tensor of a quantised weight also which that is, and what changes of what configurations say of its module.
+        """
         from weighbridge.reporting.explanation import explain
 
-        return explain(self, key)
+        return explain(self, key, self.binding.changes or (), self.binding.weights)
 
     def to_html(self) -> str:
         """Return one self-contained page: both layouts side by side, every rule, every tensor; see `docs/report.md`."""
@@ -151,7 +155,7 @@ class Plan(planned.Plan):
     # ---- other plans ----
 
     def inverse(self, source: Any = None, *, lossy: bool = False, keep_initialised: bool = False) -> Plan:
-        """Return the recorded way back: every step turned round, and the files as they were.
+        """Return the recorded way back: every step turned round, and the files as they were; of a cut plan, cut too.
 
         Args:
             source: What to read: a model, a directory, a state dict. By default what this plan makes: what its last run
@@ -165,7 +169,8 @@ class Plan(planned.Plan):
         Raises:
             PlanError: `inverse-lossy`.
         """
-        made = Plan.bind(super().inverse(lossy=lossy, keep_initialised=keep_initialised), source)
+        way = partial(planned.Plan.inverse, lossy=lossy, keep_initialised=keep_initialised)
+        made = Plan.bind(way(self) if self.portion is None else recut(self, way, is_turned=True), source)
         made.binding.forward, made.binding.config = self, self.binding.config
         if self.binding.changes is not None:
             made.binding.changes = tuple(change.inverse() for change in self.binding.changes)
@@ -186,8 +191,23 @@ class Plan(planned.Plan):
 
         if self.is_of_adapter:
             raise PlanError("usage", "an adapter is converted as a whole", hint="leave out the selection")
+        change = partial(restrict, only=only)
+        return self._bound_alike(change(self) if self.portion is None else recut(self, change))
 
-        made = Plan.bind(restrict(self, only), self.binding.source, origin=self.binding.origin)
+    def cut(self, target: Parts | None = None, *, source: Parts | None = None) -> Plan:
+        """Return the plan for what one process of many holds, bound to the same source; see `docs/ranks.md`.
+
+        Args:
+            target: What is held of each target, such as `weighbridge.parts(model)`: the cut plan makes these parts.
+            source: What is held of each source: the cut plan says which pieces of its targets come from that.
+
+        Raises:
+            PlanError: `parts-mismatch`, `plan-failed`; `usage` for a plan that is cut already, and without parts.
+        """
+        return self._bound_alike(cut(self, target, source=source))
+
+    def _bound_alike(self, plan: planned.Plan) -> Plan:
+        made = Plan.bind(plan, self.binding.source, origin=self.binding.origin)
         made.binding.forward, made.binding.config = self.binding.forward, self.binding.config
         made.binding.changes = self.binding.changes
         return made
@@ -211,6 +231,7 @@ class Plan(planned.Plan):
         """
         from weighbridge.running.results import stream
 
+        check_makes_whole(self)
         return stream(self, self.checkpoint(source), copy=copy, device=device)
 
     def state_dict(
@@ -234,6 +255,7 @@ class Plan(planned.Plan):
         """
         from weighbridge.running.results import state_dict
 
+        check_makes_whole(self)
         made = state_dict(self, self.checkpoint(source), copy=copy, device=device, progress=progress)
         self.binding.produced = weakref.ref(made)
         return made
@@ -267,6 +289,7 @@ class Plan(planned.Plan):
         """
         from weighbridge.models.module_loading import load_into
 
+        check_makes_whole(self)
         source, config = self.checkpoint(source), self.binding.config
         load_into(self, model, source, copy=copy, device=device, progress=progress, config=config)
         self.binding.produced = weakref.ref(model)
@@ -300,38 +323,21 @@ class Plan(planned.Plan):
         from weighbridge.running.to_files.directory_writing import WriteOptions, write
         from weighbridge.running.to_files.torch_writing import write_torch_file
 
-        self._check_changes()
+        check_writable(self, self.binding.changes)
         is_torch = names_torch_file(destination)
         if self.is_of_adapter and self.target_files is None and options.get("name") is None and not is_torch:
-            options |= {"name": WEIGHTS_STEM, "max_shard_size": None}
+            options |= {"name": weights_stem(self.target), "max_shard_size": None}
         chosen = read_named(WriteOptions, options)
         checkpoint = self.checkpoint(source)
         origin = None if checkpoint.extras else self._origin()
-        changes = self._changes(checkpoint, origin)
+        changes = changed_files(self, self.binding.changes, checkpoint, origin)
         if is_torch:
-            needs = self.is_of_adapter or self.refined
-            needed = (*beside, *(change.extra for change in changes if needs))
+            needed = (*beside, *(change.extra for change in changes if self.is_of_adapter or self.refined))
             made = write_torch_file(self, checkpoint, destination, chosen, origin, needed)
         else:
             made = write(self, checkpoint, destination, chosen, origin, beside, changes)
         self.binding.produced = lambda: made
         return made
-
-    def _check_changes(self) -> None:
-        """Refuse to write an adapter without its configuration, which it means nothing without.
-
-        Raises:
-            PlanError: `usage`.
-        """
-        if self.is_of_adapter and not self.binding.changes:
-            what = "this plan moves an adapter's tensors, and does not hold the configuration that belongs to them"
-            hint = "make the plan anew, of the adapter's directory and the mapping, and write that"
-            raise PlanError("usage", what, hint=hint)
-
-    def _changes(self, checkpoint: Checkpoint, origin: Checkpoint | None) -> tuple[FileChange, ...]:
-        """Return the files to write anew beside what is read; `origin` has them where the checkpoint has none."""
-        changes = follow_names(self, checkpoint.extras) if self.binding.changes is None else self.binding.changes
-        return with_blocks(changes, self.refined, (origin or checkpoint).extras)
 
     # ---- what it reads ----
 
@@ -351,14 +357,12 @@ class Plan(planned.Plan):
         found = open_source(self._place(source), config=self.binding.config)
         if self.computed:
             found = computed_source(found, [key for _, keys in self.computed for key in keys], self.binding.config)
-        found = complete(self, found, self._origin) if self._is_way_back() else found
+        is_way_back = self.binding.forward is not None or self.binding.origin is not None
+        found = complete(self, found, self._origin) if is_way_back else found
         check_source(self, found)
         check_standing_ties(self, found)
         self.binding.read = found
         return found
-
-    def _is_way_back(self) -> bool:
-        return self.binding.forward is not None or self.binding.origin is not None
 
     def _place(self, source: Any) -> Any:
         """Return what is to be opened."""

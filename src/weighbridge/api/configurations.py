@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,17 +106,19 @@ def config_beside(source: Checkpoint, name: str = CONFIG) -> Any:
     return None if path is None else _read(path, is_resolved=True)
 
 
-def saying_of(source: Checkpoint, config: Any) -> Saying | None:
+def saying_of(source: Checkpoint, config: Any, *, is_given: bool = True) -> Saying | None:
     """Return what is said of how a checkpoint's weights are quantised; None for nothing.
 
-    What was given as the configuration comes first; then what lies beside the weights.
+    What was given as the configuration comes first; then what lies beside the weights; then what was found elsewhere.
 
     Args:
         source: The opened checkpoint.
         config: The configuration of the plan.
+        is_given: Whether that was given.
     """
     beside = {name: config_beside(source, name) for name in BESIDE}
-    for said in (config, config_beside(source)):
+    own = config_beside(source)
+    for said in (config, own) if is_given else (own, config):
         if isinstance(said, Mapping) and any(name in said for name in SAID):
             return Saying(said, beside, _states(source, said))
     return Saying({}, beside) if any(found is not None for found in beside.values()) else None
@@ -128,6 +131,21 @@ def read_extra(extra: Extra) -> bytes:
         CheckpointError: `read-failed`.
     """
     return read_small_file(extra.path, is_resolved=True)[0] if extra.content is None else extra.content
+
+
+def with_states_of(saying: Saying | None, target: Checkpoint | None) -> Saying | None:
+    """Return what is said of a source's weights, with what stands beside those of a target of the same format.
+
+    Args:
+        saying: What is said of the source's.
+        target: The opened target; None where it is none that could be read.
+
+    Raises:
+        CheckpointError: The codes of reading.
+    """
+    if saying is None or not saying.states or target is None:
+        return saying
+    return replace(saying, wanted_states=_states(target, saying.config))
 
 
 def _states(source: Checkpoint, said: Mapping[str, Any]) -> dict[str, State]:

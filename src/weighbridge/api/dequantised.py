@@ -33,21 +33,22 @@ class Read(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_codes(source: Checkpoint, options: Mapping[str, Any], wanted: Header | None) -> Read:
+def read_codes(source: Checkpoint, options: Mapping[str, Any], wanted: Header | None, *, is_given: bool) -> Read:
     """Return what a plan is to read.
 
     Args:
         source: The opened checkpoint.
         options: What was declared, of which `dtype` and `config` are read.
         wanted: Specs of the target's tensors; None for any.
+        is_given: Whether the configuration was given, and not found with the source, or with a target, which may be
+            stored in other blocks.
 
     Raises:
         CheckpointError: As `compute_codes`.
     """
-    saying = saying_of(source, options["config"])
     if not _asks_for_values(options["dtype"], wanted):
-        return Read(source, saying)
-    return compute_codes(source, saying)
+        return Read(source, saying_of(source, options["config"], is_given=is_given))
+    return compute_codes(source, saying_of(source, options["config"]))
 
 
 def _asks_for_values(policy: DtypePolicy | None, wanted: Header | None) -> bool:

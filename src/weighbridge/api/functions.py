@@ -17,7 +17,7 @@ from weighbridge.api.adapter_plans import (
     undo_changes,
 )
 from weighbridge.api.bound_plan import Plan
-from weighbridge.api.configurations import config_for
+from weighbridge.api.configurations import config_for, with_states_of
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
 from weighbridge.api.dequantised import read_codes, say_computed
 from weighbridge.api.opened_places import Place, open
@@ -37,7 +37,7 @@ from weighbridge.models.model_sources import is_model
 from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.planning.casts.dtype_policies import read_policy
 from weighbridge.planning.compiling import compile_plan
-from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
+from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan as CompiledPlan
 from weighbridge.planning.plan_options import read_options
 from weighbridge.storage.joined import JoinedCheckpoint
 
@@ -86,16 +86,16 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
             whatever the mapping gives. Names and shapes must be the target's; a dtype stays the source's, which a
             note says where the target's is another, unless ``dtype="target"`` asks for a cast.
         options: See `weighbridge.planning.plan_options.Options`: `partial`, `drop`, `carry`, `initialise`, `dtype`,
-            `layout`, `base_prefix`, `config`, `companions`, `config_names`. For the directory of an adapter, which the
-            mapping of its model moves: `config`, and see `weighbridge.api.adapter_plans.AdapterOptions`: `base`,
-            `block_diagonal`, `lora_B_layout`.
+            `layout`, `base_prefix`, `config`, `companions`, `config_names`. For an adapter, which the mapping of its
+            model moves: `config`, and see `weighbridge.api.adapter_plans.AdapterOptions`: `base`, `block_diagonal`,
+            `lora_B_layout`, `adapter_prefix`.
 
     Returns:
         The plan; it remembers the checkpoint, so that it can be run at once.
 
     Raises:
-        PlanError: `plan-failed` with every problem found, `layout-ambiguous`, `inverse-unproven`; `adapter-invalid`
-            and `adapter-inexact` for an adapter.
+        PlanError: `plan-failed` with every problem found, `layout-ambiguous`, `inverse-unproven`; `adapter-invalid`,
+            `adapter-inexact` and `adapter-module` for an adapter.
         RegistryError: `mapping-not-found`.
         CheckpointError: As `open`.
         WeighbridgeError: `usage` for an option that is none.
@@ -113,11 +113,13 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     adapter = read_adapter(source, found, given, target)
     if adapter is not None:
         return _plan_adapter(checkpoint, adapter, found, given, options)
+    is_given = options.get("config") is not None
     options["config"] = config_for(options.get("config"), source, target, checkpoint)
     found = bind_offsets(found, options["config"])
-    wanted, notes, computed = _target_of(target, source.header)
+    wanted, notes, computed, there = _target_of(target, source.header)
     options["dtype"] = read_policy(options.get("dtype"))
-    source, saying, of_codes = read_codes(source, options, wanted)
+    source, told, of_codes = read_codes(source, options, wanted, is_given=is_given)
+    saying = with_states_of(told, there)
     recorded = find_conversion(source, found) if options.get("layout", "auto") == "auto" else None
     if recorded is not None and found.forward is not None:
         wanted = recorded.source if wanted is None and recorded.is_exact else wanted
@@ -138,7 +140,12 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
         raise _converted_already(source, found)
     refuse_unasked(options["config"], asked)
     said = (*(source.notes if is_model(checkpoint) else ()), *notes, *of_codes)
-    made = Plan.bind(say_computed(replace(compiled, notes=(*compiled.notes, *said)), source), source)
+    return _bind(replace(compiled, notes=(*compiled.notes, *said)), source, options, target)
+
+
+def _bind(compiled: CompiledPlan, source: Checkpoint, options: dict[str, Any], target: Place) -> Plan:
+    """Bind a plan to what it reads, and to what it changes beside the weights; a model has its own configuration."""
+    made = Plan.bind(say_computed(compiled, source), source)
     made.binding.config = options["config"]
     if not options.get("config_names", True):
         made.binding.changes = ()
@@ -167,18 +174,27 @@ def _converted_already(source: Checkpoint, mapping: Mapping) -> PlanError:
 
 
 class _Wanted(NamedTuple):
-    """What a plan is to reach, what is to be said of it, and what a model's hooks make, which is carried."""
+    """What a plan is to reach.
+
+    Args:
+        header: Its specs.
+        notes: What is to be said of it.
+        computed: What a model's hooks make, which is carried.
+        checkpoint: What holds it, if that is a checkpoint.
+    """
 
     header: Header | None
     notes: tuple[str, ...] = ()
     computed: tuple[Carry, ...] = ()
+    checkpoint: Checkpoint | None = None
 
 
 def _target_of(target: Place, source: Header) -> _Wanted:
     if target is None or isinstance(target, Header):
         return _Wanted(target)
     if not is_model(target):
-        return _Wanted(_layout_at(target))
+        found = _layout_at(target)
+        return _Wanted(found.header, checkpoint=found)
     from weighbridge.models.holdings import take_stock
 
     held = take_stock(target)
@@ -186,9 +202,9 @@ def _target_of(target: Place, source: Header) -> _Wanted:
     return _Wanted(held.header(source), held.notes, tuple(computed))
 
 
-def _layout_at(target: Place) -> Header:
+def _layout_at(target: Place) -> Checkpoint:
     try:
-        return open(target).header
+        return open(target)
     except CheckpointError as problem:
         if problem.code == "checkpoint-not-found" and isinstance(target, str | Path) and Path(target).is_dir():
             problem.hint = (

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from shlex import join, quote
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -16,15 +16,21 @@ from weighbridge.api import Plan
 from weighbridge.api.settings import Settings
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.json_text import JsonError, parse_json
+from weighbridge.cli.adapter_options import (
+    BaseOption,
+    BlockDiagonalOption,
+    PackingOption,
+    PrefixOption,
+    read_prefixes,
+)
 from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.cli.shared_options import EntryOption
+from weighbridge.cli.wording import PANEL
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import default_registry
 from weighbridge.planning.casts.dtype_policies import ALL, read_policy
 from weighbridge.planning.plan_options import REFINE
 from weighbridge.storage import Checkpoint
-
-PANEL: Final = "Options of the plan"
 
 
 def mapping_names(incomplete: str) -> list[str]:
@@ -130,23 +136,10 @@ class PlanOptions:
         str,
         typer.Option(metavar="PREFIX", help="Prefix that only head models have.", rich_help_panel=PANEL),
     ] = ""
-    base: Annotated[
-        str | None,
-        typer.Option(metavar="PLACE", help="The model that an adapter belongs to.", rich_help_panel=PANEL),
-    ] = None
-    block_diagonal: Annotated[
-        bool,
-        typer.Option("--block-diagonal", help="Join an adapter's factors that differ.", rich_help_panel=PANEL),
-    ] = False
-    lora_b_layout: Annotated[
-        str | None,
-        typer.Option(
-            "--lora-b-layout",
-            metavar="NAME",
-            help="How an adapter's lora_B is packed for fused experts: rank_major, grouped_by_expert.",
-            rich_help_panel=PANEL,
-        ),
-    ] = None
+    base: BaseOption = None
+    block_diagonal: BlockDiagonalOption = False
+    lora_b_layout: PackingOption = None
+    adapter_prefix: PrefixOption = field(default_factory=list)
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Use the inverse of the mapping.", rich_help_panel=PANEL)
     ] = False
@@ -213,7 +206,8 @@ class PlanOptions:
         names = "partial", "drop", "carry", "initialise", "allow_overflow", "base_prefix"
         given = {name: getattr(self, name) for name in names}
         given |= {"companions": self._companions(), "config_names": not self.no_config_names}
-        adapter = {"base": self.base, "block_diagonal": self.block_diagonal, "lora_B_layout": self.lora_b_layout}
+        adapter: dict[str, Any] = {"base": self.base, "block_diagonal": self.block_diagonal}
+        adapter |= {"lora_B_layout": self.lora_b_layout, "adapter_prefix": read_prefixes(self.adapter_prefix)}
         given |= {name: value for name, value in adapter.items() if value}
         return {"layout": self.layout.value, "dtype": dtype_option(self.dtype), "config": self._config(), **given}
 

@@ -45,6 +45,8 @@ def explain_unfit(mapping: Mapping, source: Header, target: Header | None, key: 
         missing_members(mapping, source, key),
         found.diagrams,
         found.origins,
+        weight=found.weight,
+        stored_as=found.stored_as,
     )
 
 

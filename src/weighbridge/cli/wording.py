@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+PANEL: Final = "Options of the plan"
+"""The heading of options that say how a plan is made."""
+
 _WORDS: Final = (
     (r"pass lossy=True \(revert --lossy\)", "give --lossy to revert"),
     (r"carry=\[\.\.\.\] or drop=\[\.\.\.\], or partial=True \((--carry), (--drop), (--partial)\)", r"\1 or \2, or \3"),

@@ -352,12 +352,14 @@ def save_pretrained(
         back = plan_recorded(model, planning, lossy=lossy)
     if back is not None and is_other:
         return back.write(out, **writing)
-    if back is None:
-        if mapping is None and layout is None and is_other:
-            say_other_class(inner)
-        back = _plan_derived(model, mapping, layout, planning)
-    with settings_of(inner) as settings:
-        return back.write(out, beside=settings, **writing)
+    if back is not None:
+        with settings_of(inner) as settings:
+            return back.write(out, beside=settings, **writing)
+    if mapping is None and layout is None and is_other:
+        say_other_class(inner)
+    derived = _plan_derived(model, mapping, layout, planning)
+    with settings_of(inner, derived) as settings:
+        return derived.write(out, beside=settings, **writing)
 
 
 def _plan_derived(model: Any, mapping: AnyMapping | None, layout: str | None, planning: dict[str, Any]) -> Plan:

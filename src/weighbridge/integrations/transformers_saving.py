@@ -14,6 +14,7 @@ from typing import Any, Final
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import config_beside, saying_of
 from weighbridge.api.live_models import naming_the_ways_out, say
+from weighbridge.api.renamed_configs import follow_names
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.keys import collapse
@@ -109,16 +110,21 @@ def _other_class(model: Any) -> str:
 
 
 @contextmanager
-def settings_of(model: Any) -> Iterator[list[Extra]]:
+def settings_of(model: Any, derived: Plan | None = None) -> Iterator[list[Extra]]:
     """Write the configuration and the generation settings to a place of their own, as the library does.
 
-    What still says what a file of the loaded checkpoint says is that file, byte for byte.
+    What still says what a file of the loaded checkpoint says is that file, byte for byte, but for names of modules
+    that are quantised, or are not, where these get others.
 
     Args:
         model: The model, without wrappers.
+        derived: The plan that it is saved by, where that is not the way back to the layout that it came in.
 
     Yields:
         The files, to be put beside the weights before these are seen; they are gone afterwards.
+
+    Raises:
+        PlanError: `plan-failed`, with a `names-mixed` or `names-unmapped` for what cannot be said of the new names.
     """
     config, own = copy.deepcopy(model.config), _own_settings(model)
     config.dtype = str(model.dtype).removeprefix("torch.")
@@ -128,11 +134,27 @@ def settings_of(model: Any) -> Iterator[list[Extra]]:
     with TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         _put_own_file(model, config, Path(folder) / CONFIG)
+        if derived is not None and QUANTISATION in own:
+            _follow_names(model, derived, Path(folder) / CONFIG)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
             _put_own_file(model, model.generation_config, Path(folder) / _GENERATION)
         paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         yield [Extra(path.relative_to(folder).as_posix(), path.resolve()) for path in paths]
+
+
+def _follow_names(model: Any, derived: Plan, path: Path) -> None:
+    """Let a configuration name the modules that are saved: it names those of the checkpoint that the model came from.
+
+    Args:
+        model: The model, whose plan leads from the names of that checkpoint to its own.
+        derived: The plan that leads from these to the names to save.
+        path: The configuration.
+    """
+    loaded = recall(model)
+    for plan in (loaded.plan if loaded is not None else None, derived):
+        for change in () if plan is None else follow_names(plan, [Extra(CONFIG, path.resolve())]):
+            path.write_bytes(change.written)
 
 
 def _own_settings(model: Any) -> dict[str, Any]:

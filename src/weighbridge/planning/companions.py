@@ -30,7 +30,7 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Program
 from weighbridge.planning.steps import Fated, Step
 
-_BEHIND_STATE: Final = f".weight.{STATE}."
+_BEHIND_STATE: Final = f".{STATE}."
 _MOST_FREQUENT: Final = frozenset({"weight", "bias"})
 """Last segments that say nothing, and are not looked at any further."""
 
@@ -94,7 +94,7 @@ def _stem(key: str) -> str | None:
     if last.endswith(TAILS):
         return next(key.removesuffix(ending) for ending in TAILS if last.endswith(ending))
     owner, found, _ = key.rpartition(_BEHIND_STATE)
-    return owner if found else None
+    return owner.removesuffix(".weight") if found else None
 
 
 def _group(stem: str, keys: list[str], specs: MappingOf[str, TensorSpec], coded: frozenset[str]) -> Group | None:

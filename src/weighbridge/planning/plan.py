@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Final
 
+from weighbridge.algebra.held_parts import Part
 from weighbridge.base.errors import PlanError
 from weighbridge.base.file_sets import FileSet
 from weighbridge.base.hashes import sha256_of
@@ -41,10 +42,41 @@ DECLARED_VERSION: Final = 4
 REFINED_VERSION: Final = 5
 """Version of a plan in which blocks are made finer, or a tensor stands in a step again for a part of it."""
 
-PLAN_VERSIONS: Final = (PLAN_VERSION, EQUALS_VERSION, COMPUTED_VERSION, DECLARED_VERSION, REFINED_VERSION)
+PORTION_VERSION: Final = 6
+"""Version of a plan that is cut to parts of its tensors: the whole plan, and the parts."""
+
+PLAN_VERSIONS: Final = (
+    PLAN_VERSION,
+    EQUALS_VERSION,
+    COMPUTED_VERSION,
+    DECLARED_VERSION,
+    REFINED_VERSION,
+    PORTION_VERSION,
+)
 
 DEFAULT_BUDGET_BYTES: Final = 256 * 2**20
 """Size of the buffers that a run may hold beside its results, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What a cut plan was cut from, and to what.
+
+    Args:
+        whole: The whole plan.
+        target: The part that is written of each target; None where all is.
+        source: The part that is there of each source; None where all is.
+    """
+
+    whole: Plan
+    target: MappingOf[str, Part] | None
+    source: MappingOf[str, Part] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form of the parts of both sides."""
+        sides = {"target": self.target, "source": self.source}
+        named = {side: parts for side, parts in sides.items() if parts is not None}
+        return {side: {key: parts[key].to_dict() for key in sorted(parts)} for side, parts in named.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +104,7 @@ class Plan:
         target_files: The files to write, where they are to be the very same as earlier ones.
         is_back: Whether this is the recorded inverse of a plan, so that its steps lead from what the mapping gives to
             what it takes; no part of the plan's value either. None if it is not known.
+        portion: For a plan that was cut to what one process holds, the whole plan and the parts; see `portions`.
     """
 
     mapping: Mapping
@@ -90,6 +123,7 @@ class Plan:
     source_files: FileSet | None = field(default=None, repr=False, compare=False)
     target_files: FileSet | None = field(default=None, repr=False, compare=False)
     is_back: bool | None = field(default=None, compare=False)
+    portion: Portion | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         sizes = f"{len(self.source):,} -> {counted(len(self.target), 'tensor')}"
@@ -153,7 +187,9 @@ class Plan:
 
     @cached_property
     def lossy_reasons(self) -> tuple[str, ...]:
-        """What of the source cannot be had back; empty for an exact plan."""
+        """What of the source cannot be had back, of all portions together; empty for an exact plan."""
+        if self.portion is not None:
+            return self.portion.whole.lossy_reasons
         dropped = Counter(f"dropped: {fated.by}" for fated in self.dropped)
         casts = Counter(step.program.lossy_reason for step in self.steps if not step.program.is_exact)
         made = {f"computed from codes: {title}": len(keys) for title, keys in self.computed}
@@ -178,6 +214,8 @@ class Plan:
     @property
     def version(self) -> int:
         """Version of the plan's JSON form: the oldest that can say it."""
+        if self.portion is not None:
+            return PORTION_VERSION
         if self.refined or any(any(program.again) for program in self.programs):
             return REFINED_VERSION
         if any(program.is_declared for program in self.programs):
@@ -193,8 +231,15 @@ class Plan:
         return sha256_of(text.encode())
 
     @property
+    def whole_hash(self) -> str:
+        """The `hash` of the whole plan: its own, or that of the plan that it was cut from."""
+        return self.hash if self.portion is None else self.portion.whole.hash
+
+    @property
     def files_hash(self) -> str:
         """SHA-256 of how source and target lie in files, which is no part of `hash`."""
+        if self.portion is not None:
+            return self.portion.whole.files_hash
         digests = [files.digest if files is not None else "" for files in (self.source_files, self.target_files)]
         return sha256_of(" ".join(digests).encode())
 
@@ -232,6 +277,7 @@ class Plan:
         Raises:
             PlanError: `inverse-lossy`.
         """
+        assert self.portion is None, "what is cut is turned round by recut"
         if not self.is_exact and not lossy:
             raise PlanError(
                 "inverse-lossy",
@@ -268,14 +314,16 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: plain lists, dicts, texts and numbers."""
-        form = self._form()
+        form, whole = self._form(), self if self.portion is None else self.portion.whole
         for name in ("source_files", "target_files"):
-            files: FileSet | None = getattr(self, name)
+            files: FileSet | None = getattr(whole, name)
             form[name] = files.to_dict() if files is not None else None
         way = {} if self.is_back is None else {"is_back": self.is_back}
         return {**form, **way, "hash": self.hash, "files_hash": self.files_hash}
 
     def _form(self) -> dict[str, Any]:
+        if self.portion is not None:
+            return {**self.portion.whole._form(), "version": self.version, "parts": self.portion.to_dict()}
         by_value = {program: number for number, program in enumerate(self.programs)}
         numbers = {id(step.program): by_value[step.program] for step in _first_uses(self.steps)}
         fated = {

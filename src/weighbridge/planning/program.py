@@ -53,10 +53,10 @@ class Program:
             other way round.
         again: How many of the last sources, and of the last targets, are tensors that stand before them as well, for
             parts that are read again, or made again: of these, elements may be left out.
+        is_portion: Whether part of the sources is not there, so that elements of any target may be left out.
 
     Examples:
-        >>> spec = TensorSpec("F32", (2, 3))
-        >>> swap = Program((spec,), (), (Output("F32", Layout.of(0, (2, 3)).permute((1, 0))),))
+        >>> swap = Program((TensorSpec("F32", (2, 3)),), (), (Output("F32", Layout.of(0, (2, 3)).permute((1, 0))),))
         >>> swap.inverse().targets[0].spec
         TensorSpec(dtype='F32', shape=(2, 3))
         >>> swap.inverse().inverse() == swap
@@ -70,6 +70,7 @@ class Program:
     constants: tuple[Constant, ...] = ()
     cuts: tuple[Cut, ...] = ()
     again: tuple[int, int] = (0, 0)
+    is_portion: bool = False
 
     @staticmethod
     def identity(spec: TensorSpec, dtype: str | None = None) -> Program:
@@ -118,8 +119,8 @@ class Program:
         if len(self.sources) != 1 or len(self.targets) != 1 or self.temporaries or self.is_declared:
             return False
         source, target = self.sources[0], self.targets[0]
-        flat = Layout.of(0, source.shape).reshape(target.layout.shape)
-        return source.dtype == target.dtype and target.layout == flat
+        is_alike = source.dtype == target.dtype and source.numel == target.layout.numel
+        return is_alike and target.layout.copies == Layout.of(0, source.shape).copies
 
     @cached_property
     def casts(self) -> tuple[tuple[str, str], ...]:
@@ -164,8 +165,8 @@ class Program:
     def lossy_reason(self) -> str:
         """What is lost of the tensors that the program makes, to follow their number; empty for an exact program."""
         narrow = [f"{a} to {b}" for a, b in self.casts if not widens_exactly(a, b)]
-        parts = [f"cast from {', '.join(narrow)}"] if narrow else []
-        parts += ["with rows of the model's own, which the way back cuts off"] if self.keeps_own else []
+        own = ["with rows of the model's own, which the way back cuts off"] if self.keeps_own else []
+        parts = [*([f"cast from {', '.join(narrow)}"] if narrow else []), *own]
         parts += ["with part cut off, whatever it holds"] if self.cuts_any else []
         return ", ".join([*parts, *([] if self.reads_all else ["with part of a source not read exactly once"])])
 
@@ -199,7 +200,8 @@ class Program:
         _, parts = self.partial
         for place, output in enumerate(self.outputs):
             readable = self.first_temporary + min(place, temporaries)
-            prove(output.layout, numels[:readable], is_whole=place - temporaries not in parts)
+            is_whole = place - temporaries not in parts and (place < temporaries or not self.is_portion)
+            prove(output.layout, numels[:readable], is_whole=is_whole)
             self._refuse_packed(output)
         elements = [*self.constants, *((cut.output.spec, cut.element) for cut in self.cuts)]
         for spec, element in elements:
@@ -231,9 +233,8 @@ class Program:
         if self == other:
             return True
         ones = [_in_order(program) for program in (self, other)]
-        values = [
-            (one.sources, one.again, one.overflows, one.constants, len(one.outputs), len(one.targets)) for one in ones
-        ]
+        fixed = ("sources", "again", "overflows", "constants", "is_portion")
+        values = [(*(getattr(one, name) for name in fixed), len(one.outputs), len(one.targets)) for one in ones]
         elements = [[cut.element for cut in one.cuts] for one in ones]
         return (values[0], elements[0]) == (values[1], elements[1]) and all(
             one.dtype == two.dtype and is_same(one.layout, two.layout)

@@ -13,7 +13,8 @@ from functools import lru_cache
 
 from weighbridge.planning.names.selections import select
 from weighbridge.planning.plan import Plan
-from weighbridge.planning.program import Output, Program
+from weighbridge.planning.portions.read_slots import without_unread
+from weighbridge.planning.program import Program
 from weighbridge.planning.steps import Fated, Step
 
 
@@ -32,6 +33,7 @@ def restrict(plan: Plan, only: str | Iterable[str]) -> Plan:
         PatternError: `pattern-syntax`.
         PlanError: `rule-unused` for a selection that names no target.
     """
+    assert plan.portion is None, "what is cut is restricted by recut"
     texts = (only,) if isinstance(only, str) else tuple(only)
     there = [*plan.target, *(fated.key for fated in plan.initialised)]
     wanted = select(texts, dict.fromkeys(there))
@@ -92,19 +94,6 @@ def _cut_program(program: Program, numbers: tuple[int, ...]) -> tuple[Program, t
     """
     if len(numbers) == len(program.targets):
         return program, tuple(range(len(program.sources)))
-    targets = [program.targets[number] for number in numbers]
-    first, temporary = len(program.sources), program.first_temporary
-    slots = program.slots_read(numbers)
-    place_of = {slot: place for place, slot in enumerate(slots)}
-
-    def moved(output: Output) -> Output:
-        copies = tuple(copy._replace(source=place_of[copy.source]) for copy in output.layout.copies)
-        return output._replace(layout=replace(output.layout, copies=copies))
-
-    sources = tuple(slot for slot in slots if slot < first)
-    constants = tuple(program.constants[slot - first] for slot in slots if first <= slot < temporary)
-    temporaries = tuple(moved(program.temporaries[slot - temporary]) for slot in slots if slot >= temporary)
-    specs = tuple(program.sources[slot] for slot in sources)
     again = 0, sum(number in program.partial[1] for number in numbers)
-    made = Program(specs, temporaries, tuple(map(moved, targets)), program.overflows, constants, again=again)
-    return made, sources
+    targets = tuple(program.targets[number] for number in numbers)
+    return without_unread(replace(program, targets=targets, cuts=(), again=again))

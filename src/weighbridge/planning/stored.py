@@ -11,6 +11,7 @@ from collections.abc import Mapping as MappingOf
 from typing import Any, Final
 
 from weighbridge.algebra.copies import Copy, Loop
+from weighbridge.algebra.held_parts import Part
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.file_sets import FileSet
@@ -19,7 +20,8 @@ from weighbridge.base.forms.json_forms import items, number, numbers, table, tex
 from weighbridge.base.json_text import JsonError, parse_json
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.mappings.mapping import Mapping
-from weighbridge.planning.plan import PLAN_FORMAT, PLAN_VERSIONS, Plan
+from weighbridge.planning.plan import PLAN_FORMAT, PLAN_VERSIONS, PORTION_VERSION, Plan
+from weighbridge.planning.portions.cutting import cut
 from weighbridge.planning.program import Cut, Output, Program
 from weighbridge.planning.steps import FATED_FIELDS, Fated, Refinement, Step
 from weighbridge.storage.formats.safetensors_header import parse_head
@@ -72,13 +74,16 @@ def read_plan(form: Any) -> Plan:
             raise PlanError("plan-format", what, expected=expected, got=repr(found)[:200])
         plan = _plan_from_form(form)
         plan.check()
+        if form["version"] == PORTION_VERSION:
+            plan = _portion_from_form(plan, table(form["parts"]))
         if plan.version != form["version"]:
             what = "the plan is not of the version that it names"
             raise PlanError("plan-format", what, expected=str(plan.version), got=str(form["version"]))
         _check_hash("hash", form["hash"], plan.hash)
         _check_hash("files_hash", form["files_hash"], plan.files_hash)
-        check_files(plan.source_files, plan.source.specs)
-        check_files(plan.target_files, plan.target.specs)
+        whole = plan if plan.portion is None else plan.portion.whole
+        check_files(whole.source_files, whole.source.specs)
+        check_files(whole.target_files, whole.target.specs)
     except WeighbridgeError as problem:
         raise problem.with_context(hint=ANEW if problem.code == "plan-format" else "") from None
     except Exception as problem:
@@ -119,6 +124,14 @@ def _plan_from_form(form: MappingOf[str, Any]) -> Plan:
         **fated,
         **files,
     )
+
+
+def _portion_from_form(whole: Plan, form: MappingOf[str, Any]) -> Plan:
+    if not form or not form.keys() <= {"target", "source"}:
+        what = "a plan that was cut does not say to parts of which side"
+        raise PlanError("plan-format", what, expected="target, source", got=", ".join(form)[:200])
+    sides = {side: {key: Part.from_dict(part) for key, part in table(parts).items()} for side, parts in form.items()}
+    return cut(whole, sides.get("target"), source=sides.get("source"))
 
 
 def program_from_dict(form: MappingOf[str, Any]) -> Program:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from weighbridge.base.workers import MAX_WORKERS
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
+from weighbridge.reporting.portion_costs import needed_bytes
 
 
 def format_bytes(size_bytes: int) -> str:
@@ -37,7 +38,7 @@ class Cost(NamedTuple):
 
 
 def cost(plan: Plan, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> Cost:
-    """Predict what a run takes."""
+    """Predict what a run takes; of a cut plan, what is read is what its parts need."""
     read = written = copies = temporary = largest = 0
     for step in plan.steps:
         program = step.program
@@ -47,6 +48,7 @@ def cost(plan: Plan, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> Cost:
         copies += program.copies
         temporary = max(temporary, program.temporary_bytes)
         largest = max(largest, *sizes, 0)
+    read = read if plan.portion is None else needed_bytes(plan)
     # Each worker builds a window of its own.
     windows = (MAX_WORKERS + 1) * largest
     return Cost(read, written, copies, temporary, temporary + min(budget_bytes, windows))

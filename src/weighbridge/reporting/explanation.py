@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,13 +10,16 @@ from weighbridge.algebra.regions import region
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse, nearest
 from weighbridge.base.specs import Header
-from weighbridge.mappings.lora.adapter_names import weight_name
+from weighbridge.mappings.lora.named_dialects import weight_name
 from weighbridge.mappings.transforms import describe
+from weighbridge.planning.config_names.moved_modules import module_of
+from weighbridge.planning.config_names.said_of_modules import ChangedText, said_of_modules
 from weighbridge.planning.names.wanting import Wanted
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Condition, Fate, Step
 from weighbridge.planning.tracing import Rules, last_stars, match_rule, prepare, require_name, trace_key
 from weighbridge.planning.way_back.origins import find_origins
+from weighbridge.reporting.belonging import Belonging, find_belongings
 from weighbridge.reporting.conditions import condition_lines
 from weighbridge.reporting.diagrams import draw_step
 from weighbridge.reporting.membership import missing_members, near_miss
@@ -49,6 +52,9 @@ class Explanation:
         diagrams: The copies as pictures, in lines of text.
         origins: Names that the rules would make the key of, for one that nothing fills.
         conditions: Which sources must be equal, and what is cut off, where the key is one of them, or made of them.
+        weight: What rules call the quantised weight that the key belongs to; empty for any other tensor.
+        stored_as: The tensors of that weight, the codes first.
+        configurations: What configurations that change say of its module, and of what that becomes.
     """
 
     key: str
@@ -63,6 +69,9 @@ class Explanation:
     diagrams: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
+    weight: str = ""
+    stored_as: tuple[str, ...] = ()
+    configurations: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -71,6 +80,8 @@ class Explanation:
         known = " and ".join(self.sides) or "in neither layout"
         fates = ", ".join(fate.name + (f" ({fate.by})" if fate.by else "") for fate in self.fates)
         yield f"{self.key}   {known}" + (f": {fates}" if fates else "")
+        if self.weight:
+            yield f"  weight   {self.weight}, stored as {', '.join(collapse(self.stored_as))}"
         if self.origins:
             yield f"  origin   {', '.join(self.origins)}: not in the source; the rules would make the key of it"
         if self.nearest:
@@ -79,6 +90,7 @@ class Explanation:
             yield f"  from     {', '.join(collapse(self.sources))}"
             yield f"  to       {', '.join(collapse(self.targets))}"
         yield from (f"  if equal {condition}" for condition in self.conditions)
+        yield from (f"  config   {said}" for said in self.configurations)
         yield from (f"  {'group' if number == 0 else '':<8} {line}" for number, line in enumerate(self.group))
         for tried in self.tried:
             yield f"  {tried.rule}"
@@ -105,15 +117,22 @@ class Explanation:
             "diagrams": list(self.diagrams),
             "origins": list(self.origins),
             "conditions": list(self.conditions),
+            "weight": self.weight,
+            "stored_as": list(self.stored_as),
+            "configurations": list(self.configurations),
         }
 
 
-def explain(plan: Plan, key: str) -> Explanation:
+def explain(
+    plan: Plan, key: str, changed: Iterable[ChangedText] = (), weights: Mapping[str, str] | None = None
+) -> Explanation:
     """Explain one key of either side of a plan.
 
     Args:
         plan: The plan to look in.
         key: A source's or a target's key; any other text is explained as a miss, with the nearest names.
+        changed: The configurations that change: the name of each, and its text before and after.
+        weights: For tensors of an adapter, the weights that they belong to, where their names do not tell it.
 
     Returns:
         Everything that is known about the key.
@@ -127,21 +146,33 @@ def explain(plan: Plan, key: str) -> Explanation:
     group = missing_members(plan.mapping, plan.source, key) if _is_left_out(plan, steps) else ()
     near = _near(plan, origins, key) if lacks and not (sides and group) else ()
     traced = key if "source" in sides else next(iter([*(s for step in steps for s in step.sources), *origins]), key)
-    traced = weight_name(traced) if plan.is_of_adapter else traced
+    ruled = (weights or {}).get(traced) or (weight_name(traced) if plan.is_of_adapter else traced)
+    own = find_belongings(plan.source if "source" in sides else plan.target).get(key)
+    read = own if traced == key else find_belongings(plan.source).get(traced)
     return Explanation(
         key,
         sides,
         tuple(fates[side][key] for side in sides),
         tuple(source for step in steps for source in step.reads),
         tuple(target for step in steps for target in step.writes),
-        tuple(try_rules(plan, traced)),
+        run_rules(plan, ruled, read, steps) if ruled is not None else (),
         tuple(line for step in steps for line in _copy_lines(step, key)),
         near,
         group,
         tuple(line for step in steps for line in draw_step(step, key)),
         origins,
         tuple(condition_lines(each for step in steps for each in step.conditions() if _is_about(each, key))),
+        own.weight if own else "",
+        own.tensors if own else (),
+        tuple(line for each in changed for line in said_of_modules(each, *_modules(steps))),
     )
+
+
+def _modules(steps: Iterable[Step]) -> tuple[list[str], list[str]]:
+    """Return the modules that steps read, and those that they write."""
+    sources = dict.fromkeys(module_of(key) for step in steps for key in step.reads)
+    targets = dict.fromkeys(module_of(key) for step in steps for key in step.writes)
+    return list(sources), list(targets)
 
 
 def _is_about(condition: Condition, key: str) -> bool:
@@ -163,6 +194,25 @@ def _near(plan: Plan, origins: tuple[str, ...], key: str) -> tuple[str, ...]:
 def _is_left_out(plan: Plan, steps: Iterable[Step]) -> bool:
     """Whether a key may belong to a group that a partial plan leaves out: carried, filled by nothing, or unknown."""
     return bool(plan.mapping.converters) and all(step.fate == "carried" for step in steps)
+
+
+def run_rules(plan: Plan, key: str, weight: Belonging | None, steps: Sequence[Step]) -> tuple[Tried, ...]:
+    """Run every rule over a key, by the name that those which fired know it by: its own, or that of its weight.
+
+    Args:
+        plan: The plan.
+        key: The key.
+        weight: The quantised weight that it belongs to, if any.
+        steps: The steps that read it.
+    """
+    names = dict.fromkeys((key, *(() if weight is None else (weight.weight,))))
+    runs = [tuple(try_rules(plan, name)) for name in names]
+    return next((run for run in runs if steps and fired_in(run) == steps[0].rules), runs[0])
+
+
+def fired_in(run: Sequence[Tried]) -> tuple[int, ...]:
+    """Return the numbers of the rules that fired."""
+    return tuple(number for number, each in enumerate(run) if each.outcome == "fired")
 
 
 def try_rules(plan: Plan, key: str) -> Iterator[Tried]:

@@ -15,6 +15,7 @@ from weighbridge.planning.steps import Step
 from weighbridge.reporting.conditions import condition_lines
 from weighbridge.reporting.costs import cost, format_bytes
 from weighbridge.reporting.notebook import summary_html
+from weighbridge.reporting.portion_costs import portion_cost
 from weighbridge.reporting.unused import find_unused, unused_lines
 
 SHOWN_LINES = 40
@@ -44,6 +45,7 @@ class Report:
         name = plan.mapping.name or counted(len(plan.mapping), "transform")
         sizes = f"{len(plan.source):,} -> {counted(len(plan.target), 'tensor')}"
         yield f"plan      {name}: {sizes}, reading: {plan.reading}"
+        yield from _portion_lines(plan)
         yield f"bytes     {format_bytes(spent.read_bytes)} read, {format_bytes(spent.written_bytes)} written"
         yield f"memory    at most {format_bytes(spent.buffer_bytes)} of buffers beside the result"
         yield f"copies    {spent.copies:,} in {counted(len(plan.programs), 'program')}"
@@ -95,7 +97,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
-        plan, spent = self.plan, cost(self.plan)
+        plan, spent, portion = self.plan, cost(self.plan), portion_cost(self.plan)
         return {
             "mapping": plan.mapping.name,
             "reading": plan.reading,
@@ -111,6 +113,7 @@ class Report:
             "unused": find_unused(plan)._asdict(),
             "fates": self.fates(),
             **spent._asdict(),
+            **({"portion": {"whole": plan.whole_hash, **portion._asdict()}} if portion else {}),
             "steps": [
                 {
                     "targets": collapse([key for step in alike for key in step.targets]),
@@ -122,6 +125,16 @@ class Report:
                 for alike in _alike(plan.steps)
             ],
         }
+
+
+def _portion_lines(plan: Plan) -> Iterator[str]:
+    """Yield the line of a cut plan that says what is held, and what that takes."""
+    portion = portion_cost(plan)
+    if portion is not None:
+        held, whole, needed, other = map(format_bytes, portion[:4])
+        sides = ("targets", "needs", "sources") if portion.is_of_targets else ("sources", "gives", "targets")
+        words = f"holds {held} of {whole} of the {sides[0]}, {sides[1]} {needed} of {other} of the {sides[2]}"
+        yield f"portion   {words}; of the plan {plan.whole_hash[:16]}"
 
 
 def _alike(steps: Iterable[Step]) -> Iterator[list[Step]]:

@@ -34,9 +34,9 @@ def find_unused(plan: Plan) -> Unused:
     Rules that only old files need are left out, and all rules where none fired at all, which the plan's notes say.
 
     Args:
-        plan: The plan. Of one that was restricted to some targets nothing can be said.
+        plan: The plan. Of one that was restricted to some targets, or cut to parts, nothing can be said.
     """
-    if any(fated.by.startswith("--only ") for fated in plan.dropped):
+    if plan.portion is not None or any(fated.by.startswith("--only ") for fated in plan.dropped):
         return Unused((), ())
     fired = {number for step in plan.steps for number in step.rules}
     rules = [

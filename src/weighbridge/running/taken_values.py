@@ -107,7 +107,8 @@ def first_differences(step: Step, checkpoint: Checkpoint) -> Iterator[tuple[str,
     slots = Slots(replace(step, program=compared), checkpoint)
     for key in step.writes:
         ways = [number for number, target in enumerate(step.targets) if target == key]
-        yield from ((key, number, element) for number, element in _unlike_the_first(slots, ways))
+        if compared.targets[ways[0]].layout.copies:
+            yield from ((key, number, element) for number, element in _unlike_the_first(slots, ways))
 
 
 def _unlike_the_first(slots: Slots, ways: Sequence[int]) -> Iterator[tuple[int, int]]:

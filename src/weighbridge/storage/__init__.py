@@ -1,8 +1,8 @@
-"""Read and write checkpoints: safetensors, torch files, tensors in memory, headers alone.
+"""Read and write checkpoints: safetensors, torch files, distributed checkpoints, tensors in memory, headers alone.
 
 Comes in: a place that a user names, or pieces of new files. Goes out: a `Checkpoint`, or a finished directory.
 May use: base. Within, each uses what stands before it: `places`, `protocol` and `lookup`, `formats`, `outputs`,
-`opening`, `joined`. Nothing here imports torch before a tensor or a torch file is asked for.
+`sharded`, `opening`, `joined`. Nothing here imports torch before a tensor or a torch file is asked for.
 """
 
 from __future__ import annotations

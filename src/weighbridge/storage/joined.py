@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.specs import Header, TensorSpec, check_keys
 from weighbridge.storage.lookup import not_found
-from weighbridge.storage.protocol import InNoFile
+from weighbridge.storage.protocol import InNoFile, PartMaker
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +94,11 @@ class JoinedCheckpoint(InNoFile):
         """Locate a tensor's bytes in the file that holds it."""
         checkpoint, own = self._of(key)
         return checkpoint.extent(own)
+
+    def is_made(self, key: str) -> bool:
+        """Tell whether the one that holds a tensor makes it part by part, as it is read."""
+        checkpoint, own = self._of(key)
+        return isinstance(checkpoint, PartMaker) and checkpoint.is_made(own)
 
     def tensor(self, key: str) -> torch.Tensor:
         """Give out a tensor of one of them."""

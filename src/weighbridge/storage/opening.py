@@ -28,6 +28,9 @@ from weighbridge.storage.places.extras import find_extras
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, read_small_file, reporting_read_errors
 from weighbridge.storage.protocol import Checkpoint
+from weighbridge.storage.sharded.dcp_directory import ITEMS_SUFFIX, is_dcp, open_dcp
+from weighbridge.storage.sharded.dcp_metadata import METADATA_NAME
+from weighbridge.storage.sharded.rank_files import open_rank_files
 
 if TYPE_CHECKING:
     import torch
@@ -133,7 +136,12 @@ def split_entry(path: Path) -> tuple[Path, str | None]:
 
 
 def _no_entries(where: str) -> WeighbridgeError:
-    return WeighbridgeError("usage", "only a torch file has entries", where=where, hint="leave out the entry")
+    return WeighbridgeError(
+        "usage",
+        "only a torch file, or a directory of a distributed checkpoint, has entries",
+        where=where,
+        hint="leave out the entry",
+    )
 
 
 def _open_path(path: Path, entry: str | None = None) -> Checkpoint:
@@ -143,6 +151,11 @@ def _open_path(path: Path, entry: str | None = None) -> Checkpoint:
         return _open_directory(path, entry)
     if name.endswith(INDEX_SUFFIX):
         return _open_index(path.parent, name, str(path), entry)
+    if name == METADATA_NAME:
+        return open_dcp(path.parent, entry)
+    if name.endswith(ITEMS_SUFFIX):
+        what, hint = "this is a piece of a checkpoint, of one rank", f"open its directory: {path.parent}"
+        raise CheckpointError("checkpoint-partial", what, where=str(path), expected="whole tensors", hint=hint)
     if name.endswith(TORCH_SUFFIXES):
         from weighbridge.storage.formats.torch_files import open_torch_file
 
@@ -175,13 +188,17 @@ def _check_there(path: Path) -> None:
 
 
 def _open_directory(directory: Path, entry: str | None) -> Checkpoint:
+    if is_dcp(directory):
+        return open_dcp(directory, entry)
     found = find_weights(directory)
     if found.index_name:
         return _open_index(directory, found.index_name, str(directory), entry)
+    if not found.is_torch and entry is not None:
+        raise _no_entries(str(directory))
+    if found.is_of_ranks:
+        return open_rank_files(directory, found.names)
     extras, notes = find_extras(directory, found.names)
     if not found.is_torch:
-        if entry is not None:
-            raise _no_entries(str(directory))
         return open_safetensors_set(directory, found.names, extras=extras, notes=notes)
     from weighbridge.storage.formats.torch_files import open_torch_set
 

@@ -23,7 +23,10 @@ PREFIX: Final = "base_model.model."
 BASE_LAYER: Final = ".base_layer"
 
 AS_ADAPTER: Final = ", as an adapter"
-"""What the reading of a plan ends in, where a model's mapping is read as one of its adapter."""
+"""What the reading of a plan goes on with, where a model's mapping is read as one of its adapter."""
+
+NO_FACTOR: Final = "this tensor of an adapter is no factor of a change"
+STRANGE: Final = "this is no tensor of an adapter"
 
 _FACTOR = re.compile(
     r"(?P<module>.+)\.(?P<tail>lora_(?P<embedding>embedding_)?(?P<role>[AB])(?(embedding)|\.weight)"
@@ -65,20 +68,20 @@ def read_name(key: str) -> Named:
     """
     if not key.startswith(PREFIX):
         hint = "keep in the directory only the adapter's own files"
-        raise PlanError("adapter-invalid", "this is no tensor of an adapter", where=key, expected=PREFIX, hint=hint)
+        raise PlanError("adapter-invalid", STRANGE, where=key, expected=PREFIX, hint=hint)
     name = key.removeprefix(PREFIX)
     found = _FACTOR.fullmatch(name)
     if found is not None:
         role = found["role"] or ("bias" if found["bias"] else "magnitude")
         return Named(found["module"], role, found["tail"])
     if ".lora_" in name or "trainable_tokens" in name:
-        raise PlanError("adapter-inexact", "this tensor of an adapter is no factor of a change", where=key)
+        raise PlanError("adapter-inexact", NO_FACTOR, where=key)
     return Named(name.replace(BASE_LAYER, ""), "whole")
 
 
 def is_of_adapter(reading: str) -> bool:
     """Tell by the reading of a plan whether it moves an adapter."""
-    return reading.endswith(AS_ADAPTER)
+    return AS_ADAPTER in reading
 
 
 def factor_key(module: str, tail: str) -> str:
@@ -132,17 +135,3 @@ def parameter_modules(keys: Iterable[str]) -> dict[str, str]:
         order = [last for last in _NESTED if last in lasts] or lasts
         named |= {f"{module}.{last}": module + BASE_LAYER * (len(order) - 1 - order.index(last)) for last in lasts}
     return named
-
-
-def weight_name(key: str) -> str:
-    """Return the name of the weight that a tensor of an adapter belongs to, as rules of the model see it.
-
-    Examples:
-        >>> weight_name("base_model.model.layers.0.q_proj.lora_A.weight")
-        'layers.0.q_proj.weight'
-    """
-    try:
-        named = read_name(key)
-    except PlanError:
-        return key
-    return named.module if named.role == "whole" else f"{named.module}.weight"

@@ -9,6 +9,7 @@ Source: `get_pattern_key` and `check_target_module_exists` of PEFT 0.21.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -245,6 +246,12 @@ class PeftConfig:
         if form.get("target_parameters") and form.get("lora_dropout"):
             form["lora_dropout"] = 0.0
         return form
+
+
+def commonest(strengths: Iterable[Strength]) -> PeftConfig:
+    """Return a configuration that says no more than the rank and the alpha of most modules."""
+    (rank, alpha), _ = Counter((each.rank, each.alpha) for each in strengths).most_common(1)[0]
+    return PeftConfig({"r": rank, "lora_alpha": alpha})
 
 
 def _table(form: Mapping[str, Any], name: str) -> Mapping[str, Any]:

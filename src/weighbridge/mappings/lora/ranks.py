@@ -46,10 +46,21 @@ class Strength(NamedTuple):
             12
         """
         if self.is_rooted:
-            alpha = self.alpha * sqrt(Fraction(rank, self.rank))
-        else:
-            alpha = float(Fraction(self.alpha) * rank / self.rank)
+            return self._nearest(rank, self.alpha * sqrt(Fraction(rank, self.rank)), is_rooted=True)
+        return self._nearest(rank, float(Fraction(self.alpha) * rank / self.rank), is_rooted=False)
+
+    def divided(self) -> Strength:
+        """Return the same strength with an alpha that is divided by the rank; or the nearest that a number can say.
+
+        Examples:
+            >>> Strength(4, 6, is_rooted=True).divided()
+            Strength(rank=4, alpha=12, is_rooted=False)
+        """
+        return self._nearest(self.rank, self.alpha * sqrt(self.rank), is_rooted=False) if self.is_rooted else self
+
+    def _nearest(self, rank: int, alpha: float, *, is_rooted: bool) -> Strength:
+        """Return the strength with a number near one that is nearly right, whole where it can be."""
         near = (alpha, nextafter(alpha, inf), nextafter(alpha, -inf))
         numbers = [int(number) if number.is_integer() else number for number in near]
-        found = (Strength(rank, number, self.is_rooted) for number in numbers)
+        found = (Strength(rank, number, is_rooted) for number in numbers)
         return min(found, key=lambda strength: abs(strength.scaling - self.scaling))

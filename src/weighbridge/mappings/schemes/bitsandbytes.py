@@ -23,39 +23,38 @@ MOST_STATE_BYTES: Final = 100_000
 """Limit for the text of a state, which has two hundred bytes."""
 
 _STATE = "quant_state.bitsandbytes__"
-_FLAT = "their rows and columns stand in a text beside them, which is that of a matrix, and in no header"
+_FLAT = "their rows and columns stand in a text beside them, and in no header"
 _NESTED = "scales that are codes have an offset of each weight's own, in the text beside them"
-_SHAPE = re.compile(rb'"shape": \[(\d+, \d+)\]')
+_SHAPE = re.compile(rb'"shape": \[(\d+(?:, \d+)+)\]')
 
 
 class State(NamedTuple):
-    """The text beside a matrix of 4 bits: its rows and columns, with what stands before and behind them.
+    """The text beside a weight of 4 bits: its sizes, with what stands before and behind them.
 
     Args:
-        before: What stands before the rows.
-        shape: The rows and columns.
-        after: What stands behind the columns.
+        before: What stands before its sizes.
+        shape: The rows and columns, behind the axes of a stack.
+        after: What stands behind its sizes.
         block: How many elements a scale is for.
     """
 
     before: bytes
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     after: bytes
     block: int
 
-    def told(self, shape: tuple[int, ...]) -> tuple[bytes, ...]:
-        """Return the text with another shape in parts: what stands before, the rows, a comma, the columns, the rest.
+    def told(self, shape: tuple[int, ...]) -> tuple[bytes, bytes, bytes]:
+        """Return the text with another shape in parts: what stands before the sizes, these, and the rest.
 
         Examples:
-            >>> read_state(b'{"blocksize": 64, "shape": [8, 32]}').told((16, 32))
-            (b'{"blocksize": 64, "shape": [', b'16', b', ', b'32', b']}')
+            >>> read_state(b'{"blocksize": 64, "shape": [8, 32]}').told((4, 8, 32))
+            (b'{"blocksize": 64, "shape": [', b'4, 8, 32', b']}')
         """
-        rows, columns = (str(size).encode() for size in shape)
-        return self.before, rows, b", ", columns, self.after
+        return self.before, ", ".join(map(str, shape)).encode(), self.after
 
 
 def read_state(raw: bytes) -> State | None:
-    """Read the text beside a weight; None where it is not that of a matrix, or its scales have an offset of their own.
+    """Read the text beside a weight; None where it says no rows and columns, or its scales have an offset of their own.
 
     Examples:
         >>> read_state(b'{"blocksize": 64, "shape": [8, 32]}')
@@ -70,8 +69,8 @@ def read_state(raw: bytes) -> State | None:
     if block is None or len(places) != 1 or "nested_offset" in found:
         return None
     (place,) = places
-    rows, columns = map(int, place[1].split(b", "))
-    return State(raw[: place.start(1)], (rows, columns), raw[place.end(1) :], block)
+    shape = tuple(map(int, place[1].split(b", ")))
+    return State(raw[: place.start(1)], shape, raw[place.end(1) :], block)
 
 
 def read(said: Said) -> Iterator[Scheme]:

@@ -23,6 +23,7 @@ from weighbridge.mappings.schemes.scheme import (
     Formula,
     Member,
     Scheme,
+    Setting,
     columns,
     rows,
 )
@@ -44,7 +45,9 @@ def read(said: Said) -> Iterator[Scheme]:
         return
     members: Form
     static = Member(".input_scale", "scales of activations", (), ("F32",), "shared", is_needed=False)
-    size = _group_size(said)
+    settings = _settings(said)
+    size = settings[0].sizes[0] if settings else None
+    setting = settings[0] if len(settings) == 1 else None
     match said.config.get("quant_algo"):
         case "FP8":
             members = (
@@ -67,15 +70,15 @@ def read(said: Said) -> Iterator[Scheme]:
                 Member(".weight_scale", "scales", (ROW, columns(size)), FLOATS, role="scale"),
                 Member(".pre_quant_scale", "scales of columns", (COLUMN,), FLOATS, is_needed=False, role="apart"),
             )
-            yield Scheme(f"int4 in groups of {size} columns, two rows in a byte", (members,), formula=Formula())
+            title = f"int4 in groups of {size} columns, two rows in a byte"
+            yield Scheme(title, (members,), formula=Formula(), setting=setting)
 
 
-def _group_size(said: Said) -> int | None:
-    """Return the columns of a group, which stand at the top or in the part for weights."""
+def _settings(said: Said) -> list[Setting]:
+    """Return each place where the columns of a group are said, at the top or in the part for weights."""
     groups = said.config.get("config_groups")
-    parts = [said.config, *(groups.values() if isinstance(groups, Mapping) else ())]
-    weights = [part.get("weights") for part in parts if isinstance(part, Mapping)]
-    places = [*parts, *weights]
-    return next(
-        (size for part in places if isinstance(part, Mapping) and (size := whole(part.get("group_size")))), None
-    )
+    named = groups.items() if isinstance(groups, Mapping) else ()
+    parts = [((), said.config), *((("config_groups", str(name)), part) for name, part in named)]
+    parts += [((*place, "weights"), part.get("weights")) for place, part in parts if isinstance(part, Mapping)]
+    sized = ((place, whole(part.get("group_size"))) for place, part in parts if isinstance(part, Mapping))
+    return [Setting((*place, "group_size"), (size,)) for place, size in sized if size]

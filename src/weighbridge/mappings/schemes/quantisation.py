@@ -16,7 +16,16 @@ from typing import Any, Final, NamedTuple
 from weighbridge.base.specs import Header, Shape, TensorSpec
 from weighbridge.mappings.schemes.dialects import READ_BY_TRANSFORMERS, NamesAt
 from weighbridge.mappings.schemes.said import BY_NAMES, Said, read_said
-from weighbridge.mappings.schemes.scheme import WEIGHT, Form, Member, Scheme, fused_ending, is_fused, read_shape
+from weighbridge.mappings.schemes.scheme import (
+    WEIGHT,
+    Form,
+    Member,
+    Scheme,
+    fused_ending,
+    is_fused,
+    read_shape,
+    with_open_sizes,
+)
 from weighbridge.mappings.schemes.torchao import listed_names
 
 FORMATS: Final = (
@@ -104,7 +113,7 @@ class Quantisation:
 
 
 def find_quantisation(
-    header: Header, config: Any, beside: MappingOf[str, Any] = MappingProxyType({})
+    header: Header, config: Any, beside: MappingOf[str, Any] = MappingProxyType({}), *, has_open_sizes: bool = False
 ) -> Quantisation | None:
     """Find the quantised weights that a configuration speaks of; None if it speaks of none.
 
@@ -112,6 +121,7 @@ def find_quantisation(
         header: Specs of the tensors, and the metadata of their file.
         config: The content of the `config.json`.
         beside: The content of each other file of `said.BESIDE` that lies beside it, by name.
+        has_open_sizes: Whether blocks may be of any size, where the configuration has one place for that.
 
     Examples:
         >>> tensors = {"q.weight": TensorSpec("F8_E4M3", (80, 32)), "q.weight_scale_inv": TensorSpec("F32", (3, 1))}
@@ -127,6 +137,7 @@ def find_quantisation(
     if said is None:
         return None
     schemes = tuple(_said_schemes(said))
+    schemes = tuple(map(with_open_sizes, schemes)) if has_open_sizes else schemes
     found = Quantisation(said.method, faults=[SchemeFault("scheme-conflict", problem) for problem in problems])
     if not schemes:
         text = f"no scheme is known for what the configuration says of {said.method or 'quantisation'}"

@@ -19,7 +19,10 @@ _PARTS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     CONFIG: tuple((name,) for name in SAID),
     QUANTIZE: ((),),
 }
-"""What leads to the parts of each file that say the size of blocks; that of ModelOpt speaks of formats of one size."""
+"""What leads to the parts of each file that say the size of blocks, which stands at the same place of all of them."""
+
+_OF_ITS_OWN: Final = {HF_QUANT: ("quantization",)}
+"""What leads to the part of a file that says it directly, wherever the configuration has it."""
 
 
 def places_in(name: str, place: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -32,7 +35,11 @@ def places_in(name: str, place: tuple[str, ...]) -> list[tuple[str, ...]]:
     Examples:
         >>> places_in("quantize_config.json", ("group_size",)), places_in("tokenizer.json", ("group_size",))
         ([('group_size',)], [])
+        >>> places_in("hf_quant_config.json", ("config_groups", "group_0", "weights", "group_size"))
+        [('quantization', 'group_size')]
     """
+    if name in _OF_ITS_OWN:
+        return [(*_OF_ITS_OWN[name], place[-1])]
     return [(*part, *place) for part in _PARTS.get(name, ())]
 
 

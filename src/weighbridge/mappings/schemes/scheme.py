@@ -46,6 +46,9 @@ class Along(NamedTuple):
     elements: int | Fraction | None = 1
 
 
+ANY: Final = 0
+"""In the place of a number of elements: each entry may be for so many of them as there are."""
+
 ROW: Final = Along(Axis.ROWS)
 COLUMN: Final = Along(Axis.COLUMNS)
 ONE: Final = Along(Axis.INSIDE, 1)
@@ -257,6 +260,19 @@ class Scheme:
         return base.removesuffix(WEIGHT) + ending if base.endswith(WEIGHT) else base + fused_ending(ending)
 
 
+def with_open_sizes(scheme: Scheme) -> Scheme:
+    """Return a scheme that says nothing of how large blocks are, where the configuration has a place for that.
+
+    Args:
+        scheme: The scheme.
+    """
+    setting = scheme.setting
+    if setting is None:
+        return scheme
+    sizes = tuple(ANY for _ in setting.sizes)
+    return replace(scheme, forms=tuple(setting.refine(form, sizes) for form in scheme.forms))
+
+
 class Span(NamedTuple):
     """The sizes that an axis may have, ends included: a packed axis does not say how full its last element is."""
 
@@ -307,6 +323,8 @@ def read_shape(members: Sequence[tuple[Member, TensorSpec]]) -> tuple[dict[Axis,
 def _narrow(spans: dict[Axis, Span], along: Along, size: int) -> str | None:
     """Take what one axis says into account; return what contradicts it."""
     axis, elements = along
+    if elements == ANY:
+        return None
     if axis is Axis.INSIDE:
         return None if size == elements else f"{elements} are expected where there are {size}"
     if elements is None:

@@ -6,16 +6,20 @@ it becomes, as they are what is quantised: a norm that is folded into a linear m
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from weighbridge.mappings.schemes.endings import BELOW_WEIGHT, STATE
 from weighbridge.planning.names.prepared import prepare
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
 from weighbridge.planning.tracing import trace_ends
 
 _BELOW_WEIGHT = ".weight."
+_BELOW_PARAMETER = re.compile(rf"\.(?:{'|'.join(sorted(BELOW_WEIGHT))}|{STATE}\.\w+)\Z")
+"""Finds the end of a name that stands behind that of a parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,11 @@ def module_of(key: str) -> str:
     """Return the module that a tensor belongs to.
 
     Examples:
-        >>> [module_of(key) for key in ("a.q.weight", "a.q.weight.absmax", "a.experts.up_proj_scales", "scale")]
-        ['a.q', 'a.q', 'a.experts', '']
+        >>> [module_of(key) for key in ("a.q.weight", "a.q.weight.absmax", "a.experts.up_scales", "experts.up.absmax")]
+        ['a.q', 'a.q', 'a.experts', 'experts']
     """
     cut = key.find(_BELOW_WEIGHT)
-    return key[:cut] if cut > 0 else key.rpartition(".")[0]
+    return key[:cut] if cut > 0 else _BELOW_PARAMETER.sub("", key).rpartition(".")[0]
 
 
 def moved_modules(plan: Plan) -> MovedModules | None:

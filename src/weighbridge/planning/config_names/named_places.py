@@ -92,20 +92,34 @@ def _below(value: Any, path: Sequence[str], root: JsonPath) -> Iterator[tuple[Js
 
 def _follow(value: Any, dialect: Dialect, modules: MovedModules) -> Any:
     """Return what is to stand in the place of some entries; None where they are right."""
+    entries = entries_of(value)
     if isinstance(value, str):
-        made = follow_entries([Entry(value)], dialect, modules)
+        made = follow_entries(entries, dialect, modules)
         texts = [] if made is None else [entry.text for entry in made[0]]
         if made is not None and len(texts) != 1:
             raise CannotSayError("one name has the place of several", [value], texts)
         return texts[0] if texts else None
     if isinstance(value, list):
-        made = follow_entries([Entry(text) for text in _flat(value)], dialect, modules)
+        made = follow_entries(entries, dialect, modules)
         return None if made is None else _filled(value, iter(made))
     if isinstance(value, Mapping):
-        members = [Entry(name, inner) for name, inner in value.items() if _is_entry(inner)]
-        made = follow_entries(members, dialect, modules, is_list=False)
+        made = follow_entries(entries, dialect, modules, is_list=False)
         return None if made is None else _with_members(value, iter(made))
     return None
+
+
+def entries_of(value: Any) -> list[Entry]:
+    """Return the entries that stand in one place: one text, those of a list and of the lists in it, or members.
+
+    Examples:
+        >>> [entry.text for entry in entries_of(["a", ["b", "c"]])], [entry.text for entry in entries_of({"a": False})]
+        (['a', 'b', 'c'], ['a'])
+    """
+    if isinstance(value, Mapping):
+        return [Entry(name, inner) for name, inner in value.items() if _is_entry(inner)]
+    return [
+        Entry(text) for text in _flat([value] if isinstance(value, str) else value if isinstance(value, list) else [])
+    ]
 
 
 def _is_entry(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import NamedTuple
 
 from weighbridge.base.specs import Shape, TensorSpec
@@ -52,17 +53,28 @@ class Factor(NamedTuple):
         return Factor(TensorSpec(dtype, (size, rank * experts)), member, rank * experts, step)
 
 
+class Scalar(NamedTuple):
+    """A tensor of one element that has been read: its name in the file, its spec, and its bytes."""
+
+    key: str
+    spec: TensorSpec
+    element: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Adapted:
     """A weight with factors.
 
     Args:
-        matrix: The weight's shape.
-        kind: ``linear``, ``embedding``, or ``parameter`` for what is no weight of a module of its own.
+        matrix: The weight's shape; of a convolution, the window belongs to the inputs.
+        kind: ``linear``, ``conv``, ``embedding``, or ``parameter`` for what is no weight of a module of its own.
         keys: Names of the factors in the file: of B, and of A.
         factors: How these lie: B, and A.
         strength: Rank and alpha.
         rows: The tensors with an entry for each output, by what they are: ``bias`` of B, DoRA's ``magnitude``.
+        window: The axes of a convolution behind its inputs.
+        part: What the names of its tensors begin with, in a dialect that has several such beginnings.
+        alpha: The tensor that says alpha, where there is one.
     """
 
     matrix: Matrix
@@ -71,9 +83,14 @@ class Adapted:
     factors: tuple[Factor, Factor]
     strength: Strength
     rows: Mapping[str, tuple[str, TensorSpec]] = field(default_factory=dict)
+    window: Shape = ()
+    part: str = ""
+    alpha: Scalar | None = None
 
     @property
     def shape(self) -> Shape:
         """The weight's shape as it is stored."""
         members, rows, columns, _ = self.matrix
+        if self.window:
+            return (rows, columns // prod(self.window), *self.window)
         return (members, rows, columns) if members > 1 or self.kind == "parameter" else (rows, columns)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import NamedTuple
 
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import PlanError, WeighbridgeError
+from weighbridge.base.specs import Shape, TensorSpec
 from weighbridge.mappings.lora.adapter_names import factor_key, parameter_modules, whole_key
 from weighbridge.mappings.lora.ranks import Strength
+from weighbridge.planning.factors.adapted import Adapted
 from weighbridge.planning.factors.adapter_tensors import Held
+from weighbridge.planning.factors.alphas import alphas_of, without_alphas
 from weighbridge.planning.factors.factor_copies import Made, factors_of
 from weighbridge.planning.factors.factor_steps import Target, join_steps
+from weighbridge.planning.factors.naming import Naming
 from weighbridge.planning.factors.rectangles import Matrix, Share, inexact, shares
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Program
@@ -48,21 +53,24 @@ class Moved:
     rounded: list[str] = field(default_factory=list)
 
 
-def move_adapter(weights: Plan, held: Held, *, is_turned: bool = False, is_blockwise: bool = False) -> Moved:
+def move_adapter(
+    weights: Plan, held: Held, naming: Naming | None = None, *, is_turned: bool = False, is_blockwise: bool = False
+) -> Moved:
     """Move the tensors of an adapter as a plan moves the weights that they belong to.
 
     Args:
         weights: A plan of the model's weights, in which tensors without a part in the adapter do not count.
         held: What the adapter holds.
+        naming: How its tensors are called, if not as PEFT does it.
         is_turned: Whether linear weights of the new model have a row for each input.
         is_blockwise: Whether weights with different factors are joined as blocks on the diagonal.
 
     Raises:
-        PlanError: `plan-failed`, with each `adapter-inexact`.
+        PlanError: `plan-failed`, with each `adapter-inexact` and `adapter-module`.
     """
     kinds = {key: kind for step in weights.steps for key, kind in _kinds(step, held)}
     nested = parameter_modules(key for key, kind in kinds.items() if kind == "parameter")
-    known = _Targets(kinds, nested, is_turned, is_blockwise)
+    known = _Targets(kinds, nested, naming, is_turned, is_blockwise)
     moved, specs, problems = Moved(), held.specs(), list[WeighbridgeError]()
     for step in weights.steps:
         try:
@@ -72,6 +80,8 @@ def move_adapter(weights: Plan, held: Held, *, is_turned: bool = False, is_block
         except PlanError as problem:
             rules = "\n".join(weights.mapping.rule_name(rule) for rule in step.rules)
             problems.append(problem.with_context(where=", ".join(step.writes), because=rules))
+    if naming is not None and not problems:
+        naming.check_apart(weights.target)
     if problems:
         raise PlanError("plan-failed", "the mapping has no exact equivalent for this adapter", problems=problems)
     programs: dict[Program, Program] = {}
@@ -84,7 +94,9 @@ def _kinds(step: Step, held: Held) -> Iterator[tuple[str, str]]:
     """Yield the targets of a step whose weights have factors, and the kind of module that each is of."""
     found = {held.adapted[key].kind for key in step.sources if key in held.adapted}
     for key, output in zip(step.targets, step.program.targets, strict=True) if found else ():
-        plain = "linear" if key.endswith(".weight") and len(output.layout.shape) == 2 else "parameter"
+        axes, is_weight = len(output.layout.shape), key.endswith(".weight")
+        is_conv = is_weight and axes > (2 if "conv" in found else 3)
+        plain = "conv" if is_conv else "linear" if is_weight and axes == 2 else "parameter"
         yield key, "embedding" if "embedding" in found else plain
 
 
@@ -94,24 +106,30 @@ class _Targets(NamedTuple):
     Args:
         kinds: Of what kind each is.
         nested: The modules that parameters are named after in the file.
+        naming: How tensors are called, if not as PEFT does it.
         is_turned: Whether linear weights have a row for each input.
         is_blockwise: Whether weights with different factors are joined as blocks on the diagonal.
     """
 
     kinds: Mapping[str, str]
     nested: Mapping[str, str]
+    naming: Naming | None
     is_turned: bool
     is_blockwise: bool
 
-    def module(self, key: str) -> str:
-        """Return the module that a weight's factors are named after."""
-        return self.nested[key] if self.kinds[key] == "parameter" else key.removesuffix(".weight")
+    def named(self, key: str, part: str, made: Made) -> str:
+        """Return what a tensor of a weight's factors is called."""
+        if self.naming is not None:
+            return self.naming.write(key, self.kinds[key], part, made.what)
+        module = self.nested[key] if self.kinds[key] == "parameter" else key.removesuffix(".weight")
+        return factor_key(module, _tail(self.kinds[key], made))
 
     def shares(self, key: str, layout: Layout, sources: Sequence[Matrix]) -> tuple[Matrix, list[Share]]:
         """Cut the layout of a weight into shares. The inputs of experts stay inputs, whichever way they are stored."""
         kind = self.kinds[key]
         is_turned = kind == "embedding" or (kind == "linear" and self.is_turned)
-        target = Matrix.of(layout.shape, is_turned=is_turned)
+        shape = (layout.shape[0], prod(layout.shape[1:])) if kind == "conv" else layout.shape
+        target = Matrix.of(shape, is_turned=is_turned)
         found = shares(layout, sources, target)
         if kind == "parameter" and len(layout.shape) == 3 and all(share.is_crossed for share in found):
             target = target._replace(is_turned=True)
@@ -138,7 +156,28 @@ def _factor_targets(step: Step, held: Held, known: _Targets, moved: Moved) -> It
             raise inexact("PEFT has no bias and no magnitude for such a parameter")
         moved.rounded += [key] if joined.is_rounded else []
         _note(moved.parameters if kind == "parameter" else moved.linear, key, kind, joined.strength)
-        yield from (Target(factor_key(known.module(key), _tail(kind, made)), made) for made in joined.made)
+        part, used = _part_of(sources), [sources[share.slot] for share in found]
+        made = [_windowed(each, output.layout.shape) if kind == "conv" else each for each in joined.made]
+        if known.naming is not None and known.naming.says(part):
+            made += alphas_of(used, joined.strength)
+        else:
+            made = without_alphas(made, used)
+        yield from (Target(known.named(key, part, each), each) for each in made)
+
+
+def _part_of(sources: Sequence[Adapted]) -> str:
+    """Return what the names of all sources begin with."""
+    parts = sorted({each.part for each in sources})
+    if len(parts) > 1:
+        raise inexact("weights of several parts of a pipeline become one", ", ".join(parts))
+    return parts[0]
+
+
+def _windowed(made: Made, shape: Shape) -> Made:
+    """Give the factors of a convolution the axes that they have in a file."""
+    size, window = made.spec.shape, shape[1:]
+    axes = {"A": (size[0], *window), "B": (*size, *(1 for _ in window[1:]))}
+    return made._replace(spec=TensorSpec(made.spec.dtype, axes.get(made.what, size)))
 
 
 def _note(known: dict[str, Strength], key: str, kind: str, strength: Strength) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import NamedTuple
 
 from weighbridge.base.errors import PlanError
@@ -32,6 +33,15 @@ class Held(NamedTuple):
         for each in self.adapted.values():
             found |= {key: factor.spec for key, factor in zip(each.keys, each.factors, strict=True)}
             found |= dict(each.rows.values())
+            found |= {each.alpha.key: each.alpha.spec} if each.alpha is not None else {}
+        return found
+
+    def weights(self) -> dict[str, str]:
+        """Return the tensor of the model that each of the adapter's tensors belongs to."""
+        found = {name: key for key, (name, _) in self.whole.items()}
+        for key, each in self.adapted.items():
+            alpha = [each.alpha.key] if each.alpha is not None else []
+            found |= dict.fromkeys([*each.keys, *(name for name, _ in each.rows.values()), *alpha], key)
         return found
 
     def strengths(self, *, parameters: bool) -> dict[str, Strength]:
@@ -40,13 +50,22 @@ class Held(NamedTuple):
         return {key if parameters else key.removesuffix(".weight"): each.strength for key, each in chosen}
 
 
-class _Pair(NamedTuple):
-    """The two factors of a module, as they are named, and what lies beside them."""
+class Pair(NamedTuple):
+    """The two factors of a module, as they are named, and what lies beside them.
+
+    Args:
+        keys: Their names in the file: of B, and of A.
+        shapes: Their shapes: [out, r], and [r, in] with the window of a convolution among the inputs.
+        is_embedding: Whether the weight has an entry of the input in each row.
+        rows: The tensors with an entry for each output, by what they are.
+        window: The axes of a convolution behind its inputs.
+    """
 
     keys: tuple[str, str]
     shapes: tuple[Shape, Shape]
     is_embedding: bool
     rows: dict[str, tuple[str, TensorSpec]]
+    window: Shape = ()
 
 
 def hold(header: Header, config: PeftConfig, base: Header | None = None, packing: str | None = None) -> Held:
@@ -63,7 +82,7 @@ def hold(header: Header, config: PeftConfig, base: Header | None = None, packing
             `adapter-packing`, `adapter-inexact`.
     """
     parts, whole = _sort(header)
-    pairs = {module: _pair(module, found, header) for module, found in parts.items()}
+    pairs = {module: _peft_pair(module, found, header) for module, found in parts.items()}
     nested = _parameters(pairs, config)
     turned = _turned({key: pairs[module] for module, key in nested.items()}, config, base)
     adapted: dict[str, Adapted] = {}
@@ -72,8 +91,10 @@ def hold(header: Header, config: PeftConfig, base: Header | None = None, packing
             key = nested[module]
             adapted[key] = _parameter(key, pair, header, config, is_turned=turned[key], packing=packing)
         else:
-            adapted[f"{module}.weight"] = _module(module, pair, header, config)
-    _check_base(adapted, whole, base)
+            adapted[f"{module}.weight"] = module_of(
+                module, pair, header, config.strength(module), is_turned=config.is_turned
+            )
+    check_base(adapted, whole, base)
     return Held(adapted, whole)
 
 
@@ -90,23 +111,46 @@ def _sort(header: Header) -> tuple[dict[str, dict[str, tuple[Named, str]]], dict
     return modules, whole
 
 
-def _pair(module: str, parts: Mapping[str, tuple[Named, str]], header: Header) -> _Pair:
-    lacking = [role for role in "AB" if role not in parts]
+def pair_of(module: str, keys: Mapping[str, str], header: Header, *, is_embedding: bool = False) -> Pair:
+    """Take the tensors of a module for its two factors, and what lies beside them.
+
+    Args:
+        module: What to call it.
+        keys: Their names in the file, by what they are: ``A``, ``B``, and what has an entry for each output.
+        header: Their specs.
+        is_embedding: Whether the weight has an entry of the input in each row.
+
+    Raises:
+        PlanError: `adapter-invalid`.
+    """
+    lacking = [role for role in "AB" if role not in keys]
     if lacking:
         raise invalid("a factor of this module is missing", module, f"no lora_{lacking[0]}")
-    (named, down), (other, up) = parts["A"], parts["B"]
-    shapes = header[up].shape, header[down].shape
-    if named.is_embedding != other.is_embedding or any(len(shape) != 2 for shape in shapes):
-        got = f"A {list(shapes[IN])}, B {list(shapes[OUT])}"
-        raise invalid("these are no two factors of one weight", module, got)
-    rows = {role: (key, header[key]) for role, (_, key) in parts.items() if role not in "AB"}
-    wrong = next((key for key, spec in rows.values() if spec.shape != (shapes[OUT][0],)), None)
+    up, down = header[keys["B"]].shape, header[keys["A"]].shape
+    window = down[2:]
+    if not len(up) == len(down) >= 2 or any(size != 1 for size in up[2:]) or (is_embedding and window):
+        raise _no_pair(module, up, down)
+    shapes = up[:2], (down[0], prod(down[1:]))
+    rows = {role: (key, header[key]) for role, key in keys.items() if role not in "AB"}
+    wrong = next((key for key, spec in rows.values() if spec.shape != up[:1]), None)
     if wrong is not None:
         raise invalid("this tensor has not one entry for each output", wrong, str(list(header[wrong].shape)))
-    return _Pair((up, down), shapes, named.is_embedding, rows)
+    return Pair((keys["B"], keys["A"]), shapes, is_embedding, rows, window)
 
 
-def _experts(name: str, pair: _Pair, rank: int) -> int:
+def _peft_pair(module: str, parts: Mapping[str, tuple[Named, str]], header: Header) -> Pair:
+    kinds = {named.is_embedding for role, (named, _) in parts.items() if role in "AB"}
+    keys = {role: key for role, (_, key) in parts.items()}
+    if len(kinds) > 1:
+        raise _no_pair(module, header[keys["B"]].shape, header[keys["A"]].shape)
+    return pair_of(module, keys, header, is_embedding=True in kinds)
+
+
+def _no_pair(module: str, up: Shape, down: Shape) -> PlanError:
+    return invalid("these are no two factors of one weight", module, f"A {list(down)}, B {list(up)}")
+
+
+def _experts(name: str, pair: Pair, rank: int) -> int:
     """Return the number of experts that two factors are of: 1 for those of a plain weight."""
     total = pair.shapes[IN][0]
     if not 0 < rank <= total or total % rank or pair.shapes[OUT][1] != total:
@@ -116,19 +160,32 @@ def _experts(name: str, pair: _Pair, rank: int) -> int:
     return total // rank
 
 
-def _module(module: str, pair: _Pair, header: Header, config: PeftConfig) -> Adapted:
-    strength = config.strength(module)
-    if _experts(module, pair, strength.rank) != 1:
+def module_of(name: str, pair: Pair, header: Header, strength: Strength, *, is_turned: bool = False) -> Adapted:
+    """Return the weight of a module with its factors.
+
+    Args:
+        name: What to call it.
+        pair: Its factors.
+        header: Their specs.
+        strength: Its rank and alpha.
+        is_turned: Whether a linear weight has a row for each input.
+
+    Raises:
+        PlanError: `adapter-invalid` for factors of another rank.
+    """
+    if _experts(name, pair, strength.rank) != 1:
         got = f"A {list(pair.shapes[IN])}, rank {strength.rank}"
-        raise invalid("this module has another rank than its configuration says", module, got)
-    kind = "embedding" if pair.is_embedding else "linear"
-    matrix = _matrix(pair, 1, is_turned=pair.is_embedding or config.is_turned)
+        raise invalid("this module has another rank than its configuration says", name, got)
+    kind = "embedding" if pair.is_embedding else "conv" if pair.window else "linear"
+    matrix = _matrix(pair, 1, is_turned=pair.is_embedding or (is_turned and kind == "linear"))
     return _adapted(pair, header, kind, strength, matrix)
 
 
 def _parameter(
-    key: str, pair: _Pair, header: Header, config: PeftConfig, *, is_turned: bool, packing: str | None
+    key: str, pair: Pair, header: Header, config: PeftConfig, *, is_turned: bool, packing: str | None
 ) -> Adapted:
+    if pair.window:
+        raise invalid("these are no two factors of experts", key, f"{list(header[pair.keys[IN]].shape)}")
     strength = config.strength(key)
     members = _experts(key, pair, strength.rank)
     is_said = members > 1 and strength.rank > 1
@@ -136,19 +193,21 @@ def _parameter(
     return _adapted(pair, header, "parameter", strength, _matrix(pair, members, is_turned=is_turned), found)
 
 
-def _matrix(pair: _Pair, members: int, *, is_turned: bool) -> Matrix:
+def _matrix(pair: Pair, members: int, *, is_turned: bool) -> Matrix:
     outputs, inputs = pair.shapes[OUT][0], pair.shapes[IN][1]
     return Matrix(members, *((inputs, outputs) if is_turned else (outputs, inputs)), is_turned)
 
 
 def _adapted(
-    pair: _Pair, header: Header, kind: str, strength: Strength, matrix: Matrix, packing: str = RANK_MAJOR
+    pair: Pair, header: Header, kind: str, strength: Strength, matrix: Matrix, packing: str = RANK_MAJOR
 ) -> Adapted:
-    factors = [Factor.of(axis, header[pair.keys[axis]].dtype, matrix, strength.rank, packing) for axis in (OUT, IN)]
-    return Adapted(matrix, kind, pair.keys, (factors[OUT], factors[IN]), strength, pair.rows)
+    specs = [header[key] for key in pair.keys]
+    made = [Factor.of(axis, specs[axis].dtype, matrix, strength.rank, packing) for axis in (OUT, IN)]
+    factors = [factor._replace(spec=spec) for factor, spec in zip(made, specs, strict=True)]
+    return Adapted(matrix, kind, pair.keys, (factors[OUT], factors[IN]), strength, pair.rows, pair.window)
 
 
-def _parameters(pairs: Mapping[str, _Pair], config: PeftConfig) -> dict[str, str]:
+def _parameters(pairs: Mapping[str, Pair], config: PeftConfig) -> dict[str, str]:
     """Return the parameter that each pair of factors belongs to which is of no module of its own."""
     owners = {module.replace(BASE_LAYER, "") for module in pairs}
     keys = [f"{owner}.{name}" for owner in owners for name in config.parameters_of(owner)]
@@ -163,7 +222,7 @@ def _parameters(pairs: Mapping[str, _Pair], config: PeftConfig) -> dict[str, str
     return nested
 
 
-def _turned(pairs: Mapping[str, _Pair], config: PeftConfig, base: Header | None) -> dict[str, bool]:
+def _turned(pairs: Mapping[str, Pair], config: PeftConfig, base: Header | None) -> dict[str, bool]:
     """Tell which parameters have a row for each input: of experts, their shapes in the base say it.
 
     One class of modules has all of its parameters in one way, so that a square one follows the others.
@@ -179,7 +238,7 @@ def _turned(pairs: Mapping[str, _Pair], config: PeftConfig, base: Header | None)
     return {key: turned if turned is not None else said.copy().pop() for key, turned in found.items()}
 
 
-def _turned_in_base(key: str, pair: _Pair, members: int, base: Header | None) -> bool | None:
+def _turned_in_base(key: str, pair: Pair, members: int, base: Header | None) -> bool | None:
     outputs, inputs = pair.shapes[OUT][0], pair.shapes[IN][1]
     if base is None:
         hint = "give the model that the adapter was trained on: base=... (--base)"
@@ -194,10 +253,14 @@ def _turned_in_base(key: str, pair: _Pair, members: int, base: Header | None) ->
     return ways[shape] if len(ways) > 1 else None
 
 
-def _check_base(
+def check_base(
     adapted: Mapping[str, Adapted], whole: Mapping[str, tuple[str, TensorSpec]], base: Header | None
 ) -> None:
-    """Hold the modules of an adapter against the base."""
+    """Hold the modules of an adapter against the base.
+
+    Raises:
+        PlanError: `adapter-invalid`.
+    """
     for key, each in adapted.items() if base is not None else ():
         assert base is not None
         if key not in base:

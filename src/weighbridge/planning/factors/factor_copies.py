@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from weighbridge.algebra.copies import Copy, Loop, simplify
 from weighbridge.base.errors import PlanError
 from weighbridge.base.specs import TensorSpec
 from weighbridge.mappings.lora.ranks import Strength
-from weighbridge.planning.factors.adapted import Adapted, Factor
+from weighbridge.planning.factors.adapted import Adapted, Factor, Scalar
 from weighbridge.planning.factors.rectangles import IN, OUT, Matrix, Share, along, inexact
 
 
 class Piece(NamedTuple):
-    """A copy from one tensor of the adapter; without a key, from zeros."""
+    """A copy from one tensor of the adapter; without a key, from a declared value."""
 
     key: str
     copy: Copy
@@ -25,14 +25,29 @@ class Made(NamedTuple):
     """A tensor of the new adapter, as one of the ways of making it.
 
     Args:
-        what: ``A``, ``B``, ``bias`` or ``magnitude``.
+        what: ``A``, ``B``, ``bias``, ``magnitude`` or ``alpha``.
         spec: Its dtype and shape.
         pieces: What it is made of.
+        blank: The bytes of each element that comes from no tensor; zeros if it is empty.
+        instead: Tensors that it stands for, which are read no further: they must hold what was read of them.
+        beside: A tensor in whose step it is made, where it has no source of its own.
     """
 
     what: str
     spec: TensorSpec
     pieces: tuple[Piece, ...]
+    blank: bytes = b""
+    instead: tuple[Scalar, ...] = ()
+    beside: str = ""
+
+    @property
+    def keys(self) -> list[str]:
+        """The tensors of the adapter that it is made of, or stands for."""
+        return [*(piece.key for piece in self.pieces if piece.key), *(scalar.key for scalar in self.instead)]
+
+
+ONE: Final = Copy(0, 0, 0, ())
+"""The copy of a tensor that has one element."""
 
 
 class Joined(NamedTuple):
@@ -71,7 +86,7 @@ def factors_of(shares: Sequence[Share], sources: Sequence[Adapted], target: Matr
     is_blockwise = is_blockwise and len(by_member[0]) > 1
     ranks = [sources[share.slot].strength.rank for share in by_member[0]] if is_blockwise else []
     strength = _strength(used, sum(ranks), is_blockwise=is_blockwise)
-    dtype = _dtype({factor.spec.dtype for each in used for factor in each.factors})
+    dtype = one_dtype({factor.spec.dtype for each in used for factor in each.factors})
     new = [Factor.of(axis, dtype, target, strength.rank) for axis in (OUT, IN)]
     ways = (_blocks if is_blockwise else _ways)(by_member, sources, new, joined)
     made = [Made("AB"[axis == OUT], new[axis].spec, pieces) for axis, pieces in ways]
@@ -79,8 +94,12 @@ def factors_of(shares: Sequence[Share], sources: Sequence[Adapted], target: Matr
     return Joined(strength, (*made, *_rows(shares, sources, target, joined)), is_rounded)
 
 
-def _dtype(found: set[str]) -> str:
-    """Return the one dtype of factors."""
+def one_dtype(found: set[str]) -> str:
+    """Return the one dtype of tensors that become one.
+
+    Raises:
+        PlanError: `dtype-mismatch`.
+    """
     if len(found) > 1:
         what = "factors of different dtypes cannot become one"
         raise PlanError("dtype-mismatch", what, got=", ".join(sorted(found)))
@@ -180,6 +199,6 @@ def _rows(shares: Sequence[Share], sources: Sequence[Adapted], target: Matrix, j
         whole = [along(share.parts[IN], size) if role == "magnitude" else share.covers(IN, size) for share in shares]
         if joined != OUT or target.members > 1 or not all(whole) or any(share.is_crossed for share in shares):
             raise inexact(f"the {role} of an output belongs to all of its inputs")
-        dtype = _dtype({sources[share.slot].rows[role][1].dtype for share in shares})
+        dtype = one_dtype({sources[share.slot].rows[role][1].dtype for share in shares})
         found = (Piece(sources[share.slot].rows[role][0], copy) for share in shares for copy in share.parts[OUT])
         yield Made(role, TensorSpec(dtype, (target.size(OUT),)), tuple(found))

@@ -10,8 +10,8 @@ from weighbridge.algebra.coverage import coverage
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.forms.elements import Constant
 from weighbridge.base.specs import DTYPES, TensorSpec
-from weighbridge.planning.factors.factor_copies import Made
-from weighbridge.planning.program import Output, Program
+from weighbridge.planning.factors.factor_copies import ONE, Made
+from weighbridge.planning.program import Cut, Output, Program
 from weighbridge.planning.steps import Step, fate_of
 
 
@@ -34,6 +34,7 @@ def join_steps(targets: Iterable[Target], specs: Mapping[str, TensorSpec], rules
         slots = _slots(group, specs)
         outputs: list[Output] = []
         blanks: list[Constant] = []
+        cuts: list[Cut] = []
         for number, target in enumerate(group):
             own = {slot.key: place for place, slot in enumerate(slots) if number in slot.users}
             own[""] = len(slots) + len(blanks)  # of the output's own zeros
@@ -41,10 +42,17 @@ def join_steps(targets: Iterable[Target], specs: Mapping[str, TensorSpec], rules
             zeros = sum(piece.copy.numel for piece in target.made.pieces if not piece.key)
             if zeros:
                 dtype = target.made.spec.dtype
-                blanks.append(Constant(TensorSpec(dtype, (zeros,)), bytes(DTYPES[dtype].itemsize)))
+                element = target.made.blank or bytes(DTYPES[dtype].itemsize)
+                blanks.append(Constant(TensorSpec(dtype, (zeros,)), element))
+            cuts += [
+                Cut(Output(spec.dtype, Layout.of(own[key], spec.shape)), held)
+                for key, spec, held in target.made.instead
+            ]
             outputs.append(Output(target.made.spec.dtype, Layout(target.made.spec.shape, fuse(copies))))
         sources = tuple(slot.key for slot in slots)
-        program = Program(tuple(specs[key] for key in sources), (), tuple(outputs), constants=tuple(blanks))
+        program = Program(
+            tuple(specs[key] for key in sources), (), tuple(outputs), constants=tuple(blanks), cuts=tuple(cuts)
+        )
         names = tuple(target.key for target in group)
         yield Step(sources, names, program, fate_of(sources, names, program), rules)
 
@@ -53,7 +61,7 @@ def _connected(targets: list[Target]) -> list[list[Target]]:
     """Sort tensors into groups that share a source, or are the same tensor."""
     groups: list[tuple[set[str], list[Target]]] = []
     for target in targets:
-        names = {f"> {target.key}", *(piece.key for piece in target.made.pieces if piece.key)}
+        names = {f"> {target.key}", *target.made.keys, *filter(None, [target.made.beside])}
         members = [target]
         for group in [group for group in groups if not names.isdisjoint(group[0])]:
             groups.remove(group)
@@ -77,6 +85,8 @@ def _slots(group: Sequence[Target], specs: Mapping[str, TensorSpec]) -> list[_Sl
         used: dict[str, list[Copy]] = {}
         for piece in target.made.pieces:
             used.setdefault(piece.key, []).append(swapped(piece.copy))
+        for scalar in target.made.instead:
+            used.setdefault(scalar.key, []).append(ONE)
         for key, copies in used.items():
             slots = found.setdefault(key, []) if key else []
             free = (slot for slot in slots if not _overlap(slot.read, copies, specs[key].numel))

@@ -17,6 +17,7 @@ from weighbridge.planning.grouped.refusals import (
     has_no_place,
     is_cast,
     is_declared,
+    is_of_other_blocks,
     is_otherwise,
     is_plain,
     lacks_a_part,
@@ -50,7 +51,7 @@ def expand_plan(plan: Plan, source: Grouped, target: Grouped | None, *, may_refi
     while may_refine and work.next_finer != work.finer:
         work = _Expanding(plan, source, target, work.next_finer)
         steps = [each for step in plan.steps for each in work.expand(step)]
-    work.problems += _not_alike_finer(work.finer, source, target)
+    work.problems += _not_alike_finer(work.finer, source)
     changes = tuple(work.finer.changes(weight.kind for weight in source.weights.values()))
     metadata = follow_names(plan, source, work.problems)
     made = replace(
@@ -159,17 +160,19 @@ class _Expanding:
         wanted = self.target.header.specs.get(name)
         if wanted == spec:
             return True
-        problem = has_no_place(name, weight) if wanted is None else is_otherwise(name, spec, wanted, weight)
-        self.problems.append(problem)
+        if wanted is None:
+            self.problems.append(has_no_place(name, weight))
+        elif self.finer.touches(weight.kind) and wanted.dtype == spec.dtype:
+            self.problems.append(is_of_other_blocks(name, spec, wanted))
+        else:
+            self.problems.append(is_otherwise(name, spec, wanted, weight))
         return False
 
 
-def _not_alike_finer(finer: Finer, source: Grouped, target: Grouped | None) -> Iterator[PlanError]:
+def _not_alike_finer(finer: Finer, source: Grouped) -> Iterator[PlanError]:
     """Yield why not all weights can have the blocks that some of them need."""
     if not finer.sizes:
         return
-    if target is not None:
-        yield cannot_be_finer("the target says how large blocks are")
     kinds = {id(weight.kind): weight.kind for weight in source.weights.values()}
     kept = unrefinable(finer, kinds.values())
     if kept is not None:

@@ -1,7 +1,7 @@
-"""Divide the program of a matrix among tensors whose blocks are of its flat elements, row after row.
+"""Divide the program of a weight among tensors whose blocks are of its flat elements, row after row.
 
 As bitsandbytes stores 4 bits: codes two in a byte, scales for as many elements, and a text that says rows and columns.
-So rows can be joined and cut where whole blocks end, and the text is told anew for each matrix that is made.
+So rows can be joined and cut, and matrices stacked, where whole blocks end, and the text is told anew for each weight.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from weighbridge.base.forms.elements import Constant
 from weighbridge.base.specs import Shape, TensorSpec
 from weighbridge.mappings.schemes.bitsandbytes import State
 from weighbridge.mappings.schemes.scheme import Member
-from weighbridge.planning.grouped.dividing import Divided, Undivided, all_or_none, divide_member
+from weighbridge.planning.grouped.dividing import Divided, Undivided, all_or_none
 from weighbridge.planning.grouped.weights import Kind
 from weighbridge.planning.program import Cut, Output, Program
 
@@ -35,7 +35,8 @@ def divide_flat(program: Program, kinds: Sequence[Kind]) -> list[Divided] | Undi
         LayoutError: `layout-fragmented`.
     """
     members = kinds[0].stored.members
-    if any(len(output.layout.shape) != 2 for output in program.targets):
+    is_plain = program == Program(program.sources, (), program.targets)
+    if not is_plain or any(len(output.layout.shape) < 2 for output in program.targets):
         return Undivided(members[0], None)
     # Codes come last: where scales are cut as well, it is these that say how large parts must be.
     order = sorted(enumerate(members), key=lambda pair: pair[1].kind == "codes")
@@ -46,16 +47,14 @@ def _divide(program: Program, kinds: Sequence[Kind], number: int, member: Member
     states = [kind.state for kind in kinds if kind.state is not None]
     if member.role == "state":
         return _retold(member, states, [output.layout.shape for output in program.targets])
-    if member.kind == "shared":
-        return divide_member(program, kinds, number, member)
-    is_codes = member.kind == "codes"
-    unit, kept = (2, (0,)) if is_codes else (states[0].block, ())
+    specs, is_codes = [kind.stored.specs[number] for kind in kinds], member.kind == "codes"
     layouts = [output.layout.reshape((output.layout.numel,)) for output in program.targets]
-    sources = [Grid.of((prod(state.shape),), (unit,), kept) for state in states]
-    found = divide(layouts, sources, [Grid.of(layout.shape, (unit,), kept) for layout in layouts], may_repeat=False)
+    sizes = [prod(state.shape) for state in states], [layout.numel for layout in layouts]
+    block = 2 if is_codes else states[0].block
+    sources, targets = ([_grid(member, specs[0], block, size) for size in side] for side in sizes)
+    found = divide(layouts, sources, targets, may_repeat=member.kind == "shared")
     if isinstance(found, Seam):
         return Undivided(member, found)
-    specs = [kind.stored.specs[number] for kind in kinds]
     outputs = [
         Output(specs[0].dtype, layout.reshape((layout.numel, 1) if is_codes else layout.shape))
         for _, layout in found.outputs
@@ -64,8 +63,16 @@ def _divide(program: Program, kinds: Sequence[Kind], number: int, member: Member
     return Divided(member, made, found.slots, tuple(target for target, _ in found.outputs))
 
 
+def _grid(member: Member, spec: TensorSpec, block: int, numel: int) -> Grid:
+    """Return the grid of a tensor over the flat elements of its weight; a table is one for all of them."""
+    if member.kind != "shared":
+        return Grid.of((numel,), (block,), (0,) if member.kind == "codes" else ())
+    inner = ((spec.numel, 1),)
+    return Grid((numel,), (max(1, numel),), (0,), spec.shape, whole=frozenset({0}), roles=(0,), inner=inner)
+
+
 def _retold(member: Member, states: Sequence[State], shapes: Sequence[Shape]) -> Divided:
-    """Tell the texts of new matrices, each from every old one, of which all must be the same but for the shapes."""
+    """Tell the texts of new weights, each from every old one, of which all must be the same but for the shapes."""
     pairs = [(slot, target) for slot in range(len(states)) for target in range(len(shapes))]
     texts = [(states[slot].told(states[slot].shape), states[slot].told(shapes[target])) for slot, target in pairs]
     constants: list[Constant] = []

@@ -49,7 +49,7 @@ def not_divided(found: Undivided, weights: Sequence[Weight], *, can_be_finer: bo
         why = f"{weight.scheme.title}, {counts}: {reason}"
     elif weight.kind.state is not None:
         state = weight.kind.state
-        blocks = f"blocks of {state.block} elements over rows of {state.shape[1]}"
+        blocks = f"blocks of {state.block} elements over rows of {state.shape[-1]}"
         why = f"{weight.scheme.title}, {blocks}: {member.what} do not stay as they are"
     elif seam.is_order:
         why = f"{weight.scheme.title}: {member.what} would have to be packed anew"
@@ -88,6 +88,18 @@ def cannot_be_finer(why: str) -> PlanError:
         "companion-misaligned",
         "blocks can only be made finer in the whole checkpoint, and that cannot be done",
         got=why,
+        hint=f'leave out companions="refine" (--refine), and {_APART}',
+    )
+
+
+def is_of_other_blocks(name: str, spec: TensorSpec, wanted: TensorSpec) -> PlanError:
+    """Say that a target has blocks of another size than the largest that no seam cuts."""
+    return PlanError(
+        "companion-misaligned",
+        "the target says how large blocks are, and these are not the largest that a rule does not cut",
+        where=name,
+        expected=str(wanted),
+        got=f"{spec}, with blocks made finer",
         hint=f'leave out companions="refine" (--refine), and {_APART}',
     )
 

@@ -88,12 +88,15 @@ def see(source: Header, target: Header | None, saying: Saying | None) -> Sides:
     Args:
         source: Specs of the checkpoint's tensors.
         target: Specs of the wanted tensors, if they are known.
-        saying: What is said of them; the target's are stored as the source's are.
+        saying: What is said of them; the target's are stored as the source's are, at most in finer blocks.
     """
+    of_target = saying
     if target is not None and saying is not None:
-        saying = replace(saying, states={})  # of the target nothing but the header is known
+        of_target = replace(saying, states=saying.wanted_states)
+        # Rules see the same of both: bytes where nothing tells the rows of one of them.
+        saying = replace(saying, states=saying.states if saying.wanted_states else {})
     groups = group_weights(source, saying)
     if groups is None or target is None:
         return Sides(source, target, groups)
-    wanted = group_weights(target, saying)
+    wanted = group_weights(target, of_target, has_open_sizes=True)
     return Sides(source, target, groups, Grouped(target, target, {}) if wanted is None else wanted)

@@ -31,11 +31,13 @@ class Saying:
         config: The content of its `config.json`.
         beside: The content of each other file of `said.BESIDE`, by name.
         states: What stands beside weights of bitsandbytes' 4 bits, by its key, where data could be read.
+        wanted_states: The same of the target's weights.
     """
 
     config: Any
     beside: MappingOf[str, Any] = field(default_factory=dict)
     states: MappingOf[str, State] = field(default_factory=dict)
+    wanted_states: MappingOf[str, State] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,12 +146,13 @@ class Grouped:
         return {key: base for base, weight in self.weights.items() for key in weight.keys}
 
 
-def group_weights(header: Header, saying: Saying | None) -> Grouped | None:
+def group_weights(header: Header, saying: Saying | None, *, has_open_sizes: bool = False) -> Grouped | None:
     """Find the quantised weights that a checkpoint's configuration speaks of, or that its names alone tell.
 
     Args:
         header: Specs of the tensors.
         saying: What is said of them; None for nothing.
+        has_open_sizes: Whether blocks may be of any size, whatever is said of it.
 
     Returns:
         The header with its groups; None where no tensor is told to be of one.
@@ -160,8 +163,10 @@ def group_weights(header: Header, saying: Saying | None) -> Grouped | None:
         >>> group_weights(Header(specs), Saying(said)).seen.specs
         {'q.weight': TensorSpec(dtype='U8', shape=(80, 32))}
     """
-    said = None if saying is None else find_quantisation(header, saying.config, saying.beside)
-    found = find_by_names(header) if saying is None else said
+    if saying is None:
+        found = find_by_names(header)
+    else:
+        found = find_quantisation(header, saying.config, saying.beside, has_open_sizes=has_open_sizes)
     if found is None or not (found.weights or any(fault.keys for fault in found.faults)):
         return None
     weights, faults = _weights(header, found.weights, saying)
@@ -219,10 +224,8 @@ def _state(stem: str, stored: Stored, states: MappingOf[str, State]) -> State | 
         return None
     numel, found = prod(state.shape), tuple(specs[role][1].numel for role in ("codes", "scale"))
     wanted = -(-numel // 2), -(-numel // state.block)
-    rows, columns = state.shape
-    text = (
-        f"its state says {rows} x {columns} in blocks of {state.block}: {wanted[0]:,} bytes of codes and {wanted[1]:,}"
-    )
+    sizes = " x ".join(map(str, state.shape))
+    text = f"its state says {sizes} in blocks of {state.block}: {wanted[0]:,} bytes of codes and {wanted[1]:,}"
     return state if found == wanted else f"{text} scales, where there are {found[0]:,} and {found[1]:,}"
 
 

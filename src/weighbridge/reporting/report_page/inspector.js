@@ -112,7 +112,7 @@ class Inspector {
     parts.push(make("h3", {}, "From ", make("span", {}, count(from.length))), this.keyList(sides[0], from, place, side));
     parts.push(make("h3", {}, "To ", make("span", {}, count(to.length))), this.keyList(sides[1], to, place, side));
     parts.push(this.copyList(side, place, step, program, slots));
-    if (step.trace >= 0) parts.push(this.traceList(facts.traces[step.trace]));
+    if (step.trace >= 0) parts.push(...this.weightParts(facts.traces[step.trace]), this.traceList(facts.traces[step.trace]));
     return parts;
   }
 
@@ -217,6 +217,15 @@ class Inspector {
   }
 
   /** Every rule that was tried; rules that did nothing are put together. */
+  /** What is stored for a quantised weight, by an example, and what rules call it. */
+  weightParts(trace) {
+    if (!trace.weight) return [];
+    const [key, weight] = [trace.key, trace.weight].map((name) => make("code", {}, visible(name)));
+    const about = make("p", { class: "quiet" }, "As ", key, " belongs to ", weight, ": rules name that one, and all that is stored for it goes along.");
+    const stored = trace.stored.map((name) => make("li", {}, make("code", {}, visible(name))));
+    return [make("h3", {}, "Quantised weight"), about, make("ul", { class: "notes stored" }, ...stored)];
+  }
+
   traceList(trace) {
     const items = [];
     let fired = 0;

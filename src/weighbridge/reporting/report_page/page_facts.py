@@ -16,14 +16,16 @@ from typing import Any, Final
 from weighbridge._version import __version__
 from weighbridge.base.errors import CODES, PlanError, WeighbridgeError
 from weighbridge.base.forms.elements import spell_element
+from weighbridge.base.keys import collapse
 from weighbridge.base.specs import TensorSpec
 from weighbridge.mappings.transforms import describe
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Fated, Step
+from weighbridge.reporting.belonging import Belonging, find_belongings
 from weighbridge.reporting.conditions import condition_lines
 from weighbridge.reporting.costs import cost
-from weighbridge.reporting.explanation import try_rules
+from weighbridge.reporting.explanation import fired_in, run_rules
 from weighbridge.reporting.report_page.packing import PackedTree, pack_numbers, pack_tree
 
 MAX_TRACES: Final = 400
@@ -159,9 +161,10 @@ def pack_steps(plan: Plan, sources: tuple[str, ...], targets: tuple[str, ...]) -
     """
     places = [{key: place for place, key in enumerate(keys)} for keys in (sources, targets)]
     programs: dict[Program, int] = {}
-    by_identity = {id(program): programs.setdefault(program, len(programs)) for program in plan.programs}
+    used = {id(step.program): step.program for step in plan.steps}  # equal ones may stand there several times
+    by_identity = {each: programs.setdefault(program, len(programs)) for each, program in used.items()}
     patterns: dict[tuple[int, ...], int] = {}
-    traces = _Traces(plan, {}, [])
+    traces = _Traces(plan, {}, [], find_belongings(plan.source))
     columns: list[list[int]] = [[] for _ in range(6)]
     for step in plan.steps:
         row = [by_identity[id(step.program)], traces.number(step)]
@@ -187,6 +190,7 @@ class _Traces:
     plan: Plan
     numbers: dict[tuple[Any, ...], int]
     found: list[dict[str, Any]]
+    belongings: dict[str, Belonging]
 
     def number(self, step: Step) -> int:
         form = tuple(part for part in step.sources[0].split(".") if not part.isdecimal()) if step.sources else ()
@@ -199,15 +203,18 @@ class _Traces:
     def _trace(self, step: Step) -> int:
         if not step.sources or not self.plan.mapping.transforms or len(self.found) >= MAX_TRACES:
             return -1
+        key = step.sources[0]
+        weight = self.belongings.get(key)
         try:
-            tried = list(try_rules(self.plan, step.sources[0]))
+            tried = run_rules(self.plan, key, weight, [step])
         except WeighbridgeError:
             return -1
-        if [number for number, each in enumerate(tried) if each.outcome == "fired"] != list(step.rules):
+        if fired_in(tried) != step.rules:
             return -1  # the plan runs the other way, so these rules say nothing of its sources
         letters = "".join(OUTCOMES[each.outcome.split(":")[0].split(" scope")[0]] for each in tried)
         names = [[each.before, *each.after] for each in tried if each.outcome == "fired"]
-        self.found.append({"key": step.sources[0], "outcomes": letters, "names": names})
+        stored_as = {"weight": weight.weight, "stored": collapse(weight.tensors)} if weight is not None else {}
+        self.found.append({"key": key, "outcomes": letters, "names": names, **stored_as})
         return len(self.found) - 1
 
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from weighbridge.storage.formats.torch_tensors import FileMap
 
-_ZIP_MAGIC: Final = b"PK\x03\x04"
+ZIP_MAGIC: Final = b"PK\x03\x04"
+"""How an archive begins."""
 _LOCAL_HEADER_BYTES: Final = 30
 _LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C
 _COUNT_BYTES: Final = 8
@@ -74,7 +75,7 @@ def open_archive(file: SourceFile) -> Archive:
     descriptor, stamp = open_regular(file.path, is_resolved=True)
     with os.fdopen(descriptor, "rb") as stream, reporting_read_errors(str(file.path)):
         check_stamp(file.path, stamp, file.stamp)
-        read = _read_zip if file.head.startswith(_ZIP_MAGIC) else _read_legacy
+        read = _read_zip if file.head.startswith(ZIP_MAGIC) else _read_legacy
         pickled, places, order = read(stream, file)
         return Archive(pickled, places, order != sys.byteorder, map_file(descriptor, stamp.size_bytes))
 
@@ -87,7 +88,7 @@ _Read = tuple[Pickled, dict[str, Extent], str]
 
 
 def _read_zip(stream: IO[bytes], file: SourceFile) -> _Read:
-    members = _list_members(stream)
+    members = list_members(stream)
     root = next(iter(members), "").split("/")[0]
     if f"{root}/constants.pkl" in members:
         got, hint = "a TorchScript archive", "load it with torch.jit.load, and save its state_dict() with torch.save"
@@ -96,16 +97,22 @@ def _read_zip(stream: IO[bytes], file: SourceFile) -> _Read:
         got, hint = f"an archive of {join_keys(members)}", "write it again with torch.save"
         raise CheckpointError("pickle-invalid", "this archive holds no checkpoint", got=got, hint=hint)
     size_bytes = file.stamp.size_bytes
-    order = _content(stream, members[f"{root}/byteorder"], size_bytes) if f"{root}/byteorder" in members else b"little"
-    stream.seek(_place(stream, members[f"{root}/data.pkl"], size_bytes).offset)
+    order = (
+        read_content(stream, members[f"{root}/byteorder"], size_bytes) if f"{root}/byteorder" in members else b"little"
+    )
+    stream.seek(place_member(stream, members[f"{root}/data.pkl"], size_bytes).offset)
     pickled = read_pickle(Bounded(stream, size_bytes))
     names = {key: f"{root}/data/{key}" for key in _storages(pickled)}
-    places = {key: _place(stream, members[name], size_bytes) for key, name in names.items() if name in members}
+    places = {key: place_member(stream, members[name], size_bytes) for key, name in names.items() if name in members}
     return pickled, places, order.decode("ascii", "replace")
 
 
-def _list_members(stream: IO[bytes]) -> dict[str, zipfile.ZipInfo]:
-    """Check that the archive's directory is there, and names each member once."""
+def list_members(stream: IO[bytes]) -> dict[str, zipfile.ZipInfo]:
+    """Read the directory of an archive, which must be there, and name each member once.
+
+    Raises:
+        CheckpointError: `pickle-invalid`, without the place.
+    """
     try:
         with zipfile.ZipFile(stream) as archive:
             listed = archive.infolist()
@@ -118,8 +125,12 @@ def _list_members(stream: IO[bytes]) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _place(stream: IO[bytes], member: zipfile.ZipInfo, file_size_bytes: int) -> Extent:
-    """Find the bytes of a member that is stored as it is: they follow its own header, whose length it alone says."""
+def place_member(stream: IO[bytes], member: zipfile.ZipInfo, file_size_bytes: int) -> Extent:
+    """Find the bytes of a member that is stored as it is: they follow its own header, whose length it alone says.
+
+    Raises:
+        CheckpointError: `pickle-invalid`, without the place.
+    """
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
         raise CheckpointError("pickle-invalid", "the archive is compressed", got=shorten(member.filename))
     start = member.header_offset
@@ -128,13 +139,18 @@ def _place(stream: IO[bytes], member: zipfile.ZipInfo, file_size_bytes: int) -> 
     header = stream.read(_LOCAL_HEADER_BYTES)
     lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     found = Extent(start + _LOCAL_HEADER_BYTES + lengths, member.file_size)
-    if not header.startswith(_ZIP_MAGIC) or sum(found) > file_size_bytes:
+    if not header.startswith(ZIP_MAGIC) or sum(found) > file_size_bytes:
         raise CheckpointError("pickle-invalid", "the archive is damaged", got=f"no member {shorten(member.filename)}")
     return found
 
 
-def _content(stream: IO[bytes], member: zipfile.ZipInfo, file_size_bytes: int) -> bytes:
-    place = _place(stream, member, file_size_bytes)
+def read_content(stream: IO[bytes], member: zipfile.ZipInfo, file_size_bytes: int) -> bytes:
+    """Read the bytes of a member that is stored as it is.
+
+    Raises:
+        CheckpointError: `pickle-invalid`, without the place.
+    """
+    place = place_member(stream, member, file_size_bytes)
     stream.seek(place.offset)
     return stream.read(place.size_bytes)
 
@@ -155,14 +171,14 @@ def read_member(path: Path, name: str, limit_bytes: int) -> bytes | None:
     """
     descriptor, stamp = open_regular(path)
     with os.fdopen(descriptor, "rb") as stream, reporting_read_errors(str(path)):
-        members = _list_members(stream) if stream.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC else {}
+        members = list_members(stream) if stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC else {}
         found = members.get(f"{next(iter(members), '').split('/')[0]}/{name}")
         if found is None:
             return None
         if found.file_size > limit_bytes:
             expected, got = f"at most {limit_bytes:,} bytes", f"{found.file_size:,} bytes"
             raise CheckpointError("read-failed", "this is too large", where=str(path), expected=expected, got=got)
-        return _content(stream, found, stamp.size_bytes)
+        return read_content(stream, found, stamp.size_bytes)
 
 
 def _storages(pickled: Pickled) -> dict[str, Storage]:
@@ -258,7 +274,7 @@ class Builder:
         if not all(stored.shape):
             return torch.empty(stored.shape, dtype=dtype, device="cpu")
         place = self._find(stored.storage)
-        if (stored.offset + _reach(stored)) * dtype.itemsize > place.size_bytes:
+        if (stored.offset + stored_reach(stored)) * dtype.itemsize > place.size_bytes:
             raise CheckpointError("pickle-invalid", "a tensor is larger than its storage")
         tensor = self._storage(stored.storage, place, dtype).as_strided(stored.shape, stored.strides, stored.offset)
         tensor = tensor.conj() if stored.is_conj else tensor
@@ -290,6 +306,6 @@ class Builder:
         return flat
 
 
-def _reach(stored: Stored) -> int:
-    """Return how many elements a tensor spans, from its first one on."""
+def stored_reach(stored: Stored) -> int:
+    """Return how many elements a tensor that has any spans in its storage, from its first one on."""
     return sum([(size - 1) * stride for size, stride in zip(stored.shape, stored.strides, strict=True)]) + 1

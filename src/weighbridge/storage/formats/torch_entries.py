@@ -35,7 +35,7 @@ MAX_DEPTH: Final = 32
 _SHOWN: Final = 8
 _HOLDERS: Final = (dict, list, tuple, Made)
 _PARTS: Final = re.compile(
-    r"(.*[._ -])?(optimi[sz]ers?|callbacks|loops|rng|random[._ -](states?|generators?))"
+    r"(.*[._ -])?(optim(i[sz]ers?)?|callbacks|loops|rng|random[._ -](states?|generators?))"
     r"([._ -](states?|dicts?|all|cpu|cuda|gpu|torch|numpy|python|[a-z]|\d+))*",
     re.I,
 )

@@ -131,11 +131,13 @@ _DICTS: Final = frozenset({"collections.OrderedDict", "collections.defaultdict",
 
 
 def read_tensor(value: object) -> Stored | Strange | None:
-    """Return the tensor that a value of a torch pickle is; None for anything else.
+    """Return the tensor that a value of a torch pickle is, or describes already; None for anything else.
 
     Raises:
         CheckpointError: `pickle-invalid` for one that is not described as torch does it; without the place.
     """
+    if isinstance(value, Stored):
+        return value
     for _ in range(_NESTED_CALLS):
         if not isinstance(value, Made) or not isinstance(value.maker, Global):
             return None
@@ -179,10 +181,10 @@ def _read_dense(arguments: tuple[Any, ...]) -> Stored:
     storage = read_storage(arguments[0])
     typed = arguments[6] if len(arguments) > 6 and isinstance(arguments[6], Global) else None
     flags = next((found for found in arguments[6:] if type(found) is dict), {})
-    shape, strides = _sizes(arguments[2]), _sizes(arguments[3])
+    shape, strides = sizes_of(arguments[2]), sizes_of(arguments[3])
     if len(shape) != len(strides):
         raise _unsound()
-    (offset,) = _sizes((arguments[1],))
+    (offset,) = sizes_of((arguments[1],))
     dtype = storage.dtype if typed is None else typed.name
     return Stored(storage, dtype, offset, shape, strides, flags.get("conj") is True, flags.get("neg") is True)
 
@@ -190,7 +192,7 @@ def _read_dense(arguments: tuple[Any, ...]) -> Stored:
 def _read_meta(arguments: tuple[Any, ...]) -> Stored:
     if len(arguments) < 3 or not isinstance(arguments[0], Global):
         raise _unsound()
-    return Stored(None, arguments[0].name, 0, _sizes(arguments[1]), _sizes(arguments[2]))
+    return Stored(None, arguments[0].name, 0, sizes_of(arguments[1]), sizes_of(arguments[2]))
 
 
 def read_storage(value: object) -> Storage:
@@ -209,15 +211,19 @@ def read_storage(value: object) -> Storage:
         raise _unsound()
     # One of a class that nobody knows may belong to nothing that is asked for.
     dtype = _STORAGES.get(kind.name, kind.name)
-    (numel,) = _sizes((numel,))
+    (numel,) = sizes_of((numel,))
     if view and type(view[0]) is tuple and len(view[0]) == 3:
-        start, numel = _sizes(view[0][1:])
+        start, numel = sizes_of(view[0][1:])
         return Storage(key, dtype, numel, start)
     return Storage(key, dtype, numel)
 
 
-def _sizes(value: object) -> Shape:
-    """Return sizes, offsets or strides, none of which may be negative or beyond 63 bits."""
+def sizes_of(value: object) -> Shape:
+    """Return sizes, offsets or strides, none of which may be negative or beyond 63 bits.
+
+    Raises:
+        CheckpointError: `pickle-invalid`, without the place.
+    """
     if isinstance(value, Made) and _name_of(value.maker) == "torch.Size" and isinstance(value.arguments, tuple):
         value = value.arguments[0] if value.arguments else ()
     sizes = tuple(value) if isinstance(value, (tuple, list)) else (None,)

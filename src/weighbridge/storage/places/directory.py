@@ -5,7 +5,7 @@ In this order, and never in sub-directories:
 1. one `*.safetensors.index.json`, and the files it names;
 2. `model.safetensors`, whatever else lies beside it;
 3. the complete set `*-00001-of-0000N.safetensors`;
-4. one `*.safetensors`, or several that share no key;
+4. one `*.safetensors`, or several that share no key, or those of all ranks of a distributed checkpoint;
 5. the same with `*.bin.index.json`, `pytorch_model.bin` and `*.bin`, or one torch file `*.bin`, `*.pt`, `*.pth`.
 
 Where two readings are possible the answer is an error, not a guess. Weights that lie beside a checkpoint chosen by its
@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
-from weighbridge.storage.places.rank_pieces import check_pieces
+from weighbridge.storage.places.rank_pieces import are_of_ranks
 from weighbridge.storage.places.regular_files import reporting_read_errors
 
 _WHOLE: Final = ("model.safetensors", "pytorch_model.bin")
@@ -57,11 +57,13 @@ class Found(NamedTuple):
         names: The weight files; empty where the index names them.
         index_name: The index, if there is one.
         is_torch: Whether they are torch files, not safetensors.
+        is_of_ranks: Whether they are safetensors files of the ranks of a distributed checkpoint.
     """
 
     names: tuple[str, ...]
     index_name: str | None
     is_torch: bool
+    is_of_ranks: bool = False
 
 
 def list_names(directory: Path) -> list[str]:
@@ -87,6 +89,8 @@ def find_weights(directory: Path) -> Found:
         indexes = [name for name in names if name.endswith(tuple(suffix + INDEX_SUFFIX for suffix in suffixes))]
         if indexes:
             return _follow_index(indexes, files, is_torch, str(directory))
+        if are_of_ranks(files):
+            return Found(tuple(files), None, is_torch=False, is_of_ranks=True)
         if files:
             return Found(_choose(files, is_torch, str(directory)), None, is_torch)
     expected = f"*{SAFETENSORS_SUFFIX}, *{SAFETENSORS_SUFFIX}{INDEX_SUFFIX}, or a torch file"
@@ -127,7 +131,6 @@ def _choose(files: Sequence[str], is_torch: bool, where: str) -> tuple[str, ...]
 
 
 def _ambiguous(names: Sequence[str], where: str) -> CheckpointError:
-    check_pieces(names, where)
     return CheckpointError(
         "checkpoint-ambiguous",
         "more than one checkpoint is in here",

@@ -1,4 +1,4 @@
-"""Tell one rank's piece of a checkpoint from a whole one.
+"""Tell one rank's pieces of a checkpoint from a whole one, and find out where they lie in it.
 
 torch's distributed checkpoint writes safetensors files in which each process puts its own pieces of the tensors
 (torch/distributed/checkpoint/filesystem.py and _hf_utils.py): `DCP_SHARDING_INFO` in the metadata says where each piece
@@ -19,10 +19,9 @@ _INFO: Final = "DCP_SHARDING_INFO"
 _VERSION: Final = "DCP_VERSION"
 _OFFSETS: Final = "saved_offsets"
 _WHOLE: Final = re.compile(r"(.*/)?model-\d+-of-\d+\.safetensors")
-_PIECE: Final = re.compile(r"(.*/)?shard-\d+-model-\d+-of-\d+\.safetensors")
+_PIECE: Final = re.compile(r"shard-(\d{1,9})-model-\d{1,9}-of-(\d{1,9})\.safetensors")
 _HINT: Final = (
-    "load the pieces of all ranks with the HuggingFaceStorageReader of torch.distributed.checkpoint, or let its\n"
-    "HuggingFaceStorageWriter put them together as it writes them: enable_consolidation=True"
+    "open the directory that holds the files of all ranks, under the names that torch.distributed.checkpoint gave them"
 )
 
 
@@ -43,9 +42,10 @@ def check_whole(name: str, metadata: Mapping[str, str], where: str) -> None:
     text = metadata.get(_INFO)
     if text is None:
         return
-    pieces = _pieces(text)
-    if pieces is None:
+    found = _offsets(text)
+    if found is None:
         raise _partial(where, f"a {_INFO} that cannot be read")
+    pieces = {key: offsets for key, offsets in found.items() if any(offsets)}
     if pieces:
         key, offsets = next(iter(pieces.items()))
         more = f", and pieces of {len(pieces) - 1} more" * (len(pieces) > 1)
@@ -64,19 +64,56 @@ def without_pieces(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in metadata.items() if name not in (_INFO, _VERSION)}
 
 
-def check_pieces(names: Iterable[str], where: str) -> None:
-    """Refuse a directory's files if, by their names, each holds one rank's pieces.
+def are_of_ranks(names: Iterable[str]) -> bool:
+    """Tell whether files, by their names, are those of ranks alone.
+
+    Examples:
+        >>> are_of_ranks(["shard-00001-model-00001-of-00001.safetensors"]), are_of_ranks(["model.safetensors"])
+        (True, False)
+    """
+    listed = list(names)
+    return bool(listed) and all(map(_PIECE.fullmatch, listed))
+
+
+def check_ranks(names: Iterable[str], where: str) -> int:
+    """Refuse files of ranks among which one is missing: their numbers begin at 1, and a single one is a part.
+
+    Args:
+        names: The files' names.
+        where: The directory, for messages.
+
+    Returns:
+        How many ranks there are.
 
     Raises:
         CheckpointError: `checkpoint-partial`.
     """
-    listed = list(names)
-    if listed and all(map(_PIECE.fullmatch, listed)):
+    listed = sorted(names)
+    matches = [match for name in listed if (match := _PIECE.fullmatch(name))]
+    ranks = {int(match[1]) for match in matches}
+    if len(ranks) < 2 or ranks != set(range(1, len(ranks) + 1)) or len({match[2] for match in matches}) > 1:
         raise _partial(where, join_keys(listed))
+    return len(ranks)
 
 
-def _pieces(text: str) -> dict[str, tuple[int, ...]] | None:
-    """Return the tensors that begin elsewhere than at their first element; None for a text that is not understood."""
+def offsets_of(metadata: Mapping[str, str], where: str) -> dict[str, tuple[int, ...]]:
+    """Return where each piece of a file begins in its tensor, on each axis.
+
+    Args:
+        metadata: The metadata of the file's header.
+        where: The file, for messages.
+
+    Raises:
+        CheckpointError: `checkpoint-partial` where the file does not say it.
+    """
+    found = _offsets(metadata.get(_INFO, ""))
+    if found is None or any(min(offsets, default=0) < 0 for offsets in found.values()):
+        raise _partial(where, f"no {_INFO} that can be read")
+    return found
+
+
+def _offsets(text: str) -> dict[str, tuple[int, ...]] | None:
+    """Return where pieces begin, by the keys of their tensors; None for a text that is not understood."""
     try:
         table = parse_json(text.encode())
     except (JsonError, UnicodeEncodeError):
@@ -86,7 +123,7 @@ def _pieces(text: str) -> dict[str, tuple[int, ...]] | None:
     offsets = {key: entry.get(_OFFSETS) for key, entry in table.items()}
     if not all(type(places) is list and all(type(place) is int for place in places) for places in offsets.values()):
         return None
-    return {key: tuple(places) for key, places in offsets.items() if any(places)}
+    return {key: tuple(places) for key, places in offsets.items()}
 
 
 def _partial(where: str, got: str) -> CheckpointError:

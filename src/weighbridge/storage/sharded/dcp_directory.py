@@ -1,0 +1,179 @@
+"""A directory of torch.distributed.checkpoint, which the ranks of a training wrote together.
+
+    .metadata                                   which tensors there are, and where their chunks lie
+    __0_0.distcp, __0_1.distcp, __1_0.distcp    items, one after the other: chunks, and objects that are no tensors
+
+Any number of ranks wrote it, and any number may read it: a tensor opens as the whole that it is. The metadata is read,
+and of each chunk that is asked for the little that says where its bytes lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import prod
+from pathlib import Path
+from shlex import quote
+from typing import Final, NamedTuple
+
+from weighbridge.base.errors import CheckpointError
+from weighbridge.base.file_names import SAFETENSORS_SUFFIX
+from weighbridge.base.json_text import join_keys
+from weighbridge.base.process.collecting import without_collection
+from weighbridge.base.specs import MAX_AXES, Header, TensorSpec, check_keys, dtype_named
+from weighbridge.storage.formats.torch_archives import item_bytes
+from weighbridge.storage.places.directory import list_names
+from weighbridge.storage.places.extras import find_extras
+from weighbridge.storage.places.paths import resolve_inside
+from weighbridge.storage.places.regular_files import OpenFiles, SourceFile, read_small_file, sample_file
+from weighbridge.storage.sharded.boxes import Box
+from weighbridge.storage.sharded.chunked import Chunk, ChunkedCheckpoint, Whole, check_chunks
+from weighbridge.storage.sharded.dcp_entries import select
+from weighbridge.storage.sharded.dcp_items import find_tensor
+from weighbridge.storage.sharded.dcp_metadata import (
+    MAX_METADATA_BYTES,
+    METADATA_NAME,
+    Described,
+    Item,
+    Tensor,
+    read_metadata,
+)
+
+ITEMS_SUFFIX: Final = ".distcp"
+"""Ends the names of the files that items lie in."""
+
+
+def is_dcp(directory: Path) -> bool:
+    """Tell whether a directory is one of torch.distributed.checkpoint: it has metadata, and files of items.
+
+    Raises:
+        CheckpointError: `dcp-invalid` where there are such files, and no metadata; `checkpoint-ambiguous` where there
+            are safetensors files as well; `read-failed`.
+    """
+    names = list_names(directory)
+    has_items = any(name.endswith(ITEMS_SUFFIX) for name in names)
+    has_metadata = (directory / METADATA_NAME).is_file()
+    others = [name for name in names if name.endswith(SAFETENSORS_SUFFIX)]
+    if has_items and others:
+        what, hint = "more than one checkpoint is in here", f"open the file, or {directory / METADATA_NAME}"
+        raise CheckpointError(
+            "checkpoint-ambiguous", what, where=str(directory), got=join_keys([METADATA_NAME, *others]), hint=hint
+        )
+    if has_items and not has_metadata:
+        expected, got = METADATA_NAME, f"files of items (*{ITEMS_SUFFIX}) alone"
+        what, hint = "nothing says what is in these files", "take a save that was finished: its metadata comes last"
+        raise CheckpointError("dcp-invalid", what, where=str(directory), expected=expected, got=got, hint=hint)
+    return has_items
+
+
+@without_collection()
+def open_dcp(directory: Path, entry: str | None = None) -> ChunkedCheckpoint:
+    """Open a directory of torch.distributed.checkpoint.
+
+    Args:
+        directory: The directory.
+        entry: Which of the dicts that were saved is meant; see `dcp_entries.select`.
+
+    Raises:
+        CheckpointError: `dcp-unsafe` for metadata, or an item, that names code; `dcp-unsupported` for items that are
+            compressed, or that an extension has changed; `dcp-invalid` for damaged ones, and for chunks that do not
+            hold each element of a tensor once; `checkpoint-ambiguous`, `checkpoint-not-found`, `file-truncated`,
+            `path-unsafe`, `dtype-unknown`, `source-changed`, `read-failed`.
+    """
+    path = resolve_inside(directory, METADATA_NAME)
+    raw, stamp = read_small_file(path, MAX_METADATA_BYTES, is_resolved=True)
+    try:
+        described = read_metadata(raw)
+        names, notes = select(described, entry)
+    except CheckpointError as problem:
+        if problem.code == "checkpoint-ambiguous" and problem.hint:
+            problem.hint = f"name the one that is meant: {quote(f'{directory}::{problem.hint}')}"
+        raise problem.with_context(where=str(path)) from None
+    chosen = {key: described.tensors[name] for key, name in names.items()}
+    check_keys(chosen, str(directory))
+    files = _open_files(directory, described, chosen.values())
+    reader = _Reader({file.name: file for file in files}, OpenFiles({f.path: f.stamp for f in files}, is_passing=True))
+    tensors, specs = {}, {}
+    for key, tensor in chosen.items():
+        where = f"{directory}: {names[key]}"
+        try:
+            specs[key] = _spec_of(tensor)
+            tensors[key] = reader.read(tensor, where)
+        except CheckpointError as problem:
+            raise problem.with_context(where=where) from None
+    extras, left = find_extras(directory, (METADATA_NAME, *(item.name for item in _items(described))))
+    return ChunkedCheckpoint(
+        where=str(directory),
+        header=Header(specs),
+        opened=(*files, SourceFile(METADATA_NAME, path, stamp, raw)),
+        extras=extras,
+        notes=(*notes, *left),
+        tensors=tensors,
+        open_files=OpenFiles({file.path: file.stamp for file in files}),
+    )
+
+
+def _items(described: Described) -> Iterable[Item]:
+    yield from described.objects.values()
+    for tensor in described.tensors.values():
+        yield from (item for _, item in tensor.chunks)
+
+
+def _open_files(directory: Path, described: Described, tensors: Iterable[Tensor]) -> list[SourceFile]:
+    """Open the files that chunks lie in, and check that the others are there."""
+    used = {item.name for tensor in tensors for _, item in tensor.chunks}
+    files = []
+    for name in sorted({item.name for item in _items(described)}):
+        try:
+            path = resolve_inside(directory, name)
+        except CheckpointError as problem:
+            if problem.code != "checkpoint-not-found":
+                raise
+            got, hint = f"no file {name}", "fetch the checkpoint again; the file of a rank did not arrive"
+            what = "a file that the metadata names is missing"
+            raise CheckpointError("dcp-invalid", what, where=str(directory), got=got, hint=hint) from None
+        if name in used:
+            files.append(sample_file(name, path))
+    return files
+
+
+def _spec_of(tensor: Tensor) -> TensorSpec:
+    """Return a tensor's spec: two elements of float4 are one of torch's."""
+    code = dtype_named(tensor.dtype).code
+    if len(tensor.shape) > MAX_AXES or prod([max(1, size) for size in tensor.shape]) >= 2**59:
+        raise CheckpointError("tensor-bounds", "the shape is too large", expected="less than 2**63 bits")
+    if code != "F4":
+        return TensorSpec(code, tensor.shape)
+    if not tensor.shape:
+        raise CheckpointError("dtype-unknown", "a float4 tensor has no axis", expected="at least one axis")
+    return TensorSpec(code, (*tensor.shape[:-1], tensor.shape[-1] * 2))
+
+
+class _Reader(NamedTuple):
+    """Finds chunks in files."""
+
+    files: Mapping[str, SourceFile]
+    open_files: OpenFiles
+
+    def read(self, tensor: Tensor, where: str) -> Whole:
+        """Find all chunks of a tensor, and check that they are it."""
+        chunks = tuple(self._find(box, item, tensor.dtype) for box, item in tensor.chunks)
+        whole = Whole(tensor.shape, item_bytes(tensor.dtype), chunks)
+        check_chunks(whole, where)
+        return whole
+
+    def _find(self, box: Box, item: Item, dtype: str) -> Chunk:
+        file = self.files[item.name]
+        where = f"{file.path}, from byte {item.offset:,} on"
+        if item.offset + item.size_bytes > file.stamp.size_bytes:
+            expected, got = f"{item.size_bytes:,} bytes", f"a file of {file.stamp.size_bytes:,}"
+            what = "the file ends before its items do"
+            raise CheckpointError("file-truncated", what, where=where, expected=expected, got=got)
+        try:
+            stored, place = find_tensor(self.open_files.hold(file.path).number, item.offset, item.size_bytes)
+        except CheckpointError as problem:
+            raise problem.with_context(where=where) from None
+        if (stored.dtype, stored.shape) != (dtype, box.sizes):
+            expected, got = f"{dtype} {list(box.sizes)}", f"{stored.dtype} {list(stored.shape)}"
+            what = "an item is not the chunk that the metadata says it is"
+            raise CheckpointError("dcp-invalid", what, where=where, expected=expected, got=got)
+        return Chunk(box, file.path, place.offset, stored.strides)
