@@ -320,10 +320,7 @@ def _before(operation: Operation, context: Context) -> Context:
         return _before_repeat(operation.times, context)
     if isinstance(operation, MergeEqual) and operation.times is not None and not any(context.indexed):
         return _before_merge(operation.times, context)
-    if isinstance(operation, Chunk | Split):
-        one = context.targets[:1]  # it cuts a single tensor, so that what comes before it gives no more
-        return replace(context, targets=one, target_shapes=None, indexed=(False,), counts=(1,), levels=1, places=())
-    return replace(context, targets=(), target_shapes=None, indexed=(), counts=(), levels=1, places=())
+    return context.of_single(1 if isinstance(operation, Chunk | Split) else 0)  # a cut takes a single tensor
 
 
 def _before_taking_apart(dim: int, context: Context) -> Context:
