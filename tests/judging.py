@@ -181,7 +181,7 @@ def judge_partial(drawn: Drawn, seed: int) -> Find | None:
     plan, crash = attempt(wb.plan, drawn.tensors, drawn.mapping, wb.Header(wanted), config=drawn.config, partial=True)
     if crash or isinstance(plan, wb.WeighbridgeError):
         return crash
-    rules = wb.Mapping(drop=drawn.mapping.drop) if plan.reading.startswith("as is") else plan.mapping
+    rules = wb.Mapping(drop=drawn.mapping.drop) if plan.reading == "as is" else plan.mapping
     made = interpret(rules, drawn.tensors, shapes, drawn.config)
     result, crash = attempt(plan.state_dict)
     if crash or isinstance(result, wb.WeighbridgeError):
