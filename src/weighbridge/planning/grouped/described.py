@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping as MappingOf
 
-from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.mappings.schemes.torchao import LISTED, listed_names
 from weighbridge.planning.grouped.refusals import is_described_apart
 from weighbridge.planning.grouped.weights import Grouped
@@ -38,6 +38,24 @@ def follow_names(plan: Plan, source: Grouped, problems: list[WeighbridgeError]) 
 def gives_new_names(plan: Plan) -> bool:
     """Tell whether a tensor gets another name, or is left out."""
     return bool(plan.dropped) or any(step.sources != step.targets for step in plan.steps)
+
+
+def left_behind(plan: Plan) -> Iterator[PlanError]:
+    """Yield an error for a file whose metadata names tensors that a plan gives other names, and that no group follows.
+
+    Args:
+        plan: The plan.
+    """
+    names = set(plan.metadata) if LISTED in plan.metadata and gives_new_names(plan) else set()
+    moved = [key for step in plan.steps if step.sources != step.targets for key in step.sources] if names else []
+    named = next((key for key in moved if {key, f"{key.rpartition('.')[0]}.weight"} & names), None)
+    if named is not None:
+        yield PlanError(
+            "companion-unknown",
+            "the file's metadata says by its name how a tensor is stored, which would not follow to another name",
+            where=named,
+            hint="let what belongs to a weight go along: leave out companions=False (--no-companions)",
+        )
 
 
 def _said(
