@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from weighbridge.base.specs import DTYPES
 from weighbridge.mappings.schemes.dialects import READ_BY_TRANSFORMERS, TORCHAO, named_at
-from weighbridge.mappings.schemes.said import Said
+from weighbridge.mappings.schemes.said import Said, whole
 from weighbridge.mappings.schemes.scheme import COLUMN, F8, FLOATS, ROW, Along, Formula, Member, Scheme, columns, rows
 
 METHOD: Final = "torchao"
@@ -97,10 +97,11 @@ def _described(text: str) -> _Described:
         return _Described("", None, ())
     data, parts = found.get("_data"), found.get("_tensor_data_names")
     block = data.get("block_size") if isinstance(data, Mapping) else None
-    is_block = isinstance(block, list) and block and all(isinstance(size, int) and size > 0 for size in block)
+    sizes = [size for size in map(whole, block) if size] if isinstance(block, list) else []
+    is_block = isinstance(block, list) and 0 < len(block) == len(sizes)
     return _Described(
         str(found.get("_type")),
-        (all(size == 1 for size in block[:-1]), block[-1]) if is_block else None,
+        (all(size == 1 for size in sizes[:-1]), sizes[-1]) if is_block else None,
         tuple(map(str, parts)) if isinstance(parts, list) else (),
     )
 
