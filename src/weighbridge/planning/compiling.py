@@ -123,7 +123,7 @@ def _refuse_what_is_left(plan: Plan, sides: Sides, options: Options) -> None:
     Raises:
         PlanError: `plan-failed`, with each.
     """
-    problems = list(scales_left(plan, sides.source, sides.told) if options.companions else left_behind(plan))
+    problems = list(scales_left(plan, sides.seen[0]) if options.companions else left_behind(plan))
     if problems:
         raise PlanError("plan-failed", "the mapping does not fit", problems=problems)
 

@@ -74,6 +74,16 @@ def listed_names(metadata: Mapping[str, str]) -> list[str]:
     return found
 
 
+def is_of_plain_tensor(text: str) -> bool:
+    """Tell whether what the metadata says of a tensor is that it is no quantised one, whatever its axes are.
+
+    Examples:
+        >>> is_of_plain_tensor('{"_type": "Tensor"}'), is_of_plain_tensor('{"_type": "Int8Tensor"}')
+        (True, False)
+    """
+    return _described(text).kind == "Tensor"
+
+
 class _Described(NamedTuple):
     """What the metadata says of one tensor.
 
