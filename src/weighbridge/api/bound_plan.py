@@ -332,8 +332,8 @@ class Plan(planned.Plan):
         origin = None if checkpoint.extras else self._origin()
         changes = changed_files(self, self.binding.changes, checkpoint, origin)
         if is_torch:
-            needed = (*beside, *(change.extra for change in changes if self.is_of_adapter or self.refined))
-            made = write_torch_file(self, checkpoint, destination, chosen, origin, needed)
+            needs = [change.extra for change in changes if change.after and (self.is_of_adapter or self.refined)]
+            made = write_torch_file(self, checkpoint, destination, chosen, origin, (*beside, *needs))
         else:
             made = write(self, checkpoint, destination, chosen, origin, beside, changes)
         self.binding.produced = lambda: made

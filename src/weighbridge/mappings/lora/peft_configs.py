@@ -212,10 +212,20 @@ class PeftConfig:
         return form
 
 
-def commonest(strengths: Iterable[Strength]) -> PeftConfig:
-    """Return a configuration that says no more than the rank and the alpha of most modules."""
+def commonest(strengths: Iterable[Strength], roles: Collection[str] = ()) -> PeftConfig:
+    """Return a configuration that says no more than the rank and the alpha of most modules.
+
+    Args:
+        strengths: Those of all modules.
+        roles: What the modules have beside their factors: ``bias`` of B, DoRA's ``magnitude``.
+
+    Examples:
+        >>> commonest([Strength(2, 4), Strength(2, 4), Strength(3, 3)], ["bias"]).form
+        {'peft_type': 'LORA', 'r': 2, 'lora_alpha': 4, 'lora_bias': True}
+    """
     (rank, alpha), _ = Counter((each.rank, each.alpha) for each in strengths).most_common(1)[0]
-    return PeftConfig({"r": rank, "lora_alpha": alpha})
+    said = {name: True for role, name in (("magnitude", "use_dora"), ("bias", "lora_bias")) if role in roles}
+    return PeftConfig({"peft_type": "LORA", "r": rank, "lora_alpha": alpha, **said})
 
 
 def _table(form: Mapping[str, Any], name: str) -> Mapping[str, Any]:

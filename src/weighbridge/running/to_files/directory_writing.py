@@ -150,7 +150,7 @@ def write(
         options: How to write.
         origin: Where the files beside the weights are; None for the checkpoint itself.
         beside: More files to put beside the weights, each in the place of one of its name.
-        changes: Files to write anew beside the weights, as `beside`; the receipt holds what they were.
+        changes: Files to write anew beside the weights, as `beside`, or to leave out; the receipt holds what they were.
 
     Returns:
         The directory.
@@ -207,8 +207,10 @@ def _decide(
     is_restored = plan.target_files is not None and not isinstance(checkpoint, LayeredCheckpoint)
     receipt = b"" if is_restored else receipt_text(plan, checkpoint, changes)
     carried = _extras(origin, is_read=origin is checkpoint)
+    gone = {change.name for change in changes if not change.after}
     anew = (change.extra for change in changes)
-    extras = tuple({extra.name: extra for extra in (*carried, *beside, *anew)}.values())
+    named = {extra.name: extra for extra in (*carried, *beside, *anew) if extra.name not in gone}
+    extras = tuple(named.values())
     twins = find_twins(plan, files.images, checkpoint) if options.link == "hard" else {}
     return Output(files, extras, receipt, twins)
 
