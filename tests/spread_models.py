@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from counting import Counting
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -226,7 +227,9 @@ def load_each(way: str, world: int, folder: Path) -> dict[str, Any]:
     for device in ("meta", "cpu"):
         model = spread(way, world, device)
         kinds = {key: type(tensor) for key, tensor in model.named_parameters()}
-        report = wb.load(model, folder, RULES)
+        counting = Counting(wb.open(folder))
+        report = wb.load(model, counting, RULES, copy=True)
+        found[f"{device} reads"] = counting.count
         found[device] = differing(here(model), wanted)
         found[f"{device} kinds"] = kinds == {key: type(tensor) for key, tensor in model.named_parameters()}
         found["said"] = report.to_dict().get("portion")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import subprocess
 import sys
 from functools import cache
@@ -14,6 +16,7 @@ import torch
 import torch.distributed as dist
 from conftest import ROOT
 from drawn_parts import held_of
+from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 from spread_models import RULES, TRAINED, WAYS, Net, fused, published, step
 from torch import nn
@@ -23,6 +26,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import weighbridge as wb
+from weighbridge.models.spread_tensors import Split
 
 WORLDS = tuple(sorted({world for _, worlds in WAYS.values() for world in worlds}))
 TOGETHER = (1, 2, 4)
@@ -62,6 +66,7 @@ def hold_ranks(way: str, ranks: list[dict[str, Any]]) -> None:
         assert (rank[way]["meta"], rank[way]["cpu"]) == ([], []), rank["rank"]
         assert rank[way]["meta kinds"]
         assert rank[way]["cpu kinds"]
+        assert rank[way]["meta reads"] == rank[way]["cpu reads"] == rank[way]["said"]["reads_bytes"]
 
 
 @pytest.mark.parametrize(("way", "world"), TABLE)
@@ -110,6 +115,93 @@ def test_the_report_says_what_a_process_holds(folder: Path) -> None:
     assert held == [whole - experts * 3 // 4] * 4
     assert all(rank["rows"]["said"]["needed_bytes"] == rank["rows"]["said"]["held_bytes"] for rank in ranks)
     assert len({rank["rows"]["said"]["whole"] for rank in ranks}) == 1
+
+
+# ---- by coordinates ----
+
+
+def cut_by_torch(tensor: torch.Tensor, split: Split) -> torch.Tensor:
+    """Cut a tensor along a mesh's axes in their order, by chunks as torch cuts them."""
+    for placement, ways, place in zip(split.placements, split.mesh, split.coordinate, strict=True):
+        axis = getattr(placement, "dim", None)
+        if axis is not None:
+            groups = tensor.chunk(getattr(placement, "split_factor", 1), axis)
+            tensor = torch.cat([chunk_of(group, ways, place, axis) for group in groups], axis)
+    return tensor
+
+
+def chunk_of(tensor: torch.Tensor, ways: int, place: int, axis: int) -> torch.Tensor:
+    chunks = tensor.chunk(ways, axis)
+    return chunks[place] if place < len(chunks) else tensor.narrow(axis, 0, 0)
+
+
+@settings(max_examples=max(1000, settings().max_examples), deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_coordinate_of_a_mesh_is_a_part_and_all_of_them_are_the_tensor(seed: int) -> None:
+    """Law 8c: each element is held as often as the axes that replicate say."""
+    chance = random.Random(seed)
+    shape = tuple(chance.choices((1, 2, 3, 5, 8, 12, 17), k=chance.randint(1, 3)))
+    mesh = tuple(chance.choices((1, 2, 3, 4), k=chance.randint(1, 3)))
+    placements = tuple(placement(chance, len(shape)) for _ in mesh)
+    whole = torch.arange(torch.Size(shape).numel()).reshape(shape)
+    counts = torch.zeros(shape, dtype=torch.long)
+    for coordinate in itertools.product(*map(range, mesh)):
+        split = Split(shape, mesh, coordinate, placements)
+        part = split.part(frozenset())
+        local = cut_by_torch(whole, split)
+        assert part.held == tuple(local.shape) or part.numel == local.numel() == 0
+        assert held_of(whole, part).reshape(-1).equal(local.reshape(-1))
+        counts.view(-1)[local.reshape(-1)] += 1
+    replicas = [ways for ways, each in zip(mesh, placements, strict=True) if isinstance(each, Replicate)]
+    assert (counts == torch.tensor([1, *replicas]).prod()).all()
+
+
+def placement(chance: random.Random, axes: int) -> Any:
+    kind = chance.random()
+    if kind < 0.25:
+        return Replicate()
+    axis = chance.randrange(axes)
+    return Shard(axis) if kind < 0.75 else _StridedShard(axis, split_factor=chance.choice((2, 3)))
+
+
+TWO_READINGS = """
+import torch, torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+from torch.distributed.tensor.placement_types import _StridedShard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+import weighbridge as wb
+
+dist.init_process_group("fake", store=FakeStore(), rank=10, world_size=12)
+mesh = init_device_mesh("cpu", (3, 4), mesh_dim_names=("dp", "tp"))
+model = nn.Sequential(nn.Linear(2, 27, bias=False))
+with torch.no_grad():
+    model[0].weight.copy_(torch.arange(54.0).reshape(27, 2))
+parallelize_module(model, mesh["tp"], {"0": ColwiseParallel()}, src_data_rank=None)
+fully_shard(model, mesh=mesh["dp"])
+print(wb.parts(model)["0.weight"].axes[0], model[0].weight.to_local().tolist())
+placements = [_StridedShard(0, split_factor=4), Shard(0)]
+spread = DTensor.from_local(torch.zeros(1, 2), mesh, placements, run_check=False, shape=(27, 2), stride=(2, 1))
+plain = nn.Linear(2, 27, bias=False)
+plain.weight = nn.Parameter(spread)
+try:
+    print(wb.parts(plain))
+except wb.PlanError as refused:
+    print(refused.code, refused.problems[0].got)
+"""
+
+
+def test_where_two_readings_fit_it_is_told_by_who_sharded_it_or_refused() -> None:
+    """27 rows on 3 x 4 processes: FSDP2 cuts what is left of tensor parallelism, and nobody knows who else would."""
+    command = [sys.executable, "-W", "ignore", "-c", TWO_READINGS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    by_fsdp, by_nobody = done.stdout.splitlines()
+    assert by_fsdp == "((20, 21),) [[40.0, 41.0]]"
+    assert by_nobody == "parts-unclear [1, 2] here; the placements say [1, 2], in two ways"
 
 
 # ---- one process by itself ----
@@ -209,6 +301,20 @@ def test_tied_weights_are_one_parameter_still(alone: Any) -> None:
     wb.load(model, {"0.weight": torch.arange(15.0).reshape(5, 3)}, [])
     assert model[1].weight is model[0].weight
     assert model[1].weight.full_tensor().equal(torch.arange(15.0).reshape(5, 3))
+
+
+def test_a_load_that_fails_leaves_a_meta_model_as_it_was(alone: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.rand(40, 30), "bias": torch.rand(40)}, path)
+    with torch.device("meta"):
+        model = nn.Linear(30, 40)
+    fully_shard(model, mesh=alone)
+    before = dict(model.named_parameters())
+    checkpoint = wb.open(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(wb.CheckpointError):
+        wb.load(model, checkpoint, [], copy=True)
+    assert all(model.get_parameter(key) is tensor and tensor.is_meta for key, tensor in before.items())
 
 
 def test_a_cut_plan_loads_into_the_model_that_it_was_cut_for_and_no_other(alone: Any) -> None:

@@ -10,9 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 import warnings
-from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
@@ -20,6 +18,7 @@ from textwrap import dedent
 import pytest
 import torch
 from conftest import ROOT
+from counting import Counting
 from drawn_parts import deal_all
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
@@ -341,34 +340,6 @@ def test_forked_processes_read_past_the_cache_each_for_itself(tmp_path: Path) ->
 
 
 # What is read is known before
-
-
-class Counting:
-    """A checkpoint that counts the bytes which it is asked for."""
-
-    def __init__(self, inner: object) -> None:
-        self.inner, self.count = inner, 0
-        self.lock = threading.Lock()
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.inner, name)
-
-    def add(self, size_bytes: int) -> None:
-        with self.lock:
-            self.count += size_bytes
-
-    def read(self, key: str, start_byte: int, buffer: memoryview) -> None:
-        self.add(len(buffer))
-        self.inner.read(key, start_byte, buffer)
-
-    def collect(self, key: str, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
-        places = list(places)
-        self.add(sum(size_bytes for _, size_bytes in places))
-        self.inner.collect(key, places, buffer)
-
-    def scatter(self, key: str, start_byte: int, spans: Sequence[Span]) -> None:
-        self.add(sum(span.size_bytes for span in spans))
-        self.inner.scatter(key, start_byte, spans)
 
 
 MOVES = wb.Mapping(

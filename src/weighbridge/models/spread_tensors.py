@@ -109,12 +109,12 @@ def _part_of(tensor: Any, local: Shape, where: str, *, by_fsdp: bool) -> Part:
         if not shape or _numel(local):
             raise _unclear(tensor, local, where, "this process is not in the tensor's device mesh")
         return Part.empty(shape)
-    split = _Split(shape, tuple(tensor.device_mesh.shape), tuple(coordinate), placements)
+    split = Split(shape, tuple(tensor.device_mesh.shape), tuple(coordinate), placements)
     readings = {split.part(last) for last in _readings(split, by_fsdp=by_fsdp)}
     fitting = [part for part in readings if part.held == local or part.numel == _numel(local) == 0]
     if len(fitting) != 1:
-        said = " or ".join(sorted(str(list(part.held)) for part in readings))
-        raise _unclear(tensor, local, where, f"the placements say {said}, each in another order" if fitting else said)
+        said = " or ".join(sorted({str(list(part.held)) for part in readings}))
+        raise _unclear(tensor, local, where, f"the placements say {said}" + (", in two ways" if fitting else ""))
     return fitting[0]
 
 
@@ -139,7 +139,7 @@ def _unclear(tensor: Any, local: Shape, where: str, why: str) -> PlanError:
     )
 
 
-class _Split(NamedTuple):
+class Split(NamedTuple):
     """How a tensor is cut by the axes of a device mesh, one after the other."""
 
     shape: Shape
@@ -180,7 +180,7 @@ def _chunks(placement: Any) -> int:
     return getattr(placement, "split_factor", 1)
 
 
-def _readings(split: _Split, *, by_fsdp: bool) -> Iterator[frozenset[int]]:
+def _readings(split: Split, *, by_fsdp: bool) -> Iterator[frozenset[int]]:
     """Yield the sets of mesh axes that may have cut last.
 
     FSDP2 cuts what tensor parallelism has left, and writes that as chunks of as many chunks as there are behind it
