@@ -329,12 +329,16 @@ def test_a_cut_plan_loads_into_the_model_that_it_was_cut_for_and_no_other(alone:
     assert caught.value.code == "model-mismatch"
 
 
-def test_a_cut_plan_fills_a_plain_model_of_the_parts() -> None:
+def test_a_cut_plan_fills_a_plain_model_of_the_parts(tmp_path: Path) -> None:
     """Tensors that a process holds by itself, as Megatron has them: the parts are given, and nothing is asked."""
     values = {"weight": torch.arange(24.0).reshape(8, 3)}
     model = nn.Linear(3, 4, bias=False)
     wb.plan(values, []).cut({"weight": wb.Part((8, 3), (((2, 6),), ((0, 3),)))}).load_into(model)
     assert model.weight.equal(values["weight"][2:6])
+    with pytest.raises(wb.PlanError) as caught:
+        wb.save(model, tmp_path / "out")
+    assert caught.value.code == "usage"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_stage_of_a_pipeline_takes_its_part_of_the_whole_plan(folder: Path) -> None:

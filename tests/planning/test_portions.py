@@ -392,6 +392,15 @@ def test_tensors_that_are_one_are_held_alike():
     assert [problem.where for problem in error.problems] == ["head"]
 
 
+def test_elements_below_a_byte_are_held_together_or_not_at_all():
+    plan = wb.plan(wb.Header({"codes": wb.TensorSpec("F4", (4, 6))}), [])
+    whole = wb.Part.whole((4, 6))
+    assert plan.cut({"codes": whole}).steps == plan.steps
+    assert plan.cut({"codes": wb.Part.empty((4, 6))}).target["codes"].shape == (0, 0)
+    error = refusal(plan.cut, {"codes": wb.Part((4, 6), (((0, 2),), ((0, 6),)))})
+    assert [(problem.code, problem.where) for problem in error.problems] == [("dtype-mismatch", "codes")]
+
+
 def test_a_plan_is_cut_once_and_to_something():
     plan = wb.plan(tensors(), FUSED)
     mine = halves(plan)[0]
