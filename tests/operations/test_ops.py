@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from transformers import core_model_loading as peer
 
+import weighbridge as wb
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import LayoutError
 from weighbridge.operations.configuration import read_config
@@ -448,6 +449,18 @@ def test_chunk_sees_the_targets_through_later_operations() -> None:
     lowered = lower([Chunk(1), SplitModulelist(0), Transpose(0, 1)], lanes_of(tensors), context)
     expected = [[x.T for x in part.unbind(0)] for part in tensors[0][0].split((8, 4), 1)]
     assert same(run(lowered, tensors), expected)
+
+
+@pytest.mark.parametrize("between", [[], [On([0], Reorder(1, (1, 0)))]], ids=["at once", "with a part moved"])
+def test_what_is_cut_again_was_cut_into_one_part(between: list[Operation]) -> None:
+    tensors = numbered([[(4, 2)]])
+    cut = run(lower([Chunk(1), *between, Chunk(0)], lanes_of(tensors), Context(("a", "b"))), tensors)
+    whole = tensors[0][0][:, [1, 0]] if between else tensors[0][0]
+    assert same(cut, [[half] for half in whole.chunk(2)])
+    rule = wb.WeightConverter("x.w", ["x.a", "x.b"], [Chunk(1), *between, Chunk(0)])
+    plan = wb.plan({"x.w": tensors[0][0]}, [rule])
+    assert same([list(plan.state_dict().values())], [[*whole.chunk(2)]])
+    assert same([list(plan.inverse(plan.state_dict()).state_dict().values())], [[tensors[0][0]]])
 
 
 def test_chunk_gives_an_indexed_target_its_count() -> None:

@@ -595,6 +595,58 @@ def test_what_cannot_be_told_or_moved_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
+    "tensors",
+    [
+        pytest.param(
+            in_names_of("diffusers", "unet.", A, 3) | in_names_of("diffusers", "unet.", linear("l.0.b", 4, 5)),
+            id="an alpha for some modules",
+        ),
+        pytest.param(
+            in_names_of("diffusers", "unet.", linear("l.0.to_q", 4, 5))
+            | {"unet.l.0.to_q_lora.down.weight": whole_numbers(2, 5)},
+            id="two names of one factor",
+        ),
+    ],
+)  # fmt: skip
+def test_names_that_say_too_little_or_too_much_are_refused(tmp_path: Path, tensors: Tensors) -> None:
+    save_file(tensors, tmp_path / "mine.safetensors")
+    assert codes_of(tmp_path / "mine.safetensors", RENAME) == {"adapter-invalid"}
+
+
+def test_two_parts_that_mean_one_module_are_refused(tmp_path: Path) -> None:
+    tensors = kohya(A) | in_names_of("kohya", "lora_transformer_", A)
+    save_file(tensors, tmp_path / "mine.safetensors")
+    assert codes_of(tmp_path / "mine.safetensors", RENAME, base=weights(l__0__a__weight=(4, 5))) == {"adapter-invalid"}
+
+
+def test_each_name_that_means_nothing_is_listed_and_the_first_ones_with_names_like_theirs(tmp_path: Path) -> None:
+    tensors: Tensors = {}
+    for number in range(20):
+        tensors |= kohya(linear(f"l.{number}.a", 4, 5))
+    save_file(tensors, tmp_path / "mine.safetensors")
+    base = wb.Header({f"m.{number}.a.weight": wb.TensorSpec("F16", (4, 5)) for number in range(20)})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(tmp_path / "mine.safetensors", RENAME, base=base)
+    found = [str(problem) for problem in caught.value.problems]
+    assert len(found) == 20
+    assert "nearest: m.0.a.weight" in found[0]
+    assert "nearest" not in found[-1]
+
+
+def test_a_configuration_that_lies_about_comes_back(tmp_path: Path) -> None:
+    """It says nothing of kohya's names, and makes way for the one that PEFT needs."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file(kohya(A), folder / "mine.safetensors")
+    (folder / "adapter_config.json").write_text("{}\n")
+    base = weights(l__0__a__weight=(4, 5))
+    wb.convert(folder, tmp_path / "new", base=base, adapter_prefix=PREFIX)
+    assert config_of(tmp_path / "new")["lora_alpha"] == 3
+    wb.revert(tmp_path / "new", tmp_path / "back")
+    assert (tmp_path / "back" / "adapter_config.json").read_text() == "{}\n"
+
+
+@pytest.mark.parametrize(
     ("said", "code"),
     [
         ("{", "adapter-invalid"),
