@@ -28,8 +28,8 @@ from weighbridge.storage.places.extras import find_extras
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, read_small_file, reporting_read_errors
 from weighbridge.storage.protocol import Checkpoint
-from weighbridge.storage.sharded.dcp_directory import ITEMS_SUFFIX, is_dcp, open_dcp
-from weighbridge.storage.sharded.dcp_metadata import METADATA_NAME
+from weighbridge.storage.sharded.dcp_directory import is_dcp, open_dcp
+from weighbridge.storage.sharded.dcp_metadata import ITEMS_SUFFIX, METADATA_NAME
 from weighbridge.storage.sharded.rank_files import open_rank_files
 
 if TYPE_CHECKING:

@@ -19,13 +19,18 @@ from weighbridge.cli.progress import progress_bar
 from weighbridge.cli.shared_options import (
     DestinationArgument,
     DirectOption,
+    Kind,
     Link,
     LinkOption,
+    MemoryOption,
     NameOption,
     NoSyncOption,
     OnlyOption,
     ResumeOption,
+    ShardSizeOption,
     SourceArgument,
+    ToOption,
+    UnderOption,
     size_option,
     spread,
 )
@@ -44,12 +49,8 @@ def convert(
     output: Output,
     mapping: NoMappingArgument = None,
     name: NameOption = None,
-    max_shard_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="Largest size of a new file, such as 5GB; none for a single file.")
-    ] = "5GB",
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Size of the buffers held at a time, such as 256MB.")
-    ] = None,
+    max_shard_size: ShardSizeOption = "5GB",
+    memory: MemoryOption = None,
     only: OnlyOption = None,
     digests: Annotated[
         bool, typer.Option("--digests", help="Record the SHA-256 of every tensor, for: weighbridge verify DESTINATION")
@@ -57,6 +58,8 @@ def convert(
     resume: ResumeOption = False,
     no_sync: NoSyncOption = False,
     link: LinkOption = Link.NEVER,
+    to: ToOption = Kind.SAFETENSORS,
+    under: UnderOption = "",
     direct: DirectOption = False,
 ) -> None:
     """Convert a checkpoint into a directory or a torch file, which appears whole or not at all.
@@ -74,6 +77,8 @@ def convert(
             "resume": resume,
             "sync": not no_sync,
             "link": link.value,
+            "to": to.value,
+            "under": under,
             "max_shard_size": None if max_shard_size == "none" else size_option("--max-shard-size", max_shard_size),
             "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
         }
@@ -93,6 +98,8 @@ def revert(
     resume: ResumeOption = False,
     no_sync: NoSyncOption = False,
     link: LinkOption = Link.NEVER,
+    to: ToOption = Kind.SAFETENSORS,
+    under: UnderOption = "",
     direct: DirectOption = False,
 ) -> None:
     """Undo a conversion by the receipt that it left: the files it came from, byte for byte.
@@ -102,7 +109,8 @@ def revert(
     with reporting(output):
         check_destination(destination, [source], as_file=names_torch_file(destination))
         back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
-        _write(output, back, destination, "reverting", {"resume": resume, "sync": not no_sync, "link": link.value})
+        choices = {"resume": resume, "sync": not no_sync, "link": link.value, "to": to.value, "under": under}
+        _write(output, back, destination, "reverting", choices)
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
 
 
