@@ -27,7 +27,8 @@ def open(place: Place, *, direct: bool = False, entry: str | None = None, config
             it; for safetensors files alone. Nothing is mapped then. Where the file system refuses, the log says so.
         entry: Which dict of a torch file is meant, such as ``"model"``, or ``"model.encoder"`` for one inside of that;
             an empty one for the outermost; of a distributed checkpoint, too, where ``"**"`` means all dicts. A path may
-            end in it instead, ``"ckpt.pt::model"``, in every function and command. Without it, the one dict that can hold the weights is chosen, which the `notes` say.
+            end in it instead, ``"ckpt.pt::model"``, in every function and command. Without it, the one dict that can
+            hold the weights is chosen, which the `notes` say.
         config: Configuration that says how many files there are, as in ``"rank_{r:0..world_size-1}.pt"``, or its place,
             as for `plan`; None for the `config.json` beside them.
 

@@ -50,7 +50,8 @@ def open_checkpoint(place: Place, *, direct: bool = False, entry: str | None = N
     Args:
         place: A directory, that of a distributed checkpoint among them; a safetensors file; a shard index
             (`*.index.json`); a torch file (`.bin`, `.pt`, `.pth`); an inventory (`.json`, `.json.gz`); a dict of
-            tensors; a header; or a checkpoint, which is returned as it is. A path may end in an entry, `ckpt.pt::model`.
+            tensors; a header; or a checkpoint, which is returned as it is. A path may end in an entry,
+            `ckpt.pt::model`.
         direct: Read tensors past the page cache; for safetensors files alone.
         entry: Which of the dicts of a torch file, or of a distributed checkpoint, is meant: names with dots between
             them, or nothing for the outermost dict.
