@@ -203,6 +203,31 @@ def test_what_the_metadata_says_of_torchao_tensors_follows_their_names(name: str
     same_files(source, wb.revert(made, tmp_path / "back"))
 
 
+@pytest.mark.parametrize("only", ["model.layers.0.self_attn.**", "model.norm.weight"])
+def test_a_part_of_a_torchao_checkpoint_has_metadata_of_that_part_alone(only: str, tmp_path: Path) -> None:
+    """What it said of the others would be of absent tensors, and refused when it is converted again."""
+    source = copied(example("torchao-int8"), tmp_path / "source")
+    made = wb.plan(source, [wb.WeightRenaming("^other", "none")]).restrict(only).write(tmp_path / "made")
+    before, after = wb.open(source).header.metadata, wb.open(made).header.metadata
+    stem = only.removesuffix("**")
+    wanted = [name for name in json.loads(before["tensor_names"]) if name.startswith(stem)]
+    assert json.loads(after["tensor_names"]) == wanted
+    assert after.keys() == {*wanted, "tensor_names", "format"}
+    assert {name: after[name] for name in wanted} == {name: before[name] for name in wanted}
+    again = wb.plan(made, [wb.WeightRenaming("^model", "m")]).metadata  # of plain tensors alone as well
+    assert json.loads(again["tensor_names"]) == [f"m{name.removeprefix('model')}" for name in wanted]
+    assert again.keys() == {*json.loads(again["tensor_names"]), "tensor_names", "format"}
+
+
+def test_plain_tensors_of_such_a_file_may_be_stacked() -> None:
+    plain = '{"_type": "Tensor"}'
+    names = ["norms.0.weight", "norms.1.weight"]
+    specs = dict.fromkeys(names, wb.TensorSpec("F32", (4,)))
+    found = wb.Header(specs, {**dict.fromkeys(names, plain), "tensor_names": json.dumps(names)})
+    stack = wb.WeightConverter("norms.*.weight", "norms", [wb.MergeModulelist(0)])
+    assert dict(wb.plan(found, [stack]).metadata) == {"norms": plain, "tensor_names": '["norms"]'}
+
+
 def test_what_the_metadata_says_does_not_hold_of_a_stack(tmp_path: Path) -> None:
     source = copied(example("torchao-int8"), tmp_path / "source")
     with pytest.raises(wb.PlanError) as caught:

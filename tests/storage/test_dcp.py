@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from any_dtypes import every_dtype
+from bounded import run_bounded
 from command import run
 from dcp_directories import cuts, item_of, part_of, write_dcp
 from hypothesis import given, settings, strategies as st
@@ -361,6 +362,21 @@ def test_a_changed_byte_is_refused_or_does_no_harm(
     except wb.WeighbridgeError:
         return
     assert [(len(tensor.shape), tensor.dtype) for tensor in found.values()] == [(2, torch.float32)]
+
+
+def test_very_many_chunks_that_lie_across_each_other_take_a_moment() -> None:
+    body = """
+from weighbridge.storage.sharded.boxes import Box, find_fault
+side = 10**6
+fault = find_fault((side, side), [Box((i, i), (10**5, 10**5)) for i in range(100_000)])
+strips = [Box((r * 100, c), (100, 1)) for r in range(300) for c in range(50)]
+strips += [Box((r * 60, 50 + c), (60, 1)) for r in range(500) for c in range(50)]
+stairs = [box for i in range(1, 5000) for box in (Box((0, i), (side - i, 1)), Box((side - i, i), (i, 1)))]
+stairs.append(Box((0, 0), (side, 1)))
+return [fault.what, find_fault((30_000, 100), strips), find_fault((side, 5000), stairs).what]
+"""
+    told_apart = ["no chunk holds this", None]
+    assert run_bounded(body).value == [*told_apart, "more chunks lie across each other than can be told apart"]
 
 
 @pytest.mark.parametrize(

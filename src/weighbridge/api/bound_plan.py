@@ -64,8 +64,7 @@ class Plan(planned.Plan):
     Two plans are equal if they say the same, whatever they are bound to. A plan that `weighbridge.plan` made is bound
     to the checkpoint that it was made on; each method that runs it takes another `source`, which must hold the same.
 
-    Its fields are those of the value: `mapping`, `steps`, `dropped`, `initialised`, `tied_sources`, `tied_targets`,
-    `reading`, `metadata`, `notes`, `source_files`, `target_files`, `portion`.
+    Its fields are those of the value, such as `mapping`, `steps`, `dropped`, `initialised`, `notes`, and `portion`.
     """
 
     binding: Binding = field(default_factory=Binding, init=False, compare=False)
@@ -92,10 +91,11 @@ class Plan(planned.Plan):
     def report(self) -> Report:
         """Fates, bytes, peak memory and reversibility, to print."""
         from weighbridge.reporting.report import Report
+        from weighbridge.running.predicting.predicted_reads import predict_portion
 
         source = self.binding.source
         remarks = tuple(getattr(source, "notes", ())) if hasattr(source, "header") else ()
-        return Report(self, remarks, self.config_changes)
+        return Report(self, remarks, self.config_changes, predict_portion(self))
 
     @property
     def config_changes(self) -> tuple[ConfigChange, ...]:
@@ -288,9 +288,9 @@ class Plan(planned.Plan):
 
         check_makes_whole(self)
         source, config = self.checkpoint(source), self.binding.config
-        load_into(self, model, source, copy=copy, device=device, progress=progress, config=config)
+        ran = load_into(self, model, source, copy=copy, device=device, progress=progress, config=config)
         self.binding.produced = weakref.ref(model)
-        return self.report
+        return self.report if ran is self else self._bound_alike(ran).report
 
     def write(
         self, destination: str | Path, source: Any = None, *, beside: Sequence[Extra] = (), **options: Any

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from weighbridge.algebra.held_parts import Part
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import read_given
 from weighbridge.api.functions import plan
@@ -46,6 +47,8 @@ def load(
 ) -> Report:
     """Load a checkpoint into a model.
 
+    Where the model is spread over processes, each of them calls this, and fills what it holds; see `docs/ranks.md`.
+
     The model takes the dtypes of the checkpoint, not the other way round: give ``dtype="target"`` to cast to the
     model's own. Where they differ, the report has a note, and a model that has values logs a warning.
 
@@ -65,7 +68,7 @@ def load(
         The report of what was done.
 
     Raises:
-        PlanError, RegistryError, CheckpointError: As `plan`; the model is unchanged then.
+        PlanError, RegistryError, CheckpointError: As `plan`, and `parts-unclear`; the model is unchanged then.
     """
     source = open(place, direct=True, config=options.get("config")) if direct else place
     made = plan(source, _mapping_for(unwrap(model), mapping), target=model, **options)
@@ -78,6 +81,33 @@ def _mapping_for(model: torch.nn.Module, mapping: AnyMapping | None) -> AnyMappi
     found = resolve_model(model, required=True)
     _LOG.debug("resolved the mapping of a %s: %d transforms", type(model).__name__, len(found.transforms))
     return found
+
+
+def parts(model: torch.nn.Module) -> dict[str, Part]:
+    """Say which part of each of a model's tensors this process holds.
+
+    It is told from what each `DTensor` says of itself, on the meta device as well, and held against the shape of what
+    lies here; no other process is asked. FSDP2, tensor parallelism, experts that are dealt out, and meshes of several
+    axes are understood. Parts are plain data: `Part.to_dict` writes them as JSON, and `Plan.cut` takes them.
+
+    Args:
+        model: The model, with or without wrappers.
+
+    Returns:
+        A part for each tensor that a load fills; the whole of those that are not spread.
+
+    Raises:
+        PlanError: `parts-unclear` for tensors whose placements do not say which part is held.
+        CheckpointError, RegistryError: As for `load`.
+
+    Examples:
+        >>> import torch
+        >>> parts(torch.nn.Linear(3, 2))["weight"].is_whole
+        True
+    """
+    from weighbridge.models.holdings import take_stock
+
+    return take_stock(model).parts()
 
 
 def loaded_plan(model: torch.nn.Module) -> Plan | None:
