@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from any_dtypes import every_dtype
 from bounded import run_bounded
 from command import run
 from dcp_directories import cuts, item_of, part_of, write_dcp
@@ -135,6 +136,16 @@ def test_the_command_reads_it(saved: Path, tmp_path: Path) -> None:
     assert run(tmp_path, "verify", str(saved), str(saved / ".metadata")).status == 0
     assert run(tmp_path, "convert", str(saved), "out").status == 0
     assert wb.verify(tmp_path / "out", WHOLE)
+
+
+def test_every_dtype_is_read(tmp_path: Path) -> None:
+    tensors = every_dtype()
+    boxes = {
+        key: [((0, 0), (1, t.shape[1])), ((1, 0), (2, t.shape[1]))]
+        for key, t in tensors.items()
+        if t.dim() == 2 and len(t) == 3
+    }
+    assert wb.verify(write_dcp(tmp_path, tensors, boxes), tensors)
 
 
 # Any chunks

@@ -48,11 +48,13 @@ def open_checkpoint(place: Place, *, direct: bool = False, entry: str | None = N
     """Open a checkpoint: read its headers, check them, and read no tensor data.
 
     Args:
-        place: A directory; a safetensors file; a shard index (`*.index.json`); a torch file (`.bin`, `.pt`, `.pth`);
-            an inventory (`.json`, `.json.gz`); a dict of tensors; a header; or a checkpoint, which is returned as it
-            is. A path may end in an entry, `ckpt.pt::model`.
+        place: A directory, that of a distributed checkpoint among them; a safetensors file; a shard index
+            (`*.index.json`); a torch file (`.bin`, `.pt`, `.pth`); an inventory (`.json`, `.json.gz`); a dict of
+            tensors; a header; or a checkpoint, which is returned as it is. A path may end in an entry,
+            `ckpt.pt::model`.
         direct: Read tensors past the page cache; for safetensors files alone.
-        entry: Which of a torch file's dicts is meant: names with dots between them, or nothing for the outermost dict.
+        entry: Which of the dicts of a torch file, or of a distributed checkpoint, is meant: names with dots between
+            them, or nothing for the outermost dict.
 
     Raises:
         WeighbridgeError: `usage` for direct reads of anything else, and an entry of anything but torch files.

@@ -85,7 +85,9 @@ def find_training(header: Header) -> Training | None:
 
 def _read_states(header: Header) -> Iterator[tuple[State, str]]:
     """Yield every key that is one of a state by its name, as the kind of state and the weight."""
-    folders = {folder for key in header if (folder := _folder(key))}
+    folders = {folder for key in header if f".{_STATE}." in key and (folder := _folder(key))}
+    if not folders:
+        return
     starts = tuple(folder + part for folder in sorted(folders) for part in (f"{_STATE}.", f"{_GROUPS}."))
     for key in header:
         start = next((start for start in starts if key.startswith(start)), None)

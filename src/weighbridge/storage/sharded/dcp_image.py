@@ -222,7 +222,7 @@ def lay_out_dcp(specs: Mapping[str, TensorSpec], ties: Mapping[str, str], most_b
 
 def _rows(key: str, spec: TensorSpec) -> Iterator[tuple[int, TensorSpec]]:
     """Cut a tensor into rows; one whose elements share bytes is moved whole."""
-    describe_stored(key, spec, "0")
+    describe_stored(key, spec, "0")  # refuses, by the tensor's name, what torch lacks
     if not spec.size_bytes or not spec.shape or DTYPES[spec.dtype].kind == "packed":
         yield 0, spec
         return
