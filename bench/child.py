@@ -19,6 +19,7 @@ TIMED: dict[str, Callable[..., Any]] = {
         work_devices.to_device,
         work_files.convert,
         work_files.convert_huge,
+        work_files.convert_in_processes,
         work_files.copy,
         work_files.dequantise,
         work_files.dequantise_plainly,

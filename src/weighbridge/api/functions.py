@@ -230,6 +230,7 @@ def convert(
     sync: bool = True,
     link: str = "never",
     direct: bool = False,
+    part: tuple[int, int] | str | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Path:
@@ -253,18 +254,22 @@ def convert(
             what it has written for the next. Every byte is compared with what it must be.
         sync: Wait until the disk holds everything before the directory appears; see `Plan.write`.
         link: ``"share"`` or ``"hard"`` to have new files share blocks with the source's, or be the same where nothing
-            in them changes; see `weighbridge.running.to_files.directory_writing.WriteOptions`.
+            in them changes; see `weighbridge.running.to_files.file_decisions.WriteOptions`.
         direct: Read the source past the page cache; see `open`. The new files are written through it.
+        part: Write one part of the output, as one of several processes that share it: number and count, such as
+            ``(3, 16)`` with numbers from 0, or ``"auto"`` for what torchrun, Slurm or MPI say. Each is given the same
+            other arguments; one that was stopped is run again. See `docs/many-processes.md`.
         progress: Called with the bytes written so far and the bytes in all.
         options: As for `plan`.
 
     Returns:
-        The directory, or the file; a receipt in it is all that `revert` needs.
+        The directory, or the file; a receipt in it is all that `revert` needs. With `part`, it is there when all parts
+        are done.
 
     Raises:
         PlanError, RegistryError, CheckpointError: As `plan`.
         DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
-            `destination-unfinished`, `resume-mismatch`, `write-failed`, `usage`.
+            `destination-unfinished`, `resume-mismatch`, `ranks-disagree`, `write-failed`, `usage`.
     """
     refuse_swapped(source, destination, mapping)
     found = find_mapping(() if mapping is None else mapping)
@@ -282,6 +287,7 @@ def convert(
         resume=resume,
         sync=sync,
         link=link,
+        part=part,
         progress=progress,
     )
 
@@ -299,7 +305,7 @@ def revert(
         destination: Directory to make.
         lossy: Go back without what a rule dropped, and with rounded values where a cast was narrow.
         direct: Read the source past the page cache; see `open`.
-        options: As for `Plan.write`: `memory_budget`, `resume`, `sync`, `link`, `progress`.
+        options: As for `Plan.write`: `memory_budget`, `resume`, `sync`, `link`, `part`, `progress`.
 
     Returns:
         The directory.

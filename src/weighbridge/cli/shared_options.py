@@ -57,6 +57,10 @@ DirectOption = Annotated[
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on with what a stopped run left, and leave it if this one is stopped.")
 ]
+PartOption = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="Write part I, from 0, of N that share the output; auto: as the launcher says."),
+]
 FullOption = Annotated[bool, typer.Option("--full", help="List everything; nothing is left out as too long.")]
 EntryOption = Annotated[
     str | None,

@@ -24,6 +24,7 @@ from weighbridge.cli.shared_options import (
     NameOption,
     NoSyncOption,
     OnlyOption,
+    PartOption,
     ResumeOption,
     SourceArgument,
     size_option,
@@ -58,6 +59,7 @@ def convert(
     no_sync: NoSyncOption = False,
     link: LinkOption = Link.NEVER,
     direct: DirectOption = False,
+    part: PartOption = None,
 ) -> None:
     """Convert a checkpoint into a directory or a torch file, which appears whole or not at all.
 
@@ -67,13 +69,15 @@ def convert(
     """
     with reporting(output), options.naming(source, mapping):
         refuse_swapped(source, destination, mapping)
-        check_destination(destination, [source], as_file=names_torch_file(destination))
+        if part is None:
+            check_destination(destination, [source], as_file=names_torch_file(destination))
         choices = {
             "name": name,
             "digests": digests,
             "resume": resume,
             "sync": not no_sync,
             "link": link.value,
+            "part": part,
             "max_shard_size": None if max_shard_size == "none" else size_option("--max-shard-size", max_shard_size),
             "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
         }
@@ -94,15 +98,18 @@ def revert(
     no_sync: NoSyncOption = False,
     link: LinkOption = Link.NEVER,
     direct: DirectOption = False,
+    part: PartOption = None,
 ) -> None:
     """Undo a conversion by the receipt that it left: the files it came from, byte for byte.
 
     Example: weighbridge revert converted/ back/
     """
     with reporting(output):
-        check_destination(destination, [source], as_file=names_torch_file(destination))
+        if part is None:
+            check_destination(destination, [source], as_file=names_torch_file(destination))
         back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
-        _write(output, back, destination, "reverting", {"resume": resume, "sync": not no_sync, "link": link.value})
+        choices = {"resume": resume, "sync": not no_sync, "link": link.value, "part": part}
+        _write(output, back, destination, "reverting", choices)
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
 
 
@@ -115,11 +122,15 @@ def _written_form(made: Plan, destination: str) -> dict[str, Any]:
     report = made.report.to_dict()
     del report["steps"]
     path = Path(destination)
-    files = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name]
+    files = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name] * path.exists()
     return {"destination": destination, "files": files, **report}
 
 
 def _written_lines(made: Plan, destination: str, *, is_reverted: bool = False) -> Iterator[str]:
+    path = Path(destination)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        yield f"done      this part of {destination}, which appears when all parts are done"
+        return
     written = made.report.to_dict()["written_bytes"]
     yield f"wrote     {destination}: {counted(len(made.target), 'tensor')}, {format_bytes(written)}"
     yield from () if is_reverted else unused_lines(made)
