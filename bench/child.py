@@ -10,13 +10,17 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench import work_devices, work_files, work_models, work_plans, work_tensors
+from bench import work_devices, work_distributed, work_files, work_models, work_plans, work_tensors
 
 TIMED: dict[str, Callable[..., Any]] = {
     action.__name__: action
     for action in (
         work_devices.pinned,
         work_devices.to_device,
+        work_distributed.convert_from_dcp,
+        work_distributed.convert_to_dcp,
+        work_distributed.dcp_to_torch,
+        work_distributed.torch_to_dcp,
         work_files.convert,
         work_files.convert_huge,
         work_files.convert_in_processes,
@@ -43,6 +47,7 @@ CHECKS: dict[str, Callable[..., Any]] = {
     action.__name__: action
     for action in (
         work_devices.compare_on_device,
+        work_distributed.read_dcp,
         work_models.compare,
         work_tensors.compare_fused,
         work_tensors.compare_huge,

@@ -15,6 +15,7 @@ from bench.inventories import DeepSeek, deepseek
 from bench.measure import Figure, Run, RunFailedError, beside
 from bench.rounds import ROUNDS, Bench
 from bench.rows_devices import measure_cuda
+from bench.rows_distributed import measure_dcp_in, measure_dcp_out
 from bench.rows_files import measure_convert, measure_convert_large, measure_parts, measure_revert, measure_save
 from bench.rows_first import measure_first, measure_inspect
 from bench.rows_load import measure_huge, measure_load_dense, measure_load_moe, measure_small, measure_transposed
@@ -122,6 +123,8 @@ ROWS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = MappingProxyType(
         "small": measure_small,
         "huge": measure_huge,
         "dequantise": measure_dequantise,
+        "dcp-in": measure_dcp_in,
+        "dcp-out": measure_dcp_out,
         "plan": measure_plan,
         "cut": measure_cut,
         "import": measure_import,

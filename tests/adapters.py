@@ -84,7 +84,7 @@ def changes(folder: Path, turned: tuple[str, ...] = ()) -> dict[str, torch.Tenso
             parameter = _parameter(config, module)
             if parameter is None:
                 change = scaling(config, module, len(down)) * (up @ down)
-                made[f"{module}.weight"] = change.T if config["fan_in_fan_out"] else change
+                made[f"{module}.weight"] = change.T if config.get("fan_in_fan_out") else change
             else:
                 made[parameter] = _experts(config, parameter, down, up, is_turned=parameter in turned)
             assert len(down) % rank_of(config, parameter or module) == 0

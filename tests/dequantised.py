@@ -5,6 +5,8 @@ The oracles in `shared/formats` were made by the formats' own readers; a test ho
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +16,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 E2M1 = torch.cat([E2M1, -E2M1])
+STATE = "quant_state"
 AWQ_ORDER = [0, 4, 1, 5, 2, 6, 3, 7]
 """Where each of eight rows lies in a word of AWQ."""
 
@@ -164,9 +167,25 @@ def _awq(tensors: Tensors, said: Mapping[str, Any]) -> Iterator[tuple[str, torch
 
 
 def _bitsandbytes(tensors: Tensors, said: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Rows of eight bits, or four bits in blocks of the flat weight, the first of two numbers in the high bits."""
+    states = (key for key in tensors if f".{STATE}." in key)
+    for base, state in ((key.partition(f".{STATE}.")[0], key) for key in states):
+        told = json.loads(bytes(tensors[state].tolist()))
+        numel, codes = math.prod(told["shape"]), tensors[base].flatten()
+        numbers = tensors[f"{base}.quant_map"][torch.stack([codes >> 4, codes & 15], 1).flatten()[:numel].long()]
+        scales = tensors[f"{base}.absmax"].repeat_interleave(told["blocksize"])[:numel]
+        yield base, (numbers * scales).reshape(told["shape"]).to(getattr(torch, told["dtype"]))
     for base, part in _named(tensors, ".weight", ".SCB"):
         codes, scales = part(".weight"), part(".SCB")
         yield base, codes.float() * scales[..., None] / 127
+
+
+def _torchao(tensors: Tensors, said: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    for base, part in _named(tensors, "._weight_qdata", "._weight_scale"):
+        codes, scales = part("._weight_qdata"), part("._weight_scale")
+        zeros = part("._weight_zero_point")
+        numbers = codes.float() - (0 if zeros is None else zeros.float())
+        yield base, (numbers * scales.float()).to(scales.dtype)
 
 
 def _mlx(tensors: Tensors, said: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -188,5 +207,6 @@ FORMULAS: dict[str, Callable[[Tensors, Mapping[str, Any]], Iterator[tuple[str, t
     "gptq": _gptq,
     "awq": _awq,
     "bitsandbytes": _bitsandbytes,
+    "torchao": _torchao,
     "mlx": _mlx,
 }

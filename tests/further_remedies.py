@@ -526,6 +526,14 @@ def metadata_of_absent_tensors() -> Iterator[Further]:
 
     anew = "write the file anew with what its metadata says of the tensors that it has"
     yield Further("metadata of absent tensors", rename(specs, of_both), anew, rename(specs, of_q))
+    together = "let what belongs to a weight go along: leave out companions=False (--no-companions)"
+    found = wb.Header(specs, of_q)
+    yield Further(
+        "metadata that stays behind",
+        lambda folder: wb.plan(found, [wb.WeightRenaming("^q", "query")], companions=False),
+        together,
+        lambda folder: wb.plan(found, [wb.WeightRenaming("^q", "query")]),
+    )
     shards = "take all shards together"
     yield Further("one shard of two", rename(specs, of_both), shards, rename(specs | norm, of_both))
 

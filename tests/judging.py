@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from drawn_checkpoints import Drawn, Specs, draw_target, header
+from drawn_parts import deal_all, held_of
 from finds import Check, Find, attempt, difference, workplace
 from interpreter import Made, Tensors, interpret
 from reading_back import judge_read_back
@@ -181,7 +182,7 @@ def judge_partial(drawn: Drawn, seed: int) -> Find | None:
     plan, crash = attempt(wb.plan, drawn.tensors, drawn.mapping, wb.Header(wanted), config=drawn.config, partial=True)
     if crash or isinstance(plan, wb.WeighbridgeError):
         return crash
-    rules = wb.Mapping(drop=drawn.mapping.drop) if plan.reading.startswith("as is") else plan.mapping
+    rules = wb.Mapping(drop=drawn.mapping.drop) if plan.reading == "as is" else plan.mapping
     made = interpret(rules, drawn.tensors, shapes, drawn.config)
     result, crash = attempt(plan.state_dict)
     if crash or isinstance(result, wb.WeighbridgeError):
@@ -320,8 +321,26 @@ def judge_ties(drawn: Drawn, seed: int) -> Find | None:
     return None
 
 
+def judge_cut(drawn: Drawn, seed: int) -> Find | None:
+    """Each of some processes makes its parts of what the interpreter gives, and is refused nothing."""
+    made = interpret(drawn.mapping, drawn.tensors, config=drawn.config)
+    plan, crash = attempt(wb.plan, drawn.tensors, drawn.mapping, config=drawn.config)
+    if crash or isinstance(plan, wb.WeighbridgeError) or made.problems:
+        return crash
+    chance = random.Random(seed)
+    for mine in deal_all(made.shapes, chance.choice((1, 2, 3, 4)), chance):
+        found, crash = attempt(lambda parts=mine: plan.cut(parts).state_dict())
+        if crash or isinstance(found, wb.WeighbridgeError):
+            return crash or Find("refused", str(found)[:600])
+        wrong = difference(found, {key: held_of(made.tensors[key], part) for key, part in mine.items()})
+        if wrong:
+            return Find("wrong part", wrong)
+    return None
+
+
 CHECKS: dict[str, Check] = {
     "result": judge_result,
+    "cut": judge_cut,
     "dtypes": judge_policy,
     "target": judge_target,
     "partial": judge_partial,

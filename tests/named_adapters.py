@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from adapters import Tensors
+from adapters import Tensors, rank_of, scaling
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -56,12 +56,11 @@ def named_changes(file: Path, part: str, modules: Iterable[str]) -> Tensors:
             continue
         down, up = (tensors[keys[role]].double() for role in "AB")
         alpha, rank = tensors.get(f"{name}.alpha"), len(down)
-        if said:
-            patterns = said.get(f"{part}alpha_pattern") or {}
-            alpha = patterns.get(module.replace(".", r"\."), said[f"{part}lora_alpha"])
-            ranks = said.get(f"{part}rank_pattern") or {}
-            assert ranks.get(module.replace(".", r"\."), said[f"{part}r"]) == rank
         scale = 1.0 if alpha is None else float(alpha) / rank
+        if said:
+            config = {name.removeprefix(part): value for name, value in said.items()}
+            assert rank_of(config, module) == rank
+            scale = scaling(config, module, rank)
         window = down.shape[1:]
         made[f"{module}.weight"] = (scale * (up.flatten(1) @ down.flatten(1))).unflatten(1, window)
         used |= {*keys.values(), f"{name}.alpha"}

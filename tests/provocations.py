@@ -10,7 +10,8 @@ import json
 import os
 import struct
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
 from unittest import mock
@@ -49,6 +50,16 @@ def provokes(code: str) -> Callable[[Provocation], Provocation]:
 
 
 # What they work on
+
+
+@contextmanager
+def one_process() -> Iterator[Any]:
+    """A process group of this process alone, and its mesh."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 FUSED: Final = wb.Mapping(
@@ -516,6 +527,17 @@ def trim_rows_that_hold_something(folder: Path) -> object:
     vocabulary[:11] = numbers(11, 3)
     vocabulary[13, 1] = 0.25
     return wb.plan({"embed.weight": vocabulary}, [wb.WeightConverter("embed", "embed", [wb.Trim(0, 11)])]).state_dict()
+
+
+@provokes("parts-unclear")
+def load_into_summands(folder: Path) -> object:
+    """What backward leaves of a layer whose input was spread, before it is reduced."""
+    from torch.distributed.tensor import DTensor, Partial
+
+    model = torch.nn.Linear(3, 8, bias=False)
+    with one_process() as mesh:
+        model.weight = torch.nn.Parameter(DTensor.from_local(numbers(8, 3), mesh, [Partial()]))
+        return wb.load(model, {"weight": numbers(8, 3)}, [])
 
 
 @provokes("parts-mismatch")

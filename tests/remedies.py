@@ -35,6 +35,7 @@ from provocations import (
     header,
     int8,
     numbers,
+    one_process,
     quantised,
     raw_file,
     sharded,
@@ -781,6 +782,28 @@ def declare_ones(folder: Path) -> object:
 @follows("padding-differs", "keep the tensor as long as it is")
 def keep_all_rows(folder: Path) -> object:
     return wb.plan(ROWS_OF_ONES, []).state_dict()
+
+
+@follows("parts-unclear", "load the model before it is sharded this way")
+def load_before(folder: Path) -> object:
+    from torch.distributed.tensor import DTensor, Partial
+
+    model = torch.nn.Linear(3, 8, bias=False)
+    wb.load(model, {"weight": numbers(8, 3)}, [])
+    with one_process() as mesh:
+        model.weight = torch.nn.Parameter(DTensor.from_local(model.weight.detach(), mesh, [Partial()]))
+    return model
+
+
+@follows("parts-unclear", "or give what .full_tensor() returns")
+def give_the_full_tensor(folder: Path) -> object:
+    from torch.distributed.tensor import DTensor, Partial
+
+    model = torch.nn.Linear(3, 8, bias=False)
+    with one_process() as mesh:
+        summands = DTensor.from_local(numbers(8, 3), mesh, [Partial()])
+        model.weight = torch.nn.Parameter(summands.full_tensor())
+    return wb.load(model, {"weight": numbers(8, 3)}, [])
 
 
 SPREAD = {"up.weight": numbers(8, 3), "norm.weight": numbers(3)}

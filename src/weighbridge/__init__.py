@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from weighbridge.algebra.held_parts import Part
     from weighbridge.api.bound_plan import Plan
     from weighbridge.api.functions import convert, plan, register, resolve, revert
-    from weighbridge.api.live_models import load, loaded_plan, save
+    from weighbridge.api.live_models import load, loaded_plan, parts, save
     from weighbridge.api.opened_places import open
     from weighbridge.api.studying import detect, diff, infer, verify
     from weighbridge.base.errors import (
@@ -115,6 +115,7 @@ __all__ = [
     "load_mapping",
     "loaded_plan",
     "open",
+    "parts",
     "plan",
     "register",
     "resolve",
@@ -127,7 +128,7 @@ _PLACES = {
     "algebra.held_parts": "Part",
     "api.bound_plan": "Plan",
     "api.functions": "convert plan register resolve revert",
-    "api.live_models": "load loaded_plan save",
+    "api.live_models": "load loaded_plan parts save",
     "api.opened_places": "open",
     "api.studying": "detect diff infer verify",
     "base.errors": (

@@ -186,6 +186,43 @@ def test_plan_gives_json_and_a_file(there: Path) -> None:
     assert (again.status, again.form["error"]["code"]) == (5, "destination-exists")
 
 
+def test_plan_is_cut_to_the_parts_of_a_file(there: Path) -> None:
+    whole = weighbridge.plan(there / "model", load_argument(f"{there}/maps.py:FUSED"))
+    rows = {key: weighbridge.Part.whole(spec.shape) for key, spec in whole.target.items()}
+    key = "layers.0.qk.weight"
+    shape = whole.target[key].shape
+    rows[key] = weighbridge.Part(shape, (((0, 1),), *(((0, size),) for size in shape[1:])))
+    (there / "parts.json").write_text(json.dumps({name: part.to_dict() for name, part in rows.items()}))
+    ran = run(there, "plan", "model", "maps.py:FUSED", "--parts", "parts.json", "--out", "cut.json", "--json")
+    assert ran.form["portion"]["whole"] == whole.hash
+    assert ran.form["portion"]["held_bytes"] < ran.form["portion"]["whole_bytes"]
+    assert Plan.from_json((there / "cut.json").read_text()) == whole.cut(rows)
+    assert "portion   holds " in run(there, "plan", "model", "maps.py:FUSED", "--parts", "parts.json").out
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("[", "plan-format"),
+        ("[]", "plan-format"),
+        ('{"norm.gamma": {}}', "plan-format"),
+        ('{"norm.gamma": {"shape": [3], "axes": [[[0, 9]]]}}', "axis-out-of-range"),
+        ("{}", "parts-mismatch"),
+        (None, "checkpoint-not-found"),
+    ],
+)
+def test_a_file_without_parts_is_refused_by_its_name(there: Path, text: str | None, code: str) -> None:
+    if text is not None:
+        (there / "parts.json").write_text(text)
+    ran = run(there, "plan", "model", "maps.py:FUSED", "--parts", "parts.json", "--json")
+    assert (ran.status, ran.form["error"]["code"]) != (0, "")
+    assert ran.form["error"]["code"] == code
+    assert code == "parts-mismatch" or "parts.json" in ran.form["error"]["where"]
+    both = run(there, "plan", "model", "--parts", "parts.json", "--html", "page.html", "--json")
+    assert both.form["error"]["code"] == "usage"
+    assert not (there / "page.html").exists()
+
+
 def test_plan_that_does_not_fit_lists_every_problem(converted: Path) -> None:
     ran = run(converted, "plan", "model", "maps.py:make", "--target", "out", "--json")
     error = ran.form["error"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import Tensors, linear, whole_numbers
+from adapters import Tensors, changes, linear, whole_numbers, write_adapter
 from named_adapters import FLUX, flux, in_names_of, metadata_of, named_changes
 from safetensors.torch import load_file, save_file
 
@@ -81,6 +81,21 @@ def test_the_pipeline_of_flux_adds_what_kohyas_adapter_stands_for(tmp_path: Path
     made = wb.convert(file, tmp_path / "new", flux(), base=MODEL, adapter_prefix="transformer.")
     wanted = wb.plan(named_changes(file, "lora_unet_", SIZES), flux()).state_dict()
     assert_same(added(transformer(), flux_adapter(made)), wanted)
+
+
+def test_the_pipeline_of_flux_adds_what_pefts_adapter_stands_for(tmp_path: Path) -> None:
+    factors = {key: tensor.float() for key, tensor in linear("transformer_blocks.0.attn.to_q", 24, 24, rank=3).items()}
+    factors |= {key: t.float() for key, t in linear("transformer_blocks.0.ff.net.0.proj", 96, 24, rank=2).items()}
+    adapter = write_adapter(
+        tmp_path / "peft",
+        factors,
+        r=2,
+        lora_alpha=5,
+        target_modules=["to_q", "ff.net.0.proj"],
+        rank_pattern={"to_q": 3},
+    )
+    made = wb.convert(adapter, tmp_path / "new", adapter_prefix="transformer.")
+    assert_same(added(transformer(), flux_adapter(made)), changes(adapter))
 
 
 def test_what_the_pipeline_of_flux_saves_becomes_kohyas(tmp_path: Path) -> None:

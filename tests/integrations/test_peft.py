@@ -13,7 +13,8 @@ import torch
 from adapters import FILES, PREFIX, changes, config_of, linear, same_files, whole_numbers, write_adapter
 from conftest import ROOT
 from hypothesis import given, strategies as st
-from safetensors.torch import load_file
+from named_adapters import in_names_of, named_changes
+from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
 from weighbridge.mappings.lora.peft_configs import Modules, PeftConfig
@@ -112,6 +113,23 @@ def test_peft_merges_what_the_parts_add(tmp_path: Path, is_rooted: bool) -> None
     assert merged.keys() == wanted.keys()
     for key, tensor in merged.items():
         torch.testing.assert_close(tensor, wanted[key], rtol=1e-14, atol=1e-12, msg=key)
+
+
+def test_peft_merges_what_kohyas_names_stand_for(tmp_path: Path) -> None:
+    """An adapter that never had a configuration gets one which PEFT reads."""
+    factors = {key: tensor for key, tensor in parts().items() if "experts" not in key}
+    file = tmp_path / "mine.safetensors"
+    save_file(in_names_of("kohya", "lora_unet_", factors, 3), file)
+    before = named_changes(file, "lora_unet_", [f"layers.0.{name}" for name in SIZES])
+    wb.convert(file, tmp_path / "new", RULES, base=before, block_diagonal=True, adapter_prefix=PREFIX)
+    wanted = {key: tensor.clone() for key, tensor in Model().state_dict().items()}
+    wanted["layers.0.qkv_proj.weight"] += wb.plan(before, RULES).state_dict()["layers.0.qkv_proj.weight"]
+    merged = peft.PeftModel.from_pretrained(Model(), str(tmp_path / "new")).merge_and_unload().state_dict()
+    for key, tensor in merged.items():
+        torch.testing.assert_close(tensor, wanted[key], rtol=1e-14, atol=1e-12, msg=key)
+    wb.revert(tmp_path / "new", tmp_path / "back")
+    assert [path.name for path in (tmp_path / "back").iterdir()] == [file.name]
+    assert (tmp_path / "back" / file.name).read_bytes() == file.read_bytes()
 
 
 class Convolutions(torch.nn.Module):

@@ -520,8 +520,6 @@ if sys.argv[3] == "all":
     fully_shard(model, mesh=mesh)
 before = {key: (type(tensor), tensor.device, id(tensor)) for key, tensor in model.named_parameters()}
 for use in (
-    lambda: wb.load(model, plain, []),
-    lambda: wb.plan(plain, [], target=model),
     lambda: wb.save(model, f"{sys.argv[1]}/out", []),
     lambda: wb.verify(model, plain),
     lambda: wb.open(model),
@@ -541,13 +539,13 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 @pytest.mark.parametrize("how_much", ["all", "part"])
-def test_a_sharded_model_is_refused_by_name_and_left_as_it_is(device: str, how_much: str, tmp_path: Path) -> None:
-    """A10: a load of a meta FSDP2 model reported success, and put plain parameters in the place of DTensors."""
+def test_a_sharded_model_is_not_read_and_left_as_it_is(device: str, how_much: str, tmp_path: Path) -> None:
+    """Each process has a part of it, which is no checkpoint; `test_spread_models` loads such models."""
     command = [sys.executable, "-W", "ignore", "-c", SHARDED, str(tmp_path), device, how_much, "models"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     assert lines[-1] == "True"
-    assert len(lines) == 7
+    assert len(lines) == 5
     assert all("DTensor True" in line for line in lines[:-1]), lines
     assert not (tmp_path / "out").exists()

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from transformers import core_model_loading as peer
 
+import weighbridge as wb
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import LayoutError
 from weighbridge.operations.configuration import read_config
@@ -450,6 +451,18 @@ def test_chunk_sees_the_targets_through_later_operations() -> None:
     assert same(run(lowered, tensors), expected)
 
 
+@pytest.mark.parametrize("between", [[], [On([0], Reorder(1, (1, 0)))]], ids=["at once", "with a part moved"])
+def test_what_is_cut_again_was_cut_into_one_part(between: list[Operation]) -> None:
+    tensors = numbered([[(4, 2)]])
+    cut = run(lower([Chunk(1), *between, Chunk(0)], lanes_of(tensors), Context(("a", "b"))), tensors)
+    whole = tensors[0][0][:, [1, 0]] if between else tensors[0][0]
+    assert same(cut, [[half] for half in whole.chunk(2)])
+    rule = wb.WeightConverter("x.w", ["x.a", "x.b"], [Chunk(1), *between, Chunk(0)])
+    plan = wb.plan({"x.w": tensors[0][0]}, [rule])
+    assert same([list(plan.state_dict().values())], [[*whole.chunk(2)]])
+    assert same([list(plan.inverse(plan.state_dict()).state_dict().values())], [[tensors[0][0]]])
+
+
 def test_chunk_gives_an_indexed_target_its_count() -> None:
     tensors = numbered([[(12, 5)]])
     context = Context(("part.*", "rest"), indexed=(True, False), counts=(3, None))
@@ -838,7 +851,11 @@ def test_no_operation_can_do_without_a_count() -> None:
 @pytest.mark.parametrize(
     ("config", "got", "hint"),
     [
-        (None, "no configuration", "keep the model's config.json beside the weights, or pass config="),
+        (
+            None,
+            "no configuration",
+            "name the directory that has the model's config.json beside the weights, or pass config=",
+        ),
         ({}, "nothing", "add num_attention_heads to"),
         ({"n_head": 4, "hidden_size": 8}, "nothing; nearest: n_head", "add num_attention_heads to"),
         (

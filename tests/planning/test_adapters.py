@@ -122,6 +122,15 @@ def test_magnitudes_biases_and_whole_tensors_go_along(tmp_path: Path) -> None:
     assert same_files(adapter, tmp_path / "back")
 
 
+def test_an_adapter_without_factors_is_one_all_the_same(tmp_path: Path) -> None:
+    whole = {"head.weight": whole_numbers(3, 5)}
+    adapter = write_adapter(tmp_path / "adapter", whole, target_modules=[], modules_to_save=["head"])
+    wb.convert(adapter, tmp_path / "new", [wb.WeightRenaming("^head", "lm_head")])
+    assert list(load_file(tmp_path / "new" / FILES[1])) == [f"{PREFIX}lm_head.weight"]
+    wb.revert(tmp_path / "new", tmp_path / "back")
+    assert same_files(adapter, tmp_path / "back")
+
+
 def test_a_resized_embedding_keeps_its_rows_beside_its_factors(tmp_path: Path) -> None:
     tensors = embedding("embed", 6, 5) | {"embed.base_layer.weight": whole_numbers(6, 5)}
     adapter = write_adapter(tmp_path / "adapter", tensors, target_modules=["embed"])

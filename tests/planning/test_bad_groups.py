@@ -271,6 +271,65 @@ def test_metadata_of_absent_tensors_is_found_without_a_configuration_and_stays_w
         assert made.keys() == {"c.weight", "b.weight", "tensor_names"}
 
 
+@pytest.mark.parametrize(
+    ("name", "lacking"),
+    [(name, key) for name in ("words", "numbered", "three bits") for key in GROUPS[name][0] if "idx" not in key],
+)
+def test_a_weight_that_lacks_a_tensor_is_not_left_where_a_rule_renames_it(name: str, lacking: str) -> None:
+    """No tensor of it has the name that the rule is for: it would silently stay."""
+    specs, config = GROUPS[name]
+    there = {key: spec for key, spec in both(specs).items() if key != f"a.{lacking}"}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(header(there), [MOVED], config=config)
+    assert codes_of(caught) == {"companion-missing"}
+    renamed = wb.plan(
+        header(there), [wb.WeightRenaming("^a", "c")], config=config
+    )  # all that there is, by its own name
+    assert {key for key in renamed.target if key.startswith("c.")} == {f"c.{key}" for key in specs if key != lacking}
+
+
+INT4 = json.dumps(
+    {"_type": "Int4Tensor", "_data": {"shape": [8, 64]}, "_tensor_data_names": ["scale", "qdata", "zero_point"]}
+)
+"""A type of torchao of which nothing is known here but what its tensors are called."""
+
+TILES: Specs = {
+    "_weight_qdata": ("I32", (1, 2, 8, 4)),
+    "_weight_scale": ("BF16", (2, 8)),
+    "_weight_zero_point": ("BF16", (2, 8)),
+}
+
+
+@pytest.mark.parametrize("config", [TORCHAO, None], ids=["said", "not said"])
+def test_types_of_torchao_that_are_not_known_move_under_other_names_with_what_is_said_of_them(config: Any) -> None:
+    metadata = {"a.weight": INT4, "b.weight": INT4, "tensor_names": '["b.weight", "a.weight"]'}
+    found = header(both(TILES), metadata)
+    plan = wb.plan(found, [MOVED], config=config)
+    assert dict(plan.metadata) == {"c.weight": INT4, "b.weight": INT4, "tensor_names": '["b.weight", "c.weight"]'}
+    assert set(plan.target) == {key.replace("a.", "c.") for key in found}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(found, [JOIN], config=config)
+    assert codes_of(caught) == {"companion-fixed"}
+    assert "256 bytes of codes, 16 scales: how its tensors lie over the weight is not known here" in str(caught.value)
+    for lacking in of("a", TILES):
+        there = {key: spec for key, spec in found.items() if key != lacking}
+        with pytest.raises(wb.PlanError) as caught:
+            wb.plan(wb.Header(there, metadata), [MOVED], config=TORCHAO)
+        assert codes_of(caught) == {"companion-missing"}, lacking
+
+
+@pytest.mark.parametrize("specs", [FLATTENED, TILES], ids=["known", "not known"])
+def test_names_in_metadata_are_not_left_behind_where_tensors_go_by_their_own_names(specs: Specs) -> None:
+    said = DESCRIBED["a.weight"] if specs is FLATTENED else INT4
+    found = header(both(specs), {"a.weight": said, "b.weight": said, "tensor_names": '["a.weight", "b.weight"]'})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(found, [wb.WeightRenaming("^a", "c")], config=TORCHAO, companions=False)
+    assert codes_of(caught) == {"companion-unknown"}
+    assert "leave out companions=False" in str(caught.value)
+    assert wb.plan(found, [wb.WeightRenaming("^other", "c")], config=TORCHAO, companions=False).metadata
+    assert wb.plan(found, [wb.WeightRenaming("^a", "c")], config=TORCHAO).metadata["c.weight"] == said
+
+
 GOOD: dict[str, tuple[Specs, dict[str, Any], Any]] = {
     "scales that are powers of two, as bytes": (both(BLOCKS | {"weight_scale_inv": ("U8", (2, 2))}), FP8, JOIN),
     "a scale of a cache beside a plain weight": (

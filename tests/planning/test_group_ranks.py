@@ -143,3 +143,51 @@ def test_a_ranks_part_of_a_plan_gives_what_that_rank_has_of_all(name: str) -> No
         own = plan.restrict(f"rank{rank}.**").state_dict()
         assert own.keys() == {key for key in made if key.startswith(f"rank{rank}.")}
         assert [key for key in own if not bits(own[key]).equal(bits(made[key]))] == []
+
+
+SHAPES = {"q": (64, 64), "k": (32, 64), "v": (32, 64), "o": (64, 64), "up": (48, 64)}
+"""Sizes of which every format's halves have whole blocks, those that are packed both ways included."""
+
+DEALT = wb.WeightConverter(
+    [f"^m.{part}_proj.weight" for part in "qkv"],
+    of_ranks("m.qkv_proj.weight"),
+    [wb.Concatenate(0), wb.Reorder(0, (0, 1, 2), (64, 32, 32), target_stripes=len(RANKS)), wb.Chunk(0)],
+)
+BY_ROWS = chunked("m.up_proj.weight", 0)
+FUSED_IN_RANKS = wb.WeightConverter(
+    [f"m.{part}_proj.weight" for part in "qkv"], "m.qkv_proj.weight", [wb.Concatenate(0)]
+)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_format_is_cut_for_ranks_before_or_after_it_is_joined(name: str) -> None:
+    kind, config, generator = KINDS[name], configuration(KINDS[name]), torch.Generator().manual_seed(4)
+    source: Tensors = {}
+    for part, shape in SHAPES.items():
+        source |= kind.make(f"m.{part}_proj", *shape, generator)
+    has_columns = kind.columns > 0  # where columns are numbered, no rank has some of them
+    down = [chunked("m.o_proj.weight", 1)] if has_columns else []
+    plan = wb.plan(source, [DEALT, BY_ROWS, *down], config=config)
+    made = plan.state_dict()
+    cut = wb.plan(
+        source, [*(chunked(f"m.{part}_proj.weight", 0) for part in "qkv"), BY_ROWS, *down], config=config
+    ).state_dict()
+    in_a_row = wb.plan(cut, [FUSED_IN_RANKS], config=config).state_dict()
+    assert in_a_row.keys() == made.keys()
+    assert [key for key in made if not bits(made[key]).equal(bits(in_a_row[key]))] == []
+
+    before, after = weights_of(source, config), weights_of(made, config)
+    for rank in RANKS:
+        halves = {
+            part: before[f"m.{part}_proj.weight"].chunk(len(RANKS), 1 if part == "o" else 0)[rank] for part in SHAPES
+        }
+        wanted = {"qkv": torch.cat([halves[part] for part in "qkv"]), "up": halves["up"]}
+        wanted |= {"o": halves["o"]} if has_columns else {}
+        for part, value in wanted.items():
+            assert after[f"rank{rank}.m.{part}_proj.weight"].equal(value), (rank, part)
+        own = plan.restrict(f"rank{rank}.**").state_dict()
+        assert own.keys() == {key for key in made if key.startswith(f"rank{rank}.")}
+        assert [key for key in own if not bits(own[key]).equal(bits(made[key]))] == []
+    back = plan.inverse().state_dict(made)
+    assert back.keys() == source.keys()
+    assert [key for key in source if not bits(back[key]).equal(bits(source[key]))] == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from adapter_cases import BLOCKS, CASES, ROWS, apart, equal_inputs, one
-from adapters import Tensors, changes, linear, whole_numbers, write_adapter
+from adapters import PREFIX, Tensors, changes, config_of, embedding, linear, whole_numbers, write_adapter
 from command import run
 from conftest import ROOT
 from hypothesis import given, settings, strategies as st
@@ -270,6 +270,102 @@ def test_another_dialect_alone_needs_no_rules(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, tensors[key]) for key, tensor in again.state_dict().items())
 
 
+# To and from PEFT's files
+
+STARTS = {"peft": PREFIX, "kohya": "lora_unet_", "diffusers": "unet."}
+RANKS = {"q": 2, "k": 3, "v": 2}
+
+
+def parts_of_other_ranks() -> Tensors:
+    """Factors of three modules, one of them of another rank."""
+    found: Tensors = {}
+    for at, (name, rank) in enumerate(RANKS.items()):
+        found |= linear(f"l.0.{name}", 4 + at, 5, rank, seed=at)
+    return found
+
+
+def adapter_in(dialect: str, folder: Path) -> Path:
+    """Write an adapter of three modules, each with an alpha of three times its rank, in a folder of its own."""
+    factors = parts_of_other_ranks()
+    if dialect == "peft":
+        return write_adapter(
+            folder, factors, r=2, lora_alpha=6, target_modules=["q", "k", "v"],
+            rank_pattern={"k": 3}, alpha_pattern={"k": 9},
+        )  # fmt: skip
+    folder.mkdir()
+    tensors = in_names_of(dialect, STARTS[dialect], factors)
+    for name, rank in RANKS.items():
+        module = "l_0_" if dialect == "kohya" else "l.0."
+        tensors[f"{STARTS[dialect]}{module}{name}.alpha"] = torch.tensor(3.0 * rank)
+    save_file(tensors, folder / "mine.safetensors")
+    return folder
+
+
+def changes_in(dialect: str, folder: Path, modules: list[str]) -> Tensors:
+    if dialect == "peft":
+        return changes(folder)
+    return named_changes(next(folder.glob("*.safetensors")), STARTS[dialect], modules)
+
+
+@pytest.mark.parametrize("rule", ["rename", "join rows as blocks"])
+@pytest.mark.parametrize("new", STARTS)
+@pytest.mark.parametrize("old", STARTS)
+def test_each_dialect_becomes_each_other_one(tmp_path: Path, old: str, new: str, rule: str) -> None:
+    """What is added is the same in all of them, and each goes back to the very files."""
+    adapter = adapter_in(old, tmp_path / "adapter")
+    before = changes_in(old, adapter, [f"l.0.{name}" for name in RANKS])
+    wanted = wb.plan(before, [CASES[rule].rule]).state_dict()
+    base = header_of(before)
+    wb.convert(
+        adapter, tmp_path / "new", [CASES[rule].rule], base=base, block_diagonal=True, adapter_prefix=STARTS[new]
+    )
+    assert (tmp_path / "new" / "adapter_config.json").exists() == (new == "peft")
+    found = changes_in(new, tmp_path / "new", modules_of(wanted))
+    assert found.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-14, atol=0, msg=key)
+    wb.revert(tmp_path / "new", tmp_path / "back")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "back").iterdir()} == {
+        path.name: path.read_bytes() for path in adapter.iterdir()
+    }
+
+
+def test_biases_and_magnitudes_are_said_to_peft(tmp_path: Path) -> None:
+    tensors = in_names_of("diffusers", "unet.", A)
+    tensors |= {"unet.l.0.a.lora_B.bias": torch.ones(4), "unet.l.0.a.lora_magnitude_vector": torch.ones(4)}
+    save_file(tensors, tmp_path / "mine.safetensors")
+    wb.convert(tmp_path / "mine.safetensors", tmp_path / "new", adapter_prefix=PREFIX)
+    said = config_of(tmp_path / "new")
+    assert (said["use_dora"], said["lora_bias"], said["target_modules"]) == (True, True, ["l.0.a"])
+    more = in_names_of("diffusers", "unet.", linear("l.0.b", 4, 5))
+    save_file(tensors | more, tmp_path / "some.safetensors")
+    assert codes_of(tmp_path / "some.safetensors", (), adapter_prefix=PREFIX) == {"adapter-inexact"}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config"),
+    [
+        pytest.param(embedding("l.0.a", 4, 5), {}, id="an embedding"),
+        pytest.param(linear("l.0.a", 4, 5) | {"head.weight": whole_numbers(3, 5)}, {}, id="a tensor saved whole"),
+        pytest.param(
+            linear("l.0.a", 4, 5) | {"l.0.a.lora_magnitude_vector": whole_numbers(4)}, {"use_dora": True}, id="DoRA"
+        ),
+        pytest.param(linear("l.0.a", 4, 5, 3), {"r": 3, "use_rslora": True}, id="a strength that no number says"),
+    ],
+)
+def test_what_kohya_has_no_names_for_is_refused(tmp_path: Path, tensors: Tensors, config: dict[str, Any]) -> None:
+    adapter = write_adapter(tmp_path / "adapter", tensors, target_modules=["a"], **config)
+    assert codes_of(adapter, RENAME, adapter_prefix="lora_unet_") == {"adapter-inexact"}
+
+
+def test_a_plan_from_peft_without_its_configuration_is_not_written(tmp_path: Path) -> None:
+    adapter = adapter_in("peft", tmp_path / "adapter")
+    plan = wb.plan(adapter, RENAME, adapter_prefix="lora_unet_")
+    with pytest.raises(wb.PlanError, match="does not hold the configuration"):
+        wb.Plan.from_json(plan.to_json()).write(tmp_path / "out", adapter)
+    assert [str(change) for change in plan.config_changes][:1]
+
+
 # What is said of it
 
 
@@ -458,6 +554,23 @@ def kohya(factors: Tensors, alpha: float | None = 3, **more: torch.Tensor) -> Te
             id="a beginning that it has not",
         ),
         pytest.param(
+            kohya(A),
+            RENAME,
+            {"base": weights(l__0__a__weight=(4, 5)), "adapter_prefix": ["unet."]},
+            "usage",
+            id="a beginning that is no text",
+        ),
+        pytest.param(
+            kohya(A) | in_names_of("kohya", "lora_te_", linear("l.0.b", 4, 5)),
+            RENAME,
+            {
+                "base": weights(l__0__a__weight=(4, 5), l__0__b__weight=(4, 5)),
+                "adapter_prefix": {"lora_unet_": PREFIX, "lora_te_": PREFIX},
+            },
+            "usage",
+            id="two parts that would be one",
+        ),
+        pytest.param(
             kohya(A) | in_names_of("kohya", "lora_te_", linear("l.0.b", 4, 5)),
             RENAME,
             {"base": weights(l__0__a__weight=(4, 5), l__0__b__weight=(4, 5)), "adapter_prefix": "unet."},
@@ -479,6 +592,58 @@ def test_what_cannot_be_told_or_moved_is_refused_before_anything_is_written(
 ) -> None:
     save_file({key: tensor.clone() for key, tensor in tensors.items()}, tmp_path / "mine.safetensors")
     assert codes_of(tmp_path / "mine.safetensors", rules, **options) == {code}
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        pytest.param(
+            in_names_of("diffusers", "unet.", A, 3) | in_names_of("diffusers", "unet.", linear("l.0.b", 4, 5)),
+            id="an alpha for some modules",
+        ),
+        pytest.param(
+            in_names_of("diffusers", "unet.", linear("l.0.to_q", 4, 5))
+            | {"unet.l.0.to_q_lora.down.weight": whole_numbers(2, 5)},
+            id="two names of one factor",
+        ),
+    ],
+)  # fmt: skip
+def test_names_that_say_too_little_or_too_much_are_refused(tmp_path: Path, tensors: Tensors) -> None:
+    save_file(tensors, tmp_path / "mine.safetensors")
+    assert codes_of(tmp_path / "mine.safetensors", RENAME) == {"adapter-invalid"}
+
+
+def test_two_parts_that_mean_one_module_are_refused(tmp_path: Path) -> None:
+    tensors = kohya(A) | in_names_of("kohya", "lora_transformer_", A)
+    save_file(tensors, tmp_path / "mine.safetensors")
+    assert codes_of(tmp_path / "mine.safetensors", RENAME, base=weights(l__0__a__weight=(4, 5))) == {"adapter-invalid"}
+
+
+def test_each_name_that_means_nothing_is_listed_and_the_first_ones_with_names_like_theirs(tmp_path: Path) -> None:
+    tensors: Tensors = {}
+    for number in range(20):
+        tensors |= kohya(linear(f"l.{number}.a", 4, 5))
+    save_file(tensors, tmp_path / "mine.safetensors")
+    base = wb.Header({f"m.{number}.a.weight": wb.TensorSpec("F16", (4, 5)) for number in range(20)})
+    with pytest.raises(wb.PlanError) as caught:
+        wb.plan(tmp_path / "mine.safetensors", RENAME, base=base)
+    found = [str(problem) for problem in caught.value.problems]
+    assert len(found) == 20
+    assert "nearest: m.0.a.weight" in found[0]
+    assert "nearest" not in found[-1]
+
+
+def test_a_configuration_that_lies_about_comes_back(tmp_path: Path) -> None:
+    """It says nothing of kohya's names, and makes way for the one that PEFT needs."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file(kohya(A), folder / "mine.safetensors")
+    (folder / "adapter_config.json").write_text("{}\n")
+    base = weights(l__0__a__weight=(4, 5))
+    wb.convert(folder, tmp_path / "new", base=base, adapter_prefix=PREFIX)
+    assert config_of(tmp_path / "new")["lora_alpha"] == 3
+    wb.revert(tmp_path / "new", tmp_path / "back")
+    assert (tmp_path / "back" / "adapter_config.json").read_text() == "{}\n"
 
 
 @pytest.mark.parametrize(

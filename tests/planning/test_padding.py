@@ -333,6 +333,20 @@ def test_a_model_on_meta_and_one_that_is_cast_since(tmp_path: Path) -> None:
     assert same(load_file(tmp_path / "half" / "model.safetensors"), {"embed.weight": E.bfloat16()})
 
 
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_model_that_is_cast_since_gets_back_what_was_cut_off_in_its_dtype(rows: int, tmp_path: Path) -> None:
+    rules = [rule("weight", "weight", wb.Trim(1, size=1, multiple_of=2, value=3))]
+    model, again = torch.nn.Module(), torch.nn.Module()
+    for each in (model, again):
+        each.weight = torch.nn.Parameter(torch.zeros(rows, 1))
+    wb.load(model, {"weight": torch.full((rows, 2), 3.0).half()}, rules)
+    model.double()
+    wb.save(model, tmp_path / "out")
+    assert same(load_file(tmp_path / "out" / "model.safetensors"), {"weight": torch.full((rows, 2), 3.0).double()})
+    wb.load(again, tmp_path / "out", rules)
+    assert torch.equal(again.weight, model.weight)
+
+
 def test_a_model_stays_as_it_was() -> None:
     model = embedding(11)
     before = model["embed"].weight.detach().clone()

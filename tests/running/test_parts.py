@@ -470,6 +470,12 @@ def test_torch_file_is_refused(source: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_distributed_checkpoint_is_refused(source: Path, tmp_path: Path) -> None:
+    problem = refused(convert, source, tmp_path / "out", part=(0, 2), to="dcp")
+    assert (problem.code, problem.what) == ("usage", "a distributed checkpoint cannot be written in parts")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_tensors_in_memory_are_refused(tmp_path: Path) -> None:
     assert refused(wb.convert, {"a": torch.ones(3)}, tmp_path / "out", part=(0, 2)).code == "usage"
     assert refused(wb.save, torch.nn.Linear(2, 3), tmp_path / "out", (), part=(0, 2)).code == "usage"

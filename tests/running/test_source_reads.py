@@ -6,6 +6,7 @@ import ctypes
 import json
 import mmap
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -17,13 +18,16 @@ from textwrap import dedent
 import pytest
 import torch
 from conftest import ROOT
+from counting import Counting
+from drawn_parts import deal_all
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.algebra.copies import Copy, Loop
 from weighbridge.algebra.sections import close_gaps
-from weighbridge.running import execute, strided
+from weighbridge.running import execute, gather, strided
+from weighbridge.running.predicting.predicted_reads import predict_reads
 from weighbridge.storage.places import direct
 from weighbridge.storage.places.direct import fill_direct, scatter_direct, set_direct
 from weighbridge.storage.places.scatter import Span
@@ -333,3 +337,59 @@ def test_forked_processes_read_past_the_cache_each_for_itself(tmp_path: Path) ->
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert direct._bounce() is first
     assert first[:4] == b"mine"
+
+
+# What is read is known before
+
+
+MOVES = wb.Mapping(
+    [
+        wb.WeightConverter("turned", "turned", [wb.Transpose(0, 1)]),
+        wb.WeightConverter("wide", [f"wide{k}" for k in range(20)], [wb.Chunk(dim=1)]),
+        wb.WeightConverter(["up", "down"], "both", [wb.Concatenate(1), wb.Transpose(0, 1)]),
+        wb.WeightConverter("rounded", "rounded", [wb.Cast("BF16"), wb.Cast("F32")]),
+        wb.WeightConverter("experts.*.w", "experts", [wb.MergeModulelist(0), wb.Transpose(1, 2)]),
+    ],
+    name="moves",
+)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_as_much_is_read_as_was_predicted(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of whole plans and of plans that are cut, in sections of any size."""
+    chance = random.Random(seed)
+    path = tmp_path_factory.mktemp("reads") / "model.safetensors"
+    tensors = {name: torch.rand(40, 60) for name in ("turned", "wide", "up", "down", "rounded", "plain")}
+    save_file(tensors | {f"experts.{k}.w": torch.rand(8, 12) for k in range(5)}, path)
+    plan = wb.plan(path, MOVES)
+    (mine, *_) = deal_all({key: spec.shape for key, spec in plan.target.items()}, 3, chance)
+    section_bytes = chance.choice((800, 5000, 2**20))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (execute, gather, strided):
+            patch.setattr(module, "SECTION_BYTES", section_bytes)
+        patch.setattr(execute, "FAR_BYTES", chance.choice((16, 300, 2**14)))
+        for made in (plan, plan.cut(mine)):
+            counting = Counting(wb.open(path))
+            made.state_dict(counting, copy=True)
+            assert counting.count == predict_reads(made)
+    assert predict_reads(plan) >= sum(tensor.nbytes for tensor in tensors.values())
+
+
+def test_rows_are_read_as_they_are_and_no_more(tmp_path: Path) -> None:
+    """What FSDP2 and expert parallelism need lies in one piece."""
+    experts = {f"experts.{k}.{name}": torch.rand(8, 12) for k in range(4) for name in ("gate", "up")}
+    save_file(experts | {"norm": torch.rand(6)}, tmp_path / "model.safetensors")
+    operations = [wb.MergeModulelist(0), wb.Concatenate(1)]
+    rules = wb.WeightConverter(["experts.*.gate", "experts.*.up"], "experts", operations)
+    plan = wb.plan(tmp_path / "model.safetensors", [rules])
+    rows = {"experts": wb.Part((4, 16, 12), (((2, 4),), ((0, 16),), ((0, 12),))), "norm": wb.Part((6,), (((0, 3),),))}
+    cut = plan.cut(rows)
+    counting = Counting(wb.open(tmp_path / "model.safetensors"))
+    made = cut.state_dict(counting, copy=True)
+    assert counting.count == predict_reads(cut) == sum(tensor.nbytes for tensor in made.values())
+    assert "reads 1.000 times that" in str(cut)
+    mapping = Counting(wb.open(tmp_path / "model.safetensors"))
+    again = cut.state_dict(mapping)
+    assert again["norm"].equal(made["norm"])
+    assert mapping.count == made["experts"].nbytes  # rows of a tensor that moves as it is are mapped

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from any_dtypes import every_dtype
+from bounded import run_bounded
 from command import run
 from dcp_directories import cuts, item_of, part_of, write_dcp
 from hypothesis import given, settings, strategies as st
@@ -134,6 +136,16 @@ def test_the_command_reads_it(saved: Path, tmp_path: Path) -> None:
     assert run(tmp_path, "verify", str(saved), str(saved / ".metadata")).status == 0
     assert run(tmp_path, "convert", str(saved), "out").status == 0
     assert wb.verify(tmp_path / "out", WHOLE)
+
+
+def test_every_dtype_is_read(tmp_path: Path) -> None:
+    tensors = every_dtype()
+    boxes = {
+        key: [((0, 0), (1, t.shape[1])), ((1, 0), (2, t.shape[1]))]
+        for key, t in tensors.items()
+        if t.dim() == 2 and len(t) == 3
+    }
+    assert wb.verify(write_dcp(tmp_path, tensors, boxes), tensors)
 
 
 # Any chunks
@@ -350,6 +362,21 @@ def test_a_changed_byte_is_refused_or_does_no_harm(
     except wb.WeighbridgeError:
         return
     assert [(len(tensor.shape), tensor.dtype) for tensor in found.values()] == [(2, torch.float32)]
+
+
+def test_very_many_chunks_that_lie_across_each_other_take_a_moment() -> None:
+    body = """
+from weighbridge.storage.sharded.boxes import Box, find_fault
+side = 10**6
+fault = find_fault((side, side), [Box((i, i), (10**5, 10**5)) for i in range(100_000)])
+strips = [Box((r * 100, c), (100, 1)) for r in range(300) for c in range(50)]
+strips += [Box((r * 60, 50 + c), (60, 1)) for r in range(500) for c in range(50)]
+stairs = [box for i in range(1, 5000) for box in (Box((0, i), (side - i, 1)), Box((side - i, i), (i, 1)))]
+stairs.append(Box((0, 0), (side, 1)))
+return [fault.what, find_fault((30_000, 100), strips), find_fault((side, 5000), stairs).what]
+"""
+    told_apart = ["no chunk holds this", None]
+    assert run_bounded(body).value == [*told_apart, "more chunks lie across each other than can be told apart"]
 
 
 @pytest.mark.parametrize(

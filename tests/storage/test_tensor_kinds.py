@@ -122,7 +122,7 @@ def test_b1_what_has_no_dense_memory_is_refused_by_name(name: str) -> None:
     assert code_of(lambda: bytes_of(tensor)) == code_of(lambda: row_major(tensor)) == "tensor-unsupported"
 
 
-@pytest.mark.parametrize("name", ["DTensor", "meta DTensor", "TwoTensor", "fake", "jagged", "quantised"])
+@pytest.mark.parametrize("name", ["TwoTensor", "fake", "jagged", "quantised"])
 def test_b1_strange_buffer_of_a_model_is_refused_by_its_key(name: str) -> None:
     model = torch.nn.Linear(3, 2)
     model.register_buffer("strange", STRANGE[name][0]())
@@ -151,8 +151,8 @@ def test_b1_lazy_module_is_refused_until_it_has_run() -> None:
     assert model.weight.equal(numbers(2, 3))
 
 
-def test_b1_fsdp2_model_is_refused_everywhere(tmp_path: Path) -> None:
-    """In the process itself: where an address was taken before, this ended it."""
+def test_b1_fsdp2_model_is_refused_wherever_it_would_be_read(tmp_path: Path) -> None:
+    """In the process itself: where an address was taken before, this ended it. To load it is another matter."""
     model = sharded_model()
     assert isinstance(model[0].weight, DTensor)
     plan = wb.plan(numbers_by_key(), [])
@@ -164,10 +164,6 @@ def test_b1_fsdp2_model_is_refused_everywhere(tmp_path: Path) -> None:
         "verify with a file": lambda: wb.verify(tmp_path / "source", model),
         "plan": lambda: wb.plan(model.state_dict(), []),
         "plan it": lambda: wb.plan(model, []),
-        "target": lambda: wb.plan(numbers_by_key(), [], target=model),
-        "load": lambda: wb.load(model, numbers_by_key(), []),
-        "load a file": lambda: wb.load(model, tmp_path / "source", []),
-        "load into": lambda: plan.load_into(model),
         "back": lambda: plan.inverse().state_dict(model),
         "save": lambda: wb.save(model, tmp_path / "out", []),
         "diff": lambda: wb.diff(numbers_by_key(), model),
@@ -181,9 +177,10 @@ def test_b1_fsdp2_model_is_refused_everywhere(tmp_path: Path) -> None:
 
 def test_a10_meta_fsdp2_model_keeps_its_dtensors() -> None:
     model = sharded_model("meta")
-    assert code_of(lambda: wb.load(model, numbers_by_key(), [])) == "tensor-unsupported"
+    wb.load(model, numbers_by_key(), [])
     assert isinstance(model[0].weight, DTensor)
-    assert model[0].weight.is_meta
+    assert isinstance(model[0].weight, torch.nn.Parameter)
+    assert model[0].weight.full_tensor().equal(numbers(2, 3))
 
 
 def test_b1_hint_for_a_dtensor_can_be_followed() -> None:

@@ -59,6 +59,7 @@ from bench.report import COLUMNS, heading, machine, plain_table, results_json, t
 from bench.rounds import Bench, Side, memory, take_turns
 from bench.rows import DEFAULT_ROWS, OPT_IN, ROWS, double, measure_cut, measure_import, measure_plan
 from bench.rows_devices import BOUND, OURS, measure_cuda
+from bench.rows_distributed import IN, OUT, THEIR_IN, THEIR_OUT, measure_dcp_in, measure_dcp_out
 from bench.rows_files import (
     PARTS_RATIO,
     measure_convert,
@@ -610,6 +611,15 @@ def test_revert_row_gives_the_files_back(bench: Bench) -> None:
     figures = measure_revert(bench, rounds=1)
     assert names_of(figures) == {"cp -r of the fused", "cp -r, then sync", "wb.revert"}
     assert left(bench) == ["fused", "moe"]
+
+
+def test_rows_of_distributed_checkpoints_compare_what_torch_reads_and_writes(bench: Bench) -> None:
+    figures = measure_dcp_in(bench, rounds=1)
+    assert names_of(figures) == {"cp -r of the distributed one", IN, THEIR_IN}
+    assert wb.open(bench.work / "dcp").header.specs == moe(TINY_MOE).specs
+    figures = measure_dcp_out(bench, rounds=1)
+    assert names_of(figures) == {"cp -r", OUT, THEIR_OUT}
+    assert left(bench) == ["dcp", "moe"]
 
 
 def test_save_row_writes_the_same_bytes_on_every_side(bench: Bench) -> None:

@@ -71,6 +71,35 @@ def test_case_loads_computes_and_comes_back(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", case_names())
+def test_case_is_what_its_parts_are_together(name: str) -> None:
+    """Rows of three processes, as FSDP2 deals them out, and columns of two: each runs its cut of the plan alone."""
+    case = Case.named(name)
+    if not case.has_place:
+        return
+    plan = wb.plan(case.path, case.mapping(), target=case.target(), config=case.config)
+    for processes, axis in ((3, 0), (2, -1)):
+        held = [plan.cut(chunks(plan.target, processes, place, axis)).state_dict() for place in range(processes)]
+        whole = {
+            key: torch.cat([made[key] for made in held], axis) if spec.shape else held[0][key]
+            for key, spec in plan.target.items()
+        }
+        assert not wrong_values(case, whole)
+
+
+def chunks(target: wb.Header, processes: int, place: int, axis: int) -> dict[str, wb.Part]:
+    """Return one process's chunk of each tensor along an axis, as `torch.chunk` cuts it; nothing is cut of a number."""
+    found = {}
+    for key, spec in target.items():
+        axes = [((0, size),) if size else () for size in spec.shape]
+        if axes:
+            step = -(-spec.shape[axis] // processes)
+            start, stop = (min(step * at, spec.shape[axis]) for at in (place, place + 1))
+            axes[axis] = ((start, stop),) if start < stop else ()
+        found[key] = wb.Part(spec.shape, tuple(axes))
+    return found
+
+
+@pytest.mark.parametrize("name", case_names())
 def test_case_resolves_alike_from_its_configuration(name: str) -> None:
     """A configuration alone gives the rules that the model's own tree gives, in the same order."""
     case = Case.named(name)

@@ -50,6 +50,13 @@ def test_a_mapping_gives_what_its_rules_say(seed):
 
 @many
 @given(seeds)
+def test_a_process_makes_its_parts_of_what_the_rules_say(seed):
+    """Law 8a for every operation, against what knows nothing of layouts."""
+    hold("cut", seed)
+
+
+@many
+@given(seeds)
 def test_dtypes_by_pattern_are_what_torch_casts_to(seed):
     hold("dtypes", seed)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from weighbridge.api.bound_plan import Plan
     from weighbridge.api.configurations import config_for, config_of
     from weighbridge.api.functions import convert, plan, plan_revert, register, resolve, revert
-    from weighbridge.api.live_models import load, loaded_plan, save
+    from weighbridge.api.live_models import load, loaded_plan, parts, save
     from weighbridge.api.opened_places import open
     from weighbridge.api.studying import detect, diff, infer, verify
 
@@ -27,6 +27,7 @@ __all__ = [
     "load",
     "loaded_plan",
     "open",
+    "parts",
     "plan",
     "plan_revert",
     "register",
@@ -40,7 +41,7 @@ _PLACES = {
     "bound_plan": "Plan",
     "configurations": "config_for config_of",
     "functions": "convert plan plan_revert register resolve revert",
-    "live_models": "load loaded_plan save",
+    "live_models": "load loaded_plan parts save",
     "opened_places": "open",
     "studying": "detect diff infer verify",
 }

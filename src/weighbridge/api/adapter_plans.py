@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import config_for
 from weighbridge.api.joined_files import open_source
-from weighbridge.api.named_adapters import Names, follow_metadata, hold_names, naming_of, read_names, refuse_prefix
+from weighbridge.api.named_adapters import Names, follow_metadata, hold_names, naming_of, read_names, say_strengths
 from weighbridge.api.settings import refuse_unasked
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.lora.adapter_names import AS_ADAPTER, PREFIX
+from weighbridge.mappings.lora.named_dialects import PEFT
 from weighbridge.mappings.lora.peft_configs import CONFIG_NAME, Modules, PeftConfig
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning import plan as planned
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.factors.adapter_steps import Moved, move_adapter
 from weighbridge.planning.factors.adapter_tensors import Held, hold, invalid
+from weighbridge.planning.factors.naming import Naming
 from weighbridge.planning.factors.rectangles import IN
 from weighbridge.planning.plan_options import Options, read_options
 from weighbridge.storage.places.regular_files import read_small_file
@@ -46,8 +48,8 @@ class AdapterOptions:
         lora_B_layout: How the columns of B lie for fused experts, where the configuration does not say it:
             ``"rank_major"`` as of PEFT, ``"grouped_by_expert"`` as of earlier versions of Unsloth.
         adapter_prefix: What the names of a new adapter begin with, where they are to be in another dialect, or of
-            another part of a pipeline: such as ``"transformer."`` of diffusers, or ``"lora_unet_"`` of kohya. For an
-            adapter of several parts a dict, with what each begins with now.
+            another part of a pipeline: such as ``"transformer."`` of diffusers, ``"lora_unet_"`` of kohya, or
+            ``"base_model.model."`` of PEFT. For an adapter of several parts a dict, with what each begins with now.
     """
 
     base: Any = None
@@ -68,15 +70,18 @@ class Adapter(NamedTuple):
 
     Args:
         source: Its tensors.
-        text: The text of PEFT's configuration.
-        config: What that says.
-        names: How its tensors are called, where that is not as PEFT does it; then there is no configuration beside it.
+        names: How they are called, and what configurations say of them.
+        text: The text of PEFT's configuration beside them; empty where there is none.
     """
 
     source: Checkpoint
+    names: Names
     text: str
-    config: PeftConfig
-    names: Names | None = None
+
+    @property
+    def config(self) -> PeftConfig:
+        """What PEFT's configuration says."""
+        return self.names.configs.get(PREFIX) or PeftConfig({})
 
 
 def read_adapter(source: Checkpoint, mapping: Mapping, given: AdapterOptions, target: Any) -> Adapter | None:
@@ -94,21 +99,26 @@ def read_adapter(source: Checkpoint, mapping: Mapping, given: AdapterOptions, ta
     is_asked = bool(mapping.transforms) or given.adapter_prefix is not None
     is_meant = target is None and is_asked and not any("lora_" in text for text in patterns)
     if is_meant and place is not None and any(key.startswith(PREFIX) for key in source.header):
-        refuse_prefix(given.adapter_prefix)
-        return _read_peft(source, place)
+        text = _text_of(place)
+        return Adapter(source, Names(PEFT, {PREFIX: _read_config(text, place)}), text)
     names = read_names(source) if is_meant else None
     if names is not None:
-        return Adapter(source, "", PeftConfig({}), names)
+        return Adapter(source, names, _text_of(place) if place is not None else "")
     if given != AdapterOptions():
         options = ", ".join(AdapterOptions.__dataclass_fields__)
         raise PlanError("usage", "these options are for an adapter that its model's mapping moves", got=options)
     return None
 
 
-def _read_peft(source: Checkpoint, place: Path) -> Adapter:
-    raw, _ = read_small_file(place, is_resolved=True)
+def _text_of(place: Path) -> str:
     try:
-        text = raw.decode("utf-8")
+        return read_small_file(place, is_resolved=True)[0].decode("utf-8")
+    except ValueError as problem:
+        raise invalid("the configuration of an adapter cannot be read", str(place), str(problem)) from None
+
+
+def _read_config(text: str, place: Path) -> PeftConfig:
+    try:
         form = json.loads(text)
     except (ValueError, RecursionError) as problem:
         raise invalid("the configuration of an adapter cannot be read", str(place), str(problem)) from None
@@ -117,7 +127,7 @@ def _read_peft(source: Checkpoint, place: Path) -> Adapter:
     config = PeftConfig(form)
     config.check()
     config.refuse_variants()
-    return Adapter(source, text, config)
+    return config
 
 
 def plan_adapter(
@@ -140,32 +150,31 @@ def plan_adapter(
     base = open_source(given.base) if given.base is not None else None
     config = config_for(options.get("config"), source if base is None else base, None, place)
     known = base.header if base is not None else None
-    if names is None:
-        held, naming = hold(source.header, adapter.config, known, given.lora_B_layout), None
-    else:
-        held = hold_names(source, names, known)
-        naming = naming_of(names, held, given.adapter_prefix)
+    is_peft = names.dialect is PEFT
+    held = (
+        hold(source.header, adapter.config, known, given.lora_B_layout) if is_peft else hold_names(source, names, known)
+    )
+    naming = naming_of(names, held, given.adapter_prefix)
     rules = bind_offsets(mapping, config)
     weights = compile_plan(_weights(held, known), rules, options=Options(config=config))
     refuse_unasked(config)
     is_turned = adapter.config.is_turned
     moved = move_adapter(weights, held, naming, is_turned=is_turned, is_blockwise=given.block_diagonal)
-    metadata, said = dict(source.header.metadata), tuple[str, ...]()
-    if names is not None and naming is not None:
-        metadata, said = follow_metadata(metadata, names, held, naming, moved)
+    said = say_strengths(names, held, naming, moved) if naming is not None else {}
+    metadata, notes = follow_metadata(source.header.metadata, names, naming, said)
     made = planned.Plan(
         weights.mapping,
         tuple(moved.steps),
-        reading=weights.reading + AS_ADAPTER + (f" in the names of {names.dialect.name}" if names is not None else ""),
+        reading=weights.reading + AS_ADAPTER + ("" if is_peft else f" in the names of {names.dialect.name}"),
         metadata=metadata,
-        notes=(*weights.notes, *_said(moved), *said),
+        notes=(*weights.notes, *_said(moved), *notes),
         source_files=source.files,
         is_back=False,
     )
     made.check()
     bound = Plan.bind(made, source)
     bound.binding.config = config
-    bound.binding.changes = (_follow(adapter, held, moved),) if names is None else ()
+    bound.binding.changes = _changes(adapter, held, moved) if naming is None else _new_files(adapter, naming, said)
     bound.binding.weights = held.weights()
     return bound
 
@@ -194,14 +203,22 @@ def _weights(held: Held, base: Header | None) -> Header:
     return Header(specs | {key: spec for key, (_, spec) in held.whole.items()})
 
 
-def _follow(adapter: Adapter, held: Held, moved: Moved) -> FileChange:
+def _changes(adapter: Adapter, held: Held, moved: Moved) -> tuple[FileChange]:
     """Return the change of the configuration; one that says the right thing already stays byte for byte."""
     from weighbridge.running.changed_files import FileChange
 
     before = Modules(held.strengths(parameters=False), held.strengths(parameters=True))
     form = adapter.config.follow(before, Modules(moved.linear, moved.parameters), moved.whole)
     text = adapter.text if form == adapter.config.form else json.dumps(form, indent=2, ensure_ascii=False)
-    return FileChange(CONFIG_NAME, adapter.text, text)
+    return (FileChange(CONFIG_NAME, adapter.text, text),)
+
+
+def _new_files(adapter: Adapter, naming: Naming, said: MappingOf[str, Any]) -> tuple[FileChange, ...]:
+    """Return the change of PEFT's configuration where only the old adapter has one, or only the new one."""
+    from weighbridge.running.changed_files import FileChange
+
+    after = json.dumps({"peft_type": "LORA"} | said[PREFIX], indent=2) if naming.dialect is PEFT else ""
+    return (FileChange(CONFIG_NAME, adapter.text, after),) if PEFT in (naming.dialect, adapter.names.dialect) else ()
 
 
 def undo_changes(directory: Path, recorded: Iterable[RecordedChange]) -> tuple[tuple[FileChange, ...], tuple[str, ...]]:

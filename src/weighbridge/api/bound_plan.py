@@ -16,9 +16,6 @@ from weighbridge.api.dequantised import computed_source
 from weighbridge.api.joined_files import open_source
 from weighbridge.api.renamed_configs import changed_files, check_writable
 from weighbridge.base.errors import PlanError
-from weighbridge.base.file_names import names_torch_file
-from weighbridge.base.forms.named_options import read_named
-from weighbridge.mappings.lora.named_dialects import weights_stem
 from weighbridge.planning import plan as planned
 from weighbridge.planning.config_names.changes import ConfigChange, changes_between
 from weighbridge.planning.portions.cutting import Parts, check_makes_whole, cut, recut
@@ -67,8 +64,7 @@ class Plan(planned.Plan):
     Two plans are equal if they say the same, whatever they are bound to. A plan that `weighbridge.plan` made is bound
     to the checkpoint that it was made on; each method that runs it takes another `source`, which must hold the same.
 
-    Its fields are those of the value: `mapping`, `steps`, `dropped`, `initialised`, `tied_sources`, `tied_targets`,
-    `reading`, `metadata`, `notes`, `source_files`, `target_files`, `portion`.
+    Its fields are those of the value, such as `mapping`, `steps`, `dropped`, `initialised`, `notes`, and `portion`.
     """
 
     binding: Binding = field(default_factory=Binding, init=False, compare=False)
@@ -95,10 +91,11 @@ class Plan(planned.Plan):
     def report(self) -> Report:
         """Fates, bytes, peak memory and reversibility, to print."""
         from weighbridge.reporting.report import Report
+        from weighbridge.running.predicting.predicted_reads import predict_portion
 
         source = self.binding.source
         remarks = tuple(getattr(source, "notes", ())) if hasattr(source, "header") else ()
-        return Report(self, remarks, self.config_changes)
+        return Report(self, remarks, self.config_changes, predict_portion(self))
 
     @property
     def config_changes(self) -> tuple[ConfigChange, ...]:
@@ -291,16 +288,17 @@ class Plan(planned.Plan):
 
         check_makes_whole(self)
         source, config = self.checkpoint(source), self.binding.config
-        load_into(self, model, source, copy=copy, device=device, progress=progress, config=config)
+        ran = load_into(self, model, source, copy=copy, device=device, progress=progress, config=config)
         self.binding.produced = weakref.ref(model)
-        return self.report
+        return self.report if ran is self else self._bound_alike(ran).report
 
     def write(
         self, destination: str | Path, source: Any = None, *, beside: Sequence[Extra] = (), **options: Any
     ) -> Path:
         """Write the targets as safetensors files into a new directory, or as one torch file, by the destination's name.
 
-        See `directory_writing.write` and `torch_writing.write_torch_file`.
+        ``to="dcp"`` makes the directory one of torch.distributed.checkpoint. See `directory_writing.write`,
+        `torch_writing.write_torch_file` and `dcp_writing.write_dcp`.
 
         Args:
             destination: Directory to make, which must not exist, or be empty; or a torch file to make, whose name ends
@@ -308,7 +306,7 @@ class Plan(planned.Plan):
             source: As for `stream`.
             beside: Files to put beside the weights, each in the place of one that would be carried under its name.
             options: See `weighbridge.running.to_files.file_decisions.WriteOptions`: `name`, `max_shard_size`,
-                `memory_budget`, `digests`, `resume`, `sync`, `link`, `part`, `progress`.
+                `memory_budget`, `digests`, `resume`, `sync`, `link`, `to`, `under`, `part`, `progress`.
 
         Returns:
             The directory, or the file. With `part`, it is there when all parts are done.
@@ -319,23 +317,14 @@ class Plan(planned.Plan):
             DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
                 `destination-unfinished`, `resume-mismatch`, `ranks-disagree`, `write-failed`; `usage`.
         """
-        from weighbridge.running.to_files.directory_writing import write
-        from weighbridge.running.to_files.file_decisions import WriteOptions
-        from weighbridge.running.to_files.torch_writing import write_torch_file
+        from weighbridge.running.to_files.kinds_of_files import read_write_options, write_plan
 
         check_writable(self, self.binding.changes)
-        is_torch = names_torch_file(destination)
-        if self.is_of_adapter and self.target_files is None and options.get("name") is None and not is_torch:
-            options |= {"name": weights_stem(self.target), "max_shard_size": None}
-        chosen = read_named(WriteOptions, options)
+        chosen = read_write_options(self, destination, options)
         checkpoint = self.checkpoint(source)
         origin = None if checkpoint.extras else self._origin()
         changes = changed_files(self, self.binding.changes, checkpoint, origin)
-        if is_torch:
-            needed = (*beside, *(change.extra for change in changes if self.is_of_adapter or self.refined))
-            made = write_torch_file(self, checkpoint, destination, chosen, origin, needed)
-        else:
-            made = write(self, checkpoint, destination, chosen, origin, beside, changes)
+        made = write_plan(self, checkpoint, destination, chosen, origin, beside, changes)
         self.binding.produced = lambda: made
         return made
 

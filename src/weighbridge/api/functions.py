@@ -17,12 +17,14 @@ from weighbridge.api.adapter_plans import (
     undo_changes,
 )
 from weighbridge.api.bound_plan import Plan
-from weighbridge.api.configurations import config_for, with_states_of
+from weighbridge.api.configurations import config_for, notes_on, with_states_of
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
 from weighbridge.api.dequantised import read_codes, say_computed
 from weighbridge.api.opened_places import Place, open
 from weighbridge.api.renamed_configs import follow_names
 from weighbridge.api.settings import refuse_unasked
+from weighbridge.api.states.optimizer_states import find_training
+from weighbridge.api.states.state_plans import plan_training, weights_of
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
@@ -37,8 +39,9 @@ from weighbridge.models.model_sources import is_model
 from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.planning.casts.dtype_policies import read_policy
 from weighbridge.planning.compiling import compile_plan
+from weighbridge.planning.grouped.weights import Saying
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan as CompiledPlan
-from weighbridge.planning.plan_options import read_options
+from weighbridge.planning.plan_options import Options, read_options
 from weighbridge.storage.joined import JoinedCheckpoint
 
 if TYPE_CHECKING:
@@ -127,20 +130,34 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
         options["layout"] = "as is"
     if computed:
         options["carry"] = (*exception_rules(Carry, options.get("carry", ())), *computed)
-    named = look_through(found, source.header, wanted)
-    compiled = compile_by_receipt(
-        lambda rules, chosen: compile_plan(
-            source.header, rules, wanted, files=source.files, options=chosen, saying=saying
-        ),
-        named,
-        source,
-        read_options(options),
-    )
+    training = find_training(source.header) if wanted is None and found.transforms else None
+    compiling = _compiling(source, found, wanted, saying, read_options(options))
+    compiled = compiling(source.header) if training is None else plan_training(training, compiling)
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
     refuse_unasked(options["config"], asked)
-    said = (*(source.notes if is_model(checkpoint) else ()), *notes, *of_codes)
-    return _bind(replace(compiled, notes=(*compiled.notes, *said)), source, options, target)
+    said = (*(source.notes if is_model(checkpoint) else ()), *notes_on(options["config"]), *notes, *of_codes)
+    made = _bind(replace(compiled, notes=(*compiled.notes, *said)), source, options, target)
+    made.binding.weights = weights_of(training) if training is not None else None
+    return made
+
+
+def _compiling(
+    source: Checkpoint, mapping: Mapping, wanted: Header | None, saying: Saying | None, options: Options
+) -> Callable[[Header], CompiledPlan]:
+    """Return what compiles a mapping against a header: that of the source, or of the weights in it."""
+
+    def compiled(header: Header) -> CompiledPlan:
+        return compile_by_receipt(
+            lambda rules, chosen: compile_plan(
+                header, rules, wanted, files=source.files, options=chosen, saying=saying
+            ),
+            look_through(mapping, header, wanted),
+            source,
+            options,
+        )
+
+    return compiled
 
 
 def _bind(compiled: CompiledPlan, source: Checkpoint, options: dict[str, Any], target: Place) -> Plan:
@@ -229,6 +246,8 @@ def convert(
     resume: bool = False,
     sync: bool = True,
     link: str = "never",
+    to: str = "safetensors",
+    under: str = "",
     direct: bool = False,
     part: tuple[int, int] | str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -255,6 +274,8 @@ def convert(
         sync: Wait until the disk holds everything before the directory appears; see `Plan.write`.
         link: ``"share"`` or ``"hard"`` to have new files share blocks with the source's, or be the same where nothing
             in them changes; see `weighbridge.running.to_files.file_decisions.WriteOptions`.
+        to: ``"dcp"`` to make the directory one of torch.distributed.checkpoint, which any number of ranks can load.
+        under: For such a directory, the dict that the tensors are to be in, such as ``"model"``.
         direct: Read the source past the page cache; see `open`. The new files are written through it.
         part: Write one part of the output, as one of several processes that share it: number and count, such as
             ``(3, 16)`` with numbers from 0, or ``"auto"`` for what torchrun, Slurm or MPI say. Each is given the same
@@ -273,8 +294,7 @@ def convert(
     """
     refuse_swapped(source, destination, mapping)
     found = find_mapping(() if mapping is None else mapping)
-    if reverse:
-        found = as_mapping(found).inverse()
+    found = as_mapping(found).inverse() if reverse else found
     opened = open(source, direct=True, config=options.get("config")) if direct else source
     made = plan(opened, found, target, **options)
     made = made if only is None else made.restrict(only)
@@ -287,6 +307,8 @@ def convert(
         resume=resume,
         sync=sync,
         link=link,
+        to=to,
+        under=under,
         part=part,
         progress=progress,
     )
@@ -305,7 +327,7 @@ def revert(
         destination: Directory to make.
         lossy: Go back without what a rule dropped, and with rounded values where a cast was narrow.
         direct: Read the source past the page cache; see `open`.
-        options: As for `Plan.write`: `memory_budget`, `resume`, `sync`, `link`, `part`, `progress`.
+        options: As for `Plan.write`: `memory_budget`, `resume`, `sync`, `link`, `to`, `under`, `part`, `progress`.
 
     Returns:
         The directory.

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from weighbridge.algebra.held_parts import Part
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import read_given
 from weighbridge.api.functions import plan
@@ -19,6 +20,7 @@ from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import as_mapping
+from weighbridge.models.model_sources import is_model
 from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan_options import MODES, Options
@@ -46,6 +48,8 @@ def load(
 ) -> Report:
     """Load a checkpoint into a model.
 
+    Where the model is spread over processes, each of them calls this, and fills what it holds; see `docs/ranks.md`.
+
     The model takes the dtypes of the checkpoint, not the other way round: give ``dtype="target"`` to cast to the
     model's own. Where they differ, the report has a note, and a model that has values logs a warning.
 
@@ -65,11 +69,23 @@ def load(
         The report of what was done.
 
     Raises:
-        PlanError, RegistryError, CheckpointError: As `plan`; the model is unchanged then.
+        PlanError, RegistryError, CheckpointError: As `plan`, and `parts-unclear`; the model is unchanged then.
+        WeighbridgeError: `usage` for what is no model.
     """
+    refuse_no_model(model, "load(model, place, mapping)")
     source = open(place, direct=True, config=options.get("config")) if direct else place
     made = plan(source, _mapping_for(unwrap(model), mapping), target=model, **options)
     return made.load_into(model, copy=copy, device=device, progress=progress)
+
+
+def refuse_no_model(model: object, expected: str) -> None:
+    """Refuse what stands in the place of a model, and is none.
+
+    Raises:
+        WeighbridgeError: `usage`.
+    """
+    if not is_model(model):
+        raise WeighbridgeError("usage", "the model comes first", expected=expected, got=f"a {type(model).__name__}")
 
 
 def _mapping_for(model: torch.nn.Module, mapping: AnyMapping | None) -> AnyMapping:
@@ -78,6 +94,33 @@ def _mapping_for(model: torch.nn.Module, mapping: AnyMapping | None) -> AnyMappi
     found = resolve_model(model, required=True)
     _LOG.debug("resolved the mapping of a %s: %d transforms", type(model).__name__, len(found.transforms))
     return found
+
+
+def parts(model: torch.nn.Module) -> dict[str, Part]:
+    """Say which part of each of a model's tensors this process holds.
+
+    It is told from what each `DTensor` says of itself, on the meta device as well, and held against the shape of what
+    lies here; no other process is asked. FSDP2, tensor parallelism, experts that are dealt out, and meshes of several
+    axes are understood. Parts are plain data: `Part.to_dict` writes them as JSON, and `Plan.cut` takes them.
+
+    Args:
+        model: The model, with or without wrappers.
+
+    Returns:
+        A part for each tensor that a load fills; the whole of those that are not spread.
+
+    Raises:
+        PlanError: `parts-unclear` for tensors whose placements do not say which part is held.
+        CheckpointError, RegistryError: As for `load`.
+
+    Examples:
+        >>> import torch
+        >>> parts(torch.nn.Linear(3, 2))["weight"].is_whole
+        True
+    """
+    from weighbridge.models.holdings import take_stock
+
+    return take_stock(model).parts()
 
 
 def loaded_plan(model: torch.nn.Module) -> Plan | None:
@@ -139,10 +182,12 @@ def save(
             numbers beside their scales.
         RegistryError: `mapping-not-found`, `integration-unsupported`.
         DestinationError: As `Plan.write`.
-        WeighbridgeError: `usage` for an option that is none, or that has no part in a recorded way back.
+        WeighbridgeError: `usage` for what is no model, for an option that is none, or that has no part in a recorded
+            way back.
     """
     from weighbridge.models.module_saving import refuse_lost_codes
 
+    refuse_no_model(model, "save(model, out, mapping)")
     refuse_lost_codes(model)
     planning, writing = split_options(options)
     back = plan_recorded(model, planning, lossy=lossy) if takes_record(model, mapping, layout) else None

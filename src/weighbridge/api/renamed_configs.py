@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from weighbridge.api.configurations import read_extra
 from weighbridge.api.refined_files import with_blocks
 from weighbridge.base.errors import PlanError, WeighbridgeError
-from weighbridge.mappings.lora.named_dialects import find_dialect
+from weighbridge.mappings.lora.named_dialects import names_peft
 from weighbridge.mappings.schemes.said import BESIDE, CONFIG
 from weighbridge.planning.config_names.moved_modules import moved_modules
 from weighbridge.planning.config_names.named_places import follow_config, read_config
@@ -62,7 +62,7 @@ def check_writable(plan: Plan, changes: Sequence[FileChange] | None) -> None:
     if plan.portion is not None:
         what = "this plan is cut to parts of its tensors, and a file of these would pass for one of the whole tensors"
         raise PlanError("usage", what, hint="write the whole plan; take the parts as tensors: plan.state_dict()")
-    if plan.is_of_adapter and not changes and find_dialect(plan.target) is None:
+    if plan.is_of_adapter and not changes and names_peft(plan.source, plan.target):
         what = "this plan moves an adapter's tensors, and does not hold the configuration that belongs to them"
         hint = "make the plan anew, of the adapter's directory and the mapping, and write that"
         raise PlanError("usage", what, hint=hint)

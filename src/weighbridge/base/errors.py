@@ -77,6 +77,7 @@ CODES: Final[dict[str, str]] = {
     "tie-differs": "tensors that must be equal differ",
     "sources-differ": "sources that are to become one target differ",
     "padding-differs": "what is to be cut off does not hold the value that is declared for it",
+    "parts-unclear": "it cannot be told which part of a tensor a process holds",
     "parts-mismatch": "parts of tensors are not those of the plan that is to be cut to them",
     "budget-too-small": "the memory budget cannot hold the smallest unit of work",
     # sources

@@ -47,9 +47,30 @@ class Link(StrEnum):
     HARD = "hard"
 
 
+ShardSizeOption = Annotated[
+    str, typer.Option(metavar="SIZE", help="Largest size of a new file, such as 5GB; none for a single file.")
+]
+MemoryOption = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Size of the buffers held at a time, such as 256MB.")
+]
 LinkOption = Annotated[
     Link,
     typer.Option(help="Share the disk's blocks with the source's files; hard: also be one file where nothing changes."),
+]
+
+
+class Kind(StrEnum):
+    """What a new directory is to hold."""
+
+    SAFETENSORS = "safetensors"
+    DCP = "dcp"
+
+
+ToOption = Annotated[
+    Kind, typer.Option("--to", help="Write safetensors files, or a distributed checkpoint for torch on any ranks.")
+]
+UnderOption = Annotated[
+    str, typer.Option(metavar="NAME", help="With --to dcp: the dict that the tensors are to be in, such as model.")
 ]
 DirectOption = Annotated[
     bool, typer.Option("--direct", help="Read past the page cache, so that a large source drives out nothing there.")

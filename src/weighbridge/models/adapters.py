@@ -14,7 +14,7 @@ from typing import Any
 from weighbridge.base.errors import RegistryError
 from weighbridge.base.keys import counted
 from weighbridge.mappings.lora.peft_configs import PLAIN_STARTS
-from weighbridge.models.wrappers import Part, classes_of
+from weighbridge.models.wrappers import Branch, classes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Adapters:
             )
 
 
-def find_adapters(tree: Iterable[Part]) -> Adapters:
+def find_adapters(tree: Iterable[Branch]) -> Adapters:
     """Find the adapters of PEFT in a model."""
     found = list(tree)
     layers = [part for part in found if part.inner is not None and classes_of(part.module, "peft")]
@@ -118,7 +118,7 @@ def _configs(module: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _count(part: Part) -> int:
+def _count(part: Branch) -> int:
     """Count the tensors of a wrapper that are not those of what it wraps."""
     module = part.module
     others = [child for child in module._modules.values() if child is not None and child is not part.inner]

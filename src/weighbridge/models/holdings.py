@@ -14,11 +14,13 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from weighbridge.base.errors import RegistryError
+from weighbridge.algebra.held_parts import Part
+from weighbridge.base.errors import PlanError, RegistryError, WeighbridgeError
 from weighbridge.base.keys import layout_path
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.models.adapters import Adapters, find_adapters
-from weighbridge.models.wrappers import Part, parts
+from weighbridge.models.spread_tensors import Sharded, as_shards, is_sharded, look_into
+from weighbridge.models.wrappers import Branch, branches
 from weighbridge.storage.formats.tensor_kinds import kind_of
 from weighbridge.storage.formats.torch_tensors import address_of, row_major, spec_of, tie_of
 
@@ -30,14 +32,26 @@ class Places(NamedTuple):
     """A tensor of a model, and where it is held.
 
     Args:
-        tensor: The tensor.
+        tensor: The tensor; of one that is spread over processes, what this one holds.
         slots: Every slot of a module that holds it or another view of the very same elements.
         receive: Takes the values instead; None for what has slots.
+        sharded: For a tensor that is spread over processes, that tensor and the part of it that is held.
     """
 
     tensor: torch.Tensor
     slots: list[tuple[dict[str, Any], str]]
     receive: Callable[[torch.Tensor], object] | None = None
+    sharded: Sharded | None = None
+
+    @property
+    def whole(self) -> torch.Tensor:
+        """The tensor as the model has it."""
+        return self.tensor if self.sharded is None else self.sharded.whole
+
+    def spec(self, key: str) -> TensorSpec:
+        """Return the spec of the whole tensor."""
+        found = spec_of(self.tensor, key)
+        return found if self.sharded is None else TensorSpec(found.dtype, self.sharded.part.shape)
 
 
 class Extra(NamedTuple):
@@ -131,22 +145,31 @@ class Holdings:
         first: dict[int, str] = {}
         for key, place in places.items():
             takes_any = place.receive is not None and source is not None and key in source
-            specs[key] = source[key] if takes_any and source is not None else spec_of(place.tensor, key)
+            specs[key] = source[key] if takes_any and source is not None else place.spec(key)
             owner = first.setdefault(id(place.slots), key)
             if owner != key:
                 ties[key] = ties[owner] = owner
         return Header(specs, ties=ties, loose=frozenset(self.extra.keys() & specs.keys()))
+
+    def parts(self) -> dict[str, Part]:
+        """Return which part of each tensor that can be set this process holds."""
+        header = self.header()
+        held = {key: place.sharded.part for key, place in self.places.items() if place.sharded is not None}
+        return {key: held.get(key) or Part.whole(spec.shape) for key, spec in header.items()}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return all that can be read; it shares the model's memory, and takes no part in gradients.
 
         Raises:
             RegistryError: `integration-unsupported` where adapters are merged into part of the model.
+            CheckpointError: `tensor-unsupported` for a tensor that is spread over several processes.
         """
         self._check_there()
         self.adapters.check_readable()
         extra = {key: extra.value for key, extra in self.extra.items() if extra.is_tensor}
-        held = {key: places.tensor for key, places in self.places.items()}
+        held = {key: place.whole for key, place in self.places.items()}
+        for key, tensor in held.items():
+            kind_of(tensor, key)
         return {key: tensor.detach() for key, tensor in (held | extra | self.computed).items()}
 
 
@@ -154,20 +177,29 @@ def take_stock(model: torch.nn.Module) -> Holdings:
     """Find out what a model holds.
 
     Raises:
-        CheckpointError: `tensor-unsupported` for a tensor without dense memory of its own, one that is spread over
-            several processes among them; `tensor-bounds` for one whose memory was freed.
+        CheckpointError: `tensor-unsupported` for a tensor without dense memory of its own; `tensor-bounds` for one
+            whose memory was freed.
+        PlanError: `parts-unclear` for one that is spread over processes, if it does not say which part is here.
         RegistryError: `integration-unsupported` for a wrapper that is known and not understood, and for values that a
             hook changes on their way into the state dict.
     """
-    tree = list(parts(model))
+    tree = list(branches(model))
+    is_fsdp = as_shards(branch.module for branch in tree)
     places: dict[str, Places] = {}
     held: dict[int, list[Places]] = {}
+    problems: list[WeighbridgeError] = []
     for part in tree:
         for slots, name, tensor in _slots(part.module) if part.inner is None else ():
             key = f"{part.path}.{name}" if part.path else name
-            kind_of(tensor, key)
-            found = places[key] = _places_of(tensor, held)
+            try:
+                found = places[key] = _places_of(tensor, key, held, is_fsdp=is_fsdp)
+            except PlanError as problem:
+                problems.append(problem)
+                continue
             found.slots.append((slots, name))
+    if problems:
+        what = "it cannot be told which parts of the model this process holds"
+        raise PlanError("parts-unclear", what, problems=problems)
     aside = tuple(_asides(tree))
     offloaded = tuple(part.path or "the model" for part in tree if _is_offloaded(part.module))
     adapters = find_adapters(tree)
@@ -204,13 +236,16 @@ def _slots(module: torch.nn.Module) -> Iterator[tuple[dict[str, Any], str, torch
                 yield slots, name, tensor
 
 
-def _places_of(tensor: torch.Tensor, held: dict[int, list[Places]]) -> Places:
+def _places_of(tensor: torch.Tensor, key: str, held: dict[int, list[Places]], *, is_fsdp: bool) -> Places:
     """Return the places of a tensor, old ones if it is tied; only tensors at one address are compared."""
-    there = held.setdefault(address_of(tensor) or id(tensor), [])
+    sharded = look_into(tensor, key, by_fsdp=is_fsdp) if is_sharded(tensor) else None
+    local = tensor if sharded is None else sharded.local
+    kind_of(local, key)
+    there = held.setdefault(address_of(local) or id(tensor), [])
     for places in there:
-        if _is_same(places.tensor, tensor):
+        if places.whole is tensor or _is_same(places.tensor, local):
             return places
-    there.append(Places(tensor, []))
+    there.append(Places(local, [], sharded=sharded))
     return there[-1]
 
 
@@ -225,7 +260,7 @@ def _is_offloaded(module: torch.nn.Module) -> bool:
     return any(getattr(each, "offload", False) for each in (hook, *getattr(hook, "hooks", ())))
 
 
-def _asides(tree: Iterable[Part]) -> Iterator[str]:
+def _asides(tree: Iterable[Branch]) -> Iterator[str]:
     """Say which tensors wrappers other than adapters hold for themselves."""
     for part in tree:
         own = [name for _, name, _ in _slots(part.module)] if part.inner is not None else []
@@ -252,7 +287,7 @@ def _state_dict(model: torch.nn.Module) -> Mapping[str, Any]:
         return model.state_dict()
 
 
-def _named(state: Mapping[str, Any], tree: Iterable[Part]) -> Iterator[tuple[str, Any]]:
+def _named(state: Mapping[str, Any], tree: Iterable[Branch]) -> Iterator[tuple[str, Any]]:
     """Yield the entries of a state dict by their names in the layout; those of wrappers' own tensors are left out."""
     by_name = {part.name: part for part in tree}
     for key, value in state.items():
@@ -261,7 +296,7 @@ def _named(state: Mapping[str, Any], tree: Iterable[Part]) -> Iterator[tuple[str
             yield name, value
 
 
-def _layout_name(key: str, by_name: Mapping[str, Part]) -> str | None:
+def _layout_name(key: str, by_name: Mapping[str, Branch]) -> str | None:
     segments = key.split(".")
     depth = next(depth for depth in range(len(segments) - 1, -1, -1) if ".".join(segments[:depth]) in by_name)
     part, rest = by_name[".".join(segments[:depth])], segments[depth:]
@@ -288,10 +323,10 @@ def _follow_names(places: Mapping[str, Places], named: Mapping[str, Any]) -> _Fo
     moved: dict[str, str] = {}
     for key, place in places.items():
         if key in named:
-            _refuse_changed(key, place.tensor, named[key])
+            _refuse_changed(key, place, named[key])
             found[key] = place
             continue
-        alias = next((other for other, value in free.items() if _is_same(value, place.tensor)), None)
+        alias = next((other for other, value in free.items() if _is_same(value, place.whole)), None)
         if alias is None:
             missing.append(key)
         else:
@@ -301,11 +336,12 @@ def _follow_names(places: Mapping[str, Places], named: Mapping[str, Any]) -> _Fo
     return _Followed(found, missing, moved)
 
 
-def _refuse_changed(key: str, tensor: torch.Tensor, value: Any) -> None:
-    """Refuse a tensor that a hook replaces by another one, but for a copy."""
+def _refuse_changed(key: str, place: Places, value: Any) -> None:
+    """Refuse a tensor that a hook replaces by another one, but for a copy of one that is not spread."""
+    tensor = place.whole
     if not isinstance(value, torch.Tensor) or _is_same(value, tensor):
         return
-    is_alike = value.dtype == tensor.dtype and value.shape == tensor.shape
+    is_alike = value.dtype == tensor.dtype and value.shape == tensor.shape and place.sharded is None
     is_copy = is_alike and (tensor.is_meta or value.is_meta or torch.equal(_bytes(value), _bytes(tensor)))
     if not is_copy:
         raise RegistryError(
@@ -323,7 +359,7 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _extra_states(
-    free: Mapping[str, Any], tree: Iterable[Part], moved: Mapping[str, str]
+    free: Mapping[str, Any], tree: Iterable[Branch], moved: Mapping[str, str]
 ) -> Iterator[tuple[str, torch.nn.Module]]:
     """Yield each module that takes extra state, with the name of that; empty where the state dict has none."""
     plain, left = torch.nn.Module, set(filter(_is_extra, free))

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from weighbridge.base.workers import Counter, Progress
+from weighbridge.models.held_portions import held_portion, is_spread
 from weighbridge.models.holdings import Places, take_stock
 from weighbridge.models.modules import (
     check_initialised,
@@ -72,18 +73,21 @@ def load_into(
         config: The configuration that the plan was made with, to be remembered.
 
     Returns:
-        The plan, which the model remembers.
+        The plan that was run: where the model is spread over processes, it is cut to what this one holds. The model
+        remembers the whole one.
 
     Raises:
-        PlanError: `model-mismatch`, `tie-differs`, `sources-differ`, `padding-differs`, `dtype-mismatch`; nothing
-            has been changed then.
+        PlanError: `parts-unclear`, `model-mismatch`, `tie-differs`, `sources-differ`, `padding-differs`,
+            `dtype-mismatch`; nothing has been changed then.
             `cast-overflow`, which may leave part of a model loaded, as an error of reading does.
         CheckpointError: `source-changed` and `data-missing`, before anything is changed; the codes of reading, which
             may leave part of a model loaded that had values before, and a meta model as it was.
     """
     held = take_stock(model)
     places, header = held.places_for(plan.target), held.header(plan.target)
-    check_model(plan, header)
+    whole, plan = plan, held_portion(plan, places)
+    whole = plan.portion.whole if plan.portion is not None and is_spread(places) else whole
+    check_model(whole, header)
     check_initialised(plan, places)
     check_settable(plan, places)
     check_values(plan, checkpoint, dict(header.ties), has_model=True)
@@ -98,7 +102,7 @@ def load_into(
         else:
             _set_in_batches(run, checkpoint, places, copy=copy, device=device, progress=progress)
     checkpoint.check_unchanged()
-    remember(unwrap(model), plan, checkpoint, config)
+    remember(unwrap(model), whole, checkpoint, config)
     warn_of_meta(model)
     _LOG.info("loaded %s into a %s: %s", checkpoint.where, type(model).__name__, plan.target)
     for fated in plan.initialised:
@@ -207,7 +211,7 @@ def _set(targets: list[_Target], checkpoint: Checkpoint, mapped: Mapped | None, 
     for target in targets:
         if target.is_in_place:
             # What autograd keeps for a backward pass is of the old values: it must be able to notice.
-            torch.autograd.graph.increment_version(target.places.tensor)
+            torch.autograd.graph.increment_version(target.places.whole)
     for places, made in sorted(new, key=lambda pair: pair[0].receive is not None):
         _put(places, made)
 
@@ -232,6 +236,7 @@ def _put(places: Places, made: torch.Tensor) -> None:
 
 def _replace(places: Places, made: torch.Tensor) -> None:
     """Give a parameter new data, or put a new tensor in the place of one, under every name that it has."""
+    made = made if places.sharded is None else places.sharded.around(made)
     new: dict[int, torch.Tensor] = {}
     for slots, name in places.slots:
         held = slots[name]

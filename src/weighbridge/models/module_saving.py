@@ -57,13 +57,17 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack
         lossy: Accept that part of the source is lost: what a rule dropped, for example.
 
     Raises:
-        PlanError: `inverse-lossy`, `inverse-unproven`, `dtype-mismatch`.
+        PlanError: `inverse-lossy`, `inverse-unproven`, `dtype-mismatch`; `usage` for a model that holds parts.
         CheckpointError, RegistryError: As `take_stock`.
     """
     inner = unwrap(model)
     loaded = recall(inner)
     if loaded is None:
         return None
+    if loaded.plan.portion is not None:
+        what = "this model was filled with parts of tensors, which go back with those of the other processes alone"
+        hint = 'layout="as is" saves it under its own names, as if the parts were tensors'
+        raise PlanError("usage", what, hint=hint)
     held = open_model(model)
     stock = take_stock(model)
     config = loaded.config if loaded.config is not None else getattr(inner, "config", None)

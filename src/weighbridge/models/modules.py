@@ -18,12 +18,12 @@ from weighbridge.algebra.coverage import coverage
 from weighbridge.base.errors import LayoutError, PlanError, WeighbridgeError
 from weighbridge.base.keys import collapse
 from weighbridge.base.process.collecting import without_collection
-from weighbridge.base.specs import DTYPES, Header
+from weighbridge.base.specs import DTYPES, Header, TensorSpec
 from weighbridge.models.holdings import Places, take_stock
-from weighbridge.models.wrappers import parts
+from weighbridge.models.wrappers import branches
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
-from weighbridge.storage.formats.torch_tensors import storage_span
+from weighbridge.storage.formats.torch_tensors import dtype_of, storage_span
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -51,7 +51,7 @@ def module_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         >>> list(module_tensors(torch.nn.Sequential(torch.nn.Linear(3, 2))))
         ['0.weight', '0.bias']
     """
-    return {key: place.tensor.detach() for key, place in take_stock(model).places.items()}
+    return {key: place.whole.detach() for key, place in take_stock(model).places.items()}
 
 
 def steps_into(plan: Plan, places: dict[str, Places]) -> Iterator[Step]:
@@ -89,7 +89,8 @@ def check_settable(plan: Plan, places: dict[str, Places]) -> None:
         tensor = places[key].tensor if key in places else None
         if tensor is None:
             continue
-        if tensor.requires_grad and DTYPES[spec.dtype].kind not in ("float", "complex"):
+        problems += _retyped(key, places[key], spec)
+        if places[key].whole.requires_grad and DTYPES[spec.dtype].kind not in ("float", "complex"):
             expected = "a floating dtype, or a parameter without gradients"
             problems.append(
                 PlanError(
@@ -101,6 +102,15 @@ def check_settable(plan: Plan, places: dict[str, Places]) -> None:
     problems += _overlaps(places)
     if problems:
         raise PlanError("model-mismatch", "the model cannot be loaded as it is", problems=problems)
+
+
+def _retyped(key: str, place: Places, spec: TensorSpec) -> Iterator[PlanError]:
+    """Yield an error for a tensor that is spread over processes, and would have to be another one to take a dtype."""
+    if place.sharded is None or place.tensor.is_meta or place.tensor.dtype == dtype_of(spec.dtype):
+        return
+    what, expected = "what shards this parameter keeps its memory, which is of another dtype", place.spec(key).dtype
+    hint = 'dtype="target" casts to the model\'s dtypes, or load the model while it is on the meta device'
+    yield PlanError("dtype-mismatch", what, where=key, expected=expected, got=spec.dtype, hint=hint)
 
 
 def _is_expanded(tensor: torch.Tensor) -> bool:
@@ -119,7 +129,7 @@ class _Span(NamedTuple):
 def _overlaps(places: dict[str, Places]) -> Iterator[PlanError]:
     """Yield an error for tensors that share a part of their memory without being the same."""
     spans: dict[int, _Span] = {}
-    for key, (tensor, slots, receive) in places.items():
+    for key, (tensor, slots, receive, _) in places.items():
         if id(slots) in spans or tensor.is_meta or tensor.is_cuda or receive is not None or not tensor.numel():
             continue
         start = tensor.data_ptr()
@@ -167,11 +177,11 @@ def _reach(tensor: torch.Tensor) -> int:
 def warn_of_meta(model: torch.nn.Module) -> None:
     """Say which tensors are still without values: no checkpoint holds them."""
     left = [
-        f"{part.path}.{name}" if part.path else name
-        for part in parts(model)
-        for slots in (part.module._parameters, part.module._buffers)
+        f"{branch.path}.{name}" if branch.path else name
+        for branch in branches(model)
+        for slots in (branch.module._parameters, branch.module._buffers)
         for name, tensor in slots.items()
-        if part.inner is None and tensor is not None and tensor.is_meta
+        if branch.inner is None and tensor is not None and tensor.is_meta
     ]
     if left:
         text = ", ".join(collapse(left)[:4])

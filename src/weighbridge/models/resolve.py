@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import Registry, default_registry
-from weighbridge.models.wrappers import layout_class, parts, unwrap
+from weighbridge.models.wrappers import branches, layout_class, unwrap
 
 if TYPE_CHECKING:
     import torch
@@ -244,7 +244,7 @@ def _find(known: Known, path: str, claims: _Claims, registries: Iterable[Registr
 
 def _submodels(root: torch.nn.Module) -> Iterator[tuple[str, Known]]:
     """Yield every module that a mapping may be registered for, with its path in the checkpoint's layout."""
-    for path, _, module, inner in parts(root):
+    for path, _, module, inner in branches(root):
         if inner is not None:
             continue
         owner = layout_class(module)

@@ -30,7 +30,7 @@ _PEFT: Final = {
 """Classes of PEFT that wrap a module, and the child that is wrapped."""
 
 
-class Part(NamedTuple):
+class Branch(NamedTuple):
     """A module of a model and its place.
 
     Args:
@@ -46,7 +46,7 @@ class Part(NamedTuple):
     inner: torch.nn.Module | None
 
 
-def parts(model: torch.nn.Module, path: str = "", name: str = "") -> Iterator[Part]:
+def branches(model: torch.nn.Module, path: str = "", name: str = "") -> Iterator[Branch]:
     """Yield the modules of a model in the order of its tree, wrappers included, and what wrappers hold beside left out.
 
     Raises:
@@ -55,14 +55,14 @@ def parts(model: torch.nn.Module, path: str = "", name: str = "") -> Iterator[Pa
     Examples:
         >>> import torch
         >>> model = torch.nn.DataParallel(torch.nn.Sequential(torch.nn.Linear(2, 3)))
-        >>> [(part.path, part.name) for part in parts(model)]
+        >>> [(branch.path, branch.name) for branch in branches(model)]
         [('', ''), ('', 'module'), ('0', 'module.0')]
     """
     inner = inside(model)
-    yield Part(path, name, model, inner)
+    yield Branch(path, name, model, inner)
     for child, module in model._modules.items():
         if module is not None and (inner is None or module is inner):
-            yield from parts(module, path if inner is not None else _join(path, child), _join(name, child))
+            yield from branches(module, path if inner is not None else _join(path, child), _join(name, child))
 
 
 def _join(path: str, child: str) -> str:

@@ -222,6 +222,8 @@ class Arity:
                 parts *= operation.times or 1
             elif isinstance(operation, InsertConstant | RemoveConstant):
                 parts += 1 if isinstance(operation, RemoveConstant) else -1
+            elif isinstance(operation, Chunk | Split):
+                parts = 1
         return parts
 
     def _compare(self, lanes: int, indices: int) -> None:

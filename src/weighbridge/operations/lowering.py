@@ -15,7 +15,7 @@ from weighbridge.base.specs import MAX_AXES, Shape
 from weighbridge.operations.casting import Cast
 from weighbridge.operations.chosen_parts import On
 from weighbridge.operations.declaring.padding import InsertConstant, Pad, RemoveConstant, Trim
-from weighbridge.operations.groupings import MergeModulelist, SplitModulelist
+from weighbridge.operations.groupings import Chunk, MergeModulelist, Split, SplitModulelist
 from weighbridge.operations.movements import Moving
 from weighbridge.operations.nesting import Cell, divide, gather, needed_indices, regroup, takes_list
 from weighbridge.operations.ops import Operation
@@ -320,7 +320,7 @@ def _before(operation: Operation, context: Context) -> Context:
         return _before_repeat(operation.times, context)
     if isinstance(operation, MergeEqual) and operation.times is not None and not any(context.indexed):
         return _before_merge(operation.times, context)
-    return replace(context, targets=(), target_shapes=None, indexed=(), counts=(), levels=1, places=())
+    return context.of_single(1 if isinstance(operation, Chunk | Split) else 0)  # a cut takes a single tensor
 
 
 def _before_taking_apart(dim: int, context: Context) -> Context:

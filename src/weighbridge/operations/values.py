@@ -158,6 +158,11 @@ class Context:
         """Tell whether a target's pattern has a segment `*`."""
         return "*" in self.targets[number].split(".")
 
+    def of_single(self, count: int) -> Context:
+        """Return the context in which the first targets are single tensors of which nothing is known."""
+        names, no = self.targets[:count], (False,) * count
+        return replace(self, targets=names, target_shapes=None, indexed=no, counts=(1,) * count, levels=1, places=())
+
     def count(self, number: int) -> int | None:
         """Return how many tensors a target takes, or None where that is unknown."""
         if not self.is_indexed(number):

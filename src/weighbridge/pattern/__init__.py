@@ -11,6 +11,7 @@ positions.py  matching in a bounded time, where a regular expression could take 
 matching.py   Pattern: match, fill
 rewriting.py  rewrite
 inverse.py    the way back, or the reason why there is none
+expressions.py  regular expressions that others wrote, in a bounded time
 """
 
 from __future__ import annotations

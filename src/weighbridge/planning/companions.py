@@ -7,7 +7,7 @@ its old name, would get other weights than were published.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping as MappingOf, Sequence
+from collections.abc import Iterable, Iterator, Mapping as MappingOf, Sequence
 from typing import Any, Final, NamedTuple
 
 from weighbridge.algebra.layout import Layout
@@ -256,7 +256,7 @@ def _operations(mapping: Mapping, step: Step) -> tuple[object, ...]:
     return tuple(operation for rule in rules if isinstance(rule, WeightConverter) for operation in rule.operations)
 
 
-def scales_left(plan: Plan, header: Header, told: Container[str]) -> Iterator[PlanError]:
+def scales_left(plan: Plan, seen: Header) -> Iterator[PlanError]:
     """Yield an error for each weight that is no code, and is moved apart from what only codes have beside them.
 
     Either the weight was read as numbers and its scales were left, or a configuration is missing that says how it is
@@ -264,24 +264,23 @@ def scales_left(plan: Plan, header: Header, told: Container[str]) -> Iterator[Pl
 
     Args:
         plan: The plan.
-        header: Specs of the checkpoint's tensors.
-        told: The tensors of weights that something says how they are stored.
+        seen: What rules see of the checkpoint, without the tensors that go along with others.
     """
-    last = {key[key.rfind(".") + 1 :] for key in header.specs}
-    names = {name for name in last if name in OF_CODES | BELOW_WEIGHT or name.endswith(SCALES_INVERSE)}
-    beside = [key for key in header.specs if key[key.rfind(".") + 1 :] in names] if names else []
+    last = {key[key.rfind(".") + 1 :] for key in seen.specs}
+    names = {name for name in last if name in OF_CODES or name in BELOW_WEIGHT or name.endswith(SCALES_INVERSE)}
+    beside = [key for key in seen.specs if key[key.rfind(".") + 1 :] in names] if names else []
     if not beside:
         return
-    coded, floats = _coded(header), frozenset(filter(_holds_numbers, {spec.dtype for spec in header.specs.values()}))
+    coded, floats = _coded(seen), frozenset(filter(_holds_numbers, {spec.dtype for spec in seen.specs.values()}))
     step_of = {key: step for step in plan.steps for key in step.sources}
     known: dict[Any, bool] = {}
-    for group in _groups(beside, header.specs, floats):
-        is_plain = group.codes.removeprefix(group.stem) in CODES and group.codes not in told
-        if not is_plain or any(header.specs[key].dtype in coded for key in group.beside):
+    for group in _groups(beside, seen.specs, floats):
+        is_plain = group.codes.removeprefix(group.stem) in CODES
+        if not is_plain or any(seen.specs[key].dtype in coded for key in group.beside):
             continue
         apart = [key for key in group.beside if key in step_of and not _is_beside(plan, group, key, step_of, known)]
         if group.codes in step_of and apart:
-            yield _left(group, header.specs[group.codes], apart, step_of)
+            yield _left(group, seen.specs[group.codes], apart, step_of)
 
 
 def _holds_numbers(dtype: str) -> bool:

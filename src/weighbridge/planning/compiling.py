@@ -29,6 +29,7 @@ from weighbridge.planning.companions import quantised_keys, scales_left
 from weighbridge.planning.drafts import Draft
 from weighbridge.planning.failures.no_fit import none_fits, openness
 from weighbridge.planning.fitting import draft_reading
+from weighbridge.planning.grouped.described import left_behind
 from weighbridge.planning.grouped.sides import Sides, see
 from weighbridge.planning.grouped.weights import Saying
 from weighbridge.planning.plan import Plan
@@ -95,8 +96,7 @@ def _compile(declared: Mapping, sides: Sides, files: FileSet | None, options: Op
     chosen = _choose(drafts, source, target, options)
     seen = chosen.plan
     written = sides.write_out(seen, chosen.reading, may_refine=options.companions == REFINE)
-    if options.companions:
-        _refuse_scales_left(written, sides)
+    _refuse_what_is_left(written, sides, options)
     plan = replace(written, source_files=files, is_back=False)
     plan.check()
     notes = list(plan.notes)
@@ -117,13 +117,13 @@ def _compile(declared: Mapping, sides: Sides, files: FileSet | None, options: Op
     return replace(plan, notes=tuple(notes))
 
 
-def _refuse_scales_left(plan: Plan, sides: Sides) -> None:
-    """Refuse to move weights that hold no codes apart from scales that are left beside them.
+def _refuse_what_is_left(plan: Plan, sides: Sides, options: Options) -> None:
+    """Refuse to move weights that hold no codes apart from scales beside them, or by names that metadata keeps.
 
     Raises:
         PlanError: `plan-failed`, with each.
     """
-    problems = list(scales_left(plan, sides.source, sides.told))
+    problems = list(scales_left(plan, sides.seen[0]) if options.companions else left_behind(plan))
     if problems:
         raise PlanError("plan-failed", "the mapping does not fit", problems=problems)
 

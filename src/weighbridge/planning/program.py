@@ -213,7 +213,7 @@ class Program:
         """Sub-byte elements cannot be addressed one by one: such a tensor may only pass as a whole."""
         sources = {self.slots[copy.source].dtype for copy in output.layout.copies}
         packed = {dtype for dtype in sources | {output.dtype} if DTYPES[dtype].kind == "packed"}
-        if packed and not (len(output.layout.copies) <= 1 and sources <= {output.dtype} and self.is_identity):
+        if packed and sources and not self.is_identity:
             raise PlanError("dtype-mismatch", f"{min(packed)} packs elements below a byte; it can only be moved whole")
 
     def inverse(self, *, lossy: bool = False) -> Program:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 
+from weighbridge.planning.grouped.described import without_absent
 from weighbridge.planning.names.selections import select
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.portions.read_slots import without_unread
@@ -51,6 +52,7 @@ def restrict(plan: Plan, only: str | Iterable[str]) -> Plan:
         initialised=tuple(fated for fated in plan.initialised if fated.key in wanted),
         tied_sources=tied,
         tied_targets=twins,
+        metadata=without_absent(plan.metadata, (key for step in steps for key in step.targets)),
         twins=tuple((kept[key], kept[twin]) for key, twin in plan.twins if key in kept and twin in kept),
         notes=(*plan.notes, f"restricted by {by}: {len(wanted):,} of {len(there):,} targets"),
         target_files=None,

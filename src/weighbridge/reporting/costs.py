@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from weighbridge.base.workers import MAX_WORKERS
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan
-from weighbridge.reporting.portion_costs import needed_bytes
+from weighbridge.reporting.portion_costs import portion_cost
 
 
 def format_bytes(size_bytes: int) -> str:
@@ -48,7 +48,11 @@ def cost(plan: Plan, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> Cost:
         copies += program.copies
         temporary = max(temporary, program.temporary_bytes)
         largest = max(largest, *sizes, 0)
-    read = read if plan.portion is None else needed_bytes(plan)
+    portion = portion_cost(plan)
+    if portion is not None:
+        read, written = (
+            (portion.needed_bytes, written) if portion.is_of_targets else (portion.held_bytes, portion.needed_bytes)
+        )
     # Each worker builds a window of its own.
     windows = (MAX_WORKERS + 1) * largest
     return Cost(read, written, copies, temporary, temporary + min(budget_bytes, windows))

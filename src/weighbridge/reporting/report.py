@@ -15,7 +15,7 @@ from weighbridge.planning.steps import Step
 from weighbridge.reporting.conditions import condition_lines
 from weighbridge.reporting.costs import cost, format_bytes
 from weighbridge.reporting.notebook import summary_html
-from weighbridge.reporting.portion_costs import portion_cost
+from weighbridge.reporting.portion_costs import PortionCost, portion_cost
 from weighbridge.reporting.unused import find_unused, unused_lines
 
 SHOWN_LINES = 40
@@ -30,11 +30,13 @@ class Report:
         plan: What is reported.
         remarks: What is to be said of what the plan reads, one sentence each.
         changes: What changes in the configurations beside the weights.
+        reads_bytes: How much of its files a run of a cut plan reads, in bytes, if that is known.
     """
 
     plan: Plan
     remarks: tuple[str, ...] = ()
     changes: tuple[ConfigChange, ...] = ()
+    reads_bytes: int | None = None
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -45,7 +47,7 @@ class Report:
         name = plan.mapping.name or counted(len(plan.mapping), "transform")
         sizes = f"{len(plan.source):,} -> {counted(len(plan.target), 'tensor')}"
         yield f"plan      {name}: {sizes}, reading: {plan.reading}"
-        yield from _portion_lines(plan)
+        yield from _portion_lines(plan, self.reads_bytes)
         yield f"bytes     {format_bytes(spent.read_bytes)} read, {format_bytes(spent.written_bytes)} written"
         yield f"memory    at most {format_bytes(spent.buffer_bytes)} of buffers beside the result"
         yield f"copies    {spent.copies:,} in {counted(len(plan.programs), 'program')}"
@@ -82,6 +84,9 @@ class Report:
             "target": dict(Counter(fate.name for _, fate in self.plan.target_fates())),
         }
 
+    def _portion_form(self, portion: PortionCost) -> dict[str, Any]:
+        return {"whole": self.plan.whole_hash, "reads_bytes": self.reads_bytes, **portion._asdict()}
+
     def _step_lines(self, limit: int | None) -> Iterator[str]:
         groups = list(_alike(self.plan.steps))
         for alike in groups[:limit]:
@@ -113,7 +118,7 @@ class Report:
             "unused": find_unused(plan)._asdict(),
             "fates": self.fates(),
             **spent._asdict(),
-            **({"portion": {"whole": plan.whole_hash, **portion._asdict()}} if portion else {}),
+            **({"portion": self._portion_form(portion)} if portion else {}),
             "steps": [
                 {
                     "targets": collapse([key for step in alike for key in step.targets]),
@@ -127,13 +132,15 @@ class Report:
         }
 
 
-def _portion_lines(plan: Plan) -> Iterator[str]:
+def _portion_lines(plan: Plan, reads_bytes: int | None) -> Iterator[str]:
     """Yield the line of a cut plan that says what is held, and what that takes."""
     portion = portion_cost(plan)
     if portion is not None:
         held, whole, needed, other = map(format_bytes, portion[:4])
         sides = ("targets", "needs", "sources") if portion.is_of_targets else ("sources", "gives", "targets")
         words = f"holds {held} of {whole} of the {sides[0]}, {sides[1]} {needed} of {other} of the {sides[2]}"
+        if reads_bytes is not None and portion.needed_bytes:
+            words += f", reads {reads_bytes / portion.needed_bytes:.3f} times that"
         yield f"portion   {words}; of the plan {plan.whole_hash[:16]}"
 
 

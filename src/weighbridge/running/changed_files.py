@@ -12,7 +12,7 @@ from weighbridge.storage.places.directory import Extra
 
 
 class FileChange(NamedTuple):
-    """A file beside the weights, with its text before and after.
+    """A file beside the weights, with its text before and after; where there is no text, there is no file.
 
     Args:
         name: Its name in the directory.

@@ -151,7 +151,7 @@ def fill(buffer: torch.Tensor, layout: Layout, slots: Slots, dtype: str) -> None
     if DTYPES[dtype].kind == "packed":
         _read_whole(buffer, slots)
         return
-    together, alone = _columns(layout.copies, slots, dtype)
+    together, alone = columns(layout.copies, slots.step, dtype)
     for group in together:
         copy_stitched(buffer, group, slots)
     for copy in alone:
@@ -162,12 +162,13 @@ MANY_COPIES: Final = 16
 """From how many copies on it is worth looking for those that can be run as one."""
 
 
-def _columns(copies: Sequence[Copy], slots: Slots, dtype: str) -> tuple[list[tuple[Copy, ...]], Sequence[Copy]]:
+def columns(copies: Sequence[Copy], step: Step, dtype: str) -> tuple[list[tuple[Copy, ...]], Sequence[Copy]]:
     """Find columns that are read as they lie, and written side by side: a call for each would take far longer."""
     if len(copies) < MANY_COPIES:
         return [], copies
-    fitting = [copy for copy in copies if slots.key(copy.source) is not None and slots.dtype(copy.source) == dtype]
-    others = [copy for copy in copies if slots.key(copy.source) is None or slots.dtype(copy.source) != dtype]
+    fits = [copy.source < len(step.sources) and step.program.dtype(copy.source) == dtype for copy in copies]
+    fitting = [copy for copy, is_fit in zip(copies, fits, strict=True) if is_fit]
+    others = [copy for copy, is_fit in zip(copies, fits, strict=True) if not is_fit]
     groups, left = side_by_side(fitting, SECTION_BYTES // DTYPES[dtype].itemsize)
     return groups, [*left, *others]
 
@@ -238,16 +239,28 @@ def copy_by_sections(buffer: torch.Tensor, copy: Copy, slots: Slots) -> None:
 
     dtype = dtype_of(slots.dtype(copy.source))
     key = slots.step.sources[copy.source]
-    most = SECTION_BYTES // dtype.itemsize
-    whole, pieces = close_gaps(copy, FAR_BYTES // dtype.itemsize)
-    for section in sections(whole, most, most):
-        start, numel = section.source_start, reach(section)
-        raw = scratch("section")[: numel * dtype.itemsize]
-        places = [
-            (first * dtype.itemsize, count * dtype.itemsize) for first, count in pieces.between(start, start + numel)
-        ]
+    for section, places in section_reads(copy, dtype.itemsize):
+        raw = scratch("section")[: reach(section) * dtype.itemsize]
         _read_places(slots.checkpoint, key, places, bytes_of(raw))
         copy_strided(buffer, raw.view(dtype), section._replace(source_start=0), slots.step)
+
+
+def section_reads(copy: Copy, itemsize: int) -> Iterator[tuple[Copy, list[tuple[int, int]]]]:
+    """Cut a copy into sections; what lies close together is read with what is between.
+
+    Args:
+        copy: The copy.
+        itemsize: Size of an element of its source, in bytes.
+
+    Yields:
+        A section, and the places of the source that are read for it, each a start and a size in bytes.
+    """
+    most = SECTION_BYTES // itemsize
+    whole, pieces = close_gaps(copy, FAR_BYTES // itemsize)
+    for section in sections(whole, most, most):
+        start = section.source_start
+        between = pieces.between(start, start + reach(section))
+        yield section, [(first * itemsize, count * itemsize) for first, count in between]
 
 
 def copy_side_by_side(parts: Sequence[tuple[torch.Tensor, Copy]], start: int, numel: int, slots: Slots) -> None:

@@ -26,7 +26,7 @@ from weighbridge.running.execute import (
     run_copy,
 )
 from weighbridge.running.pieces import Parts, Piece, batch_pieces, cut_runs, split_copies
-from weighbridge.running.strided import SECTION_BYTES
+from weighbridge.running.strided import SECTION_BYTES, is_run
 from weighbridge.storage.places.scatter import MAX_SPANS, Span
 from weighbridge.storage.protocol import FileReader
 
@@ -119,7 +119,8 @@ def start_output(
 ) -> tuple[torch.Tensor, Wanted | None]:
     """Return the tensor that will hold one output of a step, and what is left to be done for it.
 
-    A tensor that moves as it is needs no copy: it is the map of its file.
+    A tensor that moves as it is needs no copy: it is the map of its file. So is a part of one that lies there in one
+    piece, such as some of its rows.
 
     Args:
         step: The step.
@@ -130,13 +131,31 @@ def start_output(
     from weighbridge.storage.formats.torch_tensors import torch_layout
 
     output = step.program.targets[number]
-    if mapped is not None and step.program.is_identity:
+    start = _as_it_lies(step) if mapped is not None else None
+    if mapped is not None and start is not None:
         found = mapped.tensor(step.sources[0])
         if found is not None:
             layout = torch_layout(output.spec)
+            is_part = layout is not None and not step.program.is_identity
+            found = found.view(-1)[start : start + output.layout.numel] if is_part else found
             return (found if layout is None else found.view(layout[1])), None
     made = allocate(output.spec, device)
     return made, Wanted(step, number, made)
+
+
+def _as_it_lies(step: Step) -> int | None:
+    """Return at which element of its source a step's only target begins, if it is one piece of that; None otherwise."""
+    program = step.program
+    if program.is_identity:
+        return 0
+    is_plain = len(program.sources) == len(program.targets) == 1 and not program.temporaries
+    if program.is_declared or not is_plain or DTYPES[program.sources[0].dtype].kind == "packed":
+        return None
+    output = program.targets[0]
+    (*others, copy) = output.layout.copies or (None,)
+    if copy is None or others or output.dtype != program.sources[0].dtype:
+        return None
+    return copy.source_start if is_run(copy) and copy.numel == output.layout.numel else None
 
 
 # ---- what is to be done ----
@@ -196,7 +215,7 @@ def _strided_jobs(alike: Sequence[tuple[Wanted, Copy]], checkpoint: Checkpoint) 
     is_cut = extent is not None and DTYPES[code].kind != "packed"
     rows = rows_of([copy for _, copy in alike]) if len(alike) > 1 and is_cut else None
     itemsize = DTYPES[code].itemsize
-    if extent is None or rows is None or rows.stride * itemsize > SECTION_BYTES:
+    if extent is None or rows is None or not is_read_by_rows(rows, itemsize):
         for want, copy in alike:
             yield from _jobs_of_copy(want, copy, checkpoint)
     else:
@@ -208,16 +227,35 @@ def _jobs_of_rows(
 ) -> Iterator[Job]:
     flats = [want.tensor.view(-1) for want, _ in alike]
     copies = [copy for _, copy in alike]
-    # A call for each copy of a section: with many copies, sections are longer.
-    most = min(SECTION_BYTES * max(1, len(alike) // 16), BATCH_BYTES // 2)
-    step = max(1, most // (rows.stride * itemsize))
-    for first in range(0, rows.number, step):
-        last = min(first + step, rows.number)
+    for first, last, start, numel in row_reads(rows, len(alike), itemsize):
         parts = list(zip(flats, rows.between(copies, first, last), strict=True))
-        start, numel = rows.start + first * rows.stride, (last - first - 1) * rows.stride + rows.reach
         size_bytes = sum([flat.element_size() * part.numel for flat, part in parts])
         task = partial(copy_side_by_side, parts, start, numel, slots)
         yield Job(str(extent.path), extent.offset + start * itemsize, size_bytes, task)
+
+
+def is_read_by_rows(rows: Rows, itemsize: int) -> bool:
+    """Tell whether rows are short enough to be read as wholes."""
+    return rows.stride * itemsize <= SECTION_BYTES
+
+
+def row_reads(rows: Rows, count: int, itemsize: int) -> Iterator[tuple[int, int, int, int]]:
+    """Cut rows that several copies read parts of into sections.
+
+    Args:
+        rows: The rows.
+        count: How many copies there are.
+        itemsize: Size of an element, in bytes.
+
+    Yields:
+        Rows [first, last), the first element that is read for them, and how many are.
+    """
+    # A call for each copy of a section: with many copies, sections are longer.
+    most = min(SECTION_BYTES * max(1, count // 16), BATCH_BYTES // 2)
+    step = max(1, most // (rows.stride * itemsize))
+    for first in range(0, rows.number, step):
+        last = min(first + step, rows.number)
+        yield first, last, rows.start + first * rows.stride, (last - first - 1) * rows.stride + rows.reach
 
 
 def _jobs_of_copy(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[Job]:
@@ -231,11 +269,16 @@ def _jobs_of_copy(want: Wanted, copy: Copy, checkpoint: Checkpoint) -> Iterator[
         yield Job(path, offset, want.output.spec.size_bytes, task)
         return
     read_size = DTYPES[slots.dtype(copy.source)].itemsize
-    is_read = copy.source < len(want.step.sources)
-    longest = want.step.program.sources[copy.source].numel if is_read else copy.numel
-    for part in sections(copy, longest, BATCH_BYTES // itemsize):
+    for part in shares(copy, want.step, itemsize):
         task = partial(run_copy, flat, part, slots, want.output.dtype)
         yield Job(path, offset + part.source_start * read_size, part.numel * itemsize, task)
+
+
+def shares(copy: Copy, step: Step, itemsize: int) -> Iterator[Copy]:
+    """Cut a copy into parts that workers share; `itemsize` is that of what it writes, in bytes."""
+    is_read = copy.source < len(step.sources)
+    longest = step.program.sources[copy.source].numel if is_read else copy.numel
+    return sections(copy, longest, BATCH_BYTES // itemsize)
 
 
 def _extent(step: Step, slot: int, checkpoint: Checkpoint) -> Extent | None:

@@ -28,8 +28,8 @@ from weighbridge.storage.places.extras import find_extras
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, read_small_file, reporting_read_errors
 from weighbridge.storage.protocol import Checkpoint
-from weighbridge.storage.sharded.dcp_directory import ITEMS_SUFFIX, is_dcp, open_dcp
-from weighbridge.storage.sharded.dcp_metadata import METADATA_NAME
+from weighbridge.storage.sharded.dcp_directory import is_dcp, open_dcp
+from weighbridge.storage.sharded.dcp_metadata import ITEMS_SUFFIX, METADATA_NAME
 from weighbridge.storage.sharded.rank_files import open_rank_files
 
 if TYPE_CHECKING:
@@ -48,11 +48,13 @@ def open_checkpoint(place: Place, *, direct: bool = False, entry: str | None = N
     """Open a checkpoint: read its headers, check them, and read no tensor data.
 
     Args:
-        place: A directory; a safetensors file; a shard index (`*.index.json`); a torch file (`.bin`, `.pt`, `.pth`);
-            an inventory (`.json`, `.json.gz`); a dict of tensors; a header; or a checkpoint, which is returned as it
-            is. A path may end in an entry, `ckpt.pt::model`.
+        place: A directory, that of a distributed checkpoint among them; a safetensors file; a shard index
+            (`*.index.json`); a torch file (`.bin`, `.pt`, `.pth`); an inventory (`.json`, `.json.gz`); a dict of
+            tensors; a header; or a checkpoint, which is returned as it is. A path may end in an entry,
+            `ckpt.pt::model`.
         direct: Read tensors past the page cache; for safetensors files alone.
-        entry: Which of a torch file's dicts is meant: names with dots between them, or nothing for the outermost dict.
+        entry: Which of the dicts of a torch file, or of a distributed checkpoint, is meant: names with dots between
+            them, or nothing for the outermost dict.
 
     Raises:
         WeighbridgeError: `usage` for direct reads of anything else, and an entry of anything but torch files.

@@ -19,14 +19,19 @@ from weighbridge.cli.progress import progress_bar
 from weighbridge.cli.shared_options import (
     DestinationArgument,
     DirectOption,
+    Kind,
     Link,
     LinkOption,
+    MemoryOption,
     NameOption,
     NoSyncOption,
     OnlyOption,
     PartOption,
     ResumeOption,
+    ShardSizeOption,
     SourceArgument,
+    ToOption,
+    UnderOption,
     size_option,
     spread,
 )
@@ -45,12 +50,8 @@ def convert(
     output: Output,
     mapping: NoMappingArgument = None,
     name: NameOption = None,
-    max_shard_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="Largest size of a new file, such as 5GB; none for a single file.")
-    ] = "5GB",
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Size of the buffers held at a time, such as 256MB.")
-    ] = None,
+    max_shard_size: ShardSizeOption = "5GB",
+    memory: MemoryOption = None,
     only: OnlyOption = None,
     digests: Annotated[
         bool, typer.Option("--digests", help="Record the SHA-256 of every tensor, for: weighbridge verify DESTINATION")
@@ -58,6 +59,8 @@ def convert(
     resume: ResumeOption = False,
     no_sync: NoSyncOption = False,
     link: LinkOption = Link.NEVER,
+    to: ToOption = Kind.SAFETENSORS,
+    under: UnderOption = "",
     direct: DirectOption = False,
     part: PartOption = None,
 ) -> None:
@@ -77,6 +80,8 @@ def convert(
             "resume": resume,
             "sync": not no_sync,
             "link": link.value,
+            "to": to.value,
+            "under": under,
             "part": part,
             "max_shard_size": None if max_shard_size == "none" else size_option("--max-shard-size", max_shard_size),
             "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
@@ -97,6 +102,8 @@ def revert(
     resume: ResumeOption = False,
     no_sync: NoSyncOption = False,
     link: LinkOption = Link.NEVER,
+    to: ToOption = Kind.SAFETENSORS,
+    under: UnderOption = "",
     direct: DirectOption = False,
     part: PartOption = None,
 ) -> None:
@@ -108,7 +115,8 @@ def revert(
         if part is None:
             check_destination(destination, [source], as_file=names_torch_file(destination))
         back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
-        choices = {"resume": resume, "sync": not no_sync, "link": link.value, "part": part}
+        choices = {"resume": resume, "sync": not no_sync, "link": link.value}
+        choices |= {"to": to.value, "under": under, "part": part}
         _write(output, back, destination, "reverting", choices)
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
 

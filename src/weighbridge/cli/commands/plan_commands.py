@@ -8,10 +8,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from weighbridge import api
-from weighbridge.base.errors import PlanError
+from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.cli.command_options import MappingArgument, NoMappingArgument, PlanOptions
 from weighbridge.cli.explaining import explain_unfit
 from weighbridge.cli.pages import write_plan_page
+from weighbridge.cli.parts_file import read_parts
 from weighbridge.cli.printing import Output, end_undecided, exit_code, print_lines, reporting, write_new
 from weighbridge.cli.shared_options import FullOption, OnlyOption, SourceArgument, spread
 from weighbridge.reporting.explanation import Explanation
@@ -29,18 +30,24 @@ def plan(
         Path | None, typer.Option(metavar="FILE", help="Write a page to look at into a new file, even without a plan.")
     ] = None,
     only: OnlyOption = None,
+    parts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Cut the plan to what one process holds: its parts, as JSON.")
+    ] = None,
 ) -> None:
     """Compile a plan and print its report; no tensor is read, nothing is converted.
 
     Example: weighbridge plan model/ qwen3_moe --target other/model.safetensors
     """
     with reporting(output, full=full), options.naming(source, mapping):
+        if parts is not None and html is not None:
+            raise WeighbridgeError("usage", "the page shows the whole plan", got="--html with --parts")
         found = options.mapping(mapping)
         made = (
             options.make_plan(source, found, only)
             if html is None
             else write_plan_page(options, source, found, only, html)
         )
+        made = made if parts is None else made.cut(read_parts(parts))
         if out is not None:
             write_new(out, made.to_json())
         output.give(made.report.to_dict, made.report.lines(full=full))

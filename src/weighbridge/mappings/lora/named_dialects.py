@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from weighbridge.base.errors import PlanError
-from weighbridge.mappings.lora.adapter_names import NO_FACTOR, STRANGE, read_name
+from weighbridge.mappings.lora.adapter_names import NO_FACTOR, PREFIX, STRANGE, read_name
 from weighbridge.mappings.lora.peft_configs import WEIGHTS_STEM
 
 METADATA: Final = "lora_adapter_metadata"
@@ -178,6 +178,20 @@ DIFFUSERS: Final = Dialect(
 )
 
 DIALECTS: Final = (KOHYA, DIFFUSERS)
+"""The dialects that need no file beside the tensors."""
+
+PEFT: Final = Dialect(
+    "PEFT",
+    {PREFIX: ("",)},
+    (
+        End(".lora_A.weight", "A"),
+        End(".lora_B.weight", "B"),
+        End(".lora_B.bias", "bias"),
+        End(".lora_magnitude_vector", "magnitude"),
+    ),
+    stem=WEIGHTS_STEM,
+)
+"""The part of PEFT's names that others have as well; `adapter_names` has all of them."""
 
 
 def find_dialect(keys: Iterable[str]) -> Dialect | None:
@@ -194,13 +208,17 @@ def find_dialect(keys: Iterable[str]) -> Dialect | None:
 
 def dialect_of(part: str) -> Dialect | None:
     """Return the dialect whose names begin so."""
-    return next((dialect for dialect in DIALECTS if part in dialect.parts), None)
+    return next((dialect for dialect in (*DIALECTS, PEFT) if part in dialect.parts), None)
+
+
+def names_peft(*headers: Iterable[str]) -> bool:
+    """Tell whether any of these are names of PEFT, which mean nothing without its configuration."""
+    return any(key.startswith(PREFIX) for keys in headers for key in keys)
 
 
 def weights_stem(keys: Iterable[str]) -> str:
     """Return the name of an adapter's weight file without its ending, as the readers of its names look for it."""
-    dialect = find_dialect(keys)
-    return WEIGHTS_STEM if dialect is None else dialect.stem
+    return (find_dialect(keys) or PEFT).stem
 
 
 def weight_name(key: str) -> str | None:

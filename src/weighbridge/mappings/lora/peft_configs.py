@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from weighbridge.base.errors import PlanError
+from weighbridge.base.errors import PatternError, PlanError
 from weighbridge.mappings.lora.ranks import Number, Strength
+from weighbridge.pattern.expressions import Expression, Steps
 
 CONFIG_NAME: Final = "adapter_config.json"
 WEIGHTS_STEM: Final = "adapter_model"
@@ -81,6 +82,14 @@ class PeftConfig:
     """
 
     form: Mapping[str, Any]
+    _expressions: dict[str, Expression] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _steps: Steps = field(default_factory=Steps, init=False, repr=False, compare=False)
+
+    def _expression(self, text: str) -> Expression:
+        """Return an expression, which is read once; all share what they may cost."""
+        if text not in self._expressions:
+            self._expressions[text] = Expression(text, self._steps)
+        return self._expressions[text]
 
     def check(self) -> None:
         """Check that each member that is read is of its kind.
@@ -99,9 +108,9 @@ class PeftConfig:
         patterns += [whole] if isinstance(whole, str) else []
         for pattern in (*patterns, *(self.form.get("modules_to_save") or ())):
             try:
-                re.compile(pattern)
-            except re.error as problem:
-                raise _invalid(pattern, str(problem)) from None
+                self._expression(pattern)
+            except PatternError as problem:
+                raise _invalid(pattern, problem.got) from None
 
     def refuse_variants(self) -> None:
         """Refuse what is no plain pair of factors for each module.
@@ -132,8 +141,8 @@ class PeftConfig:
             >>> config.strength("layers.0.k_proj"), config.strength("layers.0.xk_proj").rank
             (Strength(rank=2, alpha=16, is_rooted=False), 8)
         """
-        rank: int = _pick(self.form.get("rank_pattern"), module, self.form.get("r") or 8)
-        alpha: Number = _pick(self.form.get("alpha_pattern"), module, self.form.get("lora_alpha", 8))
+        rank: int = self._pick(self.form.get("rank_pattern"), module, self.form.get("r") or 8)
+        alpha: Number = self._pick(self.form.get("alpha_pattern"), module, self.form.get("lora_alpha", 8))
         return Strength(rank, alpha, bool(self.form.get("use_rslora")))
 
     def parameters_of(self, module: str) -> list[str]:
@@ -143,7 +152,7 @@ class PeftConfig:
             >>> PeftConfig({"target_parameters": ["experts.down_proj"]}).parameters_of("layers.0.mlp.experts")
             ['down_proj']
         """
-        if _names(self.form.get("target_modules"), module):
+        if self._is_target(module):
             return []
         pairs = (entry.rpartition(".")[::2] for entry in self.form.get("target_parameters") or ())
         return sorted({name for owner, name in pairs if not owner or f".{module}".endswith(f".{owner}")})
@@ -193,13 +202,40 @@ class PeftConfig:
         if set(before.parameters) != set(after.parameters):
             form["target_parameters"] = sorted(after.parameters) or None
         if form.get("modules_to_save"):
-            form["modules_to_save"] = _saved_modules(form["modules_to_save"], saved)
+            form["modules_to_save"] = self._saved_modules(form["modules_to_save"], saved)
         every = {**after.linear, **after.parameters}
         if any(self.strength(name) != strength for name, strength in every.items()):
             first = self.strength("")
             form["rank_pattern"] = _pattern({name: each.rank for name, each in every.items()}, first.rank)
             form["alpha_pattern"] = _pattern({name: each.alpha for name, each in every.items()}, first.alpha)
         return self._packed(form) if after.parameters or before.parameters else form
+
+    def _is_target(self, module: str) -> bool:
+        """Tell whether `target_modules` names a module."""
+        entries = self.form.get("target_modules")
+        if isinstance(entries, str):
+            return entries != "all-linear" and self._expression(entries).is_whole(module)
+        return any(f".{module}".endswith(f".{entry}") for entry in entries or ())
+
+    def _pick(self, patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+        pairs = (patterns or {}).items()
+        found = (value for key, value in pairs if self._expression(rf"(.*\.)?({key})$").starts(module))
+        return next(found, default)
+
+    def _saved_modules(self, entries: Iterable[str], moved: Mapping[str, Collection[str]]) -> list[str]:
+        """Say which modules are saved whole under their new names: entries that still fit the same tensors stay."""
+        kept: list[str] = []
+        every = {key for keys in moved.values() for key in keys}
+        for entry in entries:
+            old = [key for key in moved if self._is_below(entry, key)]
+            new = {key for each in old for key in moved[each]}
+            is_right = {key for key in every if self._is_below(entry, key)} == new
+            kept += [entry] if is_right else sorted({key.rpartition(".")[0] for key in new})
+        return list(dict.fromkeys(kept))
+
+    def _is_below(self, entry: str, key: str) -> bool:
+        """Tell whether a tensor belongs to a module that an entry of `modules_to_save` names."""
+        return self._expression(rf"(^|.*\.){entry}($|\..*)").starts(key.rpartition(".")[0])
 
     def _packed(self, form: dict[str, Any]) -> dict[str, Any]:
         """Say how fused experts are packed, where it would not be clear; PEFT has no dropout for them."""
@@ -212,27 +248,25 @@ class PeftConfig:
         return form
 
 
-def commonest(strengths: Iterable[Strength]) -> PeftConfig:
-    """Return a configuration that says no more than the rank and the alpha of most modules."""
+def commonest(strengths: Iterable[Strength], roles: Collection[str] = ()) -> PeftConfig:
+    """Return a configuration that says no more than the rank and the alpha of most modules.
+
+    Args:
+        strengths: Those of all modules.
+        roles: What the modules have beside their factors: ``bias`` of B, DoRA's ``magnitude``.
+
+    Examples:
+        >>> commonest([Strength(2, 4), Strength(2, 4), Strength(3, 3)], ["bias"]).form
+        {'peft_type': 'LORA', 'r': 2, 'lora_alpha': 4, 'lora_bias': True}
+    """
     (rank, alpha), _ = Counter((each.rank, each.alpha) for each in strengths).most_common(1)[0]
-    return PeftConfig({"r": rank, "lora_alpha": alpha})
+    said = {name: True for role, name in (("magnitude", "use_dora"), ("bias", "lora_bias")) if role in roles}
+    return PeftConfig({"peft_type": "LORA", "r": rank, "lora_alpha": alpha, **said})
 
 
 def _table(form: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = form.get(name)
     return found if isinstance(found, dict) else {}
-
-
-def _names(entries: Any, module: str) -> bool:
-    """Tell whether `target_modules` names a module."""
-    if isinstance(entries, str):
-        return entries != "all-linear" and re.fullmatch(entries, module) is not None
-    return any(f".{module}".endswith(f".{entry}") for entry in entries or ())
-
-
-def _pick(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    found = (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", module))
-    return next(found, default)
 
 
 def _pattern(values: Mapping[str, Number], default: Number) -> dict[str, Number]:
@@ -244,23 +278,6 @@ def _pattern(values: Mapping[str, Number], default: Number) -> dict[str, Number]
     shorter = [name for name in named if values[name] != default]
     kept = [name for name in named if values[name] != default or any(name.endswith(f".{other}") for other in shorter)]
     return {re.escape(name): values[name] for name in kept}
-
-
-def _saved_modules(entries: Iterable[str], moved: Mapping[str, Collection[str]]) -> list[str]:
-    """Say which modules are saved whole under their new names: entries that still fit the same tensors stay."""
-    kept: list[str] = []
-    every = {key for keys in moved.values() for key in keys}
-    for entry in entries:
-        old = [key for key in moved if _is_below(entry, key)]
-        new = {key for each in old for key in moved[each]}
-        is_right = {key for key in every if _is_below(entry, key)} == new
-        kept += [entry] if is_right else sorted({key.rpartition(".")[0] for key in new})
-    return list(dict.fromkeys(kept))
-
-
-def _is_below(entry: str, key: str) -> bool:
-    """Tell whether a tensor belongs to a module that an entry of `modules_to_save` names."""
-    return re.match(rf"(^|.*\.){entry}($|\..*)", key.rpartition(".")[0]) is not None
 
 
 def _invalid(where: str, got: str) -> PlanError:

@@ -26,7 +26,7 @@ from weighbridge.mappings.schemes.scheme import (
     read_shape,
     with_open_sizes,
 )
-from weighbridge.mappings.schemes.torchao import listed_names
+from weighbridge.mappings.schemes.torchao import LISTED, listed_names
 
 FORMATS: Final = (
     *("fp8_block", "compressed_tensors", "modelopt", "mxfp4", "gptq", "awq", "bitsandbytes", "torchao", "hqq", "mlx"),
@@ -169,7 +169,7 @@ def find_by_names(header: Header) -> Quantisation | None:
         >>> [weight.scheme.title for weight in find_by_names(Header(tensors)).weights]
         ['MXFP4 in blocks of 32 columns']
     """
-    if not any(spec.dtype in ("U8", "I8", "F8_E4M3") for spec in header.specs.values()):
+    if LISTED not in header.metadata and not any(spec.dtype in ("U8", "I8") for spec in header.specs.values()):
         return None
     marks = tuple(BY_NAMES)
     marked = {mark for key in header.specs if key.endswith(marks) for mark in marks if key.endswith(mark)}

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
 
+from weighbridge.base.errors import PatternError
 from weighbridge.mappings.schemes.dialects import Dialect
+from weighbridge.pattern.expressions import Expression, Steps
 
 _OWN_GROUPS: Final = re.compile(r"\\\d|\(\?(?!:|=|!|<=|<!)")
 """What an expression cannot be joined with others for: groups that it names or counts, and flags of its own."""
@@ -88,20 +90,20 @@ class _Meant(NamedTuple):
 def _meaning(entries: Sequence[str], dialect: Dialect) -> Callable[[str], list[_Meant]]:
     """Return what tells the entries that mean a module; most modules are meant by none, which is seen at once."""
     named: dict[str, list[_Meant]] = {}
-    expressions: list[tuple[int, re.Pattern[str], bool]] = []
+    expressions: list[tuple[int, Expression, bool]] = []
     endings: list[tuple[int, str]] = []
-    plain = _Plain()
+    plain, steps = _Plain(), Steps()
     for number, entry in enumerate(entries):
         reading = dialect.read(entry)
         if reading.name is not None:
             named.setdefault(reading.name, []).append(_Meant(False, number))
         if reading.start is not None:
-            expressions.append((number, _compiled(reading.start, entry), reading.is_of_weight))
+            expressions.append((number, _read(reading.start, entry, steps), reading.is_of_weight))
         if reading.plain is not None:
             plain.add(number, reading.plain)
         if reading.ending is not None:
             endings.append((number, reading.ending))
-    any_start, ends = _any_of(expressions), tuple(ending for _, ending in endings)
+    any_start, ends = _any_of(expressions, steps), tuple(ending for _, ending in endings)
 
     def means(module: str) -> list[_Meant]:
         found = dict.fromkeys(named.get(module, ()))
@@ -142,23 +144,22 @@ class _Plain:
             stop = -2 if stop == -1 else module.find(".", stop + 1)
 
 
-def _compiled(text: str, entry: str) -> re.Pattern[str]:
+def _read(text: str, entry: str, steps: Steps) -> Expression:
     try:
-        return re.compile(text)
-    except (re.error, RecursionError, OverflowError) as problem:
-        raise UnreadableError(entry, str(problem)) from None
+        return Expression(text, steps)
+    except PatternError as problem:
+        raise UnreadableError(entry, problem.got) from None
 
 
-def _matched(number: int, start: re.Pattern[str], is_of_weight: bool, module: str) -> _Meant | None:
-    if is_of_weight and start.match(f"{module}.weight") is not None:
+def _matched(number: int, start: Expression, is_of_weight: bool, module: str) -> _Meant | None:
+    if is_of_weight and start.starts(f"{module}.weight"):
         return _Meant(False, number)
-    return _Meant(is_of_weight, number) if start.match(module) is not None else None
+    return _Meant(is_of_weight, number) if start.starts(module) else None
 
 
-def _any_of(expressions: Sequence[tuple[int, re.Pattern[str], bool]]) -> Callable[[str], bool]:
+def _any_of(expressions: Sequence[tuple[int, Expression, bool]], steps: Steps) -> Callable[[str], bool]:
     """Return what tells whether any expression matches, at the price of one."""
-    texts = [start.pattern for _, start, _ in expressions]
+    texts = [start.text for _, start, _ in expressions]
     if any(_OWN_GROUPS.search(text) for text in texts) or any(of_weight for *_, of_weight in expressions):
         return lambda module: True
-    joined = re.compile("|".join(f"(?:{text})" for text in texts))
-    return lambda module: joined.match(module) is not None
+    return Expression("|".join(f"(?:{text})" for text in texts), steps).starts

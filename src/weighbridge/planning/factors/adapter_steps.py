@@ -76,7 +76,7 @@ def move_adapter(
         try:
             targets = list(_factor_targets(step, held, known, moved))
             moved.steps += join_steps(targets, specs, step.rules)
-            moved.steps += _whole_steps(step, held, kinds, moved)
+            moved.steps += _whole_steps(step, held, known, moved)
         except PlanError as problem:
             rules = "\n".join(weights.mapping.rule_name(rule) for rule in step.rules)
             problems.append(problem.with_context(where=", ".join(step.writes), because=rules))
@@ -194,7 +194,7 @@ def _tail(kind: str, made: Made) -> str:
     return tails[made.what]
 
 
-def _whole_steps(step: Step, held: Held, kinds: Mapping[str, str], moved: Moved) -> Iterator[Step]:
+def _whole_steps(step: Step, held: Held, known: _Targets, moved: Moved) -> Iterator[Step]:
     """Yield the step of tensors that are saved whole: what becomes of those of the model becomes of them."""
     lacking = [key for key in step.reads if key not in held.whole]
     if len(lacking) == len(step.reads):
@@ -202,8 +202,10 @@ def _whole_steps(step: Step, held: Held, kinds: Mapping[str, str], moved: Moved)
     if lacking:
         got = f"not {', '.join(lacking[:3])}"
         raise inexact("the adapter has some of the tensors that become one whole, and not others", got)
+    if known.naming is not None:
+        raise inexact(f"{known.naming.dialect.name} has no names for tensors that are saved whole")
     for key in step.reads:
         moved.whole[key] = list(step.writes)
     sources = tuple(held.whole[key][0] for key in step.sources)
-    targets = tuple(whole_key(key, is_adapted=key in kinds) for key in step.targets)
+    targets = tuple(whole_key(key, is_adapted=key in known.kinds) for key in step.targets)
     yield Step(sources, targets, step.program, step.fate, step.rules)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import nearest
 from weighbridge.base.specs import Header, Shape, TensorSpec
-from weighbridge.mappings.lora.adapter_names import BASE_LAYER, Named, parameter_modules, read_name
+from weighbridge.mappings.lora.adapter_names import BASE_LAYER, PREFIX, Named, parameter_modules, read_name
 from weighbridge.mappings.lora.peft_configs import CONFIG_NAME, RANK_MAJOR, PeftConfig
 from weighbridge.mappings.lora.ranks import Strength
 from weighbridge.planning.factors.adapted import Adapted, Factor
@@ -204,7 +204,7 @@ def _adapted(
     specs = [header[key] for key in pair.keys]
     made = [Factor.of(axis, specs[axis].dtype, matrix, strength.rank, packing) for axis in (OUT, IN)]
     factors = [factor._replace(spec=spec) for factor, spec in zip(made, specs, strict=True)]
-    return Adapted(matrix, kind, pair.keys, (factors[OUT], factors[IN]), strength, pair.rows, pair.window)
+    return Adapted(matrix, kind, pair.keys, (factors[OUT], factors[IN]), strength, pair.rows, pair.window, PREFIX)
 
 
 def _parameters(pairs: Mapping[str, Pair], config: PeftConfig) -> dict[str, str]:

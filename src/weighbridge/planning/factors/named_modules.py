@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from weighbridge.base.errors import PlanError
-from weighbridge.base.keys import nearest
+from weighbridge.base.keys import NearKeys
 from weighbridge.base.specs import Header
 from weighbridge.mappings.lora.named_dialects import Dialect
 
@@ -46,8 +46,9 @@ def find_modules(dialect: Dialect, named: Collection[Module], base: Header | Non
             module = key.removesuffix(WEIGHT)
             known.setdefault(dialect.spell(module), []).append(module)
     found = {each: _meant(dialect, each, known) for each in named}
-    problems = [_untold(dialect, each, modules, base) for each, modules in found.items() if len(modules) != 1]
-    if problems:
+    untold = {each: modules for each, modules in found.items() if len(modules) != 1}
+    if untold:
+        problems = list(_problems(dialect, untold, base))
         raise PlanError("plan-failed", "the modules that this adapter is for cannot be told", problems=problems)
     return {each: modules[0] for each, modules in found.items()}
 
@@ -74,14 +75,16 @@ def _meant(dialect: Dialect, named: Module, known: dict[str, list[str]]) -> list
     return list(found)
 
 
-def _untold(dialect: Dialect, named: Module, modules: list[str], base: Header) -> PlanError:
-    part, module = named
-    hint = "give the model that the adapter was trained on, under the names that its modules have in memory"
-    if modules:
-        what, got = "several modules of the model have this name", ", ".join(modules[:4])
-        hint = "give a base that has only those modules which the adapter is for"
-    else:
-        spelt = {dialect.spell(key.removesuffix(WEIGHT)): key for key in base if key.endswith(WEIGHT)}
-        near = [spelt[each] for each in nearest(module, list(spelt), 3)]
-        what, got = "no module of the model has this name", f"nearest: {', '.join(near) or 'none'}"
-    return PlanError("adapter-module", what, where=part + module, got=got, hint=hint)
+def _problems(dialect: Dialect, untold: Mapping[Module, list[str]], base: Header) -> Iterator[PlanError]:
+    """Yield an error for each name that means no module, or several; the first ones have names like theirs."""
+    spelt = {dialect.spell(key.removesuffix(WEIGHT)): key for key in base if key.endswith(WEIGHT)}
+    like = NearKeys(spelt)
+    for number, ((part, module), modules) in enumerate(untold.items()):
+        if modules:
+            what, got = "several modules of the model have this name", ", ".join(modules[:4])
+            hint = "give a base that has only those modules which the adapter is for"
+        else:
+            near = [spelt[each] for each in like.find(module)] if number < PlanError.shown_problems else []
+            what, got = "no module of the model has this name", f"nearest: {', '.join(near)}" if near else ""
+            hint = "give the model that the adapter was trained on, under the names that its modules have in memory"
+        yield PlanError("adapter-module", what, where=part + module, got=got, hint=hint)

@@ -53,7 +53,7 @@ def expand_plan(plan: Plan, source: Grouped, target: Grouped | None, *, may_refi
         steps = [each for step in plan.steps for each in work.expand(step)]
     work.problems += _not_alike_finer(work.finer, source)
     changes = tuple(work.finer.changes(weight.kind for weight in source.weights.values()))
-    metadata = follow_names(plan, source, work.problems)
+    metadata = follow_names(plan, source.seen, work.problems)
     made = replace(
         plan,
         steps=tuple(sorted(steps, key=lambda step: step.targets)),

@@ -200,8 +200,14 @@ def _unlike_parts(group: Group, source: Grouped, where: str) -> Iterator[Weighbr
 
 
 def disagreements(plan: Plan, source: Grouped) -> Iterator[PlanError]:
-    """Yield what contradicts the configuration, where a rule parts the tensors of a weight, or moves any elements."""
+    """Yield what contradicts the configuration, where a rule parts the tensors of a weight, or moves any elements.
+
+    A rule that names the weight, and none of the tensors that it would be stored as, parts them as well.
+    """
     rules = {key: step.rules for step in plan.steps for key in step.sources} if source.faults else {}
+    names = [name for fault in source.faults if fault.keys and (name := f"{fault.stem}.weight") not in rules]
+    if names:
+        rules |= {key: trace.fired for key, _, trace in trace_ends(prepare(plan.mapping), names) if trace.fired}
     for fault in source.faults:
         keys = {*fault.keys, f"{fault.stem}.weight"} & rules.keys() if fault.keys else set()
         if len({bool(rules[key]) for key in keys}) > 1:

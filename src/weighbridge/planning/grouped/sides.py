@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from weighbridge.base.errors import PlanError
+from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.specs import Header
+from weighbridge.planning.grouped.described import follow_names
 from weighbridge.planning.grouped.expanding import expand_plan
 from weighbridge.planning.grouped.own_names import contradictions, disagreements, strays, unlike
 from weighbridge.planning.grouped.weights import Grouped, Saying, group_weights
@@ -35,11 +36,6 @@ class Sides:
         """What rules see of both."""
         source = self.source if self.groups is None else self.groups.seen
         return source, (self.target if self.wanted is None else self.wanted.seen)
-
-    @property
-    def told(self) -> Container[str]:
-        """The tensors of the source's quantised weights."""
-        return () if self.groups is None else self.groups.base_of
 
     def names(self) -> tuple[Header, Header | None]:
         """Return headers with all names that an exception may name: those that rules see, and all others."""
@@ -73,10 +69,12 @@ class Sides:
         Raises:
             PlanError: `plan-failed`, with every tensor that cannot go along with its weight.
         """
+        problems: list[WeighbridgeError] = []
         if self.groups is None:
-            return plan
-        made = expand_plan(plan, self.groups, self.wanted, may_refine=may_refine)
-        problems = [*strays(made, reading, self.groups, self.target), *disagreements(made, self.groups)]
+            made = replace(plan, metadata=follow_names(plan, self.source, problems))
+        else:
+            made = expand_plan(plan, self.groups, self.wanted, may_refine=may_refine)
+            problems += [*strays(made, reading, self.groups, self.target), *disagreements(made, self.groups)]
         if problems:
             raise PlanError("plan-failed", "the mapping does not fit", problems=problems)
         return made

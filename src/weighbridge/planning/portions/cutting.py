@@ -14,7 +14,7 @@ from typing import Final
 from weighbridge.algebra.held_parts import Part
 from weighbridge.base.errors import LayoutError, PlanError, WeighbridgeError
 from weighbridge.base.keys import nearest
-from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.base.specs import DTYPES, Header, TensorSpec
 from weighbridge.planning.plan import Plan, Portion
 from weighbridge.planning.portions.cut_programs import cut_sources, cut_targets
 from weighbridge.planning.portions.read_slots import without_unread
@@ -130,6 +130,9 @@ def _misfits(side: str, parts: Parts, specs: Header, keys: Iterable[str]) -> Ite
         elif part.shape != specs[key].shape:
             expected, got = str(list(specs[key].shape)), f"a part of {list(part.shape)}"
             yield PlanError("parts-mismatch", "this is a part of another tensor", where=key, expected=expected, got=got)
+        elif DTYPES[specs[key].dtype].kind == "packed" and part.numel and not part.is_whole:
+            what, expected = "elements below a byte cannot be told apart", "all of this tensor, or nothing of it"
+            yield PlanError("dtype-mismatch", what, where=key, expected=expected, got=f"a part, of {specs[key].dtype}")
 
 
 def _split_ties(plan: Plan, side: str, parts: Parts) -> Iterator[PlanError]:

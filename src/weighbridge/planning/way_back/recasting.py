@@ -66,24 +66,29 @@ def _recast(step: Step, dtypes: Sequence[str]) -> Step:
     sources = tuple(TensorSpec(dtype, spec.shape) for dtype, spec in zip(dtypes[:first], program.sources, strict=True))
     made = [one._replace(dtype=dtype) for dtype, one in zip(dtypes[first:], program.written, strict=True)]
     temporaries, targets = tuple(made[:last]), tuple(made[last:])
-    recast = Program(sources, temporaries, targets, False, *_declared_in(program, sources, made))
+    recast = Program(sources, temporaries, targets, False, *_declared_in(program, sources, made), again=program.again)
     return Step(step.sources, step.targets, recast, "moved" if step.fate == "computed" else step.fate, step.rules)
 
 
 def _declared_in(
     program: Program, sources: Sequence[TensorSpec], made: Sequence[Output]
 ) -> tuple[tuple[Constant, ...], tuple[Cut, ...]]:
-    """Return a program's constants and what it cuts off, in the dtypes that the tensors beside them have now."""
+    """Return a program's constants and what it cuts off, in the dtypes that the tensors beside them have now.
+
+    Of what has no elements, no copy tells beside what it lies: it has the dtype that all others have.
+    """
     reading = {copy.source: output.dtype for output in reversed(made) for copy in output.layout.copies}
+    one = {spec.dtype for spec in sources} | {output.dtype for output in made}
+    default = one.pop() if len(one) == 1 else None
     constants = []
     for slot, (spec, element) in enumerate(program.constants, len(sources)):
-        dtype = reading.get(slot, spec.dtype)
+        dtype = reading.get(slot, default or spec.dtype)
         constants.append(Constant(TensorSpec(dtype, spec.shape), cast_element(element, spec.dtype, dtype)))
     temporaries = [output.dtype for output in made[: len(program.temporaries)]]
     dtypes = [*(spec.dtype for spec in (*sources, *(constant.spec for constant in constants))), *temporaries]
     cuts = []
     for output, element in program.cuts:
-        dtype = next((dtypes[copy.source] for copy in output.layout.copies), output.dtype)
+        dtype = next((dtypes[copy.source] for copy in output.layout.copies), default or output.dtype)
         cuts.append(Cut(output._replace(dtype=dtype), cast_element(element, output.dtype, dtype)))
     return tuple(constants), tuple(cuts)
 

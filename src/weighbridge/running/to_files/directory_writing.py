@@ -50,7 +50,7 @@ def write(
         options: How to write.
         origin: Where the files beside the weights are; None for the checkpoint itself.
         beside: More files to put beside the weights, each in the place of one of its name.
-        changes: Files to write anew beside the weights, as `beside`; the receipt holds what they were.
+        changes: Files to write anew beside the weights, as `beside`, or to leave out; the receipt holds what they were.
 
     Returns:
         The directory.

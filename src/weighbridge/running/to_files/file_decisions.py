@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from weighbridge.base.errors import DestinationError
 from weighbridge.base.file_names import RECEIPT_NAME, SAFETENSORS_SUFFIX
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.process.part_numbers import PartNumber, read_part
@@ -38,6 +39,21 @@ class Files(NamedTuple):
     shard_index: IndexText | None
 
 
+SAFETENSORS: Final = "safetensors"
+DCP: Final = "dcp"
+KINDS: Final = (SAFETENSORS, DCP)
+"""What a directory of weights may hold."""
+
+
+def _check_kind(kind: str, under: str) -> None:
+    if kind not in KINDS:
+        expected = ", ".join(KINDS)
+        raise DestinationError("usage", "there is no such kind of files", expected=expected, got=repr(kind)[:80])
+    if under and (kind != DCP or not all(under.split("."))):
+        what, expected = "the tensors cannot be put under this name", f"names with dots between them, and to={DCP!r}"
+        raise DestinationError("usage", what, expected=expected, got=f"{under!r:.80} of {kind} files")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteOptions:
     """How files are written.
@@ -55,12 +71,16 @@ class WriteOptions:
             source's files (`max_shard_size` is not looked at) and lets them share the disk's blocks with these, where
             the file system can do that. ``"hard"`` does the same, and a file that comes out as it was becomes a further
             name of the source's: whoever changes the one in place changes the other.
+        to: What a directory is to hold: ``"safetensors"`` files, or a distributed checkpoint of torch's, ``"dcp"``.
+        under: For the latter, the dict that the tensors are to be in, such as ``"model"``, which stands before their
+            names.
         part: Write one part of the output, as one of several processes that share it: number and count, such as
             ``(3, 16)`` with numbers from 0, the same as text, or ``"auto"`` for what torchrun, Slurm or MPI say.
         progress: Called after each piece with the bytes written so far and the bytes in all.
 
     Raises:
-        DestinationError: `usage` for a size or a link that there is not, and a name that no file can have.
+        DestinationError: `usage` for a size, a link or a kind of files that there is not, and a name that no file can
+            have.
         WeighbridgeError: `usage` for a part that there is not.
     """
 
@@ -71,11 +91,14 @@ class WriteOptions:
     resume: bool = False
     sync: bool = True
     link: str = "never"
+    to: str = SAFETENSORS
+    under: str = ""
     part: tuple[int, int] | str | None = None
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
         check_link(self.link)
+        _check_kind(self.to, self.under)
         if self.name is not None:
             check_stem(self.name)
         parse_size(self.memory_budget)
@@ -159,9 +182,7 @@ def decide(
     # What is read back beside a model needs the rules that carried it, in files restored as they were, too.
     is_restored = plan.target_files is not None and not isinstance(checkpoint, LayeredCheckpoint)
     receipt = b"" if is_restored else receipt_text(plan, checkpoint, changes)
-    carried = _extras(origin, is_read=origin is checkpoint)
-    anew = (change.extra for change in changes)
-    extras = tuple({extra.name: extra for extra in (*carried, *beside, *anew)}.values())
+    extras = extras_for(origin, checkpoint, beside, changes)
     twins = find_twins(plan, files.images, checkpoint) if options.link == "hard" else {}
     return Output(files, extras, receipt, twins)
 
@@ -189,7 +210,25 @@ def can_share(checkpoint: Checkpoint, destination: Path, link: str) -> bool:
     return found
 
 
-def _extras(origin: Checkpoint, *, is_read: bool) -> tuple[Extra, ...]:
+def extras_for(
+    origin: Checkpoint, checkpoint: Checkpoint, beside: Sequence[Extra], changes: Sequence[FileChange]
+) -> tuple[Extra, ...]:
+    """Return the files to put beside new weights, each in the place of an earlier one of its name.
+
+    Args:
+        origin: What has the files to carry along.
+        checkpoint: What is read.
+        beside: More files.
+        changes: Files that are written anew.
+    """
+    carried = _carried(origin, is_read=origin is checkpoint)
+    gone = {change.name for change in changes if not change.after}
+    anew = (change.extra for change in changes)
+    named = {extra.name: extra for extra in (*carried, *beside, *anew) if extra.name not in gone}
+    return tuple(named.values())
+
+
+def _carried(origin: Checkpoint, *, is_read: bool) -> tuple[Extra, ...]:
     """Return the files to carry along; those beside a model's original weights that are gone by now are left out."""
     there = tuple(extra for extra in origin.extras if is_read or extra.path.is_file())
     gone = [extra.name for extra in origin.extras if extra not in there]

@@ -1,4 +1,4 @@
-"""Write the pickle of a state dict: what `torch.save` writes for a dict of dense tensors, and nothing else.
+"""Write pickles: what `torch.save` writes for dense tensors, and values as `pickles` reads them.
 
 The instructions are those of protocol 2, which every version of torch reads, by `torch.load(weights_only=True)` too.
 None is left to Python's own pickler, so that the text depends on nothing but the tensors.
@@ -7,13 +7,15 @@ None is left to Python's own pickler, so that the text depends on nothing but th
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from weighbridge.base.specs import Shape
+from weighbridge.storage.formats.pickles import Global, Made
 from weighbridge.storage.formats.torch_pickles import Stored, storage_class
 
-_START: Final = b"\x80\x02}("
+_PROTOCOL: Final = b"\x80\x02"
+_START: Final = _PROTOCOL + b"}("
 _END: Final = b"u."
 _NO_HOOKS: Final = b"ccollections\nOrderedDict\n)R"
 """Every tensor is written with hooks for its backward pass, of which there are none."""
@@ -35,6 +37,79 @@ def pickle_tensors(tensors: Iterable[tuple[str, Stored]]) -> bytes:
         True
     """
     return b"".join((_START, *(_text(key) + _tensor(stored) for key, stored in tensors), _END))
+
+
+def pickle_tensor(stored: Stored) -> bytes:
+    """Write one tensor, which lies in a storage.
+
+    Examples:
+        >>> import io
+        >>> from weighbridge.storage.formats.pickles import Bounded, read_pickle
+        >>> from weighbridge.storage.formats.torch_pickles import Storage, read_tensor
+        >>> stored = Stored(Storage("0", "float8_e5m2", 6), "float8_e5m2", 0, (2, 3), (3, 1))
+        >>> raw = pickle_tensor(stored)
+        >>> read_tensor(read_pickle(Bounded(io.BytesIO(raw), len(raw))).value).shape
+        (2, 3)
+    """
+    return _PROTOCOL + _tensor(stored) + b"."
+
+
+def pickle_value(value: object) -> bytes:
+    """Write a value as `pickles.read_pickle` gives it: plain ones, lists, tuples and dicts, `Global`, and `Made`.
+
+    A `Made` with a state is an object of a class, which is given its fields; any other is a call.
+
+    Examples:
+        >>> import pickle
+        >>> pickle.loads(pickle_value({"a": [1, None, (True, 2**40)], "b": Global("os.path", "join")}))["a"]
+        [1, None, (True, 1099511627776)]
+    """
+    return b"".join((_PROTOCOL, *_value(value, {}), b"."))
+
+
+def _value(value: object, known: dict[object, int]) -> Iterator[bytes]:
+    """Yield the instructions that push a value; texts and names are remembered, and written once."""
+    if isinstance(value, Made):
+        yield from _made(value, known)
+    elif isinstance(value, str | Global):
+        yield from _remembered(value, known)
+    elif isinstance(value, dict):
+        yield b"}("
+        for pair in value.items():
+            for part in pair:
+                yield from _value(part, known)
+        yield b"u"
+    elif isinstance(value, tuple | list):
+        yield b"(" if isinstance(value, tuple) else b"]("
+        for part in value:
+            yield from _value(part, known)
+        yield b"t" if isinstance(value, tuple) else b"e"
+    elif value is None or isinstance(value, bool):
+        yield {None: b"N", True: b"\x88", False: b"\x89"}[value]
+    else:
+        assert isinstance(value, int)
+        yield _int(value)
+
+
+def _made(value: Made, known: dict[object, int]) -> Iterator[bytes]:
+    yield from _value(value.maker, known)
+    yield from _value(value.arguments, known)
+    if value.state is None:
+        yield b"R"
+        return
+    yield b"\x81"
+    yield from _value(value.state, known)
+    yield b"b"
+
+
+def _remembered(value: str | Global, known: dict[object, int]) -> Iterator[bytes]:
+    number = known.get(value)
+    if number is not None:
+        yield b"j" + struct.pack("<I", number)
+        return
+    known[value] = len(known)
+    yield _text(value) if isinstance(value, str) else _global(str(value))
+    yield b"r" + struct.pack("<I", known[value])
 
 
 def _tensor(stored: Stored) -> bytes:

@@ -32,9 +32,10 @@ from weighbridge.storage.outputs.pickle_text import pickle_tensors, row_major_st
 from weighbridge.storage.places.regular_files import OpenFiles
 
 _ROOT: Final = "archive/"
-_FIXED: Final = ("data.pkl", "byteorder", "version")
+FIXED: Final = ("data.pkl", "byteorder", "version")
 """The members in the head, which are known from the start."""
-_ALIGNMENT_BYTES: Final = 64
+ALIGNMENT_BYTES: Final = 64
+"""At multiples of this the bytes of a storage begin."""
 _FORMAT_VERSION: Final = b"3\n"
 _SMALL: Final = 2**32 - 1
 """From this number on, a field of 32 bits says that one of 64 bits holds the number."""
@@ -94,11 +95,11 @@ def _version(extra: bytes) -> int:
     return 45 if extra.startswith(b"\1\0") else 20
 
 
-def _place(name: str, start: int, size_bytes: int) -> Member:
+def next_member(name: str, start: int, size_bytes: int) -> Member:
     """Put a member at the first place from `start` on at which its bytes are aligned."""
     extra_bytes = (20 if size_bytes >= _SMALL else 0) + 4
     least = start + _HEADER.size + len((_ROOT + name).encode()) + extra_bytes
-    return Member(_ROOT + name, start, least + -least % _ALIGNMENT_BYTES, size_bytes)
+    return Member(_ROOT + name, start, least + -least % ALIGNMENT_BYTES, size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,9 @@ class TorchImage:
         assert len(receipt) == place.size_bytes
         files = OpenFiles({}, is_passing=True)
         checksums = run_in_batches(
-            lambda member: _checksum(files, path, member), storages, lambda member: member.size_bytes
+            lambda member: checksum_of(files, path, member.offset, member.size_bytes),
+            storages,
+            lambda member: member.size_bytes,
         )
         pairs = [*zip(storages, checksums, strict=True), (place, zlib.crc32(receipt))]
         entries = self.fixed + b"".join(member.entry(checksum) for member, checksum in pairs)
@@ -142,23 +145,28 @@ class TorchImage:
             file.seek(place.offset)
             file.write(receipt)
             file.write(
-                entries + _directory_end(len(self.filled) + len(_FIXED), place.offset + len(receipt), len(entries))
+                entries + directory_end(len(self.filled) + len(FIXED), place.offset + len(receipt), len(entries))
             )
             file.flush()
             if sync:
                 os.fsync(file.fileno())
 
 
-def _checksum(files: OpenFiles, path: Path, member: Member) -> int:
-    checksum, buffer = 0, memoryview(bytearray(min(WINDOW_BYTES, member.size_bytes)))
-    for start, stop in windows_of(member.size_bytes):
+def checksum_of(files: OpenFiles, path: Path, offset: int, size_bytes: int) -> int:
+    """Return the checksum of bytes of a file, as archives have it.
+
+    Raises:
+        CheckpointError: `read-failed`, `file-truncated`, `source-changed`.
+    """
+    checksum, buffer = 0, memoryview(bytearray(min(WINDOW_BYTES, size_bytes)))
+    for start, stop in windows_of(size_bytes):
         window = buffer[: stop - start]
-        files.read(path, member.offset + start, window)
+        files.read(path, offset + start, window)
         checksum = zlib.crc32(window, checksum)
     return checksum
 
 
-def _directory_end(count: int, offset: int, size_bytes: int) -> bytes:
+def directory_end(count: int, offset: int, size_bytes: int) -> bytes:
     """Return what follows the archive's directory, in 64 bits as torch writes it whatever the size."""
     large = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size_bytes, offset)
     where = struct.pack("<4sIQI", b"PK\6\7", 0, offset + size_bytes, 1)
@@ -182,24 +190,33 @@ def lay_out_torch(
         CheckpointError: `dtype-unknown` for a dtype that torch lacks, `header-invalid` for a name that is no text.
     """
     keys = [key for key in specs if key not in ties]
-    stored = {key: _stored(f"{name}: {key}", specs[key], str(number)) for number, key in enumerate(keys)}
-    raw = pickle_tensors([(key, stored[ties.get(key, key)]) for key in specs])
-    head, fixed = b"", b""
-    for part, content in zip(_FIXED, (raw, b"little", _FORMAT_VERSION), strict=True):
-        member = _place(part, len(head), len(content))
-        head += member.header(zlib.crc32(content)) + content
-        fixed += member.entry(zlib.crc32(content))
+    stored = {key: describe_stored(f"{name}: {key}", specs[key], str(number)) for number, key in enumerate(keys)}
+    head, fixed = begin_archive(pickle_tensors([(key, stored[ties.get(key, key)]) for key in specs]))
     filled = list(_place_all(keys, specs, len(head)))
-    filled.append(_place(RECEIPT_NAME, _stop(filled, len(head)), receipt_bytes))
+    filled.append(next_member(RECEIPT_NAME, _stop(filled, len(head)), receipt_bytes))
     entries_bytes = len(fixed) + sum(len(member.entry(0)) for member in filled)
-    size_bytes = _stop(filled, 0) + entries_bytes + len(_directory_end(0, 0, 0))
+    size_bytes = _stop(filled, 0) + entries_bytes + len(directory_end(0, 0, 0))
     tensors = [Placed(key, member.offset, member.size_bytes) for key, member in zip(keys, filled, strict=False)]
     return TorchImage(FileImage(name, size_bytes, head, tuple(tensors)), tuple(filled), fixed)
 
 
+def begin_archive(raw: bytes) -> tuple[bytes, bytes]:
+    """Return the members of an archive that are known from the start, and their entries in its directory.
+
+    Args:
+        raw: The pickle.
+    """
+    head, fixed = b"", b""
+    for part, content in zip(FIXED, (raw, b"little", _FORMAT_VERSION), strict=True):
+        member = next_member(part, len(head), len(content))
+        head += member.header(zlib.crc32(content)) + content
+        fixed += member.entry(zlib.crc32(content))
+    return head, fixed
+
+
 def _place_all(keys: Sequence[str], specs: Mapping[str, TensorSpec], start: int) -> Iterator[Member]:
     for number, key in enumerate(keys):
-        member = _place(f"data/{number}", start, specs[key].size_bytes)
+        member = next_member(f"data/{number}", start, specs[key].size_bytes)
         start = member.offset + member.size_bytes
         yield member
 
@@ -208,8 +225,12 @@ def _stop(members: Sequence[Member], start: int) -> int:
     return members[-1].offset + members[-1].size_bytes if members else start
 
 
-def _stored(where: str, spec: TensorSpec, storage: str) -> Stored:
-    """Describe a tensor as torch has it, dense in a storage of its own."""
+def describe_stored(where: str, spec: TensorSpec, storage: str) -> Stored:
+    """Describe a tensor as torch has it, dense in a storage of its own.
+
+    Raises:
+        CheckpointError: `dtype-unknown` for a dtype that torch lacks.
+    """
     from weighbridge.storage.formats.torch_tensors import torch_layout
 
     layout = torch_layout(spec)

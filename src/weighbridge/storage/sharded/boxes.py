@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import prod
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from weighbridge.base.specs import Shape
+
+MOST_LOOKS: Final = 10_000_000
+"""How often boxes that lie across each other are looked at, to tell which elements they share."""
 
 
 class Box(NamedTuple):
@@ -72,17 +75,38 @@ def find_fault(shape: Shape, boxes: Sequence[Box]) -> Fault | None:
     """
     if not prod(shape):
         return None
-    return _fault(shape, [box for box in boxes if box.numel], 0)
+    try:
+        return _fault(shape, [box for box in boxes if box.numel], 0, _Looks())
+    except _TooManyError:
+        return Fault("more chunks lie across each other than can be told apart", _rest(shape, 0))
 
 
-def _fault(shape: Shape, boxes: Sequence[Box], axis: int) -> Fault | None:
+class _TooManyError(Exception):
+    """Boxes would be looked at too often."""
+
+
+class _Looks:
+    """How often boxes may still be looked at."""
+
+    def __init__(self) -> None:
+        self.left = MOST_LOOKS
+
+    def take(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise _TooManyError
+
+
+def _fault(shape: Shape, boxes: Sequence[Box], axis: int, looks: _Looks) -> Fault | None:
     """Look at boxes that are the same interval, or more, on each axis before `axis`."""
     if axis == len(shape):
         if len(boxes) == 1:
             return None
         return Fault("two chunks hold this" if boxes else "no chunk holds this", Box((), ()))
-    for start, stop, inside in _intervals(shape[axis], boxes, axis):
-        found = _fault(shape, inside, axis + 1) if inside else Fault("no chunk holds this", _rest(shape, axis + 1))
+    for start, stop, inside in _intervals(shape[axis], boxes, axis, looks):
+        found = (
+            _fault(shape, inside, axis + 1, looks) if inside else Fault("no chunk holds this", _rest(shape, axis + 1))
+        )
         if found is not None:
             box = Box((start, *found.box.offsets), (stop - start, *found.box.sizes))
             return found._replace(box=box)
@@ -93,7 +117,7 @@ def _rest(shape: Shape, axis: int) -> Box:
     return Box((0,) * (len(shape) - axis), shape[axis:])
 
 
-def _intervals(size: int, boxes: Sequence[Box], axis: int) -> Iterator[tuple[int, int, list[Box]]]:
+def _intervals(size: int, boxes: Sequence[Box], axis: int, looks: _Looks) -> Iterator[tuple[int, int, list[Box]]]:
     """Yield intervals that cover an axis, none of which a box ends in, each with the boxes that hold it.
 
     Boxes of one grid begin and end at the same places: sorting them is all there is to do. Only others are cut.
@@ -113,9 +137,17 @@ def _intervals(size: int, boxes: Sequence[Box], axis: int) -> Iterator[tuple[int
             yield done, size, []
         return
     cuts = sorted({0, size, *(end for interval in ends for end in interval)})
+    over: list[tuple[int, int]] = []
+    coming = iter([*ends, (size, size)])
+    following = next(coming)
     for start, stop in pairwise(cuts):
-        over = [interval for interval in ends if interval[0] <= start and stop <= interval[1]]
-        yield start, stop, [box for interval in over for box in alike[interval]]
+        over = [interval for interval in over if start < interval[1]]
+        while following[0] == start:
+            over.append(following)
+            following = next(coming)
+        inside = [box for interval in over for box in alike[interval]]
+        looks.take(len(over) + len(inside))
+        yield start, stop, inside
 
 
 def boxes_between(shape: Shape, start: int, stop: int) -> Iterator[Box]:

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from shlex import quote
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.file_names import SAFETENSORS_SUFFIX
+from weighbridge.base.file_names import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
 from weighbridge.base.process.collecting import without_collection
 from weighbridge.base.specs import MAX_AXES, Header, TensorSpec, check_keys, dtype_named
@@ -27,9 +27,10 @@ from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import OpenFiles, SourceFile, read_small_file, sample_file
 from weighbridge.storage.sharded.boxes import Box
 from weighbridge.storage.sharded.chunked import Chunk, ChunkedCheckpoint, Whole, check_chunks
-from weighbridge.storage.sharded.dcp_entries import select
+from weighbridge.storage.sharded.dcp_entries import EVERYTHING, select
 from weighbridge.storage.sharded.dcp_items import find_tensor
 from weighbridge.storage.sharded.dcp_metadata import (
+    ITEMS_SUFFIX,
     MAX_METADATA_BYTES,
     METADATA_NAME,
     Described,
@@ -37,13 +38,11 @@ from weighbridge.storage.sharded.dcp_metadata import (
     Tensor,
     read_metadata,
 )
-
-ITEMS_SUFFIX: Final = ".distcp"
-"""Ends the names of the files that items lie in."""
+from weighbridge.storage.sharded.dcp_objects import OBJECTS_NAME, keep_objects
 
 
 def is_dcp(directory: Path) -> bool:
-    """Tell whether a directory is one of torch.distributed.checkpoint: it has metadata, and files of items.
+    """Tell whether a directory is one of torch.distributed.checkpoint: it has metadata, and no other weights.
 
     Raises:
         CheckpointError: `dcp-invalid` where there are such files, and no metadata; `checkpoint-ambiguous` where there
@@ -53,6 +52,7 @@ def is_dcp(directory: Path) -> bool:
     has_items = any(name.endswith(ITEMS_SUFFIX) for name in names)
     has_metadata = (directory / METADATA_NAME).is_file()
     others = [name for name in names if name.endswith(SAFETENSORS_SUFFIX)]
+    has_weights = bool(others) or any(name.endswith(TORCH_SUFFIXES) for name in names)
     if has_items and others:
         what, hint = "more than one checkpoint is in here", f"open the file, or {directory / METADATA_NAME}"
         raise CheckpointError(
@@ -62,7 +62,7 @@ def is_dcp(directory: Path) -> bool:
         expected, got = METADATA_NAME, f"files of items (*{ITEMS_SUFFIX}) alone"
         what, hint = "nothing says what is in these files", "take a save that was finished: its metadata comes last"
         raise CheckpointError("dcp-invalid", what, where=str(directory), expected=expected, got=got, hint=hint)
-    return has_items
+    return has_items or (has_metadata and not has_weights)
 
 
 @without_collection()
@@ -90,7 +90,8 @@ def open_dcp(directory: Path, entry: str | None = None) -> ChunkedCheckpoint:
         raise problem.with_context(where=str(path)) from None
     chosen = {key: described.tensors[name] for key, name in names.items()}
     check_keys(chosen, str(directory))
-    files = _open_files(directory, described, chosen.values())
+    objects = described.objects.values() if entry == EVERYTHING else ()
+    files = _open_files(directory, described, chosen.values(), objects)
     reader = _Reader({file.name: file for file in files}, OpenFiles({f.path: f.stamp for f in files}, is_passing=True))
     tensors, specs = {}, {}
     for key, tensor in chosen.items():
@@ -101,6 +102,9 @@ def open_dcp(directory: Path, entry: str | None = None) -> ChunkedCheckpoint:
         except CheckpointError as problem:
             raise problem.with_context(where=where) from None
     extras, left = find_extras(directory, (METADATA_NAME, *(item.name for item in _items(described))))
+    if entry == EVERYTHING:
+        kept, said = keep_objects(described.objects, reader.content, path)
+        extras, left = (*(each for each in extras if each.name != OBJECTS_NAME), *kept), (*said, *left)
     return ChunkedCheckpoint(
         where=str(directory),
         header=Header(specs),
@@ -118,9 +122,11 @@ def _items(described: Described) -> Iterable[Item]:
         yield from (item for _, item in tensor.chunks)
 
 
-def _open_files(directory: Path, described: Described, tensors: Iterable[Tensor]) -> list[SourceFile]:
-    """Open the files that chunks lie in, and check that the others are there."""
-    used = {item.name for tensor in tensors for _, item in tensor.chunks}
+def _open_files(
+    directory: Path, described: Described, tensors: Iterable[Tensor], objects: Iterable[Item]
+) -> list[SourceFile]:
+    """Open the files that chunks and objects lie in, and check that the others are there."""
+    used = {item.name for tensor in tensors for _, item in tensor.chunks} | {item.name for item in objects}
     files = []
     for name in sorted({item.name for item in _items(described)}):
         try:
@@ -160,6 +166,12 @@ class _Reader(NamedTuple):
         whole = Whole(tensor.shape, item_bytes(tensor.dtype), chunks)
         check_chunks(whole, where)
         return whole
+
+    def content(self, item: Item) -> bytes:
+        """Read a whole item."""
+        buffer = bytearray(item.size_bytes)
+        self.open_files.read(self.files[item.name].path, item.offset, memoryview(buffer))
+        return bytes(buffer)
 
     def _find(self, box: Box, item: Item, dtype: str) -> Chunk:
         file = self.files[item.name]

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any, Final
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.json_text import join_keys, shorten
+from weighbridge.base.json_text import shorten
 from weighbridge.storage.formats.torch_entries import choose, notes_on
 from weighbridge.storage.formats.torch_pickles import Storage, Stored
 from weighbridge.storage.outputs.pickle_text import row_major_strides
@@ -37,8 +37,7 @@ def select(described: Described, entry: str | None) -> tuple[dict[str, str], lis
             the place.
     """
     if entry == EVERYTHING:
-        left = [f"no tensors, left aside: {join_keys(described.objects)}"] if described.objects else []
-        return {name: name for name in described.tensors}, left
+        return {name: name for name in described.tensors}, []
     value = _nest(described)
     try:
         chosen = choose(value, entry)

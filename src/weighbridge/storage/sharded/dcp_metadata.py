@@ -26,15 +26,19 @@ from weighbridge.storage.formats.torch_pickles import UNSAFE_HINT, items_of, siz
 from weighbridge.storage.sharded.boxes import Box
 
 METADATA_NAME: Final = ".metadata"
+ITEMS_SUFFIX: Final = ".distcp"
+"""Ends the names of the files that items lie in."""
+
 MAX_METADATA_BYTES: Final = 2**30
 """Largest metadata that is read; that of 100,000 tensors on 64 ranks has half of it."""
 
-_HOME: Final = "torch.distributed.checkpoint.metadata"
+DCP_CLASSES: Final = "torch.distributed.checkpoint.metadata"
+"""The module that the classes of the metadata are in."""
 _OLD: Final = "torch.distributed._shard.sharded_tensor.metadata"
 _CLASSES: Final = frozenset(
     {
         *(
-            f"{_HOME}.{name}"
+            f"{DCP_CLASSES}.{name}"
             for name in (
                 *("Metadata", "MetadataIndex", "TensorStorageMetadata", "BytesStorageMetadata"),
                 *("ChunkStorageMetadata", "TensorProperties", "StorageMeta", "_MEM_FORMAT_ENCODING"),
@@ -100,6 +104,21 @@ class Described(NamedTuple):
     tensors: Mapping[str, Tensor]
     objects: Mapping[str, Item]
     paths: Mapping[str, tuple[str | int, ...]]
+
+    def under(self, folder: str) -> Described:
+        """Return the same tensors in a dict of a name, which stands before theirs.
+
+        Args:
+            folder: The name; dots in it lead into dicts in dicts. Empty to leave all as it is.
+        """
+        if not folder:
+            return self
+        names = {name: f"{folder}.{name}" for name in (*self.tensors, *self.objects)}
+        return Described(
+            {names[name]: tensor for name, tensor in self.tensors.items()},
+            {names[name]: item for name, item in self.objects.items()},
+            {names[name]: (*folder.split("."), *self.path(name)) for name in names},
+        )
 
     def path(self, name: str) -> tuple[str | int, ...]:
         """Return the keys that lead to a value in what was saved."""

@@ -1,0 +1,5 @@
+"""What a run does, known before it: which bytes of files it reads.
+
+In comes a plan, out go numbers; nothing is opened. Uses what decides in the engine how copies are run.
+May use: base, algebra, planning, running.
+"""

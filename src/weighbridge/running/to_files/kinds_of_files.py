@@ -1,0 +1,61 @@
+"""Write a plan's targets as files of the kind that is asked for, or that the destination's name is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weighbridge.base.errors import DestinationError
+from weighbridge.base.file_names import names_torch_file
+from weighbridge.base.forms.named_options import read_named
+from weighbridge.mappings.lora.named_dialects import weights_stem
+from weighbridge.planning.plan import Plan
+from weighbridge.running.to_files.dcp_writing import write_dcp
+from weighbridge.running.to_files.directory_writing import write
+from weighbridge.running.to_files.file_decisions import DCP, WriteOptions
+from weighbridge.running.to_files.torch_writing import write_torch_file
+
+if TYPE_CHECKING:
+    from weighbridge.running.changed_files import FileChange
+    from weighbridge.storage.places.directory import Extra
+    from weighbridge.storage.protocol import Checkpoint
+
+
+def read_write_options(plan: Plan, destination: str | Path, given: Mapping[str, Any]) -> WriteOptions:
+    """Read options by their names; an adapter's files have the names that its library looks for.
+
+    Raises:
+        WeighbridgeError: `usage`.
+        DestinationError: `usage`.
+    """
+    chosen = read_named(WriteOptions, dict(given))
+    if chosen.to == DCP and names_torch_file(destination):
+        what, got = "a distributed checkpoint is a directory", f"the name of a torch file, {Path(destination).name}"
+        raise DestinationError("usage", what, got=got, hint="leave out to= (--to), or choose another name")
+    is_plain = not names_torch_file(destination) and chosen.to != DCP
+    if plan.is_of_adapter and plan.target_files is None and chosen.name is None and is_plain:
+        return read_named(WriteOptions, {**given, "name": weights_stem(plan.target), "max_shard_size": None})
+    return chosen
+
+
+def write_plan(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    destination: str | Path,
+    options: WriteOptions,
+    origin: Checkpoint | None,
+    beside: Sequence[Extra],
+    changes: Sequence[FileChange],
+) -> Path:
+    """Write a plan's targets; arguments as for `directory_writing.write`.
+
+    Raises:
+        As `directory_writing.write`, `torch_writing.write_torch_file` and `dcp_writing.write_dcp`.
+    """
+    if names_torch_file(destination):
+        needs = plan.is_of_adapter or plan.refined
+        needed = (*beside, *(change.extra for change in changes if needs and change.after))
+        return write_torch_file(plan, checkpoint, destination, options, origin, needed)
+    write_files = write_dcp if options.to == DCP else write
+    return write_files(plan, checkpoint, destination, options, origin, beside, changes)
