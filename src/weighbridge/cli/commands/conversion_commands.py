@@ -115,8 +115,8 @@ def revert(
         if part is None:
             check_destination(destination, [source], as_file=names_torch_file(destination))
         back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
-        choices = {"resume": resume, "sync": not no_sync, "link": link.value}
-        choices |= {"to": to.value, "under": under, "part": part}
+        files: dict[str, Any] = {"link": link.value, "to": to.value, "under": under, "part": part}
+        choices = {"resume": resume, "sync": not no_sync, **files}
         _write(output, back, destination, "reverting", choices)
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
 
