@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.api.configurations import saying_of
 from weighbridge.base.keys import counted
@@ -84,7 +84,7 @@ def compute_codes(source: Checkpoint, saying: Saying | None) -> Read:
     found = None if saying is None else find_quantisation(source.header, saying.config, saying.beside)
     if found is None:
         count = len(find_groups(source.header))
-        return Read(source, saying, (_left(count, "no configuration says how it is stored"),) if count else ())
+        return Read(source, saying, (_left(count, _UNSAID),) if count else ())
     from weighbridge.running.dequantising.computed_source import compute_weights, said_of_left_out
     from weighbridge.running.dequantising.found_groups import find_groups_to_compute
 
@@ -92,6 +92,9 @@ def compute_codes(source: Checkpoint, saying: Saying | None) -> Read:
     kept = tuple(_left(len(stems), reason) for reason, stems in groups.kept.items())
     notes = (*said_of_left_out(groups), *kept)
     return Read(compute_weights(source, groups), saying if kept else None, notes)
+
+
+_UNSAID: Final = "no configuration says how; name the directory that has it beside the weights, or give it: config="
 
 
 def _left(count: int, reason: str) -> str:

@@ -17,7 +17,7 @@ from weighbridge.api.adapter_plans import (
     undo_changes,
 )
 from weighbridge.api.bound_plan import Plan
-from weighbridge.api.configurations import config_for, with_states_of
+from weighbridge.api.configurations import config_for, notes_on, with_states_of
 from weighbridge.api.conversions import compile_by_receipt, find_conversion
 from weighbridge.api.dequantised import read_codes, say_computed
 from weighbridge.api.opened_places import Place, open
@@ -136,7 +136,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
     refuse_unasked(options["config"], asked)
-    said = (*(source.notes if is_model(checkpoint) else ()), *notes, *of_codes)
+    said = (*(source.notes if is_model(checkpoint) else ()), *notes_on(options["config"]), *notes, *of_codes)
     made = _bind(replace(compiled, notes=(*compiled.notes, *said)), source, options, target)
     made.binding.weights = weights_of(training) if training is not None else None
     return made
