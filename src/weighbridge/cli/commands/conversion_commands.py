@@ -18,6 +18,7 @@ from weighbridge.cli.printing import Output, end_undecided, reporting
 from weighbridge.cli.progress import progress_bar
 from weighbridge.cli.shared_options import (
     DestinationArgument,
+    DigestsOption,
     DirectOption,
     Kind,
     Link,
@@ -53,9 +54,7 @@ def convert(
     max_shard_size: ShardSizeOption = "5GB",
     memory: MemoryOption = None,
     only: OnlyOption = None,
-    digests: Annotated[
-        bool, typer.Option("--digests", help="Record the SHA-256 of every tensor, for: weighbridge verify DESTINATION")
-    ] = False,
+    digests: DigestsOption = False,
     resume: ResumeOption = False,
     no_sync: NoSyncOption = False,
     link: LinkOption = Link.NEVER,
@@ -72,8 +71,7 @@ def convert(
     """
     with reporting(output), options.naming(source, mapping):
         refuse_swapped(source, destination, mapping)
-        if part is None:
-            check_destination(destination, [source], as_file=names_torch_file(destination))
+        _check_early(source, destination, part)
         choices = {
             "name": name,
             "digests": digests,
@@ -112,13 +110,18 @@ def revert(
     Example: weighbridge revert converted/ back/
     """
     with reporting(output):
-        if part is None:
-            check_destination(destination, [source], as_file=names_torch_file(destination))
+        _check_early(source, destination, part)
         back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
         files: dict[str, Any] = {"link": link.value, "to": to.value, "under": under, "part": part}
         choices = {"resume": resume, "sync": not no_sync, **files}
         _write(output, back, destination, "reverting", choices)
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
+
+
+def _check_early(source: str, destination: str, part: str | None) -> None:
+    """Refuse a destination before anything is planned; a part may be run again when the output is there."""
+    if part is None:
+        check_destination(destination, [source], as_file=names_torch_file(destination))
 
 
 def _write(output: Output, made: Plan, destination: str, word: str, options: dict[str, Any]) -> None:
