@@ -298,9 +298,9 @@ def convert(
     opened = open(source, direct=True, config=options.get("config")) if direct else source
     made = plan(opened, found, target, **options)
     made = made if only is None else made.restrict(only)
-    files = {"name": name, "max_shard_size": max_shard_size, "memory_budget": memory_budget, "digests": digests}
-    way = {"resume": resume, "sync": sync, "link": link, "to": to, "under": under, "part": part, "progress": progress}
-    return made.write(destination, **files, **way)
+    files: dict[str, Any] = {"name": name, "max_shard_size": max_shard_size, "memory_budget": memory_budget}
+    kind: dict[str, Any] = {"digests": digests, "link": link, "to": to, "under": under, "part": part}
+    return made.write(destination, resume=resume, sync=sync, progress=progress, **files, **kind)
 
 
 def revert(
