@@ -851,7 +851,11 @@ def test_no_operation_can_do_without_a_count() -> None:
 @pytest.mark.parametrize(
     ("config", "got", "hint"),
     [
-        (None, "no configuration", "keep the model's config.json beside the weights, or pass config="),
+        (
+            None,
+            "no configuration",
+            "name the directory that has the model's config.json beside the weights, or pass config=",
+        ),
         ({}, "nothing", "add num_attention_heads to"),
         ({"n_head": 4, "hidden_size": 8}, "nothing; nearest: n_head", "add num_attention_heads to"),
         (

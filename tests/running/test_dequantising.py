@@ -219,7 +219,7 @@ def test_without_a_configuration_codes_stay_and_it_is_said() -> None:
     made: Quantised = MAKERS[1](np.random.default_rng(5), 8, 8)
     plan = wb.plan(made.tensors, dtype="bfloat16")
     assert plan.target["q.weight"].dtype == "F8_E4M3"
-    assert "1 quantised weight stays as it is: no configuration says how it is stored" in plan.notes
+    assert any(note.startswith("1 quantised weight stays as it is: no configuration says how") for note in plan.notes)
 
 
 @pytest.mark.parametrize("what", ["scale", "grid", "twice", "shape"])

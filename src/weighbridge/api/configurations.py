@@ -106,6 +106,14 @@ def config_beside(source: Checkpoint, name: str = CONFIG) -> Any:
     return None if path is None else _read(path, is_resolved=True)
 
 
+def notes_on(config: Any) -> tuple[str, ...]:
+    """Say that a configuration was found and cannot be read: it is taken for none until something of it is asked."""
+    found = config.config if isinstance(config, Settings) else config
+    if not isinstance(found, UnreadConfig):
+        return ()
+    return (f"{found.where} cannot be read, and is taken for none: {found.cause}",)
+
+
 def saying_of(source: Checkpoint, config: Any, *, is_given: bool = True) -> Saying | None:
     """Return what is said of how a checkpoint's weights are quantised; None for nothing.
 

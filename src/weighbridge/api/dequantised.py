@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.api.configurations import saying_of
 from weighbridge.base.keys import counted
@@ -84,8 +84,7 @@ def compute_codes(source: Checkpoint, saying: Saying | None) -> Read:
     found = None if saying is None else find_quantisation(source.header, saying.config, saying.beside)
     if found is None:
         count = len(find_groups(source.header))
-        how = "it is" if count == 1 else "they are"
-        return Read(source, saying, (_left(count, f"no configuration says how {how} stored"),) if count else ())
+        return Read(source, saying, (_left(count, _UNSAID),) if count else ())
     from weighbridge.running.dequantising.computed_source import (
         compute_weights,
         said_of_configuration,
@@ -98,6 +97,9 @@ def compute_codes(source: Checkpoint, saying: Saying | None) -> Read:
     made = compute_weights(source, groups)
     notes = (*said_of_left_out(groups), *said_of_configuration(made), *kept)
     return Read(made, saying if kept else None, notes)
+
+
+_UNSAID: Final = "no configuration says how; name the directory that has it beside the weights, or give it: config="
 
 
 def _left(count: int, reason: str) -> str:

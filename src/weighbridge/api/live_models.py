@@ -20,6 +20,7 @@ from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import as_mapping
+from weighbridge.models.model_sources import is_model
 from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan_options import MODES, Options
@@ -69,10 +70,22 @@ def load(
 
     Raises:
         PlanError, RegistryError, CheckpointError: As `plan`, and `parts-unclear`; the model is unchanged then.
+        WeighbridgeError: `usage` for what is no model.
     """
+    refuse_no_model(model, "load(model, place, mapping)")
     source = open(place, direct=True, config=options.get("config")) if direct else place
     made = plan(source, _mapping_for(unwrap(model), mapping), target=model, **options)
     return made.load_into(model, copy=copy, device=device, progress=progress)
+
+
+def refuse_no_model(model: object, expected: str) -> None:
+    """Refuse what stands in the place of a model, and is none.
+
+    Raises:
+        WeighbridgeError: `usage`.
+    """
+    if not is_model(model):
+        raise WeighbridgeError("usage", "the model comes first", expected=expected, got=f"a {type(model).__name__}")
 
 
 def _mapping_for(model: torch.nn.Module, mapping: AnyMapping | None) -> AnyMapping:
@@ -169,10 +182,12 @@ def save(
             numbers beside their scales.
         RegistryError: `mapping-not-found`, `integration-unsupported`.
         DestinationError: As `Plan.write`.
-        WeighbridgeError: `usage` for an option that is none, or that has no part in a recorded way back.
+        WeighbridgeError: `usage` for what is no model, for an option that is none, or that has no part in a recorded
+            way back.
     """
     from weighbridge.models.module_saving import refuse_lost_codes
 
+    refuse_no_model(model, "save(model, out, mapping)")
     refuse_lost_codes(model)
     planning, writing = split_options(options)
     back = plan_recorded(model, planning, lossy=lossy) if takes_record(model, mapping, layout) else None

@@ -86,6 +86,9 @@ class WatchedConfig(Mapping[str, Any]):
         found = self.entries[name]
         return WatchedConfig(found, self.settings, f"{whole}.", self.asked) if isinstance(found, dict) else found
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries  # to look whether it is there is not to ask for what it says
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 

@@ -77,13 +77,24 @@ def refuse_swapped(source: object, destination: str | Path, mapping: object) -> 
         given = f"{quote(str(source))} {quote(str(destination))}"
         hint = f"name the directory before the mapping, or write ./{destination} if that is to be its name"
         raise WeighbridgeError("usage", what, expected=expected, got=given, hint=hint)
-    if isinstance(mapping, str | Path) and _names_a_mapping(destination) and not _names_a_mapping(mapping):
-        given, swapped = (
-            " ".join(quote(str(part)) for part in parts)
-            for parts in ((source, destination, mapping), (source, mapping, destination))
-        )
-        what, expected = "the directory to make stands before the mapping", "SOURCE DESTINATION MAPPING"
-        raise WeighbridgeError("usage", what, expected=expected, got=given, hint=swapped)
+    if not isinstance(mapping, str | Path) or _names_a_mapping(mapping):
+        return
+    if _names_a_mapping(destination):
+        raise _swapped("the directory to make stands before", (source, destination, mapping), (0, 2, 1))
+    is_new = str(mapping) not in default_registry and not Path(mapping).exists()
+    if isinstance(source, str | Path) and _names_a_mapping(source) and is_new and Path(destination).exists():
+        raise _swapped("the source and the directory to make stand before", (source, destination, mapping), (1, 2, 0))
+
+
+def _swapped(what: str, given: tuple[object, ...], order: tuple[int, ...]) -> WeighbridgeError:
+    typed = [quote(str(part)) for part in given]
+    return WeighbridgeError(
+        "usage",
+        f"{what} the mapping",
+        expected="SOURCE DESTINATION MAPPING",
+        got=" ".join(typed),
+        hint=" ".join(typed[place] for place in order),
+    )
 
 
 def _names_a_mapping(place: str | Path) -> bool:

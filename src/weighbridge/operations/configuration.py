@@ -206,7 +206,7 @@ def _hint(config: object, name: str, found: object) -> str:
     if isinstance(config, ConfigAt):
         return _hint(config.config, name.partition("[")[0], found)
     if config is None:
-        return "keep the model's config.json beside the weights, or pass config="
+        return "name the directory that has the model's config.json beside the weights, or pass config="
     if isinstance(config, UnreadConfig):
         return "put a whole config.json in its place, or pass config="
     change = f"add {name} to" if found is None else f"correct {name} in"

@@ -20,6 +20,7 @@ from weighbridge.base.specs import Header
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import Registry, default_registry
 from weighbridge.mappings.schemes.endings import KNOWN
+from weighbridge.mappings.schemes.said import SAID
 from weighbridge.mappings.transforms import describe
 from weighbridge.models.resolve import resolve_config
 from weighbridge.planning.tracing import prepare, trace_keys
@@ -235,7 +236,7 @@ def detect(
         >>> detect(Header({key: TensorSpec("F32", (2,)) for key in keys})).name
         'gpt2'
     """
-    alike = by_name(header)
+    alike = by_name(_as_rules_see(header, config))
     config_type = _model_type(config)
     best = _best([name for name in alike if not (KNOWN.search(name) or COMPUTED.search(name))], config_type)
     samples = {keys[0]: len(keys) for keys in alike.values()}
@@ -245,6 +246,16 @@ def detect(
     tied = tuple(each.name for each in ranked[1:] if first and _is_tied(first, each))
     shown = tuple(_with_rules(each, config, registry, samples) if reasons else each for each in ranked[: 2 + len(tied)])
     return Detection(shown, tied, config_type, tuple(_notes(ranked, config_type)))
+
+
+def _as_rules_see(header: Header, config: Any) -> Header:
+    """Return a header with one tensor for each quantised weight, where a configuration says how these are stored."""
+    if not isinstance(config, MappingOf) or not any(name in config for name in SAID):
+        return header
+    from weighbridge.planning.grouped.weights import Saying, group_weights
+
+    groups = group_weights(header, Saying(config))
+    return header if groups is None else groups.seen
 
 
 def _best(names: Collection[str], config_type: str) -> dict[str, Candidate]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from weighbridge.base.errors import DestinationError
 from weighbridge.base.file_names import FILE_SUFFIXES
 from weighbridge.storage.outputs.adopting import adopt_all
-from weighbridge.storage.outputs.claiming import partial_path
+from weighbridge.storage.outputs.claiming import partial_path, parts_path
 from weighbridge.storage.outputs.file_writer import reporting_write_errors, sync_directory
 
 
@@ -40,7 +40,7 @@ def check_destination(
         raise _named_as_file(path)
     real = Path(os.path.realpath(path))
     for source in sources:
-        for place in (real, partial_path(real)):
+        for place in (real, partial_path(real), parts_path(real)):
             _check_apart(place, Path(os.path.realpath(source)), path)
     with reporting_write_errors(str(path)):
         check_absent(path, as_file=as_file)

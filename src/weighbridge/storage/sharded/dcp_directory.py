@@ -16,7 +16,7 @@ from shlex import quote
 from typing import NamedTuple
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.file_names import SAFETENSORS_SUFFIX
+from weighbridge.base.file_names import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
 from weighbridge.base.process.collecting import without_collection
 from weighbridge.base.specs import MAX_AXES, Header, TensorSpec, check_keys, dtype_named
@@ -42,7 +42,7 @@ from weighbridge.storage.sharded.dcp_objects import OBJECTS_NAME, keep_objects
 
 
 def is_dcp(directory: Path) -> bool:
-    """Tell whether a directory is one of torch.distributed.checkpoint: it has metadata, and files of items.
+    """Tell whether a directory is one of torch.distributed.checkpoint: it has metadata, and no other weights.
 
     Raises:
         CheckpointError: `dcp-invalid` where there are such files, and no metadata; `checkpoint-ambiguous` where there
@@ -52,6 +52,7 @@ def is_dcp(directory: Path) -> bool:
     has_items = any(name.endswith(ITEMS_SUFFIX) for name in names)
     has_metadata = (directory / METADATA_NAME).is_file()
     others = [name for name in names if name.endswith(SAFETENSORS_SUFFIX)]
+    has_weights = bool(others) or any(name.endswith(TORCH_SUFFIXES) for name in names)
     if has_items and others:
         what, hint = "more than one checkpoint is in here", f"open the file, or {directory / METADATA_NAME}"
         raise CheckpointError(
@@ -61,7 +62,7 @@ def is_dcp(directory: Path) -> bool:
         expected, got = METADATA_NAME, f"files of items (*{ITEMS_SUFFIX}) alone"
         what, hint = "nothing says what is in these files", "take a save that was finished: its metadata comes last"
         raise CheckpointError("dcp-invalid", what, where=str(directory), expected=expected, got=got, hint=hint)
-    return has_items
+    return has_items or (has_metadata and not has_weights)
 
 
 @without_collection()
