@@ -114,10 +114,10 @@ def read_adapter(source: Checkpoint, mapping: Mapping, given: AdapterOptions, ta
         return Adapter(source, names, _text_of(place) if place is not None else "")
     if given != AdapterOptions():
         plain = AdapterOptions()
-        names = [each.name for each in fields(given) if getattr(given, each.name) != getattr(plain, each.name)]
+        asked = [each.name for each in fields(given) if getattr(given, each.name) != getattr(plain, each.name)]
         what = "only an adapter that its model's mapping moves is planned so"
         hint = "leave this out, or open the directory of an adapter and give the mapping of its model"
-        raise PlanError("usage", what, where=source.where, got=", ".join(map(_spelled, names)), hint=hint)
+        raise PlanError("usage", what, where=source.where, got=", ".join(map(_spelled, asked)), hint=hint)
     return None
 
 
