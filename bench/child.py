@@ -23,6 +23,7 @@ TIMED: dict[str, Callable[..., Any]] = {
         work_distributed.torch_to_dcp,
         work_files.convert,
         work_files.convert_huge,
+        work_files.convert_in_processes,
         work_files.copy,
         work_files.dequantise,
         work_files.dequantise_plainly,

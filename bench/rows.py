@@ -16,7 +16,7 @@ from bench.measure import Figure, Run, RunFailedError, beside
 from bench.rounds import ROUNDS, Bench
 from bench.rows_devices import measure_cuda
 from bench.rows_distributed import measure_dcp_in, measure_dcp_out
-from bench.rows_files import measure_convert, measure_convert_large, measure_revert, measure_save
+from bench.rows_files import measure_convert, measure_convert_large, measure_parts, measure_revert, measure_save
 from bench.rows_first import measure_first, measure_inspect
 from bench.rows_load import measure_huge, measure_load_dense, measure_load_moe, measure_small, measure_transposed
 from bench.rows_quantised import measure_dequantise
@@ -114,6 +114,7 @@ ROWS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = MappingProxyType(
         "load-moe": measure_load_moe,
         "first": measure_first,
         "convert": measure_convert,
+        "parts": measure_parts,
         "revert": measure_revert,
         "save": measure_save,
         "transposed": measure_transposed,

@@ -13,10 +13,14 @@ COPY_RATIO: Final = 1.3
 WRITE_RATIO: Final = 1.3
 CONVERT_MB: Final = 400.0
 SAVE_EXTRA_MB: Final = 300.0
+PROCESSES: Final = 4
+PARTS_RATIO: Final = 1.1
 
 COPY: Final = "cp -r"
 SYNCED: Final = "cp -r, then sync"
 CONVERT: Final = "wb.convert"
+ALONE: Final = "wb.convert, processor time"
+SHARED: Final = f"wb.convert in {PROCESSES} processes, processor time"
 RESAVE: Final = "from_pretrained, save_pretrained"
 REVERT: Final = "wb.revert"
 SAVE: Final = "wb.save"
@@ -68,6 +72,37 @@ def measure_convert_large(bench: Bench) -> list[Figure]:
     name = f"{CONVERT}, {size_bytes / 1e9:.1f} GB"
     run = take_once(bench, Side(name, "convert", (source, fused), size_bytes // 4, None, fused, check))
     return [times(name, [run], is_ours=True), *memory(name, [run], limit_mb=CONVERT_MB, is_ours=True)]
+
+
+def measure_parts(bench: Bench, rounds: int = ROUNDS) -> list[Figure]:
+    """Fuse the experts in several processes that share the output, beside one process: the processors' time of all.
+
+    Every file has the SHA-256 that it has from one process. Imports do not count, and each process plans anew.
+    """
+    source, size_bytes = bench.checkpoint("moe", bench.moe), header_of(bench.moe).size_bytes
+    alone, shared = bench.work / "alone", bench.work / "shared"
+    bench.say(f"parts: in turn, {rounds} rounds after a comparison of all files")
+    expected: dict[str, str] = {}
+
+    def check() -> None:
+        found = file_hashes(shared)
+        agree((name for name in expected.keys() | found if found.get(name) != expected.get(name)), "files differ")
+
+    sides = [
+        Side(
+            ALONE,
+            "convert_in_processes",
+            (source, alone, "1"),
+            size_bytes,
+            source,
+            alone,
+            lambda: expected.update(file_hashes(alone)),
+        ),
+        Side(SHARED, "convert_in_processes", (source, shared, str(PROCESSES)), size_bytes, source, shared, check),
+    ]
+    runs = take_turns(bench, sides, rounds)
+    one = times(ALONE, runs[ALONE], is_ours=True)
+    return [one, against(times(SHARED, runs[SHARED], is_ours=True), (one, PARTS_RATIO))]
 
 
 def measure_revert(bench: Bench, rounds: int = ROUNDS) -> list[Figure]:

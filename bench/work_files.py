@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import weighbridge as wb
-from bench.clock import run_timed
+from bench.clock import run_timed, touch, warm
 from bench.inventories import moe_mapping
 from bench.quantised import values_of
 
@@ -25,6 +28,35 @@ def convert(touch_bytes: int, source: str, destination: str) -> None:
         return wb.convert(source, destination, moe_mapping(), max_shard_size=SHARD_SIZE)
 
     run_timed(work, touch_bytes=touch_bytes, reads=[Path(source)])
+
+
+def convert_in_processes(touch_bytes: int, source: str, destination: str, count: str) -> None:
+    """Convert in so many processes that share the output, or in one alone, and print their processor seconds."""
+
+    def work(part: tuple[int, int] | None) -> None:
+        wb.convert(source, destination, moe_mapping(), max_shard_size=SHARD_SIZE, part=part)
+
+    touch(touch_bytes)
+    warm([Path(source)])
+    parts = [(number, int(count)) for number in range(int(count))] if int(count) > 1 else [None]
+    running = [_fork(partial(work, part)) for part in parts]
+    ended = [os.wait4(pid, 0) for pid in running]
+    if any(status for _, status, _ in ended):
+        raise SystemExit("a process failed")
+    print(json.dumps([sum(usage.ru_utime + usage.ru_stime for _, _, usage in ended)]), flush=True)
+
+
+def _fork(work: Callable[[], None]) -> int:
+    """Do some work in a process of its own, which has imported already what this one has."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 def revert(touch_bytes: int, source: str, destination: str) -> None:

@@ -766,6 +766,13 @@ def resume_with_another_mapping(folder: Path) -> object:
     return wb.convert(*begin(folder), OTHER, resume=True)
 
 
+@provokes("ranks-disagree")
+def give_the_second_part_another_mapping(folder: Path) -> object:
+    source = checkpoint(folder)
+    wb.convert(source, folder / "out", NORMS, part=(0, 2))
+    return wb.convert(source, folder / "out", OTHER, part=(1, 2))
+
+
 @provokes("write-failed")
 def write_below_a_file(folder: Path) -> object:
     source = checkpoint(folder)

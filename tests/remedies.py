@@ -1086,6 +1086,17 @@ def start_the_other(folder: Path) -> object:
     return wb.convert(folder / "model", folder / "out", OTHER, resume=True)
 
 
+@follows("ranks-disagree", "run all parts with the same arguments")
+def run_all_parts_alike(folder: Path) -> object:
+    return wb.convert(folder / "model", folder / "out", NORMS, part=(1, 2))
+
+
+@follows("ranks-disagree", "remove the directory to start anew with others")
+def start_all_parts_anew(folder: Path) -> object:
+    remove_unfinished(folder)
+    return [wb.convert(folder / "model", folder / "out", OTHER, part=(number, 2)) for number in range(2)]
+
+
 @follows("write-failed", "choose a directory for it")
 def choose_a_directory(folder: Path) -> object:
     return wb.convert(folder / "model", folder / "notes" / "out", NORMS)

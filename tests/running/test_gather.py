@@ -249,7 +249,7 @@ def test_moves_that_follow_each_other_are_one(tmp_path: Path) -> None:
         def close(self) -> None:
             calls.append(-1)
 
-    from weighbridge.running.to_files.directory_writing import lay_out
+    from weighbridge.running.to_files.file_decisions import lay_out
 
     filling.fill_files(
         plan,

@@ -60,7 +60,14 @@ from bench.rounds import Bench, Side, memory, take_turns
 from bench.rows import DEFAULT_ROWS, OPT_IN, ROWS, double, measure_cut, measure_import, measure_plan
 from bench.rows_devices import BOUND, OURS, measure_cuda
 from bench.rows_distributed import IN, OUT, THEIR_IN, THEIR_OUT, measure_dcp_in, measure_dcp_out
-from bench.rows_files import measure_convert, measure_convert_large, measure_revert, measure_save
+from bench.rows_files import (
+    PARTS_RATIO,
+    measure_convert,
+    measure_convert_large,
+    measure_parts,
+    measure_revert,
+    measure_save,
+)
 from bench.rows_first import SPARSE, measure_first, measure_inspect
 from bench.rows_load import measure_huge, measure_load_dense, measure_load_moe, measure_small, measure_transposed
 from bench.rows_quantised import measure_dequantise
@@ -506,6 +513,13 @@ def test_plan_row_measures_each_case(bench: Bench) -> None:
 def test_cut_row_cuts_in_each_process(bench: Bench) -> None:
     (figure,) = measure_cut(bench, rounds=2)
     assert len(figure.values) == 2
+
+
+def test_parts_row_shares_the_output(bench: Bench) -> None:
+    alone, shared = measure_parts(bench, rounds=1)
+    assert [comparison.limit for comparison in (*alone.comparisons, *shared.comparisons)] == [PARTS_RATIO]
+    assert all(value > 0 for figure in (alone, shared) for value in figure.values)
+    assert left(bench) == ["moe"]
 
 
 def test_import_row_takes_the_interpreter_off(bench: Bench) -> None:

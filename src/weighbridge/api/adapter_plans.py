@@ -19,7 +19,7 @@ from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.lora.adapter_names import AS_ADAPTER, PREFIX
 from weighbridge.mappings.lora.named_dialects import PEFT
-from weighbridge.mappings.lora.peft_configs import CONFIG_NAME, Modules, PeftConfig
+from weighbridge.mappings.lora.peft_configs import CONFIG_NAME, ORDERS, Modules, PeftConfig
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.planning import plan as planned
 from weighbridge.planning.compiling import compile_plan
@@ -59,9 +59,17 @@ class AdapterOptions:
 
 
 def take_options(options: MappingOf[str, Any]) -> tuple[AdapterOptions, dict[str, Any]]:
-    """Take the options of adapters from among those of a plan; return them, and the others."""
+    """Take the options of adapters from among those of a plan; return them, and the others.
+
+    Raises:
+        PlanError: `usage` for an order of the columns of B that is none.
+    """
     names = AdapterOptions.__dataclass_fields__
     given = {name: value for name, value in options.items() if name in names}
+    packing = given.get("lora_B_layout")
+    if packing not in (None, *ORDERS):
+        what, expected = "this is no order of the columns of B", ", ".join(ORDERS)
+        raise PlanError("usage", what, where=_spelled("lora_B_layout"), expected=expected, got=repr(packing))
     return AdapterOptions(**given), {name: value for name, value in options.items() if name not in names}
 
 
@@ -105,9 +113,17 @@ def read_adapter(source: Checkpoint, mapping: Mapping, given: AdapterOptions, ta
     if names is not None:
         return Adapter(source, names, _text_of(place) if place is not None else "")
     if given != AdapterOptions():
-        options = ", ".join(AdapterOptions.__dataclass_fields__)
-        raise PlanError("usage", "these options are for an adapter that its model's mapping moves", got=options)
+        plain = AdapterOptions()
+        asked = [each.name for each in fields(given) if getattr(given, each.name) != getattr(plain, each.name)]
+        what = "only an adapter that its model's mapping moves is planned so"
+        hint = "leave this out, or open the directory of an adapter and give the mapping of its model"
+        raise PlanError("usage", what, where=source.where, got=", ".join(map(_spelled, asked)), hint=hint)
     return None
+
+
+def _spelled(name: str) -> str:
+    """Write an option as Python and as the command have it."""
+    return f"{name}= (--{name.lower().replace('_', '-')})"
 
 
 def _text_of(place: Path) -> str:

@@ -304,19 +304,18 @@ class Plan(planned.Plan):
             destination: Directory to make, which must not exist, or be empty; or a torch file to make, whose name ends
                 in `.pt`, `.pth`, `.bin` or `.ckpt`.
             source: As for `stream`.
-            beside: Files to put beside the weights, by their names there, each in the place of one that would be
-                carried along under that name.
-            options: See `weighbridge.running.to_files.directory_writing.WriteOptions`: `name`, `max_shard_size`,
-                `memory_budget`, `digests`, `resume`, `sync`, `link`, `to`, `under`, `progress`.
+            beside: Files to put beside the weights, each in the place of one that would be carried under its name.
+            options: See `weighbridge.running.to_files.file_decisions.WriteOptions`: `name`, `max_shard_size`,
+                `memory_budget`, `digests`, `resume`, `sync`, `link`, `to`, `under`, `part`, `progress`.
 
         Returns:
-            The directory, or the file.
+            The directory, or the file. With `part`, it is there when all parts are done.
 
         Raises:
             PlanError: `source-unbound`, `budget-too-small`.
             CheckpointError: `source-changed` and the codes of reading; `dtype-unknown` for what torch cannot hold.
             DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
-                `destination-unfinished`, `resume-mismatch`, `write-failed`; `usage`.
+                `destination-unfinished`, `resume-mismatch`, `ranks-disagree`, `write-failed`; `usage`.
         """
         from weighbridge.running.to_files.kinds_of_files import read_write_options, write_plan
 

@@ -85,13 +85,18 @@ def compute_codes(source: Checkpoint, saying: Saying | None) -> Read:
     if found is None:
         count = len(find_groups(source.header))
         return Read(source, saying, (_left(count, _UNSAID),) if count else ())
-    from weighbridge.running.dequantising.computed_source import compute_weights, said_of_left_out
+    from weighbridge.running.dequantising.computed_source import (
+        compute_weights,
+        said_of_configuration,
+        said_of_left_out,
+    )
     from weighbridge.running.dequantising.found_groups import find_groups_to_compute
 
     groups = find_groups_to_compute(source, found)
     kept = tuple(_left(len(stems), reason) for reason, stems in groups.kept.items())
-    notes = (*said_of_left_out(groups), *kept)
-    return Read(compute_weights(source, groups), saying if kept else None, notes)
+    made = compute_weights(source, groups)
+    notes = (*said_of_left_out(groups), *said_of_configuration(made), *kept)
+    return Read(made, saying if kept else None, notes)
 
 
 _UNSAID: Final = "no configuration says how; name the directory that has it beside the weights, or give it: config="

@@ -249,6 +249,7 @@ def convert(
     to: str = "safetensors",
     under: str = "",
     direct: bool = False,
+    part: tuple[int, int] | str | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Path:
@@ -272,20 +273,24 @@ def convert(
             what it has written for the next. Every byte is compared with what it must be.
         sync: Wait until the disk holds everything before the directory appears; see `Plan.write`.
         link: ``"share"`` or ``"hard"`` to have new files share blocks with the source's, or be the same where nothing
-            in them changes; see `weighbridge.running.to_files.directory_writing.WriteOptions`.
+            in them changes; see `weighbridge.running.to_files.file_decisions.WriteOptions`.
         to: ``"dcp"`` to make the directory one of torch.distributed.checkpoint, which any number of ranks can load.
         under: For such a directory, the dict that the tensors are to be in, such as ``"model"``.
         direct: Read the source past the page cache; see `open`. The new files are written through it.
+        part: Write one part of the output, as one of several processes that share it: number and count, such as
+            ``(3, 16)`` with numbers from 0, or ``"auto"`` for what torchrun, Slurm or MPI say. Each is given the same
+            other arguments; one that was stopped is run again. See `docs/many-processes.md`.
         progress: Called with the bytes written so far and the bytes in all.
         options: As for `plan`.
 
     Returns:
-        The directory, or the file; a receipt in it is all that `revert` needs.
+        The directory, or the file; a receipt in it is all that `revert` needs. With `part`, it is there when all parts
+        are done.
 
     Raises:
         PlanError, RegistryError, CheckpointError: As `plan`.
         DestinationError: `destination-exists`, `destination-unsafe`, `destination-no-room`, `destination-busy`,
-            `destination-unfinished`, `resume-mismatch`, `write-failed`, `usage`.
+            `destination-unfinished`, `resume-mismatch`, `ranks-disagree`, `write-failed`, `usage`.
     """
     refuse_swapped(source, destination, mapping)
     found = find_mapping(() if mapping is None else mapping)
@@ -293,19 +298,9 @@ def convert(
     opened = open(source, direct=True, config=options.get("config")) if direct else source
     made = plan(opened, found, target, **options)
     made = made if only is None else made.restrict(only)
-    return made.write(
-        destination,
-        name=name,
-        max_shard_size=max_shard_size,
-        memory_budget=memory_budget,
-        digests=digests,
-        resume=resume,
-        sync=sync,
-        link=link,
-        to=to,
-        under=under,
-        progress=progress,
-    )
+    files: dict[str, Any] = {"name": name, "max_shard_size": max_shard_size, "memory_budget": memory_budget}
+    kind: dict[str, Any] = {"digests": digests, "link": link, "to": to, "under": under, "part": part}
+    return made.write(destination, resume=resume, sync=sync, progress=progress, **files, **kind)
 
 
 def revert(
@@ -321,7 +316,7 @@ def revert(
         destination: Directory to make.
         lossy: Go back without what a rule dropped, and with rounded values where a cast was narrow.
         direct: Read the source past the page cache; see `open`.
-        options: As for `Plan.write`: `memory_budget`, `resume`, `sync`, `link`, `to`, `under`, `progress`.
+        options: As for `Plan.write`: `memory_budget`, `resume`, `sync`, `link`, `to`, `under`, `part`, `progress`.
 
     Returns:
         The directory.

@@ -14,6 +14,7 @@ pattern that is filled with what was captured. A path that is there as it is wri
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import defaultdict
@@ -34,9 +35,11 @@ from weighbridge.models.model_sources import open_place
 from weighbridge.pattern import Capture, Pattern
 from weighbridge.storage.joined import JoinedCheckpoint, Part, join_checkpoints
 from weighbridge.storage.opening import split_entry
-from weighbridge.storage.places.directory import Extra, list_names
+from weighbridge.storage.places.directory import Extra, count_shards, list_names
 from weighbridge.storage.places.extras import find_extras
 from weighbridge.storage.protocol import Checkpoint
+
+_LOG: Final = logging.getLogger(__name__)
 
 MOST_FILES: Final = 100_000
 """How many files a pattern may name."""
@@ -75,11 +78,22 @@ def open_source(place: Any, *, direct: bool = False, entry: str | None = None, c
     elif isinstance(place, str | os.PathLike) and _is_pattern(os.fspath(place)):
         prefixes = {os.fspath(place): None}
     else:
-        return open_place(place, direct=direct, entry=entry)
+        opened = open_place(place, direct=direct, entry=entry)
+        _warn_of_part(place)
+        return opened
     bound = [(_bind(text, config), prefix) for text, prefix in prefixes.items()]
     joined = _join({each.text: prefix for each, prefix in bound}, entry)
     asked = frozenset[str]().union(*(each.asked for each, _ in bound))
     return open_place(replace(joined, asked=asked), direct=direct)
+
+
+def _warn_of_part(place: Any) -> None:
+    """Log a warning where one file was opened alone that is, by its name, one of several of a checkpoint."""
+    name = _path_of(os.fspath(place)).name if isinstance(place, str | os.PathLike) else ""
+    count = count_shards(name)
+    if count > 1:
+        what = "%s is opened alone, and is by its name one of %s files: open their directory, or their index, for all"
+        _LOG.warning(what, name, f"{count:,}")
 
 
 def _bind(text: str, config: Any) -> Bound:

@@ -115,6 +115,7 @@ CODES: Final[dict[str, str]] = {
     "destination-busy": "another run is writing to the destination",
     "destination-unfinished": "an earlier run into the destination was stopped before its end",
     "resume-mismatch": "an unfinished output is not of the run that would go on with it",
+    "ranks-disagree": "processes that share an output would not write the same one",
     "write-failed": "writing a file failed",
     "model-mismatch": "a model is not the one that a plan was made for",
     # other libraries

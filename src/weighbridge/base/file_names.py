@@ -13,6 +13,9 @@ TORCH_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt")
 INDEX_SUFFIX: Final = ".index.json"
 """Ends the name of a shard index; what stands before it is the name of one file with all weights."""
 
+FILE_SUFFIXES: Final = (SAFETENSORS_SUFFIX, INDEX_SUFFIX, ".gguf", ".pkl", ".pickle", ".npz", ".h5", ".onnx")
+"""How the names of files end that nobody means a new directory by; torch files are written under their own names."""
+
 RECEIPT_NAME: Final = "weighbridge.json"
 """Name of the receipt that stands beside every output; it describes one output and is never carried along."""
 

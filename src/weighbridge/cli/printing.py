@@ -55,10 +55,10 @@ EXIT_CODES: Final[dict[int, str]] = {
     BAD_DESTINATION: "the destination cannot be written",
     UNDECIDED: "done, but a choice is open: infer (CHECK), or the way back of a plan",
     NO_WAY_BACK: "infer found a mapping whose inverse does not hold",
-    HUNG_UP: "the terminal went away; nothing is left behind, but by --resume",
-    INTERRUPTED: "interrupted; nothing is left behind, but by --resume",
+    HUNG_UP: "the terminal went away; nothing is left behind, but by --resume or --part",
+    INTERRUPTED: "interrupted; nothing is left behind, but by --resume or --part",
     BROKEN_PIPE: "the reader of the output went away",
-    TERMINATED: "terminated; nothing is left behind, but by --resume",
+    TERMINATED: "terminated; nothing is left behind, but by --resume or --part",
 }
 """Each status that the command ends with, and what it means."""
 

@@ -78,6 +78,13 @@ DirectOption = Annotated[
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on with what a stopped run left, and leave it if this one is stopped.")
 ]
+DigestsOption = Annotated[
+    bool, typer.Option("--digests", help="Record the SHA-256 of every tensor, for: weighbridge verify DESTINATION")
+]
+PartOption = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="Write part I, from 0, of N that share the output; auto: as the launcher says."),
+]
 FullOption = Annotated[bool, typer.Option("--full", help="List everything; nothing is left out as too long.")]
 EntryOption = Annotated[
     str | None,

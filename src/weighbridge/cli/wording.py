@@ -21,7 +21,7 @@ _WORDS: Final = (
     (r"plan\.inverse\(\), or weighbridge revert", "weighbridge revert"),
     (r'companions=(?:"refine"|False) \((--[\w-]+)\)', r"\1"),
     (r'dtype="(\w+)" \(--dtype \1\)', r"--dtype \1"),
-    (r"memory_budget= \((--memory)\)", r"\1"),
+    (r"\b\w+=(?:None)? \((--[\w -]+)\)", r"\1"),
     (
         r"(?:add|correct) (\S+) (?:to|in) the model's configuration, or pass config= with it",
         r"give --set \1=NUMBER, or --config with a file that has it",

@@ -114,7 +114,26 @@ def add_digests(receipt: bytes, digests: Digests) -> bytes:
         {}
     """
     form = json.dumps(digests.to_dict(), ensure_ascii=False).encode("utf-8", "surrogatepass")
-    return receipt.rstrip().removesuffix(b"}") + b', "digests": ' + form + b"}\n"
+    return _before_digests(receipt) + form + b"}\n"
+
+
+def _before_digests(receipt: bytes) -> bytes:
+    return receipt.rstrip().removesuffix(b"}") + b', "digests": '
+
+
+def holds_receipt(directory: Path, receipt: bytes, *, with_digests: bool) -> bool:
+    """Tell whether a receipt stands in a directory, with the output's digests or without any.
+
+    Args:
+        directory: An output, or what may be one.
+        receipt: The receipt, without digests.
+        with_digests: Whether there are to be some; they are not looked at.
+    """
+    try:
+        found, _ = read_small_file(directory / RECEIPT_NAME, MAX_RECEIPT_BYTES)
+    except CheckpointError:
+        return False
+    return found.startswith(_before_digests(receipt)) if with_digests else found == receipt
 
 
 def read_recorded_mapping(directory: Path) -> tuple[dict[str, Any], str]:

@@ -18,6 +18,7 @@ from weighbridge.cli.printing import Output, end_undecided, reporting
 from weighbridge.cli.progress import progress_bar
 from weighbridge.cli.shared_options import (
     DestinationArgument,
+    DigestsOption,
     DirectOption,
     Kind,
     Link,
@@ -26,6 +27,7 @@ from weighbridge.cli.shared_options import (
     NameOption,
     NoSyncOption,
     OnlyOption,
+    PartOption,
     ResumeOption,
     ShardSizeOption,
     SourceArgument,
@@ -52,15 +54,14 @@ def convert(
     max_shard_size: ShardSizeOption = "5GB",
     memory: MemoryOption = None,
     only: OnlyOption = None,
-    digests: Annotated[
-        bool, typer.Option("--digests", help="Record the SHA-256 of every tensor, for: weighbridge verify DESTINATION")
-    ] = False,
+    digests: DigestsOption = False,
     resume: ResumeOption = False,
     no_sync: NoSyncOption = False,
     link: LinkOption = Link.NEVER,
     to: ToOption = Kind.SAFETENSORS,
     under: UnderOption = "",
     direct: DirectOption = False,
+    part: PartOption = None,
 ) -> None:
     """Convert a checkpoint into a directory or a torch file, which appears whole or not at all.
 
@@ -70,7 +71,7 @@ def convert(
     """
     with reporting(output), options.naming(source, mapping):
         refuse_swapped(source, destination, mapping)
-        check_destination(destination, [source], as_file=names_torch_file(destination))
+        _check_early(source, destination, part)
         choices = {
             "name": name,
             "digests": digests,
@@ -79,6 +80,7 @@ def convert(
             "link": link.value,
             "to": to.value,
             "under": under,
+            "part": part,
             "max_shard_size": None if max_shard_size == "none" else size_option("--max-shard-size", max_shard_size),
             "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
         }
@@ -101,17 +103,25 @@ def revert(
     to: ToOption = Kind.SAFETENSORS,
     under: UnderOption = "",
     direct: DirectOption = False,
+    part: PartOption = None,
 ) -> None:
     """Undo a conversion by the receipt that it left: the files it came from, byte for byte.
 
     Example: weighbridge revert converted/ back/
     """
     with reporting(output):
-        check_destination(destination, [source], as_file=names_torch_file(destination))
+        _check_early(source, destination, part)
         back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
-        choices = {"resume": resume, "sync": not no_sync, "link": link.value, "to": to.value, "under": under}
+        files: dict[str, Any] = {"link": link.value, "to": to.value, "under": under, "part": part}
+        choices = {"resume": resume, "sync": not no_sync, **files}
         _write(output, back, destination, "reverting", choices)
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
+
+
+def _check_early(source: str, destination: str, part: str | None) -> None:
+    """Refuse a destination before anything is planned; a part may be run again when the output is there."""
+    if part is None:
+        check_destination(destination, [source], as_file=names_torch_file(destination))
 
 
 def _write(output: Output, made: Plan, destination: str, word: str, options: dict[str, Any]) -> None:
@@ -123,11 +133,15 @@ def _written_form(made: Plan, destination: str) -> dict[str, Any]:
     report = made.report.to_dict()
     del report["steps"]
     path = Path(destination)
-    files = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name]
+    files = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name] * path.exists()
     return {"destination": destination, "files": files, **report}
 
 
 def _written_lines(made: Plan, destination: str, *, is_reverted: bool = False) -> Iterator[str]:
+    path = Path(destination)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        yield f"done      this part of {destination}, which appears when all parts are done"
+        return
     written = made.report.to_dict()["written_bytes"]
     yield f"wrote     {destination}: {counted(len(made.target), 'tensor')}, {format_bytes(written)}"
     yield from () if is_reverted else unused_lines(made)

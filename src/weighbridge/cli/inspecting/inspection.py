@@ -19,6 +19,7 @@ from weighbridge.mappings.schemes.said import BESIDE
 from weighbridge.reporting.costs import format_bytes
 from weighbridge.storage import Checkpoint
 from weighbridge.storage.formats.memory import HeaderCheckpoint
+from weighbridge.storage.joined import JoinedCheckpoint
 from weighbridge.studies.detection import Detection, detect
 
 if TYPE_CHECKING:
@@ -96,10 +97,8 @@ class Inspection:
 
     @property
     def format(self) -> str:
-        """What kind of files it is: ``safetensors``, ``torch`` or ``inventory``."""
-        if self.checkpoint.images:
-            return "safetensors"
-        return "inventory" if isinstance(self.checkpoint, HeaderCheckpoint) else "torch"
+        """What kind of files it is: ``safetensors``, ``torch`` or ``inventory``; for several files each kind once."""
+        return ", ".join(sorted(set(_formats(self.checkpoint))))
 
     @property
     def files(self) -> list[tuple[str, int]]:
@@ -230,6 +229,16 @@ class Inspection:
                 for row in self.rows
             ],
         }
+
+
+def _formats(checkpoint: Checkpoint) -> Iterator[str]:
+    if isinstance(checkpoint, JoinedCheckpoint):
+        for part in checkpoint.parts:
+            yield from _formats(part.checkpoint)
+    elif checkpoint.images:
+        yield "safetensors"
+    else:
+        yield "inventory" if isinstance(checkpoint, HeaderCheckpoint) else "torch"
 
 
 def _total(dtypes: dict[str, dict[str, int]], name: str) -> int:

@@ -38,6 +38,7 @@ _PACKING: Final = "lora_B_layout"
 _PACKINGS: Final = "unsloth_fused_expert_lora"
 RANK_MAJOR: Final = "rank_major"
 GROUPED: Final = "grouped_by_expert"
+ORDERS: Final = (RANK_MAJOR, GROUPED)
 """How the columns of B lie for fused experts: as PEFT has them, and as Unsloth had them before it said so."""
 
 
@@ -175,7 +176,7 @@ class PeftConfig:
         if said is None and declared is None and self._is_of_peft():
             return RANK_MAJOR
         found = {each for each in (said, declared) if each is not None}
-        if len(found) == 1 and found <= {RANK_MAJOR, GROUPED}:
+        if len(found) == 1 and found <= set(ORDERS):
             return found.pop()
         what = "the order of the experts in lora_B is not said" if not found else "the order of lora_B is not clear"
         hint = f'declare it: lora_B_layout="{RANK_MAJOR}" as of PEFT, "{GROUPED}" as of earlier versions of Unsloth'

@@ -196,6 +196,17 @@ def _plain_extras(extras: Iterable[Extra]) -> Iterable[Extra]:
             yield extra
 
 
+def said_of_configuration(made: ComputedCheckpoint) -> tuple[str, ...]:
+    """Say what of the files beside the codes speaks of quantisation, and is not carried along."""
+    now = {extra.name: extra for extra in made.extras}
+    gone = [extra.name for extra in made.inner.extras if extra.name not in now]
+    config = now.get(CONFIG)
+    if config is not None and config.content is not None:
+        raw, _ = read_small_file(config.path, is_resolved=True)
+        gone = [f"{name} of {CONFIG}" for name in SAID if without_members(raw, [name]) != raw] + gone
+    return (f"left behind with the codes: {', '.join(gone)}",) if gone else ()
+
+
 def said_of_left_out(found: FoundGroups) -> tuple[str, ...]:
     """Say what of the tensors beside the codes has no part in the weights' values."""
     left: dict[str, int] = {}

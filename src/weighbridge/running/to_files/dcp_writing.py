@@ -26,7 +26,7 @@ from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests, receipt_text
 from weighbridge.running.tensor_digests import Digests, digest_tensor
 from weighbridge.running.ties import check_values, shared_targets
-from weighbridge.running.to_files.directory_writing import WriteOptions, extras_for, places_of
+from weighbridge.running.to_files.file_decisions import WriteOptions, extras_for, places_of
 from weighbridge.storage import IndexText, OutputDirectory, Work, copy_extras, parse_size, staged_directory
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.sharded.dcp_image import DcpImage, PlacedItem, lay_out_dcp
@@ -137,6 +137,7 @@ def _refuse_strange(options: WriteOptions) -> None:
     """
     strange = {
         "the files of a distributed checkpoint have names of their own": f"name={options.name!r}" * bool(options.name),
+        "a distributed checkpoint cannot be written in parts": f"part={options.part!r}" * (options.part is not None),
         "a distributed checkpoint shares no blocks with its source": f"link={options.link!r}"
         * (options.link != "never"),
     }

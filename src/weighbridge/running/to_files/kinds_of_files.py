@@ -12,7 +12,8 @@ from weighbridge.base.forms.named_options import read_named
 from weighbridge.mappings.lora.named_dialects import weights_stem
 from weighbridge.planning.plan import Plan
 from weighbridge.running.to_files.dcp_writing import write_dcp
-from weighbridge.running.to_files.directory_writing import DCP, WriteOptions, write
+from weighbridge.running.to_files.directory_writing import write
+from weighbridge.running.to_files.file_decisions import DCP, WriteOptions
 from weighbridge.running.to_files.torch_writing import write_torch_file
 
 if TYPE_CHECKING:

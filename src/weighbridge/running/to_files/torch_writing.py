@@ -17,7 +17,7 @@ from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests, receipt_text
 from weighbridge.running.tensor_digests import NO_DIGEST, Digests, digest_written
 from weighbridge.running.ties import check_values, shared_targets
-from weighbridge.running.to_files.directory_writing import WriteOptions, places_of
+from weighbridge.running.to_files.file_decisions import WriteOptions, places_of
 from weighbridge.storage import Work, staged_directory
 from weighbridge.storage.outputs.torch_image import lay_out_torch
 from weighbridge.storage.places.directory import Extra
@@ -97,6 +97,7 @@ def _refuse_strange(options: WriteOptions, beside: Sequence[Extra]) -> None:
         DestinationError: `usage`.
     """
     strange = {
+        "one torch file cannot be written in parts": f"part={options.part!r}" if options.part is not None else "",
         "a torch file has its own name": f"name={options.name!r}" if options.name is not None else "",
         "a torch file shares no blocks with its source": f"link={options.link!r}" if options.link != "never" else "",
         "a torch file has no place for the files beside the weights": join_keys([extra.name for extra in beside]),

@@ -23,6 +23,7 @@ from weighbridge.storage.outputs.file_writer import reporting_write_errors
 from weighbridge.storage.outputs.unfinished import is_worthless
 
 _SUFFIX: Final = ".weighbridge-partial"
+_PARTS_SUFFIX: Final = ".weighbridge-parts"
 _NAME_BYTES: Final = 255 - len("." + _SUFFIX)
 _NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL, errno.ENOSYS)
 _ATTEMPTS: Final = 100
@@ -58,13 +59,27 @@ def partial_path(destination: Path) -> Path:
         >>> len(partial_path(Path("x" * 255)).name)
         255
     """
+    return _beside(destination, _SUFFIX)
+
+
+def parts_path(destination: Path) -> Path:
+    """Name the hidden directory beside a destination that several processes fill together.
+
+    Examples:
+        >>> parts_path(Path("models/fused")).name
+        '.fused.weighbridge-parts'
+    """
+    return _beside(destination, _PARTS_SUFFIX)
+
+
+def _beside(destination: Path, suffix: str) -> Path:
     name = destination.name
     if len(os.fsencode(name)) > _NAME_BYTES:
         digest = sha256_of(os.fsencode(name))[:8]
         while len(os.fsencode(name)) > _NAME_BYTES - 9:
             name = name[:-1]
         name = f"{name}-{digest}"
-    return destination.parent / f".{name}{_SUFFIX}"
+    return destination.parent / f".{name}{suffix}"
 
 
 @contextmanager
@@ -92,8 +107,54 @@ def claiming(path: Path) -> Iterator[Claim]:
     raise _busy(path)
 
 
+@contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Make a file that nobody else holds, with its directory, and hold it during the block; it is gone after that.
+
+    One that a killed process has left is taken over. Where there are no locks, its being there is the lock.
+
+    Raises:
+        DestinationError: `destination-busy`, `write-failed`; `destination-unfinished` where a file system without locks
+            has the file already.
+    """
+    for _ in range(_ATTEMPTS):
+        descriptor, was_there = _open_lock(path)
+        if descriptor is None:
+            continue
+        try:
+            is_locked = _lock(descriptor, path)
+            if not _is_at(descriptor, path):
+                continue
+            if was_there and not is_locked:
+                raise refuse_left(Claim(path, was_there, is_locked, os.getpid()))
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+        finally:
+            _let_go(descriptor)
+    raise _busy(path)
+
+
+def _open_lock(path: Path) -> tuple[int | None, bool]:
+    """Open a file to lock, and tell whether it was there; nothing if its directory is gone again."""
+    with reporting_write_errors(str(path)), suppress(FileNotFoundError):
+        path.parent.mkdir(exist_ok=True)
+        try:
+            descriptor, was_there = os.open(path, _LOCK_FILE | os.O_EXCL, 0o666), False
+        except FileExistsError:
+            descriptor, was_there = os.open(path, _LOCK_FILE, 0o666), True
+        _held.add(descriptor)
+        return descriptor, was_there
+    return None, False
+
+
+_LOCK_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Opened for writing, as file systems of a network lock nothing else for one holder alone."""
+
 _held: set[int] = set()
-"""Descriptors of the directories that this process holds."""
+"""Descriptors of what this process holds."""
 
 
 def _let_go(descriptor: int) -> None:
@@ -178,7 +239,7 @@ def refuse_left(claim: Claim) -> DestinationError:
     got, hint = "", "go on with --resume (resume=True), or remove this directory to start anew"
     if not claim.is_locked:
         got = "a file system without locks, on which it could be that of a run that goes on"
-        hint = "remove this directory to start anew, if no run is writing to it"
+        hint = f"remove this {'directory' if claim.path.is_dir() else 'file'} to start anew, if no run is writing to it"
     return DestinationError(
         "destination-unfinished",
         "a run into this destination was stopped before its end",

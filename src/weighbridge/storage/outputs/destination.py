@@ -20,11 +20,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from weighbridge.base.errors import CheckpointError, PlanError, WeighbridgeError
+from weighbridge.base.errors import CheckpointError, DestinationError, PlanError, WeighbridgeError
 from weighbridge.base.file_names import RECEIPT_NAME, RECORD_NAME, check_new_name
 from weighbridge.base.file_sets import FileImage
 from weighbridge.storage.outputs.adopting import adopt_access
-from weighbridge.storage.outputs.claiming import Claim, claiming, partial_path, refuse_left
+from weighbridge.storage.outputs.claiming import Claim, claiming, partial_path, parts_path, refuse_left
 from weighbridge.storage.outputs.file_writer import (
     SEAL_BYTES,
     FileWriter,
@@ -142,6 +142,17 @@ class OutputDirectory:
         self._links[name] = source, _stamp(source)
         return True
 
+    def take(self, images: Iterable[FileImage]) -> None:
+        """Take weight files that other processes have filled: they become readable when all files do.
+
+        Raises:
+            DestinationError: `write-failed`.
+        """
+        for image in images:
+            unseal(self.path / image.name)
+            self._left.discard(image.name)
+            self._seals[image.name] = image.head[:SEAL_BYTES]
+
     def add_index(self, index: IndexText) -> None:
         """Keep the index, to be written after all other files but the receipt.
 
@@ -228,7 +239,8 @@ def staged_directory(
     made: list[Path] = []
     try:
         with reporting_write_errors(str(target)):
-            _make_parents(target.parent, made)
+            make_parents(target.parent, made)
+            refuse_parts(target)
         with claiming(hidden) as claim:
             left = _look_into(claim, work or Work(), resume)
             with _removing_failed(claim, resume):
@@ -281,7 +293,23 @@ def _is_final(problem: BaseException) -> bool:
     return isinstance(problem, CheckpointError | PlanError) and problem.code not in _CURABLE
 
 
-def _make_parents(parent: Path, made: list[Path]) -> None:
+def refuse_parts(target: Path) -> None:
+    """Refuse a destination that several processes are filling together, or have left unfinished.
+
+    Raises:
+        DestinationError: `destination-unfinished`.
+    """
+    hidden = parts_path(target)
+    if any(hidden.glob("*.json")):
+        raise DestinationError(
+            "destination-unfinished",
+            "processes that share this output are writing it, or were stopped before its end",
+            where=str(hidden),
+            hint="run the parts that are missing (--part), or remove this directory to start anew",
+        )
+
+
+def make_parents(parent: Path, made: list[Path]) -> None:
     """Make the missing parents, outermost first, and list each one that was made."""
     for folder in (*reversed(parent.parents), parent):
         with suppress(FileExistsError):

@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -92,17 +93,48 @@ def list_left(directory: Path) -> set[str]:
     """
     names = set()
     with reporting_write_errors(str(directory)):
-        if directory.lstat().st_uid != os.geteuid():
-            raise _mismatch(directory, "a directory of the same user", "one of another user")
+        check_owner(directory)
         for folder, folders, files in os.walk(directory, onerror=_raise):
             for path in (Path(folder, name) for name in (*folders, *files)):
                 status = path.lstat()
                 is_folder = stat.S_ISDIR(status.st_mode)
-                if not is_folder and (not stat.S_ISREG(status.st_mode) or status.st_nlink > 1):
-                    got = "a link" if stat.S_ISLNK(status.st_mode) else "a file of another kind, or with two names"
-                    raise _mismatch(path, "ordinary files alone", got)
+                if not is_folder:
+                    _check_ordinary(path, status)
                 names.add(path.relative_to(directory).as_posix() + "/" * is_folder)
     return names
+
+
+def check_owner(directory: Path) -> None:
+    """Refuse a directory of another user, and a link to one.
+
+    Raises:
+        DestinationError: `resume-mismatch`, `write-failed`.
+    """
+    with reporting_write_errors(str(directory)):
+        status = directory.lstat()
+    if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):
+        raise mismatch(directory, "a directory of the same user", "one of another user, or none")
+
+
+def _check_ordinary(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        got = "a link" if stat.S_ISLNK(status.st_mode) else "a file of another kind, or with two names"
+        raise mismatch(path, "ordinary files alone", got)
+
+
+def choose_left(directory: Path, names: Iterable[str]) -> set[str]:
+    """Choose the names of files that an earlier run left, while other processes may be making others beside them.
+
+    Raises:
+        DestinationError: `resume-mismatch` for what no run would have made, `write-failed`.
+    """
+    left = set()
+    with reporting_write_errors(str(directory)):
+        for name in names:
+            with suppress(FileNotFoundError):
+                _check_ordinary(directory / name, (directory / name).lstat())
+                left.add(name)
+    return left
 
 
 def _raise(error: OSError) -> None:
@@ -124,18 +156,28 @@ def check_left(directory: Path, work: Work) -> set[str]:
     Raises:
         DestinationError: `resume-mismatch`, `write-failed`.
     """
-    _remove_links(directory, work.links)
-    names = list_left(directory)
-    folders = {f"{folder.as_posix()}/" for name in work.names for folder in Path(name).parents}
-    strange = names - folders - work.names - {RECORD_NAME}
-    if strange:
-        raise _mismatch(directory, "the files of this output alone", join_keys(strange))
-    files = names - folders - {RECORD_NAME}
+    names = list_known(directory, work)
+    files = names - {RECORD_NAME}
     if RECORD_NAME in names:
         _check_record(directory, _read_record(directory / RECORD_NAME), work)
     else:
         _check_whole(directory, files, work)
     return files
+
+
+def list_known(directory: Path, work: Work) -> set[str]:
+    """List the files that an earlier run left, of which none may be foreign; links that it made are removed.
+
+    Raises:
+        DestinationError: `resume-mismatch`, `write-failed`.
+    """
+    _remove_links(directory, work.links)
+    names = list_left(directory)
+    folders = {f"{folder.as_posix()}/" for name in work.names for folder in Path(name).parents}
+    strange = names - folders - work.names - {RECORD_NAME}
+    if strange:
+        raise mismatch(directory, "the files of this output alone", join_keys(strange))
+    return names - folders
 
 
 def _remove_links(directory: Path, links: Mapping[str, Path]) -> None:
@@ -158,7 +200,7 @@ def _check_record(directory: Path, record: dict[str, Any], work: Work) -> None:
     wanted = json.loads(work.record())
     for part, (expected, got) in parts.items():
         if record.get(part) != wanted[part]:
-            raise _mismatch(directory, expected, got)
+            raise mismatch(directory, expected, got)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -169,19 +211,24 @@ def _read_record(path: Path) -> dict[str, Any]:
             raise JsonError("it is no record of a known version")
     except (JsonError, CheckpointError) as problem:
         got = problem.got if isinstance(problem, CheckpointError) else str(problem)
-        raise _mismatch(path, "the record of the run that was stopped", f"damaged: {got}") from None
+        raise mismatch(path, "the record of the run that was stopped", f"damaged: {got}") from None
     return record
 
 
 def _check_whole(directory: Path, names: set[str], work: Work) -> None:
     """Check a directory without a record: that it lacks nothing, and that its files are laid out as they must be."""
     images = [image for image in work.images if image.name in names]
-    whole = names | work.links.keys() == work.names and all(_is_laid_out(directory / i.name, i) for i in images)
+    whole = names | work.links.keys() == work.names and all(is_laid_out(directory / i.name, i) for i in images)
     if not whole:
-        raise _mismatch(directory, "the record of the run that was stopped", f"no {RECORD_NAME}")
+        raise mismatch(directory, "the record of the run that was stopped", f"no {RECORD_NAME}")
 
 
-def _is_laid_out(path: Path, image: FileImage) -> bool:
+def is_laid_out(path: Path, image: FileImage) -> bool:
+    """Tell whether a file has the size and the head of its image, the bytes that are sealed left aside.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found`, `read-failed`.
+    """
     descriptor, stamp = open_regular(path)
     try:
         head = read_prefix(descriptor, len(image.head)) if stamp.size_bytes == image.size_bytes else b""
@@ -202,7 +249,8 @@ def _allocated(path: Path) -> int:
         return 0
 
 
-def _mismatch(path: Path, expected: str, got: str) -> DestinationError:
+def mismatch(path: Path, expected: str, got: str) -> DestinationError:
+    """Return the error for what lies in an unfinished output and is not of this run."""
     return DestinationError(
         "resume-mismatch",
         "the unfinished output is not of this run",

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from weighbridge.base.errors import DestinationError
+from weighbridge.base.file_names import FILE_SUFFIXES
 from weighbridge.storage.outputs.adopting import adopt_all
-from weighbridge.storage.outputs.claiming import partial_path
+from weighbridge.storage.outputs.claiming import partial_path, parts_path
 from weighbridge.storage.outputs.file_writer import reporting_write_errors, sync_directory
 
 
@@ -29,18 +30,32 @@ def check_destination(
         as_file: Whether it will be a file.
 
     Raises:
-        DestinationError: `destination-unsafe`, `destination-exists`, `destination-no-room`, `write-failed`.
+        DestinationError: `usage` for a directory that has the name of a file, `destination-unsafe`,
+            `destination-exists`, `destination-no-room`, `write-failed`.
     """
     path = Path(destination)
     if not path.name or "\0" in str(path) or path.name in (".", ".."):
         raise DestinationError("destination-unsafe", "this is no name for a new directory", where=str(path))
+    if path.name.endswith(FILE_SUFFIXES) and not as_file:
+        raise _named_as_file(path)
     real = Path(os.path.realpath(path))
     for source in sources:
-        for place in (real, partial_path(real)):
+        for place in (real, partial_path(real), parts_path(real)):
             _check_apart(place, Path(os.path.realpath(source)), path)
     with reporting_write_errors(str(path)):
         check_absent(path, as_file=as_file)
         _check_room(real, path, needed_bytes)
+
+
+def _named_as_file(path: Path) -> DestinationError:
+    ending = next(ending for ending in FILE_SUFFIXES if path.name.endswith(ending))
+    return DestinationError(
+        "usage",
+        f"a directory is made here, and this is the name of a {ending} file",
+        where=str(path),
+        expected="the name of a new directory, or that of a torch file, such as out.pt",
+        hint="name a directory; with max_shard_size=None (--max-shard-size none) one model.safetensors is in it",
+    )
 
 
 def _check_apart(real: Path, source: Path, where: Path) -> None:

@@ -121,7 +121,7 @@ def _choose(files: Sequence[str], is_torch: bool, where: str) -> tuple[str, ...]
         return tuple(files)
     sets = {(match["stem"], match["count"], match["suffix"]) for match in shards.values()}
     if len(sets) > 1 or len(shards) < len(files):
-        raise _ambiguous(files, where)
+        raise _ambiguous(files, where, set_apart=any(int(match["count"]) > 1 for match in shards.values()))
     numbers = {int(match["number"]) for match in shards.values()}
     count = int(next(iter(sets))[1])
     if len(files) != count or max(numbers) - min(numbers) + 1 != count or min(numbers) > 1:
@@ -130,12 +130,25 @@ def _choose(files: Sequence[str], is_torch: bool, where: str) -> tuple[str, ...]
     return tuple(files)
 
 
-def _ambiguous(names: Sequence[str], where: str) -> CheckpointError:
+def count_shards(name: str) -> int:
+    """Return of how many files one is a part, as its own name says; 1 for a name that says nothing of it.
+
+    Examples:
+        >>> count_shards("model-00001-of-00002.safetensors"), count_shards("model.safetensors")
+        (2, 1)
+    """
+    match = _SHARD.fullmatch(name)
+    return int(match["count"]) if match is not None else 1
+
+
+def _ambiguous(names: Sequence[str], where: str, *, set_apart: bool = False) -> CheckpointError:
+    """Make the error; what is meant is opened by its name, but for a set of files, which no index names."""
+    hint = "put the files that are meant into a directory of their own, and open that"
     return CheckpointError(
         "checkpoint-ambiguous",
         "more than one checkpoint is in here",
         where=where,
         expected="one index, one set of shards, or files that share no key",
         got=join_keys(names),
-        hint="open the file or the index that is meant",
+        hint=hint if set_apart else "open the file or the index that is meant",
     )
