@@ -133,3 +133,86 @@ def test_what_spoke_of_codes_and_is_left_behind_is_said(name, gone, tmp_path):
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
     assert not (tmp_path / "out" / gone.split(", ")[1]).exists()
     assert "left behind" not in run(tmp_path, "convert", str(source), "same").out
+
+
+def test_a_selection_of_nothing_names_what_is_near_and_what_a_star_is(there):
+    ran = run(there, "plan", "model", "--only", "**.norm.*")
+    assert ran.status == 3
+    assert "got       nearest: layers.0.norm.gamma" in ran.err
+    assert "try       a lone * is an index, and ** any names: **.norm.**" in ran.err
+    made = run(there, "plan", "model", "--only", "**.norm.**", "--json")
+    assert [step["targets"] for step in made.form["steps"]] == [["layers.{0..2}.norm.gamma"]]
+    assert "lone *" not in run(there, "plan", "model", "--only", "layers.*.nrom.gamma").err
+
+
+def test_a_part_of_a_name_is_near_to_it(tmp_path):
+    save_file({"model.language_model.embed_tokens.weight": torch.ones(2, 3)}, tmp_path / "a.safetensors")
+    (tmp_path / "map.yaml").write_text("transforms: []\n")
+    near = "model.language_model.embed_tokens.weight"
+    assert f"nearest  {near}" in run(tmp_path, "explain", "a.safetensors", "map.yaml", "embed").out
+    ran = run(tmp_path, "inspect", "a.safetensors", "--key", "embed")
+    assert ran.status == 4
+    assert f"got       nearest: '{near}'\n" in ran.err
+    assert "try       take one of these names; weighbridge inspect a.safetensors --full lists all\n" in ran.err
+    assert near in run(tmp_path, "inspect", "a.safetensors", "--full").out
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"), [("**.k.weight", 7), ("layers.{0..1}.q.weight", 8), ("layers.{0,2}.{q,k}.weight", 6)]
+)
+def test_what_only_takes_is_taken_by_drop_as_well(there, pattern, left):
+    assert run(there, "convert", "model", "out", "--drop", pattern).status == 0
+    kept = load_file(there / "out" / "model.safetensors")
+    whole = wb.plan(there / "model")
+    assert len(kept) == left
+    assert kept.keys() == whole.target.keys() - whole.restrict([pattern]).target.keys()
+    assert f'"{pattern}"' in (there / "out" / "weighbridge.json").read_text().replace('\\"', '"')
+
+
+def test_carry_and_initialise_take_selections_and_what_is_neither_is_refused_as_before(there):
+    assert run(there, "plan", "model", "maps.py:FUSED", "--carry", "**.gamma").status == 0
+    fused = run(there, "plan", "model", "maps.py:FUSED", "--carry", "**.gamma", "--json").form
+    assert ["layers.{0..2}.norm.gamma"] in [step["targets"] for step in fused["steps"]]
+    save_file({"embed.weight": torch.ones(11, 5), "deep.new.bias": torch.ones(2)}, there / "want.safetensors")
+    save_file({"embed.weight": torch.ones(11, 5)}, there / "have.safetensors")
+    asked = ("plan", "have.safetensors", "--target", "want.safetensors", "--initialise", "**.bias")
+    assert run(there, *asked).status == 0
+    ran = run(there, "plan", "model", "--drop", "(((")
+    assert (ran.status, ran.err.split(":")[0]) == (3, "pattern-syntax")
+
+
+def test_a_plan_is_not_taken_for_a_mapping(there):
+    assert run(there, "plan", "model", "maps.py:FUSED", "--out", "plan.json").status == 0
+    ran = run(there, "convert", "model", "out", "plan.json")
+    assert ran.status == 2
+    assert ran.err.startswith("mapping-file: this file holds a plan, which is no mapping @ plan.json")
+    (there / "map.json").write_text(json.dumps(json.loads((there / "plan.json").read_text())["mapping"]))
+    assert run(there, "convert", "model", "out", "map.json").status == 0
+    assert "layers.0.qk.weight" in load_file(there / "out" / "model.safetensors")
+
+
+def test_files_of_other_formats_are_refused_with_what_to_do(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.pkl")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    assert "try       make safetensors files of it with its own tools" in run(tmp_path, "inspect", "a.gguf").err
+    assert "try       give it a name that ends in .pt, if torch.save wrote it" in run(tmp_path, "inspect", "a.pkl").err
+    (tmp_path / "a.pkl").rename(tmp_path / "a.pt")
+    assert run(tmp_path, "inspect", "a.pt").status == 0
+
+
+def test_an_adapters_file_is_said_to_lack_its_configuration_and_its_directory_to_be_an_adapter(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    stem = "base_model.model.layers.0.q_proj"
+    factors = {f"{stem}.lora_A.weight": torch.ones(2, 3), f"{stem}.lora_B.weight": torch.ones(4, 2)}
+    save_file(factors, tmp_path / "adapter" / "adapter_model.safetensors")
+    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    config = json.dumps({**said, "base_model_name_or_path": "some/base"})
+    (tmp_path / "adapter" / "adapter_config.json").write_text(config)
+    (tmp_path / "map.yaml").write_text("transforms: [{rename: q_proj, to: query}]\n")
+    assert "adapter   LORA, rank 2, of some/base\n" in run(tmp_path, "inspect", "adapter").out
+    assert "adapter   " not in run(tmp_path, "inspect", "adapter/adapter_model.safetensors").out
+    ran = run(tmp_path, "convert", "adapter/adapter_model.safetensors", "half", "map.yaml")
+    assert "without the adapter_config.json beside it: open their directory for an adapter\n" in ran.err
+    whole = run(tmp_path, "convert", "adapter", "whole", "map.yaml")
+    assert (whole.status, whole.err) == (0, "")
+    assert f"{stem.replace('q_proj', 'query')}.lora_A.weight" in load_file(tmp_path / "whole/adapter_model.safetensors")

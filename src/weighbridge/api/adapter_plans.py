@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping as MappingOf
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.api.bound_plan import Plan
 from weighbridge.api.configurations import config_for
@@ -33,6 +34,9 @@ from weighbridge.storage.places.regular_files import read_small_file
 if TYPE_CHECKING:
     from weighbridge.running.changed_files import FileChange, RecordedChange
     from weighbridge.storage.protocol import Checkpoint
+
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +116,9 @@ def read_adapter(source: Checkpoint, mapping: Mapping, given: AdapterOptions, ta
     names = read_names(source) if is_meant else None
     if names is not None:
         return Adapter(source, names, _text_of(place) if place is not None else "")
+    if is_meant and _is_alone(source):
+        what = "%s is read without the %s beside it: open their directory for an adapter"
+        _LOG.warning(what, source.where, CONFIG_NAME)
     if given != AdapterOptions():
         plain = AdapterOptions()
         asked = [each.name for each in fields(given) if getattr(given, each.name) != getattr(plain, each.name)]
@@ -119,6 +126,13 @@ def read_adapter(source: Checkpoint, mapping: Mapping, given: AdapterOptions, ta
         hint = "leave this out, or open the directory of an adapter and give the mapping of its model"
         raise PlanError("usage", what, where=source.where, got=", ".join(map(_spelled, asked)), hint=hint)
     return None
+
+
+def _is_alone(source: Checkpoint) -> bool:
+    """Tell whether a source is the file of an adapter that was opened without the configuration beside it."""
+    has_factors = any(key.startswith(PREFIX) for key in source.header)
+    place = Path(source.where).expanduser()
+    return has_factors and place.is_file() and place.with_name(CONFIG_NAME).is_file()
 
 
 def _spelled(name: str) -> str:

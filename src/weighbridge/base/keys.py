@@ -375,9 +375,10 @@ class NearKeys:
         self._templates = LikeTexts(self._members)
 
     def find(self, key: str, count: int = 3, least: float = 0.4) -> list[str]:
-        """Find the keys that look most like another one, best first."""
+        """Find the keys that look most like another one, best first; if none does, those that it is a part of."""
         ((wanted, indices),) = _shape(key)
-        return [_closest(self._members[other], indices) for other in self._templates.find(wanted, count, least)]
+        found = self._templates.find(wanted, count, least) or self._templates.holding(wanted, count)
+        return [_closest(self._members[other], indices) for other in found]
 
 
 def _shape(key: str) -> list[tuple[str, tuple[int, ...]]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from heapq import nlargest
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +42,9 @@ def _ends(text: str) -> str:
     return text if len(text) <= COMPARED else text[: COMPARED // 2] + text[-COMPARED // 2 :]
 
 
+_WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{2,}")
+
+
 class LikeTexts:
     """Texts of dotted segments, to be searched for those that are most like others.
 
@@ -71,6 +76,20 @@ class LikeTexts:
         """
         scored = nlargest(count, self._scored(text))
         return [other for score, other in scored if score > least]
+
+    def holding(self, text: str, count: int) -> list[str]:
+        """Return the texts that hold each word of another one, which may be a pattern, the shortest first.
+
+        Args:
+            text: The other one; a word has at least three letters, and what is no word does not count.
+            count: How many to return at most.
+
+        Examples:
+            >>> LikeTexts(["model.embed_tokens.weight", "model.norm.weight"]).holding("**.norm.*", 2)
+            ['model.norm.weight']
+        """
+        words = _WORD.findall(text)
+        return list(islice((other for other in self._texts if words and all(word in other for word in words)), count))
 
     def _scored(self, text: str) -> Iterator[tuple[float, str]]:
         from difflib import SequenceMatcher

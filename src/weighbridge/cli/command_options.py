@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from shlex import join, quote
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -26,9 +26,11 @@ from weighbridge.cli.adapter_options import (
 from weighbridge.cli.mapping_argument import load_argument
 from weighbridge.cli.shared_options import EntryOption
 from weighbridge.cli.wording import PANEL
+from weighbridge.mappings.exception_rules import Carry, Drop, Initialise
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import default_registry
 from weighbridge.planning.casts.dtype_policies import ALL, read_policy
+from weighbridge.planning.names.selections import selected_rules
 from weighbridge.planning.plan_options import REFINE
 from weighbridge.storage import Checkpoint
 
@@ -63,6 +65,9 @@ SetOption = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
+
+
+_EXCEPTIONS: Final = {"drop": Drop, "carry": Carry, "initialise": Initialise}
 
 
 class LayoutMode(StrEnum):
@@ -203,8 +208,8 @@ class PlanOptions:
         Raises:
             WeighbridgeError: `usage`.
         """
-        names = "partial", "drop", "carry", "initialise", "allow_overflow", "base_prefix"
-        given = {name: getattr(self, name) for name in names}
+        given = {name: getattr(self, name) for name in ("partial", "allow_overflow", "base_prefix")}
+        given |= {name: selected_rules(kind, getattr(self, name)) for name, kind in _EXCEPTIONS.items()}
         given |= {"companions": self._companions(), "config_names": not self.no_config_names}
         adapter: dict[str, Any] = {"base": self.base, "block_diagonal": self.block_diagonal}
         adapter |= {"lora_B_layout": self.lora_b_layout, "adapter_prefix": read_prefixes(self.adapter_prefix)}

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
+from typing import Final
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.json_text import join_keys, shorten
+from weighbridge.base.keys import nearest
 from weighbridge.base.nearby import close_names
+
+ALL_KEYS: Final = "list(checkpoint.header) has all"
+"""The end of a hint; a command says it in its own words."""
 
 
 def not_found(key: str, keys: Iterable[str], where: str) -> CheckpointError:
@@ -18,11 +23,11 @@ def not_found(key: str, keys: Iterable[str], where: str) -> CheckpointError:
         nearest: 'weight'
     """
     # Comparing with each of 100,000 keys takes seconds; those that end alike are the likely ones.
-    tail = key.rpartition(".")[2]
-    alike = list(islice((other for other in keys if other.endswith(tail)), 2000))
-    near = close_names(key, alike or islice(keys, 2000), 3)
+    tail, names = key.rpartition(".")[2], list(keys)
+    alike = list(islice((other for other in names if other.endswith(tail)), 2000))
+    near = close_names(key, alike or islice(names, 2000), 3) or nearest(key, names)
     got = f"nearest: {join_keys(near)}" if near else ""
-    hint = f"{'take one of these names; ' if near else ''}list(checkpoint.header) has all"
+    hint = f"{'take one of these names; ' if near else ''}{ALL_KEYS}"
     return CheckpointError("tensor-not-found", f"there is no tensor {shorten(key)}", where=where, got=got, hint=hint)
 
 

@@ -40,6 +40,14 @@ Place: TypeAlias = "str | os.PathLike[str] | Header | Checkpoint | Mapping[str, 
 
 _LOG: Final = logging.getLogger(__name__)
 
+_PICKLE_HINT: Final = "give it a name that ends in .pt, if torch.save wrote it"
+_OF_OTHERS: Final = {
+    ".gguf": "make safetensors files of it with its own tools, and open these",
+    ".pkl": _PICKLE_HINT,
+    ".pickle": _PICKLE_HINT,
+}
+"""What to do with files of other formats, by how their names end."""
+
 _ENTRY_MARK: Final = "::"
 """Stands between the path of a torch file and the dict in it that is meant."""
 
@@ -169,9 +177,8 @@ def _open_path(path: Path, entry: str | None = None) -> Checkpoint:
     if name.endswith((".json", ".json.gz")):
         return open_inventory(path)
     expected = ", ".join((SAFETENSORS_SUFFIX, INDEX_SUFFIX, *TORCH_SUFFIXES, ".json", ".json.gz"))
-    raise CheckpointError(
-        "checkpoint-not-found", "this file's name is not that of a checkpoint", where=str(path), expected=expected
-    )
+    what, hint = "this file's name is not that of a checkpoint", _OF_OTHERS.get(path.suffix, "")
+    raise CheckpointError("checkpoint-not-found", what, where=str(path), expected=expected, hint=hint)
 
 
 def _check_there(path: Path) -> None:

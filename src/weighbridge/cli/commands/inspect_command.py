@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shlex import join
 from typing import Annotated
 
 import typer
 
 from weighbridge import api
-from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.errors import CheckpointError, WeighbridgeError
 from weighbridge.cli.inspecting.inspection import Inspection, describe_tensor, tensor_lines
 from weighbridge.cli.inspecting.module_tree import module_tree, tree_lines
 from weighbridge.cli.printing import Output, reporting
 from weighbridge.cli.shared_options import EntryOption, FullOption, spread
 from weighbridge.storage.formats.inventory import write_inventory
+from weighbridge.storage.lookup import ALL_KEYS
 
 
 @spread
@@ -46,8 +50,20 @@ def inspect(
             output.give(lambda: {"branches": [branch.to_dict() for branch in branches]}, tree_lines(branches))
             return
         if key is not None or stats is not None:
-            form = describe_tensor(checkpoint, stats or key or "", measured=stats is not None)
+            with _naming(place, entry):
+                form = describe_tensor(checkpoint, stats or key or "", measured=stats is not None)
             output.give(lambda: form, tensor_lines(form))
             return
         found = Inspection(checkpoint, full)
         output.give(found.to_dict, found.lines(), found.pretty)
+
+
+@contextmanager
+def _naming(place: str, entry: str | None) -> Iterator[None]:
+    """Put what was typed into the hint that lists all keys, so that it can be typed as it is printed."""
+    try:
+        yield
+    except CheckpointError as problem:
+        typed = join([place, *(["--entry", entry] if entry is not None else [])])
+        problem.hint = problem.hint.replace(ALL_KEYS, f"weighbridge inspect {typed} --full lists all")
+        raise

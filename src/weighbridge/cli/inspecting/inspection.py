@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -15,6 +15,7 @@ from weighbridge.base.keys import collapse, counted, natural_key
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.cli.inspecting.quantised import quantisation_hints
 from weighbridge.cli.printing import visible
+from weighbridge.mappings.lora.peft_configs import CONFIG_NAME
 from weighbridge.mappings.schemes.said import BESIDE
 from weighbridge.reporting.costs import format_bytes
 from weighbridge.storage import Checkpoint
@@ -148,6 +149,7 @@ class Inspection:
         family = self.family.summary()
         if family:
             yield "family", family
+        yield from self._adapter_texts()
         yield "tensors", f"{len(self.header):,}"
         yield "params", f"{_total(dtypes, 'parameters'):,}"
         yield "bytes", format_bytes(_total(dtypes, "size_bytes"))
@@ -159,6 +161,12 @@ class Inspection:
         yield from (("note", note) for note in self._notes())
         if self.full:
             yield from (("file", f"{name}  {format_bytes(size_bytes)}") for name, size_bytes in self.files)
+
+    def _adapter_texts(self) -> Iterator[tuple[str, str]]:
+        said = config_beside(self.checkpoint, CONFIG_NAME)
+        if isinstance(said, Mapping):
+            names = {"peft_type": "", "r": "rank ", "base_model_name_or_path": "of "}
+            yield "adapter", ", ".join(f"{word}{said[name]}" for name, word in names.items() if said.get(name))
 
     def _format_text(self) -> str:
         index = self.checkpoint.index

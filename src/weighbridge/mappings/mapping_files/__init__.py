@@ -113,6 +113,12 @@ def _from_json(path: Path) -> Mapping:
     except JsonError as problem:
         raise MappingError("mapping-file", "this file is no JSON", where=str(path), got=str(problem)) from None
     if not isinstance(form, dict) or "transforms" not in form:
-        expected = 'an object with "transforms"'
-        raise MappingError("mapping-file", "this file holds no mapping", where=str(path), expected=expected)
+        is_plan = isinstance(form, dict) and {"mapping", "steps"} <= form.keys()
+        raise MappingError(
+            "mapping-file",
+            "this file holds a plan, which is no mapping" if is_plan else "this file holds no mapping",
+            where=str(path),
+            expected='an object with "transforms"',
+            hint='give the mapping that it was made with, which is its "mapping"' if is_plan else "",
+        )
     return Mapping.from_dict(form)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
 
 from weighbridge.base.errors import PatternError, PlanError, WeighbridgeError
 from weighbridge.base.keys import nearest
+from weighbridge.mappings.exception_rules import KeyRule
 from weighbridge.pattern import Pattern
 
 MAX_NUMBERS: Final = 4096
 """How many indices the ranges of one set in braces may stand for."""
 
+Rule = TypeVar("Rule", bound=KeyRule)
+
 _PIECE: Final = re.compile(r"\\.|\{([^{}]*)\}|(?<![^.^])\*\*(?![^.$])")
+_INDEX: Final = re.compile(r"(?<![^.^])\*(?![^.$])")
 _NUMBERS: Final = re.compile(r"[0-9]+(?:\.\.[0-9]+)?(?:,[0-9]+(?:\.\.[0-9]+)?)*")
 
 
@@ -41,14 +45,50 @@ def select(only: str | Iterable[str], keys: Collection[str]) -> set[str]:
         if not named:
             near = ", ".join(nearest(text, keys))
             got = f"nearest: {near}" if near else ""
-            raise PlanError("rule-unused", "this selection names no target", where=text, got=got)
+            raise PlanError(
+                "rule-unused", "this selection names no target", where=text, got=got, hint=_hint(text, keys)
+            )
         found |= named
     return found
+
+
+def _hint(text: str, keys: Iterable[str]) -> str:
+    """Say what to write where an index was perhaps meant to be any name."""
+    wider = _INDEX.sub("**", text)
+    return f"a lone * is an index, and ** any names: {wider}" if wider != text and _matching(wider, keys) else ""
 
 
 def _matching(text: str, keys: Iterable[str]) -> set[str]:
     pattern = Pattern.parse(selection_pattern(text))
     return {key for key in keys if pattern.match(key, literal=True) is not None}
+
+
+def selected_rules(kind: type[Rule], texts: Iterable[str]) -> list[str | Rule]:
+    """Read declared exceptions that may be written as a selection is, where the key language says no such thing.
+
+    Args:
+        kind: What each of them becomes that is written so; it keeps the name that was given.
+        texts: Key patterns, or selections.
+
+    Raises:
+        PatternError: `pattern-syntax` for what is neither.
+
+    Examples:
+        >>> from weighbridge.mappings.exception_rules import Drop
+        >>> selected_rules(Drop, ["head.*", "**.bias"])
+        ['head.*', Drop(pattern='{only1:**}.bias', why='"**.bias"', scope='')]
+    """
+    rules: list[str | Rule] = []
+    for text in texts:
+        try:
+            Pattern.parse(text)
+            rules.append(text)
+        except PatternError as problem:
+            try:
+                rules.append(kind(selection_pattern(text), why=f'"{text}"'))
+            except PatternError:
+                raise problem from None
+    return rules
 
 
 @lru_cache(maxsize=64)
