@@ -183,7 +183,7 @@ def give_three_sizes(folder: Path) -> object:
     return converter(wb.Split(0, (4, 3, 3)), (10, 3), targets=["q", "k", "v"])
 
 
-@follows("operation-config", "keep the model's config.json beside the weights")
+@follows("operation-config", "name the directory that has the model's config.json beside the weights")
 def keep_the_configuration(folder: Path) -> object:
     path = saved(folder, "model", old=(12, 5))
     (path / "config.json").write_text('{"num_attention_heads": 2}')

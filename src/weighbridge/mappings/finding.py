@@ -75,7 +75,9 @@ def refuse_swapped(source: object, destination: str | Path, mapping: object) -> 
     if mapping is None and (_names_a_mapping(destination) or str(destination) in default_registry):
         what, expected = "the directory to make has the name of a mapping", "SOURCE DESTINATION [MAPPING]"
         given = f"{quote(str(source))} {quote(str(destination))}"
-        hint = f"name the directory before the mapping, or write ./{destination} if that is to be its name"
+        hint = "name the directory before the mapping"
+        if not _names_a_mapping(destination):
+            hint += f", or write ./{destination} if that is to be its name"
         raise WeighbridgeError("usage", what, expected=expected, got=given, hint=hint)
     if not isinstance(mapping, str | Path) or _names_a_mapping(mapping):
         return
