@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +25,11 @@ COMMAND: Final = "from weighbridge.cli import main; raise SystemExit(main())"
 NAMES: Final = {"theirs": "from_pretrained of transformers", "ours": "wbt.from_pretrained"}
 
 
-def measure_first(bench: Bench, rounds: int = ROUNDS) -> list[Figure]:
+def measure_first(bench: Bench, rounds: int = ROUNDS, kinds: Collection[str] = tuple(FIRST_RATIOS)) -> list[Figure]:
     """Load a fused mixture of experts, and a dense model, for the first time in a process, imports of ours included."""
     figures: list[Figure] = []
-    for name, sizes in (("moe", bench.moe), ("dense", bench.dense)):
+    both = {"moe": bench.moe, "dense": bench.dense}
+    for name, sizes in ((kind, both[kind]) for kind in kinds):
         source, size_bytes = bench.checkpoint(name, sizes, room=1), header_of(sizes).size_bytes
         bench.say(f"first: {name}, in turn, {rounds} rounds after a comparison of all values")
         bench.check("compare", source)

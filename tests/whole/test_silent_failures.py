@@ -235,9 +235,9 @@ def test_names_that_contain_a_rules_text_are_left_alone():
     ]
     source = {
         key: numbers(2)
-        for key in ("pre_model.w", "model_b.w", "experts.0.up_proj_scale_inv", "experts.0.up_proj", "a.models.0.w")
+        for key in ("pre_model.w", "model_b.w", "experts.0.up_proj_gain", "experts.0.up_proj", "a.models.0.w")
     }
-    kept = {"pre_model.w", "model_b.w", "experts.0.up_proj_scale_inv", "a.models.0.w"}
+    kept = {"pre_model.w", "model_b.w", "experts.0.up_proj_gain", "a.models.0.w"}
     assert set(wb.plan(source, rules).target) == kept | {"experts.up_proj"}
 
 

@@ -39,7 +39,7 @@ def open(place: Place, *, direct: bool = False, entry: str | None = None, config
         CheckpointError: `checkpoint-not-found`, `checkpoint-ambiguous`, and a code for each kind of damage.
 
     Examples:
-        >>> from weighbridge import TensorSpec
+        >>> from weighbridge import Header, TensorSpec
         >>> open(Header({"weight": TensorSpec("F32", (2, 3))})).header["weight"].size_bytes
         24
     """

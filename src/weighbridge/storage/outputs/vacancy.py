@@ -36,12 +36,12 @@ def check_destination(
     path = Path(destination)
     if not path.name or "\0" in str(path) or path.name in (".", ".."):
         raise DestinationError("destination-unsafe", "this is no name for a new directory", where=str(path))
-    if path.name.endswith(FILE_SUFFIXES) and not as_file:
-        raise _named_as_file(path)
     real = Path(os.path.realpath(path))
     for source in sources:
         for place in (real, partial_path(real), parts_path(real)):
             _check_apart(place, Path(os.path.realpath(source)), path)
+    if path.name.endswith(FILE_SUFFIXES) and not as_file:
+        raise _named_as_file(path)
     with reporting_write_errors(str(path)):
         check_absent(path, as_file=as_file)
         _check_room(real, path, needed_bytes)
