@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import random
@@ -20,7 +19,7 @@ import torch
 from command import run
 from conftest import ROOT
 from interrupted import ANOTHER, FUSED, SOURCE, Nursery
-from safetensors import SafetensorError, safe_open
+from left_files import contents, opens
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
@@ -98,23 +97,6 @@ def convert(source: Path, out: Path, mapping: Any = FUSED, **options: Any) -> Pa
 def convert_again(source: Path, out: Path, part: tuple[int, int]) -> None:
     """Run a part again that was killed; where it had published already, it is content, and removes what is hidden."""
     assert convert(source, out, part=part) == out
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of a directory."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def opens(path: Path) -> bool:
-    try:
-        with safe_open(path, "numpy"):
-            return True
-    except SafetensorError:
-        return False
 
 
 def check_nothing_opens(out: Path, wanted: Path) -> None:

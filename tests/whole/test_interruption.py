@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -20,7 +19,7 @@ import pytest
 import torch
 from conftest import ROOT
 from interrupted import MAPPINGS, SOURCE, TRANSPOSED, Ended, Nursery
-from safetensors import SafetensorError, safe_open
+from left_files import contents, opens
 from safetensors.torch import save_file
 
 import weighbridge as wb
@@ -121,24 +120,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def nursery() -> Iterator[Nursery]:
     with Nursery() as made:
         yield made
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return the SHA-256 of every file of a directory."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).digest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def opens(path: Path) -> bool:
-    """Tell whether the safetensors library opens a file."""
-    try:
-        with safe_open(path, "numpy"):
-            return True
-    except SafetensorError:
-        return False
 
 
 def is_a_checkpoint(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -85,6 +85,25 @@ PartOption = Annotated[
     str | None,
     typer.Option(metavar="I/N", help="Write part I, from 0, of N that share the output; auto: as the launcher says."),
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritingOptions:
+    """How a directory or a file is written, by `convert` and by `revert`; see `weighbridge.Plan.write`."""
+
+    resume: ResumeOption = False
+    no_sync: NoSyncOption = False
+    link: LinkOption = Link.NEVER
+    to: ToOption = Kind.SAFETENSORS
+    under: UnderOption = ""
+    part: PartOption = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the options by the names that `Plan.write` has for them."""
+        given = {name: getattr(self, name) for name in ("resume", "under", "part")}
+        return {**given, "sync": not self.no_sync, "link": self.link.value, "to": self.to.value}
+
+
 FullOption = Annotated[bool, typer.Option("--full", help="List everything; nothing is left out as too long.")]
 EntryOption = Annotated[
     str | None,

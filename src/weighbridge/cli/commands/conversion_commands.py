@@ -20,19 +20,12 @@ from weighbridge.cli.shared_options import (
     DestinationArgument,
     DigestsOption,
     DirectOption,
-    Kind,
-    Link,
-    LinkOption,
     MemoryOption,
     NameOption,
-    NoSyncOption,
     OnlyOption,
-    PartOption,
-    ResumeOption,
     ShardSizeOption,
     SourceArgument,
-    ToOption,
-    UnderOption,
+    WritingOptions,
     size_option,
     spread,
 )
@@ -48,6 +41,7 @@ def convert(
     source: SourceArgument,
     destination: DestinationArgument,
     options: PlanOptions,
+    writing: WritingOptions,
     output: Output,
     mapping: NoMappingArgument = None,
     name: NameOption = None,
@@ -55,13 +49,7 @@ def convert(
     memory: MemoryOption = None,
     only: OnlyOption = None,
     digests: DigestsOption = False,
-    resume: ResumeOption = False,
-    no_sync: NoSyncOption = False,
-    link: LinkOption = Link.NEVER,
-    to: ToOption = Kind.SAFETENSORS,
-    under: UnderOption = "",
     direct: DirectOption = False,
-    part: PartOption = None,
 ) -> None:
     """Convert a checkpoint into a directory or a torch file, which appears whole or not at all.
 
@@ -71,16 +59,11 @@ def convert(
     """
     with reporting(output), options.naming(source, mapping):
         refuse_swapped(source, destination, mapping)
-        _check_early(source, destination, part)
+        _check_early(source, destination, writing.part)
         choices = {
+            **writing.arguments(),
             "name": name,
             "digests": digests,
-            "resume": resume,
-            "sync": not no_sync,
-            "link": link.value,
-            "to": to.value,
-            "under": under,
-            "part": part,
             "max_shard_size": None if max_shard_size == "none" else size_option("--max-shard-size", max_shard_size),
             "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
         }
@@ -95,26 +78,19 @@ def convert(
 def revert(
     source: SourceArgument,
     destination: DestinationArgument,
+    writing: WritingOptions,
     output: Output,
     lossy: Annotated[bool, typer.Option("--lossy", help="Go back without what was dropped or rounded.")] = False,
-    resume: ResumeOption = False,
-    no_sync: NoSyncOption = False,
-    link: LinkOption = Link.NEVER,
-    to: ToOption = Kind.SAFETENSORS,
-    under: UnderOption = "",
     direct: DirectOption = False,
-    part: PartOption = None,
 ) -> None:
     """Undo a conversion by the receipt that it left: the files it came from, byte for byte.
 
     Example: weighbridge revert converted/ back/
     """
     with reporting(output):
-        _check_early(source, destination, part)
+        _check_early(source, destination, writing.part)
         back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
-        files: dict[str, Any] = {"link": link.value, "to": to.value, "under": under, "part": part}
-        choices = {"resume": resume, "sync": not no_sync, **files}
-        _write(output, back, destination, "reverting", choices)
+        _write(output, back, destination, "reverting", writing.arguments())
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
 
 
