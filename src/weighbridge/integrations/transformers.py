@@ -43,15 +43,12 @@ __all__ = ["UNDERSTOOD", "from_pretrained", "registry", "resolve", "save_pretrai
 
 _REFUSED: Final = (
     "device_map",
-    "distributed_config",
     "gguf_file",
     "ignore_mismatched_sizes",
     "key_mapping",
     "output_loading_info",
     "quantization_config",
     "state_dict",
-    "tp_plan",
-    "tp_size",
     "variant",
 )
 """Arguments of the library's call that a plan has no part for."""
@@ -232,6 +229,8 @@ def from_pretrained(
             also done where the library would compute them; see `docs/quantised.md`. Values of the configuration are
             then given by `config`. Otherwise codes are loaded as they are, where the library's model has them.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration.
+            With `distributed_config`, or the older `tp_plan` and `tp_size`, the library spreads the model over
+            processes that all call this alike, and each of them reads its own part; see `docs/ranks.md`.
 
     Returns:
         The model, in evaluation mode.
@@ -245,10 +244,12 @@ def from_pretrained(
     """
     from weighbridge.integrations.transformers_loading import Load, converted_by
     from weighbridge.integrations.transformers_numbers import read_for_library
+    from weighbridge.integrations.transformers_ranks import refuse_place, say_mesh
     from weighbridge.storage import open_checkpoint
     from weighbridge.storage.places.huge_pages import decided
 
     _refuse([name for name in _REFUSED if arguments.get(name)])
+    refuse_place(device, arguments)
     options = Options(
         partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout, allow_overflow=allow_overflow
     )
@@ -261,6 +262,7 @@ def from_pretrained(
     with decided(huge_pages), converted_by(load.fill):
         model = model_class.from_pretrained(path, config=read.config, dtype=read.dtype, **placed, **arguments)
     load.finish(model)
+    say_mesh(model, arguments.get("device_mesh"))
     return model if device is None else model.to(device)
 
 

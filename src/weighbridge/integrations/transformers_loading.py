@@ -21,11 +21,18 @@ import torch
 from weighbridge.api.conversions import compile_by_receipt
 from weighbridge.api.dequantised import say_computed
 from weighbridge.base.errors import PlanError, RegistryError
-from weighbridge.base.process.process_locks import ProcessLock
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern, literally
+from weighbridge.integrations.library_functions import StandIn
 from weighbridge.integrations.transformers_choice import plan_by_either
 from weighbridge.integrations.transformers_names import equal_ones, unsaved_names
+from weighbridge.integrations.transformers_ranks import (
+    check_stage,
+    cut_already,
+    is_stage,
+    plan_of_stage,
+    whole_model,
+)
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.integrations.transformers_weights import Pending, prove
 from weighbridge.mappings.bound_offsets import bind_offsets
@@ -33,6 +40,7 @@ from weighbridge.mappings.exception_rules import Carry, Initialise, exception_ru
 from weighbridge.mappings.mapping import Mapping as NameMapping, MappingLike, as_mapping
 from weighbridge.mappings.transformers_table import library_module, library_name
 from weighbridge.mappings.wrapped_names import look_through
+from weighbridge.models.held_portions import held_portion
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.module_loading import remember
 from weighbridge.models.modules import module_header
@@ -79,7 +87,7 @@ class Load:
     tensors: dict[str, Pending] = field(default_factory=dict)
     states: dict[str, Pending] = field(default_factory=dict)
     plan: Plan | None = None
-    ties: MappingOf[str, str] = field(default_factory=dict)
+    header: Header = field(default_factory=lambda: Header({}))
     declared_ties: MappingOf[str, str] = field(default_factory=dict)
 
     def fill(self, model: Any) -> dict[str, Pending]:
@@ -92,9 +100,32 @@ class Load:
         """
         if self.plan is not None:
             raise RegistryError("integration-unsupported", "this class loads several models", got=type(model).__name__)
-        held = take_stock(model)
-        header, self.declared_ties = header_with_ties(model, held.header(self.checkpoint.header)), declared_ties(model)
+        whole = whole_model(model)
+        own = held = take_stock(model)
+        if whole is not model:
+            held = take_stock(whole)
+            check_stage(model, held.header(), own.header())
+        header, self.declared_ties = header_with_ties(whole, held.header(self.checkpoint.header)), declared_ties(whole)
         self.options = replace(self.options, carry=(*exception_rules(Carry, self.options.carry), *self._made_by(held)))
+        self.header = self._settle(whole, header)
+        assert self.plan is not None
+        self.plan = plan_of_stage(self.plan, model, own.header())
+        portion = held_portion(self.plan, own.places_for(self.plan.target))
+        mapped = mapped_files(self.checkpoint, copy=self.copy)
+        for step in portion.steps:
+            if step.fate != "carried":
+                found = (Pending(step, key, self.checkpoint, mapped) for key in step.writes if key in header)
+                self.tensors |= {pending.key: pending for pending in found}
+        self.states = {key: self.tensors.pop(key) for key in own.extra if key in self.tensors}
+        if self.device is not None:
+            self._fill_on(self.device, header)
+        return self.tensors
+
+    def _settle(self, model: Any, header: Header) -> Header:
+        """Plan for the whole model, and return its specs with the ties that the checkpoint's values bear out.
+
+        Values are compared as wholes, also where a process holds parts: what is one must be one in every process.
+        """
         self.plan = self._compile(model, header)
         check_conditions(self.plan, self.checkpoint)
         refuse_own(self.plan)
@@ -103,16 +134,7 @@ class Load:
             # The library leaves these untied, whatever the configuration says; a tie is a matter of values.
             header = replace(header, ties=split_ties(model, differing))
             self.plan = self._compile(model, header)
-        self.ties = header.ties
-        mapped = mapped_files(self.checkpoint, copy=self.copy)
-        for step in self.plan.steps:
-            if step.fate != "carried":
-                found = (Pending(step, key, self.checkpoint, mapped) for key in step.writes if key in header)
-                self.tensors |= {pending.key: pending for pending in found}
-        self.states = {key: self.tensors.pop(key) for key in held.extra if key in self.tensors}
-        if self.device is not None:
-            self._fill_on(self.device, header)
-        return self.tensors
+        return header
 
     def _fill_on(self, device: torch.device, header: Header) -> None:
         """Make all weights on the device at once, but for those that the library casts: it holds both for a moment."""
@@ -134,7 +156,7 @@ class Load:
             raise RegistryError(
                 "integration-version", "this transformers loads models in a way that weighbridge does not know"
             )
-        settle_ties(model, self.ties, self.tensors, self.declared_ties)
+        settle_ties(model, self.header.ties, self.tensors, self.declared_ties)
         prove(model, self.tensors, allow_overflow=self.options.allow_overflow)
         extra = take_stock(model).extra if self.states else {}
         for key, pending in self.states.items():
@@ -217,7 +239,8 @@ class Load:
         made = module_header(model)
         if all(made.specs.get(key, spec).dtype == spec.dtype for key, spec in plan.target.items()):
             return plan
-        return self._plan(made, replace(self.options, dtype="target"))
+        made = made if not is_stage(model) else replace(self.header, specs={**self.header.specs, **made.specs})
+        return plan_of_stage(self._plan(made, replace(self.options, dtype="target")), model, module_header(model))
 
 
 # ---- what the library's classes excuse ----
@@ -274,12 +297,7 @@ def _rule_for(key: str, excused: dict[str, str], among: list[str]) -> str:
 _NUMBERS: Final = "with dequantize, the numbers that the codes stand for are loaded into the plain model"
 """What helps where a model of the library has no place for a checkpoint's codes."""
 
-_FUNCTION: Final = "convert_and_load_state_dict_in_model"
-
 _filling: ContextVar[Callable[[Any], dict[str, Pending]] | None] = ContextVar("weighbridge_filling", default=None)
-_lock = ProcessLock()
-_users = 0
-_installed: Final[list[partial[Any]]] = []
 
 
 @contextmanager
@@ -292,36 +310,12 @@ def converted_by(fill: Callable[[Any], dict[str, Pending]]) -> Iterator[None]:
     Raises:
         RegistryError: `integration-version`.
     """
-    module = library_module("modeling_utils")
-    _install(module)
-    token = _filling.set(fill)
-    try:
-        yield
-    finally:
-        _filling.reset(token)
-        _remove(module)
-
-
-def _install(module: Any) -> None:
-    global _users
-    with _lock:
-        if _users == 0:
-            _installed.append(partial(_convert, library_name(module, _FUNCTION)))
-            setattr(module, _FUNCTION, _installed[0])
-        _users += 1
-
-
-def _remove(module: Any) -> None:
-    """Put back what stood there; what somebody else has put in front since stays, and ours behind it."""
-    global _users
-    with _lock:
-        _users -= 1
-        if _users:
-            return
-        ours = _installed.pop()
-        before = ours.args[0]
-        if getattr(module, _FUNCTION, None) is ours:
-            setattr(module, _FUNCTION, before)
+    with _CONVERSION.installed():
+        token = _filling.set(fill)
+        try:
+            yield
+        finally:
+            _filling.reset(token)
 
 
 def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_offload_index: Any = None) -> Any:
@@ -336,7 +330,9 @@ def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_
     # What it is given are the model's own tensors, which leaves nothing for a quantizer to do.
     left = replace(load_config, weight_mapping=[], hf_quantizer=None)
     try:
-        found = original(model, fill(model), left, disk_offload_index)
+        tensors = fill(model)
+        with cut_already(model):
+            found = original(model, tensors, left, disk_offload_index)
     except PlanError as problem:
         if quantizer is not None and _is_about_codes(problem, model):
             problem.hint = _NUMBERS
@@ -345,6 +341,9 @@ def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_
         _filling.reset(token)
     _remember_rules(model, load_config.weight_mapping or [], sorted(state_dict))
     return found
+
+
+_CONVERSION: Final = StandIn("modeling_utils", "convert_and_load_state_dict_in_model", _convert)
 
 
 def _is_about_codes(problem: PlanError, model: Any) -> bool:
