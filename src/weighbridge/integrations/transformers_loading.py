@@ -44,6 +44,7 @@ from weighbridge.models.held_portions import held_portion
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.module_loading import remember
 from weighbridge.models.modules import module_header
+from weighbridge.models.wrappers import layout_class
 from weighbridge.planning.casts.asked_casts import rounded_lines
 from weighbridge.planning.companions import quantised_keys
 from weighbridge.planning.compiling import compile_plan
@@ -249,7 +250,7 @@ class Load:
 def _patterns(model: Any, name: str) -> dict[str, str]:
     """Return a class's own list of excused keys: each pattern with what to call the rule."""
     patterns = sorted(getattr(model, name, None) or ())  # the library keeps sets
-    return {pattern: f"{type(model).__name__}.{name}: {pattern}" for pattern in patterns}
+    return {pattern: f"{layout_class(model).__name__}.{name}: {pattern}" for pattern in patterns}
 
 
 def _may_be_missing(keys: list[str], model: Any, among: list[str]) -> Iterator[Initialise]:

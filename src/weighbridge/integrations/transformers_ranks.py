@@ -20,7 +20,9 @@ from weighbridge.base.errors import RegistryError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.integrations.library_functions import StandIn
+from weighbridge.mappings.transformers_table import library_module, library_name
 from weighbridge.models.spread_tensors import is_sharded
+from weighbridge.models.wrappers import layout_class
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.restricting import restrict
 
@@ -63,15 +65,20 @@ def is_stage(model: Any) -> bool:
 def whole_model(model: Any) -> Any:
     """Return the model of which this one is a stage, made anew on the meta device; the model itself if it is none.
 
-    What is missing in a checkpoint, and what is left over, can be told of the whole alone.
+    What is missing in a checkpoint, and what is left over, can be told of the whole alone. It is not tied yet, as the
+    library's is not while it loads.
+
+    Raises:
+        RegistryError: `integration-version`.
     """
     if not is_stage(model):
         return model
+    untied = library_name(library_module("initialization"), "no_tie_weights")
     before = torch.get_default_dtype()
     torch.set_default_dtype(model.dtype)
     try:
-        with torch.device("meta"):
-            return type(model)(deepcopy(model.config))
+        with torch.device("meta"), untied():
+            return layout_class(model)(deepcopy(model.config))
     finally:
         torch.set_default_dtype(before)
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 import torch
 
 from weighbridge.base.errors import PlanError
-from weighbridge.models.holdings import take_stock
+from weighbridge.models.holdings import Places, take_stock
+from weighbridge.models.wrappers import layout_class
 from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
 from weighbridge.running.gather import Wanted, start_output
@@ -64,11 +65,18 @@ class Pending:
             fill_tensors([want], self.checkpoint)
         return made
 
-    def is_untouched(self, tensor: torch.Tensor) -> bool:
-        """Tell whether a tensor is the memory that was given out, and was not written to since."""
-        if self.given is None or tensor.is_inference():
+    def is_untouched(self, places: Places) -> bool:
+        """Tell whether a weight is the memory that was given out, and was not written to since."""
+        whole = places.whole
+        if self.given is None or whole.is_inference():
             return False
-        return self.given == (tensor.data_ptr(), tensor._version, tensor.dtype)
+        address, version, dtype = self.given
+        if places.sharded is None:
+            return (address, version, dtype) == (whole.data_ptr(), whole._version, whole.dtype)
+        # What is spread counts what is written to it, and what is held of it is counted anew since it was given out.
+        with torch.no_grad():
+            held = whole.to_local()  # type: ignore[attr-defined]
+        return (address, 0, 0, dtype) == (held.data_ptr(), held._version, whole._version, held.dtype)
 
 
 def prove(model: Any, tensors: dict[str, Pending], *, allow_overflow: bool) -> None:
@@ -81,10 +89,10 @@ def prove(model: Any, tensors: dict[str, Pending], *, allow_overflow: bool) -> N
         PlanError: `model-mismatch` for a weight that is gone, or has another shape; `cast-overflow`.
     """
     places = take_stock(model).places
-    is_custom = model.is_custom_code()
+    is_custom = layout_class(model).is_custom_code()
     for key, pending in tensors.items():
         tensor = places[key].tensor if key in places else None
-        if tensor is not None and pending.is_untouched(tensor) and not is_custom:
+        if tensor is not None and pending.is_untouched(places[key]) and not is_custom:
             continue
         made = pending.make()
         if tensor is None or tensor.is_meta or tensor.shape != made.shape:
