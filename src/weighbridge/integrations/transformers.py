@@ -244,12 +244,11 @@ def from_pretrained(
     """
     from weighbridge.integrations.transformers_loading import Load, converted_by
     from weighbridge.integrations.transformers_numbers import read_for_library
-    from weighbridge.integrations.transformers_ranks import refuse_place, say_mesh
+    from weighbridge.integrations.transformers_ranks import say_mesh
     from weighbridge.storage import open_checkpoint
     from weighbridge.storage.places.huge_pages import decided
 
-    _refuse([name for name in _REFUSED if arguments.get(name)])
-    refuse_place(device, arguments)
+    _refuse(device, arguments)
     options = Options(
         partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout, allow_overflow=allow_overflow
     )
@@ -275,7 +274,10 @@ def _accelerator(device: Any) -> Any:
     return torch.device(device)
 
 
-def _refuse(names: list[str]) -> None:
+def _refuse(device: Any, arguments: dict[str, Any]) -> None:
+    from weighbridge.integrations.transformers_ranks import refuse_place
+
+    names = [name for name in _REFUSED if arguments.get(name)]
     if names:
         raise RegistryError(
             "integration-unsupported",
@@ -283,6 +285,7 @@ def _refuse(names: list[str]) -> None:
             got=", ".join(names),
             hint="device= places the model, mapping= renames, partial= and initialise= allow what is missing",
         )
+    refuse_place(device, arguments)
 
 
 def _local(path: str | Path, arguments: dict[str, Any]) -> Path:
