@@ -16,8 +16,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
-import torch
-
 from weighbridge.api.conversions import compile_by_receipt
 from weighbridge.api.dequantised import say_computed
 from weighbridge.base.errors import PlanError, RegistryError
@@ -26,6 +24,7 @@ from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern, literally
 from weighbridge.integrations.transformers_choice import plan_by_either
 from weighbridge.integrations.transformers_names import equal_ones, unsaved_names
+from weighbridge.integrations.transformers_placing import share_on_disk, start_on_devices, stored_on_disk
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.integrations.transformers_weights import Pending, prove
 from weighbridge.mappings.bound_offsets import bind_offsets
@@ -42,7 +41,6 @@ from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.grouped.weights import Saying
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
-from weighbridge.running.devices import fill_tensors
 from weighbridge.running.results import mapped_files
 from weighbridge.running.taken_values import check_conditions, refuse_own
 from weighbridge.running.ties import value_classes
@@ -62,7 +60,6 @@ class Load:
         find_theirs: Gives the library's own rules for a model, for a file that its mapping does not fit; None without.
         options: What the caller declares.
         copy: Give every tensor memory of its own; otherwise one that a file holds as it is wanted is mapped.
-        device: Where the library puts the weights, if not on the CPU.
         note: What is to be said of the plan.
         saying: What is said of how the checkpoint's weights are quantised.
     """
@@ -73,7 +70,6 @@ class Load:
     options: Options
     copy: bool = False
     find_theirs: Callable[[Any], MappingLike] | None = None
-    device: torch.device | None = None
     note: str = ""
     saying: Saying | None = None
     tensors: dict[str, Pending] = field(default_factory=dict)
@@ -110,18 +106,7 @@ class Load:
                 found = (Pending(step, key, self.checkpoint, mapped) for key in step.writes if key in header)
                 self.tensors |= {pending.key: pending for pending in found}
         self.states = {key: self.tensors.pop(key) for key in held.extra if key in self.tensors}
-        if self.device is not None:
-            self._fill_on(self.device, header)
         return self.tensors
-
-    def _fill_on(self, device: torch.device, header: Header) -> None:
-        """Make all weights on the device at once, but for those that the library casts: it holds both for a moment."""
-        fitting = (
-            pending
-            for key, pending in self.tensors.items()
-            if pending.step.program.targets[pending.number].dtype == header[key].dtype
-        )
-        fill_tensors([pending.start(device) for pending in fitting], self.checkpoint)
 
     def _made_by(self, held: Holdings) -> Iterator[Carry]:
         """Yield a rule for each tensor of the checkpoint that a hook of the model makes anew."""
@@ -336,7 +321,13 @@ def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_
     # What it is given are the model's own tensors, which leaves nothing for a quantizer to do.
     left = replace(load_config, weight_mapping=[], hf_quantizer=None)
     try:
-        found = original(model, fill(model), left, disk_offload_index)
+        tensors = fill(model)
+        start_on_devices(tensors, model, load_config)
+        if disk_offload_index is not None:
+            disk_offload_index = stored_on_disk(tensors, model, load_config)
+        found = original(model, tensors, left, disk_offload_index)
+        if disk_offload_index is not None:
+            share_on_disk(disk_offload_index, model, load_config)
     except PlanError as problem:
         if quantizer is not None and _is_about_codes(problem, model):
             problem.hint = _NUMBERS

@@ -111,19 +111,16 @@ class Holdings:
             RegistryError: `integration-unsupported` for a model whose weights can be read and not set.
         """
         if self.kept:
-            raise RegistryError(
-                "integration-unsupported",
-                "these weights are kept in files until they are used, and would be read from there again",
-                where=", ".join([*self.kept][:4]),
-                hint="load the model before it is offloaded, or anew with device_map=",
-            )
+            what = "these weights are kept in files until they are used, and would be read from there again"
+            hint, where = "load the model before it is offloaded", ", ".join([*self.kept][:4])
+            raise RegistryError("integration-unsupported", what, where=where, hint=hint)
         return self._settable(wanted)
 
     @property
     def kept(self) -> dict[str, Kept]:
         """What hooks keep elsewhere, but for what they hold in memory as it is."""
         places = self.places.items()
-        return {key: place.kept for key, place in places if place.kept is not None and place.kept.held is None}
+        return {key: place.kept for key, place in places if place.kept is not None and place.kept.slot is None}
 
     def _settable(self, wanted: Header | None) -> dict[str, Places]:
         if self.hidden:
@@ -207,7 +204,8 @@ def take_stock(model: torch.nn.Module) -> Holdings:
             except PlanError as problem:
                 problems.append(problem)
                 continue
-            found.slots.append((slots, name) if kept is None else (kept.weights, kept.name))
+            slot = (slots, name) if kept is None else kept.slot
+            found.slots.extend([] if slot is None else [slot])
     if problems:
         what = "it cannot be told which parts of the model this process holds"
         raise PlanError("parts-unclear", what, problems=problems)
@@ -250,11 +248,12 @@ def _places_of(
     tensor: torch.Tensor, key: str, held: dict[object, list[Places]], *, is_fsdp: bool, kept: Kept | None = None
 ) -> Places:
     """Return the places of a tensor, old ones if it is tied; only tensors at one address are compared."""
-    if kept is not None and kept.held is None:
+    slot = None if kept is None else kept.slot
+    if kept is not None and slot is None:
         there = held.setdefault(kept.identity, [])
         there += [] if there else [Places(kept.stand_in.detach().to("meta"), [], kept=kept)]
         return there[0]
-    tensor = tensor if kept is None or kept.held is None else kept.held
+    tensor = tensor if slot is None else slot[0][slot[1]]
     sharded = look_into(tensor, key, by_fsdp=is_fsdp) if is_sharded(tensor) else None
     local = tensor if sharded is None else sharded.local
     kind_of(local, key)

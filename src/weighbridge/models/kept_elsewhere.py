@@ -48,13 +48,13 @@ class Kept(NamedTuple):
     stored: Stored | None = None
 
     @property
-    def held(self) -> torch.Tensor | None:
-        """The tensor itself, where it is in memory, and what the module gets is just that."""
+    def slot(self) -> tuple[dict[str, Any], str] | None:
+        """What holds it in memory, and under which name; None where what the module gets is something else."""
         if not isinstance(self.weights, dict) or not self.name:
             return None
         held: torch.Tensor = self.weights[self.name]
         is_alike = held.dtype == self.stand_in.dtype and held.shape == self.stand_in.shape
-        return held if is_alike else None
+        return (self.weights, self.name) if is_alike else None
 
     @property
     def identity(self) -> object:
