@@ -11,11 +11,11 @@ from weighbridge.base.errors import CheckpointError, RegistryError, WeighbridgeE
 
 _REFUSED: Final = {
     "distributed_config": "load on one device, and spread the model afterwards",
-    "gguf_file": "let the library load it: a GGUF file is no checkpoint that weighbridge reads",
+    "gguf_file": "load a GGUF file with the library itself",
     "ignore_mismatched_sizes": "give a configuration with the sizes of the checkpoint, and change the model afterwards",
     "key_mapping": "give mapping=[...], whose rules are this library's",
     "output_loading_info": "weighbridge.loaded_plan(model).report says what became of each tensor",
-    "quantization_config": "load the model as it is, and quantise it afterwards, or let the library load it",
+    "quantization_config": "leave it out: weights are loaded as they are, and quantised afterwards",
     "state_dict": "weighbridge.load(model, state_dict) fills a model of yours",
     "tp_plan": "load on one device, and spread the model afterwards",
     "tp_size": "load on one device, and spread the model afterwards",

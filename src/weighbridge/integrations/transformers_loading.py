@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from weighbridge.api.conversions import compile_by_receipt
 from weighbridge.api.dequantised import say_computed
@@ -49,6 +49,13 @@ from weighbridge.storage.protocol import Checkpoint
 _LOG: Final = logging.getLogger("weighbridge")
 
 
+class Filled(NamedTuple):
+    """The tensors that the library is to set, and where those are that stay on the disk; None where none do."""
+
+    tensors: dict[str, Pending]
+    on_disk: dict[str, Any] | None = None
+
+
 @dataclass(slots=True)
 class Load:
     """One load through the library.
@@ -78,13 +85,19 @@ class Load:
     ties: MappingOf[str, str] = field(default_factory=dict)
     declared_ties: MappingOf[str, str] = field(default_factory=dict)
 
-    def fill(self, model: Any) -> dict[str, Pending]:
+    def fill(self, model: Any, load_config: Any) -> Filled:
         """Plan the load for the library's model, and return what the plan writes.
+
+        Args:
+            model: The model, on the meta device.
+            load_config: What the library was told.
 
         Raises:
             PlanError: `layout-ambiguous`, `plan-failed`;
                 the latter with a `tie-differs` for a weight that is tied to two values alike.
-            RegistryError: `integration-unsupported` for a class that loads more models than one.
+            RegistryError: `integration-unsupported` for a class that loads more models than one, and for what the disk
+                cannot hold.
+            WeighbridgeError: `usage` for weights that go to the disk without a folder for them.
         """
         if self.plan is not None:
             raise RegistryError("integration-unsupported", "this class loads several models", got=type(model).__name__)
@@ -106,7 +119,9 @@ class Load:
                 found = (Pending(step, key, self.checkpoint, mapped) for key in step.writes if key in header)
                 self.tensors |= {pending.key: pending for pending in found}
         self.states = {key: self.tensors.pop(key) for key in held.extra if key in self.tensors}
-        return self.tensors
+        on_disk = stored_on_disk(self.tensors, model, header, load_config)
+        start_on_devices(self.tensors, model, load_config)
+        return Filled(self.tensors, on_disk)
 
     def _made_by(self, held: Holdings) -> Iterator[Carry]:
         """Yield a rule for each tensor of the checkpoint that a hook of the model makes anew."""
@@ -261,18 +276,19 @@ _NUMBERS: Final = "with dequantize, the numbers that the codes stand for are loa
 
 _FUNCTION: Final = "convert_and_load_state_dict_in_model"
 
-_filling: ContextVar[Callable[[Any], dict[str, Pending]] | None] = ContextVar("weighbridge_filling", default=None)
+_filling: ContextVar[Callable[[Any, Any], Filled] | None] = ContextVar("weighbridge_filling", default=None)
 _lock = ProcessLock()
 _users = 0
 _installed: Final[list[partial[Any]]] = []
 
 
 @contextmanager
-def converted_by(fill: Callable[[Any], dict[str, Pending]]) -> Iterator[None]:
+def converted_by(fill: Callable[[Any, Any], Filled]) -> Iterator[None]:
     """Let `fill` take the place of the library's conversion in this thread; other threads' loads are not touched.
 
     Args:
-        fill: Called with the library's model, on the meta device; returns the tensors to set, by the model's names.
+        fill: Called with the library's model, on the meta device, and what the library was told; returns the tensors
+            to set, by the model's names.
 
     Raises:
         RegistryError: `integration-version`.
@@ -321,13 +337,9 @@ def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_
     # What it is given are the model's own tensors, which leaves nothing for a quantizer to do.
     left = replace(load_config, weight_mapping=[], hf_quantizer=None)
     try:
-        tensors = fill(model)
-        start_on_devices(tensors, model, load_config)
-        if disk_offload_index is not None:
-            disk_offload_index = stored_on_disk(tensors, model, load_config)
-        found = original(model, tensors, left, disk_offload_index)
-        if disk_offload_index is not None:
-            share_on_disk(disk_offload_index, model, load_config)
+        filled = fill(model, load_config)
+        found = original(model, filled.tensors, left, filled.on_disk)
+        share_on_disk(filled.on_disk, model)
     except PlanError as problem:
         if quantizer is not None and _is_about_codes(problem, model):
             problem.hint = _NUMBERS

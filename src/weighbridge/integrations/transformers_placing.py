@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import torch
 
-from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.errors import RegistryError, WeighbridgeError
 from weighbridge.base.keys import collapse
+from weighbridge.base.specs import Header
 from weighbridge.integrations.transformers_weights import Pending
 from weighbridge.mappings.transformers_table import library_module, library_name
 from weighbridge.running.devices import fill_tensors
@@ -53,46 +54,69 @@ def start_on_devices(tensors: Mapping[str, Pending], model: Any, load_config: An
         fill_tensors(wanted, next(iter(tensors.values())).checkpoint)
 
 
-def stored_on_disk(tensors: Mapping[str, Pending], model: Any, load_config: Any) -> dict[str, dict[str, str]]:
-    """Say of the weights that go to the disk where they are there already, as accelerate reads it.
+def stored_on_disk(
+    tensors: Mapping[str, Pending], model: Any, header: Header, load_config: Any
+) -> dict[str, dict[str, str]] | None:
+    """Say of the weights that go to the disk where they are there already, as accelerate reads it; None if none go.
 
     Args:
-        tensors: The weights.
+        tensors: The weights that are loaded.
         model: The library's model.
+        header: Specs of all its weights, and which of them are one.
         load_config: What the library was told.
 
     Raises:
+        RegistryError: `integration-unsupported` for weights without which a module on the disk could not run.
         WeighbridgeError: `usage` for weights that are to be written, without a folder for them.
     """
+    devices = _devices(load_config, [*header])
+    if DISK not in devices.values():
+        return None
     made = set() if load_config.offload_buffers else {name for name, _ in model.named_buffers()}
-    devices = _devices(load_config, [*tensors])
-    wanted = [key for key in tensors if devices[key] == DISK and key not in made]
+    wanted = [key for key in header if devices[key] == DISK and key not in made]
+    _refuse_unread(wanted, tensors, header)
     state = model.state_dict()
-    index = {}
-    for key in wanted:
-        stored = tensors[key].stored
-        if stored is not None:
-            dtype = str(state[key].dtype).removeprefix("torch.")
-            index[key] = {"safetensors_file": str(stored.path), "weight_name": stored.key, "dtype": dtype}
-    left = [key for key in wanted if key not in index]
+    stored = {key: place for key in wanted if key in tensors and (place := tensors[key].stored) is not None}
+    left = [key for key in wanted if key in tensors and key not in stored]
     if left and load_config.disk_offload_folder is None:
         what = "these weights go to the disk, and no file has them as the model wants them"
         hint = 'give a directory for them: offload_folder="..."'
         raise WeighbridgeError("usage", what, where=", ".join(collapse(left)[:4]), hint=hint)
-    return index
+    dtypes = {key: str(state[key].dtype).removeprefix("torch.") for key in stored}
+    return {
+        key: {"safetensors_file": str(place.path), "weight_name": place.key, "dtype": dtypes[key]}
+        for key, place in stored.items()
+    }
 
 
-def share_on_disk(index: dict[str, Any], model: Any, load_config: Any) -> None:
+def _refuse_unread(wanted: list[str], tensors: Mapping[str, Pending], header: Header) -> None:
+    """Refuse what accelerate would look for on the disk in vain, or would have there and elsewhere."""
+    groups: dict[str, list[str]] = {}
+    for key in header:
+        groups.setdefault(header.ties.get(key, key), []).append(key)
+    there = set(wanted)
+    for group in groups.values():
+        on_disk = [key for key in group if key in there]
+        if on_disk and len(on_disk) < len(group):
+            what, names = "these weights are one, and part of them would be on the disk", group
+            hint = "put the modules that hold them in one place, by device_map"
+        elif on_disk and not any(key in tensors for key in group):
+            what, names = "no checkpoint holds these weights, and they would be read from the disk", group
+            hint = "put the modules that hold them elsewhere, by device_map"
+        else:
+            continue
+        raise RegistryError("integration-unsupported", what, where=", ".join(names[:4]), hint=hint)
+
+
+def share_on_disk(on_disk: dict[str, Any] | None, model: Any) -> None:
     """Let tied weights that are on the disk both be found there, under either name.
 
     Args:
-        index: What is on the disk, once the library has written its part.
+        on_disk: What is there, once the library has written its part.
         model: The library's model.
-        load_config: What the library was told.
     """
     ties: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
-    devices = _devices(load_config, [*ties, *ties.values()])
-    for pair in ties.items():
+    for pair in ties.items() if on_disk is not None else ():
         for key, twin in (pair, pair[::-1]):
-            if devices[key] == DISK and twin in index:
-                index.setdefault(key, index[twin])
+            if on_disk is not None and twin in on_disk:
+                on_disk.setdefault(key, on_disk[twin])
