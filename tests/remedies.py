@@ -1122,7 +1122,7 @@ def give_an_empty_list(folder: Path) -> object:
 
 
 @follows("integration-unsupported", "leave it out: weights are loaded as they are, and quantised afterwards")
-def leave_it_out(folder: Path) -> object:
+def quantise_afterwards(folder: Path) -> object:
     import transformers
 
     from weighbridge.integrations import transformers as wbt
