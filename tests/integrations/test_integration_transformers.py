@@ -344,10 +344,10 @@ def test_a_model_is_made_on_a_gpu(dtype, tmp_path):
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
 def test_weights_are_made_on_a_device_before_the_library_takes_them(dtype, tmp_path, monkeypatch):
     """With the CPU as the device: what the library casts is made when it asks, everything else at once before."""
-    from weighbridge.integrations import transformers_arguments, transformers_placing
+    from weighbridge.integrations import transformers_placing
 
     filled = []
-    monkeypatch.setattr(transformers_arguments, "accelerator", torch.device)
+    monkeypatch.setattr(wbt, "accelerator", torch.device)
     monkeypatch.setattr(transformers_placing, "AT_HAND", ())
     monkeypatch.setattr(
         transformers_placing, "fill_tensors", lambda wanted, *rest: filled.extend(wanted) or fill_tensors(wanted, *rest)

@@ -21,6 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weighbridge.integrations.transformers_arguments import (
+    accelerator,
+    local_directory,
+    refuse_arguments,
+    refuse_folder,
+)
 from weighbridge.mappings.exception_rules import Rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import Mapping, as_mapping
@@ -226,12 +232,6 @@ def from_pretrained(
         WeighbridgeError: `usage` for another word about huge pages, for two words about the device, and for weights
             that go to the disk without a folder of their own for them.
     """
-    from weighbridge.integrations.transformers_arguments import (
-        accelerator,
-        local_directory,
-        refuse_arguments,
-        refuse_folder,
-    )
     from weighbridge.integrations.transformers_loading import Load, converted_by
     from weighbridge.integrations.transformers_numbers import read_for_library
     from weighbridge.storage import open_checkpoint
