@@ -236,7 +236,7 @@ _NEWER: Final = ("F4", "F8_E8M0")
 
 
 def _layout_in_torch(spec: TensorSpec) -> tuple[str, Shape] | None:
-    """Return the name of torch's dtype for a spec, and the shape there; torch itself is asked only where it may lack it.
+    """Return the name of torch's dtype for a spec, and the shape there; torch is asked only where it may lack it.
 
     To import it takes longer, and more memory, than to write a file of some gigabytes.
     """
