@@ -217,11 +217,12 @@ def test_the_older_arguments_mean_what_they_mean_there(
 
 
 @pytest.mark.parametrize("arguments", [{"distributed_config": {"fsdp_size": 2}}, {"tp_size": 2}])
-def test_a_device_is_refused_beside_a_mesh(language: Path, arguments: dict[str, Any]) -> None:
+@pytest.mark.parametrize("place", ["device", "device_map"])
+def test_a_device_is_refused_beside_a_mesh(language: Path, place: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(wb.RegistryError) as caught:
-        spread(language, device="cpu", **arguments)
+        spread(language, **{place: "cpu"}, **arguments)
     assert caught.value.code == "integration-unsupported"
-    assert next(iter(arguments)) in str(caught.value.got)
+    assert caught.value.got == f"{place} beside {next(iter(arguments))}"
 
 
 def test_a_library_that_cuts_otherwise_is_refused(

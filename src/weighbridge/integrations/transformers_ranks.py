@@ -8,7 +8,7 @@ conversions and not for others. Here the plan is made for the whole model, and c
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from copy import deepcopy
@@ -27,25 +27,6 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.restricting import restrict
 
 _LOG: Final = logging.getLogger("weighbridge")
-
-SPREADING: Final = ("distributed_config", "tp_plan", "tp_size")
-"""Arguments of the library's call by which it spreads a model over processes."""
-
-
-def refuse_place(device: Any, arguments: Mapping[str, Any]) -> None:
-    """Refuse a device for a model that is spread: each process's part lies on the device that the library gives it.
-
-    Raises:
-        RegistryError: `integration-unsupported`.
-    """
-    given = [name for name in SPREADING if arguments.get(name) is not None]
-    if given and device is not None:
-        raise RegistryError(
-            "integration-unsupported",
-            "the library says itself on which device of a process its part of a spread model lies",
-            got=f"device={device!r} beside {', '.join(given)}",
-            hint="leave out device=, and give each process its device as torchrun does, by LOCAL_RANK",
-        )
 
 
 def say_mesh(model: Any, mesh: Any) -> None:

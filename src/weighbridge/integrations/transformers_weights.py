@@ -8,13 +8,13 @@ from typing import Any, Final
 import torch
 
 from weighbridge.base.errors import PlanError
-from weighbridge.models.holdings import Places, take_stock
-from weighbridge.models.wrappers import layout_class
+from weighbridge.models.holdings import take_stock
+from weighbridge.models.kept_elsewhere import Kept, Stored
 from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
 from weighbridge.running.gather import Wanted, start_output
 from weighbridge.running.strided import check_cast
-from weighbridge.storage.formats.torch_tensors import bytes_of
+from weighbridge.storage.formats.torch_tensors import bytes_of, dtype_of
 from weighbridge.storage.protocol import Checkpoint, Mapped
 
 _LOG: Final = logging.getLogger("weighbridge")
@@ -55,6 +55,12 @@ class Pending:
         """Which of the step's targets it is."""
         return self.step.targets.index(self.key)
 
+    @property
+    def stored(self) -> Stored | None:
+        """Where it lies in a safetensors file as it is; None where it is made of what lies there."""
+        extent = self.checkpoint.extent(self.step.sources[0]) if self.step.program.is_identity else None
+        return Stored(extent.path, self.step.sources[0]) if extent is not None and self.checkpoint.files else None
+
     def make(self) -> torch.Tensor:
         """Run the step for this target alone, in memory of its own: what was given out may have been written to."""
         return self._make(None)
@@ -65,17 +71,26 @@ class Pending:
             fill_tensors([want], self.checkpoint)
         return made
 
-    def is_untouched(self, places: Places) -> bool:
-        """Tell whether a weight is the memory that was given out, and was not written to since."""
-        whole = places.whole
-        if self.given is None or whole.is_inference():
+    def is_kept_as(self, kept: Kept) -> bool:
+        """Tell whether a tensor that is kept in a file is this one, in the file that it comes from."""
+        dtype = self.step.program.targets[self.number].dtype
+        return kept.stored is not None and kept.stored == self.stored and kept.stand_in.dtype == dtype_of(dtype)
+
+    def is_untouched(self, tensor: torch.Tensor, whole: Any = None) -> bool:
+        """Tell whether a tensor is the memory that was given out, and was not written to since.
+
+        Args:
+            tensor: The tensor.
+            whole: If it is what this process holds of one that is spread, that one.
+        """
+        if self.given is None or tensor.is_inference():
             return False
         address, version, dtype = self.given
-        if places.sharded is None:
-            return (address, version, dtype) == (whole.data_ptr(), whole._version, whole.dtype)
+        if whole is None:
+            return (address, version, dtype) == (tensor.data_ptr(), tensor._version, tensor.dtype)
         # What is spread counts what is written to it, and what is held of it is counted anew since it was given out.
         with torch.no_grad():
-            held = whole.to_local()  # type: ignore[attr-defined]
+            held = whole.to_local()
         return (address, 0, 0, dtype) == (held.data_ptr(), held._version, whole._version, held.dtype)
 
 
@@ -88,11 +103,15 @@ def prove(model: Any, tensors: dict[str, Pending], *, allow_overflow: bool) -> N
     Raises:
         PlanError: `model-mismatch` for a weight that is gone, or has another shape; `cast-overflow`.
     """
-    places = take_stock(model).places
-    is_custom = layout_class(model).is_custom_code()
+    held = take_stock(model)
+    places, elsewhere = held.places, held.kept
+    is_custom = model.is_custom_code()
     for key, pending in tensors.items():
-        tensor = places[key].tensor if key in places else None
-        if tensor is not None and pending.is_untouched(places[key]) and not is_custom:
+        kept = elsewhere.get(key)
+        if kept is not None and pending.is_kept_as(kept):
+            continue
+        tensor = kept.tensor(key) if kept is not None else places[key].tensor if key in places else None
+        if tensor is not None and pending.is_untouched(tensor) and not is_custom:
             continue
         made = pending.make()
         if tensor is None or tensor.is_meta or tensor.shape != made.shape:
@@ -102,5 +121,8 @@ def prove(model: Any, tensors: dict[str, Pending], *, allow_overflow: bool) -> N
         if made.dtype != tensor.dtype and not allow_overflow:
             check_cast(made, wanted, [key])
         if bytes_of(tensor.detach().cpu().contiguous()) != bytes_of(wanted):
+            if kept is not None:
+                what = "a weight that was offloaded is not the one that was loaded"
+                raise PlanError("model-mismatch", what, where=key, hint="load it again, with another offload_folder=")
             _LOG.warning("%s was changed after it was loaded; its bytes were put back", key)
             tensor.data.copy_(wanted)
