@@ -23,6 +23,7 @@ from elsewhere import (
     write_tiny,
 )
 from loopback import COMMIT, Asked, Loopback, Wrong, loopback
+from safetensors.torch import save_file
 
 import weighbridge as wb
 from weighbridge.cli.app import app
@@ -130,12 +131,16 @@ def test_headers_take_one_request_a_file_and_a_part_its_bytes_alone(setting: Set
     assert traffic.read_bytes <= 4096
 
 
-def test_a_long_header_takes_two_requests(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weighbridge.storage.remote.remote_files.FIRST_BYTES", 64)
-    monkeypatch.setattr("weighbridge.storage.remote.remote_files.RemoteFile.first_bytes.__defaults__", (64,))
-    opened = wb.open(f"{setting.places['store']}/{SHARDS[0]}")
-    assert opened.header == wb.open(setting.source / SHARDS[0]).header
-    assert [asked.span and asked.span[0] for asked in setting.server.asked if "list" not in asked.path][-2:] == [0, 64]
+@pytest.mark.parametrize("scheme", ["store", "hub"])
+def test_a_long_header_takes_two_requests(setting: Setting, scheme: str, tmp_path: Path) -> None:
+    server = setting.server
+    save_file({"a": torch.arange(3)}, tmp_path / "model.safetensors", metadata={"note": "x" * 300_000})
+    server.files["/long/model.safetensors"] = (tmp_path / "model.safetensors").read_bytes()
+    server.files["/hub/org/long/model.safetensors"] = server.files["/long/model.safetensors"]
+    opened = wb.open({"store": "s3://long/model.safetensors", "hub": "hf://org/long"}[scheme])
+    assert len(opened.header.metadata["note"]) == 300_000
+    spans = [asked.span for asked in server.asked if asked.path.endswith(".safetensors")]
+    assert [span and span[0] for span in spans] == [0, 2**18]
 
 
 def test_what_the_hubs_cache_has_is_mapped_from_there(setting: Setting, tmp_path: Path) -> None:

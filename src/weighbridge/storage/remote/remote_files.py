@@ -79,13 +79,15 @@ class RemoteFile:
                 view[done : done + len(piece)] = piece
                 done += len(piece)
 
-    def first_bytes(self, size_bytes: int = FIRST_BYTES) -> bytes:
-        """Return the file's first bytes; fewer where it is shorter.
+    def first_bytes(self) -> bytes:
+        """Return the file's first `FIRST_BYTES`; fewer where it is shorter.
 
         Raises:
             CheckpointError: As `pieces`.
         """
-        found = b"".join(self.pieces(0, min(size_bytes, self.size_bytes)))
+        if self.kept:
+            return self.kept[0]
+        found = b"".join(self.pieces(0, min(FIRST_BYTES, self.size_bytes)))
         if len(found) == self.size_bytes <= FIRST_BYTES:
             self.kept[:] = [found]
         return found
