@@ -827,7 +827,7 @@ def load_quantised(folder: Path) -> object:
     transformers = pytest.importorskip("transformers", reason="needs the extra `transformers`")
     from weighbridge.integrations import transformers as wbt
 
-    return wbt.from_pretrained(transformers.AutoModel, checkpoint(folder), device_map="auto")
+    return wbt.from_pretrained(transformers.AutoModel, checkpoint(folder), quantization_config={"load_in_8bit": True})
 
 
 # Verification and commands

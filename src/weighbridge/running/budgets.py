@@ -15,7 +15,7 @@ from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
 from weighbridge.running.execute import is_at_hand
 from weighbridge.running.strided import is_run
-from weighbridge.storage.protocol import pace_of
+from weighbridge.storage.protocol import pace_of, pieces_of
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -27,6 +27,12 @@ RUN_BYTES: Final = 512 * 1024
 
 WINDOW_BYTES: Final = 16 * 2**20
 """The largest window: larger ones are not faster, but cost memory."""
+
+FEW_PIECES: Final = 16
+"""A tensor in a file that lies in so many pieces is copied piece by piece, however short they are."""
+
+PIECE_BYTES: Final = 64 * 1024
+"""Of one that lies in more, a piece has at least so many bytes on average: each is a call."""
 
 SHORT_RUN_BYTES: Final = 4096
 """Where runs are shorter than this, larger windows read each page of the source fewer times."""
@@ -101,7 +107,11 @@ def is_in_runs(output: Output, step: Step, checkpoint: Checkpoint) -> bool:
 
 
 def _is_ready(key: str, checkpoint: Checkpoint) -> bool:
-    return checkpoint.extent(key) is not None or is_at_hand(checkpoint, key)
+    size_bytes = checkpoint.header[key].size_bytes
+    pieces = pieces_of(checkpoint, key, 0, size_bytes)
+    if pieces is None:
+        return is_at_hand(checkpoint, key)
+    return len(pieces) <= max(FEW_PIECES, size_bytes // PIECE_BYTES)
 
 
 def check_budget(plan: Plan, checkpoint: Checkpoint, budget_bytes: int) -> None:

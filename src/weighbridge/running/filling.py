@@ -27,7 +27,7 @@ from weighbridge.running.budgets import WINDOW_BYTES, is_in_runs, share_out, win
 from weighbridge.running.execute import Slots, allocate, fill
 from weighbridge.running.gather import await_devices
 from weighbridge.running.transposing import is_squared, square_numel, write_square
-from weighbridge.storage.protocol import Extent, FileReader, pace_of
+from weighbridge.storage.protocol import Extent, FileReader, pace_of, pieces_of
 from weighbridge.storage.remote.remote_files import Location
 
 if TYPE_CHECKING:
@@ -193,10 +193,12 @@ class _Filling:
         key = step.sources[copy.source]
         itemsize = DTYPES[step.program.sources[copy.source].dtype].itemsize
         start, size_bytes = copy.source_start * itemsize, copy.numel * itemsize
-        extent = self.checkpoint.extent(key)
+        pieces = pieces_of(self.checkpoint, key, start, size_bytes)
         place = offset + copy.target_start * itemsize
-        if extent is not None:
-            yield _Move(extent.path, extent.offset + start, place, size_bytes)
+        if pieces is not None:
+            for piece in pieces:
+                yield _Move(piece.path, piece.offset, place, piece.size_bytes)
+                place += piece.size_bytes
             return
         raw = _raw(self.checkpoint.tensor(key))[start : start + size_bytes]
         for done in range(0, size_bytes, PIECE_BYTES):

@@ -191,6 +191,30 @@ def pace_of(checkpoint: Checkpoint) -> Pace | None:
     return checkpoint.pace if isinstance(checkpoint, Paced) else None
 
 
+@runtime_checkable
+class PieceLister(Protocol):
+    """What a checkpoint can do, beyond `Checkpoint`, some of whose tensors lie in files piece by piece."""
+
+    def pieces(self, key: str, start_byte: int, size_bytes: int) -> Sequence[Extent] | None:
+        """Locate bytes of a tensor, in their order; None where its pieces are not runs of its row-major bytes.
+
+        Raises:
+            CheckpointError: `tensor-not-found`.
+        """
+
+
+def pieces_of(checkpoint: Checkpoint, key: str, start_byte: int, size_bytes: int) -> Sequence[Extent] | None:
+    """Locate bytes of a tensor in files, in their order; None where they lie in none as they are.
+
+    Raises:
+        CheckpointError: `tensor-not-found`.
+    """
+    extent = checkpoint.extent(key)
+    if extent is not None:
+        return [Extent(extent.path, extent.offset + start_byte, size_bytes)]
+    return checkpoint.pieces(key, start_byte, size_bytes) if isinstance(checkpoint, PieceLister) else None
+
+
 def is_read(checkpoint: Checkpoint, key: str) -> bool:
     """Tell whether a tensor is to be read part by part: from a file, or as it is made.
 
