@@ -236,7 +236,6 @@ def from_pretrained(
     """
     from weighbridge.integrations.transformers_loading import Load, converted_by
     from weighbridge.integrations.transformers_numbers import read_for_library
-    from weighbridge.integrations.transformers_ranks import say_mesh
     from weighbridge.storage import open_checkpoint
     from weighbridge.storage.places.huge_pages import decided
 
@@ -253,8 +252,7 @@ def from_pretrained(
     load = Load(read.checkpoint, rules, resolve, options, copy, resolve_theirs, read.note, read.saying)
     with decided(huge_pages), converted_by(load.fill):
         model = model_class.from_pretrained(path, config=read.config, dtype=read.dtype, **arguments)
-    load.finish(model)
-    say_mesh(model, arguments.get("device_mesh"))
+    load.finish(model, arguments.get("device_mesh"))
     return model if device is None else model.to(device)
 
 

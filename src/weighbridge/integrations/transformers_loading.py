@@ -30,6 +30,7 @@ from weighbridge.integrations.transformers_ranks import (
     cut_already,
     is_stage,
     plan_of_stage,
+    say_mesh,
     whole_model,
 )
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
@@ -151,8 +152,13 @@ class Load:
         found = (key for key in held.computed if key in self.checkpoint.header)
         yield from (Carry(exact_pattern(key), "made by a hook of the model") for key in found)
 
-    def finish(self, model: Any) -> Plan:
-        """Prove the loaded weights, and let the model remember its plan."""
+    def finish(self, model: Any, mesh: Any = None) -> Plan:
+        """Prove the loaded weights, and let the model remember its plan.
+
+        Args:
+            model: The model.
+            mesh: The device mesh that the library was given, if it was given one.
+        """
         if self.plan is None:
             raise RegistryError(
                 "integration-version", "this transformers loads models in a way that weighbridge does not know"
@@ -167,6 +173,7 @@ class Load:
         for line in rounded_lines(plan):
             _LOG.warning("%s, the dtype that the library loads this model in", line)
         remember(model, plan, self.checkpoint)
+        say_mesh(model, mesh)
         return plan
 
     def _compile(self, model: Any, header: Header) -> Plan:

@@ -11,6 +11,7 @@ import torch
 from weighbridge.base.errors import PlanError
 from weighbridge.models.holdings import take_stock
 from weighbridge.models.kept_elsewhere import Kept, Stored
+from weighbridge.models.wrappers import layout_class
 from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
 from weighbridge.running.gather import Wanted, start_output
@@ -108,13 +109,15 @@ def prove(model: Any, tensors: dict[str, Pending], *, allow_overflow: bool) -> N
     """
     held = take_stock(model)
     places, elsewhere = held.places, held.kept
-    is_custom = model.is_custom_code()
+    is_custom = layout_class(model).is_custom_code()
     for key, pending in tensors.items():
         kept = elsewhere.get(key)
         if kept is not None and pending.is_kept_as(kept):
             continue
-        tensor = kept.tensor(key) if kept is not None else places[key].tensor if key in places else None
-        if tensor is not None and pending.is_untouched(tensor) and not is_custom:
+        place = places.get(key) if kept is None else None
+        tensor = kept.tensor(key) if kept is not None else place.tensor if place is not None else None
+        whole = place.whole if place is not None and place.sharded is not None else None
+        if tensor is not None and pending.is_untouched(tensor, whole) and not is_custom:
             continue
         made = pending.make()
         if tensor is None or tensor.is_meta or tensor.shape != made.shape:
