@@ -14,9 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
-
-import torch
+from typing import Any, Final, NamedTuple
 
 from weighbridge.api.conversions import compile_by_receipt
 from weighbridge.api.dequantised import say_computed
@@ -26,6 +24,7 @@ from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern, literally
 from weighbridge.integrations.transformers_choice import plan_by_either
 from weighbridge.integrations.transformers_names import equal_ones, unsaved_names
+from weighbridge.integrations.transformers_placing import share_on_disk, start_on_devices, stored_on_disk
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.integrations.transformers_weights import Pending, prove
 from weighbridge.mappings.bound_offsets import bind_offsets
@@ -42,13 +41,19 @@ from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.grouped.weights import Saying
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
-from weighbridge.running.devices import fill_tensors
 from weighbridge.running.results import mapped_files
 from weighbridge.running.taken_values import check_conditions, refuse_own
 from weighbridge.running.ties import value_classes
 from weighbridge.storage.protocol import Checkpoint
 
 _LOG: Final = logging.getLogger("weighbridge")
+
+
+class Filled(NamedTuple):
+    """The tensors that the library is to set, and where those are that stay on the disk; None where none do."""
+
+    tensors: dict[str, Pending]
+    on_disk: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -62,7 +67,6 @@ class Load:
         find_theirs: Gives the library's own rules for a model, for a file that its mapping does not fit; None without.
         options: What the caller declares.
         copy: Give every tensor memory of its own; otherwise one that a file holds as it is wanted is mapped.
-        device: Where the library puts the weights, if not on the CPU.
         note: What is to be said of the plan.
         saying: What is said of how the checkpoint's weights are quantised.
     """
@@ -73,7 +77,6 @@ class Load:
     options: Options
     copy: bool = False
     find_theirs: Callable[[Any], MappingLike] | None = None
-    device: torch.device | None = None
     note: str = ""
     saying: Saying | None = None
     tensors: dict[str, Pending] = field(default_factory=dict)
@@ -82,13 +85,19 @@ class Load:
     ties: MappingOf[str, str] = field(default_factory=dict)
     declared_ties: MappingOf[str, str] = field(default_factory=dict)
 
-    def fill(self, model: Any) -> dict[str, Pending]:
+    def fill(self, model: Any, load_config: Any) -> Filled:
         """Plan the load for the library's model, and return what the plan writes.
+
+        Args:
+            model: The model, on the meta device.
+            load_config: What the library was told.
 
         Raises:
             PlanError: `layout-ambiguous`, `plan-failed`;
                 the latter with a `tie-differs` for a weight that is tied to two values alike.
-            RegistryError: `integration-unsupported` for a class that loads more models than one.
+            RegistryError: `integration-unsupported` for a class that loads more models than one, and for what the disk
+                cannot hold.
+            WeighbridgeError: `usage` for weights that go to the disk without a folder for them.
         """
         if self.plan is not None:
             raise RegistryError("integration-unsupported", "this class loads several models", got=type(model).__name__)
@@ -110,18 +119,9 @@ class Load:
                 found = (Pending(step, key, self.checkpoint, mapped) for key in step.writes if key in header)
                 self.tensors |= {pending.key: pending for pending in found}
         self.states = {key: self.tensors.pop(key) for key in held.extra if key in self.tensors}
-        if self.device is not None:
-            self._fill_on(self.device, header)
-        return self.tensors
-
-    def _fill_on(self, device: torch.device, header: Header) -> None:
-        """Make all weights on the device at once, but for those that the library casts: it holds both for a moment."""
-        fitting = (
-            pending
-            for key, pending in self.tensors.items()
-            if pending.step.program.targets[pending.number].dtype == header[key].dtype
-        )
-        fill_tensors([pending.start(device) for pending in fitting], self.checkpoint)
+        on_disk = stored_on_disk(self.tensors, model, header, load_config)
+        start_on_devices(self.tensors, model, load_config)
+        return Filled(self.tensors, on_disk)
 
     def _made_by(self, held: Holdings) -> Iterator[Carry]:
         """Yield a rule for each tensor of the checkpoint that a hook of the model makes anew."""
@@ -276,18 +276,19 @@ _NUMBERS: Final = "with dequantize, the numbers that the codes stand for are loa
 
 _FUNCTION: Final = "convert_and_load_state_dict_in_model"
 
-_filling: ContextVar[Callable[[Any], dict[str, Pending]] | None] = ContextVar("weighbridge_filling", default=None)
+_filling: ContextVar[Callable[[Any, Any], Filled] | None] = ContextVar("weighbridge_filling", default=None)
 _lock = ProcessLock()
 _users = 0
 _installed: Final[list[partial[Any]]] = []
 
 
 @contextmanager
-def converted_by(fill: Callable[[Any], dict[str, Pending]]) -> Iterator[None]:
+def converted_by(fill: Callable[[Any, Any], Filled]) -> Iterator[None]:
     """Let `fill` take the place of the library's conversion in this thread; other threads' loads are not touched.
 
     Args:
-        fill: Called with the library's model, on the meta device; returns the tensors to set, by the model's names.
+        fill: Called with the library's model, on the meta device, and what the library was told; returns the tensors
+            to set, by the model's names.
 
     Raises:
         RegistryError: `integration-version`.
@@ -336,7 +337,9 @@ def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_
     # What it is given are the model's own tensors, which leaves nothing for a quantizer to do.
     left = replace(load_config, weight_mapping=[], hf_quantizer=None)
     try:
-        found = original(model, fill(model), left, disk_offload_index)
+        filled = fill(model, load_config)
+        found = original(model, filled.tensors, left, filled.on_disk)
+        share_on_disk(filled.on_disk, model)
     except PlanError as problem:
         if quantizer is not None and _is_about_codes(problem, model):
             problem.hint = _NUMBERS

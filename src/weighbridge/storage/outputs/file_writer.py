@@ -25,6 +25,7 @@ from weighbridge.storage.outputs.sinks import DEFAULT_OPTIONS, FileOptions, Sink
 from weighbridge.storage.places.kernel import BLOCK_BYTES, can_share_blocks, share_blocks, start_writing
 from weighbridge.storage.places.regular_files import OpenFiles
 from weighbridge.storage.protocol import Extent
+from weighbridge.storage.remote.remote_files import RemoteFile
 
 SEAL_BYTES: Final = LENGTH_BYTES
 """How many of a file's first bytes are held back until it is sealed."""
@@ -179,6 +180,8 @@ class FileWriter(Sink):
         Raises:
             CheckpointError: `checkpoint-not-found`, `read-failed`.
         """
+        if isinstance(extent.path, RemoteFile):
+            return 0, 0
         start, stop = -offset % BLOCK_BYTES, extent.size_bytes - (offset + extent.size_bytes) % BLOCK_BYTES
         if not self.options.share or stop <= start or (extent.offset - offset) % BLOCK_BYTES:
             return 0, 0
@@ -196,6 +199,8 @@ class FileWriter(Sink):
     def _copy_in_kernel(self, extent: Extent, offset: int) -> int:
         """Copy as much as the kernel can between these two files; return how many bytes that was."""
         if extent.size_bytes < 2 * BLOCK_BYTES or self._shares_blocks is False or not hasattr(os, "copy_file_range"):
+            return 0
+        if isinstance(extent.path, RemoteFile):
             return 0
         source = self._sources.hold(extent.path)
         if self._shares_blocks is None:
