@@ -19,6 +19,8 @@ from unittest import mock
 import pytest
 import torch
 from dcp_directories import write_dcp
+from elsewhere import SHARDS, reached, serve_everywhere, write_tiny
+from loopback import Loopback, Wrong, loopback
 from safetensors.torch import save_file
 
 import weighbridge as wb
@@ -715,6 +717,29 @@ def verify_without_digests(folder: Path) -> object:
 def open_a_pipe(folder: Path) -> object:
     os.mkfifo(folder / "model.safetensors")
     return wb.open(folder / "model.safetensors")
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[Loopback]:
+    """A checkpoint behind a server on this machine, which all clients find."""
+    with loopback() as server, reached(server, folder):
+        serve_everywhere(server, write_tiny(folder / "served"))
+        yield server
+
+
+@provokes("remote-denied")
+def open_what_is_gated(folder: Path) -> object:
+    with served(folder) as server:
+        server.token = "another"
+        return wb.open("hf://org/tiny")
+
+
+@provokes("remote-no-ranges")
+def read_parts_of_whole_files(folder: Path) -> object:
+    pytest.importorskip("obstore", reason="needs the extra `remote`")
+    with served(folder) as server:
+        server.trouble = lambda asked: Wrong(whole=True)
+        return wb.open(f"s3://bucket/models/tiny/{SHARDS[0]}")
 
 
 @provokes("machine-unsupported")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from unittest import mock
 
+import pytest
 import torch
 from dcp_directories import write_dcp
 from provocations import (
@@ -38,6 +39,7 @@ from provocations import (
     one_process,
     quantised,
     raw_file,
+    served,
     sharded,
 )
 from safetensors.torch import save_file
@@ -60,6 +62,7 @@ class Remedy(NamedTuple):
 REMEDIES: Final[dict[str, list[Remedy]]] = {}
 
 BY_HAND: Final[dict[str, tuple[str, ...]]] = {
+    "remote-denied": ("a gated one is asked for\non its page",),
     "adapter-inexact": ("merge the adapter into its model with PEFT, and convert that",),
     "dcp-unsafe": ("only if you trust its origin",),
     "dcp-unsupported": ("open it with those that wrote it",),
@@ -997,6 +1000,19 @@ def list_all_names(folder: Path) -> object:
 def write_it_into_a_file(folder: Path) -> object:
     save_file({"a.weight": numbers(2)}, folder / "given.safetensors")
     return wb.open(folder / "given.safetensors")
+
+
+@follows("remote-denied", "log in (hf auth login), or set HF_TOKEN to a token that may read this repository")
+def set_the_token(folder: Path) -> object:
+    pytest.importorskip("obstore", reason="needs the extra `remote`")
+    with served(folder / "again") as server:
+        server.token = "SECRETTOKEN"
+        return wb.open("hf://org/tiny")
+
+
+@follows("remote-no-ranges", "fetch the file, and open it here")
+def open_it_here(folder: Path) -> object:
+    return wb.open(folder / "served" / "model-00001-of-00002.safetensors")
 
 
 @follows("verify-failed", "weighbridge.diff(first, second) says how their tensors are related")

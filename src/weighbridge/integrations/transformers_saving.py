@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import read_options
 from weighbridge.storage.formats.safetensors_write import WEIGHTS_NAME
 from weighbridge.storage.places.directory import Extra
+from weighbridge.storage.places.regular_files import read_settings
 
 _GENERATION: Final = "generation_config.json"
 
@@ -187,4 +187,4 @@ def _put_own_file(model: Any, settings: Any, path: Path) -> None:
     if own is not None and isinstance(said, dict):
         again = type(settings).from_dict(copy.deepcopy(said))
         if again.to_json_string() == settings.to_json_string():
-            copyfile(own, path)
+            path.write_bytes(read_settings(own))

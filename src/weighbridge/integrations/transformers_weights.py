@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -57,9 +58,11 @@ class Pending:
 
     @property
     def stored(self) -> Stored | None:
-        """Where it lies in a safetensors file as it is; None where it is made of what lies there."""
+        """Where it lies in a safetensors file of this disk as it is; None where it is made of what lies there."""
         extent = self.checkpoint.extent(self.step.sources[0]) if self.step.program.is_identity else None
-        return Stored(extent.path, self.step.sources[0]) if extent is not None and self.checkpoint.files else None
+        if extent is None or not isinstance(extent.path, Path) or not self.checkpoint.files:
+            return None
+        return Stored(extent.path, self.step.sources[0])
 
     def make(self) -> torch.Tensor:
         """Run the step for this target alone, in memory of its own: what was given out may have been written to."""

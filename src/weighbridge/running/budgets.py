@@ -15,7 +15,7 @@ from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
 from weighbridge.running.execute import is_at_hand
 from weighbridge.running.strided import is_run
-from weighbridge.storage.protocol import pieces_of
+from weighbridge.storage.protocol import pace_of, pieces_of
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -47,15 +47,17 @@ MANY_PIECES: Final = 10_000
 """A tensor that falls into more pieces is worth a larger budget."""
 
 
-def share_out(budget_bytes: int, *, is_serial: bool) -> tuple[int, int]:
+def share_out(budget_bytes: int, checkpoint: Checkpoint) -> tuple[int, int]:
     """Return how many workers there are, and how many bytes the windows of each may hold.
 
     Args:
         budget_bytes: The most that all windows may hold together.
-        is_serial: Whether the source makes its tensors one at a time.
+        checkpoint: What is read: one that makes its tensors one at a time has one worker, and one that lies elsewhere
+            as many as there are to be requests on their way.
     """
+    pace = pace_of(checkpoint)
     # One more than there are cores: closing a file waits for the disk.
-    wished = 1 if is_serial else count_workers() + 1
+    wished = 1 if checkpoint.is_serial else count_workers() + 1 if pace is None else pace.in_flight
     workers = max(1, min(wished, budget_bytes // SMALLEST_WINDOW_BYTES))
     return workers, budget_bytes // workers
 
@@ -123,7 +125,7 @@ def check_budget(plan: Plan, checkpoint: Checkpoint, budget_bytes: int) -> None:
     Raises:
         PlanError: `budget-too-small`.
     """
-    workers, share_bytes = share_out(budget_bytes, is_serial=checkpoint.is_serial)
+    workers, share_bytes = share_out(budget_bytes, checkpoint)
     if share_bytes < LARGEST_ITEM_BYTES:
         for step in plan.steps:
             for output in step.program.targets:

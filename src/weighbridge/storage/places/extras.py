@@ -13,7 +13,7 @@ What stays behind is named, all but the receipt: a new one takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -74,7 +74,12 @@ def find_extras(directory: Path, used: Iterable[str] = ()) -> tuple[tuple[Extra,
             found, hidden = _files_at(directory, part)
             extras += found
             left += hidden if found else [part]
-    return tuple(extras), ((f"left aside, not carried along: {join_keys(left, _NAMED)}",) if left else ())
+    return tuple(extras), left_aside(left)
+
+
+def left_aside(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the note that names what stays behind; none where nothing does."""
+    return (f"left aside, not carried along: {join_keys(names, _NAMED)}",) if names else ()
 
 
 def _names_in(directory: Path) -> list[str]:
@@ -93,7 +98,7 @@ def _names_beside(directory: Path, name: str, own: set[str]) -> Iterator[str]:
 def _files_at(directory: Path, name: str) -> tuple[list[Extra], list[str]]:
     """List the file of this name, or those below it and what is hidden among them; nothing for what stays behind."""
     hidden: list[str] = []
-    if not _may_go(name):
+    if not may_go(name):
         return [], hidden
     try:
         path = resolve_inside(directory, name)
@@ -104,7 +109,8 @@ def _files_at(directory: Path, name: str) -> tuple[list[Extra], list[str]]:
         return [], hidden
 
 
-def _may_go(name: str) -> bool:
+def may_go(name: str) -> bool:
+    """Tell whether a file or a sub-directory may be carried along, by its name."""
     last = name.rpartition("/")[2]
     holds_state = last.endswith(STATE_SUFFIXES) or names_index(last)
     return not last.startswith(".") and not holds_state and name != RECORD_NAME
@@ -128,7 +134,7 @@ def _files_below(directory: Path, name: str, hidden: list[str]) -> Iterator[Extr
             if inner.startswith("."):
                 hidden.append(path)
                 continue
-            if not _may_go(path) or count > MOST_FILES:
+            if not may_go(path) or count > MOST_FILES:
                 raise _stays(directory, path)
             real = resolve_inside(directory, path)
             if real.is_file():
