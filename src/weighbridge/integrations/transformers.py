@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from weighbridge.integrations.transformers_arguments import (
     accelerator,
-    local_directory,
+    asked_of,
+    open_weights,
     refuse_arguments,
     refuse_folder,
 )
@@ -173,7 +174,7 @@ def _model_of(config: Any) -> Any:
 
 def from_pretrained(
     model_class: Any,
-    path: str | Path,
+    path: str | Path | None,
     *,
     config: Any = None,
     dtype: Any = None,
@@ -198,7 +199,7 @@ def from_pretrained(
 
     Args:
         model_class: A model class of the library, or one of its `Auto` classes.
-        path: Directory of the checkpoint, or a name on the hub.
+        path: Directory of the checkpoint, or a name on the hub; None where the weights are given as `state_dict`.
         config: As in the library.
         dtype: As in the library: a torch dtype, or "auto" (the default) for the configuration's or the checkpoint's.
         device: Where the model is wanted; None for the CPU. Weights are made on an accelerator from the start if
@@ -219,10 +220,11 @@ def from_pretrained(
             also done where the library would compute them; see `docs/quantised.md`. Values of the configuration are
             then given by `config`. Otherwise codes are loaded as they are, where the library's model has them.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration;
-            `device_map` with `max_memory`, `offload_folder` and `offload_buffers` among them.
+            `device_map` with `max_memory`, `offload_folder` and `offload_buffers`, `key_mapping`, `state_dict`,
+            `variant`, `ignore_mismatched_sizes` and `output_loading_info` among them; see `docs/transformers.md`.
 
     Returns:
-        The model, in evaluation mode.
+        The model, in evaluation mode; with `output_loading_info` also what the library says of the load.
 
     Raises:
         PlanError: `plan-failed` with every problem, `layout-ambiguous`, `model-mismatch`, `cast-overflow`.
@@ -232,26 +234,27 @@ def from_pretrained(
         WeighbridgeError: `usage` for another word about huge pages, for two words about the device, and for weights
             that go to the disk without a folder of their own for them.
     """
-    from weighbridge.integrations.transformers_loading import Load, converted_by
+    from weighbridge.integrations.transformers_loading import Load
     from weighbridge.integrations.transformers_numbers import read_for_library
-    from weighbridge.storage import open_checkpoint
     from weighbridge.storage.places.huge_pages import decided
 
-    refuse_arguments(device, arguments)
+    refuse_arguments(model_class, path, config, device, arguments)
     options = Options(
         partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout, allow_overflow=allow_overflow
     )
-    directory, on = local_directory(path, arguments), accelerator(device)
+    on, (checkpoint, directory) = accelerator(device), open_weights(path, arguments)
     refuse_folder(arguments.get("offload_folder"), directory)
     arguments |= {} if on is None else {"device_map": {"": on}}
-    checkpoint, placed = open_checkpoint(directory), arguments.get("device_map")
+    placed = arguments.get("device_map")
     read = read_for_library(checkpoint, directory, config, dtype, dequantize=dequantize, device_map=placed)
     rules = None if mapping is None else find_mapping(mapping)
     load = Load(read.checkpoint, rules, resolve, options, copy, resolve_theirs, read.note, read.saying)
-    with decided(huge_pages), converted_by(load.fill):
-        model = model_class.from_pretrained(path, config=read.config, dtype=read.dtype, **arguments)
-    load.finish(model)
-    return model if device is None else model.to(device)
+    load.asked = asked_of(arguments)
+    with decided(huge_pages):
+        found = load.run(model_class, path, config=read.config, dtype=read.dtype, **arguments)
+    if device is not None:
+        (found[0] if load.asked.info else found).to(device)
+    return found
 
 
 def save_pretrained(
@@ -294,6 +297,7 @@ def save_pretrained(
     from weighbridge.api.live_models import plan_recorded, split_options, takes_record
     from weighbridge.integrations.transformers_saving import (
         is_of_another_class,
+        library_names,
         refuse_other_names,
         say_other_class,
         settings_of,
@@ -308,6 +312,7 @@ def save_pretrained(
     back = None
     if takes_record(model, mapping, layout) and (layout is not None or not is_other):
         back = plan_recorded(model, planning, lossy=lossy)
+    writing |= {} if back is None else library_names(back)
     if back is not None and is_other:
         return back.write(out, **writing)
     if back is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.algebra.copies import Copy
 from weighbridge.algebra.layout import Layout, windows
-from weighbridge.algebra.squares import Square, squares
+from weighbridge.algebra.squares import Square
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.forms.elements import Constant
 from weighbridge.base.specs import DTYPES, TensorSpec
@@ -26,7 +26,7 @@ from weighbridge.planning.steps import Step
 from weighbridge.running.budgets import WINDOW_BYTES, is_in_runs, share_out, window_numel
 from weighbridge.running.execute import Slots, allocate, fill
 from weighbridge.running.gather import await_devices
-from weighbridge.running.transposing import is_squared, square_numel, write_square
+from weighbridge.running.transposing import Room, cut_squares, is_squared, write_square
 from weighbridge.storage.protocol import Extent, FileReader, pace_of, pieces_of
 from weighbridge.storage.remote.remote_files import Location
 
@@ -215,25 +215,21 @@ class _Filling:
             yield _Build(count * size_bytes, write)
 
     def _squares(self, output: Output, step: Step, offset: int) -> Iterator[_Build]:
-        """Transpose a tensor square by square."""
-        dtype, most = output.dtype, square_numel(output, self.share_bytes)
+        """Transpose a tensor square by square; the disk begins with rows when the next ones are due."""
+        room = Room.within(output, self.share_bytes)
         for copy in output.layout.copies:
-            key = step.sources[copy.source]
-            for square in squares(copy, most):
-                write = partial(self._write_square, square, key, dtype, offset)
-                yield _Build(square.numel * DTYPES[dtype].itemsize, write)
+            for stripe in cut_squares(copy, room, offset):
+                yield _Build(0, _hurry)
+                for square in stripe:
+                    write = partial(self._write_square, square, step.sources[copy.source], room, offset)
+                    yield _Build(square.numel * room.itemsize, write)
 
-    def _write_square(self, square: Square, key: str, dtype: str, offset: int, sink: Sink) -> None:
+    def _write_square(self, square: Square, key: str, room: Room, offset: int, sink: Sink) -> None:
         import torch
 
-        from weighbridge.storage.formats.torch_tensors import dtype_of
-
         assert isinstance(self.checkpoint, FileReader)
-        size_bytes = square.numel * DTYPES[dtype].itemsize
         with torch.no_grad():
-            both = self._buffer(2 * size_bytes)
-            first, second = (part.view(dtype_of(dtype)) for part in (both[:size_bytes], both[size_bytes:]))
-            write_square(square, key, self.checkpoint, (first, second), offset, sink)
+            write_square(square, key, self.checkpoint, self._buffer(room.size_bytes), room, offset, sink)
 
     def _packed(self, offset: int, spec: TensorSpec, key: str) -> Iterator[_Move | _Build]:
         """Move a tensor whose elements are smaller than a byte."""
@@ -293,6 +289,10 @@ def _raw(tensor: torch.Tensor) -> memoryview:
     from weighbridge.storage.formats.torch_tensors import bytes_of
 
     return bytes_of(tensor)
+
+
+def _hurry(sink: Sink) -> None:
+    sink.hurry()
 
 
 def _write_declared(element: bytes, count: int, offset: int, sink: Sink) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeGuard, cast
 
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
-from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
+from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, TORCH_SUFFIXES, names_index
 from weighbridge.base.json_text import join_keys
 from weighbridge.base.nearby import name_near
 from weighbridge.base.specs import Header
@@ -175,7 +175,7 @@ def _open_path(path: Path, entry: str | None = None) -> Checkpoint:
     name = path.name
     if path.is_dir():
         return _open_directory(path, entry)
-    if name.endswith(INDEX_SUFFIX):
+    if names_index(name):
         return _open_index(path.parent, name, str(path), entry)
     if name == METADATA_NAME:
         return open_dcp(path.parent, entry)
@@ -210,6 +210,22 @@ def _check_there(path: Path) -> None:
         if not path.is_absolute():
             hint = hint_for_path(path) or f"a relative path starts at {Path.cwd()}"
         raise problem.with_context(got=near, hint=hint) from problem.__cause__
+
+
+def open_weights_named(directory: Path, name: str) -> Checkpoint:
+    """Open one file of weights, or one index, as if it were all that its directory holds, with the files beside it.
+
+    Raises:
+        CheckpointError: As `open_checkpoint`.
+    """
+    if names_index(name):
+        return _logged(_open_index(directory, name, str(directory / name), None))
+    extras, notes = find_extras(directory, (name,))
+    if not name.endswith(TORCH_SUFFIXES):
+        return _logged(open_safetensors_set(directory, (name,), extras=extras, notes=notes))
+    from weighbridge.storage.formats.torch_files import open_torch_set
+
+    return _logged(open_torch_set(directory, (name,), extras=extras, notes=notes))
 
 
 def _open_directory(directory: Path, entry: str | None) -> Checkpoint:

@@ -131,6 +131,9 @@ class _SummingSink(Sink):
     def spread(self, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
         self._inner.spread(places, buffer)
 
+    def hurry(self) -> None:
+        self._inner.hurry()
+
     def copy_range(self, extent: Extent, offset: int) -> None:
         """Copy through a buffer: members begin where no file system shares blocks with a source."""
         checksum = 0

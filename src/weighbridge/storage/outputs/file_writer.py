@@ -142,7 +142,13 @@ class FileWriter(Sink):
             for offset, size_bytes in places:
                 self._write(offset, buffer[done : done + size_bytes])
                 done += size_bytes
-        self._hurry(done)
+        self._fresh_bytes += done
+
+    def hurry(self) -> None:
+        """Have the disk begin with what was written, instead of leaving it all to the end; nothing waits here."""
+        if self.options.sync and self._fresh_bytes >= HURRY_BYTES:
+            self._fresh_bytes = 0
+            start_writing(self._descriptor)
 
     def _write(self, offset: int, view: memoryview) -> None:
         self._check_inside(offset, len(view))
@@ -221,11 +227,8 @@ class FileWriter(Sink):
         return done
 
     def _hurry(self, size_bytes: int) -> None:
-        """Have the disk begin with what was written, instead of leaving it all to the end; nothing waits here."""
         self._fresh_bytes += size_bytes  # a count that two threads spoil costs nothing but a late beginning
-        if self.options.sync and self._fresh_bytes >= HURRY_BYTES:
-            self._fresh_bytes = 0
-            start_writing(self._descriptor)
+        self.hurry()
 
     def _check_inside(self, offset: int, length_bytes: int) -> None:
         if offset < 0 or offset + length_bytes > self.size_bytes:

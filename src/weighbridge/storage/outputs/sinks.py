@@ -65,6 +65,9 @@ class Sink(ABC):
             self.write(offset, buffer[done : done + size_bytes])
             done += size_bytes
 
+    def hurry(self) -> None:  # noqa: B027 - most have nothing to do
+        """Let the disk begin with what was written by `spread`, once what lies side by side is there."""
+
     @abstractmethod
     def copy_range(self, extent: Extent, offset: int) -> None:
         """Have the file hold bytes of another file at `offset`.

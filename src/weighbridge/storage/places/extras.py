@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Final
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.file_names import INDEX_SUFFIX, RECEIPT_NAME, RECORD_NAME, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
+from weighbridge.base.file_names import (
+    INDEX_SUFFIX,
+    RECEIPT_NAME,
+    RECORD_NAME,
+    SAFETENSORS_SUFFIX,
+    TORCH_SUFFIXES,
+    names_index,
+)
 from weighbridge.base.json_text import join_keys
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.paths import resolve_inside
@@ -105,7 +112,8 @@ def _files_at(directory: Path, name: str) -> tuple[list[Extra], list[str]]:
 def may_go(name: str) -> bool:
     """Tell whether a file or a sub-directory may be carried along, by its name."""
     last = name.rpartition("/")[2]
-    return not last.startswith(".") and not last.endswith(STATE_SUFFIXES) and name != RECORD_NAME
+    holds_state = last.endswith(STATE_SUFFIXES) or names_index(last)
+    return not last.startswith(".") and not holds_state and name != RECORD_NAME
 
 
 def _files_below(directory: Path, name: str, hidden: list[str]) -> Iterator[Extra]:
