@@ -43,11 +43,15 @@ def is_stage(model: Any) -> bool:
     return getattr(model, "_pp_stage", None) is not None
 
 
-def whole_model(model: Any) -> Any:
+def whole_model(model: Any, dtype: torch.dtype) -> Any:
     """Return the model of which this one is a stage, made anew on the meta device; the model itself if it is none.
 
     What is missing in a checkpoint, and what is left over, can be told of the whole alone. It is not tied yet, as the
     library's is not while it loads.
+
+    Args:
+        model: The model; a stage may have no weight at all.
+        dtype: What the library makes its weights in.
 
     Raises:
         RegistryError: `integration-version`.
@@ -56,7 +60,7 @@ def whole_model(model: Any) -> Any:
         return model
     untied = library_name(library_module("initialization"), "no_tie_weights")
     before = torch.get_default_dtype()
-    torch.set_default_dtype(model.dtype)
+    torch.set_default_dtype(dtype)
     try:
         with torch.device("meta"), untied():
             return layout_class(model)(deepcopy(model.config))
