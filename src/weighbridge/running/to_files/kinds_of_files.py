@@ -14,7 +14,9 @@ from weighbridge.planning.plan import Plan
 from weighbridge.running.to_files.dcp_writing import write_dcp
 from weighbridge.running.to_files.directory_writing import write
 from weighbridge.running.to_files.file_decisions import DCP, WriteOptions
+from weighbridge.running.to_files.store_writing import write_to_store
 from weighbridge.running.to_files.torch_writing import write_torch_file
+from weighbridge.storage.remote.addresses import is_elsewhere
 
 if TYPE_CHECKING:
     from weighbridge.running.changed_files import FileChange
@@ -47,12 +49,15 @@ def write_plan(
     origin: Checkpoint | None,
     beside: Sequence[Extra],
     changes: Sequence[FileChange],
-) -> Path:
-    """Write a plan's targets; arguments as for `directory_writing.write`.
+) -> Path | Any:
+    """Write a plan's targets, here or into a store; arguments as for `directory_writing.write`.
 
     Raises:
-        As `directory_writing.write`, `torch_writing.write_torch_file` and `dcp_writing.write_dcp`.
+        As `directory_writing.write`, `torch_writing.write_torch_file`, `dcp_writing.write_dcp` and
+        `store_writing.write_to_store`.
     """
+    if is_elsewhere(destination):
+        return write_to_store(plan, checkpoint, str(destination), options, origin, beside, changes)
     if names_torch_file(destination):
         needs = plan.is_of_adapter or plan.refined
         needed = (*beside, *(change.extra for change in changes if needs and change.after))
