@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
 
 _REFUSED: Final = {
-    "gguf_file": "load a GGUF file with the library itself",
-    "quantization_config": "leave it out: weights are loaded as they are, and quantised afterwards",
+    "gguf_file": ("it is of a format that is not read here", "load a GGUF file with the library itself"),
+    "quantization_config": (
+        "it computes codes of the weights, which no plan does",
+        "leave it out: weights are loaded as they are, and quantised afterwards",
+    ),
 }
-"""Arguments of the library's call that a plan has no part for, and what to do in their place."""
+"""Arguments of the library's call that a plan has no part for: why, and what to do in their place."""
 
 _SPREADING: Final = ("distributed_config", "tp_plan", "tp_size")
 """Arguments of the library's call by which it spreads a model over processes."""
@@ -66,8 +69,8 @@ def refuse_arguments(
         raise RegistryError(
             "integration-unsupported",
             "a load through a plan does not take these arguments",
-            got=", ".join(names),
-            hint="\n".join(dict.fromkeys(_REFUSED[name] for name in names)),
+            got="\n".join(f"{name}: {_REFUSED[name][0]}" for name in names),
+            hint="\n".join(_REFUSED[name][1] for name in names),
         )
     if device is not None and arguments.get("device_map") is not None:
         got = f"device={device!r} and device_map={arguments['device_map']!r}"
