@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weighbridge.base.secrets_of_addresses import without_secrets
 from weighbridge.integrations.transformers_arguments import (
     accelerator,
     asked_of,
@@ -189,6 +190,7 @@ def from_pretrained(
     copy: bool = False,
     huge_pages: str | None = None,
     dequantize: bool = False,
+    stream: bool = False,
     **arguments: Any,
 ) -> Any:
     """Load a model as the library's `from_pretrained` does, through a plan that was proven first.
@@ -219,6 +221,8 @@ def from_pretrained(
         dequantize: Load a quantised checkpoint into the plain model, with the numbers that its codes stand for, as is
             also done where the library would compute them; see `docs/quantised.md`. Values of the configuration are
             then given by `config`. Otherwise codes are loaded as they are, where the library's model has them.
+        stream: Read the weights by ranges of bytes from where they lie, a name on the hub or an address such as
+            ``"s3://bucket/model"``, instead of downloading them into the library's cache; see `docs/remote.md`.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration;
             `device_map` with `max_memory`, `offload_folder` and `offload_buffers`, `key_mapping`, `state_dict`,
             `variant`, `ignore_mismatched_sizes` and `output_loading_info` among them; see `docs/transformers.md`. With
@@ -240,11 +244,17 @@ def from_pretrained(
     from weighbridge.integrations.transformers_numbers import read_for_library
     from weighbridge.storage.places.huge_pages import decided
 
+    if stream and path is not None:
+        given: dict[str, Any] = {"dtype": dtype, "device": device, "partial": partial, "initialise": initialise}
+        given |= {"drop": drop, "carry": carry, "mapping": mapping, "layout": layout, "copy": copy}
+        given |= {"allow_overflow": allow_overflow, "huge_pages": huge_pages, "dequantize": dequantize}
+        return _streamed(model_class, path, config, {**given, **arguments})
     refuse_arguments(model_class, path, config, device, arguments)
     options = Options(
         partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout, allow_overflow=allow_overflow
     )
     on, (checkpoint, directory) = accelerator(device), open_weights(path, arguments)
+    arguments |= {"state_dict": {}} if arguments.get("state_dict") is checkpoint else {}
     refuse_folder(arguments.get("offload_folder"), directory)
     arguments |= {} if on is None else {"device_map": {"": on}}
     placed = arguments.get("device_map")
@@ -256,6 +266,27 @@ def from_pretrained(
         found = load.run(model_class, path, config=read.config, dtype=read.dtype, **arguments)
     if device is not None:
         (found[0] if load.asked.info else found).to(device)
+    return found
+
+
+def _streamed(model_class: Any, path: str | Path, config: Any, arguments: dict[str, Any]) -> Any:
+    """Load a model from elsewhere: its settings come here for a while, its weights by ranges."""
+    import transformers
+
+    from weighbridge.integrations.transformers_streaming import class_for, open_streamed, read_generation, settings_of
+
+    checkpoint = open_streamed(path, arguments)
+    with settings_of(checkpoint) as folder:
+        if config is None:
+            trusted = {"trust_remote_code": arguments.get("trust_remote_code")}
+            config = transformers.AutoConfig.from_pretrained(folder, **trusted)
+        generation = read_generation(folder)
+    kind = class_for(model_class, config)
+    found = from_pretrained(kind, None, config=config, state_dict=checkpoint, **arguments)
+    model = found[0] if arguments.get("output_loading_info") else found
+    model.name_or_path = model.config.name_or_path = without_secrets(str(path))
+    if generation is not None and model.can_generate():
+        model.generation_config = generation
     return found
 
 
