@@ -21,13 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weighbridge.base.secrets_of_addresses import without_secrets
 from weighbridge.integrations.transformers_arguments import (
     accelerator,
     asked_of,
     open_weights,
     refuse_arguments,
-    refuse_folder,
+    whence,
 )
 from weighbridge.mappings.exception_rules import Rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping
@@ -244,18 +243,12 @@ def from_pretrained(
     from weighbridge.integrations.transformers_numbers import read_for_library
     from weighbridge.storage.places.huge_pages import decided
 
-    if stream and path is not None:
-        given: dict[str, Any] = {"dtype": dtype, "device": device, "partial": partial, "initialise": initialise}
-        given |= {"drop": drop, "carry": carry, "mapping": mapping, "layout": layout, "copy": copy}
-        given |= {"allow_overflow": allow_overflow, "huge_pages": huge_pages, "dequantize": dequantize}
-        return _streamed(model_class, path, config, {**given, **arguments})
+    model_class, path, config, late = whence(model_class, path, config, arguments, stream=stream)
     refuse_arguments(model_class, path, config, device, arguments)
     options = Options(
         partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout, allow_overflow=allow_overflow
     )
     on, (checkpoint, directory) = accelerator(device), open_weights(path, arguments)
-    arguments |= {"state_dict": {}} if arguments.get("state_dict") is checkpoint else {}
-    refuse_folder(arguments.get("offload_folder"), directory)
     arguments |= {} if on is None else {"device_map": {"": on}}
     placed = arguments.get("device_map")
     read = read_for_library(checkpoint, directory, config, dtype, dequantize=dequantize, device_map=placed)
@@ -264,29 +257,7 @@ def from_pretrained(
     load.asked = asked_of(arguments)
     with decided(huge_pages):
         found = load.run(model_class, path, config=read.config, dtype=read.dtype, **arguments)
-    if device is not None:
-        (found[0] if load.asked.info else found).to(device)
-    return found
-
-
-def _streamed(model_class: Any, path: str | Path, config: Any, arguments: dict[str, Any]) -> Any:
-    """Load a model from elsewhere: its settings come here for a while, its weights by ranges."""
-    import transformers
-
-    from weighbridge.integrations.transformers_streaming import class_for, open_streamed, read_generation, settings_of
-
-    checkpoint = open_streamed(path, arguments)
-    with settings_of(checkpoint) as folder:
-        if config is None:
-            trusted = {"trust_remote_code": arguments.get("trust_remote_code")}
-            config = transformers.AutoConfig.from_pretrained(folder, **trusted)
-        generation = read_generation(folder)
-    kind = class_for(model_class, config)
-    found = from_pretrained(kind, None, config=config, state_dict=checkpoint, **arguments)
-    model = found[0] if arguments.get("output_loading_info") else found
-    model.name_or_path = model.config.name_or_path = without_secrets(str(path))
-    if generation is not None and model.can_generate():
-        model.generation_config = generation
+    late.settle(found[0] if load.asked.info else found, device)
     return found
 
 
