@@ -17,6 +17,7 @@ from weighbridge.mappings.transformers_table import import_transform, library_mo
 from weighbridge.mappings.transforms import Transform
 from weighbridge.storage import open_checkpoint
 from weighbridge.storage.opening import open_weights_named
+from weighbridge.storage.places.rank_pieces import are_of_ranks
 from weighbridge.storage.places.regular_files import SMALL_BYTES, read_settings
 from weighbridge.storage.remote.addresses import is_elsewhere
 
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
 
 _REFUSED: Final = {
-    "gguf_file": "load a GGUF file with the library itself",
-    "quantization_config": "leave it out: weights are loaded as they are, and quantised afterwards",
+    "gguf_file": ("it is of a format that is not read here", "load a GGUF file with the library itself"),
+    "quantization_config": (
+        "it computes codes of the weights, which no plan does",
+        "leave it out: weights are loaded as they are, and quantised afterwards",
+    ),
 }
-"""Arguments of the library's call that a plan has no part for, and what to do in their place."""
+"""Arguments of the library's call that a plan has no part for: why, and what to do in their place."""
 
 _SPREADING: Final = ("distributed_config", "tp_plan", "tp_size")
 """Arguments of the library's call by which it spreads a model over processes."""
@@ -74,8 +78,8 @@ def refuse_arguments(
         raise RegistryError(
             "integration-unsupported",
             "a load through a plan does not take these arguments",
-            got=", ".join(names),
-            hint="\n".join(dict.fromkeys(_REFUSED[name] for name in names)),
+            got="\n".join(f"{name}: {_REFUSED[name][0]}" for name in names),
+            hint="\n".join(_REFUSED[name][1] for name in names),
         )
     if device is not None and arguments.get("device_map") is not None:
         got = f"device={device!r} and device_map={arguments['device_map']!r}"
@@ -145,6 +149,7 @@ def open_weights(path: str | Path | None, arguments: dict[str, Any]) -> tuple[Ch
 
     Raises:
         CheckpointError: `checkpoint-not-found`, and as `open_checkpoint`.
+        RegistryError: `integration-unsupported` for what the library loads by itself, without a conversion.
         WeighbridgeError: `usage` for a folder that weights go to inside of the checkpoint.
     """
     found = _open_weights(path, arguments)
@@ -159,11 +164,25 @@ def _open_weights(path: str | Path | None, arguments: dict[str, Any]) -> tuple[C
             arguments["state_dict"] = {}  # the library is to look for no tensors in what was opened already
         return checkpoint, None
     directory, variant = _local_directory(path, arguments), arguments.get("variant")
+    _refuse_pieces(directory)
     if variant is None:
         return open_checkpoint(directory), directory
     return open_weights_named(
         directory, _name_of_variant(directory, variant, arguments.get("use_safetensors"))
     ), directory
+
+
+def _refuse_pieces(directory: Path) -> None:
+    """Refuse files that processes saved their pieces in: the library reads these in a way of its own."""
+    names = sorted(path.name for path in directory.glob("shard-*.safetensors"))
+    if are_of_ranks(names):
+        raise RegistryError(
+            "integration-unsupported",
+            "the library reads the files of several processes by itself, and no plan has a part in that",
+            where=str(directory),
+            got=", ".join(names[:4]),
+            hint="weighbridge.convert(directory, out, []) makes one checkpoint of them, which loads",
+        )
 
 
 def _name_of_variant(directory: Path, variant: str, use_safetensors: bool | None) -> str:

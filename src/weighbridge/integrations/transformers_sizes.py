@@ -6,17 +6,19 @@ as if every size were wanted, which says what would come out, and of what; then 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 import torch
 
 from weighbridge.base.errors import RegistryError
+from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header, Shape
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Drop, Initialise
 from weighbridge.models.changed_models import OTHER_SIZE
+from weighbridge.models.holdings import Holdings
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
 
@@ -40,6 +42,23 @@ class OtherSizes(NamedTuple):
     def in_their_place(self, header: Header) -> dict[str, torch.Tensor]:
         """Return a tensor of the other shape for each weight, without memory: the library looks at the shape alone."""
         return {key: torch.zeros(()).expand(shape) for key, shape in self.shapes.items() if key in header}
+
+
+def refuse_spread(shapes: Collection[str], held: Holdings) -> None:
+    """Refuse to make weights anew of which each process holds a part: their parts would be random by themselves.
+
+    Args:
+        shapes: The weights of another size.
+        held: What the model holds here.
+
+    Raises:
+        RegistryError: `integration-unsupported`.
+    """
+    spread = [key for key in shapes if key in held.places and held.places[key].sharded is not None]
+    if spread:
+        what = "these weights are of another size in the checkpoint, and spread over processes here"
+        hint = "load the model in one process, save it, and load what was saved"
+        raise RegistryError("integration-unsupported", what, where=", ".join(collapse(spread)[:4]), hint=hint)
 
 
 def find_other_sizes(compile_for: Callable[[Header], Plan], header: Header) -> OtherSizes:
