@@ -214,7 +214,7 @@ class Load:
         except PlanError as problem:
             if not self.asked.ignores_sizes or SIZE_FAULTS.isdisjoint(problem.codes):
                 raise
-        other = find_other_sizes(partial(self._compile, model), header)
+            other = find_other_sizes(partial(self._compile, model), header, problem)
         drop = (*exception_rules(Drop, self.options.drop), *other.drop)
         initialise = (*exception_rules(Initialise, self.options.initialise), *other.initialise)
         self.options = replace(self.options, drop=drop, initialise=initialise)
