@@ -164,12 +164,23 @@ class Holdings:
             RegistryError: `integration-unsupported` where adapters are merged into part of the model.
             CheckpointError: `tensor-unsupported` for a tensor that is spread over several processes.
         """
-        self._check_there()
-        self.adapters.check_readable()
-        extra = {key: extra.value for key, extra in self.extra.items() if extra.is_tensor}
         held = {key: place.whole for key, place in self.places.items()}
         for key, tensor in held.items():
             kind_of(tensor, key)
+        return self._readable(held)
+
+    def held_tensors(self) -> dict[str, torch.Tensor]:
+        """Return what this process holds of all that can be read, as `tensors` does for what it holds whole.
+
+        Raises:
+            RegistryError: `integration-unsupported` where adapters are merged into part of the model.
+        """
+        return self._readable({key: place.tensor for key, place in self.places.items()})
+
+    def _readable(self, held: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self._check_there()
+        self.adapters.check_readable()
+        extra = {key: extra.value for key, extra in self.extra.items() if extra.is_tensor}
         return {key: tensor.detach() for key, tensor in (held | extra | self.computed).items()}
 
 

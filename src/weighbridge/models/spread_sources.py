@@ -1,0 +1,105 @@
+"""A live model that is spread over processes as a source: its header is that of the whole, its tensors are parts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from weighbridge.algebra.held_parts import Part
+from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.models.wrappers import layout_class, unwrap
+from weighbridge.running.by_ranks.exchange import DEFAULT_TIMEOUT_S, Exchange
+from weighbridge.running.by_ranks.held_source import HeldSource
+from weighbridge.storage.formats.memory import hold_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+    from weighbridge.models.holdings import Places
+
+
+def holds_parts(model: torch.nn.Module) -> bool:
+    """Tell whether a process holds parts of a model's tensors.
+
+    Raises:
+        PlanError: `parts-unclear` for what FSDP1 has cut to flat pieces.
+    """
+    if "torch.distributed.tensor" not in sys.modules:
+        return False
+    from weighbridge.models.spread_tensors import as_shards, is_sharded
+
+    as_shards(model.modules())
+    return any(is_sharded(tensor) for held in (model.parameters(), model.buffers()) for tensor in held)
+
+
+@contextmanager
+def held_by_ranks(
+    model: torch.nn.Module, where: str, group: Any = None, timeout_s: float | None = None
+) -> Iterator[HeldSource | None]:
+    """Open what this process holds of a model, while all that hold the rest do the same; None if it holds the whole.
+
+    An error in the block is told to the others.
+
+    Args:
+        model: The model, with or without wrappers.
+        where: What is made of it, for messages.
+        group: The process group of those that hold the model; None for all processes.
+        timeout_s: How long to wait for the others at a time, in seconds.
+
+    Raises:
+        PlanError, CheckpointError, RegistryError: As `take_stock`.
+        WeighbridgeError: `usage` where no process group was made.
+    """
+    if not holds_parts(model):
+        yield None
+        return
+    exchange = _join(where, group, DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s)
+    try:
+        yield _open_parts(model, exchange)
+    except BaseException as problem:
+        exchange.fail(problem)
+        raise
+
+
+def _join(where: str, group: Any, timeout_s: float) -> Exchange:
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        what, hint = "there is no process group to save a model with that is spread", "call init_process_group first"
+        raise WeighbridgeError("usage", what, hint=hint)
+    group = dist.group.WORLD if group is None else group
+    rank = dist.get_rank(group)
+    if rank < 0:
+        what, hint = "this process is not in the group that saves", "call save on the ranks of the group alone"
+        raise WeighbridgeError("usage", what, got=f"rank {dist.get_rank()}", hint=hint)
+    find = getattr(group, "get_group_store", None)
+    store = find() if find is not None else dist.distributed_c10d._get_process_group_store(group)
+    return Exchange(store, rank, dist.get_world_size(group), where, timeout_s)
+
+
+def _open_parts(model: torch.nn.Module, exchange: Exchange) -> HeldSource:
+    from weighbridge.models.holdings import take_stock
+
+    stock = take_stock(model)
+    held = hold_tensors(stock.held_tensors(), where=f"a {layout_class(unwrap(model)).__name__}")
+    sharded = {key: place.sharded for key, place in stock.places.items() if place.sharded is not None}
+    parts = {key: sharded[key].part if key in sharded else Part.whole(spec.shape) for key, spec in held.header.items()}
+    specs = {key: TensorSpec(spec.dtype, parts[key].shape) for key, spec in held.header.items()}
+    ranks = exchange.ranks
+    copied = frozenset(key for key in held.header if key not in sharded or sharded[key].is_copied(ranks))
+    header = Header(specs, ties=_ties(stock.places, held.header.ties))
+    return HeldSource(header, held, parts, copied, exchange, stock.notes)
+
+
+def _ties(places: Mapping[str, Places], found: Mapping[str, str]) -> dict[str, str]:
+    """Return which tensors are one, told by the model where this process holds nothing of them."""
+    first: dict[int, str] = {}
+    ties = dict(found)
+    for key in sorted(places):
+        owner = first.setdefault(id(places[key].slots), key)
+        if owner != key:
+            ties[key] = ties.get(owner, owner)
+    return ties
