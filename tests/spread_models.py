@@ -249,6 +249,39 @@ def train(way: str, world: int, folder: Path) -> dict[str, Any]:
     return {"loss": loss, "norm": weight, "again": wrong}
 
 
+def save_each(way: str, world: int, folder: Path) -> None:
+    """Save a loaded model in the layout that it came in, and through its mapping."""
+    model = spread(way, world, "meta")
+    wb.load(model, folder / "published", RULES)
+    out = folder / f"saved {way} {world}"
+    wb.save(model, out / "as loaded", sync=False)
+    wb.save(model, out / "published", RULES, max_shard_size=1500, digests=True, sync=False)
+
+
+def save_trained(way: str, world: int, folder: Path) -> None:
+    model = spread(way, world, "meta")
+    wb.load(model, folder / "published", RULES)
+    step(model)
+    wb.save(model, folder / f"saved {way} {world}" / "trained", sync=False)
+
+
+def save_tied(world: int, folder: Path) -> dict[str, Any]:
+    """Save tied weights, then those of the same model with a head that has learnt something of its own."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 3, bias=False))
+    model[1].weight = model[0].weight
+    fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
+    wb.load(model, {"0.weight": torch.arange(6.0).reshape(3, 2)}, [])
+    wb.save(model, folder / "tied", sync=False)
+    shard = model[0].weight
+    model[1].weight = nn.Parameter(shard.detach().clone())
+    wb.save(model, folder / "untied but equal", sync=False)
+    with torch.no_grad():
+        model[1].weight.mul_(2)
+    wb.save(model, folder / "untied", sync=False)
+    return {"rows": shard.to_local().shape[0]}
+
+
 def step(model: Net) -> tuple[float, float]:
     """One step of plain gradient descent; the loss, and the sum of the first norm's weights then."""
     x = torch.arange(10).reshape(2, 5) % ROWS
@@ -275,6 +308,20 @@ def refuse_flat() -> str:
 
 
 TRAINED = ("rows", "hybrid")
+SAVED_BY_8 = ("rows", "rows of tensors")
+
+
+def run_way(backend: str, way: str, world: int, folder: Path) -> dict[str, Any]:
+    """Load; where there are other processes, save as well, and train; many of them save alone, and not every way."""
+    if backend == "fake":
+        return load_each(way, world, folder / "published")
+    if world < 8 or way in SAVED_BY_8:
+        save_each(way, world, folder)
+    found = load_each(way, world, folder / "published") if world < 8 else {}
+    if way in TRAINED and world < 8:
+        found |= train(way, world, folder / "published")
+        save_trained(way, world, folder)
+    return found
 
 
 def work(backend: str, world: int, rank: int, folder: str, out: Any) -> None:
@@ -290,13 +337,12 @@ def work(backend: str, world: int, rank: int, folder: str, out: Any) -> None:
     for way, (_, worlds) in WAYS.items():
         if world in worlds:
             try:
-                found[way] = load_each(way, world, Path(folder) / "published")
-                if backend == "gloo" and way in TRAINED:
-                    found[way] |= train(way, world, Path(folder) / "published")
+                found[way] = run_way(backend, way, world, Path(folder))
             except Exception:
                 found[way] = {"raised": traceback.format_exc()}
     if backend == "gloo" and world == 2:
         found["flat"] = refuse_flat()
+        found["tied"] = save_tied(world, Path(folder))
     out.send(found)
     dist.destroy_process_group()
     out.close()

@@ -13,12 +13,12 @@ from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.models.wrappers import layout_class, unwrap
 from weighbridge.running.by_ranks.exchange import DEFAULT_TIMEOUT_S, Exchange
 from weighbridge.running.by_ranks.held_source import HeldSource
-from weighbridge.storage.formats.memory import hold_tensors
+from weighbridge.storage.formats.memory import TensorsCheckpoint, hold_tensors
 
 if TYPE_CHECKING:
     import torch
 
-    from weighbridge.models.holdings import Places
+    from weighbridge.models.holdings import Holdings
 
 
 def holds_parts(model: torch.nn.Module) -> bool:
@@ -57,11 +57,8 @@ def held_by_ranks(
         yield None
         return
     exchange = _join(where, group, DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s)
-    try:
+    with exchange.failing_first():
         yield _open_parts(model, exchange)
-    except BaseException as problem:
-        exchange.fail(problem)
-        raise
 
 
 def _join(where: str, group: Any, timeout_s: float) -> Exchange:
@@ -80,26 +77,42 @@ def _join(where: str, group: Any, timeout_s: float) -> Exchange:
     return Exchange(store, rank, dist.get_world_size(group), where, timeout_s)
 
 
+def readable_header(model: torch.nn.Module) -> Header:
+    """Return the specs of all of a model that can be read, of the whole tensors where it is spread over processes.
+
+    Raises:
+        PlanError, CheckpointError, RegistryError: As `take_stock`.
+    """
+    from weighbridge.models.holdings import take_stock
+
+    stock = take_stock(model)
+    held = hold_tensors(stock.held_tensors())
+    return _whole_header(stock, held, _parts(stock, held))
+
+
 def _open_parts(model: torch.nn.Module, exchange: Exchange) -> HeldSource:
     from weighbridge.models.holdings import take_stock
 
     stock = take_stock(model)
     held = hold_tensors(stock.held_tensors(), where=f"a {layout_class(unwrap(model)).__name__}")
+    parts = _parts(stock, held)
     sharded = {key: place.sharded for key, place in stock.places.items() if place.sharded is not None}
-    parts = {key: sharded[key].part if key in sharded else Part.whole(spec.shape) for key, spec in held.header.items()}
+    copied = frozenset(key for key in parts if key not in sharded or sharded[key].is_copied(exchange.ranks))
+    return HeldSource(_whole_header(stock, held, parts), held, parts, copied, exchange, stock.notes)
+
+
+def _parts(stock: Holdings, held: TensorsCheckpoint) -> dict[str, Part]:
+    sharded = {key: place.sharded.part for key, place in stock.places.items() if place.sharded is not None}
+    return {key: sharded[key] if key in sharded else Part.whole(spec.shape) for key, spec in held.header.items()}
+
+
+def _whole_header(stock: Holdings, held: TensorsCheckpoint, parts: Mapping[str, Part]) -> Header:
+    """Return the specs of whole tensors; which are one is told by the model, also of those that hold nothing here."""
     specs = {key: TensorSpec(spec.dtype, parts[key].shape) for key, spec in held.header.items()}
-    ranks = exchange.ranks
-    copied = frozenset(key for key in held.header if key not in sharded or sharded[key].is_copied(ranks))
-    header = Header(specs, ties=_ties(stock.places, held.header.ties))
-    return HeldSource(header, held, parts, copied, exchange, stock.notes)
-
-
-def _ties(places: Mapping[str, Places], found: Mapping[str, str]) -> dict[str, str]:
-    """Return which tensors are one, told by the model where this process holds nothing of them."""
     first: dict[int, str] = {}
-    ties = dict(found)
-    for key in sorted(places):
-        owner = first.setdefault(id(places[key].slots), key)
+    ties = dict(held.header.ties)
+    for key in sorted(stock.places):
+        owner = first.setdefault(id(stock.places[key].slots), key)
         if owner != key:
             ties[key] = ties.get(owner, owner)
-    return ties
+    return Header(specs, ties=ties)

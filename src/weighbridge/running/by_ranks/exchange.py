@@ -130,6 +130,27 @@ class Exchange:
             else:
                 self._put(str(self.rank), {"failed": _form_of(problem)})
 
+    @contextmanager
+    def heeding(self) -> Iterator[None]:
+        """Let an error of the block give way to what the first rank has failed with meanwhile: it may be the cause."""
+        try:
+            yield
+        except Exception:
+            self._turn += 1
+            if not self.is_first and not self._missing([f"to {self.rank}"], 0):
+                self._hear("", is_collected=False)
+            self._turn -= 1
+            raise
+
+    @contextmanager
+    def failing_first(self) -> Iterator[None]:
+        """Tell the others of an error of the block before anything else is done about it."""
+        try:
+            yield
+        except BaseException as problem:
+            self.fail(problem)
+            raise
+
     # ---- what lies in the store ----
 
     def _key(self, name: str) -> str:

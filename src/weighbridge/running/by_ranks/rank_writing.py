@@ -198,14 +198,18 @@ class _Run(NamedTuple):
     def lead(self, share: _Share, sources: Sequence[str]) -> None:
         """Make the files, write what is this rank's own, wait for the others, and publish what all have written."""
         work = work_of(self.plan, self.checkpoint, self.made)._replace(run=secrets.token_hex(16))
-        with staged_directory(
-            self.target,
-            sources=sources,
-            needed_bytes=self.made.needed_bytes(shares=False),
-            work=work,
-            resume=self.options.resume,
-            sync=self.options.sync,
-        ) as output:
+        with (
+            staged_directory(
+                self.target,
+                sources=sources,
+                needed_bytes=self.made.needed_bytes(shares=False),
+                work=work,
+                resume=self.options.resume,
+                sync=self.options.sync,
+            ) as output,
+            # What is removed now the others would miss, and not know why.
+            self.exchange.failing_first(),
+        ):
             for image in self.made.files.images:
                 output.create(image).abandon()
             paths = [output.path / image.name for image in self.made.files.images]
@@ -221,16 +225,20 @@ class _Run(NamedTuple):
         """Write what is this rank's own into the files that the first one has made, and wait until all is there."""
         begun = self.exchange.hear("the files to be made")
         hidden = partial_path(self.target)
-        if not is_of_run(hidden, begun["run"]):
+        with self.exchange.heeding():
+            self._check_seen(hidden, begun["run"])
+            self._fill(hidden, share, maps=begun["maps"])
+        self._end(hidden)
+        self.exchange.hear("the output to be published")
+
+    def _check_seen(self, hidden: Path, run: str) -> None:
+        if not is_of_run(hidden, run):
             raise DestinationError(
                 "ranks-disagree",
                 f"rank {self.exchange.rank} does not see the directory that rank 0 has made",
                 where=str(hidden),
                 hint="name a destination on a file system that all ranks share",
             )
-        self._fill(hidden, share, maps=begun["maps"])
-        self._end(hidden)
-        self.exchange.hear("the output to be published")
 
     def _fill(self, hidden: Path, share: _Share, *, maps: bool) -> None:
         how = FileOptions(sync=self.options.sync)
