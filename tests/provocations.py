@@ -19,6 +19,8 @@ from unittest import mock
 import pytest
 import torch
 from dcp_directories import write_dcp
+from elsewhere import SHARDS, reached, serve_everywhere, write_tiny
+from loopback import Loopback, Wrong, loopback
 from safetensors.torch import save_file
 
 import weighbridge as wb
@@ -729,6 +731,29 @@ def open_a_pipe(folder: Path) -> object:
     return wb.open(folder / "model.safetensors")
 
 
+@contextmanager
+def served(folder: Path) -> Iterator[Loopback]:
+    """A checkpoint behind a server on this machine, which all clients find."""
+    with loopback() as server, reached(server, folder):
+        serve_everywhere(server, write_tiny(folder / "served"))
+        yield server
+
+
+@provokes("remote-denied")
+def open_what_is_gated(folder: Path) -> object:
+    with served(folder) as server:
+        server.token = "another"
+        return wb.open("hf://org/tiny")
+
+
+@provokes("remote-no-ranges")
+def read_parts_of_whole_files(folder: Path) -> object:
+    pytest.importorskip("obstore", reason="needs the extra `remote`")
+    with served(folder) as server:
+        server.trouble = lambda asked: Wrong(whole=True)
+        return wb.open(f"s3://bucket/models/tiny/{SHARDS[0]}")
+
+
 @provokes("machine-unsupported")
 def read_on_another_machine(folder: Path) -> object:
     plan = wb.plan(checkpoint(folder), NORMS)
@@ -822,7 +847,7 @@ def load_quantised(folder: Path) -> object:
     transformers = pytest.importorskip("transformers", reason="needs the extra `transformers`")
     from weighbridge.integrations import transformers as wbt
 
-    return wbt.from_pretrained(transformers.AutoModel, checkpoint(folder), device_map="auto")
+    return wbt.from_pretrained(transformers.AutoModel, checkpoint(folder), quantization_config={"load_in_8bit": True})
 
 
 # Verification and commands

@@ -95,9 +95,3 @@ class Ranks:
         source = self.source(rank, str(out))
         with source.exchange.failing_first():
             return wb.Plan.bind(plan, source).write(out, **given)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-    }

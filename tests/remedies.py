@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from unittest import mock
 
+import pytest
 import torch
 from dcp_directories import write_dcp
 from provocations import (
@@ -39,6 +40,7 @@ from provocations import (
     one_process,
     quantised,
     raw_file,
+    served,
     sharded,
 )
 from safetensors.torch import save_file
@@ -61,6 +63,7 @@ class Remedy(NamedTuple):
 REMEDIES: Final[dict[str, list[Remedy]]] = {}
 
 BY_HAND: Final[dict[str, tuple[str, ...]]] = {
+    "remote-denied": ("a gated one is asked for\non its page",),
     "adapter-inexact": ("merge the adapter into its model with PEFT, and convert that",),
     "dcp-unsafe": ("only if you trust its origin",),
     "dcp-unsupported": ("open it with those that wrote it",),
@@ -1001,6 +1004,19 @@ def write_it_into_a_file(folder: Path) -> object:
     return wb.open(folder / "given.safetensors")
 
 
+@follows("remote-denied", "log in (hf auth login), or set HF_TOKEN to a token that may read this repository")
+def set_the_token(folder: Path) -> object:
+    pytest.importorskip("obstore", reason="needs the extra `remote`")
+    with served(folder / "again") as server:
+        server.token = "SECRETTOKEN"
+        return wb.open("hf://org/tiny")
+
+
+@follows("remote-no-ranges", "fetch the file, and open it here")
+def open_it_here(folder: Path) -> object:
+    return wb.open(folder / "served" / "model-00001-of-00002.safetensors")
+
+
 @follows("verify-failed", "weighbridge.diff(first, second) says how their tensors are related")
 def ask_for_the_difference(folder: Path) -> object:
     found = wb.diff(folder / "model", {"first.gamma": numbers(4) + 1, "third.gamma": numbers(4)})
@@ -1142,11 +1158,8 @@ def give_an_empty_list(folder: Path) -> object:
     return wb.plan(checkpoint(folder), [])
 
 
-@follows(
-    "integration-unsupported",
-    "device= places the model, mapping= renames, partial= and initialise= allow what is missing",
-)
-def say_it_otherwise(folder: Path) -> object:
+@follows("integration-unsupported", "leave it out: weights are loaded as they are, and quantised afterwards")
+def quantise_afterwards(folder: Path) -> object:
     import transformers
 
     from weighbridge.integrations import transformers as wbt
@@ -1156,10 +1169,8 @@ def say_it_otherwise(folder: Path) -> object:
     )
     path = folder / "bert"
     transformers.BertModel(config).save_pretrained(path)
-    missing = {"mapping": [], "partial": True}
-    named = {"mapping": wb.Mapping(initialise=["{any:**}"])}
-    calls = ({"device": "cpu"}, missing, named)
-    return [wbt.from_pretrained(transformers.BertModel, path, **options) for options in calls]
+    loaded = wbt.from_pretrained(transformers.BertModel, path, mapping=[])
+    return torch.ao.quantization.quantize_dynamic(loaded)
 
 
 # Verification and commands

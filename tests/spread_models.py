@@ -349,7 +349,19 @@ def work(backend: str, world: int, rank: int, folder: str, out: Any) -> None:
     os._exit(0)
 
 
+def warm_up(folder: Path) -> None:
+    """Do all of it once in the process that is forked then: each fork would import what is imported when it is used."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    model = spread("rows", 1, "meta")
+    wb.load(model, folder / "published", RULES)
+    wb.save(model, folder / "warm", sync=False)
+    dist.destroy_process_group()
+
+
 def main(backend: str, worlds: str, folder: str) -> None:
+    warm_up(Path(folder))
     context = multiprocessing.get_context("fork")
     for world in map(int, worlds.split(",")):
         ends = [context.Pipe(duplex=False) for _ in range(world)]

@@ -344,12 +344,13 @@ def test_a_model_is_made_on_a_gpu(dtype, tmp_path):
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
 def test_weights_are_made_on_a_device_before_the_library_takes_them(dtype, tmp_path, monkeypatch):
     """With the CPU as the device: what the library casts is made when it asks, everything else at once before."""
-    from weighbridge.integrations import transformers_loading
+    from weighbridge.integrations import transformers_placing
 
     filled = []
-    monkeypatch.setattr(wbt, "_accelerator", torch.device)
+    monkeypatch.setattr(wbt, "accelerator", torch.device)
+    monkeypatch.setattr(transformers_placing, "AT_HAND", ())
     monkeypatch.setattr(
-        transformers_loading, "fill_tensors", lambda wanted, *rest: filled.extend(wanted) or fill_tensors(wanted, *rest)
+        transformers_placing, "fill_tensors", lambda wanted, *rest: filled.extend(wanted) or fill_tensors(wanted, *rest)
     )
     model_class = mixture(tmp_path)
     ours = wbt.from_pretrained(model_class, tmp_path, dtype=dtype, device="cpu")
@@ -454,7 +455,7 @@ def test_a_weight_that_would_be_random_is_an_error_unless_declared(without_head,
 
 @understood
 @pytest.mark.corpus
-@pytest.mark.parametrize("refused", ["quantization_config", "state_dict", "device_map", "key_mapping"])
+@pytest.mark.parametrize("refused", ["quantization_config", "gguf_file"])
 def test_arguments_without_a_plan_are_refused(refused, corpus):
     path, model_class = case(corpus, "mixtral__MixtralForCausalLM")
     with pytest.raises(wb.RegistryError) as caught:

@@ -167,14 +167,14 @@ def test_what_somebody_else_put_there_meanwhile_stays(tmp_path: Path) -> None:
     """G17: the patch of another library was thrown away at the end of a load."""
     from transformers import modeling_utils
 
-    from weighbridge.integrations.transformers_loading import converted_by
+    from weighbridge.integrations.transformers_loading import Filled, converted_by
 
     name = "convert_and_load_state_dict_in_model"
     llama().save_pretrained(tmp_path / "hub")
     before = getattr(modeling_utils, name)
     calls: list[str] = []
     try:
-        with converted_by(lambda model: {}):
+        with converted_by(lambda model, load_config: Filled({})):
             ours = getattr(modeling_utils, name)
 
             def theirs(*args: Any, **options: Any) -> Any:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from conftest import ROOT
 from drawn_parts import held_of
 from hypothesis import given, settings, strategies as st
-from rank_runs import contents
+from left_files import contents
 from safetensors.torch import save_file
 from spread_models import RULES, SAVED_BY_8, TRAINED, WAYS, Net, fused, published, step
 from torch import nn

@@ -449,18 +449,80 @@ def test_a_model_that_accelerate_prepared_is_the_model(accelerate: Any, tmp_path
     assert saved.keys() == file.keys()
 
 
-def test_weights_that_accelerate_keeps_elsewhere_are_refused(accelerate: Any, tmp_path: Path) -> None:
-    """C9: a load would be undone by the next call of the model."""
+TIED = {"layers.1.up.weight": "layers.0.up.weight"}
+
+
+def tied_net() -> Net:
+    torch.manual_seed(0)
     model = Net()
-    plain = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    accelerate.cpu_offload(model, execution_device="cpu")
-    for use in (lambda: wb.load(model, plain, []), lambda: wb.save(model, tmp_path / "out", [])):
-        with pytest.raises(wb.RegistryError) as caught:
-            use()
-        assert caught.value.code == "integration-unsupported"
-    accelerate.hooks.remove_hook_from_submodules(model)  # as the hint says
-    wb.load(model, plain, [])
-    assert wb.verify(model, plain)
+    model.layers[1].up.weight = model.layers[0].up.weight
+    return model
+
+
+def used(model: torch.nn.Module) -> torch.Tensor:
+    """Run each block of a model as a hook would have it."""
+    rows = torch.arange(6.0).view(2, 3)
+    return torch.cat([block.down(block.up(rows)) for block in unwrap(model).layers])
+
+
+def offloaded(accelerate: Any, how: str, folder: Path) -> Any:
+    """Offload a model: all of it to memory or to files, or half of it, or in a wrapper, or once it has run."""
+    model = tied_net()
+    if how in ("to memory", "buffers too", "in a wrapper"):
+        accelerate.cpu_offload(model, execution_device="cpu", offload_buffers=how == "buffers too")
+    elif how == "part of it":
+        places = {"layers.0": "cpu", "layers.1": "disk", "norm": "cpu"}
+        accelerate.dispatch_model(model, places, offload_dir=folder)
+    else:
+        accelerate.disk_offload(model, folder, execution_device="cpu")
+    return torch.nn.DataParallel(checkpointed(model)) if how == "in a wrapper" else model
+
+
+@pytest.mark.parametrize("how", ["to memory", "buffers too", "in a wrapper", "part of it", "to files"])
+def test_weights_that_accelerate_keeps_elsewhere_are_the_models(accelerate: Any, how: str, tmp_path: Path) -> None:
+    """Read from memory or from files, and saved as the model was that nobody offloaded."""
+    plain = tied_net()
+    wanted = wb.save(plain, tmp_path / "plain", [])
+    model = offloaded(accelerate, how, tmp_path / "folder")
+    assert used(model).equal(used(plain))
+    assert wb.verify(model, plain.state_dict())
+    if how not in ("part of it", "to files"):
+        assert wb.open(model).header.ties == TIED
+    saved = wb.save(model, tmp_path / "out", [])
+    assert (saved / "model.safetensors").read_bytes() == (wanted / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("how", ["to memory", "buffers too", "in a wrapper"])
+def test_weights_that_accelerate_keeps_in_memory_are_set_there(accelerate: Any, how: str, tmp_path: Path) -> None:
+    """The next call of the model takes them from where they were set; a dtype that it would not take is refused."""
+    model, file = offloaded(accelerate, how, tmp_path), published()
+    file["layers.1.up.weight"] = file["layers.0.up.weight"]
+    wb.load(model, file, NORMS)
+    other = Net()
+    other.load_state_dict(as_read(file))
+    assert used(model).equal(used(other))
+    assert wb.verify(model, as_read(file))
+    wider = {key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in file.items()}
+    with pytest.raises(wb.PlanError) as caught:
+        wb.load(model, wider, NORMS)
+    assert "dtype-mismatch" in caught.value.codes
+    assert used(model).equal(used(other))
+    wb.load(model, wider, NORMS, dtype="target")  # as the hint says
+    assert wb.verify(model, as_read(file))
+
+
+def test_weights_that_accelerate_reads_from_files_are_not_set(accelerate: Any, tmp_path: Path) -> None:
+    """A load would be undone by the next call of the model."""
+    model, plain = offloaded(accelerate, "part of it", tmp_path), tied_net().state_dict()
+    with pytest.raises(wb.RegistryError) as caught:
+        wb.load(model, plain, [])
+    assert caught.value.code == "integration-unsupported"
+    assert caught.value.where.startswith("layers.1.up.weight, ")
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with pytest.raises(wb.CheckpointError) as lost:
+        wb.verify(model, plain)
+    assert (lost.value.code, "layers.1." in lost.value.where) == ("data-missing", True)
 
 
 # ---- processes ----

@@ -13,7 +13,8 @@ import torch
 from drawn_mappings import draw
 from drawn_parts import deal_all, touched
 from hypothesis import assume, given, settings, strategies as st
-from rank_runs import Ranks, at_once, contents, deal_alike
+from left_files import contents
+from rank_runs import Ranks, at_once, deal_alike
 from strategies import header_of, layouts
 
 import weighbridge as wb

@@ -14,28 +14,50 @@ from safetensors.torch import load_file, save_file
 import weighbridge as wb
 from weighbridge.algebra.copies import Copy, Loop
 from weighbridge.algebra.layout import Layout
-from weighbridge.algebra.squares import is_transpose, squares
+from weighbridge.algebra.squares import Pages, is_transpose, stripes
 from weighbridge.algebra.stitching import side_by_side
 from weighbridge.running import transposing
 
 
-@given(st.integers(2, 9), st.integers(2, 9), st.integers(1, 4), st.integers(1, 40))
+@given(
+    st.integers(2, 9), st.integers(2, 9), st.integers(1, 4), st.integers(1, 40), st.integers(1, 12), st.integers(1, 4)
+)
 def test_squares_write_each_element_once_and_are_no_larger_than_asked(
-    rows: int, columns: int, number: int, most: int
+    rows: int, columns: int, number: int, most: int, longest: int, page: int
 ) -> None:
     matrix = np.arange(number * rows * columns).reshape(number, rows, columns)
     layout = Layout.of(0, matrix.shape).permute((0, 2, 1))
-    flat, written = matrix.reshape(-1), np.full(matrix.size, -1)
+    flat, written, ends = matrix.reshape(-1), np.full(matrix.size, -1), 0
     for copy in layout.copies:
         assert is_transpose(copy)
-        for square in squares(copy, most):
-            assert 1 <= square.numel <= most
-            for row in range(square.rows):
-                for column in range(square.columns):
-                    at = square.target_start + row + column * square.target_stride
-                    assert written[at] == -1
-                    written[at] = flat[square.source_start + row * square.source_stride + column]
+        for stripe in stripes(copy, most, longest, Pages(page, most % page)):
+            for square in stripe:
+                assert 1 <= square.numel <= most
+                assert 1 <= square.rows <= longest
+                for row in range(square.rows):
+                    for column in range(square.columns):
+                        at = square.target_start + row + column * square.target_stride
+                        assert written[at] == -1
+                        written[at] = flat[square.source_start + row * square.source_stride + column]
+            assert (written[:ends] >= 0).all()
+            ends = square.target_start + (square.columns - 1) * square.target_stride + square.rows
     assert (written.reshape(number, columns, rows) == matrix.transpose(0, 2, 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("longest", "first", "rows"),
+    [
+        (400, 3, [19, 21]),
+        (400, 0, [24, 16]),
+        (15, 3, [3, 8, 8, 8, 8, 5]),
+        (7, 3, [7, 7, 7, 7, 7, 5]),
+    ],
+)
+def test_squares_end_where_pages_do(longest: int, first: int, rows: list[int]) -> None:
+    """A page has 8 elements; what cannot reach one takes no notice of them."""
+    turn = Copy(0, 0, 0, (Loop(30, 1, 40), Loop(40, 30, 1)))
+    for stripe in stripes(turn, 400, longest, Pages(8, first)):
+        assert [square.rows for square in stripe] == rows
 
 
 @pytest.mark.parametrize("loops", [(), (Loop(4, 1, 1),), (Loop(3, 2, 1),), (Loop(2, 1, 8), Loop(4, 4, 2))])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import zipfile
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import weighbridge as wb
 from weighbridge.base.specs import TensorSpec
 from weighbridge.storage import Extra, FileWriter, build_image
+from weighbridge.storage.outputs.checksums import Checksums
 from weighbridge.storage.outputs.torch_image import lay_out_torch
 
 RULES = wb.Mapping([wb.WeightRenaming("old", "new"), wb.WeightConverter("t", "t", [wb.Transpose(0, 1)])], name="rules")
@@ -258,7 +260,7 @@ def test_sizes_and_places_beyond_32_bits(tmp_path: Path) -> None:
         file.truncate(made.image.size_bytes)
         file.seek(made.image.tensors[1].offset)
         file.write(torch.tensor([1.5, -2.0]).numpy().tobytes())
-    made.complete(path, b"12345")
+    made.complete(path, b"12345", Checksums(partial(FileWriter.of_image, tmp_path)))
     assert path.stat().st_size == made.image.size_bytes
     with zipfile.ZipFile(path) as archive:
         sizes = [archive.getinfo(f"archive/data/{number}").file_size for number in range(3)]

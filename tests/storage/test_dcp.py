@@ -23,6 +23,8 @@ from dcp_directories import cuts, item_of, part_of, write_dcp
 from hypothesis import given, settings, strategies as st
 
 import weighbridge as wb
+from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.storage.protocol import pieces_of
 from weighbridge.storage.sharded.boxes import Box, boxes_between, find_fault
 
 
@@ -479,11 +481,35 @@ def test_file_that_changes_is_noticed(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_opening_loads_no_torch(tmp_path: Path) -> None:
-    folder = write_dcp(tmp_path, {"w": numbers(5, 3)}, {"w": ROWS})
-    script = "import sys, weighbridge as wb; print(wb.open(sys.argv[1]).header['w'], 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["F32", "[5,", "3]", "False"]
+def test_pieces_of_rows_are_the_bytes_that_are_read(tmp_path: Path) -> None:
+    columns = [((0, 0), (5, 1)), ((0, 1), (5, 2))]
+    boxes = {"rows": [ROWS[1], ROWS[2], ROWS[0]], "columns": columns}
+    folder = write_dcp(tmp_path, {"rows": numbers(5, 3), "columns": numbers(5, 3), "whole": numbers(5, 3)}, boxes)
+    checkpoint = wb.open(folder)
+    for key, start, stop in product(("rows", "whole"), (0, 1, 24, 59), (60, 59, 30, 24)):
+        pieces = pieces_of(checkpoint, key, start, max(0, stop - start))
+        assert pieces is not None
+        expected = bytearray(max(0, stop - start))
+        checkpoint.read(key, start, memoryview(expected))
+        assert b"".join(piece.path.read_bytes()[piece.offset :][: piece.size_bytes] for piece in pieces) == expected
+    assert pieces_of(checkpoint, "columns", 0, 60) is None
+    assert pieces_of(wb.open(Header({"w": TensorSpec("F32", (5, 3))})), "w", 0, 60) is None
+
+
+def test_rows_are_moved_there_and_back_without_torch(tmp_path: Path) -> None:
+    """To import it takes longer, and more memory, than to move some gigabytes."""
+    folder = write_dcp(tmp_path / "in", {"w": numbers(5, 3), "v": numbers(2, 3)}, {"w": ROWS})
+    script = """if True:
+        import sys, weighbridge as wb
+        print(wb.open(sys.argv[1]).header["w"], end=";")
+        made = wb.convert(sys.argv[1], sys.argv[2], [wb.WeightRenaming("w", "new")], sync=False)
+        wb.convert(made, sys.argv[3], (), to="dcp", sync=False)
+        print("torch" in sys.modules)"""
+    places = [str(tmp_path / name) for name in ("in", "out", "back")]
+    done = subprocess.run([sys.executable, "-c", script, *places], capture_output=True, text=True, check=True)
+    assert done.stdout == "F32 [5, 3];False\n"
+    for place, name in ((folder, "w"), (tmp_path / "out", "new"), (tmp_path / "back", "new")):
+        assert wb.open(place).tensor(name).equal(numbers(5, 3))
 
 
 def test_item_larger_than_four_gigabytes_is_found_by_its_directory(tmp_path: Path) -> None:

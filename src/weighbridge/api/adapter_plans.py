@@ -29,7 +29,9 @@ from weighbridge.planning.factors.adapter_tensors import Held, hold, invalid
 from weighbridge.planning.factors.naming import Naming
 from weighbridge.planning.factors.rectangles import IN
 from weighbridge.planning.plan_options import Options, read_options
-from weighbridge.storage.places.regular_files import read_small_file
+from weighbridge.storage.places.regular_files import read_settings, read_small_file
+from weighbridge.storage.remote.folders import find_beside
+from weighbridge.storage.remote.remote_files import Location
 
 if TYPE_CHECKING:
     from weighbridge.running.changed_files import FileChange, RecordedChange
@@ -140,14 +142,14 @@ def _spelled(name: str) -> str:
     return f"{name}= (--{name.lower().replace('_', '-')})"
 
 
-def _text_of(place: Path) -> str:
+def _text_of(place: Location) -> str:
     try:
-        return read_small_file(place, is_resolved=True)[0].decode("utf-8")
+        return read_settings(place).decode("utf-8")
     except ValueError as problem:
         raise invalid("the configuration of an adapter cannot be read", str(place), str(problem)) from None
 
 
-def _read_config(text: str, place: Path) -> PeftConfig:
+def _read_config(text: str, place: Location) -> PeftConfig:
     try:
         form = json.loads(text)
     except (ValueError, RecursionError) as problem:
@@ -251,18 +253,28 @@ def _new_files(adapter: Adapter, naming: Naming, said: MappingOf[str, Any]) -> t
     return (FileChange(CONFIG_NAME, adapter.text, after),) if PEFT in (naming.dialect, adapter.names.dialect) else ()
 
 
-def undo_changes(directory: Path, recorded: Iterable[RecordedChange]) -> tuple[tuple[FileChange, ...], tuple[str, ...]]:
+def undo_changes(
+    place: Path | str, recorded: Iterable[RecordedChange]
+) -> tuple[tuple[FileChange, ...], tuple[str, ...]]:
     """Return how files that an output's receipt says were changed become again what they were, and what to say of it.
 
     Args:
-        directory: The output.
+        place: The output; a path, or an address.
         recorded: What the receipt says.
     """
     made, notes = [], []
     for change in recorded:
-        path = directory / change.name
-        now = read_small_file(path)[0].decode("utf-8", "replace") if path.is_file() else ""
+        now = _text_now(place, change.name)
         if not change.is_as_written(now):
             notes.append(f"{change.name} is not what was written here: what it was before the conversion goes back")
         made.append(change.undo(now))
     return tuple(made), tuple(notes)
+
+
+def _text_now(place: Path | str, name: str) -> str:
+    """Return what a file of an output holds by now; nothing where it is not there."""
+    if isinstance(place, str):
+        found = find_beside(place, name)
+        return "" if found is None else read_settings(found).decode("utf-8", "replace")
+    path = place / name
+    return read_small_file(path)[0].decode("utf-8", "replace") if path.is_file() else ""

@@ -17,7 +17,10 @@ from weighbridge.models.model_sources import is_model
 from weighbridge.models.wrappers import unwrap
 from weighbridge.operations.configuration import UnreadConfig
 from weighbridge.planning.grouped.weights import Saying
-from weighbridge.storage.places.regular_files import read_small_file
+from weighbridge.storage.places.regular_files import read_settings, read_small_file
+from weighbridge.storage.remote.addresses import is_elsewhere, path_or_address, read_address
+from weighbridge.storage.remote.folders import find_beside
+from weighbridge.storage.remote.remote_files import Location
 
 if TYPE_CHECKING:
     from weighbridge.storage.places.directory import Extra
@@ -52,13 +55,32 @@ def read_given(given: Any) -> Any:
     """
     if not isinstance(given, str | Path):
         return given
-    path = Path(given).expanduser()
+    if is_elsewhere(given):
+        return _object(_read_elsewhere(str(given)), str(given))
+    path = Path(path_or_address(given)).expanduser()
     path = path / CONFIG if path.is_dir() else path
-    found = _read(path)
+    return _object(_read(path), str(path))
+
+
+def _read_elsewhere(address: str) -> Any:
+    """Read the configuration that an address names, or the one in the folder that it names.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found`, and as `open`.
+    """
+    name = read_address(address).file_name or CONFIG
+    found = find_beside(address, name)
+    if found is None:
+        what = "there is no such file"
+        raise CheckpointError("checkpoint-not-found", what, where=read_address(address).text, expected=name)
+    return _parse(read_settings(found), found)
+
+
+def _object(found: Any, where: str) -> dict[str, Any]:
     if isinstance(found, dict):
         return found
     cause = found.cause if isinstance(found, UnreadConfig) else f"a {type(found).__name__}"
-    raise WeighbridgeError("usage", "this is no configuration", where=str(path), expected="a JSON object", got=cause)
+    raise WeighbridgeError("usage", "this is no configuration", where=where, expected="a JSON object", got=cause)
 
 
 def config_near(given: Any, folder: Path) -> Any:
@@ -96,14 +118,18 @@ def _config_in(target: Any) -> Any:
         return config_beside(target)
     if not isinstance(target, str | Path):
         return None
-    path = Path(target).expanduser() / CONFIG
+    place = path_or_address(target)
+    if isinstance(place, str):
+        found = find_beside(place, CONFIG)
+        return None if found is None else _parse(read_settings(found), found)
+    path = place / CONFIG
     return _read(path) if path.is_file() else None
 
 
 def config_beside(source: Checkpoint, name: str = CONFIG) -> Any:
     """Return what the `config.json` beside a checkpoint's weights says, or another file; None where there is none."""
     path = next((extra.path for extra in source.extras if extra.name == name), None)
-    return None if path is None else _read(path, is_resolved=True)
+    return None if path is None else _parse(read_settings(path), path)
 
 
 def notes_on(config: Any) -> tuple[str, ...]:
@@ -138,7 +164,7 @@ def read_extra(extra: Extra) -> bytes:
     Raises:
         CheckpointError: `read-failed`.
     """
-    return read_small_file(extra.path, is_resolved=True)[0] if extra.content is None else extra.content
+    return read_settings(extra.path) if extra.content is None else extra.content
 
 
 def with_states_of(saying: Saying | None, target: Checkpoint | None) -> Saying | None:
@@ -179,8 +205,11 @@ def _states(source: Checkpoint, said: Mapping[str, Any]) -> dict[str, State]:
     return found
 
 
-def _read(path: Path, *, is_resolved: bool = False) -> Any:
-    raw, _ = read_small_file(path, is_resolved=is_resolved)
+def _read(path: Path) -> Any:
+    return _parse(read_small_file(path)[0], path)
+
+
+def _parse(raw: bytes, path: Location) -> Any:
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as problem:

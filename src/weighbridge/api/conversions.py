@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weighbridge.base.errors import PlanError, WeighbridgeError
@@ -35,13 +34,12 @@ def find_conversion(source: Checkpoint, mapping: Mapping) -> Plan | None:
         by a way back, which leads to the layout that the rules read.
     """
     rules = (mapping.forward or mapping).transforms
-    place = Path(source.where)
     if not rules or not _has_receipt(source):
         return None
     from weighbridge.running.receipt import read_recorded_mapping
 
     try:
-        form, reading = read_recorded_mapping(place)
+        form, reading = read_recorded_mapping(source.where)
         if _direction(Mapping.from_dict(form), reading, rules) is None:
             return None  # most receipts are of something else, and proving one takes longer than planning
     except WeighbridgeError:
@@ -92,7 +90,7 @@ def _recorded(source: Checkpoint) -> Plan | None:
     from weighbridge.running.receipt import read_receipt
 
     try:
-        return read_receipt(Path(source.where)).plan
+        return read_receipt(source.where).plan
     except WeighbridgeError:
         return None
 
@@ -140,4 +138,4 @@ def _has_receipt(source: Checkpoint) -> bool:
         return False
     from weighbridge.running.receipt import has_receipt
 
-    return has_receipt(Path(source.where))
+    return has_receipt(source.where)

@@ -43,6 +43,7 @@ from weighbridge.planning.grouped.weights import Saying
 from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES, Plan as CompiledPlan
 from weighbridge.planning.plan_options import Options, read_options
 from weighbridge.storage.joined import JoinedCheckpoint
+from weighbridge.storage.remote.addresses import path_or_address
 
 if TYPE_CHECKING:
     import torch
@@ -223,12 +224,17 @@ def _layout_at(target: Place) -> Checkpoint:
     try:
         return open(target)
     except CheckpointError as problem:
-        if problem.code == "checkpoint-not-found" and isinstance(target, str | Path) and Path(target).is_dir():
+        if problem.code == "checkpoint-not-found" and isinstance(target, str | Path) and _is_directory(target):
             problem.hint = (
                 "a target gives names and shapes, which no configuration holds: take the model itself, a checkpoint,\n"
                 "or the inventory of one, which weighbridge inspect CHECKPOINT --inventory header.json writes"
             )
         raise
+
+
+def _is_directory(place: str | Path) -> bool:
+    there = path_or_address(place)
+    return isinstance(there, Path) and there.is_dir()
 
 
 def convert(
@@ -343,20 +349,21 @@ def plan_revert(source: str | Path, *, lossy: bool = False, direct: bool = False
     """
     from weighbridge.running.receipt import read_receipt
 
-    checkpoint = open(Path(source), direct=direct)
-    receipt = read_receipt(Path(source))
+    place = path_or_address(source)
+    checkpoint = open(place, direct=direct)
+    receipt = read_receipt(place)
     back = receipt.plan.inverse(lossy=lossy)
     # What the model alone was to initialise is in no file, so a file does not lose it.
     dropped = tuple(fated for fated in back.dropped if fated.key in checkpoint.header)
-    notes = _changed_since(Path(source)) if receipt.digests is not None else ()
-    changes, said = undo_changes(Path(source), receipt.changed)
+    notes = _changed_since(place) if receipt.digests is not None else ()
+    changes, said = undo_changes(place, receipt.changed)
     # The other notes are about the way there.
     made = Plan.bind(replace(back, dropped=dropped, notes=(*notes, *said)), checkpoint)
     made.binding.changes = changes
     return made
 
 
-def _changed_since(output: Path) -> tuple[str, ...]:
+def _changed_since(output: Path | str) -> tuple[str, ...]:
     """Say which tensors of an output are not what its receipt says; what goes back is no longer what it came from."""
     from weighbridge.studies.verification import check_output
 

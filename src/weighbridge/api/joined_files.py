@@ -38,6 +38,7 @@ from weighbridge.storage.opening import split_entry
 from weighbridge.storage.places.directory import Extra, count_shards, list_names
 from weighbridge.storage.places.extras import find_extras
 from weighbridge.storage.protocol import Checkpoint
+from weighbridge.storage.remote.addresses import is_address
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -121,7 +122,8 @@ def _are_prefixes(place: Any) -> TypeGuard[Mapping[Any, str]]:
 
 
 def _is_pattern(path: Any) -> bool:
-    return isinstance(path, str) and "{" in path and not os.path.lexists(split_entry(Path(path))[0])
+    is_path = isinstance(path, str) and "{" in path and not is_address(path)
+    return is_path and not os.path.lexists(split_entry(Path(path))[0])
 
 
 def _join(prefixes: Mapping[str, str | None], entry: str | None) -> JoinedCheckpoint:

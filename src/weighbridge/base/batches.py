@@ -32,16 +32,21 @@ def windows_of(size_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 def run_in_batches(
-    work: Callable[[Item], Result], items: Sequence[Item], size_bytes: Callable[[Item], int]
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    size_bytes: Callable[[Item], int],
+    *,
+    workers: int | None = None,
 ) -> list[Result]:
     """Return what `work` gives for each item, in the order of the items, whatever the order in which it is done.
 
     After an exception nothing more is begun; of several, the one that comes first in the order of the items is raised.
 
     Args:
-        work: What to do with one item; called from `count_workers()` threads at a time.
+        work: What to do with one item; called from several threads at a time.
         items: The items.
         size_bytes: How large an item is.
+        workers: How many threads that are; None for `count_workers()`.
 
     Examples:
         >>> run_in_batches(str.upper, ["a", "b"], len)
@@ -59,7 +64,7 @@ def run_in_batches(
             raise
 
     try:
-        run_all((partial(run, number) for number in range(len(batches))), count_workers())
+        run_all((partial(run, number) for number in range(len(batches))), workers or count_workers())
     except Exception as problem:
         first = failed[min(failed)] if failed else problem
         raise first  # noqa: B904 - its own cause is the one to show

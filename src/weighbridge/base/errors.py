@@ -107,6 +107,8 @@ CODES: Final[dict[str, str]] = {
     "receipt-invalid": "an output's receipt is missing or cannot be read",
     "digests-missing": "an output's receipt holds no digests to compare with",
     "read-failed": "reading a file failed",
+    "remote-denied": "what lies elsewhere may not be read, or written, with the credentials that were found",
+    "remote-no-ranges": "a server sends whole files, and no parts of them",
     "machine-unsupported": "this machine keeps the bytes of a number in another order than the files",
     # destinations
     "destination-exists": "the destination is already there",

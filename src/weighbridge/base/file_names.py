@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePath
 from typing import Final
 
@@ -21,6 +22,21 @@ RECEIPT_NAME: Final = "weighbridge.json"
 
 RECORD_NAME: Final = "weighbridge-partial.json"
 """Name of what an unfinished output says of itself; it is gone before the output appears, and never carried along."""
+
+
+_INDEX = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt)\.index\.[^.]+\.json|.*\.index\.json", re.DOTALL)
+
+
+def names_index(path: str | PurePath) -> bool:
+    """Tell whether a path's last part is the name of a shard index, that of a variant among them.
+
+    Examples:
+        >>> names_index("model.safetensors.index.json"), names_index("model.safetensors.index.fp16.json")
+        (True, True)
+        >>> names_index("header.index.old.json")
+        False
+    """
+    return _INDEX.fullmatch(PurePath(path).name) is not None
 
 
 def names_torch_file(path: str | PurePath) -> bool:

@@ -1,13 +1,48 @@
-"""Tell whether the library would read a file as it is meant, by the names that its own rules give each tensor."""
+"""What the library makes of a file by the names that its own rules give each tensor."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from weighbridge.algebra.layout import Layout
 from weighbridge.mappings.transformers_table import library_module, library_name
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
+
+
+class LibraryNames:
+    """Gives tensors of a checkpoint the names that the library's loading gives them.
+
+    Args:
+        rules: The library's rules for the checkpoint.
+        prefix: The name of the base model, which it puts in front of a key or takes away.
+        state: The tensors of the model, by name.
+    """
+
+    def __init__(self, rules: Iterable[Any], prefix: str, state: Mapping[str, Any]) -> None:
+        converting = library_module("core_model_loading")
+        self._rename, converter = (library_name(converting, name) for name in ("rename_source_key", "WeightConverter"))
+        listed = [*rules]
+        self._renames = [rule for rule in listed if not isinstance(rule, converter)]
+        self._converters = [rule for rule in listed if isinstance(rule, converter)]
+        self._prefix, self._state = prefix, state
+
+    def find(self, key: str) -> tuple[str, str | None]:
+        """Return the name of a tensor, and the pattern of the converter that takes it; what leads nowhere is undone."""
+        name, pattern = self._rename(key, self._renames, self._converters, self._prefix, self._state)
+        if name not in self._state and key in self._state:
+            name, pattern = self._rename(key, [], [], self._prefix, self._state)
+        return name, pattern
+
+    def unexpected(self, key: str) -> list[str]:
+        """Return what the library calls a tensor that it finds no place for; nothing where it has one."""
+        name, pattern = self.find(key)
+        if name in self._state:
+            return []
+        taken = next((rule for rule in self._converters if pattern in rule.source_patterns), None)
+        first, *others = taken.target_patterns if taken is not None else [name]
+        return [name, *(name.replace(first, other) for other in others)]
 
 
 def is_read_by_library(model: Any, back: Plan) -> bool:
@@ -19,24 +54,12 @@ def is_read_by_library(model: Any, back: Plan) -> bool:
         model: A model of the library, without wrappers.
         back: The plan that makes the file of the model.
     """
-    converting = library_module("core_model_loading")
-    rename, converter = library_name(converting, "rename_source_key"), library_name(converting, "WeightConverter")
     rules = library_name(library_module("conversion_mapping"), "get_model_conversion_mapping")(model)
-    renames = [rule for rule in rules if not isinstance(rule, converter)]
-    converters = [rule for rule in rules if isinstance(rule, converter)]
-    prefix, state = model.base_model_prefix, back.source.specs
-
-    def found(key: str) -> tuple[str, bool]:
-        """Name a tensor as the library's loading does, which takes back what leads nowhere."""
-        name, pattern = rename(key, renames, converters, prefix, state)
-        if name not in state and key in state:
-            name, pattern = rename(key, [], [], prefix, state)
-        return name, pattern is not None
-
+    names = LibraryNames(rules, model.base_model_prefix, back.source.specs)
     for step in back.steps:
         for key in step.targets:
-            name, is_converted = found(key)
-            if name not in step.sources or not (is_converted or _is_unmoved(step)):
+            name, pattern = names.find(key)
+            if name not in step.sources or not (pattern is not None or _is_unmoved(step)):
                 return False
     return True
 

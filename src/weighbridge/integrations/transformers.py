@@ -16,13 +16,18 @@ the library's own rules alone, as it mounts them: what the library has written m
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from weighbridge.base.errors import CheckpointError, RegistryError
+from weighbridge.integrations.transformers_arguments import (
+    accelerator,
+    asked_of,
+    open_weights,
+    refuse_arguments,
+    refuse_folder,
+)
 from weighbridge.mappings.exception_rules import Rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import Mapping, as_mapping
@@ -40,23 +45,6 @@ if TYPE_CHECKING:
     from weighbridge.api.bound_plan import Plan
 
 __all__ = ["UNDERSTOOD", "from_pretrained", "registry", "resolve", "save_pretrained"]
-
-_REFUSED: Final = (
-    "device_map",
-    "distributed_config",
-    "gguf_file",
-    "ignore_mismatched_sizes",
-    "key_mapping",
-    "output_loading_info",
-    "quantization_config",
-    "state_dict",
-    "tp_plan",
-    "tp_size",
-    "variant",
-)
-"""Arguments of the library's call that a plan has no part for."""
-
-_DOWNLOAD: Final = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 
 def resolve(model_or_config: Any) -> Mapping:
@@ -186,7 +174,7 @@ def _model_of(config: Any) -> Any:
 
 def from_pretrained(
     model_class: Any,
-    path: str | Path,
+    path: str | Path | None,
     *,
     config: Any = None,
     dtype: Any = None,
@@ -211,7 +199,7 @@ def from_pretrained(
 
     Args:
         model_class: A model class of the library, or one of its `Auto` classes.
-        path: Directory of the checkpoint, or a name on the hub.
+        path: Directory of the checkpoint, or a name on the hub; None where the weights are given as `state_dict`.
         config: As in the library.
         dtype: As in the library: a torch dtype, or "auto" (the default) for the configuration's or the checkpoint's.
         device: Where the model is wanted; None for the CPU. Weights are made on an accelerator from the start if
@@ -231,69 +219,42 @@ def from_pretrained(
         dequantize: Load a quantised checkpoint into the plain model, with the numbers that its codes stand for, as is
             also done where the library would compute them; see `docs/quantised.md`. Values of the configuration are
             then given by `config`. Otherwise codes are loaded as they are, where the library's model has them.
-        arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration.
+        arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration;
+            `device_map` with `max_memory`, `offload_folder` and `offload_buffers`, `key_mapping`, `state_dict`,
+            `variant`, `ignore_mismatched_sizes` and `output_loading_info` among them; see `docs/transformers.md`.
 
     Returns:
-        The model, in evaluation mode.
+        The model, in evaluation mode; with `output_loading_info` also what the library says of the load.
 
     Raises:
         PlanError: `plan-failed` with every problem, `layout-ambiguous`, `model-mismatch`, `cast-overflow`.
         RegistryError: `integration-unsupported` for an argument or a kind of checkpoint that has no plan,
             `integration-version`.
         CheckpointError: As `weighbridge.open`.
-        WeighbridgeError: `usage` for another word about huge pages.
+        WeighbridgeError: `usage` for another word about huge pages, for two words about the device, and for weights
+            that go to the disk without a folder of their own for them.
     """
-    from weighbridge.integrations.transformers_loading import Load, converted_by
+    from weighbridge.integrations.transformers_loading import Load
     from weighbridge.integrations.transformers_numbers import read_for_library
-    from weighbridge.storage import open_checkpoint
     from weighbridge.storage.places.huge_pages import decided
 
-    _refuse([name for name in _REFUSED if arguments.get(name)])
+    refuse_arguments(model_class, path, config, device, arguments)
     options = Options(
         partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout, allow_overflow=allow_overflow
     )
-    directory, on = _local(path, arguments), _accelerator(device)
-    placed = {} if on is None else {"device_map": {"": on}}
-    checkpoint = open_checkpoint(directory)
-    read = read_for_library(checkpoint, directory, config, dtype, dequantize=dequantize, **placed)
+    on, (checkpoint, directory) = accelerator(device), open_weights(path, arguments)
+    refuse_folder(arguments.get("offload_folder"), directory)
+    arguments |= {} if on is None else {"device_map": {"": on}}
+    placed = arguments.get("device_map")
+    read = read_for_library(checkpoint, directory, config, dtype, dequantize=dequantize, device_map=placed)
     rules = None if mapping is None else find_mapping(mapping)
-    load = Load(read.checkpoint, rules, resolve, options, copy, resolve_theirs, on, read.note, read.saying)
-    with decided(huge_pages), converted_by(load.fill):
-        model = model_class.from_pretrained(path, config=read.config, dtype=read.dtype, **placed, **arguments)
-    load.finish(model)
-    return model if device is None else model.to(device)
-
-
-def _accelerator(device: Any) -> Any:
-    """Return the device on which the library can make a model from the start; None if there is none to speak of."""
-    import torch
-
-    if device is None or torch.device(device).type == "cpu" or importlib.util.find_spec("accelerate") is None:
-        return None
-    return torch.device(device)
-
-
-def _refuse(names: list[str]) -> None:
-    if names:
-        raise RegistryError(
-            "integration-unsupported",
-            "a load through a plan does not take these arguments",
-            got=", ".join(names),
-            hint="device= places the model, mapping= renames, partial= and initialise= allow what is missing",
-        )
-
-
-def _local(path: str | Path, arguments: dict[str, Any]) -> Path:
-    """Return the directory of a checkpoint; one from the hub is fetched first, weights and settings only."""
-    root = Path(path)
-    if not root.exists() and (root.is_absolute() or str(path).count("/") != 1 or str(path).startswith(".")):
-        raise CheckpointError("checkpoint-not-found", "there is no such directory", where=str(path))
-    if not root.exists():
-        from huggingface_hub import snapshot_download
-
-        wanted = {name: arguments[name] for name in _DOWNLOAD if arguments.get(name) is not None}
-        root = Path(snapshot_download(str(path), allow_patterns=["*.safetensors", "*.json", "*.model"], **wanted))
-    return root / arguments["subfolder"] if arguments.get("subfolder") else root
+    load = Load(read.checkpoint, rules, resolve, options, copy, resolve_theirs, read.note, read.saying)
+    load.asked = asked_of(arguments)
+    with decided(huge_pages):
+        found = load.run(model_class, path, config=read.config, dtype=read.dtype, **arguments)
+    if device is not None:
+        (found[0] if load.asked.info else found).to(device)
+    return found
 
 
 def save_pretrained(
@@ -340,6 +301,7 @@ def save_pretrained(
     from weighbridge.api.live_models import plan_recorded, split_options, takes_record
     from weighbridge.integrations.transformers_saving import (
         is_of_another_class,
+        library_names,
         refuse_other_names,
         say_other_class,
         settings_of,
@@ -356,6 +318,7 @@ def save_pretrained(
         back = None
         if takes_record(model, mapping, layout) and (layout is not None or not is_other):
             back = plan_recorded(model, planning, lossy=lossy, held=held)
+        writing |= {} if back is None else library_names(back)
         if back is not None and is_other:
             return back.write(out, **writing)
         if back is not None:

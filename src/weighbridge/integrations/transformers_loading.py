@@ -8,13 +8,12 @@ that function is given what a plan writes, under the model's own names, and no r
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping as MappingOf
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -23,16 +22,22 @@ from weighbridge.api.dequantised import say_computed
 from weighbridge.base.errors import PlanError, RegistryError
 from weighbridge.base.process.process_locks import ProcessLock
 from weighbridge.base.specs import Header
-from weighbridge.base.spelling import exact_pattern, literally
+from weighbridge.base.spelling import exact_pattern
+from weighbridge.integrations.library_reading import LibraryNames
+from weighbridge.integrations.transformers_arguments import Asked
 from weighbridge.integrations.transformers_choice import plan_by_either
-from weighbridge.integrations.transformers_names import equal_ones, unsaved_names
+from weighbridge.integrations.transformers_excuses import excused, expected_left_over, may_be_missing
+from weighbridge.integrations.transformers_names import equal_ones
+from weighbridge.integrations.transformers_placing import share_on_disk, start_on_devices, stored_on_disk
+from weighbridge.integrations.transformers_sizes import SIZE_FAULTS, find_other_sizes
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.integrations.transformers_weights import Pending, prove
 from weighbridge.mappings.bound_offsets import bind_offsets
-from weighbridge.mappings.exception_rules import Carry, Initialise, exception_rules
+from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, exception_rules
 from weighbridge.mappings.mapping import Mapping as NameMapping, MappingLike, as_mapping
 from weighbridge.mappings.transformers_table import library_module, library_name
 from weighbridge.mappings.wrapped_names import look_through
+from weighbridge.models.changed_models import OTHER_SIZE
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.module_loading import remember
 from weighbridge.models.modules import module_header
@@ -42,13 +47,28 @@ from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.grouped.weights import Saying
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.plan_options import Options
-from weighbridge.running.devices import fill_tensors
 from weighbridge.running.results import mapped_files
 from weighbridge.running.taken_values import check_conditions, refuse_own
 from weighbridge.running.ties import value_classes
 from weighbridge.storage.protocol import Checkpoint
 
 _LOG: Final = logging.getLogger("weighbridge")
+
+
+class Filled(NamedTuple):
+    """What the library is told.
+
+    Args:
+        tensors: Those that it is to set.
+        on_disk: Where those are that stay on the disk; None where none do.
+        left_over: Tensors of the checkpoint without a place that it is to report.
+        dropped: Those that a rule of the caller's left out.
+    """
+
+    tensors: dict[str, Pending | torch.Tensor]
+    on_disk: dict[str, Any] | None = None
+    left_over: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -62,9 +82,9 @@ class Load:
         find_theirs: Gives the library's own rules for a model, for a file that its mapping does not fit; None without.
         options: What the caller declares.
         copy: Give every tensor memory of its own; otherwise one that a file holds as it is wanted is mapped.
-        device: Where the library puts the weights, if not on the CPU.
         note: What is to be said of the plan.
         saying: What is said of how the checkpoint's weights are quantised.
+        asked: What the library's own arguments ask.
     """
 
     checkpoint: Checkpoint
@@ -73,29 +93,48 @@ class Load:
     options: Options
     copy: bool = False
     find_theirs: Callable[[Any], MappingLike] | None = None
-    device: torch.device | None = None
     note: str = ""
     saying: Saying | None = None
+    asked: Asked = field(default_factory=Asked)
     tensors: dict[str, Pending] = field(default_factory=dict)
     states: dict[str, Pending] = field(default_factory=dict)
     plan: Plan | None = None
     ties: MappingOf[str, str] = field(default_factory=dict)
     declared_ties: MappingOf[str, str] = field(default_factory=dict)
 
-    def fill(self, model: Any) -> dict[str, Pending]:
+    def run(self, model_class: Any, path: Any, **arguments: Any) -> Any:
+        """Let the library load a model, prove it, and return what the library returns.
+
+        Args:
+            model_class: The class.
+            path: Where the library looks for settings.
+            arguments: What else the library is given.
+        """
+        with converted_by(self.fill):
+            found = model_class.from_pretrained(path, **arguments)
+        self.finish(found[0] if self.asked.info else found)
+        return found
+
+    def fill(self, model: Any, load_config: Any) -> Filled:
         """Plan the load for the library's model, and return what the plan writes.
+
+        Args:
+            model: The model, on the meta device.
+            load_config: What the library was told.
 
         Raises:
             PlanError: `layout-ambiguous`, `plan-failed`;
                 the latter with a `tie-differs` for a weight that is tied to two values alike.
-            RegistryError: `integration-unsupported` for a class that loads more models than one.
+            RegistryError: `integration-unsupported` for a class that loads more models than one, and for what the disk
+                cannot hold.
+            WeighbridgeError: `usage` for weights that go to the disk without a folder for them.
         """
         if self.plan is not None:
             raise RegistryError("integration-unsupported", "this class loads several models", got=type(model).__name__)
         held = take_stock(model)
         header, self.declared_ties = header_with_ties(model, held.header(self.checkpoint.header)), declared_ties(model)
         self.options = replace(self.options, carry=(*exception_rules(Carry, self.options.carry), *self._made_by(held)))
-        self.plan = self._compile(model, header)
+        self.plan, other = self._compile_sized(model, header)
         check_conditions(self.plan, self.checkpoint)
         refuse_own(self.plan)
         differing = [classes for classes in value_classes(self.plan, self.checkpoint, header.ties) if len(classes) > 1]
@@ -110,18 +149,9 @@ class Load:
                 found = (Pending(step, key, self.checkpoint, mapped) for key in step.writes if key in header)
                 self.tensors |= {pending.key: pending for pending in found}
         self.states = {key: self.tensors.pop(key) for key in held.extra if key in self.tensors}
-        if self.device is not None:
-            self._fill_on(self.device, header)
-        return self.tensors
-
-    def _fill_on(self, device: torch.device, header: Header) -> None:
-        """Make all weights on the device at once, but for those that the library casts: it holds both for a moment."""
-        fitting = (
-            pending
-            for key, pending in self.tensors.items()
-            if pending.step.program.targets[pending.number].dtype == header[key].dtype
-        )
-        fill_tensors([pending.start(device) for pending in fitting], self.checkpoint)
+        on_disk = stored_on_disk(self.tensors, model, header, load_config)
+        start_on_devices(self.tensors, model, load_config)
+        return Filled({**self.tensors, **other}, on_disk, *self._left_over(self.plan))
 
     def _made_by(self, held: Holdings) -> Iterator[Carry]:
         """Yield a rule for each tensor of the checkpoint that a hook of the model makes anew."""
@@ -145,6 +175,27 @@ class Load:
             _LOG.warning("%s, the dtype that the library loads this model in", line)
         remember(model, plan, self.checkpoint)
         return plan
+
+    def _compile_sized(self, model: Any, header: Header) -> tuple[Plan, dict[str, torch.Tensor]]:
+        """Plan the load, and return what the library is to find in another size; nothing unless sizes are ignored."""
+        try:
+            return self._compile(model, header), {}
+        except PlanError as problem:
+            if not self.asked.ignores_sizes or SIZE_FAULTS.isdisjoint(problem.codes):
+                raise
+        other = find_other_sizes(partial(self._compile, model), header)
+        drop = (*exception_rules(Drop, self.options.drop), *other.drop)
+        initialise = (*exception_rules(Initialise, self.options.initialise), *other.initialise)
+        self.options = replace(self.options, drop=drop, initialise=initialise)
+        return self._compile(model, header), other.in_their_place(header)
+
+    def _left_over(self, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the tensors of the checkpoint without a place, and those that a rule leaves out, if they are told."""
+        if not self.asked.info:
+            return (), ()
+        kept = [key for step in plan.steps if step.fate == "carried" for key in step.sources]
+        dropped = [fated.key for fated in plan.dropped if not fated.by.startswith(OTHER_SIZE)]
+        return tuple(kept), tuple(dropped)
 
     def _compile(self, model: Any, header: Header) -> Plan:
         """Plan by the model's mapping, or by the library's own rules where its names do not fit."""
@@ -193,7 +244,10 @@ class Load:
 
     def _mapping_of(self, header: Header) -> NameMapping:
         assert self.mapping is not None
-        return look_through(bind_offsets(as_mapping(self.mapping), self.options.config), self.checkpoint.header, header)
+        mapping = bind_offsets(as_mapping(self.mapping), self.options.config)
+        if self.asked.renames:
+            mapping = replace(mapping, transforms=tuple(dict.fromkeys((*self.asked.renames, *mapping.transforms))))
+        return look_through(mapping, self.checkpoint.header, header)
 
     def _declared(self, model: Any, header: Header) -> Options | None:
         """Add what the library's class says may be left over, and which weights may be missing, as it makes them."""
@@ -202,8 +256,8 @@ class Load:
         except PlanError:
             return None
         left = [key for step in plan.steps if step.fate == "carried" for key in step.sources if key not in header]
-        carry = _excused(left, _expected_left_over(model), model, list(self.checkpoint.header))
-        initialise = list(_may_be_missing([fated.key for fated in plan.initialised], model, list(header)))
+        carry = excused(left, expected_left_over(model), model, list(self.checkpoint.header))
+        initialise = list(may_be_missing([fated.key for fated in plan.initialised], model, list(header)))
         if not carry and not initialise:
             return None
         return replace(
@@ -220,55 +274,6 @@ class Load:
         return self._plan(made, replace(self.options, dtype="target"))
 
 
-# ---- what the library's classes excuse ----
-
-
-def _patterns(model: Any, name: str) -> dict[str, str]:
-    """Return a class's own list of excused keys: each pattern with what to call the rule."""
-    patterns = sorted(getattr(model, name, None) or ())  # the library keeps sets
-    return {pattern: f"{type(model).__name__}.{name}: {pattern}" for pattern in patterns}
-
-
-def _may_be_missing(keys: list[str], model: Any, among: list[str]) -> Iterator[Initialise]:
-    """Yield a rule for each weight that a class makes itself where a file lacks it; some are in no file, ever."""
-    unsaved = unsaved_names(model)
-    for are_saved in (True, False):
-        absent = [key for key in keys if (key not in unsaved) == are_saved]
-        excused = _excused(absent, _patterns(model, "_keys_to_ignore_on_load_missing"), model, among)
-        yield from (Initialise(pattern, why, saved=are_saved) for pattern, why in excused)
-
-
-def _expected_left_over(model: Any) -> dict[str, str]:
-    """Return the patterns of the keys that the library leaves aside in silence; two of them hold for every class."""
-    patterns = _patterns(model, "_keys_to_ignore_on_load_unexpected")
-    buffers = [name for name, _ in model.named_buffers()]
-    for ending, pattern in (("rotary_emb.inv_freq", r"rotary_emb\.inv_freq"), ("position_ids", r"(^|\.)position_ids$")):
-        if any(name.endswith(ending) for name in buffers):
-            patterns[pattern] = f"{ending} is computed by the model"
-    return patterns
-
-
-def _excused(keys: list[str], patterns: dict[str, str], model: Any, among: list[str]) -> list[tuple[str, str]]:
-    """Return a rule for each of the keys that a pattern of the library excuses, with the reason."""
-    prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
-    found: dict[str, str] = {}
-    for key in keys:
-        for pattern, why in patterns.items():
-            if any(re.search(pattern, name) for name in (key, prefix + key, key.removeprefix(prefix))):
-                found.setdefault(key, why)
-    return list(dict.fromkeys((_rule_for(key, found, among), why) for key, why in found.items()))
-
-
-def _rule_for(key: str, excused: dict[str, str], among: list[str]) -> str:
-    """Write a pattern for a key: for all that differ in the last index, if those are excused as well."""
-    head, index, tail = re.fullmatch(r"(?:(.*\.)?(\d+)(?=\.|$))?(.*)", key).groups()  # type: ignore[union-attr]
-    if index is not None:
-        alike = re.compile(rf"{re.escape(head or '')}\d+{re.escape(tail)}")
-        if all(other in excused for other in among if alike.fullmatch(other)):
-            return f"^{literally(head or '')}*{literally(tail)}$"
-    return exact_pattern(key)
-
-
 # ---- the way into the library ----
 
 _NUMBERS: Final = "with dequantize, the numbers that the codes stand for are loaded into the plain model"
@@ -276,18 +281,19 @@ _NUMBERS: Final = "with dequantize, the numbers that the codes stand for are loa
 
 _FUNCTION: Final = "convert_and_load_state_dict_in_model"
 
-_filling: ContextVar[Callable[[Any], dict[str, Pending]] | None] = ContextVar("weighbridge_filling", default=None)
+_filling: ContextVar[Callable[[Any, Any], Filled] | None] = ContextVar("weighbridge_filling", default=None)
 _lock = ProcessLock()
 _users = 0
 _installed: Final[list[partial[Any]]] = []
 
 
 @contextmanager
-def converted_by(fill: Callable[[Any], dict[str, Pending]]) -> Iterator[None]:
+def converted_by(fill: Callable[[Any, Any], Filled]) -> Iterator[None]:
     """Let `fill` take the place of the library's conversion in this thread; other threads' loads are not touched.
 
     Args:
-        fill: Called with the library's model, on the meta device; returns the tensors to set, by the model's names.
+        fill: Called with the library's model, on the meta device, and what the library was told; returns the tensors
+            to set, by the model's names.
 
     Raises:
         RegistryError: `integration-version`.
@@ -336,7 +342,10 @@ def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_
     # What it is given are the model's own tensors, which leaves nothing for a quantizer to do.
     left = replace(load_config, weight_mapping=[], hf_quantizer=None)
     try:
-        found = original(model, fill(model), left, disk_offload_index)
+        filled = fill(model, load_config)
+        found = original(model, filled.tensors, left, filled.on_disk)
+        share_on_disk(filled.on_disk, model)
+        _report(found[0], filled, load_config.weight_mapping or [], model)
     except PlanError as problem:
         if quantizer is not None and _is_about_codes(problem, model):
             problem.hint = _NUMBERS
@@ -345,6 +354,15 @@ def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_
         _filling.reset(token)
     _remember_rules(model, load_config.weight_mapping or [], sorted(state_dict))
     return found
+
+
+def _report(loading_info: Any, filled: Filled, rules: list[Any], model: Any) -> None:
+    """Add to what the library found out the tensors that it never saw, under the names that it would give them."""
+    if filled.left_over or filled.dropped:
+        names = LibraryNames(rules, model.base_model_prefix, model.state_dict())
+        unexpected = library_name(loading_info, "unexpected_keys")
+        unexpected.update(name for key in filled.left_over for name in names.unexpected(key))
+        unexpected.update(name for key in filled.dropped for name in names.unexpected(key) or [key])
 
 
 def _is_about_codes(problem: PlanError, model: Any) -> bool:
@@ -360,10 +378,7 @@ def _keeps_codes(quantizer: Any) -> bool:
 
 def _remember_rules(model: Any, rules: list[Any], keys: list[str]) -> None:
     """Leave on the model the rules that fit its checkpoint, so that the library's own save does what it always does."""
-    converting = library_module("core_model_loading")
-    rename, converter = library_name(converting, "rename_source_key"), library_name(converting, "WeightConverter")
-    renames = [rule for rule in rules if not isinstance(rule, converter)]
-    converters = [rule for rule in rules if isinstance(rule, converter)]
+    names = LibraryNames(rules, "", {})
     for key in keys:
-        rename(key, renames, converters)
+        names.find(key)
     model._weight_conversions = [rule for rule in rules if rule.was_used()]

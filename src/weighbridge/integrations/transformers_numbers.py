@@ -37,13 +37,13 @@ class LibraryInput(NamedTuple):
 
 
 def read_for_library(
-    checkpoint: Checkpoint, directory: Path, config: Any, dtype: Any, *, dequantize: bool, device_map: Any = None
+    checkpoint: Checkpoint, directory: Path | None, config: Any, dtype: Any, *, dequantize: bool, device_map: Any = None
 ) -> LibraryInput:
     """Decide how a checkpoint's quantised weights are read, if it has any.
 
     Args:
         checkpoint: The opened checkpoint.
-        directory: Where its configuration is.
+        directory: Where its configuration is, if none is given.
         config: The library's configuration, which stays as it is; None to read it.
         dtype: The dtype that was asked for; None for the configuration's, or that of the other weights.
         dequantize: Whether numbers are asked for; they are also read where the library would compute them itself.
@@ -53,13 +53,22 @@ def read_for_library(
         CheckpointError: As `compute_codes`.
         RegistryError: `integration-unsupported` where part of its weights cannot be computed; `integration-version`.
     """
-    own = config_beside(checkpoint) if config is None else vars(config)
+    own = config_beside(checkpoint) if config is None else _values_of(config)
     said = own.get(QUANTISATION) if isinstance(own, dict) else None
     said = said if isinstance(said, dict) or hasattr(said, "to_dict") else None  # of anything else the library speaks
     if dequantize or (said is not None and _is_computed_by_library(said, device_map)):
         return _read_as_numbers(checkpoint, directory, config, dtype)
     saying = saying_of(checkpoint, {QUANTISATION: _form(said)} if said else None)
     return LibraryInput(checkpoint, config, dtype, saying=saying)
+
+
+def _values_of(config: Any) -> dict[str, Any]:
+    """Return what a configuration says, which may be given by its path or its name on the hub."""
+    from transformers import PreTrainedConfig
+
+    is_named = isinstance(config, str | Path)
+    values: dict[str, Any] = PreTrainedConfig.get_config_dict(config)[0] if is_named else vars(config)
+    return values
 
 
 def _form(said: Any) -> Any:
@@ -85,11 +94,12 @@ def _is_computed_by_library(said: Any, device_map: Any) -> bool:
     return bool(getattr(quantizer.quantization_config, "dequantize", False))
 
 
-def _read_as_numbers(checkpoint: Checkpoint, directory: Path, config: Any, dtype: Any) -> LibraryInput:
+def _read_as_numbers(checkpoint: Checkpoint, directory: Path | None, config: Any, dtype: Any) -> LibraryInput:
     """Take the numbers that a quantised checkpoint's codes stand for, if it has any."""
     from transformers import AutoConfig
 
-    own = AutoConfig.from_pretrained(directory) if config is None else config
+    place = directory if config is None else config
+    own: Any = AutoConfig.from_pretrained(place) if isinstance(place, str | Path) else place
     said = getattr(own, QUANTISATION, None)
     plain = type(own).from_dict({name: value for name, value in own.to_dict().items() if name != QUANTISATION})
     wanted = dtype if dtype not in (None, "auto") else plain.dtype or _dtype_of(checkpoint.header)

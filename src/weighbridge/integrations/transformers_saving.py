@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from weighbridge.api.configurations import config_beside, saying_of
 from weighbridge.api.live_models import naming_the_ways_out, say
 from weighbridge.api.renamed_configs import follow_names
 from weighbridge.base.errors import WeighbridgeError
-from weighbridge.base.file_names import names_torch_file
+from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, names_torch_file
 from weighbridge.base.keys import collapse
 from weighbridge.integrations.transformers_names import leave_out_unsaved
 from weighbridge.mappings.exception_rules import Drop, exception_rules
@@ -31,7 +30,9 @@ from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import read_options
 from weighbridge.running.by_ranks.held_source import HeldSource
+from weighbridge.storage.formats.safetensors_write import WEIGHTS_NAME
 from weighbridge.storage.places.directory import Extra
+from weighbridge.storage.places.regular_files import read_settings
 
 _GENERATION: Final = "generation_config.json"
 
@@ -82,6 +83,18 @@ def refuse_other_names(out: str | Path, options: dict[str, Any]) -> None:
             "weighbridge.save(model, out, name=...) takes any",
         )
         raise WeighbridgeError("usage", what, got=f"name={options['name']!r}", hint=hint)
+
+
+def library_names(back: Plan) -> dict[str, str]:
+    """Return the option that names files as the library looks for them, where those that came in had other names.
+
+    Args:
+        back: The way back.
+    """
+    files = back.target_files
+    names = () if files is None else [files.index_name] if files.index_name else [image.name for image in files.images]
+    is_found = all(name in (WEIGHTS_NAME, WEIGHTS_NAME + INDEX_SUFFIX) for name in names)
+    return {} if is_found else {"name": WEIGHTS_NAME.removesuffix(SAFETENSORS_SUFFIX)}
 
 
 def is_of_another_class(model: Any) -> bool:
@@ -177,4 +190,4 @@ def _put_own_file(model: Any, settings: Any, path: Path) -> None:
     if own is not None and isinstance(said, dict):
         again = type(settings).from_dict(copy.deepcopy(said))
         if again.to_json_string() == settings.to_json_string():
-            copyfile(own, path)
+            path.write_bytes(read_settings(own))

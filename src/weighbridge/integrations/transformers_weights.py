@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from weighbridge.base.errors import PlanError
 from weighbridge.models.holdings import take_stock
+from weighbridge.models.kept_elsewhere import Kept, Stored
 from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
 from weighbridge.running.gather import Wanted, start_output
 from weighbridge.running.strided import check_cast
-from weighbridge.storage.formats.torch_tensors import bytes_of
+from weighbridge.storage.formats.torch_tensors import bytes_of, dtype_of
 from weighbridge.storage.protocol import Checkpoint, Mapped
 
 _LOG: Final = logging.getLogger("weighbridge")
@@ -54,6 +56,14 @@ class Pending:
         """Which of the step's targets it is."""
         return self.step.targets.index(self.key)
 
+    @property
+    def stored(self) -> Stored | None:
+        """Where it lies in a safetensors file of this disk as it is; None where it is made of what lies there."""
+        extent = self.checkpoint.extent(self.step.sources[0]) if self.step.program.is_identity else None
+        if extent is None or not isinstance(extent.path, Path) or not self.checkpoint.files:
+            return None
+        return Stored(extent.path, self.step.sources[0])
+
     def make(self) -> torch.Tensor:
         """Run the step for this target alone, in memory of its own: what was given out may have been written to."""
         return self._make(None)
@@ -63,6 +73,11 @@ class Pending:
         if want is not None:
             fill_tensors([want], self.checkpoint)
         return made
+
+    def is_kept_as(self, kept: Kept) -> bool:
+        """Tell whether a tensor that is kept in a file is this one, in the file that it comes from."""
+        dtype = self.step.program.targets[self.number].dtype
+        return kept.stored is not None and kept.stored == self.stored and kept.stand_in.dtype == dtype_of(dtype)
 
     def is_untouched(self, tensor: torch.Tensor) -> bool:
         """Tell whether a tensor is the memory that was given out, and was not written to since."""
@@ -80,10 +95,14 @@ def prove(model: Any, tensors: dict[str, Pending], *, allow_overflow: bool) -> N
     Raises:
         PlanError: `model-mismatch` for a weight that is gone, or has another shape; `cast-overflow`.
     """
-    places = take_stock(model).places
+    held = take_stock(model)
+    places, elsewhere = held.places, held.kept
     is_custom = model.is_custom_code()
     for key, pending in tensors.items():
-        tensor = places[key].tensor if key in places else None
+        kept = elsewhere.get(key)
+        if kept is not None and pending.is_kept_as(kept):
+            continue
+        tensor = kept.tensor(key) if kept is not None else places[key].tensor if key in places else None
         if tensor is not None and pending.is_untouched(tensor) and not is_custom:
             continue
         made = pending.make()
@@ -94,5 +113,8 @@ def prove(model: Any, tensors: dict[str, Pending], *, allow_overflow: bool) -> N
         if made.dtype != tensor.dtype and not allow_overflow:
             check_cast(made, wanted, [key])
         if bytes_of(tensor.detach().cpu().contiguous()) != bytes_of(wanted):
+            if kept is not None:
+                what = "a weight that was offloaded is not the one that was loaded"
+                raise PlanError("model-mismatch", what, where=key, hint="load it again, with another offload_folder=")
             _LOG.warning("%s was changed after it was loaded; its bytes were put back", key)
             tensor.data.copy_(wanted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping as MappingOf
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from weighbridge.base.errors import PlanError
 from weighbridge.base.keys import collapse
@@ -23,6 +23,10 @@ from weighbridge.running.ties import broken_ties
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
+
+
+OTHER_SIZE: Final = "of another size"
+"""Begins the names of rules that leave a tensor in its checkpoint, as the model has that weight in another size."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from weighbridge.base.errors import PlanError, RegistryError, WeighbridgeError
 from weighbridge.base.keys import layout_path
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.models.adapters import Adapters, find_adapters
+from weighbridge.models.kept_elsewhere import Hooks, Kept
 from weighbridge.models.spread_tensors import Sharded, as_shards, is_sharded, look_into
 from weighbridge.models.wrappers import Branch, branches
 from weighbridge.storage.formats.tensor_kinds import kind_of
@@ -36,17 +37,24 @@ class Places(NamedTuple):
         slots: Every slot of a module that holds it or another view of the very same elements.
         receive: Takes the values instead; None for what has slots.
         sharded: For a tensor that is spread over processes, that tensor and the part of it that is held.
+        kept: For a tensor that a hook keeps elsewhere, where that is.
     """
 
     tensor: torch.Tensor
     slots: list[tuple[dict[str, Any], str]]
     receive: Callable[[torch.Tensor], object] | None = None
     sharded: Sharded | None = None
+    kept: Kept | None = None
 
     @property
     def whole(self) -> torch.Tensor:
         """The tensor as the model has it."""
         return self.tensor if self.sharded is None else self.sharded.whole
+
+    @property
+    def seen(self) -> torch.Tensor:
+        """The tensor that its module shows: a stand-in for one that is kept elsewhere."""
+        return self.whole if self.kept is None else self.kept.stand_in
 
     def spec(self, key: str) -> TensorSpec:
         """Return the spec of the whole tensor."""
@@ -76,7 +84,6 @@ class Holdings:
         computed: Tensors that a hook makes for the state dict, and that nothing can be set by.
         aside: What is left aside, one sentence each.
         hidden: Parameters that a hook writes in a form of its own, and extra state that could be that of any module.
-        offloaded: Modules whose weights are kept elsewhere until they are used.
         adapters: The adapters in the model.
     """
 
@@ -85,7 +92,6 @@ class Holdings:
     computed: dict[str, torch.Tensor]
     aside: tuple[str, ...]
     hidden: tuple[str, ...]
-    offloaded: tuple[str, ...]
     adapters: Adapters
 
     @property
@@ -104,7 +110,27 @@ class Holdings:
         Raises:
             RegistryError: `integration-unsupported` for a model whose weights can be read and not set.
         """
-        self._check_settable()
+        if self.kept:
+            what = "these weights are kept in files until they are used, and would be read from there again"
+            hint, where = "load the model before it is offloaded", ", ".join([*self.kept][:4])
+            raise RegistryError("integration-unsupported", what, where=where, hint=hint)
+        return self._settable(wanted)
+
+    @property
+    def kept(self) -> dict[str, Kept]:
+        """What hooks keep elsewhere, but for what they hold in memory as it is."""
+        places = self.places.items()
+        return {key: place.kept for key, place in places if place.kept is not None and place.kept.slot is None}
+
+    def _settable(self, wanted: Header | None) -> dict[str, Places]:
+        if self.hidden:
+            raise RegistryError(
+                "integration-unsupported",
+                "the model writes these parameters in a form of its own, which only its own code reads",
+                where=", ".join(self.hidden[:4]),
+                hint="load it with model.load_state_dict",
+            )
+        self.adapters.check_settable()
         found = dict(self.places)
         for key, extra in self.extra.items():
             is_wanted = wanted is not None and key in wanted
@@ -113,33 +139,13 @@ class Holdings:
                 found[key] = Places(held.detach(), [], extra.module.set_extra_state)
         return found
 
-    def _check_settable(self) -> None:
-        if self.hidden:
-            raise RegistryError(
-                "integration-unsupported",
-                "the model writes these parameters in a form of its own, which only its own code reads",
-                where=", ".join(self.hidden[:4]),
-                hint="load it with model.load_state_dict",
-            )
-        self._check_there()
-        self.adapters.check_settable()
-
-    def _check_there(self) -> None:
-        if self.offloaded:
-            raise RegistryError(
-                "integration-unsupported",
-                "the weights of these modules are kept elsewhere until they are used",
-                where=", ".join(self.offloaded[:4]),
-                hint="accelerate.hooks.remove_hook_from_submodules(model) brings them back",
-            )
-
     def header(self, source: Header | None = None) -> Header:
         """Return the specs of all that can be set, and which of it is tied.
 
         Args:
             source: What it is set from: extra state takes the shape that it has there.
         """
-        places = self.places_for(source)
+        places = self._settable(source)
         specs: dict[str, TensorSpec] = {}
         ties: dict[str, str] = {}
         first: dict[int, str] = {}
@@ -157,30 +163,21 @@ class Holdings:
         held = {key: place.sharded.part for key, place in self.places.items() if place.sharded is not None}
         return {key: held.get(key) or Part.whole(spec.shape) for key, spec in header.items()}
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Return all that can be read; it shares the model's memory, and takes no part in gradients.
+    def tensors(self, *, parts: bool = False) -> dict[str, torch.Tensor]:
+        """Return all that can be read and is in memory, which is the model's; it takes no part in gradients.
+
+        Of tensors that are spread over several processes it is what this one holds, if `parts` asks for that.
 
         Raises:
             RegistryError: `integration-unsupported` where adapters are merged into part of the model.
             CheckpointError: `tensor-unsupported` for a tensor that is spread over several processes.
         """
-        held = {key: place.whole for key, place in self.places.items()}
-        for key, tensor in held.items():
-            kind_of(tensor, key)
-        return self._readable(held)
-
-    def held_tensors(self) -> dict[str, torch.Tensor]:
-        """Return what this process holds of all that can be read, as `tensors` does for what it holds whole.
-
-        Raises:
-            RegistryError: `integration-unsupported` where adapters are merged into part of the model.
-        """
-        return self._readable({key: place.tensor for key, place in self.places.items()})
-
-    def _readable(self, held: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        self._check_there()
         self.adapters.check_readable()
         extra = {key: extra.value for key, extra in self.extra.items() if extra.is_tensor}
+        kept = self.kept
+        held = {key: place.tensor if parts else place.whole for key, place in self.places.items() if key not in kept}
+        for key, tensor in held.items():
+            kind_of(tensor, key)
         return {key: tensor.detach() for key, tensor in (held | extra | self.computed).items()}
 
 
@@ -196,26 +193,28 @@ def take_stock(model: torch.nn.Module) -> Holdings:
     """
     tree = list(branches(model))
     is_fsdp = as_shards(branch.module for branch in tree)
+    hooks = Hooks(tree)
     places: dict[str, Places] = {}
-    held: dict[int, list[Places]] = {}
+    held: dict[object, list[Places]] = {}
     problems: list[WeighbridgeError] = []
     for part in tree:
         for slots, name, tensor in _slots(part.module) if part.inner is None else ():
             key = f"{part.path}.{name}" if part.path else name
             try:
-                found = places[key] = _places_of(tensor, key, held, is_fsdp=is_fsdp)
+                kept = hooks.find(part, name)
+                found = places[key] = _places_of(tensor, key, held, is_fsdp=is_fsdp, kept=kept)
             except PlanError as problem:
                 problems.append(problem)
                 continue
-            found.slots.append((slots, name))
+            slot = (slots, name) if kept is None else kept.slot
+            found.slots.extend([] if slot is None else [slot])
     if problems:
         what = "it cannot be told which parts of the model this process holds"
         raise PlanError("parts-unclear", what, problems=problems)
     aside = tuple(_asides(tree))
-    offloaded = tuple(part.path or "the model" for part in tree if _is_offloaded(part.module))
     adapters = find_adapters(tree)
     if not any(map(_has_own_state_dict, (part.module for part in tree))):
-        return Holdings(places, {}, {}, aside, (), offloaded, adapters)
+        return Holdings(places, {}, {}, aside, (), adapters)
     named = dict(_named(_state_dict(model), tree))
     renamed, missing, moved = _follow_names(places, named)
     free = {key: value for key, value in named.items() if key not in renamed}
@@ -227,7 +226,7 @@ def take_stock(model: torch.nn.Module) -> Holdings:
     hidden = tuple(key for key in missing if any(other.startswith(_module_of(key)) for other in computed))
     aside += (f"not in the state dict, left aside: {', '.join(missing[:4])}",) if missing and not hidden else ()
     hidden += tuple(filter(_is_extra, computed)) if len(extra) < len(states) else ()
-    return Holdings(renamed, extra, computed, aside, hidden, offloaded, adapters)
+    return Holdings(renamed, extra, computed, aside, hidden, adapters)
 
 
 def _kind(value: object) -> str:
@@ -247,8 +246,16 @@ def _slots(module: torch.nn.Module) -> Iterator[tuple[dict[str, Any], str, torch
                 yield slots, name, tensor
 
 
-def _places_of(tensor: torch.Tensor, key: str, held: dict[int, list[Places]], *, is_fsdp: bool) -> Places:
+def _places_of(
+    tensor: torch.Tensor, key: str, held: dict[object, list[Places]], *, is_fsdp: bool, kept: Kept | None = None
+) -> Places:
     """Return the places of a tensor, old ones if it is tied; only tensors at one address are compared."""
+    slot = None if kept is None else kept.slot
+    if kept is not None and slot is None:
+        there = held.setdefault(kept.identity, [])
+        there += [] if there else [Places(kept.stand_in.detach().to("meta"), [], kept=kept)]
+        return there[0]
+    tensor = tensor if slot is None else slot[0][slot[1]]
     sharded = look_into(tensor, key, by_fsdp=is_fsdp) if is_sharded(tensor) else None
     local = tensor if sharded is None else sharded.local
     kind_of(local, key)
@@ -256,19 +263,13 @@ def _places_of(tensor: torch.Tensor, key: str, held: dict[int, list[Places]], *,
     for places in there:
         if places.whole is tensor or _is_same(places.tensor, local):
             return places
-    there.append(Places(local, [], sharded=sharded))
+    there.append(Places(local, [], sharded=sharded, kept=kept))
     return there[-1]
 
 
 def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Tell whether two tensors are the same elements of one storage."""
     return one is other or ((tie := tie_of(one)) is not None and tie == tie_of(other))
-
-
-def _is_offloaded(module: torch.nn.Module) -> bool:
-    """Tell whether accelerate keeps a module's weights elsewhere, and puts them in each time that it runs."""
-    hook = vars(module).get("_hf_hook")
-    return any(getattr(each, "offload", False) for each in (hook, *getattr(hook, "hooks", ())))
 
 
 def _asides(tree: Iterable[Branch]) -> Iterator[str]:
@@ -337,7 +338,7 @@ def _follow_names(places: Mapping[str, Places], named: Mapping[str, Any]) -> _Fo
             _refuse_changed(key, place, named[key])
             found[key] = place
             continue
-        alias = next((other for other, value in free.items() if _is_same(value, place.whole)), None)
+        alias = next((other for other, value in free.items() if _is_same(value, place.seen)), None)
         if alias is None:
             missing.append(key)
         else:
@@ -349,7 +350,7 @@ def _follow_names(places: Mapping[str, Places], named: Mapping[str, Any]) -> _Fo
 
 def _refuse_changed(key: str, place: Places, value: Any) -> None:
     """Refuse a tensor that a hook replaces by another one, but for a copy of one that is not spread."""
-    tensor = place.whole
+    tensor = place.seen
     if not isinstance(value, torch.Tensor) or _is_same(value, tensor):
         return
     is_alike = value.dtype == tensor.dtype and value.shape == tensor.shape and place.sharded is None

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from weighbridge.storage import open_checkpoint
-from weighbridge.storage.formats.memory import TensorsCheckpoint, hold_tensors
+from weighbridge.storage.formats.memory import hold_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +34,8 @@ def open_place(place: Any, *, direct: bool = False, entry: str | None = None) ->
     return open_model(place) if is_live else open_checkpoint(place, direct=direct, entry=entry)
 
 
-def open_model(model: torch.nn.Module) -> TensorsCheckpoint:
-    """Open a model: nothing is copied, moved or read.
+def open_model(model: torch.nn.Module) -> Checkpoint:
+    """Open a model: nothing is copied, moved or read; what hooks keep in files is read from there.
 
     Raises:
         CheckpointError: As `hold_tensors`, and as `take_stock`.
@@ -47,6 +47,8 @@ def open_model(model: torch.nn.Module) -> TensorsCheckpoint:
         ['weight', 'bias']
     """
     from weighbridge.models.holdings import take_stock
+    from weighbridge.models.kept_elsewhere import with_kept
 
-    held = take_stock(model)
-    return replace(hold_tensors(held.tensors(), where=f"a {type(model).__name__}"), notes=held.notes)
+    held, where = take_stock(model), f"a {type(model).__name__}"
+    opened = replace(hold_tensors(held.tensors(), where=where), notes=held.notes)
+    return with_kept(opened, held.kept) if held.kept else opened

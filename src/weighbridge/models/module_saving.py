@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +12,7 @@ from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Drop
 from weighbridge.mappings.transforms import PrefixChange, WeightConverter, rename_key
-from weighbridge.models.changed_models import steps_by_the_rules, what_stands
+from weighbridge.models.changed_models import OTHER_SIZE, steps_by_the_rules, what_stands
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_loading import recall
@@ -73,7 +73,9 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False, held: Held
     source = open_model(model) if held is None else held
     stock = take_stock(model)
     config = loaded.config if loaded.config is not None else getattr(inner, "config", None)
-    numbers = replace(loaded.plan, computed=())  # of a model's weights nothing is lost where they are saved as they are
+    numbers = _of_this_size(
+        replace(loaded.plan, computed=())
+    )  # weights are saved as they are, and nothing of them lost
     current, gone = _as_it_is_now(in_dtypes(numbers, source.header), source.header, stock)
     standing = what_stands(current, source)
     again = steps_by_the_rules(current, standing, source.header, config)
@@ -84,6 +86,15 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False, held: Held
     changes = (*(f"{key}: extra state that is no tensor now, not saved" for key in gone), *standing.notes)
     notes = (*source.notes, *changes, *strays, *named)
     return WayBack(replace(back, notes=(*back.notes, *notes)), loaded.checkpoint, notes)
+
+
+def _of_this_size(plan: Plan) -> Plan:
+    """Forget the tensors that were left in the checkpoint as the model has them in another size: it is saved in its."""
+    kept = tuple(fated for fated in plan.dropped if not fated.by.startswith(OTHER_SIZE))
+    if kept == plan.dropped:
+        return plan
+    rules = tuple(rule for rule in plan.mapping.drop if not rule.why.startswith(OTHER_SIZE))
+    return replace(plan, dropped=kept, mapping=replace(plan.mapping, drop=rules), source_files=None)
 
 
 def refuse_lost_codes(model: torch.nn.Module) -> None:
@@ -167,8 +178,9 @@ def _back(
         lossy: As for `recorded_way_back`.
     """
     absent = {rule.why or f'"{rule.pattern}"' for rule in plan.mapping.initialise if not rule.saved}
-    new = tuple(fated for fated in plan.initialised if fated.by not in absent)
-    left = tuple(fated._replace(by=f"not in the file: {fated.by}") for fated in plan.initialised if fated.by in absent)
+    twins = _twins({fated.key for fated in plan.initialised}, header)
+    new = tuple(fated for fated in plan.initialised if fated.by not in absent and fated.key not in twins)
+    left = tuple(fated._replace(by=f"not in the file: {fated.by}") for fated in plan.initialised if fated not in new)
     known = dict(plan.target_fates()).keys() | {key for step in again for key in step.sources}
     gained = tuple(Fated(key, spec, "new since loading") for key, spec in header.items() if key not in known)
     back = replace(plan, initialised=new + gained).inverse(lossy=lossy, keep_initialised=True)
@@ -177,6 +189,12 @@ def _back(
     named, notes = _under_published_names(back, [*new, *gained], config)
     named.check()
     return replace(named, dropped=named.dropped + left), notes
+
+
+def _twins(keys: Container[str], header: Header) -> set[str]:
+    """Return which of some weights are one with another of these that comes first; a file holds such a weight once."""
+    first: dict[str, str] = {}
+    return {key for key in header if key in keys and first.setdefault(header.ties.get(key, key), key) != key}
 
 
 def _under_published_names(back: Plan, new: Sequence[Fated], config: Any) -> tuple[Plan, tuple[str, ...]]:

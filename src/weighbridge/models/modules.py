@@ -20,6 +20,7 @@ from weighbridge.base.keys import collapse
 from weighbridge.base.process.collecting import without_collection
 from weighbridge.base.specs import DTYPES, Header, TensorSpec
 from weighbridge.models.holdings import Places, take_stock
+from weighbridge.models.kept_elsewhere import Hooks
 from weighbridge.models.wrappers import branches
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
@@ -105,10 +106,12 @@ def check_settable(plan: Plan, places: dict[str, Places]) -> None:
 
 
 def _retyped(key: str, place: Places, spec: TensorSpec) -> Iterator[PlanError]:
-    """Yield an error for a tensor that is spread over processes, and would have to be another one to take a dtype."""
-    if place.sharded is None or place.tensor.is_meta or place.tensor.dtype == dtype_of(spec.dtype):
+    """Yield an error for a tensor that is spread, or kept elsewhere, and would have to be another one for a dtype."""
+    is_held = place.sharded is not None or place.kept is not None
+    if not is_held or place.tensor.is_meta or place.tensor.dtype == dtype_of(spec.dtype):
         return
-    what, expected = "what shards this parameter keeps its memory, which is of another dtype", place.spec(key).dtype
+    by = "shards" if place.sharded is not None else "offloads"
+    what, expected = f"what {by} this parameter keeps its memory, which is of another dtype", place.spec(key).dtype
     hint = 'dtype="target" casts to the model\'s dtypes, or load the model while it is on the meta device'
     yield PlanError("dtype-mismatch", what, where=key, expected=expected, got=spec.dtype, hint=hint)
 
@@ -129,7 +132,7 @@ class _Span(NamedTuple):
 def _overlaps(places: dict[str, Places]) -> Iterator[PlanError]:
     """Yield an error for tensors that share a part of their memory without being the same."""
     spans: dict[int, _Span] = {}
-    for key, (tensor, slots, receive, _) in places.items():
+    for key, (tensor, slots, receive, *_) in places.items():
         if id(slots) in spans or tensor.is_meta or tensor.is_cuda or receive is not None or not tensor.numel():
             continue
         start = tensor.data_ptr()
@@ -176,12 +179,13 @@ def _reach(tensor: torch.Tensor) -> int:
 
 def warn_of_meta(model: torch.nn.Module) -> None:
     """Say which tensors are still without values: no checkpoint holds them."""
+    hooks = Hooks(branches(model))
     left = [
         f"{branch.path}.{name}" if branch.path else name
         for branch in branches(model)
         for slots in (branch.module._parameters, branch.module._buffers)
         for name, tensor in slots.items()
-        if branch.inner is None and tensor is not None and tensor.is_meta
+        if branch.inner is None and tensor is not None and tensor.is_meta and hooks.find(branch, name) is None
     ]
     if left:
         text = ", ".join(collapse(left)[:4])

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from weighbridge.algebra.held_parts import Part
-from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.errors import RegistryError, WeighbridgeError
 from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.models.model_sources import open_model
 from weighbridge.models.wrappers import layout_class, unwrap
 from weighbridge.running.by_ranks.exchange import DEFAULT_TIMEOUT_S, Exchange
 from weighbridge.running.by_ranks.held_source import HeldSource
@@ -85,8 +86,10 @@ def readable_header(model: torch.nn.Module) -> Header:
     """
     from weighbridge.models.holdings import take_stock
 
+    if not holds_parts(model):
+        return open_model(model).header
     stock = take_stock(model)
-    held = hold_tensors(stock.held_tensors())
+    held = hold_tensors(stock.tensors(parts=True))
     return _whole_header(stock, held, _parts(stock, held))
 
 
@@ -94,7 +97,11 @@ def _open_parts(model: torch.nn.Module, exchange: Exchange) -> HeldSource:
     from weighbridge.models.holdings import take_stock
 
     stock = take_stock(model)
-    held = hold_tensors(stock.held_tensors(), where=f"a {layout_class(unwrap(model)).__name__}")
+    if stock.kept:
+        what = "these weights of a model that is spread over processes are kept in files until they are used"
+        hint, names = "save the model before it is offloaded", ", ".join([*stock.kept][:4])
+        raise RegistryError("integration-unsupported", what, where=names, hint=hint)
+    held = hold_tensors(stock.tensors(parts=True), where=f"a {layout_class(unwrap(model)).__name__}")
     parts = _parts(stock, held)
     sharded = {key: place.sharded for key, place in stock.places.items() if place.sharded is not None}
     copied = frozenset(key for key in parts if key not in sharded or sharded[key].is_copied(exchange.ranks))

@@ -314,7 +314,7 @@ class _Fitting:
         if self.target is None:
             return (), (), ()
         written = {
-            key: output.dtype
+            key: output.spec
             for step in self.steps
             for key, output in zip(step.targets, step.program.targets, strict=True)
         }
@@ -324,7 +324,8 @@ class _Fitting:
         for key in open_keys:
             twin = self.first_of.get(self._group(key))
             if twin is not None:
-                tied.append(Fated(key, TensorSpec(written[twin], self.target[key].shape), twin))
+                shape = written[twin].shape if twin in self.target.loose else self.target[key].shape
+                tied.append(Fated(key, TensorSpec(written[twin].dtype, shape), twin))
             elif key in named or self.options.partial:
                 initialised.append(Fated(key, self.target[key], named.get(key, "partial=True")))
             if twin is None and key not in named and key not in self.blamed:

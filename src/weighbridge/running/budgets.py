@@ -15,6 +15,7 @@ from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
 from weighbridge.running.execute import is_at_hand
 from weighbridge.running.strided import is_run
+from weighbridge.storage.protocol import pace_of, pieces_of
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -26,6 +27,12 @@ RUN_BYTES: Final = 512 * 1024
 
 WINDOW_BYTES: Final = 16 * 2**20
 """The largest window: larger ones are not faster, but cost memory."""
+
+FEW_PIECES: Final = 16
+"""A tensor in a file that lies in so many pieces is copied piece by piece, however short they are."""
+
+PIECE_BYTES: Final = 64 * 1024
+"""Of one that lies in more, a piece has at least so many bytes on average: each is a call."""
 
 SHORT_RUN_BYTES: Final = 4096
 """Where runs are shorter than this, larger windows read each page of the source fewer times."""
@@ -40,15 +47,17 @@ MANY_PIECES: Final = 10_000
 """A tensor that falls into more pieces is worth a larger budget."""
 
 
-def share_out(budget_bytes: int, *, is_serial: bool) -> tuple[int, int]:
+def share_out(budget_bytes: int, checkpoint: Checkpoint) -> tuple[int, int]:
     """Return how many workers there are, and how many bytes the windows of each may hold.
 
     Args:
         budget_bytes: The most that all windows may hold together.
-        is_serial: Whether the source makes its tensors one at a time.
+        checkpoint: What is read: one that makes its tensors one at a time has one worker, and one that lies elsewhere
+            as many as there are to be requests on their way.
     """
+    pace = pace_of(checkpoint)
     # One more than there are cores: closing a file waits for the disk.
-    wished = 1 if is_serial else count_workers() + 1
+    wished = 1 if checkpoint.is_serial else count_workers() + 1 if pace is None else pace.in_flight
     workers = max(1, min(wished, budget_bytes // SMALLEST_WINDOW_BYTES))
     return workers, budget_bytes // workers
 
@@ -98,7 +107,11 @@ def is_in_runs(output: Output, step: Step, checkpoint: Checkpoint) -> bool:
 
 
 def _is_ready(key: str, checkpoint: Checkpoint) -> bool:
-    return checkpoint.extent(key) is not None or is_at_hand(checkpoint, key)
+    size_bytes = checkpoint.header[key].size_bytes
+    pieces = pieces_of(checkpoint, key, 0, size_bytes)
+    if pieces is None:
+        return is_at_hand(checkpoint, key)
+    return len(pieces) <= max(FEW_PIECES, size_bytes // PIECE_BYTES)
 
 
 def check_budget(plan: Plan, checkpoint: Checkpoint, budget_bytes: int) -> None:
@@ -112,7 +125,7 @@ def check_budget(plan: Plan, checkpoint: Checkpoint, budget_bytes: int) -> None:
     Raises:
         PlanError: `budget-too-small`.
     """
-    workers, share_bytes = share_out(budget_bytes, is_serial=checkpoint.is_serial)
+    workers, share_bytes = share_out(budget_bytes, checkpoint)
     if share_bytes < LARGEST_ITEM_BYTES:
         for step in plan.steps:
             for output in step.program.targets:

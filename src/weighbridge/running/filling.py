@@ -11,12 +11,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.algebra.copies import Copy
 from weighbridge.algebra.layout import Layout, windows
-from weighbridge.algebra.squares import Square, squares
+from weighbridge.algebra.squares import Square
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.forms.elements import Constant
 from weighbridge.base.specs import DTYPES, TensorSpec
@@ -28,8 +27,9 @@ from weighbridge.running.budgets import WINDOW_BYTES, is_in_runs, share_out, win
 from weighbridge.running.execute import Slots, allocate, fill
 from weighbridge.running.gather import await_devices
 from weighbridge.running.to_files.filled_file import FilledFile
-from weighbridge.running.transposing import is_squared, square_numel, write_square
-from weighbridge.storage.protocol import Extent, FileReader
+from weighbridge.running.transposing import Room, cut_squares, is_squared, write_square
+from weighbridge.storage.protocol import Extent, FileReader, pace_of, pieces_of
+from weighbridge.storage.remote.remote_files import Location
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ def fill_files(
 class _Move(NamedTuple):
     """Bytes of a file that move as they are: where they lie, and where they go in the new file."""
 
-    path: Path
+    path: Location
     offset: int
     target_offset: int
     size_bytes: int
@@ -108,7 +108,9 @@ class _Filling:
         self.checkpoint = checkpoint
         self.create = create
         self.counter = counter
-        self.workers, self.share_bytes = share_out(budget_bytes, is_serial=checkpoint.is_serial)
+        self.workers, self.share_bytes = share_out(budget_bytes, checkpoint)
+        pace = pace_of(checkpoint)
+        self.piece_bytes = PIECE_BYTES if pace is None else pace.range_bytes
         self.twins = {fated.key: fated.by for fated in plan.tied_targets}
         self.files: list[FilledFile] = []
         self._staging = threading.Lock()
@@ -121,7 +123,7 @@ class _Filling:
             file = FilledFile(self.create(image))
             self.files.append(file)
             parts = chain.from_iterable(self._parts(key, offset) for key, offset, _ in image.tensors)
-            for part in _regroup_moves(parts):
+            for part in _regroup_moves(parts, self.piece_bytes):
                 file.expect()
                 yield partial(self._write, part, file)
             yield file.finish
@@ -168,10 +170,12 @@ class _Filling:
         key = step.sources[copy.source]
         itemsize = DTYPES[step.program.sources[copy.source].dtype].itemsize
         start, size_bytes = copy.source_start * itemsize, copy.numel * itemsize
-        extent = self.checkpoint.extent(key)
+        pieces = pieces_of(self.checkpoint, key, start, size_bytes)
         place = offset + copy.target_start * itemsize
-        if extent is not None:
-            yield _Move(extent.path, extent.offset + start, place, size_bytes)
+        if pieces is not None:
+            for piece in pieces:
+                yield _Move(piece.path, piece.offset, place, piece.size_bytes)
+                place += piece.size_bytes
             return
         raw = _raw(self.checkpoint.tensor(key))[start : start + size_bytes]
         for done in range(0, size_bytes, PIECE_BYTES):
@@ -188,25 +192,21 @@ class _Filling:
             yield _Build(count * size_bytes, write)
 
     def _squares(self, output: Output, step: Step, offset: int) -> Iterator[_Build]:
-        """Transpose a tensor square by square."""
-        dtype, most = output.dtype, square_numel(output, self.share_bytes)
+        """Transpose a tensor square by square; the disk begins with rows when the next ones are due."""
+        room = Room.within(output, self.share_bytes)
         for copy in output.layout.copies:
-            key = step.sources[copy.source]
-            for square in squares(copy, most):
-                write = partial(self._write_square, square, key, dtype, offset)
-                yield _Build(square.numel * DTYPES[dtype].itemsize, write)
+            for stripe in cut_squares(copy, room, offset):
+                yield _Build(0, _hurry)
+                for square in stripe:
+                    write = partial(self._write_square, square, step.sources[copy.source], room, offset)
+                    yield _Build(square.numel * room.itemsize, write)
 
-    def _write_square(self, square: Square, key: str, dtype: str, offset: int, sink: Sink) -> None:
+    def _write_square(self, square: Square, key: str, room: Room, offset: int, sink: Sink) -> None:
         import torch
 
-        from weighbridge.storage.formats.torch_tensors import dtype_of
-
         assert isinstance(self.checkpoint, FileReader)
-        size_bytes = square.numel * DTYPES[dtype].itemsize
         with torch.no_grad():
-            both = self._buffer(2 * size_bytes)
-            first, second = (part.view(dtype_of(dtype)) for part in (both[:size_bytes], both[size_bytes:]))
-            write_square(square, key, self.checkpoint, (first, second), offset, sink)
+            write_square(square, key, self.checkpoint, self._buffer(room.size_bytes), room, offset, sink)
 
     def _packed(self, offset: int, spec: TensorSpec, key: str) -> Iterator[_Move | _Build]:
         """Move a tensor whose elements are smaller than a byte."""
@@ -268,6 +268,10 @@ def _raw(tensor: torch.Tensor) -> memoryview:
     return bytes_of(tensor)
 
 
+def _hurry(sink: Sink) -> None:
+    sink.hurry()
+
+
 def _write_declared(element: bytes, count: int, offset: int, sink: Sink) -> None:
     sink.write(offset, memoryview(element * count))
 
@@ -276,27 +280,27 @@ def _write_raw(part: memoryview, offset: int, sink: Sink) -> None:
     sink.write(offset, part)
 
 
-def _regroup_moves(parts: Iterator[_Move | _Build]) -> Iterator[_Move | _Build]:
+def _regroup_moves(parts: Iterator[_Move | _Build], most_bytes: int) -> Iterator[_Move | _Build]:
     """Join moves that follow each other on both sides, and cut long ones, so that every worker has its share."""
     pending: _Move | None = None
     for part in parts:
-        if pending is not None and isinstance(part, _Move) and _follows(pending, part):
+        if pending is not None and isinstance(part, _Move) and _follows(pending, part, most_bytes):
             pending = pending._replace(size_bytes=pending.size_bytes + part.size_bytes)
         else:
-            yield from _cut_move(pending)
+            yield from _cut_move(pending, most_bytes)
             pending = part if isinstance(part, _Move) else None
             if isinstance(part, _Build):
                 yield part
-    yield from _cut_move(pending)
+    yield from _cut_move(pending, most_bytes)
 
 
-def _follows(first: _Move, second: _Move) -> bool:
+def _follows(first: _Move, second: _Move, most_bytes: int) -> bool:
     reached = first.path, first.offset + first.size_bytes, first.target_offset + first.size_bytes
-    return first.size_bytes < PIECE_BYTES and second[:3] == reached
+    return first.size_bytes < most_bytes and second[:3] == reached
 
 
-def _cut_move(move: _Move | None) -> Iterator[_Move]:
-    for start in range(0, move.size_bytes if move is not None else 0, PIECE_BYTES):
+def _cut_move(move: _Move | None, most_bytes: int) -> Iterator[_Move]:
+    for start in range(0, move.size_bytes if move is not None else 0, most_bytes):
         assert move is not None
-        size_bytes = min(PIECE_BYTES, move.size_bytes - start)
+        size_bytes = min(most_bytes, move.size_bytes - start)
         yield _Move(move.path, move.offset + start, move.target_offset + start, size_bytes)

@@ -28,7 +28,7 @@ from weighbridge.running.execute import (
 from weighbridge.running.pieces import Parts, Piece, batch_pieces, cut_runs, split_copies
 from weighbridge.running.strided import SECTION_BYTES, is_run
 from weighbridge.storage.places.scatter import MAX_SPANS, Span
-from weighbridge.storage.protocol import FileReader
+from weighbridge.storage.protocol import FileReader, pace_of
 
 if TYPE_CHECKING:
     import torch
@@ -85,8 +85,23 @@ def gather(wanted: Sequence[Wanted], checkpoint: Checkpoint, counter: Counter | 
         if counter is not None:
             counter.add(job.size_bytes)
 
-    most = 1 if checkpoint.is_serial else max(1, total // (4 * SECTION_BYTES))
-    run_all((partial(run, job) for job in jobs), count_workers(most))
+    run_all((partial(run, job) for job in jobs), _workers(checkpoint, total))
+
+
+def _workers(checkpoint: Checkpoint, total_bytes: int) -> int:
+    """Return how many reads are to run at once: as many as there are cores, or as an answer from elsewhere takes."""
+    if checkpoint.is_serial:
+        return 1
+    pace = pace_of(checkpoint)
+    if pace is not None:
+        return max(1, min(pace.in_flight, total_bytes // SECTION_BYTES))
+    return count_workers(max(1, total_bytes // (4 * SECTION_BYTES)))
+
+
+def batch_bytes(checkpoint: Checkpoint) -> int:
+    """Return how much one call is to read at most."""
+    pace = pace_of(checkpoint)
+    return BATCH_BYTES if pace is None else pace.range_bytes
 
 
 def await_devices(checkpoint: Checkpoint) -> None:
@@ -167,6 +182,7 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
     staged: dict[int, list[Wanted]] = {}
     strided: dict[tuple[int, int], list[tuple[Wanted, Copy]]] = {}
     in_files = isinstance(checkpoint, FileReader)
+    most_bytes = batch_bytes(checkpoint)
     for want in wanted:
         step, number, tensor = want
         if step.program.temporaries or not (in_files or _is_held(step, checkpoint)):
@@ -178,7 +194,7 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
                 want.output, step, in_files=in_files, stitch_bytes=STITCH_BYTES
             )
         if split.runs:
-            pieces += cut_runs(split.runs, step, checkpoint, BATCH_BYTES, tensor.data_ptr().__add__)
+            pieces += cut_runs(split.runs, step, checkpoint, most_bytes, tensor.data_ptr().__add__)
         for group in split.stitched:
             yield _stitched_job(want, group, checkpoint)
         for copy in split.others:
@@ -188,7 +204,7 @@ def _jobs(wanted: Sequence[Wanted], checkpoint: Checkpoint) -> Iterator[Job]:
     yield from (_staged_job(group, checkpoint) for group in staged.values())
     if pieces:
         assert isinstance(checkpoint, FileReader)
-        for batch in batch_pieces(pieces, BATCH_BYTES, MAX_SPANS):
+        for batch in batch_pieces(pieces, most_bytes, MAX_SPANS):
             yield _reading_job(batch, checkpoint)
 
 

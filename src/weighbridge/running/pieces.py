@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from weighbridge.algebra.copies import Copy
@@ -12,6 +11,7 @@ from weighbridge.base.specs import DTYPES
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
 from weighbridge.running.strided import is_run
+from weighbridge.storage.remote.remote_files import Location
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -39,7 +39,7 @@ class Parts(NamedTuple):
 class Piece(NamedTuple, Generic[Goal]):
     """Consecutive bytes of a file, whose they are there, and where they go."""
 
-    path: Path
+    path: Location
     offset: int
     size_bytes: int
     key: str
@@ -119,7 +119,7 @@ def batch_pieces(pieces: list[Piece[Goal]], most_bytes: int, most_pieces: int) -
         >>> [[piece.offset for piece in batch] for batch in batch_pieces(pieces, 8, 10)]
         [[0, 4], [8], [16]]
     """
-    pieces.sort(key=lambda piece: piece[:2])
+    pieces.sort(key=lambda piece: (str(piece.path), piece.offset))
     batch: list[Piece[Goal]] = []
     size_bytes = stop = 0
     for piece in pieces:

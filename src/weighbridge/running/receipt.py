@@ -38,6 +38,9 @@ from weighbridge.running.changed_files import FileChange, RecordedChange
 from weighbridge.running.tensor_digests import Digests
 from weighbridge.storage.places.regular_files import read_small_file
 from weighbridge.storage.protocol import Checkpoint
+from weighbridge.storage.remote.addresses import path_or_address
+from weighbridge.storage.remote.folders import folder_at
+from weighbridge.storage.remote.remote_files import Location, RemoteFile
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -136,33 +139,33 @@ def holds_receipt(directory: Path, receipt: bytes, *, with_digests: bool) -> boo
     return found.startswith(_before_digests(receipt)) if with_digests else found == receipt
 
 
-def read_recorded_mapping(directory: Path) -> tuple[dict[str, Any], str]:
+def read_recorded_mapping(place: str | Path) -> tuple[dict[str, Any], str]:
     """Read the JSON form of the mapping that an output's receipt holds, and the reading that it was run under.
 
     Nothing else is looked at, and no plan is proven.
 
     Args:
-        directory: The output, or one of the files in it.
+        place: The output, or one of the files in it; a path, or an address.
 
     Raises:
         CheckpointError: `receipt-invalid`.
     """
-    path = _path_of(directory)
+    path = _path_of(place)
     with _reporting(path):
         plan = table(_read_form(path)["plan"])
         return table(plan["mapping"]), text(plan["reading"])
 
 
-def read_receipt(directory: Path) -> Receipt:
+def read_receipt(place: str | Path) -> Receipt:
     """Read the receipt of an output, and prove its plan again.
 
     Args:
-        directory: The output, or one of the files in it.
+        place: The output, or one of the files in it; a path, or an address.
 
     Raises:
         CheckpointError: `receipt-invalid`, `path-unsafe`.
     """
-    path = _path_of(directory)
+    path = _path_of(place)
     with _reporting(path):
         form = _read_form(path)
         found = form["format"], form["version"]
@@ -183,15 +186,22 @@ def read_receipt(directory: Path) -> Receipt:
         return receipt
 
 
-def _path_of(directory: Path) -> Path:
-    if directory.is_dir():
-        return directory / RECEIPT_NAME
-    return directory if names_torch_file(directory) else directory.parent / RECEIPT_NAME
+def _path_of(place: str | Path) -> Location:
+    """Return the file that is to hold the receipt, whether it is there or not."""
+    there = path_or_address(place)
+    if isinstance(there, str):
+        folder = folder_at(there)
+        return folder.find(RECEIPT_NAME) or Path(f"{folder.where}/{RECEIPT_NAME}")
+    if there.is_dir():
+        return there / RECEIPT_NAME
+    return there if names_torch_file(there) else there.parent / RECEIPT_NAME
 
 
-def has_receipt(place: Path) -> bool:
+def has_receipt(place: str | Path) -> bool:
     """Tell whether a receipt lies in an output, or in the directory of one of its files."""
     path = _path_of(place)
+    if isinstance(path, RemoteFile):
+        return True
     if path.name == RECEIPT_NAME:
         return path.is_file()
     try:
@@ -207,7 +217,7 @@ def _read_member(path: Path) -> bytes | None:
 
 
 @contextmanager
-def _reporting(path: Path) -> Iterator[None]:
+def _reporting(path: Location) -> Iterator[None]:
     """Report whatever is wrong with the text of a receipt under its code."""
     try:
         yield
@@ -219,9 +229,15 @@ def _reporting(path: Path) -> Iterator[None]:
         raise CheckpointError("receipt-invalid", "this is no receipt", where=str(path), got=got) from None
 
 
-def _read_form(path: Path) -> Any:
+def _read_text(path: Location) -> bytes | None:
+    if isinstance(path, RemoteFile):
+        return path.read_all(MAX_RECEIPT_BYTES)
+    return read_small_file(path, MAX_RECEIPT_BYTES)[0] if path.name == RECEIPT_NAME else _read_member(path)
+
+
+def _read_form(path: Location) -> Any:
     try:
-        raw = read_small_file(path, MAX_RECEIPT_BYTES)[0] if path.name == RECEIPT_NAME else _read_member(path)
+        raw = _read_text(path)
     except CheckpointError as problem:
         if problem.code != "checkpoint-not-found":
             got = problem.got if not problem.expected else f"{problem.got}, of {problem.expected}"

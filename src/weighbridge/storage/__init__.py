@@ -1,8 +1,9 @@
-"""Read and write checkpoints: safetensors, torch files, distributed checkpoints, tensors in memory, headers alone.
+"""Read and write checkpoints, here or elsewhere: safetensors, torch files, distributed ones, in memory, headers alone.
 
 Comes in: a place that a user names, or pieces of new files. Goes out: a `Checkpoint`, or a finished directory.
-May use: base. Within, each uses what stands before it: `places`, `protocol` and `lookup`, `formats`, `outputs`,
-`sharded`, `opening`, `joined`. Nothing here imports torch before a tensor or a torch file is asked for.
+May use: base. Within, each uses what stands before it: `remote`, `places`, `protocol` and `lookup`, `formats`,
+`outputs`, `sharded`, `opening_elsewhere`, `opening`, `joined`. Nothing here imports torch before a tensor or a torch
+file is asked for, nor a client before an address is opened.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from weighbridge.storage.outputs.sinks import FileOptions, Sink
 from weighbridge.storage.outputs.unfinished import Work
 from weighbridge.storage.outputs.vacancy import check_destination
 from weighbridge.storage.places.directory import Extra
-from weighbridge.storage.places.regular_files import FileFingerprint
+from weighbridge.storage.places.file_fingerprints import FileFingerprint
 from weighbridge.storage.protocol import Checkpoint, Extent, IndexText
 
 __all__ = [

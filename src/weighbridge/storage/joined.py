@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from weighbridge.storage.places.directory import Extra
-    from weighbridge.storage.places.regular_files import FileFingerprint
+    from weighbridge.storage.places.file_fingerprints import FileFingerprint
     from weighbridge.storage.protocol import Checkpoint, Extent
 
 

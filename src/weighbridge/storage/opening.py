@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeGuard, cast
 
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
-from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
+from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, TORCH_SUFFIXES, names_index
 from weighbridge.base.json_text import join_keys
 from weighbridge.base.nearby import name_near
 from weighbridge.base.specs import Header
@@ -23,11 +23,13 @@ from weighbridge.storage.formats.safetensors_files import (
     open_safetensors_set,
 )
 from weighbridge.storage.formats.shard_index import MAX_INDEX_BYTES, parse_index
+from weighbridge.storage.opening_elsewhere import open_address, refuse_entry
 from weighbridge.storage.places.directory import find_weights
 from weighbridge.storage.places.extras import find_extras
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, read_small_file, reporting_read_errors
 from weighbridge.storage.protocol import Checkpoint
+from weighbridge.storage.remote.addresses import hint_for_path, is_address, is_elsewhere, local_path, read_address
 from weighbridge.storage.sharded.dcp_directory import is_dcp, open_dcp
 from weighbridge.storage.sharded.dcp_metadata import ITEMS_SUFFIX, METADATA_NAME
 from weighbridge.storage.sharded.rank_files import open_rank_files
@@ -56,7 +58,8 @@ def open_checkpoint(place: Place, *, direct: bool = False, entry: str | None = N
     """Open a checkpoint: read its headers, check them, and read no tensor data.
 
     Args:
-        place: A directory, that of a distributed checkpoint among them; a safetensors file; a shard index
+        place: An address, `hf://`, `s3://`, `gs://`, `az://`, `https://` or `file://`; see `docs/remote.md`. Or a
+            directory, that of a distributed checkpoint among them; a safetensors file; a shard index
             (`*.index.json`); a torch file (`.bin`, `.pt`, `.pth`); an inventory (`.json`, `.json.gz`); a dict of
             tensors; a header; or a checkpoint, which is returned as it is. A path may end in an entry,
             `ckpt.pt::model`.
@@ -73,6 +76,11 @@ def open_checkpoint(place: Place, *, direct: bool = False, entry: str | None = N
         >>> open_checkpoint(Header({"a": TensorSpec("F32", (2, 3))})).header.size_bytes
         24
     """
+    if is_address(place):
+        place = str(place)
+        if is_elsewhere(place):
+            return _open_elsewhere(place, direct=direct, entry=entry)
+        place = local_path(place)
     if direct:
         return _past_cache(open_checkpoint(place, entry=entry))
     if isinstance(place, (str, os.PathLike)):
@@ -89,6 +97,14 @@ def open_checkpoint(place: Place, *, direct: bool = False, entry: str | None = N
     got = type(place).__name__
     expected = "a path, a dict of tensors, a model, a header or a checkpoint"
     raise CheckpointError("checkpoint-not-found", "this cannot be opened", expected=expected, got=got)
+
+
+def _open_elsewhere(text: str, *, direct: bool, entry: str | None) -> Checkpoint:
+    if direct:
+        what, hint = "only files on this disk are read past the page cache", "leave out direct=True"
+        raise WeighbridgeError("usage", what, where=read_address(text).text, hint=hint)
+    refuse_entry(entry, read_address(text).text)
+    return _logged(open_address(text))
 
 
 def _past_cache(checkpoint: Checkpoint) -> Checkpoint:
@@ -159,7 +175,7 @@ def _open_path(path: Path, entry: str | None = None) -> Checkpoint:
     name = path.name
     if path.is_dir():
         return _open_directory(path, entry)
-    if name.endswith(INDEX_SUFFIX):
+    if names_index(name):
         return _open_index(path.parent, name, str(path), entry)
     if name == METADATA_NAME:
         return open_dcp(path.parent, entry)
@@ -192,8 +208,24 @@ def _check_there(path: Path) -> None:
         near = name_near(path)
         hint = "take the nearest name, if that is what is meant" if "nearest: " in near else ""
         if not path.is_absolute():
-            hint = f"a relative path starts at {Path.cwd()}; what is on a hub is fetched first"
+            hint = hint_for_path(path) or f"a relative path starts at {Path.cwd()}"
         raise problem.with_context(got=near, hint=hint) from problem.__cause__
+
+
+def open_weights_named(directory: Path, name: str) -> Checkpoint:
+    """Open one file of weights, or one index, as if it were all that its directory holds, with the files beside it.
+
+    Raises:
+        CheckpointError: As `open_checkpoint`.
+    """
+    if names_index(name):
+        return _logged(_open_index(directory, name, str(directory / name), None))
+    extras, notes = find_extras(directory, (name,))
+    if not name.endswith(TORCH_SUFFIXES):
+        return _logged(open_safetensors_set(directory, (name,), extras=extras, notes=notes))
+    from weighbridge.storage.formats.torch_files import open_torch_set
+
+    return _logged(open_torch_set(directory, (name,), extras=extras, notes=notes))
 
 
 def _open_directory(directory: Path, entry: str | None) -> Checkpoint:

@@ -7,13 +7,14 @@ they were, and gives out one tensor at a time: as a tensor, as bytes, or as the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from weighbridge.base.file_sets import FileImage, FileSet
 from weighbridge.base.specs import Header
 from weighbridge.storage.places.directory import Extra
-from weighbridge.storage.places.regular_files import FileFingerprint
+from weighbridge.storage.places.file_fingerprints import FileFingerprint
+from weighbridge.storage.remote.pace import Pace
+from weighbridge.storage.remote.remote_files import Location
 
 if TYPE_CHECKING:
     import torch
@@ -25,12 +26,12 @@ class Extent(NamedTuple):
     """Where a tensor's contiguous bytes lie.
 
     Args:
-        path: The file, with links resolved.
+        path: The file, with links resolved; or one that lies elsewhere.
         offset: Position of the first byte, counted from the start of the file.
         size_bytes: Number of bytes.
     """
 
-    path: Path
+    path: Location
     offset: int
     size_bytes: int
 
@@ -174,6 +175,44 @@ class PartMaker(Protocol):
 
     def is_made(self, key: str) -> bool:
         """Tell whether a tensor is made part by part: `tensor` would hold all of it, `read` holds a part."""
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """What a checkpoint can say, beyond `Checkpoint`, that is best read at another pace than cores give."""
+
+    @property
+    def pace(self) -> Pace | None:
+        """How many requests are to be on their way, and how long each; None for what lies on this disk."""
+
+
+def pace_of(checkpoint: Checkpoint) -> Pace | None:
+    """Return the pace that a checkpoint wants to be read at; None where cores and disks give it."""
+    return checkpoint.pace if isinstance(checkpoint, Paced) else None
+
+
+@runtime_checkable
+class PieceLister(Protocol):
+    """What a checkpoint can do, beyond `Checkpoint`, some of whose tensors lie in files piece by piece."""
+
+    def pieces(self, key: str, start_byte: int, size_bytes: int) -> Sequence[Extent] | None:
+        """Locate bytes of a tensor, in their order; None where its pieces are not runs of its row-major bytes.
+
+        Raises:
+            CheckpointError: `tensor-not-found`.
+        """
+
+
+def pieces_of(checkpoint: Checkpoint, key: str, start_byte: int, size_bytes: int) -> Sequence[Extent] | None:
+    """Locate bytes of a tensor in files, in their order; None where they lie in none as they are.
+
+    Raises:
+        CheckpointError: `tensor-not-found`.
+    """
+    extent = checkpoint.extent(key)
+    if extent is not None:
+        return [Extent(extent.path, extent.offset + start_byte, size_bytes)]
+    return checkpoint.pieces(key, start_byte, size_bytes) if isinstance(checkpoint, PieceLister) else None
 
 
 def is_read(checkpoint: Checkpoint, key: str) -> bool:

@@ -18,6 +18,8 @@ from weighbridge.base.workers import count_workers
 from weighbridge.running.receipt import read_receipt
 from weighbridge.running.tensor_digests import digest_files, digest_tensor
 from weighbridge.storage import open_checkpoint
+from weighbridge.storage.protocol import pace_of
+from weighbridge.storage.remote.addresses import path_or_address, read_address
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -167,7 +169,7 @@ def compare(first: Checkpoint, second: Checkpoint) -> Verification:
     def work(key: str) -> Difference | None:
         return _compare_tensor(first, second, key)
 
-    return _verify(first.header, second.header, work)
+    return _verify(first.header, second.header, work, workers=_workers(first, second))
 
 
 def check_output(place: str | PathLike[str]) -> Verification:
@@ -180,8 +182,9 @@ def check_output(place: str | PathLike[str]) -> Verification:
         CheckpointError: `receipt-invalid`, `digests-missing`, and the codes of opening and reading, `index-mismatch`
             for a missing shard for example.
     """
-    path = Path(place).expanduser() if str(place).startswith("~/") else Path(place)
-    found = open_checkpoint(path.parent if path.is_file() and not names_torch_file(path) else place)
+    path = path_or_address(place)
+    is_one_file = isinstance(path, Path) and path.is_file() and not names_torch_file(path)
+    found = open_checkpoint(_folder_of(path) if is_one_file or isinstance(path, str) else place)
     receipt = read_receipt(path)
     recorded = receipt.digests
     if recorded is None:
@@ -199,7 +202,17 @@ def check_output(place: str | PathLike[str]) -> Verification:
         return None if pair[0] == pair[1] else Difference(key, spec, spec, digests=pair)
 
     files = _compare_files(recorded.files, digest_files(found.images, found.index))
-    return _verify(wanted, found.header, work, files=tuple(files), by_receipt=True)
+    return _verify(wanted, found.header, work, files=tuple(files), by_receipt=True, workers=_workers(found))
+
+
+def _workers(*checkpoints: Checkpoint) -> int:
+    """Return how many tensors are looked at at once: what cores do, or what answers from elsewhere take."""
+    paces = [pace.in_flight for each in checkpoints if (pace := pace_of(each)) is not None]
+    return max(paces, default=count_workers())
+
+
+def _folder_of(place: Path | str) -> Path | str:
+    return place.parent if isinstance(place, Path) else read_address(place).folder
 
 
 def _compare_files(recorded: Mapping[str, str], found: Mapping[str, str]) -> Iterator[str]:
@@ -220,13 +233,14 @@ def _verify(
     *,
     files: tuple[str, ...] = (),
     by_receipt: bool = False,
+    workers: int,
 ) -> Verification:
     """Collect what differs; `work` looks at a tensor whose spec is the same on both sides."""
     common = sorted(first.keys() & second.keys())
-    _LOG.info("comparing %s tensors, %d at a time", f"{len(common):,}", count_workers())
+    _LOG.info("comparing %s tensors, %d at a time", f"{len(common):,}", workers)
     found = {key: Difference(key, first[key], second[key]) for key in common if first[key] != second[key]}
     same = [key for key in common if key not in found]
-    looked_at = run_in_batches(work, same, lambda key: first[key].size_bytes)
+    looked_at = run_in_batches(work, same, lambda key: first[key].size_bytes, workers=workers)
     found |= {difference.key: difference for difference in looked_at if difference is not None}
     return Verification(
         len(same),

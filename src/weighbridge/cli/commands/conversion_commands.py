@@ -34,6 +34,7 @@ from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.reporting.costs import format_bytes
 from weighbridge.reporting.unused import unused_lines
 from weighbridge.storage import check_destination
+from weighbridge.storage.remote.addresses import path_or_address
 
 
 @spread
@@ -89,7 +90,7 @@ def revert(
     """
     with reporting(output):
         _check_early(source, destination, writing.part)
-        back = api.plan_revert(Path(source).expanduser(), lossy=lossy, direct=direct)
+        back = api.plan_revert(source, lossy=lossy, direct=direct)
         _write(output, back, destination, "reverting", writing.arguments())
         output.give(lambda: _written_form(back, destination), _written_lines(back, destination, is_reverted=True))
 
@@ -97,7 +98,8 @@ def revert(
 def _check_early(source: str, destination: str, part: str | None) -> None:
     """Refuse a destination before anything is planned; a part may be run again when the output is there."""
     if part is None:
-        check_destination(destination, [source], as_file=names_torch_file(destination))
+        sources = [place for place in [path_or_address(source)] if isinstance(place, Path)]
+        check_destination(destination, sources, as_file=names_torch_file(destination))
 
 
 def _write(output: Output, made: Plan, destination: str, word: str, options: dict[str, Any]) -> None:

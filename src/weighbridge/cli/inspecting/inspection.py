@@ -21,6 +21,8 @@ from weighbridge.reporting.costs import format_bytes
 from weighbridge.storage import Checkpoint
 from weighbridge.storage.formats.memory import HeaderCheckpoint
 from weighbridge.storage.joined import JoinedCheckpoint
+from weighbridge.storage.remote.addresses import is_elsewhere
+from weighbridge.storage.remote.folders import find_beside
 from weighbridge.studies.detection import Detection, detect
 
 if TYPE_CHECKING:
@@ -182,7 +184,7 @@ class Inspection:
 
     def _notes(self) -> Iterator[str]:
         yield from self.checkpoint.notes
-        if (Path(self.checkpoint.where).expanduser() / RECEIPT_NAME).is_file():
+        if _was_written(self.checkpoint.where):
             yield "made by weighbridge: `weighbridge revert` brings back what it came from"
 
     def lines(self) -> Iterator[str]:
@@ -301,3 +303,10 @@ def _family_form(family: Detection) -> dict[str, Any] | None:
     if best is None:
         return None
     return {"name": best.name, "layout": best.layout, "score": round(best.score, 4), "tied": list(family.tied)}
+
+
+def _was_written(where: str) -> bool:
+    """Tell whether a receipt lies in the folder that was opened."""
+    if is_elsewhere(where):
+        return find_beside(where, RECEIPT_NAME) is not None
+    return (Path(where).expanduser() / RECEIPT_NAME).is_file()

@@ -15,13 +15,13 @@ from weighbridge.mappings.schemes.said import BESIDE, CONFIG, SAID
 from weighbridge.running.dequantising.found_groups import ComputedWeight, FoundGroups
 from weighbridge.storage.lookup import check_range
 from weighbridge.storage.places.directory import Extra
-from weighbridge.storage.places.regular_files import read_small_file
+from weighbridge.storage.places.regular_files import read_settings
 from weighbridge.storage.protocol import InNoFile
 
 if TYPE_CHECKING:
     import torch
 
-    from weighbridge.storage.places.regular_files import FileFingerprint
+    from weighbridge.storage.places.file_fingerprints import FileFingerprint
     from weighbridge.storage.protocol import Checkpoint, Extent
 
 PART_BYTES: Final = 4 * 2**20
@@ -190,7 +190,7 @@ def _plain_extras(extras: Iterable[Extra]) -> Iterable[Extra]:
     """Leave out what speaks of quantisation: a member of the configuration, and files of their own."""
     for extra in extras:
         if extra.name == CONFIG:
-            raw, _ = read_small_file(extra.path, is_resolved=True)
+            raw = read_settings(extra.path)
             yield extra._replace(content=without_members(raw, SAID))
         elif extra.name not in BESIDE:
             yield extra
@@ -202,7 +202,7 @@ def said_of_configuration(made: ComputedCheckpoint) -> tuple[str, ...]:
     gone = [extra.name for extra in made.inner.extras if extra.name not in now]
     config = now.get(CONFIG)
     if config is not None and config.content is not None:
-        raw, _ = read_small_file(config.path, is_resolved=True)
+        raw = read_settings(config.path)
         gone = [f"{name} of {CONFIG}" for name in SAID if without_members(raw, [name]) != raw] + gone
     return (f"left behind with the codes: {', '.join(gone)}",) if gone else ()
 

@@ -18,6 +18,7 @@ from weighbridge.base.specs import DTYPES
 from weighbridge.planning.plan import Plan
 from weighbridge.storage import ShardPlan, build_image, index_text
 from weighbridge.storage.formats.safetensors_write import shard_names
+from weighbridge.storage.remote.remote_files import Location
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -112,7 +113,7 @@ def find_twins(plan: Plan, images: Iterable[FileImage], checkpoint: Checkpoint) 
 
 def _only_path(plan: Plan, image: FileImage, checkpoint: Checkpoint) -> Path | None:
     """Return the file that holds all tensors of an image under their names, if none of them changes."""
-    paths: set[Path] = set()
+    paths: set[Location] = set()
     for key, offset, _ in image.tensors:
         number = plan.step_of_target.get(key)
         if number is None or plan.steps[number].sources != (key,) or not plan.steps[number].program.is_identity:
@@ -121,4 +122,5 @@ def _only_path(plan: Plan, image: FileImage, checkpoint: Checkpoint) -> Path | N
         if extent is None or extent.offset != offset:
             return None
         paths.add(extent.path)
-    return paths.pop() if len(paths) == 1 else None
+    only = paths.pop() if len(paths) == 1 else None
+    return only if isinstance(only, Path) else None

@@ -28,6 +28,7 @@ from weighbridge.running.tensor_digests import Digests, digest_tensor
 from weighbridge.running.ties import check_values, shared_targets
 from weighbridge.running.to_files.file_decisions import WriteOptions, extras_for, places_of
 from weighbridge.storage import IndexText, OutputDirectory, Work, copy_extras, parse_size, staged_directory
+from weighbridge.storage.outputs.checksums import Checksums
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.sharded.dcp_image import DcpImage, PlacedItem, lay_out_dcp
 from weighbridge.storage.sharded.dcp_metadata import METADATA_NAME
@@ -150,9 +151,10 @@ def _fill(output: OutputDirectory, made: DcpImage, plan: Plan, checkpoint: Check
     counter = Counter(plan.target.size_bytes, options.progress)
     steps = tuple(_by_rows(plan, made.chunks))
     parts = Plan(plan.mapping, steps)
-    fill_files(parts, checkpoint, made.images, output.create, budget_bytes=options.budget_bytes, counter=counter)
+    known = Checksums(output.create, direct=checkpoint.is_past_cache)
+    fill_files(parts, checkpoint, made.images, known.create, budget_bytes=options.budget_bytes, counter=counter)
     counter.add(sum(spec.size_bytes for key, spec in plan.target.items() if key not in made.chunks))
-    made.complete(output.path, sync=options.sync)
+    made.complete(output.path, known, sync=options.sync)
 
 
 def _by_rows(plan: Plan, chunks: Mapping[str, Sequence[PlacedItem]]) -> Iterator[Step]:

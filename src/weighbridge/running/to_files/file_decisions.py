@@ -25,6 +25,8 @@ from weighbridge.storage.formats.safetensors_write import WEIGHTS_NAME
 from weighbridge.storage.outputs.output_names import check_stem
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.kernel import BLOCK_BYTES, shares_with
+from weighbridge.storage.remote.addresses import is_elsewhere
+from weighbridge.storage.remote.remote_files import RemoteFile
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -150,7 +152,8 @@ class Output(NamedTuple):
 
 def places_of(checkpoint: Checkpoint, origin: Checkpoint | None) -> list[str]:
     """List the places that are read: that of a checkpoint, and where its weights came from, if they are there."""
-    return [each.where for each in (checkpoint, origin or checkpoint) if Path(each.where).exists()]
+    found = (each.where for each in (checkpoint, origin or checkpoint))
+    return [where for where in found if not is_elsewhere(where) and Path(where).exists()]
 
 
 def decide(
@@ -219,7 +222,9 @@ def can_share(checkpoint: Checkpoint, destination: Path, link: str) -> bool:
         return False
     paths = {extent.path for key in checkpoint.header if (extent := checkpoint.extent(key)) is not None}
     # What is smaller than a block has none to share.
-    large = [path for path in paths if path.stat().st_size >= BLOCK_BYTES]
+    if any(isinstance(path, RemoteFile) for path in paths):
+        return False
+    large = [path for path in paths if isinstance(path, Path) and path.stat().st_size >= BLOCK_BYTES]
     found = bool(large) and all(shares_with(path, folder) for path in large)
     if large and not found:
         level = logging.WARNING if link == "share" else logging.INFO
@@ -247,7 +252,9 @@ def extras_for(
 
 def _carried(origin: Checkpoint, *, is_read: bool) -> tuple[Extra, ...]:
     """Return the files to carry along; those beside a model's original weights that are gone by now are left out."""
-    there = tuple(extra for extra in origin.extras if is_read or extra.path.is_file())
+    there = tuple(
+        extra for extra in origin.extras if is_read or isinstance(extra.path, RemoteFile) or extra.path.is_file()
+    )
     gone = [extra.name for extra in origin.extras if extra not in there]
     if gone:
         _LOG.warning("not there any more, so not written: %s", ", ".join(gone))

@@ -19,6 +19,7 @@ from weighbridge.running.tensor_digests import NO_DIGEST, Digests, digest_writte
 from weighbridge.running.ties import check_values, shared_targets
 from weighbridge.running.to_files.file_decisions import WriteOptions, places_of
 from weighbridge.storage import Work, staged_directory
+from weighbridge.storage.outputs.checksums import Checksums
 from weighbridge.storage.outputs.torch_image import lay_out_torch
 from weighbridge.storage.places.directory import Extra
 
@@ -77,14 +78,15 @@ def write_torch_file(
         as_file=True,
     ) as output:
         counter = Counter(plan.target.size_bytes, options.progress)
-        fill_files(plan, checkpoint, [made.image], output.create, budget_bytes=options.budget_bytes, counter=counter)
+        known = Checksums(output.create, direct=checkpoint.is_past_cache)
+        fill_files(plan, checkpoint, [made.image], known.create, budget_bytes=options.budget_bytes, counter=counter)
         counter.add(sum(plan.target[key].size_bytes for key in ties))
         checkpoint.check_unchanged()
         if options.digests:
             found = digest_written(output.path, [made.image], None).tensors
             tensors = {key: found[ties.get(key, key)] for key in sorted(plan.target)}
             receipt = add_digests(receipt, Digests(tensors, {}))
-        made.complete(output.path / path.name, receipt, sync=options.sync)
+        made.complete(output.path / path.name, receipt, known, sync=options.sync)
     _say_left(origin or checkpoint)
     _LOG.info("wrote %s", destination)
     return path.absolute()

@@ -26,6 +26,7 @@ from weighbridge.base.specs import Header, TensorSpec, check_keys
 from weighbridge.storage.formats.memory import HeaderCheckpoint
 from weighbridge.storage.formats.safetensors_header import read_spec
 from weighbridge.storage.places.regular_files import HEAD_SAMPLE_BYTES, SourceFile, read_small_file
+from weighbridge.storage.remote.remote_files import Location, RemoteFile, RemoteSource
 
 FORMAT: Final = "weighbridge-inventory"
 VERSION: Final = 1
@@ -34,12 +35,16 @@ INVENTORY_SUFFIXES: Final = (".json", ".json.gz")
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
-def open_inventory(path: Path) -> HeaderCheckpoint:
-    """Read an inventory file.
+def open_inventory(path: Location) -> HeaderCheckpoint:
+    """Read an inventory file, here or elsewhere.
 
     Raises:
         CheckpointError: `inventory-invalid`, `name-too-long`, `dtype-unknown`, `checkpoint-not-found`, `read-failed`.
     """
+    if isinstance(path, RemoteFile):
+        raw = path.read_all(MAX_INVENTORY_BYTES)
+        source = RemoteSource(path.name, path, raw[:HEAD_SAMPLE_BYTES])
+        return HeaderCheckpoint(str(path), parse_inventory(raw, str(path)), (source,))
     raw, stamp = read_small_file(path, MAX_INVENTORY_BYTES)
     file = SourceFile(path.name, path.resolve(), stamp, raw[:HEAD_SAMPLE_BYTES])
     return HeaderCheckpoint(str(path), parse_inventory(raw, str(path)), (file,))

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from weighbridge.base.file_sets import FileImage, FileSet
 from weighbridge.base.specs import Header
 from weighbridge.storage.places.directory import Extra
-from weighbridge.storage.places.regular_files import (
+from weighbridge.storage.places.file_fingerprints import (
+    AnySource,
     FileFingerprint,
-    SourceFile,
     check_files_unchanged,
     fingerprint_files,
 )
 from weighbridge.storage.protocol import IndexText
+from weighbridge.storage.remote.pace import Pace
+from weighbridge.storage.remote.remote_files import RemoteSource
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +40,7 @@ class Opened:
 
     where: str
     header: Header
-    opened: tuple[SourceFile, ...] = ()
+    opened: tuple[AnySource, ...] = ()
     images: tuple[FileImage, ...] = ()
     index: IndexText | None = None
     extras: tuple[Extra, ...] = ()
@@ -54,6 +56,11 @@ class Opened:
     def is_serial(self) -> bool:
         """False: threads may read at once."""
         return False
+
+    @property
+    def pace(self) -> Pace | None:
+        """How the files that lie elsewhere are best read; None where there are none."""
+        return next((file.path.client.pace for file in self.opened if isinstance(file, RemoteSource)), None)
 
     def fingerprint(self) -> list[FileFingerprint]:
         """Describe the opened files; empty where there are none."""

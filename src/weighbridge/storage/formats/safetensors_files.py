@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
 from operator import itemgetter
 from pathlib import Path
@@ -20,6 +21,7 @@ from weighbridge.storage.formats.safetensors_header import Head, read_head
 from weighbridge.storage.formats.shard_index import WeightMap, check_shards
 from weighbridge.storage.lookup import check_range, not_found
 from weighbridge.storage.places.directory import Extra
+from weighbridge.storage.places.file_fingerprints import AnySource
 from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.rank_pieces import check_whole, without_pieces
 from weighbridge.storage.places.regular_files import (
@@ -27,7 +29,10 @@ from weighbridge.storage.places.regular_files import (
     SourceFile,
     reporting_read_errors,
 )
+from weighbridge.storage.places.stamps import FileStamp
 from weighbridge.storage.protocol import Extent, IndexText
+from weighbridge.storage.remote.folders import RemoteFolder, read_together
+from weighbridge.storage.remote.remote_files import Location, RemoteFile
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
     from weighbridge.storage.formats.torch_tensors import FileMap
     from weighbridge.storage.places.scatter import Span
 
-_Place = tuple[Path, Placed]
+_Place = tuple[Location, Placed]
 """A file and a tensor's place in it."""
 
 
@@ -71,6 +76,8 @@ class SafetensorsCheckpoint(Opened):
     def tensor(self, key: str) -> torch.Tensor:
         """Return a tensor over a private map of its file: a view, or a copy where the file does not align it.
 
+        One of a file that lies elsewhere is in memory of its own.
+
         Raises:
             CheckpointError: `tensor-not-found`, `source-changed`, `file-truncated`, `read-failed`.
         """
@@ -78,7 +85,7 @@ class SafetensorsCheckpoint(Opened):
 
         check_byte_order()
         path, offset, size_bytes = self.extent(key)
-        if self.is_past_cache or not size_bytes:
+        if self.is_past_cache or not size_bytes or isinstance(path, RemoteFile):
             own = bytearray(size_bytes)
             self.open_files.read(path, offset, memoryview(own))
             return tensor_over(own, 0, self.header[key])
@@ -124,8 +131,7 @@ class SafetensorsCheckpoint(Opened):
 
     def past_cache(self) -> SafetensorsCheckpoint:
         """Return the same checkpoint, read past the page cache."""
-        stamps = {file.path: file.stamp for file in self.opened}
-        return replace(self, open_files=OpenFiles(stamps, direct=True), is_past_cache=True)
+        return replace(self, open_files=OpenFiles(_stamps(self.opened), direct=True), is_past_cache=True)
 
     def mapped(self) -> FileMaps:
         """Return maps of the files that nobody else shares."""
@@ -153,7 +159,7 @@ class FileMaps:
 
         path, offset, size_bytes = self.checkpoint.extent(key)
         spec = self.checkpoint.header[key]
-        if self.checkpoint.is_past_cache or not is_aligned(offset, spec):
+        if self.checkpoint.is_past_cache or isinstance(path, RemoteFile) or not is_aligned(offset, spec):
             return None
         if size_bytes == 0:
             return tensor_over(bytearray(), 0, spec)
@@ -214,7 +220,48 @@ def open_safetensors_index(
     return _assemble(where, files, heads, index, extras, notes)
 
 
-def _read_whole(name: str, path: Path) -> tuple[SourceFile, Head]:
+def open_elsewhere(
+    folder: RemoteFolder,
+    names: Sequence[str],
+    weight_map: WeightMap | None,
+    *,
+    where: str,
+    index: AnySource | None = None,
+    extras: tuple[Extra, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> SafetensorsCheckpoint:
+    """Open safetensors files of a folder that lies elsewhere: all headers at once.
+
+    Args:
+        folder: The folder.
+        names: The files.
+        weight_map: What the index says of them; None where there is none.
+        where: What to call the checkpoint.
+        index: The index.
+        extras: Files beside the weights.
+        notes: What was left aside.
+
+    Raises:
+        CheckpointError: `index-mismatch` where one is not there, `checkpoint-ambiguous` if two files share a key, and
+            what `open_safetensors_file` raises.
+    """
+    folder.look_for(names)
+    names = sorted(names)
+    found = [folder.find(name) for name in names]
+    missing = [name for name, file in zip(names, found, strict=True) if file is None]
+    if missing:
+        hint = "look whether all files of the checkpoint have arrived there"
+        where, got = f"{folder.where}", f"no file {join_keys(missing)}"
+        raise CheckpointError("index-mismatch", "a shard is missing", where=where, got=got, hint=hint)
+    opened = read_together([partial(_read_whole, name, file) for name, file in zip(names, found, strict=True) if file])
+    if weight_map is not None and index is not None:
+        check_shards(weight_map, {file.name: head.specs for file, head in opened}, f"{folder.where}/{index.name}")
+    else:
+        _check_disjoint(opened, where)
+    return _assemble(where, [file for file, _ in opened], [head for _, head in opened], index, extras, notes)
+
+
+def _read_whole(name: str, path: Location) -> tuple[AnySource, Head]:
     file, head = read_head(name, path)
     check_whole(name, head.metadata, str(path))
     return file, head
@@ -239,7 +286,7 @@ def find_shards(directory: Path, weight_map: WeightMap, index_name: str) -> list
     return shards
 
 
-def _check_disjoint(opened: Sequence[tuple[SourceFile, Head]], where: str) -> None:
+def _check_disjoint(opened: Sequence[tuple[AnySource, Head]], where: str) -> None:
     for number, (file, head) in enumerate(opened):
         for other, other_head in opened[:number]:
             shared = head.specs.keys() & other_head.specs.keys()
@@ -253,9 +300,9 @@ def _check_disjoint(opened: Sequence[tuple[SourceFile, Head]], where: str) -> No
 
 def _assemble(
     where: str,
-    files: Sequence[SourceFile],
+    files: Sequence[AnySource],
     heads: Sequence[Head],
-    index: SourceFile | None = None,
+    index: AnySource | None = None,
     extras: tuple[Extra, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> SafetensorsCheckpoint:
@@ -265,8 +312,7 @@ def _assemble(
         specs.update(head.specs)
         places.update(zip(map(itemgetter(0), head.tensors), zip(repeat(file.path), head.tensors), strict=False))
     images = (
-        FileImage(file.name, file.stamp.size_bytes, file.head, head.tensors)
-        for file, head in zip(files, heads, strict=True)
+        FileImage(file.name, file.size_bytes, file.head, head.tensors) for file, head in zip(files, heads, strict=True)
     )
     return SafetensorsCheckpoint(
         where=where,
@@ -274,9 +320,14 @@ def _assemble(
         images=tuple(images),
         opened=(*files, index) if index else tuple(files),
         places=places,
-        open_files=OpenFiles({file.path: file.stamp for file in files}),
+        open_files=OpenFiles(_stamps(files)),
         maps=WeakValueDictionary(),
         index=IndexText(index.name, index.head) if index else None,
         extras=extras,
         notes=notes,
     )
+
+
+def _stamps(files: Iterable[AnySource]) -> dict[Path, FileStamp]:
+    """Return what each file on this disk must still be when it is read."""
+    return {file.path: file.stamp for file in files if isinstance(file, SourceFile)}

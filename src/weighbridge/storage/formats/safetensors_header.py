@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, overload
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.file_sets import Placed
@@ -29,7 +29,14 @@ from weighbridge.base.json_text import (
 from weighbridge.base.process.collecting import without_collection
 from weighbridge.base.specs import DTYPES, MAX_AXES, TensorSpec, check_keys
 from weighbridge.storage.formats.file_starts import name_start
-from weighbridge.storage.places.regular_files import SourceFile, open_regular, read_prefix, reporting_read_errors
+from weighbridge.storage.places.file_fingerprints import AnySource
+from weighbridge.storage.places.regular_files import (
+    SourceFile,
+    open_regular,
+    read_prefix,
+    reporting_read_errors,
+)
+from weighbridge.storage.remote.remote_files import Location, RemoteFile, RemoteSource
 
 LENGTH_BYTES: Final = 8
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -55,17 +62,41 @@ class Head(NamedTuple):
     tensors: tuple[Placed, ...]
 
 
-def read_head(name: str, path: Path) -> tuple[SourceFile, Head]:
+@overload
+def read_head(name: str, path: Path) -> tuple[SourceFile, Head]: ...
+@overload
+def read_head(name: str, path: Location) -> tuple[AnySource, Head]: ...
+def read_head(name: str, path: Location) -> tuple[AnySource, Head]:
     """Read and check the head of a safetensors file; its tensor data is not touched.
 
     Args:
         name: What to call the file: its path relative to the checkpoint's directory.
-        path: The file.
+        path: The file, here or elsewhere.
 
     Raises:
         CheckpointError: `file-truncated`, `header-too-large`, `header-invalid`, `header-duplicate-key`,
-            `name-too-long`, `dtype-unknown`, `tensor-bounds`, `checkpoint-not-found`, `read-failed`.
+            `name-too-long`, `dtype-unknown`, `tensor-bounds`, `checkpoint-not-found`, `read-failed`; and as
+            `RemoteFile.pieces` for a file elsewhere.
     """
+    source = _read_elsewhere(name, path) if isinstance(path, RemoteFile) else _read_here(name, path)
+    try:
+        return source, parse_head(source.head, source.size_bytes, str(path))
+    except CheckpointError as problem:
+        raise problem.with_context(
+            hint="fetch the file again, or write it anew with the library that made it"
+        ) from None
+
+
+def _read_elsewhere(name: str, file: RemoteFile) -> RemoteSource:
+    """Read the first bytes, which normally hold the whole header, and the rest of it where they do not."""
+    head = file.first_bytes()
+    stop = LENGTH_BYTES + check_length(head[:LENGTH_BYTES], file.size_bytes, str(file))
+    if len(head) < stop:
+        head += b"".join(file.pieces(len(head), stop - len(head)))
+    return RemoteSource(name, file, head[:stop])
+
+
+def _read_here(name: str, path: Path) -> SourceFile:
     descriptor, stamp = open_regular(path, is_resolved=True)
     try:
         with reporting_read_errors(str(path)):
@@ -74,12 +105,7 @@ def read_head(name: str, path: Path) -> tuple[SourceFile, Head]:
             head = read_prefix(descriptor, LENGTH_BYTES + length)
     finally:
         os.close(descriptor)
-    try:
-        return SourceFile(name, path, stamp, head), parse_head(head, stamp.size_bytes, str(path))
-    except CheckpointError as problem:
-        raise problem.with_context(
-            hint="fetch the file again, or write it anew with the library that made it"
-        ) from None
+    return SourceFile(name, path, stamp, head)
 
 
 def check_length(prefix: bytes, file_size_bytes: int, where: str) -> int:

@@ -51,6 +51,7 @@ from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.regular_files import open_regular
 from weighbridge.storage.places.stamps import FileStamp, check_stamp, link_file
 from weighbridge.storage.protocol import Extent, IndexText
+from weighbridge.storage.remote.remote_files import RemoteFile
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -337,6 +338,10 @@ def copy_extras(extras: Iterable[Extra], create: Callable[[FileImage], Sink]) ->
         if extra.content is not None:
             with create(FileImage(extra.name, len(extra.content), b"", ())) as writer:
                 writer.write(0, memoryview(extra.content))
+            continue
+        if isinstance(extra.path, RemoteFile):
+            with create(FileImage(extra.name, extra.path.size_bytes, b"", ())) as writer:
+                writer.copy_range(Extent(extra.path, 0, extra.path.size_bytes), 0)
             continue
         stamp = _stamp(extra.path)
         with create(FileImage(extra.name, stamp.size_bytes, b"", ())) as writer:

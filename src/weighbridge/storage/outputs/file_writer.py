@@ -25,6 +25,7 @@ from weighbridge.storage.outputs.sinks import DEFAULT_OPTIONS, FileOptions, Sink
 from weighbridge.storage.places.kernel import BLOCK_BYTES, can_share_blocks, share_blocks, start_writing
 from weighbridge.storage.places.regular_files import OpenFiles
 from weighbridge.storage.protocol import Extent
+from weighbridge.storage.remote.remote_files import RemoteFile
 
 SEAL_BYTES: Final = LENGTH_BYTES
 """How many of a file's first bytes are held back until it is sealed."""
@@ -145,7 +146,13 @@ class FileWriter(Sink):
             for offset, size_bytes in places:
                 self._write(offset, buffer[done : done + size_bytes])
                 done += size_bytes
-        self._hurry(done)
+        self._fresh_bytes += done
+
+    def hurry(self) -> None:
+        """Have the disk begin with what was written, instead of leaving it all to the end; nothing waits here."""
+        if self.options.sync and self._fresh_bytes >= HURRY_BYTES:
+            self._fresh_bytes = 0
+            start_writing(self._descriptor)
 
     def _write(self, offset: int, view: memoryview) -> None:
         self._check_inside(offset, len(view))
@@ -177,6 +184,8 @@ class FileWriter(Sink):
         Raises:
             CheckpointError: `checkpoint-not-found`, `read-failed`.
         """
+        if isinstance(extent.path, RemoteFile):
+            return 0, 0
         start, stop = -offset % BLOCK_BYTES, extent.size_bytes - (offset + extent.size_bytes) % BLOCK_BYTES
         if not self.options.share or stop <= start or (extent.offset - offset) % BLOCK_BYTES:
             return 0, 0
@@ -194,6 +203,8 @@ class FileWriter(Sink):
     def _copy_in_kernel(self, extent: Extent, offset: int) -> int:
         """Copy as much as the kernel can between these two files; return how many bytes that was."""
         if extent.size_bytes < 2 * BLOCK_BYTES or self._shares_blocks is False or not hasattr(os, "copy_file_range"):
+            return 0
+        if isinstance(extent.path, RemoteFile):
             return 0
         source = self._sources.hold(extent.path)
         if self._shares_blocks is None:
@@ -220,11 +231,8 @@ class FileWriter(Sink):
         return done
 
     def _hurry(self, size_bytes: int) -> None:
-        """Have the disk begin with what was written, instead of leaving it all to the end; nothing waits here."""
         self._fresh_bytes += size_bytes  # a count that two threads spoil costs nothing but a late beginning
-        if self.options.sync and self._fresh_bytes >= HURRY_BYTES:
-            self._fresh_bytes = 0
-            start_writing(self._descriptor)
+        self.hurry()
 
     def _check_inside(self, offset: int, length_bytes: int) -> None:
         if offset < 0 or offset + length_bytes > self.size_bytes:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Self
 from weighbridge.base.errors import CheckpointError
 from weighbridge.storage.places.regular_files import OpenFiles
 from weighbridge.storage.protocol import Extent
+from weighbridge.storage.remote.remote_files import RemoteFile
 
 
 class FileOptions(NamedTuple):
@@ -64,6 +65,9 @@ class Sink(ABC):
             self.write(offset, buffer[done : done + size_bytes])
             done += size_bytes
 
+    def hurry(self) -> None:  # noqa: B027 - most have nothing to do
+        """Let the disk begin with what was written by `spread`, once what lies side by side is there."""
+
     @abstractmethod
     def copy_range(self, extent: Extent, offset: int) -> None:
         """Have the file hold bytes of another file at `offset`.
@@ -98,7 +102,7 @@ class Sink(ABC):
 def read_pieces(
     sources: OpenFiles, extent: Extent, done_bytes: int, piece_bytes: int
 ) -> Iterator[tuple[int, memoryview]]:
-    """Read what is left of an extent, piece by piece in one buffer.
+    """Read what is left of an extent, piece by piece in one buffer; one elsewhere comes in pieces of its own size.
 
     Args:
         sources: Opens the file.
@@ -112,6 +116,11 @@ def read_pieces(
     Raises:
         CheckpointError: `source-changed` if the file is shorter than the extent, `checkpoint-not-found`, `read-failed`.
     """
+    if isinstance(extent.path, RemoteFile):
+        for piece in extent.path.pieces(extent.offset + done_bytes, extent.size_bytes - done_bytes):
+            yield done_bytes, piece
+            done_bytes += len(piece)
+        return
     buffer = memoryview(bytearray(min(piece_bytes, extent.size_bytes - done_bytes)))
     while done_bytes < extent.size_bytes:
         piece = buffer[: extent.size_bytes - done_bytes]

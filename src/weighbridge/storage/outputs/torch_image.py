@@ -8,7 +8,7 @@
 That is the format of `torch.save` since 1.6 (torch/serialization.py, `_save`; caffe2/serialize/inline_container.cc),
 whose members are stored as they are (PKWARE's APPNOTE.TXT, with its 64-bit fields where 32 bits do not do). Where all
 of it lies is known before a tensor is read. Only the checksums of the members are not: they are put in when the file is
-filled, after reading it once more.
+filled.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from weighbridge.base.batches import WINDOW_BYTES, run_in_batches, windows_of
+from weighbridge.base.batches import run_in_batches
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.file_names import RECEIPT_NAME
 from weighbridge.base.file_sets import FileImage, Placed
-from weighbridge.base.specs import TensorSpec
+from weighbridge.base.specs import DTYPES, Shape, TensorSpec
 from weighbridge.storage.formats.torch_pickles import Storage, Stored, storage_class
+from weighbridge.storage.outputs.checksums import Checksums
 from weighbridge.storage.outputs.file_writer import reporting_write_errors
 from weighbridge.storage.outputs.pickle_text import pickle_tensors, row_major_strides
 from weighbridge.storage.places.regular_files import OpenFiles
@@ -116,12 +117,13 @@ class TorchImage:
     filled: tuple[Member, ...]
     fixed: bytes
 
-    def complete(self, path: Path, receipt: bytes, *, sync: bool = True) -> None:
+    def complete(self, path: Path, receipt: bytes, known: Checksums, *, sync: bool = True) -> None:
         """Write what stands around the tensors of a file that is filled, and its first bytes not yet.
 
         Args:
             path: The file.
             receipt: The receipt, of the size that the file was laid out for.
+            known: What it was filled through.
             sync: Force it to the disk.
 
         Raises:
@@ -132,7 +134,7 @@ class TorchImage:
         assert len(receipt) == place.size_bytes
         files = OpenFiles({}, is_passing=True)
         checksums = run_in_batches(
-            lambda member: checksum_of(files, path, member.offset, member.size_bytes),
+            lambda member: known.of(files, path, self.image.name, member.offset, member.size_bytes),
             storages,
             lambda member: member.size_bytes,
         )
@@ -150,20 +152,6 @@ class TorchImage:
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-
-
-def checksum_of(files: OpenFiles, path: Path, offset: int, size_bytes: int) -> int:
-    """Return the checksum of bytes of a file, as archives have it.
-
-    Raises:
-        CheckpointError: `read-failed`, `file-truncated`, `source-changed`.
-    """
-    checksum, buffer = 0, memoryview(bytearray(min(WINDOW_BYTES, size_bytes)))
-    for start, stop in windows_of(size_bytes):
-        window = buffer[: stop - start]
-        files.read(path, offset + start, window)
-        checksum = zlib.crc32(window, checksum)
-    return checksum
 
 
 def directory_end(count: int, offset: int, size_bytes: int) -> bytes:
@@ -231,15 +219,31 @@ def describe_stored(where: str, spec: TensorSpec, storage: str) -> Stored:
     Raises:
         CheckpointError: `dtype-unknown` for a dtype that torch lacks.
     """
-    from weighbridge.storage.formats.torch_tensors import torch_layout
-
-    layout = torch_layout(spec)
+    layout = _layout_in_torch(spec)
     if layout is None:
         what, hint = (
             "torch has no such dtype, so no torch file can hold it",
             "write a safetensors file, or another dtype",
         )
         raise CheckpointError("dtype-unknown", what, where=where, got=str(spec), hint=hint)
-    dtype, shape = str(layout[0]).removeprefix("torch."), layout[1]
+    dtype, shape = layout
     own = Storage(storage, dtype, spec.numel) if storage_class(dtype)[1] else Storage(storage, "uint8", spec.size_bytes)
     return Stored(own, dtype, 0, shape, row_major_strides(shape))
+
+
+_NEWER: Final = ("F4", "F8_E8M0")
+"""Dtypes that the oldest torch which this works with lacks."""
+
+
+def _layout_in_torch(spec: TensorSpec) -> tuple[str, Shape] | None:
+    """Return the name of torch's dtype for a spec, and the shape there; torch is asked only where it may lack it.
+
+    To import it takes longer, and more memory, than to write a file of some gigabytes.
+    """
+    name = DTYPES[spec.dtype].torch_name
+    if name and spec.dtype not in _NEWER:
+        return name, spec.shape
+    from weighbridge.storage.formats.torch_tensors import torch_layout
+
+    layout = torch_layout(spec)
+    return None if layout is None else (str(layout[0]).removeprefix("torch."), layout[1])

@@ -27,7 +27,8 @@ from weighbridge.base.file_sets import FileImage
 from weighbridge.base.hashes import sha256_of
 from weighbridge.base.json_text import JsonError, join_keys, parse_json
 from weighbridge.storage.outputs.file_writer import SEAL_BYTES, reporting_write_errors
-from weighbridge.storage.places.regular_files import FileFingerprint, open_regular, read_prefix, read_small_file
+from weighbridge.storage.places.file_fingerprints import FileFingerprint
+from weighbridge.storage.places.regular_files import open_regular, read_prefix, read_small_file
 
 PROBE_SUFFIX: Final = ".link"
 """Ends the name of a link that is made to find out whether one can be made; nothing opens a file of such a name."""

@@ -24,6 +24,7 @@ from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, TORCH_
 from weighbridge.base.json_text import join_keys
 from weighbridge.storage.places.rank_pieces import are_of_ranks
 from weighbridge.storage.places.regular_files import reporting_read_errors
+from weighbridge.storage.remote.remote_files import Location, RemoteFile
 
 _WHOLE: Final = ("model.safetensors", "pytorch_model.bin")
 """Names by which the hub's libraries look for a checkpoint of one file, whatever else lies beside it."""
@@ -36,18 +37,20 @@ class Extra(NamedTuple):
 
     Args:
         name: Its relative name.
-        path: Where it lies.
+        path: Where it lies: on this disk with links resolved, or elsewhere.
         content: What it is to hold in a new directory; None for what it holds.
     """
 
     name: str
-    path: Path
+    path: Location
     content: bytes | None = None
 
     @property
     def size_bytes(self) -> int:
         """Its size in a new directory."""
-        return self.path.stat().st_size if self.content is None else len(self.content)
+        if self.content is not None:
+            return len(self.content)
+        return self.path.size_bytes if isinstance(self.path, RemoteFile) else self.path.stat().st_size
 
 
 class Found(NamedTuple):
@@ -82,22 +85,34 @@ def find_weights(directory: Path) -> Found:
     Raises:
         CheckpointError: `checkpoint-not-found`, `checkpoint-ambiguous`, `index-mismatch`, `read-failed`.
     """
-    names = list_names(directory)
+    return choose_weights(list_names(directory), str(directory))
+
+
+def choose_weights(names: Sequence[str], where: str) -> Found:
+    """Choose the one checkpoint among the names of a folder.
+
+    Args:
+        names: The names, sorted, without those that start with a dot.
+        where: The folder, for messages.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found`, `checkpoint-ambiguous`, `index-mismatch`.
+    """
     for is_torch in (False, True):
         suffixes = TORCH_SUFFIXES if is_torch else (SAFETENSORS_SUFFIX,)
         files = [name for name in names if name.endswith(suffixes) and not (is_torch and _TRAINING_STATE.match(name))]
         indexes = [name for name in names if name.endswith(tuple(suffix + INDEX_SUFFIX for suffix in suffixes))]
         if indexes:
-            return _follow_index(indexes, files, is_torch, str(directory))
+            return _follow_index(indexes, files, is_torch, where)
         if are_of_ranks(files):
             return Found(tuple(files), None, is_torch=False, is_of_ranks=True)
         if files:
-            return Found(_choose(files, is_torch, str(directory)), None, is_torch)
+            return Found(_choose(files, is_torch, where), None, is_torch)
     expected = f"*{SAFETENSORS_SUFFIX}, *{SAFETENSORS_SUFFIX}{INDEX_SUFFIX}, or a torch file"
     got = join_keys(names) or "an empty directory"
     hint = "open the directory that holds the weights; sub-directories are not searched"
     raise CheckpointError(
-        "checkpoint-not-found", "no checkpoint is in here", where=str(directory), expected=expected, got=got, hint=hint
+        "checkpoint-not-found", "no checkpoint is in here", where=where, expected=expected, got=got, hint=hint
     )
 
 

@@ -13,12 +13,19 @@ What stays behind is named, all but the receipt: a new one takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.file_names import INDEX_SUFFIX, RECEIPT_NAME, RECORD_NAME, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
+from weighbridge.base.file_names import (
+    INDEX_SUFFIX,
+    RECEIPT_NAME,
+    RECORD_NAME,
+    SAFETENSORS_SUFFIX,
+    TORCH_SUFFIXES,
+    names_index,
+)
 from weighbridge.base.json_text import join_keys
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.paths import resolve_inside
@@ -67,7 +74,12 @@ def find_extras(directory: Path, used: Iterable[str] = ()) -> tuple[tuple[Extra,
             found, hidden = _files_at(directory, part)
             extras += found
             left += hidden if found else [part]
-    return tuple(extras), ((f"left aside, not carried along: {join_keys(left, _NAMED)}",) if left else ())
+    return tuple(extras), left_aside(left)
+
+
+def left_aside(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the note that names what stays behind; none where nothing does."""
+    return (f"left aside, not carried along: {join_keys(names, _NAMED)}",) if names else ()
 
 
 def _names_in(directory: Path) -> list[str]:
@@ -86,7 +98,7 @@ def _names_beside(directory: Path, name: str, own: set[str]) -> Iterator[str]:
 def _files_at(directory: Path, name: str) -> tuple[list[Extra], list[str]]:
     """List the file of this name, or those below it and what is hidden among them; nothing for what stays behind."""
     hidden: list[str] = []
-    if not _may_go(name):
+    if not may_go(name):
         return [], hidden
     try:
         path = resolve_inside(directory, name)
@@ -97,9 +109,11 @@ def _files_at(directory: Path, name: str) -> tuple[list[Extra], list[str]]:
         return [], hidden
 
 
-def _may_go(name: str) -> bool:
+def may_go(name: str) -> bool:
+    """Tell whether a file or a sub-directory may be carried along, by its name."""
     last = name.rpartition("/")[2]
-    return not last.startswith(".") and not last.endswith(STATE_SUFFIXES) and name != RECORD_NAME
+    holds_state = last.endswith(STATE_SUFFIXES) or names_index(last)
+    return not last.startswith(".") and not holds_state and name != RECORD_NAME
 
 
 def _files_below(directory: Path, name: str, hidden: list[str]) -> Iterator[Extra]:
@@ -120,7 +134,7 @@ def _files_below(directory: Path, name: str, hidden: list[str]) -> Iterator[Extr
             if inner.startswith("."):
                 hidden.append(path)
                 continue
-            if not _may_go(path) or count > MOST_FILES:
+            if not may_go(path) or count > MOST_FILES:
                 raise _stays(directory, path)
             real = resolve_inside(directory, path)
             if real.is_file():

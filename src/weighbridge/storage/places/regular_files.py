@@ -19,18 +19,15 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.hashes import sha256_of
 from weighbridge.base.plain_files import OddFileError, open_plain
 from weighbridge.base.workers import call_after_run
 from weighbridge.storage.places.stamps import FileStamp, changed, check_stamp, stamp_of
+from weighbridge.storage.remote.remote_files import Location, RemoteFile
 
 if TYPE_CHECKING:
     from weighbridge.storage.places.scatter import Span
 
 _LOG: Final = logging.getLogger(__name__)
-
-FileFingerprint = dict[str, str | int]
-"""What identifies one opened file: `name`, `size_bytes`, `mtime_ns` and `head_sha256`. A JSON object."""
 
 SMALL_BYTES: Final = 2**24
 """Limit for a file of settings, such as a configuration."""
@@ -53,6 +50,11 @@ class SourceFile(NamedTuple):
     path: Path
     stamp: FileStamp
     head: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size."""
+        return self.stamp.size_bytes
 
 
 @contextmanager
@@ -152,6 +154,17 @@ def read_small_file(
         os.close(descriptor)
 
 
+def read_settings(location: Location) -> bytes:
+    """Read a file of settings, here or elsewhere; one that lies here has its links resolved already.
+
+    Raises:
+        CheckpointError: As `read_small_file`, and for one elsewhere as `RemoteFile.read_all`.
+    """
+    if isinstance(location, RemoteFile):
+        return location.read_all(SMALL_BYTES)
+    return read_small_file(location, is_resolved=True)[0]
+
+
 def sample_file(name: str, path: Path) -> SourceFile:
     """Stamp a file and keep its first `HEAD_SAMPLE_BYTES`.
 
@@ -164,38 +177,6 @@ def sample_file(name: str, path: Path) -> SourceFile:
             return SourceFile(name, path, stamp, read_prefix(descriptor, min(stamp.size_bytes, HEAD_SAMPLE_BYTES)))
     finally:
         os.close(descriptor)
-
-
-def fingerprint_files(files: Iterable[SourceFile]) -> list[FileFingerprint]:
-    """Describe opened files as JSON objects."""
-    return [
-        {
-            "name": file.name,
-            "size_bytes": file.stamp.size_bytes,
-            "mtime_ns": file.stamp.mtime_ns,
-            "head_sha256": sha256_of(file.head),
-        }
-        for file in files
-    ]
-
-
-def check_files_unchanged(files: Iterable[SourceFile]) -> None:
-    """Compare files with what was opened: stamp and head.
-
-    Raises:
-        CheckpointError: `source-changed`.
-    """
-    for file in files:
-        try:
-            descriptor, stamp = open_regular(file.path)
-        except CheckpointError as error:
-            raise changed(file.path, "it can be opened no more") from error
-        try:
-            check_stamp(file.path, stamp, file.stamp)
-            if read_prefix(descriptor, len(file.head)) != file.head:
-                raise changed(file.path, "its header is another one")
-        finally:
-            os.close(descriptor)
 
 
 class _Descriptor:
@@ -213,7 +194,7 @@ class _Descriptor:
 
 
 class OpenFiles:
-    """Read files by path, holding at most `limit` descriptors open.
+    """Read files by path, holding at most `limit` descriptors open; one that lies elsewhere is asked for its ranges.
 
     Args:
         stamps: What each file must still be when it is opened; a path that is not listed may be anything.
@@ -269,12 +250,16 @@ class OpenFiles:
         check_stamp(path, stamp_of(os.fstat(held.number)), held.stamp)
         return held
 
-    def read(self, path: Path, offset: int, buffer: memoryview) -> None:
+    def read(self, path: Location, offset: int, buffer: memoryview) -> None:
         """Fill the whole buffer from the file's bytes at `offset`.
 
         Raises:
-            CheckpointError: `source-changed`, `file-truncated`, `checkpoint-not-found`, `read-failed`.
+            CheckpointError: `source-changed`, `file-truncated`, `checkpoint-not-found`, `read-failed`; and as
+                `RemoteFile.pieces` for a file elsewhere.
         """
+        if isinstance(path, RemoteFile):
+            path.read(offset, buffer)
+            return
         self._check_count(path, offset, buffer.nbytes, self.fill(path, offset, buffer))
 
     def fill(self, path: Path, offset: int, buffer: memoryview) -> int:
@@ -319,7 +304,7 @@ class OpenFiles:
         held.is_direct = False
         _LOG.warning("read through the page cache, as direct reads are refused: %s", path)
 
-    def collect(self, path: Path, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+    def collect(self, path: Location, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
         """Fill a buffer from several places of a file, one after the other.
 
         Args:
@@ -330,6 +315,9 @@ class OpenFiles:
         Raises:
             CheckpointError: As `read`.
         """
+        if isinstance(path, RemoteFile):
+            path.collect(list(places), buffer)
+            return
         held, done = self.hold(path), 0
         with reporting_read_errors(str(path)):
             for offset, size_bytes in places:
@@ -339,13 +327,17 @@ class OpenFiles:
                     self.read(path, offset + count, part[count:])
                 done += size_bytes
 
-    def scatter(self, path: Path, offset: int, spans: Sequence[Span]) -> None:
+    def scatter(self, path: Location, offset: int, spans: Sequence[Span]) -> None:
         """Fill pieces of memory, one after the other, from the file's bytes at `offset`.
 
         Raises:
             CheckpointError: As `read`.
         """
-        from weighbridge.storage.places.scatter import scatter
+        from weighbridge.storage.places.scatter import scatter, scatter_pieces
+
+        if isinstance(path, RemoteFile):
+            scatter_pieces(path.pieces(offset, sum([span.size_bytes for span in spans])), spans)
+            return
 
         def past_the_cache(number: int) -> int:
             from weighbridge.storage.places.direct import scatter_direct

@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final, NamedTuple
 
@@ -71,6 +71,34 @@ def scatter(descriptor: int, offset: int, spans: Sequence[Span]) -> int:
         if got < wanted:
             break
     return done
+
+
+def scatter_pieces(pieces: Iterable[memoryview], spans: Sequence[Span]) -> None:
+    """Fill pieces of memory with bytes that come in pieces of other sizes.
+
+    Args:
+        pieces: The bytes, in order; as many as the spans take together.
+        spans: The pieces of memory.
+
+    Examples:
+        >>> one, two = ctypes.create_string_buffer(2), ctypes.create_string_buffer(3)
+        >>> spans = [Span(ctypes.addressof(one), 2), Span(ctypes.addressof(two), 3)]
+        >>> scatter_pieces([memoryview(b"abc"), memoryview(b"de")], spans)
+        >>> one.raw, two.raw
+        (b'ab', b'cde')
+    """
+    left = (span for span in spans if span.size_bytes)
+    room = memoryview(b"")
+    for piece in pieces:
+        while piece:
+            room = room or _memory(next(left))
+            count = min(len(room), len(piece))
+            room[:count] = piece[:count]
+            room, piece = room[count:], piece[count:]
+
+
+def _memory(span: Span) -> memoryview:
+    return memoryview((ctypes.c_char * span.size_bytes).from_address(span.address)).cast("B")
 
 
 def _fill_group(descriptor: int, offset: int, group: Sequence[Span], wanted: int) -> int:

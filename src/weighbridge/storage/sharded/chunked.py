@@ -69,6 +69,16 @@ class Whole(NamedTuple):
         chunk = self.chunks[0] if len(self.chunks) == 1 else None
         return chunk if chunk is not None and _are_dense(self.shape, chunk.strides) else None
 
+    @property
+    def rows(self) -> list[Chunk] | None:
+        """The chunks in the order of its rows, if each is some rows of it as they are; None otherwise."""
+        if not self.shape or any(
+            chunk.box.sizes[1:] != self.shape[1:] or not _are_dense(chunk.box.sizes, chunk.strides)
+            for chunk in self.chunks
+        ):
+            return None
+        return sorted(self.chunks, key=lambda chunk: chunk.box.offsets)
+
 
 def check_chunks(whole: Whole, where: str) -> None:
     """Refuse a tensor whose chunks do not hold each of its elements once.
@@ -125,6 +135,24 @@ class ChunkedCheckpoint(Opened):
         whole = self._whole(key)
         chunk = whole.run
         return None if chunk is None else Extent(chunk.path, chunk.offset, whole.size_bytes)
+
+    def pieces(self, key: str, start_byte: int, size_bytes: int) -> list[Extent] | None:
+        """Locate bytes of a tensor that lies in chunks of rows, in their order; None for all others.
+
+        Raises:
+            CheckpointError: `tensor-not-found`.
+        """
+        whole = self._whole(key)
+        rows = whole.rows
+        if rows is None:
+            return None
+        row_bytes, found = prod(whole.shape[1:]) * whole.itemsize, []
+        for chunk in rows:
+            first = chunk.box.offsets[0] * row_bytes
+            start, stop = max(start_byte, first), min(start_byte + size_bytes, first + chunk.box.sizes[0] * row_bytes)
+            if start < stop:
+                found.append(Extent(chunk.path, chunk.offset + start - first, stop - start))
+        return found
 
     def is_made(self, key: str) -> bool:
         """Tell whether a tensor lies in several chunks, of which a part is read without the others."""

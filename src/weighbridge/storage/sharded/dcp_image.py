@@ -5,7 +5,7 @@
 
 A chunk is some rows of a tensor, so that a rank of any number of ranks reads little that it does not need. Where all of
 it lies is known before a tensor is read, but for the checksums of the chunks: they are put in when the files are
-filled, after reading these once more. Tensors that are known to be one lie in the same items.
+filled. Tensors that are known to be one lie in the same items.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from weighbridge.base.batches import run_in_batches
 from weighbridge.base.file_sets import FileImage, Placed
 from weighbridge.base.specs import DTYPES, Header, Shape, TensorSpec
 from weighbridge.storage.formats.torch_archives import item_bytes
+from weighbridge.storage.outputs.checksums import Checksums
 from weighbridge.storage.outputs.file_writer import reporting_write_errors
 from weighbridge.storage.outputs.pickle_text import pickle_tensor, row_major_strides
 from weighbridge.storage.outputs.torch_image import (
@@ -28,7 +29,6 @@ from weighbridge.storage.outputs.torch_image import (
     FIXED,
     Member,
     begin_archive,
-    checksum_of,
     describe_stored,
     directory_end,
     next_member,
@@ -123,11 +123,12 @@ class DcpImage:
     chunks: Mapping[str, tuple[PlacedItem, ...]]
     described: Described
 
-    def complete(self, directory: Path, *, sync: bool = True) -> None:
+    def complete(self, directory: Path, known: Checksums, *, sync: bool = True) -> None:
         """Write what stands around the chunks of files that are filled, and their first bytes not yet.
 
         Args:
             directory: Where the files are.
+            known: What they were filled through.
             sync: Force them to the disk.
 
         Raises:
@@ -138,7 +139,8 @@ class DcpImage:
         placed = [each for chunks in self.chunks.values() for each in chunks]
 
         def work(each: PlacedItem) -> int:
-            return checksum_of(files, directory / each.item.name, each.offset, each.form.data.size_bytes)
+            name, size_bytes = each.item.name, each.form.data.size_bytes
+            return known.of(files, directory / name, name, each.offset, size_bytes)
 
         checksums = run_in_batches(work, placed, lambda each: each.form.data.size_bytes)
         files.close()

@@ -24,6 +24,7 @@ from weighbridge.storage.formats.pickles import Bounded, read_pickle
 from weighbridge.storage.formats.torch_archives import list_members, read_content
 from weighbridge.storage.formats.torch_pickles import UNSAFE_HINT
 from weighbridge.storage.places.directory import Extra
+from weighbridge.storage.remote.remote_files import RemoteFile
 from weighbridge.storage.sharded.dcp_metadata import ITEMS_SUFFIX, Item
 
 OBJECTS_NAME: Final = "dcp-objects.json"
@@ -115,6 +116,13 @@ class Kept(NamedTuple):
     objects: dict[str, Item]
 
 
+def _content_of(extra: Extra) -> bytes:
+    if extra.content is not None:
+        return extra.content
+    path = extra.path
+    return path.read_all(path.size_bytes) if isinstance(path, RemoteFile) else path.read_bytes()
+
+
 def restore_objects(extra: Extra) -> Kept:
     """Take objects out of the file that they were kept in.
 
@@ -124,7 +132,7 @@ def restore_objects(extra: Extra) -> Kept:
     Raises:
         CheckpointError: `dcp-invalid` for a file that is none, `dcp-unsafe` for an item that names code; `read-failed`.
     """
-    raw = extra.path.read_bytes() if extra.content is None else extra.content
+    raw = _content_of(extra)
     try:
         form = table(parse_json(raw))
         if (form["format"], form["version"]) != (_FORMAT, _VERSION):

@@ -1,0 +1,184 @@
+"""Arguments of the library's own call: which have no part in a load through a plan, and what others ask for."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from weighbridge.base.errors import CheckpointError, PatternError, RegistryError, WeighbridgeError
+from weighbridge.base.file_names import INDEX_SUFFIX
+from weighbridge.mappings.transformers_table import import_transform, library_module, library_name
+from weighbridge.mappings.transforms import Transform
+from weighbridge.storage import open_checkpoint
+from weighbridge.storage.opening import open_weights_named
+
+if TYPE_CHECKING:
+    from weighbridge.storage.protocol import Checkpoint
+
+_REFUSED: Final = {
+    "distributed_config": "load on one device, and spread the model afterwards",
+    "gguf_file": "load a GGUF file with the library itself",
+    "quantization_config": "leave it out: weights are loaded as they are, and quantised afterwards",
+    "tp_plan": "load on one device, and spread the model afterwards",
+    "tp_size": "load on one device, and spread the model afterwards",
+}
+"""Arguments of the library's call that a plan has no part for, and what to do in their place."""
+
+_DOWNLOAD: Final = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+
+
+class Asked(NamedTuple):
+    """What the library's own arguments ask of a load.
+
+    Args:
+        renames: Renames of the caller's, which run before the rules that a model has.
+        ignores_sizes: Whether weights that the checkpoint holds in another size are made anew.
+        info: Whether the library is to say what it found, beside the model.
+    """
+
+    renames: tuple[Transform, ...] = ()
+    ignores_sizes: bool = False
+    info: bool = False
+
+
+def refuse_arguments(
+    model_class: Any, path: str | Path | None, config: Any, device: Any, arguments: Mapping[str, Any]
+) -> None:
+    """Refuse arguments that a load through a plan cannot do as the library means them, or that contradict each other.
+
+    Args:
+        model_class: The class to load.
+        path: Where the checkpoint is.
+        config: The configuration, if one is given.
+        device: Where the model is wanted, if that was said.
+        arguments: The library's own arguments.
+
+    Raises:
+        RegistryError: `integration-unsupported`.
+        WeighbridgeError: `usage` for two words on where the model is wanted, or on where its weights are, and for none.
+    """
+    names = [name for name in _REFUSED if arguments.get(name)]
+    if names:
+        raise RegistryError(
+            "integration-unsupported",
+            "a load through a plan does not take these arguments",
+            got=", ".join(names),
+            hint="\n".join(dict.fromkeys(_REFUSED[name] for name in names)),
+        )
+    if device is not None and arguments.get("device_map") is not None:
+        got = f"device={device!r} and device_map={arguments['device_map']!r}"
+        what, hint = "both say where the model is wanted", "give one of the two"
+        raise WeighbridgeError("usage", what, got=got, hint=hint)
+    _refuse_places(model_class, path, config, arguments.get("state_dict"))
+
+
+def _refuse_places(model_class: Any, path: str | Path | None, config: Any, state_dict: Any) -> None:
+    """Refuse two places that have the weights, and none; and a state dict alone, which does not say what is made."""
+    if (path is None) == (state_dict is None):
+        what, got = "one place has a model's weights", "none" if path is None else f"{path} and state_dict="
+        hint = "give a path, or None and state_dict= with config="
+        raise WeighbridgeError("usage", what, expected="a path, or a state dict", got=got, hint=hint)
+    if path is None and (config is None or not hasattr(model_class, "base_model_prefix")):
+        what, got = "a state dict does not say what it is of", getattr(model_class, "__name__", repr(model_class))
+        hint = "give the class of the model itself, and its configuration: config="
+        raise WeighbridgeError("usage", what, expected="a class and a configuration", got=got, hint=hint)
+
+
+def refuse_folder(folder: str | Path | None, directory: Path | None) -> None:
+    """Refuse to let the library write what it offloads beside the weights of the checkpoint.
+
+    Args:
+        folder: The offload folder, if there is one.
+        directory: The checkpoint, if it is in one.
+
+    Raises:
+        WeighbridgeError: `usage`.
+    """
+    if folder is None or directory is None:
+        return
+    if Path(folder).resolve().is_relative_to(directory.resolve()):
+        what, hint = "the offload folder is inside of the checkpoint", "give it a directory of its own"
+        raise WeighbridgeError("usage", what, where=str(folder), got=str(directory), hint=hint)
+
+
+def accelerator(device: Any) -> Any:
+    """Return the device on which the library can make a model from the start; None if there is none to speak of."""
+    import torch
+
+    if device is None or torch.device(device).type == "cpu" or importlib.util.find_spec("accelerate") is None:
+        return None
+    return torch.device(device)
+
+
+def open_weights(path: str | Path | None, arguments: Mapping[str, Any]) -> tuple[Checkpoint, Path | None]:
+    """Open the weights that the library would load, and return the directory that they are in, if they are in one.
+
+    Args:
+        path: Directory of the checkpoint, or a name on the hub; None for a state dict, which lies in no directory.
+        arguments: The library's own arguments.
+
+    Raises:
+        CheckpointError: `checkpoint-not-found`, and as `open_checkpoint`.
+    """
+    if path is None:
+        return open_checkpoint(arguments["state_dict"]), None
+    directory, variant = _local_directory(path, arguments), arguments.get("variant")
+    if variant is None:
+        return open_checkpoint(directory), directory
+    return open_weights_named(
+        directory, _name_of_variant(directory, variant, arguments.get("use_safetensors"))
+    ), directory
+
+
+def _name_of_variant(directory: Path, variant: str, use_safetensors: bool | None) -> str:
+    """Return the file, or the index, in which the library looks for a variant first."""
+    kinds = [] if use_safetensors is False else ["model.safetensors"]
+    kinds += [] if use_safetensors else ["pytorch_model.bin"]
+    parts = (name.rpartition(".") for kind in kinds for name in (kind, kind + INDEX_SUFFIX))
+    names = [f"{stem}.{variant}.{suffix}" for stem, _, suffix in parts]
+    found = next((name for name in names if (directory / name).is_file()), None)
+    if found is None:
+        what, expected = f"there are no weights of the variant {variant!r}", " or ".join(names)
+        got = ", ".join(sorted(file.name for file in directory.glob("*model*")))
+        hint = "leave out variant=, or take the one that the names of the files say"
+        raise CheckpointError("checkpoint-not-found", what, where=str(directory), expected=expected, got=got, hint=hint)
+    return found
+
+
+def _local_directory(path: str | Path, arguments: Mapping[str, Any]) -> Path:
+    """Return the directory of a checkpoint; one from the hub is fetched first, weights and settings only."""
+    root = Path(path)
+    if not root.exists() and (root.is_absolute() or str(path).count("/") != 1 or str(path).startswith(".")):
+        raise CheckpointError("checkpoint-not-found", "there is no such directory", where=str(path))
+    if not root.exists():
+        from huggingface_hub import snapshot_download
+
+        wanted = {name: arguments[name] for name in _DOWNLOAD if arguments.get(name) is not None}
+        variant = arguments.get("variant")
+        weights = ["*.safetensors"] if variant is None else [f"*.{variant}.safetensors", f"*.{variant}-*.safetensors"]
+        root = Path(snapshot_download(str(path), allow_patterns=[*weights, "*.json", "*.model"], **wanted))
+    return root / arguments["subfolder"] if arguments.get("subfolder") else root
+
+
+def asked_of(arguments: Mapping[str, Any]) -> Asked:
+    """Read the arguments of the library's that change what is loaded, and what is said of it.
+
+    Raises:
+        RegistryError: `integration-version`.
+        PatternError: `pattern-syntax` for a name to look for that cannot be read.
+    """
+    kind = library_name(library_module("core_model_loading"), "WeightRenaming")
+    renames = tuple(_rename(kind, old, new) for old, new in (arguments.get("key_mapping") or {}).items())
+    sizes, info = arguments.get("ignore_mismatched_sizes"), arguments.get("output_loading_info")
+    return Asked(renames, ignores_sizes=bool(sizes), info=bool(info))
+
+
+def _rename(kind: Any, old: str, new: str) -> Transform:
+    try:
+        rule = kind(source_patterns=old, target_patterns=new)
+    except (re.error, ValueError) as problem:
+        raise PatternError("pattern-syntax", f"the library cannot read this pattern: {problem}", where=old) from problem
+    return import_transform(rule)
