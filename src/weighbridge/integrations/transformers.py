@@ -311,8 +311,7 @@ def save_pretrained(
 
     planning, writing = split_options(options)
     refuse_other_names(out, writing)
-    inner = unwrap(model)
-    is_other = is_of_another_class(inner)
+    inner, is_other = unwrap(model), is_of_another_class(unwrap(model))
     with held_by_ranks(model, str(out), group, timeout) as held:
         refuse_lost_codes(model)
         back = None
@@ -321,14 +320,11 @@ def save_pretrained(
         writing |= {} if back is None else library_names(back)
         if back is not None and is_other:
             return back.write(out, **writing)
-        if back is not None:
-            with settings_of(inner) as settings:
-                return back.write(out, beside=settings, **writing)
-        if mapping is None and layout is None and is_other:
+        if back is None and mapping is None and layout is None and is_other:
             say_other_class(inner)
-        derived = _plan_derived(model, mapping, layout, planning, held)
-        with settings_of(inner, derived) as settings:
-            return derived.write(out, beside=settings, **writing)
+        plan = _plan_derived(model, mapping, layout, planning, held) if back is None else back
+        with settings_of(inner, plan if back is None else None) as settings:
+            return plan.write(out, beside=settings, **writing)
 
 
 def _plan_derived(
