@@ -1,24 +1,31 @@
 """Run a few lines in a process of their own that may not use more than so much processor time and memory.
 
-What takes too long, or too much, is a failure there, and not the end of the test run.
+What takes too long, or too much, is a failure there, and not the end of the test run. The process is a fork of one that
+has imported everything, torch as well, so that a test waits for its own lines only.
+
+    python -m bounded SCRIPT ARGUMENT...     is that process
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 from typing import Final, NamedTuple
+
+from conftest import ROOT
+from forked import COMMAND, forks
 
 SECONDS: Final = 10
 MEGABYTES: Final = 1000
 
 _FRAME: Final = """
-import json, resource, sys
-resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds}))
+import json, os, resource, sys
 import weighbridge as wb
 {imports}
-resource.setrlimit(resource.RLIMIT_AS, ({size_bytes}, {size_bytes}))
+resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds}))
+mapped = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+resource.setrlimit(resource.RLIMIT_AS, (mapped + {size_bytes},) * 2)
 
 def run():
 {body}
@@ -54,16 +61,20 @@ def run_bounded(
     Args:
         body: The lines; `wb` is there, and the arguments as `sys.argv[1:]`.
         arguments: Texts for the lines.
-        imports: Lines that run before the memory is limited, for libraries that reserve much of it.
+        imports: Lines that run before anything is limited.
         seconds: The most processor time.
-        megabytes: The most memory that the process may have mapped.
+        megabytes: The most memory that may be mapped beyond what is when the lines begin.
     """
     indented = "\n".join(f"    {line}" for line in body.strip("\n").splitlines())
     script = _FRAME.format(seconds=seconds, size_bytes=megabytes * 2**20, imports=imports, body=indented)
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60 * seconds, check=False)
-    assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr[-2000:]}"
-    found = json.loads(done.stdout.splitlines()[-1])
+    ended = forks(COMMAND).run("bounded", [script, *map(str, arguments)], ROOT / "tests", os.environ)
+    assert ended.status == 0, f"ended with {ended.status}: {ended.err.decode()[-2000:]}"
+    found = json.loads(ended.out.splitlines()[-1])
     if "code" not in found:
         return Outcome(found["value"])
     return Outcome(codes=(found["code"], *found["problems"]), text=found["text"])
+
+
+if __name__ == "__main__":
+    words = sys.argv.pop(1)
+    exec(words, {})

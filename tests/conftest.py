@@ -6,6 +6,7 @@ Hypothesis draws the same examples in every run, so that a failure in one place 
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Refuse a name that is another one in each process: several that share the tests would not agree on them."""
     if " at 0x" in item.nodeid:
         raise pytest.UsageError(f"{item.nodeid} is named after an address: give ids=")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now to itself: looking through it for garbage takes a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="session")

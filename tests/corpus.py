@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping as MappingOf
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from conftest import CORPUS, ROOT
 
@@ -24,6 +24,8 @@ from weighbridge.models.resolve import resolve_config
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 SUBSET: Final = ROOT / "tests" / "data" / "corpus"
 PLACE: Final = CORPUS if CORPUS.is_dir() and not os.environ.get("WEIGHBRIDGE_CORPUS_SUBSET") else SUBSET
@@ -55,6 +57,11 @@ REGISTRY: Final = built_in()
 def case_names(place: Path = PLACE) -> list[str]:
     """Names of the cases, in alphabetical order."""
     return sorted(path.name for path in (place / "cases").glob("*") if path.is_dir())
+
+
+def some_of(items: list[T], every: int) -> list[T]:
+    """Return the first of every so many; all of them where the search profile has time for them."""
+    return items if os.environ.get("HYPOTHESIS_PROFILE") == "search" else items[::every]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ take, is tested with processes of their own.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -53,8 +54,10 @@ class Forks:
         command = [sys.executable, str(Path(__file__).resolve()), *modules]
         self.server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def run(self, module: str, words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Ended:
-        """Run `python -m module words`, in a folder, and wait for its end."""
+    def run(
+        self, module: str, words: Sequence[str], folder: Path, environment: Mapping[str, str], *, as_one: bool = False
+    ) -> Ended:
+        """Run `python -m module words`, in a folder, and wait for its end; `as_one` gives both streams as `out`."""
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
@@ -63,7 +66,7 @@ class Forks:
                 "words": list(words),
                 "folder": str(folder),
                 "environment": dict(environment),
-                "streams": [out.name, err.name],
+                "streams": [out.name, out.name if as_one else err.name],
             }
             print(json.dumps(command), file=self.server.stdin, flush=True)
             status, cpu_s = json.loads(self.server.stdout.readline())
@@ -84,6 +87,7 @@ def serve(modules: Sequence[str]) -> None:
             for found in pkgutil.walk_packages(module.__path__, f"{module.__name__}."):
                 if not found.name.startswith(NOT_LOADED):
                     importlib.import_module(found.name)
+    gc.freeze()  # no child looks through all that for garbage
     for line in sys.stdin:
         command = json.loads(line)
         process = os.fork()
@@ -101,7 +105,7 @@ def _become(command: Any) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     for number, name in enumerate(command["streams"], 1):
-        os.dup2(os.open(name, os.O_WRONLY), number)
+        os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
     sys.path[0] = command["folder"]
     sys.argv = ["", *command["words"]]
     status = 0

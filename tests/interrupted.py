@@ -15,18 +15,24 @@ is a process like any other to whoever kills it. What a child says goes to the s
 from __future__ import annotations
 
 import errno
+import gc
+import itertools
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
+
+import torch
+from safetensors.torch import save_file
 
 import weighbridge as wb
 
@@ -155,8 +161,6 @@ def run(order: dict[str, Any], steps: Steps) -> None:
 
 def load_model(source: str, steps: Steps) -> None:
     """Load a fused checkpoint into a model of its own shapes."""
-    import torch
-
     model = torch.nn.Module()
     for key, spec in wb.plan(source, FUSED).target.items():
         *path, name = key.split(".")
@@ -187,12 +191,25 @@ def live(order: dict[str, Any]) -> None:
         say("done")
 
 
+def warm_up() -> None:
+    """Convert a little, there and back, so that no child has to import what that needs."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        (place / "source").mkdir()
+        experts = itertools.product(range(2), ("gate", "up"))
+        long_runs = {f"experts.{i}.{part}.weight": torch.zeros(520, 256) for i, part in experts}
+        save_file(long_runs, place / "source" / "model.safetensors")
+        wb.convert(place / "source", place / "fused", FUSED)
+        wb.convert(place / "source", place / "part", FUSED, part=(0, 1))
+        wb.convert(place / "source", place / "distributed", FUSED, to="dcp")
+        wb.revert(place / "fused", place / "back")
+
+
 def serve() -> None:
     """Fork a child for each order, and say how it ended."""
-    if "torch" in sys.argv:
-        import torch
-
-        torch.set_num_threads(1)  # a fork would lose any thread beside this one
+    torch.set_num_threads(1)  # a fork would lose any thread beside this one
+    warm_up()
+    gc.freeze()  # no child looks through all that for garbage
     while True:
         line = hear()
         if not line.startswith("{"):  # what a child that was killed has left of a line, be it the mere end of it
@@ -269,17 +286,13 @@ class Child:
 
 
 class Nursery:
-    """The script, and the children that it has.
+    """The script, and the children that it has."""
 
-    Args:
-        arguments: `torch` to import that once for all children; without it they start and end faster.
-    """
-
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self) -> None:
         self.born = 0
         search = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            [sys.executable, __file__, *arguments],
+            [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": search},
@@ -314,13 +327,11 @@ class Nursery:
         with self.child(kind, source, out, **order) as child:
             return child.end()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
+@cache
+def nursery(number: int = 0) -> Nursery:
+    """Start the nursery of this number, once for all tests of a process; it ends when that does, as its input ends."""
+    return Nursery()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -72,26 +73,33 @@ class Wrong(NamedTuple):
 Trouble = Callable[[Asked], "Wrong | None"]
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+
 class Loopback:
-    """The server, and what it serves.
+    """The server, and what it serves: contents by path, such as `/plain/model.safetensors`.
 
     Args:
-        files: Contents by path, such as `/plain/model.safetensors`.
+        secured: How connections are encrypted; None for not at all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, secured: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.asked: list[Asked] = []
         self.trouble: Trouble = lambda _: None
         self.token = ""
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"there": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
+        if secured is not None:
+            self._server.socket = secured.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.other_url = f"http://localhost:{self.port}"
+        scheme = "http" if secured is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self.other_url = f"{scheme}://localhost:{self.port}"
 
     def note(self, asked: Asked) -> Asked:
         """Number a request, and keep it."""
@@ -190,11 +198,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         span = None if wrong.whole else asked.span
         start, stop = span or (0, len(content))
-        start, stop = start + wrong.shift_bytes, min(stop, len(content)) + wrong.shift_bytes
+        shift = wrong.shift_bytes if span is not None else 0
+        start, stop = start + shift, min(stop, len(content)) + shift
         if span is not None and start >= len(content):
             self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
             return
-        stop = max(start + 1, stop - (stop - start) // 2) if wrong.short else stop
+        stop = max(start + 1, stop - (stop - start) // 2) if wrong.short and span is not None else stop
         part = content[start:stop]
         head = {"ETag": etag, "Accept-Ranges": "bytes"}
         if span is not None:
@@ -252,9 +261,9 @@ def _listing(files: dict[str, bytes], path: str, query: dict[str, list[str]]) ->
 
 
 @contextlib.contextmanager
-def loopback() -> Iterator[Loopback]:
+def loopback(secured: ssl.SSLContext | None = None) -> Iterator[Loopback]:
     """Run a server while the block runs."""
-    server = Loopback()
+    server = Loopback(secured)
     try:
         yield server
     finally:

@@ -18,6 +18,7 @@ from unittest import mock
 import pytest
 import torch
 from dcp_directories import write_dcp
+from forked import COMMAND, forks
 from provocations import (
     BOTH,
     DIFFERING,
@@ -88,11 +89,10 @@ def follows(code: str, words: str) -> Callable[[Callable[[Path], object]], Calla
 
 def command(*arguments: Any, status: int = 0) -> str:
     """Run the command, which must succeed, or end as it is said to."""
-    line = [sys.executable, "-m", "weighbridge", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": PACKAGES, "COLUMNS": "120"}
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, env=environment)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout
+    ended = forks(COMMAND).run("weighbridge", [*map(str, arguments)], Path.cwd(), environment)
+    assert ended.status == status, (ended.out + ended.err).decode()
+    return ended.out.decode()
 
 
 def mapping_file(folder: Path, mapping: wb.Mapping) -> Path:

@@ -82,8 +82,13 @@ def named_modules(node: ast.AST, modules: Collection[str]) -> Iterator[str]:
     elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
         inside = [f"{node.module}.{alias.name}" for alias in node.names]
         yield from (name if name in modules else node.module for name in inside)
-    elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__"):
+    elif isinstance(node, ast.Call) and _called(node.func) in ("import_module", "__import__"):
         yield from (text.value for text in node.args[:1] if isinstance(text, ast.Constant))
+
+
+def _called(function: ast.expr) -> str:
+    """Return the last name of what is called."""
+    return str(getattr(function, "attr", getattr(function, "id", "")))
 
 
 def relative_imports(source: str) -> list[str]:

@@ -97,9 +97,7 @@ def test_g14_every_command_ends_soon_on_the_longest_names(key: str, tmp_path: Pa
         return True
         """,
         *paths,
-        imports="import torch",
         seconds=60,
-        megabytes=8000,
     )
     assert found.value is True
 
@@ -149,8 +147,7 @@ def test_g14_a_rule_that_doubles_a_name_ends_in_an_error(rules: int) -> None:
 # Reports
 
 
-@pytest.mark.parametrize("same_shape", [True, False])
-@pytest.mark.parametrize("partial", [True, False])
+@pytest.mark.parametrize(("same_shape", "partial"), [(True, True), (False, False)])
 def test_g14_a_report_of_2000_unlike_names_takes_a_moment(same_shape: bool, partial: bool) -> None:
     found = run_bounded(
         f"""

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import MAPPINGS, PAGE, SEGMENTS, documented, environment, fill, run, run_on_terminal, tensors
+from forked import COMMAND, forks
 from hypothesis import given, settings, strategies as st
 from safetensors.numpy import load_file, save_file
 
@@ -710,11 +711,9 @@ def test_page_shows_what_the_command_prints(tmp_path: Path, monkeypatch: pytest.
     for block in re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
         for shown in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             line, _, expected = shown.partition("\n")
-            command = [sys.executable, "-m", *shlex.split(line)]
-            printed = subprocess.run(
-                command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-            )
-            assert printed.stdout == expected, line
+            module, *words = shlex.split(line)
+            printed = forks(COMMAND).run(module, words, tmp_path, environment(), as_one=True)
+            assert printed.out.decode() == expected, line
 
 
 def test_a_mapping_in_json_says_what_to_check_as_the_yaml_file_does(there: Path) -> None:

@@ -209,7 +209,9 @@ def test_an_adapters_file_is_said_to_lack_its_configuration_and_its_directory_to
     config = json.dumps({**said, "base_model_name_or_path": "some/base"})
     (tmp_path / "adapter" / "adapter_config.json").write_text(config)
     (tmp_path / "map.yaml").write_text("transforms: [{rename: q_proj, to: query}]\n")
-    assert "adapter   LORA, rank 2, of some/base\n" in run(tmp_path, "inspect", "adapter").out
+    assert "adapter   LORA, rank 2, of some/base, on q_proj\n" in run(tmp_path, "inspect", "adapter").out
+    told = {"kind": "LORA", "base": "some/base", "rank": 2, "targets": ["q_proj"]}
+    assert json.loads(run(tmp_path, "inspect", "adapter", "--json").out)["adapter"] == told
     assert "adapter   " not in run(tmp_path, "inspect", "adapter/adapter_model.safetensors").out
     ran = run(tmp_path, "convert", "adapter/adapter_model.safetensors", "half", "map.yaml")
     assert "without the adapter_config.json beside it: open their directory for an adapter\n" in ran.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,53 @@ def test_the_family_of_a_packed_checkpoint_is_that_of_its_weights() -> None:
     best = detect(wb.Header(specs), config).best
     assert best is not None
     assert (best.name, best.score) == ("llama", 1.0)
+
+
+def test_options_that_would_do_nothing_are_refused(model: Path, tmp_path: Path) -> None:
+    for *words, said, followed in (
+        ("plan", "model", "map.yaml", "--dtype", "target", "--dtype target: there is no target", ["--dtype", "F16"]),
+        ("convert", "model", "out.pth", "--max-shard-size", "1GB", "a torch file is not cut into shards", []),
+        ("plan", "model", "--layout", "mapped", "--layout mapped needs the mapping that is meant", []),
+    ):
+        typed = [str(word) for word in words]
+        ran = run(tmp_path, *typed)
+        assert ran.err.startswith(f"usage: {said}"), ran.err
+        assert ran.status == 2
+        assert len(list(tmp_path.iterdir())) == 2
+        without = [*typed[: typed.index(next(word for word in typed if word.startswith("--")))], *followed]
+        assert run(tmp_path, *without).status == 0
+        (tmp_path / "out.pth").unlink(missing_ok=True)
+    assert run(tmp_path, "plan", "model", "map.yaml", "--dtype", "target", "--target", "model").err.count("usage") == 0
+
+
+def test_a_plan_is_written_by_either_name_of_the_option(model: Path, tmp_path: Path) -> None:
+    for option in ("-o", "--out"):
+        assert run(tmp_path, "plan", "model", "map.yaml", option, f"plan{option}.json").status == 0
+    assert (tmp_path / "plan-o.json").read_bytes() == (tmp_path / "plan--out.json").read_bytes()
+
+
+def test_a_file_that_is_all_its_directory_holds_has_the_configuration_beside_it(model: Path, tmp_path: Path) -> None:
+    """As the directory has it; of all else that lies there nothing is taken along. Of two files neither has it."""
+    (model / "config.json").write_text('{"model_type": "mine", "sizes": [1, 3]}')
+    (model / "notes.txt").write_text("not the model's")
+    (tmp_path / "cut.yaml").write_text(
+        "transforms:\n- convert: a.gamma\n  to: [b, c]\n  with: [{Split: {dim: 0, sizes: sizes}}]\n"
+    )
+    file = "model/model.safetensors"
+    assert json.loads(run(tmp_path, "inspect", file, "--json").out)["family"]["name"] == "mine"
+    assert run(tmp_path, "plan", file, "cut.yaml").status == 0
+    assert run(tmp_path, "convert", file, "out", "cut.yaml").status == 0
+    assert {each.name for each in (tmp_path / "out").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "weighbridge.json",
+    }
+    assert run(tmp_path, "revert", "out", "back").status == 0
+    assert run(tmp_path, "verify", "back/model.safetensors", file).status == 0
+    save_file({"b": torch.ones(1)}, model / "other.safetensors")
+    assert run(tmp_path, "plan", file, "cut.yaml").status == 0  # the name by which a directory is read
+    (model / "model.safetensors").rename(model / "one.safetensors")
+    ran = run(tmp_path, "plan", "model/one.safetensors", "cut.yaml")
+    assert ran.status != 0
+    assert "sizes" in ran.err
+    assert run(tmp_path, "plan", "model/one.safetensors", "cut.yaml", "--config", "model/config.json").status == 0

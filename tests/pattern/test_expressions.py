@@ -132,4 +132,4 @@ config = {"quantization_config": said}
 plan = wb.plan(tensors, [wb.WeightRenaming("^model", "outer")], config=config)
 return len(plan.target)
 """
-    assert run_bounded(body, imports="import torch", megabytes=4096).value == 20
+    assert run_bounded(body, imports="import torch").value == 20

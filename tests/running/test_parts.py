@@ -10,7 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import pytest
 import torch
 from command import run
 from conftest import ROOT
-from interrupted import ANOTHER, FUSED, SOURCE, Nursery
+from interrupted import ANOTHER, FUSED, SOURCE, nursery
 from left_files import contents, opens
 from safetensors.torch import load_file, save_file
 
@@ -82,12 +82,6 @@ def wanted(source: Path) -> dict[str, Path]:
     }  # fmt: skip
     assert len(list(made["plain"].glob("*.safetensors"))) >= 4
     return made
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as made:
-        yield made
 
 
 def convert(source: Path, out: Path, mapping: Any = FUSED, **options: Any) -> Path:
@@ -166,20 +160,19 @@ def test_parts_go_back_in_parts(source: Path, wanted: dict[str, Path], tmp_path:
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_at_once(source: Path, wanted: dict[str, Path], tmp_path: Path, count: int) -> None:
     """Two runs, each by processes that start at one moment; exactly one of them publishes."""
-    nurseries = [Nursery() for _ in range(count)]
-    try:
-        for turn in range(2):
-            out = tmp_path / str(turn) / "delivered"
-            started = [
-                (each, each.child("convert", source, out, options={"max_shard_size": SHARD_BYTES, "part": (n, count)}))
-                for n, each in enumerate(nurseries)
+    for turn in range(2):
+        out = tmp_path / str(turn) / "delivered"
+        with ExitStack() as stack:
+            children = [
+                stack.enter_context(
+                    nursery(n).child(
+                        "convert", source, out, options={"max_shard_size": SHARD_BYTES, "part": (n, count)}
+                    )
+                )
+                for n in range(count)
             ]
-            children = [child.__enter__() for _, child in started]
             assert [child.end().status for child in children] == [0] * count
-            check_whole(out, wanted["plain"])
-    finally:
-        for each in nurseries:
-            each.__exit__()
+        check_whole(out, wanted["plain"])
 
 
 def test_launcher_says_the_part(
@@ -209,10 +202,10 @@ def test_under_torchrun(source: Path, wanted: dict[str, Path], tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def touches(source: Path, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+def touches(source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
     """How often the first and the last of three parts reach for the output; the last one publishes."""
     out = tmp_path_factory.mktemp("counted") / "delivered"
-    ended = [nursery.run("convert", source, out, options=order(number)) for number in range(3)]
+    ended = [nursery().run("convert", source, out, options=order(number)) for number in range(3)]
     assert [end.status for end in ended] == [0, 0, 0]
     assert ended[2].touches > ended[0].touches > 10
     return [end.touches for end in ended]
@@ -227,7 +220,6 @@ def order(number: int, **options: Any) -> dict[str, Any]:
 def test_part_is_killed_and_run_again(
     source: Path,
     wanted: dict[str, Path],
-    nursery: Nursery,
     touches: list[int],
     tmp_path: Path,
     victim: int,
@@ -238,7 +230,7 @@ def test_part_is_killed_and_run_again(
     number = 1 + (touches[victim] - 1) * share // 9
     for part in range(3):
         if part == victim:
-            assert nursery.run("convert", source, out, options=order(part), kill_at=number).was_killed
+            assert nursery().run("convert", source, out, options=order(part), kill_at=number).was_killed
         else:
             convert(source, out, part=(part, 3))
         if not out.exists():
@@ -249,12 +241,12 @@ def test_part_is_killed_and_run_again(
 
 @pytest.mark.parametrize("seed", range(4))
 def test_several_are_killed_more_than_once(
-    source: Path, wanted: dict[str, Path], nursery: Nursery, touches: list[int], tmp_path: Path, seed: int
+    source: Path, wanted: dict[str, Path], touches: list[int], tmp_path: Path, seed: int
 ) -> None:
     out, chance = tmp_path / "delivered", random.Random(seed)
     for _ in range(6):
         part = chance.randrange(3)
-        nursery.run("convert", source, out, options=order(part), kill_at=chance.randrange(1, touches[0]))
+        nursery().run("convert", source, out, options=order(part), kill_at=chance.randrange(1, touches[0]))
         if out.exists():
             break
         check_nothing_opens(out, wanted["plain"])
@@ -306,11 +298,9 @@ def test_mark_whose_files_are_not_there_does_not_count(
     check_whole(out, wanted["plain"])
 
 
-def test_two_of_one_number_exclude_each_other(
-    source: Path, wanted: dict[str, Path], nursery: Nursery, tmp_path: Path
-) -> None:
+def test_two_of_one_number_exclude_each_other(source: Path, wanted: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "delivered"
-    with nursery.child("convert", source, out, options=order(0), pauses=[1]) as child:
+    with nursery().child("convert", source, out, options=order(0), pauses=[1]) as child:
         assert child.reach(1)
         assert refused(convert, source, out, part=(0, 3)).code == "destination-busy"
         convert(source, out, part=(1, 3))
@@ -401,17 +391,16 @@ def test_parts_that_disagree_are_refused(source: Path, tmp_path: Path, change: A
 
 def test_disagreement_at_one_moment_is_seen(source: Path, tmp_path: Path) -> None:
     """Of two that start at once, at least one is refused, and nothing is published."""
-    with Nursery() as first, Nursery() as second:
-        for turn in range(2):
-            out = tmp_path / str(turn) / "delivered"
-            other = {"max_shard_size": 50_000, "part": (1, 3)}
-            with (
-                first.child("convert", source, out, options=order(0)) as one,
-                second.child("convert", source, out, options=other) as two,
-            ):
-                codes = {one.end().code, two.end().code}
-            assert codes in ({"ranks-disagree"}, {"ranks-disagree", ""})
-            assert not out.exists()
+    for turn in range(2):
+        out = tmp_path / str(turn) / "delivered"
+        other = {"max_shard_size": 50_000, "part": (1, 3)}
+        with (
+            nursery(0).child("convert", source, out, options=order(0)) as one,
+            nursery(1).child("convert", source, out, options=other) as two,
+        ):
+            codes = {one.end().code, two.end().code}
+        assert codes in ({"ranks-disagree"}, {"ranks-disagree", ""})
+        assert not out.exists()
 
 
 @pytest.mark.parametrize("harm", [b"", b"[]", b"{", b'{"format": "weighbridge-part", "version": 2}'])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from interrupted import FUSED, SOURCE, Nursery
+from interrupted import FUSED, SOURCE, nursery
 from safetensors.torch import load_file, save_file
 
 import weighbridge as wb
@@ -246,21 +246,20 @@ def test_killed_at_any_touch_it_resumes_and_the_source_stays(link: str, tmp_path
     before = contents(source)
     options = {"link": link, "sync": False}
     linked = 0
-    with Nursery() as nursery:
-        whole = tmp_path / "whole" / "delivered"
-        ended = nursery.run("convert", source, whole, options=options)
-        assert ended.status == 0
-        assert (whole / FIRST).samefile(source / FIRST) == (link == "hard")
-        for touch in range(1, ended.touches + 1):
-            out = tmp_path / str(touch) / "delivered"
-            assert nursery.run("convert", source, out, options=options, kill_at=touch).was_killed
-            assert not out.exists()
-            linked += (partial_path(out) / FIRST).exists() and (partial_path(out) / FIRST).samefile(source / FIRST)
-            wb.convert(source, out, FUSED, link=link, resume=True)
-            assert contents(out) == contents(whole)
-            assert [path.name for path in out.parent.iterdir()] == ["delivered"]
-            assert contents(source) == before
-            shutil.rmtree(out)
+    whole = tmp_path / "whole" / "delivered"
+    ended = nursery().run("convert", source, whole, options=options)
+    assert ended.status == 0
+    assert (whole / FIRST).samefile(source / FIRST) == (link == "hard")
+    for touch in range(1, ended.touches + 1):
+        out = tmp_path / str(touch) / "delivered"
+        assert nursery().run("convert", source, out, options=options, kill_at=touch).was_killed
+        assert not out.exists()
+        linked += (partial_path(out) / FIRST).exists() and (partial_path(out) / FIRST).samefile(source / FIRST)
+        wb.convert(source, out, FUSED, link=link, resume=True)
+        assert contents(out) == contents(whole)
+        assert [path.name for path in out.parent.iterdir()] == ["delivered"]
+        assert contents(source) == before
+        shutil.rmtree(out)
     assert (linked > 0) == (link == "hard")
 
 

@@ -81,7 +81,7 @@ def test_g11_what_goes_by_the_name_of_a_receipt(
     source = checkpoint(tmp_path)
     make(source / "weighbridge.json")
     body = f"import sys\none, two = sys.argv[1:]\n{call}\nreturn True"
-    found = run_bounded(body, source, tmp_path / "out", imports="import torch", megabytes=6000)
+    found = run_bounded(body, source, tmp_path / "out")
     if "reverse" in call:  # a receipt could only have told the layout, which is not needed here
         assert found.value is True
     else:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from corpus import Case, case_names
+from corpus import Case, case_names, some_of
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -644,7 +644,7 @@ def fresh_of(key: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.corpus
-@pytest.mark.parametrize("name", [name for name in case_names() if Case.named(name).has_place])
+@pytest.mark.parametrize("name", some_of([name for name in case_names() if Case.named(name).has_place], 4))
 def test_a9_mapping_of_a_fresh_case_holds_on_its_own_values(name: str) -> None:
     """With its vectors as before training, a case of the corpus still gives the mapping that its own values need."""
     case = Case.named(name)

@@ -21,6 +21,7 @@ from corpus import (
     damaged_case,
     damaged_names,
     misplaced_values,
+    some_of,
     untie_unlike,
     worst_output,
     wrong_values,
@@ -165,7 +166,7 @@ def test_checkpoint_of_another_class_loads_all_that_fits(load: CrossLoad) -> Non
     assert misplaced_values(case, {key: values[key] for key in filled & plan.step_of_target.keys()}) == []
 
 
-@pytest.mark.parametrize("load", cross_loads(), ids=lambda load: f"{load.source}-{load.target_class}")
+@pytest.mark.parametrize("load", some_of(cross_loads(), 3), ids=lambda load: f"{load.source}-{load.target_class}")
 def test_checkpoint_of_another_class_is_refused_in_short(load: CrossLoad) -> None:
     """Without `partial=True` a checkpoint of another class either fits whole, or the error names families of keys."""
     with torch.device("meta"):

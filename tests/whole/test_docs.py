@@ -27,6 +27,7 @@ from xml.etree import ElementTree
 
 import pytest
 from conftest import ROOT
+from forked import COMMAND, forks
 from rooms import ROOMS, read_modules
 
 import weighbridge
@@ -98,16 +99,19 @@ def run_commands(block: Block) -> None:
         line, _, expected = shown.partition("\n")
         command = shlex.split(line)
         assert command[0] in ("weighbridge", "pytest"), f"{command[0]} is none of the programs that a page may run"
-        printed = subprocess.run(
-            [sys.executable, "-m", *command],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        ).stdout
+        printed = print_of(command, environment)
         is_same = doctest.OutputChecker().check_output(expected, printed, doctest.ELLIPSIS)
         assert is_same, f"$ {line}\n{printed}\nand not\n{expected}"
+
+
+def print_of(command: list[str], environment: dict[str, str]) -> str:
+    """Run a program, and return what it prints; pytest reads what it imports, so that it is started afresh."""
+    module, *words = command
+    if module == "weighbridge":
+        return forks(COMMAND).run(module, words, Path.cwd(), environment, as_one=True).out.decode()
+    line = [sys.executable, "-m", module, *words]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.run(line, env=environment, **streams, text=True, check=False).stdout
 
 
 @contextmanager

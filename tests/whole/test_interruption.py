@@ -11,14 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from conftest import ROOT
-from interrupted import MAPPINGS, SOURCE, TRANSPOSED, Ended, Nursery
+from interrupted import MAPPINGS, SOURCE, TRANSPOSED, Ended, nursery
 from left_files import contents, opens
 from safetensors.torch import save_file
 
@@ -116,12 +115,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return there
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as made:
-        yield made
-
-
 def is_a_checkpoint(folder: Path) -> bool:
     try:
         wb.open(folder)
@@ -164,10 +157,10 @@ def finish(world: World, case: str, out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: World, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     """How many steps a run of each case has, and how often it reaches for its output: from its making to the rename."""
     folder = tmp_path_factory.mktemp("counted")
-    ended = {case: nursery.run(out=folder / case / "delivered", **world.job(case)) for case in CASES}
+    ended = {case: nursery().run(out=folder / case / "delivered", **world.job(case)) for case in CASES}
     assert {end.status for end in ended.values()} == {0}
     assert all(end.steps > 2 and end.touches > 12 for end in ended.values())
     return ended
@@ -176,25 +169,25 @@ def undisturbed(world: World, nursery: Nursery, tmp_path_factory: pytest.TempPat
 @pytest.mark.parametrize("share", range(12))
 @pytest.mark.parametrize("case", CASES)
 def test_killed_before_any_of_its_touches(
-    world: World, nursery: Nursery, undisturbed: dict[str, Ended], tmp_path: Path, case: str, share: int
+    world: World, undisturbed: dict[str, Ended], tmp_path: Path, case: str, share: int
 ) -> None:
     """The run kills itself as it reaches for its output the nth time; n is spread over all of the run."""
     out = tmp_path / "delivered"
     number = 1 + (undisturbed[case].touches - 1) * share // 11
-    assert nursery.run(out=out, kill_at=number, **world.job(case)).was_killed
+    assert nursery().run(out=out, kill_at=number, **world.job(case)).was_killed
     finish(world, case, out)
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("case", CASES)
 def test_killed_at_any_moment(
-    world: World, nursery: Nursery, undisturbed: dict[str, Ended], tmp_path: Path, case: str, seed: int
+    world: World, undisturbed: dict[str, Ended], tmp_path: Path, case: str, seed: int
 ) -> None:
     """SIGKILL from outside, a moment after a step of the copying; later than the end of it now and then."""
     out = tmp_path / "delivered"
     chance = random.Random(f"{case} {seed}")
     step, moment = chance.randrange(1, undisturbed[case].steps), chance.uniform(0, 0.004)
-    with nursery.child(out=out, pauses=[step], **world.job(case)) as child:
+    with nursery().child(out=out, pauses=[step], **world.job(case)) as child:
         assert child.reach(step)
         child.go_on()
         deadline = time.perf_counter() + moment
@@ -207,26 +200,26 @@ def test_killed_at_any_moment(
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("case", CASES)
 def test_resumed_run_is_killed_too(
-    world: World, nursery: Nursery, undisturbed: dict[str, Ended], tmp_path: Path, case: str, seed: int
+    world: World, undisturbed: dict[str, Ended], tmp_path: Path, case: str, seed: int
 ) -> None:
     """Killed while copying, then twice while going on with that."""
     out = tmp_path / "delivered"
     chance = random.Random(f"again {case} {seed}")
     job, step = world.job(case), chance.randrange(1, undisturbed[case].steps)
-    with nursery.child(out=out, pauses=[step], **job) as child:
+    with nursery().child(out=out, pauses=[step], **job) as child:
         assert child.reach(step)
         assert child.kill().was_killed
     for _ in range(2):
         assert not check_never_half_done(out, world.wanted(case))
         order = {**job, "options": {**job["options"], "resume": True}}
-        nursery.run(out=out, kill_at=chance.randrange(2, undisturbed[case].touches), **order)
+        nursery().run(out=out, kill_at=chance.randrange(2, undisturbed[case].touches), **order)
     finish(world, case, out)
 
 
-def test_nothing_loads_at_any_step(world: World, nursery: Nursery, tmp_path: Path) -> None:
+def test_nothing_loads_at_any_step(world: World, tmp_path: Path) -> None:
     """The run waits after each step, for somebody to look at what is there."""
     out = tmp_path / "delivered"
-    with nursery.child(out=out, pauses=[-1], **world.job("single")) as child:
+    with nursery().child(out=out, pauses=[-1], **world.job("single")) as child:
         for number in itertools.count(1):
             if not child.reach(number):
                 break
@@ -238,10 +231,10 @@ def test_nothing_loads_at_any_step(world: World, nursery: Nursery, tmp_path: Pat
     check_whole(out, world.wanted("single"))
 
 
-def test_killed_run_can_be_started_anew(world: World, nursery: Nursery, tmp_path: Path) -> None:
+def test_killed_run_can_be_started_anew(world: World, tmp_path: Path) -> None:
     """Without `resume` what was left is an error, and its removal is all that a new start needs."""
     out = tmp_path / "delivered"
-    with nursery.child(out=out, pauses=[2], **world.job("sharded")) as child:
+    with nursery().child(out=out, pauses=[2], **world.job("sharded")) as child:
         assert child.reach(2)
         child.kill()
     before = contents(partial_path(out))
@@ -256,42 +249,34 @@ def test_killed_run_can_be_started_anew(world: World, nursery: Nursery, tmp_path
     check_whole(out, world.wanted("sharded"))
 
 
-@pytest.fixture(scope="module")
-def torch_nursery() -> Iterator[Nursery]:
-    with Nursery("torch") as made:
-        yield made
-
-
 @pytest.mark.parametrize("case", ASSUMED)
-def test_what_is_taken_for_granted_is_the_same_after_a_kill(
-    world: World, torch_nursery: Nursery, tmp_path: Path, case: str
-) -> None:
+def test_what_is_taken_for_granted_is_the_same_after_a_kill(world: World, tmp_path: Path, case: str) -> None:
     """Killed while it fills in and copies, and once more, anywhere from comparing on, while it goes on with that."""
     assert wb.verify(world.folder / "assumed", assuming()[1])
     job = world.job(case)
-    whole = torch_nursery.run(out=tmp_path / "counted" / "delivered", **job)
+    whole = nursery().run(out=tmp_path / "counted" / "delivered", **job)
     assert (whole.status, whole.steps > 4, whole.touches > 12) == (0, True, True)
     for share in range(4):
         out = tmp_path / str(share) / "delivered"
         step, number = 1 + (whole.steps - 2) * share // 3, 2 + (whole.touches - 3) * share // 3
-        with torch_nursery.child(out=out, pauses=[step], **job) as child:
+        with nursery().child(out=out, pauses=[step], **job) as child:
             assert child.reach(step)
             assert child.kill().was_killed
         assert not check_never_half_done(out, world.wanted(case))
         again = {**job, "options": {**job["options"], "resume": True}}
-        assert torch_nursery.run(out=out, kill_at=number, **again).was_killed
+        assert nursery().run(out=out, kill_at=number, **again).was_killed
         finish(world, case, out)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_killed_while_torch_builds_windows(world: World, torch_nursery: Nursery, tmp_path: Path, seed: int) -> None:
+def test_killed_while_torch_builds_windows(world: World, tmp_path: Path, seed: int) -> None:
     """Transposed matrices go through buffers, window by window."""
     out, wanted = tmp_path / "delivered", tmp_path / "wanted"
     options = {"max_shard_size": SHARD_BYTES, "memory_budget": 20_000}
     wb.convert(world.folder / "source", wanted, TRANSPOSED, **options)
     steps = random.Random(seed).randrange(1, 20)
     order = {"mapping": "transposed", "options": options, "pauses": [steps]}
-    with torch_nursery.child("convert", world.folder / "source", out, **order) as child:
+    with nursery().child("convert", world.folder / "source", out, **order) as child:
         assert child.reach(steps)
         assert child.kill().was_killed
     assert not check_never_half_done(out, wanted)
@@ -301,12 +286,12 @@ def test_killed_while_torch_builds_windows(world: World, torch_nursery: Nursery,
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("kind", ["load", "stream"])
-def test_killed_while_loading(world: World, torch_nursery: Nursery, tmp_path: Path, kind: str, seed: int) -> None:
+def test_killed_while_loading(world: World, tmp_path: Path, kind: str, seed: int) -> None:
     """Loading writes nothing, so that nothing is left, and the source is what it was."""
     before = contents(world.folder)
     chance = random.Random(f"{kind} {seed}")
     step = 1 if kind == "load" else chance.randrange(1, 5)
-    with torch_nursery.child(kind, world.folder / "source", pauses=[step]) as child:
+    with nursery().child(kind, world.folder / "source", pauses=[step]) as child:
         assert child.reach(step)
         child.go_on()
         deadline = time.perf_counter() + chance.uniform(0, 0.01)
@@ -372,16 +357,16 @@ def test_signal_leaves_what_can_be_resumed_or_nothing(
 # No room
 
 
-def test_file_size_limit_is_no_room(world: World, nursery: Nursery, tmp_path: Path) -> None:
+def test_file_size_limit_is_no_room(world: World, tmp_path: Path) -> None:
     """The second of the new files is larger than the process may write."""
     out, job = tmp_path / "delivered", world.job("sharded")
     sizes = [path.stat().st_size for path in sorted(world.wanted("sharded").glob("*.safetensors"))]
     assert sizes[0] < 2_140_000 < sizes[1]
-    ended = nursery.run(out=out, limit_bytes=2_140_000, **job)
+    ended = nursery().run(out=out, limit_bytes=2_140_000, **job)
     assert ended.code == "destination-no-room"
     assert list(tmp_path.iterdir()) == []
     resumable = {**job, "options": {**job["options"], "resume": True}}
-    ended = nursery.run(out=out, limit_bytes=2_140_000, **resumable)
+    ended = nursery().run(out=out, limit_bytes=2_140_000, **resumable)
     assert ended.code == "destination-no-room"
     assert partial_path(out).exists()
     finish(world, "sharded", out)
@@ -502,12 +487,12 @@ CHANGES = {
 
 @pytest.mark.parametrize("which", [0, -1])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_source_that_changes_is_named(world: World, nursery: Nursery, tmp_path: Path, change: Any, which: int) -> None:
+def test_source_that_changes_is_named(world: World, tmp_path: Path, change: Any, which: int) -> None:
     """It changes after the first step; the file is the first one that is read, or the last."""
     source, out = tmp_path / "source", tmp_path / "out" / "delivered"
     shutil.copytree(world.folder / "source", source)
     options = world.job("sharded")["options"]
-    with nursery.child("convert", source, out, options=options, pauses=[1]) as child:
+    with nursery().child("convert", source, out, options=options, pauses=[1]) as child:
         assert child.reach(1)
         change(sorted(source.glob("*.safetensors"))[which])
         child.go_on()
@@ -516,11 +501,11 @@ def test_source_that_changes_is_named(world: World, nursery: Nursery, tmp_path: 
     assert not out.parent.exists()
 
 
-def test_source_that_changes_ends_a_resumable_run_for_good(world: World, nursery: Nursery, tmp_path: Path) -> None:
+def test_source_that_changes_ends_a_resumable_run_for_good(world: World, tmp_path: Path) -> None:
     """What was written is of no more use, so it is removed."""
     source, out = tmp_path / "source", tmp_path / "out" / "delivered"
     shutil.copytree(world.folder / "source", source)
-    with nursery.child("convert", source, out, options={"resume": True}, pauses=[2]) as child:
+    with nursery().child("convert", source, out, options={"resume": True}, pauses=[2]) as child:
         assert child.reach(2)
         touch(next(source.glob("*.safetensors")))
         child.go_on()
@@ -532,9 +517,9 @@ def test_source_that_changes_ends_a_resumable_run_for_good(world: World, nursery
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_two_runs_exclude_each_other(world: World, nursery: Nursery, tmp_path: Path, resume: bool) -> None:
+def test_two_runs_exclude_each_other(world: World, tmp_path: Path, resume: bool) -> None:
     out, job = tmp_path / "delivered", world.job("sharded")
-    with nursery.child(out=out, pauses=[2], **job) as child:
+    with nursery().child(out=out, pauses=[2], **job) as child:
         assert child.reach(2)
         with pytest.raises(wb.DestinationError) as caught:
             world.make("sharded", out, resume=resume)

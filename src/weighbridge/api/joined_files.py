@@ -31,9 +31,11 @@ from weighbridge.base.errors import CheckpointError, WeighbridgeError
 from weighbridge.base.file_names import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
 from weighbridge.base.spelling import exact_pattern, spell_numbers
+from weighbridge.mappings.schemes.said import BESIDE, CONFIG
 from weighbridge.models.model_sources import open_place
 from weighbridge.pattern import Capture, Pattern
 from weighbridge.storage.joined import JoinedCheckpoint, Part, join_checkpoints
+from weighbridge.storage.lone_files import with_settings
 from weighbridge.storage.opening import split_entry
 from weighbridge.storage.places.directory import Extra, count_shards, list_names
 from weighbridge.storage.places.extras import find_extras
@@ -76,12 +78,12 @@ def open_source(place: Any, *, direct: bool = False, entry: str | None = None, c
     """
     if _are_prefixes(place):
         prefixes: dict[str, str | None] = {str(path): prefix for path, prefix in place.items()}
-    elif isinstance(place, str | os.PathLike) and _is_pattern(os.fspath(place)):
+    elif _is_path(place) and _is_pattern(os.fspath(place)):
         prefixes = {os.fspath(place): None}
     else:
         opened = open_place(place, direct=direct, entry=entry)
         _warn_of_part(place)
-        return opened
+        return with_settings(opened, _path_of(os.fspath(place)), (CONFIG, *BESIDE)) if _is_path(place) else opened
     bound = [(_bind(text, config), prefix) for text, prefix in prefixes.items()]
     joined = _join({each.text: prefix for each, prefix in bound}, entry)
     asked = frozenset[str]().union(*(each.asked for each, _ in bound))
@@ -90,7 +92,7 @@ def open_source(place: Any, *, direct: bool = False, entry: str | None = None, c
 
 def _warn_of_part(place: Any) -> None:
     """Log a warning where one file was opened alone that is, by its name, one of several of a checkpoint."""
-    name = _path_of(os.fspath(place)).name if isinstance(place, str | os.PathLike) else ""
+    name = _path_of(os.fspath(place)).name if _is_path(place) else ""
     count = count_shards(name)
     if count > 1:
         what = "%s is opened alone, and is by its name one of %s files: open their directory, or their index, for all"
@@ -114,6 +116,10 @@ def _bind(text: str, config: Any) -> Bound:
 
 def _path_of(text: str) -> Path:
     return split_entry(Path(text).expanduser() if text.startswith("~/") else Path(text))[0]
+
+
+def _is_path(place: Any) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(place, str | os.PathLike)
 
 
 def _are_prefixes(place: Any) -> TypeGuard[Mapping[Any, str]]:

@@ -29,7 +29,7 @@ from weighbridge.cli.wording import PANEL
 from weighbridge.mappings.exception_rules import Carry, Drop, Initialise
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import default_registry
-from weighbridge.planning.casts.dtype_policies import ALL, read_policy
+from weighbridge.planning.casts.dtype_policies import ALL, TARGET, read_policy
 from weighbridge.planning.names.selections import selected_rules
 from weighbridge.planning.plan_options import REFINE
 from weighbridge.storage import Checkpoint
@@ -158,6 +158,9 @@ class PlanOptions:
         """
         if text is None and self.reverse:
             raise WeighbridgeError("usage", "--reverse needs the mapping whose inverse is meant")
+        if text is None and self.layout is LayoutMode.MAPPED:
+            what, hint = "--layout mapped needs the mapping that is meant", "name the MAPPING, or leave out --layout"
+            raise WeighbridgeError("usage", what, hint=hint)
         mapping = load_argument(text) if text is not None else Mapping()
         return mapping.inverse() if self.reverse else mapping
 
@@ -214,7 +217,11 @@ class PlanOptions:
         adapter: dict[str, Any] = {"base": self.base, "block_diagonal": self.block_diagonal}
         adapter |= {"lora_B_layout": self.lora_b_layout, "adapter_prefix": read_prefixes(self.adapter_prefix)}
         given |= {name: value for name, value in adapter.items() if value}
-        return {"layout": self.layout.value, "dtype": dtype_option(self.dtype), "config": self._config(), **given}
+        dtype = dtype_option(self.dtype)
+        if self.target is None and dtype is not None and TARGET in dtype.values():
+            what, hint = "--dtype target: there is no target", "give it as --target PLACE, or name the dtype"
+            raise WeighbridgeError("usage", what, hint=hint)
+        return {"layout": self.layout.value, "dtype": dtype, "config": self._config(), **given}
 
     def _companions(self) -> bool | str:
         if self.refine and self.no_companions:

@@ -48,7 +48,8 @@ class Link(StrEnum):
 
 
 ShardSizeOption = Annotated[
-    str, typer.Option(metavar="SIZE", help="Largest size of a new file, such as 5GB; none for a single file.")
+    str | None,
+    typer.Option(metavar="SIZE", help="Largest size of a new file, by default 5GB; none for a single file."),
 ]
 MemoryOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Size of the buffers held at a time, such as 256MB.")

@@ -221,7 +221,9 @@ def from_pretrained(
             then given by `config`. Otherwise codes are loaded as they are, where the library's model has them.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration;
             `device_map` with `max_memory`, `offload_folder` and `offload_buffers`, `key_mapping`, `state_dict`,
-            `variant`, `ignore_mismatched_sizes` and `output_loading_info` among them; see `docs/transformers.md`.
+            `variant`, `ignore_mismatched_sizes` and `output_loading_info` among them; see `docs/transformers.md`. With
+            `distributed_config`, or the older `tp_plan` and `tp_size`, the library spreads the model over processes
+            that all call this alike, and each of them reads its own part; see `docs/ranks.md`.
 
     Returns:
         The model, in evaluation mode; with `output_loading_info` also what the library says of the load.

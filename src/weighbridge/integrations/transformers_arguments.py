@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
 
 _REFUSED: Final = {
-    "distributed_config": "load on one device, and spread the model afterwards",
     "gguf_file": "load a GGUF file with the library itself",
     "quantization_config": "leave it out: weights are loaded as they are, and quantised afterwards",
-    "tp_plan": "load on one device, and spread the model afterwards",
-    "tp_size": "load on one device, and spread the model afterwards",
 }
 """Arguments of the library's call that a plan has no part for, and what to do in their place."""
+
+_SPREADING: Final = ("distributed_config", "tp_plan", "tp_size")
+"""Arguments of the library's call by which it spreads a model over processes."""
 
 _DOWNLOAD: Final = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
@@ -73,6 +73,20 @@ def refuse_arguments(
         what, hint = "both say where the model is wanted", "give one of the two"
         raise WeighbridgeError("usage", what, got=got, hint=hint)
     _refuse_places(model_class, path, config, arguments.get("state_dict"))
+    _refuse_devices({**arguments, "device": device})
+
+
+def _refuse_devices(arguments: Mapping[str, Any]) -> None:
+    """Refuse a device for a model that is spread: each process's part lies where the library puts it."""
+    spreading = [name for name in _SPREADING if arguments.get(name) is not None]
+    placing = [name for name in ("device", "device_map") if arguments.get(name) is not None]
+    if spreading and placing:
+        raise RegistryError(
+            "integration-unsupported",
+            "the library says itself on which device of a process its part of a spread model lies",
+            got=f"{placing[0]} beside {', '.join(spreading)}",
+            hint=f"leave out {placing[0]}=, and give each process its device as torchrun does, by LOCAL_RANK",
+        )
 
 
 def _refuse_places(model_class: Any, path: str | Path | None, config: Any, state_dict: Any) -> None:

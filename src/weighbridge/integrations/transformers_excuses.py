@@ -9,12 +9,13 @@ from typing import Any
 from weighbridge.base.spelling import exact_pattern, literally
 from weighbridge.integrations.transformers_names import unsaved_names
 from weighbridge.mappings.exception_rules import Initialise
+from weighbridge.models.wrappers import layout_class
 
 
 def _patterns(model: Any, name: str) -> dict[str, str]:
     """Return a class's own list of excused keys: each pattern with what to call the rule."""
     patterns = sorted(getattr(model, name, None) or ())  # the library keeps sets
-    return {pattern: f"{type(model).__name__}.{name}: {pattern}" for pattern in patterns}
+    return {pattern: f"{layout_class(model).__name__}.{name}: {pattern}" for pattern in patterns}
 
 
 def may_be_missing(keys: list[str], model: Any, among: list[str]) -> Iterator[Initialise]:

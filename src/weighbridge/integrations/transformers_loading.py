@@ -20,24 +20,33 @@ import torch
 from weighbridge.api.conversions import compile_by_receipt
 from weighbridge.api.dequantised import say_computed
 from weighbridge.base.errors import PlanError, RegistryError
-from weighbridge.base.process.process_locks import ProcessLock
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
+from weighbridge.integrations.library_functions import StandIn
 from weighbridge.integrations.library_reading import LibraryNames
 from weighbridge.integrations.transformers_arguments import Asked
 from weighbridge.integrations.transformers_choice import plan_by_either
 from weighbridge.integrations.transformers_excuses import excused, expected_left_over, may_be_missing
 from weighbridge.integrations.transformers_names import equal_ones
 from weighbridge.integrations.transformers_placing import share_on_disk, start_on_devices, stored_on_disk
+from weighbridge.integrations.transformers_ranks import (
+    check_stage,
+    cut_already,
+    is_stage,
+    plan_of_stage,
+    say_mesh,
+    whole_model,
+)
 from weighbridge.integrations.transformers_sizes import SIZE_FAULTS, find_other_sizes
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.integrations.transformers_weights import Pending, prove
 from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, exception_rules
 from weighbridge.mappings.mapping import Mapping as NameMapping, MappingLike, as_mapping
-from weighbridge.mappings.transformers_table import library_module, library_name
+from weighbridge.mappings.transformers_table import library_name
 from weighbridge.mappings.wrapped_names import look_through
 from weighbridge.models.changed_models import OTHER_SIZE
+from weighbridge.models.held_portions import held_portion
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.module_loading import remember
 from weighbridge.models.modules import module_header
@@ -99,7 +108,7 @@ class Load:
     tensors: dict[str, Pending] = field(default_factory=dict)
     states: dict[str, Pending] = field(default_factory=dict)
     plan: Plan | None = None
-    ties: MappingOf[str, str] = field(default_factory=dict)
+    header: Header = field(default_factory=lambda: Header({}))
     declared_ties: MappingOf[str, str] = field(default_factory=dict)
 
     def run(self, model_class: Any, path: Any, **arguments: Any) -> Any:
@@ -112,7 +121,7 @@ class Load:
         """
         with converted_by(self.fill):
             found = model_class.from_pretrained(path, **arguments)
-        self.finish(found[0] if self.asked.info else found)
+        self.finish(found[0] if self.asked.info else found, arguments.get("device_mesh"))
         return found
 
     def fill(self, model: Any, load_config: Any) -> Filled:
@@ -131,40 +140,60 @@ class Load:
         """
         if self.plan is not None:
             raise RegistryError("integration-unsupported", "this class loads several models", got=type(model).__name__)
-        held = take_stock(model)
-        header, self.declared_ties = header_with_ties(model, held.header(self.checkpoint.header)), declared_ties(model)
+        whole = whole_model(model)
+        own = held = take_stock(model)
+        if whole is not model:
+            held = take_stock(whole)
+            check_stage(model, held.header(), own.header())
+        header, self.declared_ties = header_with_ties(whole, held.header(self.checkpoint.header)), declared_ties(whole)
         self.options = replace(self.options, carry=(*exception_rules(Carry, self.options.carry), *self._made_by(held)))
-        self.plan, other = self._compile_sized(model, header)
-        check_conditions(self.plan, self.checkpoint)
-        refuse_own(self.plan)
-        differing = [classes for classes in value_classes(self.plan, self.checkpoint, header.ties) if len(classes) > 1]
-        if differing:
-            # The library leaves these untied, whatever the configuration says; a tie is a matter of values.
-            header = replace(header, ties=split_ties(model, differing))
-            self.plan = self._compile(model, header)
-        self.ties = header.ties
+        plan, other = self._settle(whole, header)
+        self.plan = plan_of_stage(plan, model, own.header())
+        portion = held_portion(self.plan, own.places_for(self.plan.target))
         mapped = mapped_files(self.checkpoint, copy=self.copy)
-        for step in self.plan.steps:
+        for step in portion.steps:
             if step.fate != "carried":
                 found = (Pending(step, key, self.checkpoint, mapped) for key in step.writes if key in header)
                 self.tensors |= {pending.key: pending for pending in found}
-        self.states = {key: self.tensors.pop(key) for key in held.extra if key in self.tensors}
+        self.states = {key: self.tensors.pop(key) for key in own.extra if key in self.tensors}
         on_disk = stored_on_disk(self.tensors, model, header, load_config)
         start_on_devices(self.tensors, model, load_config)
-        return Filled({**self.tensors, **other}, on_disk, *self._left_over(self.plan))
+        others = {key: tensor for key, tensor in other.items() if key in own.places}
+        return Filled({**self.tensors, **others}, on_disk, *self._left_over(plan))
+
+    def _settle(self, model: Any, header: Header) -> tuple[Plan, dict[str, torch.Tensor]]:
+        """Plan for the whole model, with the ties that the values bear out; and say what is there in another size.
+
+        Values are compared as wholes, also where a process holds parts: what is one must be one in every process.
+        """
+        plan, other = self._compile_sized(model, header)
+        check_conditions(plan, self.checkpoint)
+        refuse_own(plan)
+        differing = [classes for classes in value_classes(plan, self.checkpoint, header.ties) if len(classes) > 1]
+        if differing:
+            # The library leaves these untied, whatever the configuration says; a tie is a matter of values.
+            header = replace(header, ties=split_ties(model, differing))
+            plan = self._compile(model, header)
+        self.header = header
+        return plan, other
 
     def _made_by(self, held: Holdings) -> Iterator[Carry]:
         """Yield a rule for each tensor of the checkpoint that a hook of the model makes anew."""
         found = (key for key in held.computed if key in self.checkpoint.header)
         yield from (Carry(exact_pattern(key), "made by a hook of the model") for key in found)
 
-    def finish(self, model: Any) -> Plan:
-        """Prove the loaded weights, and let the model remember its plan."""
+    def finish(self, model: Any, mesh: Any = None) -> Plan:
+        """Prove the loaded weights, and let the model remember its plan.
+
+        Args:
+            model: The model.
+            mesh: The device mesh that the library was given, if it was given one.
+        """
         if self.plan is None:
             raise RegistryError(
                 "integration-version", "this transformers loads models in a way that weighbridge does not know"
             )
-        settle_ties(model, self.ties, self.tensors, self.declared_ties)
+        settle_ties(model, self.header.ties, self.tensors, self.declared_ties)
         prove(model, self.tensors, allow_overflow=self.options.allow_overflow)
         extra = take_stock(model).extra if self.states else {}
         for key, pending in self.states.items():
@@ -174,6 +203,7 @@ class Load:
         for line in rounded_lines(plan):
             _LOG.warning("%s, the dtype that the library loads this model in", line)
         remember(model, plan, self.checkpoint)
+        say_mesh(model, mesh)
         return plan
 
     def _compile_sized(self, model: Any, header: Header) -> tuple[Plan, dict[str, torch.Tensor]]:
@@ -271,7 +301,8 @@ class Load:
         made = module_header(model)
         if all(made.specs.get(key, spec).dtype == spec.dtype for key, spec in plan.target.items()):
             return plan
-        return self._plan(made, replace(self.options, dtype="target"))
+        made = made if not is_stage(model) else replace(self.header, specs={**self.header.specs, **made.specs})
+        return plan_of_stage(self._plan(made, replace(self.options, dtype="target")), model, module_header(model))
 
 
 # ---- the way into the library ----
@@ -279,12 +310,7 @@ class Load:
 _NUMBERS: Final = "with dequantize, the numbers that the codes stand for are loaded into the plain model"
 """What helps where a model of the library has no place for a checkpoint's codes."""
 
-_FUNCTION: Final = "convert_and_load_state_dict_in_model"
-
 _filling: ContextVar[Callable[[Any, Any], Filled] | None] = ContextVar("weighbridge_filling", default=None)
-_lock = ProcessLock()
-_users = 0
-_installed: Final[list[partial[Any]]] = []
 
 
 @contextmanager
@@ -292,42 +318,17 @@ def converted_by(fill: Callable[[Any, Any], Filled]) -> Iterator[None]:
     """Let `fill` take the place of the library's conversion in this thread; other threads' loads are not touched.
 
     Args:
-        fill: Called with the library's model, on the meta device, and what the library was told; returns the tensors
-            to set, by the model's names.
+        fill: Called with the library's model, on the meta device, and with what the library was told.
 
     Raises:
         RegistryError: `integration-version`.
     """
-    module = library_module("modeling_utils")
-    _install(module)
-    token = _filling.set(fill)
-    try:
-        yield
-    finally:
-        _filling.reset(token)
-        _remove(module)
-
-
-def _install(module: Any) -> None:
-    global _users
-    with _lock:
-        if _users == 0:
-            _installed.append(partial(_convert, library_name(module, _FUNCTION)))
-            setattr(module, _FUNCTION, _installed[0])
-        _users += 1
-
-
-def _remove(module: Any) -> None:
-    """Put back what stood there; what somebody else has put in front since stays, and ours behind it."""
-    global _users
-    with _lock:
-        _users -= 1
-        if _users:
-            return
-        ours = _installed.pop()
-        before = ours.args[0]
-        if getattr(module, _FUNCTION, None) is ours:
-            setattr(module, _FUNCTION, before)
+    with _CONVERSION.installed():
+        token = _filling.set(fill)
+        try:
+            yield
+        finally:
+            _filling.reset(token)
 
 
 def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_offload_index: Any = None) -> Any:
@@ -343,7 +344,8 @@ def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_
     left = replace(load_config, weight_mapping=[], hf_quantizer=None)
     try:
         filled = fill(model, load_config)
-        found = original(model, filled.tensors, left, filled.on_disk)
+        with cut_already(model):
+            found = original(model, filled.tensors, left, filled.on_disk)
         share_on_disk(filled.on_disk, model)
         _report(found[0], filled, load_config.weight_mapping or [], model)
     except PlanError as problem:
@@ -354,6 +356,9 @@ def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_
         _filling.reset(token)
     _remember_rules(model, load_config.weight_mapping or [], sorted(state_dict))
     return found
+
+
+_CONVERSION: Final = StandIn("modeling_utils", "convert_and_load_state_dict_in_model", _convert)
 
 
 def _report(loading_info: Any, filled: Filled, rules: list[Any], model: Any) -> None:

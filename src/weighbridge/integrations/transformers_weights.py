@@ -11,6 +11,7 @@ import torch
 from weighbridge.base.errors import PlanError
 from weighbridge.models.holdings import take_stock
 from weighbridge.models.kept_elsewhere import Kept, Stored
+from weighbridge.models.wrappers import layout_class
 from weighbridge.planning.steps import Step
 from weighbridge.running.devices import fill_tensors
 from weighbridge.running.gather import Wanted, start_output
@@ -79,11 +80,22 @@ class Pending:
         dtype = self.step.program.targets[self.number].dtype
         return kept.stored is not None and kept.stored == self.stored and kept.stand_in.dtype == dtype_of(dtype)
 
-    def is_untouched(self, tensor: torch.Tensor) -> bool:
-        """Tell whether a tensor is the memory that was given out, and was not written to since."""
+    def is_untouched(self, tensor: torch.Tensor, whole: Any = None) -> bool:
+        """Tell whether a tensor is the memory that was given out, and was not written to since.
+
+        Args:
+            tensor: The tensor.
+            whole: If it is what this process holds of one that is spread, that one.
+        """
         if self.given is None or tensor.is_inference():
             return False
-        return self.given == (tensor.data_ptr(), tensor._version, tensor.dtype)
+        address, version, dtype = self.given
+        if whole is None:
+            return (address, version, dtype) == (tensor.data_ptr(), tensor._version, tensor.dtype)
+        # What is spread counts what is written to it, and what is held of it is counted anew since it was given out.
+        with torch.no_grad():
+            held = whole.to_local()
+        return (address, 0, 0, dtype) == (held.data_ptr(), held._version, whole._version, held.dtype)
 
 
 def prove(model: Any, tensors: dict[str, Pending], *, allow_overflow: bool) -> None:
@@ -97,13 +109,15 @@ def prove(model: Any, tensors: dict[str, Pending], *, allow_overflow: bool) -> N
     """
     held = take_stock(model)
     places, elsewhere = held.places, held.kept
-    is_custom = model.is_custom_code()
+    is_custom = layout_class(model).is_custom_code()
     for key, pending in tensors.items():
         kept = elsewhere.get(key)
         if kept is not None and pending.is_kept_as(kept):
             continue
-        tensor = kept.tensor(key) if kept is not None else places[key].tensor if key in places else None
-        if tensor is not None and pending.is_untouched(tensor) and not is_custom:
+        place = places.get(key) if kept is None else None
+        tensor = kept.tensor(key) if kept is not None else place.tensor if place is not None else None
+        whole = place.whole if place is not None and place.sharded is not None else None
+        if tensor is not None and pending.is_untouched(tensor, whole) and not is_custom:
             continue
         made = pending.make()
         if tensor is None or tensor.is_meta or tensor.shape != made.shape:

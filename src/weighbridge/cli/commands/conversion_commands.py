@@ -11,6 +11,7 @@ import typer
 
 from weighbridge import api
 from weighbridge.api import Plan
+from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.keys import counted
 from weighbridge.cli.command_options import NoMappingArgument, PlanOptions
@@ -46,7 +47,7 @@ def convert(
     output: Output,
     mapping: NoMappingArgument = None,
     name: NameOption = None,
-    max_shard_size: ShardSizeOption = "5GB",
+    max_shard_size: ShardSizeOption = None,
     memory: MemoryOption = None,
     only: OnlyOption = None,
     digests: DigestsOption = False,
@@ -65,7 +66,7 @@ def convert(
             **writing.arguments(),
             "name": name,
             "digests": digests,
-            "max_shard_size": None if max_shard_size == "none" else size_option("--max-shard-size", max_shard_size),
+            "max_shard_size": _shard_size(destination, max_shard_size),
             "memory_budget": DEFAULT_BUDGET_BYTES if memory is None else size_option("--memory", memory),
         }
         found = options.mapping(mapping)
@@ -100,6 +101,14 @@ def _check_early(source: str, destination: str, part: str | None) -> None:
     if part is None:
         sources = [place for place in [path_or_address(source)] if isinstance(place, Path)]
         check_destination(destination, sources, as_file=names_torch_file(destination))
+
+
+def _shard_size(destination: str, text: str | None) -> int | None:
+    """Read how large a new file may be; a torch file is one, whatever is said."""
+    if text is not None and names_torch_file(destination):
+        what, got = "a torch file is not cut into shards", f"--max-shard-size {text}"
+        raise WeighbridgeError("usage", what, where=destination, got=got, hint="leave it out, or name a directory")
+    return None if text == "none" else size_option("--max-shard-size", text or "5GB")
 
 
 def _write(output: Output, made: Plan, destination: str, word: str, options: dict[str, Any]) -> None:

@@ -25,7 +25,9 @@ def plan(
     output: Output,
     mapping: NoMappingArgument = None,
     full: FullOption = False,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plan as JSON into a new file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the plan as JSON into a new file.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page to look at into a new file, even without a plan.")
     ] = None,

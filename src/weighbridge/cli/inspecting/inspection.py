@@ -164,11 +164,26 @@ class Inspection:
         if self.full:
             yield from (("file", f"{name}  {format_bytes(size_bytes)}") for name, size_bytes in self.files)
 
-    def _adapter_texts(self) -> Iterator[tuple[str, str]]:
+    @property
+    def adapter(self) -> dict[str, Any] | None:
+        """What the configuration of an adapter says of it; None for anything else."""
         said = config_beside(self.checkpoint, CONFIG_NAME)
-        if isinstance(said, Mapping):
-            names = {"peft_type": "", "r": "rank ", "base_model_name_or_path": "of "}
-            yield "adapter", ", ".join(f"{word}{said[name]}" for name, word in names.items() if said.get(name))
+        if not isinstance(said, Mapping):
+            return None
+        targets = said.get("target_modules")
+        listed = [targets] if isinstance(targets, str) else targets if isinstance(targets, list) else []
+        kind, base, rank = (said.get(name) for name in ("peft_type", "base_model_name_or_path", "r"))
+        return {"kind": kind, "base": base, "rank": rank, "targets": sorted(map(str, listed))}
+
+    def _adapter_texts(self) -> Iterator[tuple[str, str]]:
+        adapter = self.adapter
+        if adapter is not None:
+            words = {"kind": "", "rank": "rank ", "base": "of "}
+            said = [f"{word}{adapter[name]}" for name, word in words.items() if adapter[name]]
+            yield (
+                "adapter",
+                ", ".join([*said, *([f"on {', '.join(adapter['targets'])}"] if adapter["targets"] else [])]),
+            )
 
     def _format_text(self) -> str:
         index = self.checkpoint.index
@@ -226,6 +241,7 @@ class Inspection:
             "files": [{"name": name, "size_bytes": size_bytes} for name, size_bytes in self.files],
             "index": index.name if index else None,
             "family": _family_form(family),
+            "adapter": self.adapter,
             "quantisation": list(self.quantisation),
             "tensors": len(self.header),
             "parameters": _total(dtypes, "parameters"),

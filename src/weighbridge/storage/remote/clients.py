@@ -110,19 +110,6 @@ class Client:
         self.latency_seconds = min(self.latency_seconds, time.monotonic() - begun)
         return answer
 
-    def look_at(self, name: str) -> tuple[int, str]:
-        """Return a file's size and version.
-
-        Raises:
-            FaultError: What went wrong.
-        """
-        import obstore
-
-        count_request()
-        with reporting_faults():
-            meta = obstore.head(self.store, name)
-        return meta["size"], version_of(meta)
-
     def list_files(self) -> Iterator[tuple[str, int, str]]:
         """Yield name, size and version of each file of the folder and of its sub-folders.
 

@@ -134,13 +134,14 @@ class RemoteFile:
         """
         if not self.etag:
             return
+        span = (0, 1) if self.size_bytes else None
         try:
-            size_bytes, version = asking_again(
-                self.client, self.name_there, self.url, lambda: self.client.look_at(self.name_there)
+            answer = asking_again(
+                self.client, self.name_there, self.url, lambda: self.client.get(self.name_there, span, self.etag)
             )
         except FaultError as problem:
             raise error_for(problem.fault, self.url, is_open=True) from None
-        if (size_bytes, version) != (self.size_bytes, self.etag):
+        if (answer.size_bytes, answer.version) != (self.size_bytes, self.etag):
             raise changed_elsewhere(self.url, "it was replaced")
 
 

@@ -1,0 +1,142 @@
+"""Models that the library spreads over processes while it loads them: what this process takes of a plan.
+
+The library makes the mesh and cuts the model by its own plans, into stages, columns, rows or experts, before any weight
+is there. It would then cut what it *reads* as the weight is cut that comes of it, which is the same thing for some
+conversions and not for others. Here the plan is made for the whole model, and cut to what this process holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from copy import deepcopy
+from typing import Any, Final
+
+import torch
+
+from weighbridge.base.errors import RegistryError
+from weighbridge.base.keys import collapse
+from weighbridge.base.specs import Header, Shape
+from weighbridge.integrations.library_functions import StandIn
+from weighbridge.mappings.transformers_table import library_module, library_name
+from weighbridge.models.spread_tensors import is_sharded
+from weighbridge.models.wrappers import layout_class
+from weighbridge.planning.plan import Plan
+from weighbridge.planning.restricting import restrict
+
+_LOG: Final = logging.getLogger("weighbridge")
+
+
+def say_mesh(model: Any, mesh: Any) -> None:
+    """Warn where a mesh was given that the library did not spread the model by: it makes one of its own."""
+    if mesh is not None and not any(tensor.device_mesh == mesh for tensor in model.parameters() if is_sharded(tensor)):
+        _LOG.warning("device_mesh is left aside: the library makes the mesh itself, as distributed_config says")
+
+
+# ---- stages of a pipeline ----
+
+
+def is_stage(model: Any) -> bool:
+    """Tell whether a model has the layers of one stage of a pipeline, and empty modules for all others."""
+    return getattr(model, "_pp_stage", None) is not None
+
+
+def whole_model(model: Any) -> Any:
+    """Return the model of which this one is a stage, made anew on the meta device; the model itself if it is none.
+
+    What is missing in a checkpoint, and what is left over, can be told of the whole alone. It is not tied yet, as the
+    library's is not while it loads.
+
+    Raises:
+        RegistryError: `integration-version`.
+    """
+    if not is_stage(model):
+        return model
+    untied = library_name(library_module("initialization"), "no_tie_weights")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(model.dtype)
+    try:
+        with torch.device("meta"), untied():
+            return layout_class(model)(deepcopy(model.config))
+    finally:
+        torch.set_default_dtype(before)
+
+
+def check_stage(model: Any, whole: Header, own: Header) -> None:
+    """Check that each tensor of a stage is one of the whole model's.
+
+    Raises:
+        RegistryError: `integration-unsupported` for a model that its configuration alone does not make again.
+    """
+    strange = [key for key, spec in own.items() if key not in whole or whole[key].shape != spec.shape]
+    if strange:
+        raise RegistryError(
+            "integration-unsupported",
+            "the stages of this model's pipeline are not those of the model that its configuration makes",
+            where=", ".join(collapse(strange)[:4]),
+            got=type(model).__name__,
+            hint="give what changes the model as values of the configuration, or load it without pp_size",
+        )
+
+
+def plan_of_stage(plan: Plan, model: Any, own: Header) -> Plan:
+    """Restrict the plan of a whole model to the tensors of a stage; of a model that is no stage it is left as it is."""
+    if not is_stage(model):
+        return plan
+    there = [*plan.target, *(fated.key for fated in plan.initialised)]
+    return restrict(plan, collapse(key for key in there if key in own))
+
+
+# ---- parts of tensors ----
+
+
+class _CutAlready:
+    """Takes the place of the library's operation that cuts what is read: what it is given here is the part itself.
+
+    Args:
+        held: The shape of the part.
+    """
+
+    def __init__(self, held: Shape) -> None:
+        self._held = held
+
+    def shard_tensor(self, source: Any, tensor_idx: int | None = None, device: Any = None, dtype: Any = None) -> Any:
+        """Return the part, on the device and in the dtype that the library wants it in.
+
+        A tensor by itself stands for one that the whole model has in another size; it is no part, whatever its shape.
+        """
+        assert tensor_idx is None, "a tensor of a plan is collected into no list"
+        if isinstance(source, torch.Tensor) and tuple(source.shape) == self._held:
+            return source[None]
+        return source[...].to(device=device, dtype=dtype)
+
+
+_are_cut: ContextVar[bool] = ContextVar("weighbridge_are_cut", default=False)
+
+
+def _operation(original: Any, parameter: Any) -> Any:
+    return _CutAlready(tuple(parameter.to_local().shape)) if _are_cut.get() else original(parameter)
+
+
+_CUTTING: Final = StandIn("core_model_loading", "DtensorShardOperation", _operation)
+
+
+def cut_already(model: Any) -> AbstractContextManager[None]:
+    """Let the library take what it is given for this process's parts, in this thread; for a model that has parts.
+
+    Raises:
+        RegistryError: `integration-version` where the library cuts what it reads in another way.
+    """
+    return _cut_already() if any(map(is_sharded, model.parameters())) else nullcontext()
+
+
+@contextmanager
+def _cut_already() -> Iterator[None]:
+    with _CUTTING.installed():
+        token = _are_cut.set(True)
+        try:
+            yield
+        finally:
+            _are_cut.reset(token)
