@@ -34,8 +34,8 @@ demo: $(DEMO)  ## convert a real checkpoint there and back, and show what happen
 test: $(TEST)  ## run the tests, the doctests, and the code blocks of the docs
 	@$(PYTEST)
 
-corpus: $(TEST)  ## print a table of every checkpoint of the corpus: values, outputs, and the way back
-	@OMP_NUM_THREADS=1 $(PY) tests/corpus_table.py
+corpus: $(TEST)  ## print a table of every checkpoint of the corpus: values, outputs, and the way back; RANKS=2 as processes load it
+	@OMP_NUM_THREADS=1 $(PY) $(if $(RANKS),tests/rank_table.py $(RANKS),tests/corpus_table.py)
 
 infer-table: $(TEST)  ## print what is inferred for every checkpoint of the corpus from its two layouts alone
 	@OMP_NUM_THREADS=1 $(PY) tests/infer_table.py

@@ -12,19 +12,19 @@ import torch
 
 from weighbridge.integrations import transformers as wbt
 
-FAMILIES: Final = (
-    "gte",
-    "hrm_text",
-    "inkling2_text",
-    "jina_embeddings_v3",
-    "kimi_k25",
-    "kimi_linear",
-    "nomic_bert",
-    "olmo_hybrid",
-    "qianfan_ocr",
-    "tipsv2_text_model",
-)
-"""Model types: seven split rows, one of which turns them for rotary positions, two join, one interleaves."""
+FAMILIES: Final = {
+    "gte": "rows are split",
+    "hrm_text": "rows are split",
+    "inkling2_text": "gate and up are interleaved",
+    "jina_embeddings_v3": "rows are split",
+    "kimi_k25": "rows are split, and turned for rotary positions",
+    "kimi_linear": "rows are joined",
+    "nomic_bert": "rows are split",
+    "olmo_hybrid": "rows are joined",
+    "qianfan_ocr": "rows are split",
+    "tipsv2_text_model": "rows are split",
+}
+"""Model types, and what becomes of what they publish."""
 
 SIZES: Final = {
     "depth": 1,

@@ -1,6 +1,6 @@
-"""Checkpoints loaded by two processes through transformers, by us and by the library itself, and what is wrong of it.
+"""Checkpoints loaded by processes through transformers, by us and by the library itself, and what is wrong of it.
 
-    python tests/rank_loads.py MODES WAYS FOLDER SUBJECTS      with commas between; see `MODES` and `WAYS`
+    python tests/rank_loads.py RANKS MODES WAYS FOLDER SUBJECTS      with commas between modes, and between ways
 
 A subject is a case of the corpus or the name of a family of `made_families`, whose checkpoint is made in the folder.
 Forks of one process that has imported transformers load one subject after the other; what they find is printed as a
@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 import torch.distributed as dist
-from corpus import Case, case_names, worst_output
+from corpus import Case, worst_output
 from counting import Counting
 from drawn_parts import held_of
 from made_families import FAMILIES, publish
@@ -37,14 +37,13 @@ from weighbridge.integrations import transformers as wbt
 from weighbridge.integrations.transformers_loading import Load, converted_by
 from weighbridge.planning.plan_options import Options
 
-WORLD: Final = 2
 MODES: Final = {
-    "fsdp": {"fsdp_size": WORLD},
-    "tp": {"tp_size": WORLD},
-    "ep": {"fsdp_size": WORLD, "ep_size": WORLD},
-    "pp": {"pp_size": WORLD},
+    "fsdp": ("fsdp_size",),
+    "tp": ("tp_size",),
+    "ep": ("fsdp_size", "ep_size"),
+    "pp": ("pp_size",),
 }
-"""How a model is spread, and what the library's configuration says then."""
+"""How a model is spread, and what the library's configuration says to be as many as there are processes."""
 
 WAYS: Final[dict[str, Callable[..., Any]]] = {
     "weighbridge": wbt.from_pretrained,
@@ -93,7 +92,8 @@ def load(subject: Subject, way: str, mode: str, wanted: dict[str, torch.Tensor])
     """Load a subject in a mode, and say what is wrong; what a case's model computes is held to what is known of it."""
     from transformers.distributed import DistributedConfig
 
-    model = WAYS[way](subject.kind, subject.path, distributed_config=DistributedConfig(**MODES[mode]))
+    sizes = dict.fromkeys(MODES[mode], dist.get_world_size())
+    model = WAYS[way](subject.kind, subject.path, distributed_config=DistributedConfig(**sizes))
     found = {"wrong": differing(model, wanted), "tensors": len(wanted), "output": _output(subject, model, mode)}
     if (subject.name, mode, way) == TRAINED:
         alone = trained(subject.kind.from_pretrained(subject.path)).state_dict()
@@ -142,16 +142,16 @@ def find(subject: Subject, modes: list[str], ways: list[str]) -> Iterator[dict[s
             yield {"mode": mode, "way": way, **found}
 
 
-def work(rank: int, modes: list[str], ways: list[str], folder: Path, names: tuple[str, ...]) -> None:
+def work(rank: int, world: int, modes: list[str], ways: list[str], folder: Path, names: list[str]) -> None:
     """Be one of the processes; the first one prints what all have found."""
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD)}
-    store = dist.FileStore(str(folder / "store"), WORLD)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD, timeout=timedelta(seconds=120))
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    store = dist.FileStore(str(folder / "store"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=120))
     dist.init_device_mesh = cache(dist.init_device_mesh)  # each mesh has groups with threads of their own
     for name in names:
         for found in find(Subject.of(name, folder), modes, ways):
-            ranks: list[Any] = [None] * WORLD
+            ranks: list[Any] = [None] * world
             dist.all_gather_object(ranks, found)
             if rank == 0:
                 print(json.dumps({"name": name, "ranks": ranks}), flush=True)
@@ -203,12 +203,14 @@ def load_on_mesh(folder: Path, sizes: dict[str, int]) -> dict[str, Any]:
         model = Qwen3MoeForCausalLM.from_pretrained(folder / "language", distributed_config=config)
     plan = wb.Plan.bind(loading.finish(model), counting)
     parts = wb.parts(model)
-    whole = dict(Qwen3MoeForCausalLM.from_pretrained(folder / "language").state_dict())
+    alone = wbt.from_pretrained(Qwen3MoeForCausalLM, folder / "language")
+    whole = alone.state_dict()
     found = {
         key: tensor.to_local() if isinstance(tensor, DTensor) else tensor for key, tensor in model.state_dict().items()
     }
     return {
         "wrong": [key for key, tensor in found.items() if not tensor.equal(held_of(whole[key], parts[key]))],
+        "same plan": plan.hash == wb.loaded_plan(alone).hash,
         "read": counting.count,
         "said": plan.cut(parts).report.to_dict()["portion"],
         "parts": {key: part.to_dict() for key, part in parts.items()},
@@ -231,24 +233,23 @@ def work_alone(rank: int, folder: Path) -> None:
     os._exit(0)
 
 
-def main(modes: str, ways: str, place: str, *names: str) -> None:
+def main(world: str, modes: str, ways: str, place: str, *names: str) -> None:
     import transformers
 
     warnings.simplefilter("ignore")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     folder = Path(place)
-    names = names or (*case_names(), *FAMILIES)
-    for name in names:
-        if name in FAMILIES:
+    for name in FAMILIES:
+        if name in names:
             publish(name, folder)
     if "meshes" in names:
-        names = tuple(name for name in names if name != "meshes")
         publish_language(folder)
         fork(4, work_alone, folder)
         for path in sorted(folder.glob("meshes-*.jsonl")):
             print(path.read_text(), flush=True)
-    fork(WORLD, work, modes.split(","), ways.split(","), folder, names)
+    subjects = [name for name in names if name != "meshes"]
+    fork(int(world), work, int(world), modes.split(","), ways.split(","), folder, subjects)
 
 
 def fork(count: int, target: Callable[..., None], *words: Any) -> None:

@@ -55,7 +55,7 @@ REFUSED = {
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each process found; they run once."""
-    words = ["fsdp,tp,ep,pp", "weighbridge", str(tmp_path_factory.mktemp("ranks")), "meshes", *CASES, *FAMILIES]
+    words = ["2", "fsdp,tp,ep,pp", "weighbridge", str(tmp_path_factory.mktemp("ranks")), "meshes", *CASES, *FAMILIES]
     command = [sys.executable, str(ROOT / "tests" / "rank_loads.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -107,6 +107,7 @@ def test_meshes_of_two_axes_and_sizes_that_are_not_dealt_out_evenly(mesh: str, l
     for rank in ranks:
         assert "raised" not in rank, rank["raised"]
         assert rank["wrong"] == []
+        assert rank["same plan"] == (mesh != "stages")
         assert rank["read"] == rank["said"]["reads_bytes"]
         assert mesh.endswith("tensors") or rank["read"] == rank["said"]["held_bytes"]
         for key, part in rank["parts"].items():
@@ -237,6 +238,17 @@ def test_a_device_is_refused_beside_a_mesh(language: Path, place: str, arguments
         spread(language, **{place: "cpu"}, **arguments)
     assert caught.value.code == "integration-unsupported"
     assert caught.value.got == f"{place} beside {next(iter(arguments))}"
+
+
+def test_files_of_processes_are_refused_with_what_to_do(language: Path, tmp_path: Path) -> None:
+    """The library reads them by itself; what it wrote of a model that is spread loads when it is one checkpoint."""
+    for number in (1, 2):
+        (tmp_path / f"shard-{number:05}-model-00001-of-00001.safetensors").write_bytes(b"")
+    (tmp_path / "config.json").write_bytes((language / "config.json").read_bytes())
+    with pytest.raises(wb.RegistryError) as caught:
+        spread(tmp_path)
+    assert caught.value.code == "integration-unsupported"
+    assert "weighbridge.convert(directory, out, [])" in str(caught.value.hint)
 
 
 def test_a_library_that_cuts_otherwise_is_refused(

@@ -274,3 +274,41 @@ def test_addresses_are_split_without_their_secrets() -> None:
         "model.safetensors",
     )
     assert read_address("hf://org/name.json").file_name == ""
+
+
+WRONG_LINES = (
+    ("plan", "PLACE", "tiny.yaml", "--target", "PLACE/model-00002-of-00002.safetensors"),
+    ("plan", "PLACE", "none.yaml"),
+    ("plan", "PLACE", "tiny.yaml", "--drop", "none"),
+    ("convert", "PLACE", "tiny.yaml", "out"),
+    ("convert", "tiny.yaml", "out", "PLACE"),
+    ("convert", "PLACE", "PLACE", "tiny.yaml"),
+    ("convert", "PLACE", "there", "tiny.yaml"),
+    ("revert", "PLACE", "out"),
+    ("verify", "PLACE"),
+    ("verify", "PLACE", "none"),
+    ("inspect", "PLACE/none"),
+    ("inspect", "PLACE?token=SECRETTOKEN"),
+    ("inspect", "PLACE::model"),
+    ("detect", "PLACE/tokenizer.json"),
+    ("lint", "PLACE"),
+)
+
+
+@pytest.mark.parametrize("line", WRONG_LINES, ids=" ".join)
+def test_a_command_that_fails_shows_no_secret(
+    setting: Setting,
+    line: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(MAPPING.to_yaml())
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "something").write_text("")
+    place = setting.places["server"]
+    status = run(*(word.replace("PLACE", place) for word in line))
+    shown = capfd.readouterr()
+    assert status, shown.out
+    check_no_secret(shown.out, shown.err)

@@ -19,6 +19,7 @@ from weighbridge.base.errors import PlanError
 from weighbridge.planning import plan as planned
 from weighbridge.planning.config_names.changes import ConfigChange, changes_between
 from weighbridge.planning.portions.cutting import Parts, check_makes_whole, cut, recut
+from weighbridge.storage.remote.addresses import is_address, path_or_address
 
 if TYPE_CHECKING:
     import torch
@@ -294,7 +295,7 @@ class Plan(planned.Plan):
 
     def write(
         self, destination: str | Path, source: Any = None, *, beside: Sequence[Extra] = (), **options: Any
-    ) -> Path:
+    ) -> Path | Any:
         """Write the targets as safetensors files into a new directory, or as one torch file, by the destination's name.
 
         ``to="dcp"`` makes the directory one of torch.distributed.checkpoint. See `directory_writing.write`,
@@ -302,14 +303,15 @@ class Plan(planned.Plan):
 
         Args:
             destination: Directory to make, which must not exist, or be empty; or a torch file to make, whose name ends
-                in `.pt`, `.pth`, `.bin` or `.ckpt`.
+                in `.pt`, `.pth`, `.bin` or `.ckpt`; or the address of a folder in a store, such as
+                ``"s3://bucket/model"``, see `docs/remote.md`.
             source: As for `stream`.
             beside: Files to put beside the weights, each in the place of one that would be carried under its name.
             options: See `weighbridge.running.to_files.file_decisions.WriteOptions`: `name`, `max_shard_size`,
                 `memory_budget`, `digests`, `resume`, `sync`, `link`, `to`, `under`, `part`, `progress`.
 
         Returns:
-            The directory, or the file. With `part`, it is there when all parts are done.
+            The directory, the file, or the address. With `part`, it is there when all parts are done.
 
         Raises:
             PlanError: `source-unbound`, `budget-too-small`.
@@ -320,6 +322,7 @@ class Plan(planned.Plan):
         from weighbridge.running.to_files.kinds_of_files import read_write_options, write_plan
 
         check_writable(self, self.binding.changes)
+        destination = path_or_address(destination) if is_address(destination) else destination
         chosen = read_write_options(self, destination, options)
         checkpoint = self.checkpoint(source)
         origin = None if checkpoint.extras else self._origin()

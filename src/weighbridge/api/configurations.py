@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from weighbridge.api.settings import Settings
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
-from weighbridge.mappings.schemes.bitsandbytes import MOST_STATE_BYTES, State, read_state
-from weighbridge.mappings.schemes.endings import STATE
 from weighbridge.mappings.schemes.said import BESIDE, CONFIG, QUANTISATION, SAID
 from weighbridge.models.model_sources import is_model
 from weighbridge.models.wrappers import unwrap
 from weighbridge.operations.configuration import UnreadConfig
-from weighbridge.planning.grouped.weights import Saying
 from weighbridge.storage.places.regular_files import read_settings, read_small_file
 from weighbridge.storage.remote.addresses import is_elsewhere, path_or_address, read_address
 from weighbridge.storage.remote.folders import find_beside
 from weighbridge.storage.remote.remote_files import Location
 
 if TYPE_CHECKING:
+    from weighbridge.mappings.schemes.bitsandbytes import State
+    from weighbridge.planning.grouped.weights import Saying
     from weighbridge.storage.places.directory import Extra
     from weighbridge.storage.protocol import Checkpoint
 
@@ -152,10 +151,13 @@ def saying_of(source: Checkpoint, config: Any, *, is_given: bool = True) -> Sayi
     """
     beside = {name: config_beside(source, name) for name in BESIDE}
     own = config_beside(source)
-    for said in (config, own) if is_given else (own, config):
-        if isinstance(said, Mapping) and any(name in said for name in SAID):
-            return Saying(said, beside, _states(source, said))
-    return Saying({}, beside) if any(found is not None for found in beside.values()) else None
+    asked = (config, own) if is_given else (own, config)
+    said = next((each for each in asked if isinstance(each, Mapping) and any(name in each for name in SAID)), None)
+    if said is None and all(found is None for found in beside.values()):
+        return None
+    from weighbridge.planning.grouped.weights import Saying
+
+    return Saying({}, beside) if said is None else Saying(said, beside, _states(source, said))
 
 
 def read_extra(extra: Extra) -> bytes:
@@ -191,6 +193,9 @@ def _states(source: Checkpoint, said: Mapping[str, Any]) -> dict[str, State]:
     part = said.get(QUANTISATION)
     if not isinstance(part, Mapping) or part.get("quant_method") != "bitsandbytes":
         return {}
+    from weighbridge.mappings.schemes.bitsandbytes import MOST_STATE_BYTES, read_state
+    from weighbridge.mappings.schemes.endings import STATE
+
     found: dict[str, State] = {}
     try:
         for key, spec in source.header.items():

@@ -12,7 +12,6 @@ from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.transforms import PrefixChange, Transform
 from weighbridge.mappings.wrapped_names import own_rules
 from weighbridge.planning.readings import without_change
-from weighbridge.storage.sharded.chunked import ChunkedCheckpoint
 
 if TYPE_CHECKING:
     from weighbridge.planning.plan import Plan
@@ -134,8 +133,11 @@ def compile_by_receipt(
 
 def _has_receipt(source: Checkpoint) -> bool:
     """Tell whether a checkpoint is an output of ours; one that is in memory, or a header, is none."""
-    if source.files is None and not names_torch_file(source.where) and not isinstance(source, ChunkedCheckpoint):
-        return False
+    if source.files is None and not names_torch_file(source.where):
+        from weighbridge.storage.sharded.chunked import ChunkedCheckpoint
+
+        if not isinstance(source, ChunkedCheckpoint):
+            return False
     from weighbridge.running.receipt import has_receipt
 
     return has_receipt(source.where)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weighbridge.api.configurations import saying_of
 from weighbridge.base.keys import counted
 from weighbridge.base.specs import DTYPES, Header
-from weighbridge.mappings.schemes.quantisation import find_quantisation
-from weighbridge.planning import plan as planned
 from weighbridge.planning.casts.dtype_policies import ALL, TARGET, DtypePolicy
 from weighbridge.planning.companions import find_groups, holds_codes
-from weighbridge.planning.grouped.weights import Saying
 
 if TYPE_CHECKING:
+    from weighbridge.planning import plan as planned
+    from weighbridge.planning.grouped.weights import Saying
     from weighbridge.storage.protocol import Checkpoint
 
 
@@ -81,6 +80,8 @@ def compute_codes(source: Checkpoint, saying: Saying | None) -> Read:
     """
     if not any(holds_codes(spec.dtype) for spec in source.header.values()):
         return Read(source, saying)
+    from weighbridge.mappings.schemes.quantisation import find_quantisation
+
     found = None if saying is None else find_quantisation(source.header, saying.config, saying.beside)
     if found is None:
         count = len(find_groups(source.header))

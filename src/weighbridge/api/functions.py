@@ -27,6 +27,7 @@ from weighbridge.api.states.optimizer_states import find_training
 from weighbridge.api.states.state_plans import plan_training, weights_of
 from weighbridge.base.errors import CheckpointError, PlanError
 from weighbridge.base.keys import collapse
+from weighbridge.base.secrets_of_addresses import without_secrets
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.bound_offsets import bind_offsets
@@ -334,7 +335,7 @@ def revert(
     """
     plan = plan_revert(source, lossy=lossy, direct=direct)
     for note in plan.notes:
-        _LOG.warning("%s: %s", source, note)
+        _LOG.warning("%s: %s", without_secrets(str(source)), note)
     return plan.write(destination, **options)
 
 

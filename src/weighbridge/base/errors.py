@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar, Final
 
+from weighbridge.base.secrets_of_addresses import without_secrets
+
 CODES: Final[dict[str, str]] = {
     # patterns
     "pattern-syntax": "a key pattern cannot be read",
@@ -164,14 +166,14 @@ class WeighbridgeError(Exception):
         hint: str = "",
     ) -> None:
         assert code in CODES, f"{code!r} is not one of the closed set of codes"
-        super().__init__(what)
+        super().__init__(without_secrets(what))
         self.code = code
-        self.what = what
-        self.where = where
-        self.expected = expected
-        self.got = got
-        self.because = because
-        self.hint = hint
+        self.what = without_secrets(what)
+        self.where = without_secrets(where)
+        self.expected = without_secrets(expected)
+        self.got = without_secrets(got)
+        self.because = without_secrets(because)
+        self.hint = without_secrets(hint)
 
     def __str__(self) -> str:
         return "\n".join([self.headline, *self.details()])
@@ -185,7 +187,7 @@ class WeighbridgeError(Exception):
         """Yield the lines under the headline."""
         named = ("expected", self.expected), ("got", self.got), ("because", self.because), ("try", self.hint)
         for name, text in named:
-            for number, line in enumerate(text.splitlines() if text else ()):
+            for number, line in enumerate(without_secrets(text).splitlines() if text else ()):
                 yield f"  {name if number == 0 else '':<9} {line}"
 
     def with_context(self, **context: str) -> WeighbridgeError:
@@ -195,7 +197,7 @@ class WeighbridgeError(Exception):
 
     def to_dict(self) -> dict[str, str]:
         """Return the parts that are set, by name; the JSON form of the error."""
-        return {name: getattr(self, name) for name in self._parts if getattr(self, name)}
+        return {name: without_secrets(text) for name in self._parts if (text := getattr(self, name))}
 
     def _extra(self) -> dict[str, Any]:
         """State that a subclass adds to the parts."""

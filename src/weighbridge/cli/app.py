@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 
 from weighbridge._version import __version__
+from weighbridge.base.secrets_of_addresses import without_secrets
 from weighbridge.cli.lazy_commands import CONTEXT_SETTINGS, LazyCommands
 from weighbridge.cli.printing import EXIT_CODES, INTERRUPTED, print_lines
 
@@ -74,6 +75,7 @@ def _refuse(problem: Any) -> int:
     """Print what is wrong with the arguments."""
     if "unexpected extra argument" in problem.message and _PATTERN_OPTIONS & set(sys.argv):
         problem.message += " Quote a pattern: a shell puts words of its own in the place of {0..3} and *."
+    problem.message = without_secrets(problem.message)
     if "--json" in sys.argv:
         print_lines([json.dumps({"error": {"code": "usage", "what": problem.format_message()}})])
     else:

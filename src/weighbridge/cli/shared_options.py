@@ -18,7 +18,8 @@ SourceArgument = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A directory, a safetensors or torch file, several ('rank_{r}.pt'), an index, or an inventory.",
+        help="A directory, a safetensors or torch file, several ('rank_{r}.pt'), an index, an inventory, or an address"
+        " of the like: hf://org/name, s3://bucket/prefix, https://host/path.",
     ),
 ]
 OnlyOption = Annotated[
@@ -28,7 +29,9 @@ OnlyOption = Annotated[
 DestinationArgument = Annotated[
     str,
     typer.Argument(
-        metavar="DESTINATION", help="The directory to make, or a torch file, such as out.pth; nothing may be there yet."
+        metavar="DESTINATION",
+        help="The directory to make, a torch file, such as out.pth, or a folder of a store, s3://bucket/prefix;"
+        " nothing may be there yet.",
     ),
 ]
 NameOption = Annotated[

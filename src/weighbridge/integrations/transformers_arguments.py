@@ -14,6 +14,7 @@ from weighbridge.mappings.transformers_table import import_transform, library_mo
 from weighbridge.mappings.transforms import Transform
 from weighbridge.storage import open_checkpoint
 from weighbridge.storage.opening import open_weights_named
+from weighbridge.storage.places.rank_pieces import are_of_ranks
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -136,15 +137,30 @@ def open_weights(path: str | Path | None, arguments: Mapping[str, Any]) -> tuple
 
     Raises:
         CheckpointError: `checkpoint-not-found`, and as `open_checkpoint`.
+        RegistryError: `integration-unsupported` for what the library loads by itself, without a conversion.
     """
     if path is None:
         return open_checkpoint(arguments["state_dict"]), None
     directory, variant = _local_directory(path, arguments), arguments.get("variant")
+    _refuse_pieces(directory)
     if variant is None:
         return open_checkpoint(directory), directory
     return open_weights_named(
         directory, _name_of_variant(directory, variant, arguments.get("use_safetensors"))
     ), directory
+
+
+def _refuse_pieces(directory: Path) -> None:
+    """Refuse files that processes saved their pieces in: the library reads these in a way of its own."""
+    names = sorted(path.name for path in directory.glob("shard-*.safetensors"))
+    if are_of_ranks(names):
+        raise RegistryError(
+            "integration-unsupported",
+            "the library reads the files of several processes by itself, and no plan has a part in that",
+            where=str(directory),
+            got=", ".join(names[:4]),
+            hint="weighbridge.convert(directory, out, []) makes one checkpoint of them, which loads",
+        )
 
 
 def _name_of_variant(directory: Path, variant: str, use_safetensors: bool | None) -> str:

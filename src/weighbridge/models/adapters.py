@@ -13,7 +13,6 @@ from typing import Any
 
 from weighbridge.base.errors import RegistryError
 from weighbridge.base.keys import counted
-from weighbridge.mappings.lora.peft_configs import PLAIN_STARTS
 from weighbridge.models.wrappers import Branch, classes_of
 
 
@@ -129,6 +128,8 @@ def _count(part: Branch) -> int:
 
 def _taken(config: Any) -> Iterable[str]:
     """Yield how an adapter has changed the weights when it was made, by its configuration."""
+    from weighbridge.mappings.lora.peft_configs import PLAIN_STARTS
+
     start = getattr(config, "init_lora_weights", None)
     if isinstance(start, str) and not start.startswith(PLAIN_STARTS):
         yield f"an adapter began with a part of them (init_lora_weights={start!r})"

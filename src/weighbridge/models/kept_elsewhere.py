@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -20,9 +20,11 @@ from weighbridge.models.wrappers import Branch
 from weighbridge.storage.formats.memory import HeaderCheckpoint, TensorsCheckpoint
 from weighbridge.storage.formats.safetensors_files import open_safetensors_file
 from weighbridge.storage.formats.torch_tensors import read_bytes, spec_of
-from weighbridge.storage.joined import JoinedCheckpoint, Part
 from weighbridge.storage.lookup import check_range
 from weighbridge.storage.protocol import Checkpoint
+
+if TYPE_CHECKING:
+    from weighbridge.storage.joined import JoinedCheckpoint
 
 
 class Stored(NamedTuple):
@@ -176,6 +178,8 @@ def with_kept(held: TensorsCheckpoint, kept: Mapping[str, Kept]) -> JoinedCheckp
     Raises:
         CheckpointError: The codes of opening a file.
     """
+    from weighbridge.storage.joined import JoinedCheckpoint, Part
+
     own = {key: spec_of(each.stand_in, key) for key, each in kept.items()}
     first: dict[object, str] = {}
     twins = {key: first.setdefault(kept[key].identity, key) for key in sorted(kept)}

@@ -170,12 +170,14 @@ def find_mounts(model: torch.nn.Module, *registries: Registry) -> tuple[Mount, .
 
 
 def _mounts_of(submodels: Iterable[tuple[str, Known]], registries: Iterable[Registry]) -> tuple[Mount, ...]:
-    claims, found = _Claims(), []
+    claims, found, unknown = _Claims(), [], set[Known]()
     for path, known in submodels:
-        mount = _find(known, path, claims, registries)
+        mount = None if known in unknown else _find(known, path, claims, registries)
         if mount is not None:
             claims.add(mount, known)
             found.append(mount)
+        elif not claims.owners(known.class_name, path) and not claims.owners(known.model_type, path):
+            unknown.add(known)  # a model has many modules of a class that no registry knows
     return tuple(found)
 
 

@@ -37,7 +37,6 @@ from weighbridge.planning.plan_options import MODES, REFINE, Options
 from weighbridge.planning.problems import uneven_groups
 from weighbridge.planning.readings import Names, Reading, nested_readings, possible_readings
 from weighbridge.planning.tracing import landing
-from weighbridge.planning.way_back.inverting import open_choices, prove_inverse
 from weighbridge.planning.way_back.target_steps import steps_from_target
 
 _LOG: Final = logging.getLogger(__name__)
@@ -101,6 +100,8 @@ def _compile(declared: Mapping, sides: Sides, files: FileSet | None, options: Op
     plan.check()
     notes = list(plan.notes)
     if declared.forward is not None and chosen.reading.is_mapped:
+        from weighbridge.planning.way_back.inverting import open_choices, prove_inverse
+
         as_stored = replace(options, dtype=None)  # a cast that the caller wants comes after the way back
         proven = seen if options.dtype is None else _draft(chosen.reading, source, target, as_stored).plan
         prove_inverse(proven, declared.forward, as_stored, is_settled=chosen.is_settled)

@@ -49,6 +49,7 @@ def fill_files(
     *,
     budget_bytes: int,
     counter: Counter,
+    in_order: bool = False,
 ) -> None:
     """Write every tensor of some files at its place, and close the files.
 
@@ -59,6 +60,7 @@ def fill_files(
         create: Makes the file of an image; called when its first piece is due.
         budget_bytes: The most that all windows may hold together.
         counter: Told of each piece that is written.
+        in_order: Write each file from its beginning to its end, as far as several workers do, and no tensor twice over.
 
     Raises:
         PlanError: `budget-too-small`.
@@ -66,7 +68,7 @@ def fill_files(
         DestinationError: The codes of writing. Files that are open then are left to their owner, closed.
     """
     await_devices(checkpoint)
-    run = _Filling(plan, checkpoint, create, budget_bytes, counter)
+    run = _Filling(plan, checkpoint, create, budget_bytes, counter, in_order=in_order)
     try:
         run_all(run.tasks(images), run.workers)
     except BaseException:
@@ -103,12 +105,17 @@ class _Filling:
         create: Callable[[FileImage], Sink],
         budget_bytes: int,
         counter: Counter,
+        *,
+        in_order: bool,
     ) -> None:
         self.plan = plan
         self.checkpoint = checkpoint
         self.create = create
         self.counter = counter
         self.workers, self.share_bytes = share_out(budget_bytes, checkpoint)
+        self.in_order = in_order
+        if in_order and any(step.program.temporaries for step in plan.steps):
+            self.workers = 1  # steps with temporaries take turns, and might take them in another order
         pace = pace_of(checkpoint)
         self.piece_bytes = PIECE_BYTES if pace is None else pace.range_bytes
         self.twins = {fated.key: fated.by for fated in plan.tied_targets}
@@ -152,9 +159,9 @@ class _Filling:
         elif step.program.temporaries:
             yield _Build(output.spec.size_bytes, partial(self._write_staged, number, output, offset))
         elif is_in_runs(output, step, self.checkpoint):
-            for copy in output.layout.copies:
+            for copy in sorted(output.layout.copies, key=lambda copy: copy.target_start):
                 yield from self._run(copy, offset, step)
-        elif is_squared(output, step, self.checkpoint, self.share_bytes, window_numel(output, self.share_bytes)):
+        elif self._is_squared(output, step):
             yield from self._squares(output, step, offset)
         else:
             slots = Slots(step, self.checkpoint)
@@ -162,6 +169,11 @@ class _Filling:
             for start, window in self._windows(output):
                 write = partial(self._write_window, window, output.dtype, slots, offset + start * itemsize)
                 yield _Build(window.numel * itemsize, write)
+
+    def _is_squared(self, output: Output, step: Step) -> bool:
+        """Tell whether a tensor is transposed square by square, which writes all over it."""
+        most = window_numel(output, self.share_bytes)
+        return not self.in_order and is_squared(output, step, self.checkpoint, self.share_bytes, most)
 
     def _run(self, copy: Copy, offset: int, step: Step) -> Iterator[_Move | _Build]:
         if copy.source >= len(step.sources):

@@ -30,9 +30,7 @@ from weighbridge.storage.places.paths import resolve_inside
 from weighbridge.storage.places.regular_files import SourceFile, read_small_file, reporting_read_errors
 from weighbridge.storage.protocol import Checkpoint
 from weighbridge.storage.remote.addresses import hint_for_path, is_address, is_elsewhere, local_path, read_address
-from weighbridge.storage.sharded.dcp_directory import is_dcp, open_dcp
-from weighbridge.storage.sharded.dcp_metadata import ITEMS_SUFFIX, METADATA_NAME
-from weighbridge.storage.sharded.rank_files import open_rank_files
+from weighbridge.storage.sharded.dcp_names import ITEMS_SUFFIX, METADATA_NAME, is_dcp
 
 if TYPE_CHECKING:
     import torch
@@ -178,7 +176,7 @@ def _open_path(path: Path, entry: str | None = None) -> Checkpoint:
     if names_index(name):
         return _open_index(path.parent, name, str(path), entry)
     if name == METADATA_NAME:
-        return open_dcp(path.parent, entry)
+        return _open_dcp(path.parent, entry)
     if name.endswith(ITEMS_SUFFIX):
         what, hint = "this is a piece of a checkpoint, of one rank", f"open its directory: {path.parent}"
         raise CheckpointError("checkpoint-partial", what, where=str(path), expected="whole tensors", hint=hint)
@@ -230,13 +228,15 @@ def open_weights_named(directory: Path, name: str) -> Checkpoint:
 
 def _open_directory(directory: Path, entry: str | None) -> Checkpoint:
     if is_dcp(directory):
-        return open_dcp(directory, entry)
+        return _open_dcp(directory, entry)
     found = find_weights(directory)
     if found.index_name:
         return _open_index(directory, found.index_name, str(directory), entry)
     if not found.is_torch and entry is not None:
         raise _no_entries(str(directory))
     if found.is_of_ranks:
+        from weighbridge.storage.sharded.rank_files import open_rank_files
+
         return open_rank_files(directory, found.names)
     extras, notes = find_extras(directory, found.names)
     if not found.is_torch:
@@ -244,6 +244,12 @@ def _open_directory(directory: Path, entry: str | None) -> Checkpoint:
     from weighbridge.storage.formats.torch_files import open_torch_set
 
     return open_torch_set(directory, found.names, entry, extras=extras, notes=notes)
+
+
+def _open_dcp(directory: Path, entry: str | None) -> Checkpoint:
+    from weighbridge.storage.sharded.dcp_directory import open_dcp
+
+    return open_dcp(directory, entry)
 
 
 def _open_index(directory: Path, name: str, where: str, entry: str | None) -> Checkpoint:

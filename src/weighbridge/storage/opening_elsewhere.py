@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
-from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
+from weighbridge.base.file_names import INDEX_SUFFIX, RECORD_NAME, SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from weighbridge.base.json_text import join_keys
 from weighbridge.storage.formats.inventory import INVENTORY_SUFFIXES, open_inventory
 from weighbridge.storage.formats.safetensors_files import SafetensorsCheckpoint, open_elsewhere
@@ -37,6 +37,9 @@ def open_address(text: str) -> Checkpoint:
     name = address.file_name
     _refuse_others(name, address.text)
     folder = open_folder(address)
+    if folder.is_listed and RECORD_NAME in folder.files:
+        what, hint = "what is written here is not finished", "go on with the conversion (--resume), or wait for its end"
+        raise CheckpointError("checkpoint-not-found", what, where=folder.where, got=RECORD_NAME, hint=hint)
     if not name:
         return _open_folder(folder)
     file = folder.find(name)

@@ -14,6 +14,7 @@ from weighbridge.api import Plan
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.keys import counted
+from weighbridge.base.secrets_of_addresses import without_secrets
 from weighbridge.cli.command_options import NoMappingArgument, PlanOptions
 from weighbridge.cli.printing import Output, end_undecided, reporting
 from weighbridge.cli.progress import progress_bar
@@ -35,7 +36,8 @@ from weighbridge.planning.plan import DEFAULT_BUDGET_BYTES
 from weighbridge.reporting.costs import format_bytes
 from weighbridge.reporting.unused import unused_lines
 from weighbridge.storage import check_destination
-from weighbridge.storage.remote.addresses import path_or_address
+from weighbridge.storage.remote.addresses import is_address, is_elsewhere, path_or_address, read_address
+from weighbridge.storage.remote.folders import open_folder
 
 
 @spread
@@ -98,7 +100,8 @@ def revert(
 
 def _check_early(source: str, destination: str, part: str | None) -> None:
     """Refuse a destination before anything is planned; a part may be run again when the output is there."""
-    if part is None:
+    if part is None and not is_elsewhere(destination):
+        destination = str(path_or_address(destination)) if is_address(destination) else destination
         sources = [place for place in [path_or_address(source)] if isinstance(place, Path)]
         check_destination(destination, sources, as_file=names_torch_file(destination))
 
@@ -119,14 +122,19 @@ def _write(output: Output, made: Plan, destination: str, word: str, options: dic
 def _written_form(made: Plan, destination: str) -> dict[str, Any]:
     report = made.report.to_dict()
     del report["steps"]
-    path = Path(destination)
-    files = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name] * path.exists()
-    return {"destination": destination, "files": files, **report}
+    return {"destination": without_secrets(destination), "files": _written_files(destination), **report}
 
 
-def _written_lines(made: Plan, destination: str, *, is_reverted: bool = False) -> Iterator[str]:
-    path = Path(destination)
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+def _written_files(destination: str) -> list[str]:
+    if is_elsewhere(destination):
+        return sorted(open_folder(read_address(destination)).files)
+    path = Path(path_or_address(destination)) if is_address(destination) else Path(destination)
+    return sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name] * path.exists()
+
+
+def _written_lines(made: Plan, given: str, *, is_reverted: bool = False) -> Iterator[str]:
+    destination = without_secrets(given)
+    if not _written_files(destination):
         yield f"done      this part of {destination}, which appears when all parts are done"
         return
     written = made.report.to_dict()["written_bytes"]

@@ -23,7 +23,6 @@ from typing import Any, TypeGuard
 from weighbridge.base.errors import MappingError
 from weighbridge.base.json_text import JsonError, check_characters, parse_json
 from weighbridge.mappings.mapping import Mapping, TextForm, use_text_form
-from weighbridge.mappings.mapping_files.documents import read_bytes
 
 __all__ = ["YAML_SUFFIXES", "is_mapping_file", "json_schema", "load_mapping", "read_mapping", "write_mapping"]
 
@@ -108,6 +107,8 @@ def json_schema() -> dict[str, Any]:
 
 
 def _from_json(path: Path) -> Mapping:
+    from weighbridge.mappings.mapping_files.documents import read_bytes
+
     try:
         form = parse_json(read_bytes(path))
     except JsonError as problem:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping as MappingOf
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.specs import Header
 from weighbridge.mappings.schemes.torchao import LISTED, is_of_plain_tensor, listed_names
-from weighbridge.planning.grouped.refusals import is_described_apart
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
 
@@ -90,6 +89,8 @@ def _said(step: Step, metadata: MappingOf[str, str], problems: list[WeighbridgeE
     if len(texts) == 1 and (len(ranks) == 1 or is_of_plain_tensor(max(texts))):
         yield from ((target, max(texts)) for target in step.writes)
     else:
+        from weighbridge.planning.grouped.refusals import is_described_apart
+
         problems.append(is_described_apart(step.sources, step.targets[0]))
 
 

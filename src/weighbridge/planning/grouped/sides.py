@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from weighbridge.base.errors import PlanError, WeighbridgeError
 from weighbridge.base.specs import Header
 from weighbridge.planning.grouped.described import follow_names
-from weighbridge.planning.grouped.expanding import expand_plan
-from weighbridge.planning.grouped.own_names import contradictions, disagreements, strays, unlike
 from weighbridge.planning.grouped.weights import Grouped, Saying, group_weights
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.readings import Reading
@@ -54,6 +52,8 @@ class Sides:
         """
         if self.groups is None:
             return
+        from weighbridge.planning.grouped.own_names import contradictions, unlike
+
         problems = contradictions(readings, self.groups) or list(unlike(readings, self.groups))
         if problems:
             raise PlanError("plan-failed", "the mapping does not fit", problems=problems)
@@ -73,6 +73,9 @@ class Sides:
         if self.groups is None:
             made = replace(plan, metadata=follow_names(plan, self.source, problems))
         else:
+            from weighbridge.planning.grouped.expanding import expand_plan
+            from weighbridge.planning.grouped.own_names import disagreements, strays
+
             made = expand_plan(plan, self.groups, self.wanted, may_refine=may_refine)
             problems += [*strays(made, reading, self.groups, self.target), *disagreements(made, self.groups)]
         if problems:

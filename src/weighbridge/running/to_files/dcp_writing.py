@@ -31,8 +31,8 @@ from weighbridge.storage import IndexText, OutputDirectory, Work, copy_extras, p
 from weighbridge.storage.outputs.checksums import Checksums
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.sharded.dcp_image import DcpImage, PlacedItem, lay_out_dcp
-from weighbridge.storage.sharded.dcp_metadata import METADATA_NAME
 from weighbridge.storage.sharded.dcp_metadata_text import metadata_text
+from weighbridge.storage.sharded.dcp_names import METADATA_NAME
 from weighbridge.storage.sharded.dcp_objects import OBJECTS_NAME, restore_objects
 
 if TYPE_CHECKING:

@@ -15,7 +15,9 @@ from weighbridge.running.by_ranks.rank_writing import held_source, write_by_rank
 from weighbridge.running.to_files.dcp_writing import write_dcp
 from weighbridge.running.to_files.directory_writing import write
 from weighbridge.running.to_files.file_decisions import DCP, WriteOptions
+from weighbridge.running.to_files.store_writing import write_to_store
 from weighbridge.running.to_files.torch_writing import write_torch_file
+from weighbridge.storage.remote.addresses import is_elsewhere
 
 if TYPE_CHECKING:
     from weighbridge.running.changed_files import FileChange
@@ -48,17 +50,19 @@ def write_plan(
     origin: Checkpoint | None,
     beside: Sequence[Extra],
     changes: Sequence[FileChange],
-) -> Path:
-    """Write a plan's targets; arguments as for `directory_writing.write`.
+) -> Path | Any:
+    """Write a plan's targets, here or into a store; arguments as for `directory_writing.write`.
 
     Raises:
-        As `directory_writing.write`, `torch_writing.write_torch_file`, `dcp_writing.write_dcp` and
-        `rank_writing.write_by_ranks`.
+        As `directory_writing.write`, `torch_writing.write_torch_file`, `dcp_writing.write_dcp`,
+        `store_writing.write_to_store` and `rank_writing.write_by_ranks`.
     """
     held = held_source(checkpoint)
     if held is not None:
         _refuse_other_kinds(destination, options)
         return write_by_ranks(plan, checkpoint, held, destination, options, origin, beside, changes)
+    if is_elsewhere(destination):
+        return write_to_store(plan, checkpoint, str(destination), options, origin, beside, changes)
     if names_torch_file(destination):
         needs = plan.is_of_adapter or plan.refined
         needed = (*beside, *(change.extra for change in changes if needs and change.after))
@@ -73,10 +77,10 @@ def _refuse_other_kinds(destination: str | Path, options: WriteOptions) -> None:
     Raises:
         DestinationError: `usage`.
     """
-    if names_torch_file(destination) or options.to == DCP:
+    if is_elsewhere(destination) or names_torch_file(destination) or options.to == DCP:
         raise DestinationError(
             "usage",
-            "ranks that hold a model together write a directory of safetensors files",
+            "ranks that hold a model together write a directory of safetensors files on a disk",
             got=str(destination) if options.to != DCP else f"to={DCP!r}",
             hint="save such a directory, and convert that",
         )

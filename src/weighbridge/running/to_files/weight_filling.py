@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from weighbridge.base.file_sets import FileImage
 from weighbridge.base.workers import Counter
@@ -13,7 +13,7 @@ from weighbridge.running.filling import fill_files
 from weighbridge.running.receipt import add_digests
 from weighbridge.running.tensor_digests import Digests
 from weighbridge.running.to_files.file_decisions import Output, WriteOptions
-from weighbridge.storage import OutputDirectory, copy_extras
+from weighbridge.storage import IndexText, OutputDirectory, Sink, copy_extras
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -52,13 +52,24 @@ def fill_weights(
     return linked
 
 
-def complete(
-    output: OutputDirectory, made: Output, checkpoint: Checkpoint, digests: Callable[[], Digests] | None
-) -> None:
+class Completed(Protocol):
+    """What is completed: a hidden directory, or a folder of a store."""
+
+    def create(self, image: FileImage) -> Sink:
+        """Create a file from its image; the caller fills it in and closes it."""
+
+    def add_index(self, index: IndexText) -> None:
+        """Put the shard index there."""
+
+    def add_receipt(self, receipt: bytes) -> None:
+        """Put the receipt there, as the last file."""
+
+
+def complete(output: Completed, made: Output, checkpoint: Checkpoint, digests: Callable[[], Digests] | None) -> None:
     """Put beside the weights what belongs there: other files, the index, the receipt.
 
     Args:
-        output: The directory; its weights are there.
+        output: The directory, or the folder; its weights are there.
         made: What is written.
         checkpoint: What was read.
         digests: Gives the digests of the output; None where they are not asked for.

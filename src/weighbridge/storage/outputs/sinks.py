@@ -32,6 +32,9 @@ class FileOptions(NamedTuple):
     direct: bool = False
 
 
+PART_PIECE_BYTES: Final = 2**20
+"""How much of a file is read at a time where it goes into parts of an upload."""
+
 DEFAULT_OPTIONS: Final = FileOptions()
 """A whole file, on the disk when it is closed, through the page cache."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from weighbridge.base.errors import CheckpointError
+from weighbridge.base.errors import CheckpointError, DestinationError
 
 _STATUS: Final = re.compile(r"non-2xx status code: (\d{3})|status: (\d{3})|Client error with status (\d{3})")
 _EXPIRED: Final = re.compile(r"ExpiredToken|RequestExpired|TokenRefreshRequired|token (?:has |is )?expired", re.I)
@@ -130,6 +130,22 @@ def error_for(fault: Fault, where: str, *, is_open: bool = False) -> CheckpointE
             "remote-no-ranges", what, where=where, expected="status 206", got="status 200", hint=hint
         )
     return CheckpointError("read-failed", "this cannot be read from elsewhere", where=where, got=fault.said)
+
+
+def writing_error_for(fault: Fault, where: str) -> DestinationError:
+    """Make the error for a fault of writing.
+
+    Args:
+        fault: What went wrong.
+        where: The address, without secrets.
+    """
+    if fault.kind in ("denied", "expired"):
+        read = error_for(fault, where)
+        return DestinationError("remote-denied", "this may not be written", where=where, got=fault.said, hint=read.hint)
+    if fault.kind in ("exists", "changed"):
+        return DestinationError("destination-exists", "something is there already", where=where)
+    got = "there is no such bucket" if fault.kind == "absent" else fault.said
+    return DestinationError("write-failed", "this cannot be written", where=where, got=got)
 
 
 def changed_elsewhere(where: str, got: str) -> CheckpointError:

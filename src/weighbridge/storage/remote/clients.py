@@ -202,8 +202,12 @@ def version_of(meta: Mapping[str, Any]) -> str:
     return f"at {changed.isoformat()}" if changed is not None and changed.timestamp() > 0 else ""
 
 
-def connect(address: Address) -> Client:
+def connect(address: Address, *, is_written: bool = False) -> Client:
     """Return the client of a store's prefix, or of a server's folder; nothing is asked yet.
+
+    Args:
+        address: The folder.
+        is_written: Whether it is written to: a part that is lost on its way is sent again by the client itself.
 
     Raises:
         WeighbridgeError: `integration-version` where obstore is not installed.
@@ -213,7 +217,8 @@ def connect(address: Address) -> Client:
         return connect_server(address.folder, address.folder, _login(address.user))
     try:
         with reporting_faults():
-            made = _obstore().from_url(address.folder, client_options=_options(_is_plain()), retry_config=_NO_RETRIES)
+            how = {"client_options": _options(_is_plain()), "retry_config": _RETRIES if is_written else _NO_RETRIES}
+            made = _obstore().from_url(address.folder, **how)
     except FaultError as problem:
         raise error_for(problem.fault, address.folder) from None
     return Client(address.folder, made)
@@ -241,6 +246,7 @@ def connect_server(where: str, url: str, headers: Mapping[str, str]) -> Client:
 
 
 _NO_RETRIES: Final = {"max_retries": 0}
+_RETRIES: Final = {"max_retries": 6, "retry_timeout": timedelta(minutes=5)}
 
 
 def _options(is_plain: bool) -> dict[str, Any]:

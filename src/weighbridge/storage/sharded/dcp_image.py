@@ -36,7 +36,8 @@ from weighbridge.storage.outputs.torch_image import (
 from weighbridge.storage.places.regular_files import OpenFiles
 from weighbridge.storage.sharded.boxes import Box
 from weighbridge.storage.sharded.chunked import Chunk, ChunkedCheckpoint, Whole
-from weighbridge.storage.sharded.dcp_metadata import ITEMS_SUFFIX, Described, Item, Tensor
+from weighbridge.storage.sharded.dcp_metadata import Described, Item, Tensor
+from weighbridge.storage.sharded.dcp_names import ITEMS_SUFFIX
 
 CHUNK_BYTES: Final = 32 * 2**20
 """The most that a chunk holds, unless it is a single row."""

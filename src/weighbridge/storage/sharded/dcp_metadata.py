@@ -25,10 +25,6 @@ from weighbridge.storage.formats.pickles import Bounded, Global, Made, read_pick
 from weighbridge.storage.formats.torch_pickles import UNSAFE_HINT, items_of, sizes_of
 from weighbridge.storage.sharded.boxes import Box
 
-METADATA_NAME: Final = ".metadata"
-ITEMS_SUFFIX: Final = ".distcp"
-"""Ends the names of the files that items lie in."""
-
 MAX_METADATA_BYTES: Final = 2**30
 """Largest metadata that is read; that of 100,000 tensors on 64 ranks has half of it."""
 

@@ -25,7 +25,8 @@ from weighbridge.storage.formats.torch_archives import list_members, read_conten
 from weighbridge.storage.formats.torch_pickles import UNSAFE_HINT
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.remote.remote_files import RemoteFile
-from weighbridge.storage.sharded.dcp_metadata import ITEMS_SUFFIX, Item
+from weighbridge.storage.sharded.dcp_metadata import Item
+from weighbridge.storage.sharded.dcp_names import ITEMS_SUFFIX
 
 OBJECTS_NAME: Final = "dcp-objects.json"
 _FORMAT: Final = "weighbridge-dcp-objects"
