@@ -30,6 +30,7 @@ from weighbridge.planning.steps import Step
 from weighbridge.running.budgets import SMALLEST_WINDOW_BYTES
 from weighbridge.running.by_ranks.agreement import check_alike, check_held_alike
 from weighbridge.running.by_ranks.exchange import Exchange
+from weighbridge.running.by_ranks.file_pages import has_its_room, map_pages
 from weighbridge.running.by_ranks.held_source import HeldSource
 from weighbridge.running.by_ranks.piece_filling import Filling, fill_pieces, written_bytes
 from weighbridge.running.by_ranks.writers import Axes, deal_writing
@@ -42,7 +43,6 @@ from weighbridge.running.to_files.part_writing import deal_out
 from weighbridge.running.to_files.weight_filling import complete
 from weighbridge.storage import FileOptions, OutputDirectory, staged_directory
 from weighbridge.storage.outputs.claiming import partial_path
-from weighbridge.storage.outputs.file_pages import has_its_room, map_pages
 from weighbridge.storage.outputs.file_writer import FileWriter
 from weighbridge.storage.outputs.unfinished import is_laid_out, is_of_run
 from weighbridge.storage.places.directory import Extra
