@@ -118,6 +118,17 @@ def test_weights_of_another_size_are_made_anew(hub: Path, family: str, changes: 
             wbt.from_pretrained(kind, place, **changes)
 
 
+@pytest.mark.corpus
+def test_the_layout_is_told_by_the_other_sizes(corpus: Path) -> None:
+    """Of experts that are transposed or not; were every size free, either could be."""
+    from transformers import AutoConfig, Qwen3VLMoeForConditionalGeneration as Vision
+
+    place = corpus / "cases/qwen3_vl_moe__Qwen3VLMoeForConditionalGeneration"
+    config = AutoConfig.from_pretrained(place)
+    config.text_config.intermediate_size += 4
+    assert from_both(Vision, place, config=config, ignore_mismatched_sizes=True)[1]["mismatched_keys"]
+
+
 def test_half_of_what_a_tensor_becomes_is_not_made_anew(hub: Path, tmp_path: Path) -> None:
     """What is left of it would be in nobody's file."""
     tensors = load_file(hub / "as it is/model.safetensors")

@@ -168,3 +168,17 @@ def test_a_file_of_the_offload_folder_that_changed_is_noticed(saved: tuple[Any, 
         wbt.save_pretrained(model, tmp_path / "out")
     assert file.name in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_model_on_a_gpu_is_offloaded_to_memory_and_to_the_disk(saved: tuple[Any, Path], tmp_path: Path) -> None:
+    """What is in memory until it is used is the model's own there, and what is on the device was made there."""
+    kind, place = saved
+    places: dict[str, Any] = {"model.embed_tokens": 0, "model.layers.0": "cpu", "model.layers.1": "disk"}
+    places |= {"model.norm": 0, "model.rotary_emb": 0, "lm_head": 0}
+    folder = tmp_path / "folder"
+    ours = wbt.from_pretrained(kind, place, device_map=places, offload_folder=folder)
+    theirs = kind.from_pretrained(place, device_map=places, offload_folder=tmp_path / "theirs")
+    assert outputs(ours).equal(outputs(theirs))
+    out = wbt.save_pretrained(ours, tmp_path / "out")
+    assert (out / "model.safetensors").read_bytes() == (place / "model.safetensors").read_bytes()

@@ -567,6 +567,22 @@ def test_a_model_of_one_flat_parameter_is_read_and_not_set(one_process: None, tm
     assert all(before[key].equal(tensor) for key, tensor in flat.state_dict().items())
 
 
+def test_weights_of_another_size_are_not_made_anew_in_parts(one_process: None) -> None:
+    """Each process would make random values of its own, and take a part for a whole where sizes happen to be equal."""
+    from torch.distributed.fsdp import fully_shard
+
+    from weighbridge.integrations.transformers_sizes import refuse_spread
+    from weighbridge.models.holdings import take_stock
+
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    model = Net()
+    refuse_spread({"layers.0.up.weight"}, take_stock(model))
+    fully_shard(model, mesh=mesh)
+    with pytest.raises(wb.RegistryError) as caught:
+        refuse_spread({"layers.0.up.weight": (4, 3)}, take_stock(model))
+    assert (caught.value.code, caught.value.where) == ("integration-unsupported", "layers.0.up.weight")
+
+
 SHARDED = """
 import sys, torch
 import weighbridge as wb

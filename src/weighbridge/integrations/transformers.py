@@ -26,7 +26,7 @@ from weighbridge.integrations.transformers_arguments import (
     asked_of,
     open_weights,
     refuse_arguments,
-    refuse_folder,
+    whence,
 )
 from weighbridge.mappings.exception_rules import Rules
 from weighbridge.mappings.finding import AnyMapping, find_mapping
@@ -189,6 +189,7 @@ def from_pretrained(
     copy: bool = False,
     huge_pages: str | None = None,
     dequantize: bool = False,
+    stream: bool = False,
     **arguments: Any,
 ) -> Any:
     """Load a model as the library's `from_pretrained` does, through a plan that was proven first.
@@ -219,6 +220,8 @@ def from_pretrained(
         dequantize: Load a quantised checkpoint into the plain model, with the numbers that its codes stand for, as is
             also done where the library would compute them; see `docs/quantised.md`. Values of the configuration are
             then given by `config`. Otherwise codes are loaded as they are, where the library's model has them.
+        stream: Read the weights by ranges of bytes from where they lie, a name on the hub or an address such as
+            ``"s3://bucket/model"``, instead of downloading them into the library's cache; see `docs/remote.md`.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration;
             `device_map` with `max_memory`, `offload_folder` and `offload_buffers`, `key_mapping`, `state_dict`,
             `variant`, `ignore_mismatched_sizes` and `output_loading_info` among them; see `docs/transformers.md`. With
@@ -240,12 +243,12 @@ def from_pretrained(
     from weighbridge.integrations.transformers_numbers import read_for_library
     from weighbridge.storage.places.huge_pages import decided
 
+    model_class, path, config, late = whence(model_class, path, config, arguments, stream=stream)
     refuse_arguments(model_class, path, config, device, arguments)
     options = Options(
         partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout, allow_overflow=allow_overflow
     )
     on, (checkpoint, directory) = accelerator(device), open_weights(path, arguments)
-    refuse_folder(arguments.get("offload_folder"), directory)
     arguments |= {} if on is None else {"device_map": {"": on}}
     placed = arguments.get("device_map")
     read = read_for_library(checkpoint, directory, config, dtype, dequantize=dequantize, device_map=placed)
@@ -254,8 +257,7 @@ def from_pretrained(
     load.asked = asked_of(arguments)
     with decided(huge_pages):
         found = load.run(model_class, path, config=read.config, dtype=read.dtype, **arguments)
-    if device is not None:
-        (found[0] if load.asked.info else found).to(device)
+    late.settle(found[0] if load.asked.info else found, device)
     return found
 
 

@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError, PatternError, RegistryError, WeighbridgeError
 from weighbridge.base.file_names import INDEX_SUFFIX
+from weighbridge.base.secrets_of_addresses import without_secrets
 from weighbridge.mappings.transformers_table import import_transform, library_module, library_name
 from weighbridge.mappings.transforms import Transform
 from weighbridge.storage import open_checkpoint
 from weighbridge.storage.opening import open_weights_named
 from weighbridge.storage.places.rank_pieces import are_of_ranks
+from weighbridge.storage.places.regular_files import SMALL_BYTES, read_settings
+from weighbridge.storage.remote.addresses import is_elsewhere
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
 
 _REFUSED: Final = {
-    "gguf_file": "load a GGUF file with the library itself",
-    "quantization_config": "leave it out: weights are loaded as they are, and quantised afterwards",
+    "gguf_file": ("it is of a format that is not read here", "load a GGUF file with the library itself"),
+    "quantization_config": (
+        "it computes codes of the weights, which no plan does",
+        "leave it out: weights are loaded as they are, and quantised afterwards",
+    ),
 }
-"""Arguments of the library's call that a plan has no part for, and what to do in their place."""
+"""Arguments of the library's call that a plan has no part for: why, and what to do in their place."""
 
 _SPREADING: Final = ("distributed_config", "tp_plan", "tp_size")
 """Arguments of the library's call by which it spreads a model over processes."""
 
 _DOWNLOAD: Final = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+
+
+_OF_DOWNLOADS: Final = ("variant", "state_dict", "cache_dir", "force_download", "local_files_only", "token")
+"""Arguments that speak of files which are fetched whole, or that are given in another way here."""
 
 
 class Asked(NamedTuple):
@@ -66,8 +78,8 @@ def refuse_arguments(
         raise RegistryError(
             "integration-unsupported",
             "a load through a plan does not take these arguments",
-            got=", ".join(names),
-            hint="\n".join(dict.fromkeys(_REFUSED[name] for name in names)),
+            got="\n".join(f"{name}: {_REFUSED[name][0]}" for name in names),
+            hint="\n".join(_REFUSED[name][1] for name in names),
         )
     if device is not None and arguments.get("device_map") is not None:
         got = f"device={device!r} and device_map={arguments['device_map']!r}"
@@ -128,7 +140,7 @@ def accelerator(device: Any) -> Any:
     return torch.device(device)
 
 
-def open_weights(path: str | Path | None, arguments: Mapping[str, Any]) -> tuple[Checkpoint, Path | None]:
+def open_weights(path: str | Path | None, arguments: dict[str, Any]) -> tuple[Checkpoint, Path | None]:
     """Open the weights that the library would load, and return the directory that they are in, if they are in one.
 
     Args:
@@ -138,9 +150,19 @@ def open_weights(path: str | Path | None, arguments: Mapping[str, Any]) -> tuple
     Raises:
         CheckpointError: `checkpoint-not-found`, and as `open_checkpoint`.
         RegistryError: `integration-unsupported` for what the library loads by itself, without a conversion.
+        WeighbridgeError: `usage` for a folder that weights go to inside of the checkpoint.
     """
+    found = _open_weights(path, arguments)
+    refuse_folder(arguments.get("offload_folder"), found[1])
+    return found
+
+
+def _open_weights(path: str | Path | None, arguments: dict[str, Any]) -> tuple[Checkpoint, Path | None]:
     if path is None:
-        return open_checkpoint(arguments["state_dict"]), None
+        checkpoint = open_checkpoint(arguments["state_dict"])
+        if arguments["state_dict"] is checkpoint:
+            arguments["state_dict"] = {}  # the library is to look for no tensors in what was opened already
+        return checkpoint, None
     directory, variant = _local_directory(path, arguments), arguments.get("variant")
     _refuse_pieces(directory)
     if variant is None:
@@ -212,3 +234,123 @@ def _rename(kind: Any, old: str, new: str) -> Transform:
     except (re.error, ValueError) as problem:
         raise PatternError("pattern-syntax", f"the library cannot read this pattern: {problem}", where=old) from problem
     return import_transform(rule)
+
+
+def open_streamed(path: str | Path, arguments: dict[str, Any]) -> Checkpoint:
+    """Open the weights of a model by the name of a repository, or by an address.
+
+    Args:
+        path: The name, as the library takes it, or an address.
+        arguments: The library's own arguments; those that say where the weights are, are taken out.
+
+    Raises:
+        RegistryError: `integration-unsupported` for arguments that have no meaning here.
+        CheckpointError: As `open_checkpoint`.
+    """
+    given = [name for name in _OF_DOWNLOADS if arguments.get(name) is not None]
+    if given:
+        what, hint = "a model that is streamed does not take these arguments", "leave them out; HF_TOKEN is a token"
+        raise RegistryError("integration-unsupported", what, got=", ".join(given), hint=hint)
+    revision, folder = arguments.pop("revision", None), arguments.pop("subfolder", None)
+    if is_elsewhere(path):
+        return open_checkpoint(str(path))
+    text = f"hf://{path}" + (f"@{revision}" if revision else "") + (f"/{folder}" if folder else "")
+    return open_checkpoint(text)
+
+
+@contextmanager
+def settings_of(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Put the small files beside weights, configuration and code of the model among them, into a folder for a while.
+
+    Args:
+        checkpoint: The opened checkpoint.
+
+    Raises:
+        CheckpointError: The codes of reading.
+    """
+    with TemporaryDirectory(prefix="weighbridge-settings-") as made:
+        for extra in checkpoint.extras:
+            is_setting = extra.name.endswith((".json", ".py")) and "tokenizer" not in extra.name
+            if is_setting and "/" not in extra.name and extra.size_bytes <= SMALL_BYTES:
+                content = read_settings(extra.path) if extra.content is None else extra.content
+                Path(made, extra.name).write_bytes(content)
+        yield Path(made)
+
+
+class Late(NamedTuple):
+    """What a model is given when it is loaded.
+
+    Args:
+        name: What the library is to call it, if it does not know.
+        generation: Its generation settings, if the library does not know them.
+    """
+
+    name: str = ""
+    generation: Any = None
+
+    def settle(self, model: Any, device: Any) -> None:
+        """Give a loaded model what the library would have given it, and bring it to a device."""
+        if self.name:
+            model.name_or_path = model.config.name_or_path = self.name
+        if self.generation is not None and model.can_generate():
+            model.generation_config = self.generation
+        if device is not None:
+            model.to(device)
+
+
+def whence(
+    model_class: Any, path: str | Path | None, config: Any, arguments: dict[str, Any], *, stream: bool
+) -> tuple[Any, str | Path | None, Any, Late]:
+    """Tell what a model is loaded by; one from elsewhere is opened: its settings come here for a while.
+
+    Args:
+        model_class: A model class of the library, or one of its `Auto` classes.
+        path: A directory, a name on the hub, or with `stream` an address.
+        config: The configuration, if one is given.
+        arguments: The library's own arguments; weights from elsewhere become its `state_dict`.
+        stream: Whether the weights are to come by ranges from where they lie.
+
+    Returns:
+        The class, the place and the configuration for the library, and what the model is given afterwards.
+
+    Raises:
+        RegistryError: `integration-unsupported`, `integration-version`.
+        CheckpointError: As `open_checkpoint`.
+    """
+    if not stream or path is None:
+        return model_class, path, config, Late()
+    import transformers
+
+    checkpoint = open_streamed(path, arguments)
+    with settings_of(checkpoint) as folder:
+        if config is None:
+            trusted = {"trust_remote_code": arguments.get("trust_remote_code")}
+            config = transformers.AutoConfig.from_pretrained(folder, **trusted)
+        generation = read_generation(folder)
+    arguments["state_dict"] = checkpoint
+    return class_for(model_class, config), None, config, Late(without_secrets(str(path)), generation)
+
+
+def class_for(model_class: Any, config: Any) -> Any:
+    """Return the class of the model itself, where one of the library's `Auto` classes was asked for.
+
+    Raises:
+        RegistryError: `integration-unsupported` for a configuration that it has no class for; `integration-version`.
+    """
+    if hasattr(model_class, "base_model_prefix"):
+        return model_class
+    classes: Mapping[Any, Any] = library_name(model_class, "_model_mapping")
+    if type(config) not in classes:
+        what, got = "this class makes no model of this configuration", type(config).__name__
+        raise RegistryError("integration-unsupported", what, where=model_class.__name__, got=got)
+    found = classes[type(config)]
+    named = [kind for kind in found if kind.__name__ in (config.architectures or ())] if type(found) is tuple else []
+    return named[0] if named else found[0] if type(found) is tuple else found
+
+
+def read_generation(folder: Path) -> Any:
+    """Return the generation settings of a folder; None where there are none."""
+    import transformers
+
+    name = "generation_config.json"
+    return transformers.GenerationConfig.from_pretrained(folder) if (folder / name).is_file() else None

@@ -37,7 +37,7 @@ from weighbridge.integrations.transformers_ranks import (
     say_mesh,
     whole_model,
 )
-from weighbridge.integrations.transformers_sizes import SIZE_FAULTS, find_other_sizes
+from weighbridge.integrations.transformers_sizes import SIZE_FAULTS, find_other_sizes, refuse_spread
 from weighbridge.integrations.transformers_ties import declared_ties, header_with_ties, settle_ties, split_ties
 from weighbridge.integrations.transformers_weights import Pending, prove
 from weighbridge.mappings.bound_offsets import bind_offsets
@@ -148,6 +148,7 @@ class Load:
         header, self.declared_ties = header_with_ties(whole, held.header(self.checkpoint.header)), declared_ties(whole)
         self.options = replace(self.options, carry=(*exception_rules(Carry, self.options.carry), *self._made_by(held)))
         plan, other = self._settle(whole, header)
+        refuse_spread(other, own)
         self.plan = plan_of_stage(plan, model, own.header())
         portion = held_portion(self.plan, own.places_for(self.plan.target))
         mapped = mapped_files(self.checkpoint, copy=self.copy)
@@ -213,7 +214,7 @@ class Load:
         except PlanError as problem:
             if not self.asked.ignores_sizes or SIZE_FAULTS.isdisjoint(problem.codes):
                 raise
-        other = find_other_sizes(partial(self._compile, model), header)
+            other = find_other_sizes(partial(self._compile, model), header, problem)
         drop = (*exception_rules(Drop, self.options.drop), *other.drop)
         initialise = (*exception_rules(Initialise, self.options.initialise), *other.initialise)
         self.options = replace(self.options, drop=drop, initialise=initialise)

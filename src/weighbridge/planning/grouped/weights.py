@@ -135,10 +135,11 @@ class Grouped:
     weights: dict[str, Weight]
     faults: tuple[SchemeFault, ...] = ()
 
-    @property
-    def own_keys(self) -> list[str]:
+    @cached_property
+    def own_keys(self) -> tuple[str, ...]:
         """The keys of the tensors that rules do not see by name."""
-        return [key for base, weight in self.weights.items() for key in weight.keys if key != base]
+        pairs = ((base, weight.stem + end) for base, weight in self.weights.items() for end in weight.kind.endings)
+        return tuple([key for base, key in pairs if key != base])
 
     @cached_property
     def base_of(self) -> dict[str, str]:
@@ -170,7 +171,7 @@ def group_weights(header: Header, saying: Saying | None, *, has_open_sizes: bool
     if found is None or not (found.weights or any(fault.keys for fault in found.faults)):
         return None
     weights, faults = _weights(header, found.weights, saying)
-    taken = {key for weight in weights.values() for key in weight.keys}
+    taken = {weight.stem + ending for weight in weights.values() for ending in weight.kind.endings}
     specs = {key: spec for key, spec in header.specs.items() if key not in taken}
     specs |= {base: weight.kind.seen for base, weight in weights.items()}
     ties = header.ties
