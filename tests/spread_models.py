@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
@@ -356,7 +357,8 @@ def warm_up(folder: Path) -> None:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
     model = spread("rows", 1, "meta")
     wb.load(model, folder / "published", RULES)
-    wb.save(model, folder / "warm", sync=False)
+    with tempfile.TemporaryDirectory() as out:
+        wb.save(model, out, sync=False)
     dist.destroy_process_group()
 
 

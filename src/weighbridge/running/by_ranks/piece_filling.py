@@ -50,13 +50,13 @@ class Filling(NamedTuple):
     """How files are filled.
 
     Args:
-        open_file: Opens a file, to write pieces of it.
+        open_file: Opens a file, to write pieces of it, and knows whether pages of it are written to in parts.
         map_file: Maps one that was opened; None where its pages are not shared by all who write to it.
         workers: How many threads take part.
         share_bytes: The size of the buffer of each.
     """
 
-    open_file: Callable[[FileImage], Sink]
+    open_file: Callable[[FileImage, bool], Sink]
     map_file: Callable[[FileImage], mmap.mmap] | None
     workers: int
     share_bytes: int
@@ -138,7 +138,8 @@ class _Pieces:
             own = [(number, output, offset) for number, output, offset in found if output.layout.copies]
             if not own:
                 continue
-            opened = self._open(image)
+            outputs = [output for _, output, _ in own]
+            opened = self._open(image, shares_pages=any(map(_has_short_runs, outputs)))
             for number, output, offset in own:
                 for size_bytes, write in self._parts(self.steps[number], output, offset, opened):
                     opened.file.expect()
@@ -150,12 +151,12 @@ class _Pieces:
         step = self.steps[number]
         return number, step.program.targets[step.targets.index(self.twins.get(key, key))]
 
-    def _open(self, image: FileImage) -> _Open:
+    def _open(self, image: FileImage, *, shares_pages: bool) -> _Open:
         import torch
 
-        file = FilledFile(self.how.open_file(image))
+        file = FilledFile(self.how.open_file(image, shares_pages))
         self.files.append(file)
-        mapped = self.how.map_file(image) if self.how.map_file is not None else None
+        mapped = self.how.map_file(image) if self.how.map_file is not None and shares_pages else None
         return _Open(file, None if mapped is None else torch.frombuffer(mapped, dtype=torch.uint8))
 
     def abandon(self) -> None:
@@ -189,7 +190,7 @@ class _Pieces:
         self, copy: Copy, dtype: str, slots: Slots, offset: int, opened: _Open
     ) -> Iterator[tuple[int, Callable[[Sink], None]]]:
         itemsize = DTYPES[dtype].itemsize
-        run_bytes = densely(copy)[1].numel * itemsize
+        run_bytes = _run_bytes(copy, itemsize)
         source = slots.at_hand(copy.source)
         raw = _raw(source) if source is not None and slots.dtype(copy.source) == dtype else None
         if raw is not None and runs(copy) * itemsize == run_bytes >= min(RUN_BYTES, copy.numel * itemsize):
@@ -249,6 +250,18 @@ class _Pieces:
             part = memoryview(bytearray(min(WINDOW_BYTES, spec.size_bytes - start)))
             self.checkpoint.read(key, start, part)
             sink.write(offset + start, part)
+
+
+def _has_short_runs(output: Output) -> bool:
+    itemsize = DTYPES[output.dtype].itemsize
+    return any(
+        _run_bytes(copy, itemsize) < min(SHORT_RUN_BYTES, copy.numel * itemsize) for copy in output.layout.copies
+    )
+
+
+def _run_bytes(copy: Copy, itemsize: int) -> int:
+    """Return how many bytes a copy writes in one run."""
+    return densely(copy)[1].numel * itemsize
 
 
 def _raw(tensor: torch.Tensor) -> memoryview | None:

@@ -241,9 +241,8 @@ class _Run(NamedTuple):
             )
 
     def _fill(self, hidden: Path, share: _Share, *, maps: bool) -> None:
-        how = FileOptions(sync=self.options.sync)
-
-        def open_file(image: FileImage) -> FileWriter:
+        def open_file(image: FileImage, shares_pages: bool) -> FileWriter:
+            how = FileOptions(sync=self.options.sync, hurry=not shares_pages)
             return FileWriter(hidden / image.name, b"", image.size_bytes, how, is_shared=True)
 
         budget_bytes = self.options.budget_bytes
