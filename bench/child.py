@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench import work_devices, work_distributed, work_files, work_models, work_plans, work_tensors
+from bench import work_devices, work_distributed, work_files, work_models, work_plans, work_remote, work_tensors
 
 TIMED: dict[str, Callable[..., Any]] = {
     action.__name__: action
@@ -38,6 +38,8 @@ TIMED: dict[str, Callable[..., Any]] = {
         work_plans.cut,
         work_plans.group,
         work_plans.plan,
+        work_remote.fetch,
+        work_remote.load_remote,
         work_tensors.fuse,
         work_tensors.load_huge,
         work_tensors.load_small,
@@ -49,6 +51,7 @@ CHECKS: dict[str, Callable[..., Any]] = {
         work_devices.compare_on_device,
         work_distributed.read_dcp,
         work_models.compare,
+        work_remote.count_traffic,
         work_tensors.compare_fused,
         work_tensors.compare_huge,
         work_tensors.compare_small,
