@@ -186,18 +186,17 @@ def test_parts_are_cast_to_the_dtype_that_is_asked_for(second: None, language: P
         assert wb.loaded_plan(model).target["model.norm.weight"].dtype == "BF16"
 
 
-@pytest.mark.parametrize("sizes", [{"fsdp_size": 2}, {"pp_size": 2}])
-def test_a_whole_of_another_size_is_no_part_though_it_has_the_shape_of_one(
-    sizes: dict[str, int], second: None, language: Path
-) -> None:
+def test_weights_of_another_size_are_made_anew_in_a_stage_and_refused_in_parts(second: None, language: Path) -> None:
+    """A whole of half the rows has the shape of a part."""
     wanted = dict(spread(language).state_dict())
     wide = {"vocab_size": 102, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    model, info = spread(language, distributed_config=DistributedConfig(**sizes), **wide)
-    new = {"lm_head.weight", "model.embed_tokens.weight"} & model.state_dict().keys()
-    assert {key for key, *_ in info["mismatched_keys"]} == new
-    assert set(differing(model, wanted)) == new
+    model, info = spread(language, distributed_config=DistributedConfig(pp_size=2), **wide)
+    assert {key for key, *_ in info["mismatched_keys"]} == {"lm_head.weight"} == set(differing(model, wanted))
     assert model.lm_head.weight.shape == (102, 12)
     assert not info["unexpected_keys"]
+    with pytest.raises(wb.RegistryError) as caught:
+        spread(language, distributed_config=DistributedConfig(fsdp_size=2), **wide)
+    assert caught.value.code == "integration-unsupported"
 
 
 def test_what_a_class_writes_into_a_part_is_noticed(

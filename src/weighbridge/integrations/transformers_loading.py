@@ -140,7 +140,7 @@ class Load:
         """
         if self.plan is not None:
             raise RegistryError("integration-unsupported", "this class loads several models", got=type(model).__name__)
-        whole = whole_model(model)
+        whole = whole_model(model, load_config.dtype)
         own = held = take_stock(model)
         if whole is not model:
             held = take_stock(whole)

@@ -18,7 +18,7 @@ import torch
 
 from weighbridge.base.errors import RegistryError
 from weighbridge.base.keys import collapse
-from weighbridge.base.specs import Header, Shape
+from weighbridge.base.specs import Header
 from weighbridge.integrations.library_functions import StandIn
 from weighbridge.mappings.transformers_table import library_module, library_name
 from weighbridge.models.spread_tensors import is_sharded
@@ -43,11 +43,15 @@ def is_stage(model: Any) -> bool:
     return getattr(model, "_pp_stage", None) is not None
 
 
-def whole_model(model: Any) -> Any:
+def whole_model(model: Any, dtype: torch.dtype) -> Any:
     """Return the model of which this one is a stage, made anew on the meta device; the model itself if it is none.
 
     What is missing in a checkpoint, and what is left over, can be told of the whole alone. It is not tied yet, as the
     library's is not while it loads.
+
+    Args:
+        model: The model; a stage may have no weight at all.
+        dtype: What the library makes its weights in.
 
     Raises:
         RegistryError: `integration-version`.
@@ -56,7 +60,7 @@ def whole_model(model: Any) -> Any:
         return model
     untied = library_name(library_module("initialization"), "no_tie_weights")
     before = torch.get_default_dtype()
-    torch.set_default_dtype(model.dtype)
+    torch.set_default_dtype(dtype)
     try:
         with torch.device("meta"), untied():
             return layout_class(model)(deepcopy(model.config))
@@ -93,23 +97,11 @@ def plan_of_stage(plan: Plan, model: Any, own: Header) -> Plan:
 
 
 class _CutAlready:
-    """Takes the place of the library's operation that cuts what is read: what it is given here is the part itself.
-
-    Args:
-        held: The shape of the part.
-    """
-
-    def __init__(self, held: Shape) -> None:
-        self._held = held
+    """Takes the place of the library's operation that cuts what is read: what it is given here is the part itself."""
 
     def shard_tensor(self, source: Any, tensor_idx: int | None = None, device: Any = None, dtype: Any = None) -> Any:
-        """Return the part, on the device and in the dtype that the library wants it in.
-
-        A tensor by itself stands for one that the whole model has in another size; it is no part, whatever its shape.
-        """
+        """Return the part, on the device and in the dtype that the library wants it in."""
         assert tensor_idx is None, "a tensor of a plan is collected into no list"
-        if isinstance(source, torch.Tensor) and tuple(source.shape) == self._held:
-            return source[None]
         return source[...].to(device=device, dtype=dtype)
 
 
@@ -117,7 +109,7 @@ _are_cut: ContextVar[bool] = ContextVar("weighbridge_are_cut", default=False)
 
 
 def _operation(original: Any, parameter: Any) -> Any:
-    return _CutAlready(tuple(parameter.to_local().shape)) if _are_cut.get() else original(parameter)
+    return _CutAlready() if _are_cut.get() else original(parameter)
 
 
 _CUTTING: Final = StandIn("core_model_loading", "DtensorShardOperation", _operation)
