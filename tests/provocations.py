@@ -55,6 +55,18 @@ def provokes(code: str) -> Callable[[Provocation], Provocation]:
 
 
 @contextmanager
+def of_two_processes() -> Iterator[Any]:
+    """A process group whose other process never comes, and its mesh."""
+    import torch.testing._internal.distributed.fake_pg  # what registers the group of which nobody answers
+
+    torch.distributed.init_process_group("fake", store=torch.distributed.HashStore(), rank=0, world_size=2)
+    try:
+        yield torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@contextmanager
 def one_process() -> Iterator[Any]:
     """A process group of this process alone, and its mesh."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
@@ -796,6 +808,14 @@ def give_the_second_part_another_mapping(folder: Path) -> object:
     source = checkpoint(folder)
     wb.convert(source, folder / "out", NORMS, part=(0, 2))
     return wb.convert(source, folder / "out", OTHER, part=(1, 2))
+
+
+@provokes("rank-missing")
+def save_on_one_of_two_ranks(folder: Path) -> object:
+    with of_two_processes() as mesh:
+        model = torch.nn.Linear(3, 8, bias=False)
+        torch.distributed.fsdp.fully_shard(model, mesh=mesh)
+        return wb.save(model, folder / "out", layout="as is", timeout=0.01)
 
 
 @provokes("write-failed")

@@ -37,6 +37,7 @@ from provocations import (
     header,
     int8,
     numbers,
+    of_two_processes,
     one_process,
     quantised,
     raw_file,
@@ -71,6 +72,7 @@ BY_HAND: Final[dict[str, tuple[str, ...]]] = {
     "path-unsafe": ("do not use this checkpoint before you know who wrote it",),
     "pickle-unsafe": ("only if you trust its origin",),
     "machine-unsupported": ("convert on x86-64 or arm64",),
+    "rank-missing": ("or a longer timeout=...",),
 }
 """Words of hints that tell a person what to do, not a program."""
 
@@ -1111,6 +1113,25 @@ def run_all_parts_alike(folder: Path) -> object:
 def start_all_parts_anew(folder: Path) -> object:
     remove_unfinished(folder)
     return [wb.convert(folder / "model", folder / "out", OTHER, part=(number, 2)) for number in range(2)]
+
+
+@follows("rank-missing", "call save on every rank")
+def save_on_every_rank(folder: Path) -> object:
+    model = torch.nn.Linear(3, 8, bias=False)
+    with one_process() as mesh:
+        torch.distributed.fsdp.fully_shard(model, mesh=mesh)
+        return wb.save(model, folder / "out", layout="as is")
+
+
+@follows("rank-missing", "or give the group of those that call it: group=...")
+def save_by_a_group(folder: Path) -> object:
+    from torch.distributed.tensor import DTensor, Replicate
+
+    model = torch.nn.Linear(3, 8, bias=False)
+    with of_two_processes() as mesh:
+        copied = DTensor.from_local(model.weight.detach(), mesh, [Replicate()], run_check=False)
+        model.weight = torch.nn.Parameter(copied)
+        return wb.save(model, folder / "out", layout="as is", group=torch.distributed.new_group([0]))
 
 
 @follows("write-failed", "choose a directory for it")

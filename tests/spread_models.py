@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
@@ -249,6 +250,39 @@ def train(way: str, world: int, folder: Path) -> dict[str, Any]:
     return {"loss": loss, "norm": weight, "again": wrong}
 
 
+def save_each(way: str, world: int, folder: Path) -> None:
+    """Save a loaded model in the layout that it came in, and through its mapping."""
+    model = spread(way, world, "meta")
+    wb.load(model, folder / "published", RULES)
+    out = folder / f"saved {way} {world}"
+    wb.save(model, out / "as loaded", sync=False)
+    wb.save(model, out / "published", RULES, max_shard_size=1500, digests=True, sync=False)
+
+
+def save_trained(way: str, world: int, folder: Path) -> None:
+    model = spread(way, world, "meta")
+    wb.load(model, folder / "published", RULES)
+    step(model)
+    wb.save(model, folder / f"saved {way} {world}" / "trained", sync=False)
+
+
+def save_tied(world: int, folder: Path) -> dict[str, Any]:
+    """Save tied weights, then those of the same model with a head that has learnt something of its own."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 3, bias=False))
+    model[1].weight = model[0].weight
+    fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
+    wb.load(model, {"0.weight": torch.arange(6.0).reshape(3, 2)}, [])
+    wb.save(model, folder / "tied", sync=False)
+    shard = model[0].weight
+    model[1].weight = nn.Parameter(shard.detach().clone())
+    wb.save(model, folder / "untied but equal", sync=False)
+    with torch.no_grad():
+        model[1].weight.mul_(2)
+    wb.save(model, folder / "untied", sync=False)
+    return {"rows": shard.to_local().shape[0]}
+
+
 def step(model: Net) -> tuple[float, float]:
     """One step of plain gradient descent; the loss, and the sum of the first norm's weights then."""
     x = torch.arange(10).reshape(2, 5) % ROWS
@@ -275,6 +309,20 @@ def refuse_flat() -> str:
 
 
 TRAINED = ("rows", "hybrid")
+SAVED_BY_8 = ("rows", "rows of tensors")
+
+
+def run_way(backend: str, way: str, world: int, folder: Path) -> dict[str, Any]:
+    """Load; where there are other processes, save as well, and train; many of them save alone, and not every way."""
+    if backend == "fake":
+        return load_each(way, world, folder / "published")
+    if world < 8 or way in SAVED_BY_8:
+        save_each(way, world, folder)
+    found = load_each(way, world, folder / "published") if world < 8 else {}
+    if way in TRAINED and world < 8:
+        found |= train(way, world, folder / "published")
+        save_trained(way, world, folder)
+    return found
 
 
 def work(backend: str, world: int, rank: int, folder: str, out: Any) -> None:
@@ -290,20 +338,32 @@ def work(backend: str, world: int, rank: int, folder: str, out: Any) -> None:
     for way, (_, worlds) in WAYS.items():
         if world in worlds:
             try:
-                found[way] = load_each(way, world, Path(folder) / "published")
-                if backend == "gloo" and way in TRAINED:
-                    found[way] |= train(way, world, Path(folder) / "published")
+                found[way] = run_way(backend, way, world, Path(folder))
             except Exception:
                 found[way] = {"raised": traceback.format_exc()}
     if backend == "gloo" and world == 2:
         found["flat"] = refuse_flat()
+        found["tied"] = save_tied(world, Path(folder))
     out.send(found)
     dist.destroy_process_group()
     out.close()
     os._exit(0)
 
 
+def warm_up(folder: Path) -> None:
+    """Do all of it once in the process that is forked then: each fork would import what is imported when it is used."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    model = spread("rows", 1, "meta")
+    wb.load(model, folder / "published", RULES)
+    with tempfile.TemporaryDirectory() as out:
+        wb.save(model, out, sync=False)
+    dist.destroy_process_group()
+
+
 def main(backend: str, worlds: str, folder: str) -> None:
+    warm_up(Path(folder))
     context = multiprocessing.get_context("fork")
     for world in map(int, worlds.split(",")):
         ends = [context.Pipe(duplex=False) for _ in range(world)]

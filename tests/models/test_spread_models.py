@@ -17,8 +17,9 @@ import torch.distributed as dist
 from conftest import ROOT
 from drawn_parts import held_of
 from hypothesis import given, settings, strategies as st
+from left_files import contents
 from safetensors.torch import save_file
-from spread_models import RULES, TRAINED, WAYS, Net, fused, published, step
+from spread_models import RULES, SAVED_BY_8, TRAINED, WAYS, Net, fused, published, step
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -30,6 +31,7 @@ from weighbridge.models.spread_tensors import Split
 
 WORLDS = tuple(sorted({world for _, worlds in WAYS.values() for world in worlds}))
 TOGETHER = (1, 2, 4)
+SAVING = (*TOGETHER, 8)
 TABLE = [(way, world) for way, (_, worlds) in WAYS.items() for world in worlds]
 
 
@@ -89,7 +91,7 @@ def test_each_process_holds_its_part_of_what_one_loads(way: str, world: int, fol
 @pytest.mark.parametrize("world", TOGETHER)
 def test_processes_that_talk_to_each_other_do_the_same_and_train_on(world: int, folder: Path) -> None:
     """The loss and a weight after a step are those of one process; what a pass has left in place is filled, too."""
-    ranks = found("gloo", TOGETHER, folder)[world]
+    ranks = found("gloo", SAVING, folder)[world]
     alone = Net()
     wb.load(alone, folder / "published", RULES)
     loss, norm = step(alone)
@@ -103,8 +105,57 @@ def test_processes_that_talk_to_each_other_do_the_same_and_train_on(world: int, 
             assert rank[way]["again"] == []
 
 
+SAVED = [
+    (way, world)
+    for way, (_, worlds) in WAYS.items()
+    for world in worlds
+    if world in TOGETHER or (world == 8 and way in SAVED_BY_8)
+]
+
+
+@pytest.mark.parametrize(("way", "world"), SAVED)
+def test_what_processes_save_together_is_what_one_saves(way: str, world: int, folder: Path) -> None:
+    """The very files that were loaded; and through the mapping, with a receipt and digests, those of one process."""
+    found("gloo", SAVING, folder)
+    saved = folder / f"saved {way} {world}"
+    assert contents(saved / "as loaded") == contents(folder / "published")
+    assert contents(saved / "published") == contents(saved_alone(folder))
+    assert not list(saved.glob(".*"))
+
+
+@cache
+def saved_alone(folder: Path) -> Path:
+    alone = Net()
+    wb.load(alone, folder / "published", RULES)
+    return wb.save(alone, folder / "alone", RULES, max_shard_size=1500, digests=True)
+
+
+@pytest.mark.parametrize(("way", "world"), [pair for pair in SAVED if pair[0] in TRAINED and pair[1] in TOGETHER])
+def test_what_was_trained_together_and_saved_is_loaded_by_one(way: str, world: int, folder: Path) -> None:
+    found("gloo", SAVING, folder)
+    alone, read = Net(), Net()
+    wb.load(alone, folder / "published", RULES)
+    step(alone)
+    wb.load(read, folder / f"saved {way} {world}" / "trained", RULES)
+    before = fused(published())
+    for key, tensor in alone.state_dict().items():
+        assert torch.allclose(read.state_dict()[key], tensor, rtol=1e-5), key
+    assert not alone.head.weight.equal(before["head.weight"])
+
+
+def test_tied_weights_are_saved_once_until_they_differ(folder: Path) -> None:
+    """One of the two processes holds a row more than the other, and both have a say in whether weights are equal."""
+    assert [rank["tied"] for rank in found("gloo", SAVING, folder)[2]] == [{"rows": 2}, {"rows": 1}]
+    rows = torch.arange(6.0).reshape(3, 2)
+    for name in ("tied", "untied but equal"):
+        assert wb.plan(folder / name).state_dict().keys() == {"0.weight"}
+    both = wb.plan(folder / "untied").state_dict()
+    assert both["0.weight"].equal(rows)
+    assert both["1.weight"].equal(2 * rows)
+
+
 def test_flat_pieces_are_refused_by_name(folder: Path) -> None:
-    assert [rank["flat"] for rank in found("gloo", TOGETHER, folder)[2]] == ["parts-unclear"] * 2
+    assert [rank["flat"] for rank in found("gloo", SAVING, folder)[2]] == ["parts-unclear"] * 2
 
 
 def test_the_report_says_what_a_process_holds(folder: Path) -> None:

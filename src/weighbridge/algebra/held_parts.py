@@ -6,7 +6,7 @@ same with the copies turned round.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from math import prod
@@ -207,6 +207,19 @@ def cut_slots(layout: Layout, parts: Sequence[Part | None]) -> Layout:
         return layout
     left = [cut_reads(copies, changed[slot]) if slot in changed else copies for slot, copies in by_slot.items()]
     return Layout(layout.shape, fuse(chain.from_iterable(left)))
+
+
+def without_slots(layout: Layout, unread: Collection[int]) -> Layout:
+    """Leave out of a value what it reads from some slots.
+
+    Examples:
+        >>> both = concat([Layout.of(0, (2,)), Layout.of(1, (3,))], axis=0)
+        >>> [copy.target_start for copy in without_slots(both, {0}).copies]
+        [2]
+    """
+    if not unread:
+        return layout
+    return Layout(layout.shape, tuple([copy for copy in layout.copies if copy.source not in unread]))
 
 
 def part_around(copies: Iterable[Copy], shape: Shape) -> Part:

@@ -36,7 +36,7 @@ from weighbridge.mappings.finding import AnyMapping, find_mapping, refuse_swappe
 from weighbridge.mappings.mapping import Mapping, as_mapping
 from weighbridge.mappings.registry import default_registry
 from weighbridge.mappings.wrapped_names import look_through
-from weighbridge.models.model_sources import is_model
+from weighbridge.models.model_sources import is_live, is_model
 from weighbridge.models.resolve import resolve as resolve_model
 from weighbridge.planning.casts.dtype_policies import read_policy
 from weighbridge.planning.compiling import compile_plan
@@ -138,7 +138,7 @@ def plan(checkpoint: Place, mapping: AnyMapping = (), target: Place = None, **op
     if recorded is not None and wanted is None and any(step.rules for step in compiled.steps):
         raise _converted_already(source, found)
     refuse_unasked(options["config"], asked)
-    said = (*(source.notes if is_model(checkpoint) else ()), *notes_on(options["config"]), *notes, *of_codes)
+    said = (*(source.notes if is_live(checkpoint) else ()), *notes_on(options["config"]), *notes, *of_codes)
     made = _bind(replace(compiled, notes=(*compiled.notes, *said)), source, options, target)
     made.binding.weights = weights_of(training) if training is not None else None
     return made

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from weighbridge.reporting.report import Report
+    from weighbridge.running.by_ranks.held_source import HeldSource
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -150,9 +151,13 @@ def save(
     *,
     layout: str | None = None,
     lossy: bool = False,
+    group: Any = None,
+    timeout: float | None = None,
     **options: Any,
 ) -> Path:
     """Save a model in the layout that its weights came in.
+
+    Where the model is spread over processes, each of them calls this, and writes what it holds; see `docs/ranks.md`.
 
     A model that was loaded through a plan goes back through that plan's inverse, in the dtypes that it has now.
     What has another shape by now goes back by the rules that made it, and what is gone is left out; the log says so.
@@ -172,6 +177,9 @@ def save(
             leads back to, whatever they came in; ``"as is"`` for the model's own names. By default the first, where the
             model was loaded through a plan and no mapping is given, and else the second.
         lossy: Accept that what a rule dropped on loading is not saved either.
+        group: The process group of those that hold the model, where it is spread over some of the processes; None for
+            all of them.
+        timeout: How long each of them waits for the others at a time, in seconds; None for half an hour.
         options: As for `Plan.write`; where no recorded way is taken, also as for `plan`, such as `drop`.
 
     Returns:
@@ -181,19 +189,22 @@ def save(
         PlanError: `inverse-unproven`, `inverse-lossy`, `dtype-mismatch`; `model-mismatch` where codes have become
             numbers beside their scales.
         RegistryError: `mapping-not-found`, `integration-unsupported`.
-        DestinationError: As `Plan.write`.
+        DestinationError: As `Plan.write`; `ranks-disagree` and `rank-missing` where the model is spread.
         WeighbridgeError: `usage` for what is no model, for an option that is none, or that has no part in a recorded
             way back.
     """
     from weighbridge.models.module_saving import refuse_lost_codes
+    from weighbridge.models.spread_sources import held_by_ranks
 
     refuse_no_model(model, "save(model, out, mapping)")
-    refuse_lost_codes(model)
     planning, writing = split_options(options)
-    back = plan_recorded(model, planning, lossy=lossy) if takes_record(model, mapping, layout) else None
-    if back is None:
-        back = _derived(model, mapping, planning | planned_layout(layout))
-    return back.write(out, **writing)
+    with held_by_ranks(model, str(out), group, timeout) as held:
+        refuse_lost_codes(model)
+        is_recorded = takes_record(model, mapping, layout)
+        back = plan_recorded(model, planning, lossy=lossy, held=held) if is_recorded else None
+        if back is None:
+            back = _derived(model, mapping, planning | planned_layout(layout), held)
+        return back.write(out, **writing)
 
 
 LAYOUTS: Final = ("as loaded", "published", *MODES)
@@ -232,13 +243,16 @@ def planned_layout(layout: str | None) -> dict[str, str]:
     return {} if layout in (None, "published") else {"layout": str(layout)}
 
 
-def plan_recorded(model: torch.nn.Module, planning: dict[str, Any], *, lossy: bool = False) -> Plan | None:
+def plan_recorded(
+    model: torch.nn.Module, planning: dict[str, Any], *, lossy: bool = False, held: HeldSource | None = None
+) -> Plan | None:
     """Return the plan that takes a model's weights back to where they came from; None if it came through no plan.
 
     Args:
         model: The model.
         planning: Options of a plan, which have no part in it.
         lossy: Accept that what a rule dropped on loading is not saved either.
+        held: The model as a source, where it is spread over ranks.
 
     Raises:
         PlanError: `inverse-lossy`, `dtype-mismatch`.
@@ -246,29 +260,33 @@ def plan_recorded(model: torch.nn.Module, planning: dict[str, Any], *, lossy: bo
     """
     from weighbridge.models.module_saving import recorded_way_back
 
-    found = recorded_way_back(model, lossy=lossy)
+    found = recorded_way_back(model, lossy=lossy, held=held)
     if found is None:
         return None
     _refuse_planning(planning)
     say(found.notes)
-    return Plan.bind(found.plan, model, origin=found.origin)
+    return Plan.bind(found.plan, model if held is None else held, origin=found.origin)
 
 
-def _derived(model: torch.nn.Module, mapping: AnyMapping | None, planning: dict[str, Any]) -> Plan:
+def _derived(
+    model: torch.nn.Module, mapping: AnyMapping | None, planning: dict[str, Any], held: HeldSource | None
+) -> Plan:
     from weighbridge.models.model_sources import open_model
     from weighbridge.models.module_saving import tied_names
 
     inner, loaded = unwrap(model), loaded_plan(model)
     if planning.get("config") is None and loaded is not None and not getattr(inner, "config", None):
         planning = {**planning, "config": loaded.binding.config}
+    if planning.get("config") is None and held is not None:
+        planning = {**planning, "config": getattr(inner, "config", None)}
     needs_none = mapping is None and planning.get("layout") == "as is"
     found = as_mapping(() if needs_none else find_mapping(_mapping_back(inner, mapping)))
     found = bind_offsets(found, read_given(planning.get("config")) or getattr(inner, "config", None))
     drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
     # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
-    inverse, notes = inverse_for(found, lambda: open_model(model).header)
+    inverse, notes = inverse_for(found, lambda: (held or open_model(model)).header)
     with naming_the_ways_out(inner):
-        made = plan(model, inverse, **{"layout": "mapped", **planning, "drop": drop})
+        made = plan(held or model, inverse, **{"layout": "mapped", **planning, "drop": drop})
     say(notes)
     say(dict.fromkeys((*made.notes, *(open_names(made, found).notes if mapping is not None else ()))))
     return made

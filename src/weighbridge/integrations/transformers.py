@@ -113,10 +113,10 @@ def _way_out(model: Any) -> Mapping:
 def _inverse_to_published(model: Any, mapping: Mapping, known: Collection[Transform] = ()) -> Mapping:
     """Return the inverse of a mapping without the prefixes that a file may or may not have; known ones are kept."""
     from weighbridge.api.live_models import say
-    from weighbridge.models.model_sources import open_model
+    from weighbridge.models.spread_sources import readable_header
 
     kept = tuple(rule for rule in mapping.transforms if rule in known or not isinstance(rule, PrefixChange))
-    inverse, notes = inverse_for(replace(mapping, transforms=kept, carry=()), lambda: open_model(model).header)
+    inverse, notes = inverse_for(replace(mapping, transforms=kept, carry=()), lambda: readable_header(model))
     say(notes)
     return inverse
 
@@ -268,6 +268,8 @@ def save_pretrained(
     *,
     layout: str | None = None,
     lossy: bool = False,
+    group: Any = None,
+    timeout: float | None = None,
     **options: Any,
 ) -> Path:
     """Save a model in the layout that its weights came in, with its configuration as the library writes it.
@@ -285,6 +287,8 @@ def save_pretrained(
             configuration is written then; ``"published"`` for that of the model's class, whatever they came in; ``"as
             is"`` for the model's own names.
         lossy: Accept that what a rule dropped on loading is not saved either.
+        group: As for `weighbridge.save`: a model that is spread over processes is saved by all of them.
+        timeout: As there.
         options: As for `Plan.write`, such as `max_shard_size`; where no recorded way is taken, also as for
             `weighbridge.plan`, such as `drop`.
 
@@ -307,29 +311,29 @@ def save_pretrained(
         settings_of,
     )
     from weighbridge.models.module_saving import refuse_lost_codes
+    from weighbridge.models.spread_sources import held_by_ranks
 
     planning, writing = split_options(options)
     refuse_other_names(out, writing)
-    refuse_lost_codes(model)
-    inner = unwrap(model)
-    is_other = is_of_another_class(inner)
-    back = None
-    if takes_record(model, mapping, layout) and (layout is not None or not is_other):
-        back = plan_recorded(model, planning, lossy=lossy)
-    writing |= {} if back is None else library_names(back)
-    if back is not None and is_other:
-        return back.write(out, **writing)
-    if back is not None:
-        with settings_of(inner) as settings:
-            return back.write(out, beside=settings, **writing)
-    if mapping is None and layout is None and is_other:
-        say_other_class(inner)
-    derived = _plan_derived(model, mapping, layout, planning)
-    with settings_of(inner, derived) as settings:
-        return derived.write(out, beside=settings, **writing)
+    inner, is_other = unwrap(model), is_of_another_class(unwrap(model))
+    with held_by_ranks(model, str(out), group, timeout) as held:
+        refuse_lost_codes(model)
+        back = None
+        if takes_record(model, mapping, layout) and (layout is not None or not is_other):
+            back = plan_recorded(model, planning, lossy=lossy, held=held)
+        writing |= {} if back is None else library_names(back)
+        if back is not None and is_other:
+            return back.write(out, **writing)
+        if back is None and mapping is None and layout is None and is_other:
+            say_other_class(inner)
+        plan = _plan_derived(model, mapping, layout, planning, held) if back is None else back
+        with settings_of(inner, plan if back is None else None) as settings:
+            return plan.write(out, beside=settings, **writing)
 
 
-def _plan_derived(model: Any, mapping: AnyMapping | None, layout: str | None, planning: dict[str, Any]) -> Plan:
+def _plan_derived(
+    model: Any, mapping: AnyMapping | None, layout: str | None, planning: dict[str, Any], held: Any
+) -> Plan:
     """Plan the way to the layout that was asked for; without one, to the published one where the library reads it.
 
     The library has rules for the classes that are published, and none for a part of theirs that is saved alone: what
@@ -340,9 +344,9 @@ def _plan_derived(model: Any, mapping: AnyMapping | None, layout: str | None, pl
     from weighbridge.integrations.transformers_saving import plan_derived
 
     inner, options = unwrap(model), planning | planned_layout(layout)
-    plan = plan_derived(model, _inverse_for(inner, mapping, layout), options)
+    plan = plan_derived(model, _inverse_for(inner, mapping, layout), options, held)
     if mapping is None and layout is None and not is_read_by_library(inner, plan):
-        other = plan_derived(model, _inverse_to_published(inner, resolve_theirs(inner)), options)
+        other = plan_derived(model, _inverse_to_published(inner, resolve_theirs(inner)), options, held)
         if is_read_by_library(inner, other):
             name = resolve(inner).name
             say([f"saved as the library saves a {class_name(inner)}: it does not read what {name} leads to"])

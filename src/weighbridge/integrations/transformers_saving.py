@@ -25,9 +25,11 @@ from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_loading import recall
 from weighbridge.models.module_saving import tied_names
 from weighbridge.models.resolve import class_name
+from weighbridge.models.spread_sources import readable_header
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import read_options
+from weighbridge.running.by_ranks.held_source import HeldSource
 from weighbridge.storage.formats.safetensors_write import WEIGHTS_NAME
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.regular_files import read_settings
@@ -35,20 +37,21 @@ from weighbridge.storage.places.regular_files import read_settings
 _GENERATION: Final = "generation_config.json"
 
 
-def plan_derived(model: Any, back: Mapping, planning: dict[str, Any]) -> Plan:
+def plan_derived(model: Any, back: Mapping, planning: dict[str, Any], held: HeldSource | None = None) -> Plan:
     """Plan with the inverse of a mapping; of tied weights one is written, as the library does.
 
     Args:
         model: The model.
         back: The inverse.
         planning: Options of a plan.
+        held: The model as a source, where it is spread over ranks.
 
     Raises:
         PlanError: `inverse-unproven`.
     """
     inner: Any = unwrap(model)
     drop = (*tied_names(inner), *leave_out_unsaved(inner), *exception_rules(Drop, planning.get("drop", ())))
-    checkpoint = open_model(model)
+    checkpoint = open_model(model) if held is None else held
     # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
     options = read_options({"config": inner.config, "layout": "mapped", **planning, "drop": drop})
     with naming_the_ways_out(inner):
@@ -104,7 +107,7 @@ def say_other_class(model: Any) -> None:
     name = class_name(model)
     note = f"saved in the published layout of {name}, and not in that of {_other_class(model)}, which it came in"
     notes = [f'{note}: layout="as loaded" keeps the latter, with its configuration']
-    loaded, held = recall(model), open_model(model).header
+    loaded, held = recall(model), readable_header(model)
     carried = (step for step in (loaded.plan.steps if loaded is not None else ()) if step.fate == "carried")
     aside = [key for step in carried for key in step.sources if key not in held]
     say([*notes, *([f"{', '.join(collapse(aside)[:4])}: no part of a {name}, not saved"] if aside else [])])

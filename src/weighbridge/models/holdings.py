@@ -163,8 +163,10 @@ class Holdings:
         held = {key: place.sharded.part for key, place in self.places.items() if place.sharded is not None}
         return {key: held.get(key) or Part.whole(spec.shape) for key, spec in header.items()}
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self, *, parts: bool = False) -> dict[str, torch.Tensor]:
         """Return all that can be read and is in memory, which is the model's; it takes no part in gradients.
+
+        Of tensors that are spread over several processes it is what this one holds, if `parts` asks for that.
 
         Raises:
             RegistryError: `integration-unsupported` where adapters are merged into part of the model.
@@ -173,7 +175,7 @@ class Holdings:
         self.adapters.check_readable()
         extra = {key: extra.value for key, extra in self.extra.items() if extra.is_tensor}
         kept = self.kept
-        held = {key: place.whole for key, place in self.places.items() if key not in kept}
+        held = {key: place.tensor if parts else place.whole for key, place in self.places.items() if key not in kept}
         for key, tensor in held.items():
             kind_of(tensor, key)
         return {key: tensor.detach() for key, tensor in (held | extra | self.computed).items()}

@@ -19,6 +19,15 @@ def is_model(place: Any) -> TypeGuard[torch.nn.Module]:
     return hasattr(place, "named_modules") and callable(getattr(place, "state_dict", None))
 
 
+def is_live(place: Any) -> bool:
+    """Tell whether a place is a model, or what one of several ranks holds of one."""
+    if is_model(place):
+        return True
+    from weighbridge.running.by_ranks.held_source import HeldSource
+
+    return isinstance(place, HeldSource)
+
+
 def open_place(place: Any, *, direct: bool = False, entry: str | None = None) -> Checkpoint:
     """Open a model, or whatever else can be opened; see `open_checkpoint`."""
     is_live = is_model(place) and not direct and entry is None

@@ -32,6 +32,7 @@ from weighbridge.planning.way_back.recasting import in_dtypes, step_in_dtype
 if TYPE_CHECKING:
     import torch
 
+    from weighbridge.running.by_ranks.held_source import HeldSource
     from weighbridge.storage.protocol import Checkpoint
 
 
@@ -43,7 +44,7 @@ class WayBack(NamedTuple):
     notes: tuple[str, ...]
 
 
-def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack | None:
+def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False, held: HeldSource | None = None) -> WayBack | None:
     """Return the plan that takes a model's weights back to where they came from; None if it came through no plan.
 
     What has another shape now is taken back by the rules that made it, and what is gone is left out; see
@@ -55,6 +56,7 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack
     Args:
         model: The model, with or without wrappers.
         lossy: Accept that part of the source is lost: what a rule dropped, for example.
+        held: The model as a source, where it is spread over ranks.
 
     Raises:
         PlanError: `inverse-lossy`, `inverse-unproven`, `dtype-mismatch`; `usage` for a model that holds parts.
@@ -68,21 +70,21 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False) -> WayBack
         what = "this model was filled with parts of tensors, which go back with those of the other processes alone"
         hint = 'layout="as is" saves it under its own names, as if the parts were tensors'
         raise PlanError("usage", what, hint=hint)
-    held = open_model(model)
+    source = open_model(model) if held is None else held
     stock = take_stock(model)
     config = loaded.config if loaded.config is not None else getattr(inner, "config", None)
     numbers = _of_this_size(
         replace(loaded.plan, computed=())
     )  # weights are saved as they are, and nothing of them lost
-    current, gone = _as_it_is_now(in_dtypes(numbers, held.header), held.header, stock)
-    standing = what_stands(current, held)
-    again = steps_by_the_rules(current, standing, held.header, config)
-    kept, strays = _without_strays(standing.plan, held.header)
-    back, named = _back(kept, held.header, again, config, lossy=lossy)
+    current, gone = _as_it_is_now(in_dtypes(numbers, source.header), source.header, stock)
+    standing = what_stands(current, source)
+    again = steps_by_the_rules(current, standing, source.header, config)
+    kept, strays = _without_strays(standing.plan, source.header)
+    back, named = _back(kept, source.header, again, config, lossy=lossy)
     if back.target.specs.keys() != loaded.plan.source.specs.keys():
-        prove_read_back(back, current, stock.header(held.header), config)
+        prove_read_back(back, current, stock.header(source.header), config)
     changes = (*(f"{key}: extra state that is no tensor now, not saved" for key in gone), *standing.notes)
-    notes = (*held.notes, *changes, *strays, *named)
+    notes = (*source.notes, *changes, *strays, *named)
     return WayBack(replace(back, notes=(*back.notes, *notes)), loaded.checkpoint, notes)
 
 

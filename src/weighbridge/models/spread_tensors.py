@@ -33,6 +33,12 @@ class Sharded(NamedTuple):
     local: torch.Tensor
     part: Part
 
+    def is_copied(self, processes: int) -> bool:
+        """Tell whether others of some processes, which include all of the mesh, may hold the same part."""
+        mesh = self.whole.device_mesh
+        pairs = zip(self.whole.placements, mesh.shape, strict=True)
+        return mesh.size() < processes or any(ways > 1 and not hasattr(placement, "dim") for placement, ways in pairs)
+
     def around(self, local: torch.Tensor) -> torch.Tensor:
         """Return a tensor that is spread as this one is, of which this process holds `local`."""
         return type(self.whole).from_local(  # type: ignore[no-any-return]

@@ -26,6 +26,7 @@ from weighbridge.planning.steps import Step
 from weighbridge.running.budgets import WINDOW_BYTES, is_in_runs, share_out, window_numel
 from weighbridge.running.execute import Slots, allocate, fill
 from weighbridge.running.gather import await_devices
+from weighbridge.running.to_files.filled_file import FilledFile
 from weighbridge.running.transposing import Room, cut_squares, is_squared, write_square
 from weighbridge.storage.protocol import Extent, FileReader, pace_of, pieces_of
 from weighbridge.storage.remote.remote_files import Location
@@ -94,30 +95,6 @@ class _Build(NamedTuple):
     write: Callable[[Sink], None]
 
 
-class _File:
-    """A file that is being filled: it is closed by whoever writes its last piece."""
-
-    def __init__(self, sink: Sink) -> None:
-        self.sink = sink
-        self.is_open = True
-        self._left = 1
-        self._lock = threading.Lock()
-
-    def expect(self) -> None:
-        """Count one more piece."""
-        with self._lock:
-            self._left += 1
-
-    def finish(self) -> None:
-        """Count a piece as written, or the list of pieces as ended; close the file if that was the last."""
-        with self._lock:
-            self._left -= 1
-            is_last = self._left == 0
-        if is_last:
-            self.sink.close()
-            self.is_open = False
-
-
 class _Filling:
     """One run of a plan into files."""
 
@@ -142,7 +119,7 @@ class _Filling:
         pace = pace_of(checkpoint)
         self.piece_bytes = PIECE_BYTES if pace is None else pace.range_bytes
         self.twins = {fated.key: fated.by for fated in plan.tied_targets}
-        self.files: list[_File] = []
+        self.files: list[FilledFile] = []
         self._staging = threading.Lock()
         self._staged: tuple[int, Slots] | None = None
         self._kept = threading.local()
@@ -150,7 +127,7 @@ class _Filling:
     def tasks(self, images: Sequence[FileImage]) -> Iterator[Task]:
         """Yield what there is to do, in the order of the files; drawn by one thread at a time."""
         for image in images:
-            file = _File(self.create(image))
+            file = FilledFile(self.create(image))
             self.files.append(file)
             parts = chain.from_iterable(self._parts(key, offset) for key, offset, _ in image.tensors)
             for part in _regroup_moves(parts, self.piece_bytes):
@@ -164,7 +141,7 @@ class _Filling:
             if file.is_open:
                 file.sink.abandon()
 
-    def _write(self, part: _Move | _Build, file: _File) -> None:
+    def _write(self, part: _Move | _Build, file: FilledFile) -> None:
         part.write(file.sink)
         self.counter.add(part.size_bytes)
         file.finish()

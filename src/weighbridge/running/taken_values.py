@@ -107,26 +107,63 @@ def first_differences(step: Step, checkpoint: Checkpoint) -> Iterator[tuple[str,
     slots = Slots(replace(step, program=compared), checkpoint)
     for key in step.writes:
         ways = [number for number, target in enumerate(step.targets) if target == key]
-        if compared.targets[ways[0]].layout.copies:
+        if any(compared.targets[way].layout.copies for way in ways):
             yield from ((key, number, element) for number, element in _unlike_the_first(slots, ways))
 
 
 def _unlike_the_first(slots: Slots, ways: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Yield each of some ways of making a target that does not give what the first one does, with an element."""
-    outputs = [slots.step.program.targets[number] for number in ways]
+    program = slots.step.program
+    outputs = [program.targets[number] for number in ways]
     dtype = outputs[0].dtype
     most = max(1, COMPARED_BYTES // (DTYPES[dtype].bits // 8))
     start, left = 0, dict(enumerate(ways))
     del left[0]
     for parts in zip(*(windows(output.layout, most) for output in outputs), strict=True):
-        first = window_bytes(parts[0], dtype, slots)
+        nothing = _unwritten(parts[0], dtype) if program.is_portion else None
+        first = window_bytes(parts[0], dtype, slots, nothing)
         for place, number in list(left.items()):
-            otherwise = first if number in slots.step.program.partial[1] else None
+            if program.is_portion:
+                _refuse_other_part(slots.step, parts[0], parts[place], is_less=number in program.partial[1])
+            otherwise = first if program.is_portion or number in program.partial[1] else None
             unequal = (first != window_bytes(parts[place], dtype, slots, otherwise)).nonzero()
             if unequal.numel():
                 del left[place]
                 yield number, start + int(unequal[0]) // DTYPES[dtype].itemsize
         start += parts[0].numel
+
+
+def _unwritten(window: Layout, dtype: str) -> torch.Tensor:
+    import torch
+
+    return torch.zeros(TensorSpec(dtype, window.shape).size_bytes, dtype=torch.uint8)
+
+
+def _refuse_other_part(step: Step, first: Layout, other: Layout, *, is_less: bool) -> None:
+    """Refuse to compare what one process holds of two values that must be equal, where it is not the same part.
+
+    Raises:
+        PlanError: `parts-mismatch`.
+    """
+    one, two = _written(first), _written(other)
+    if bool((two & ~one).any()) or (bool((one & ~two).any()) and not is_less):
+        raise PlanError(
+            "parts-mismatch",
+            "of tensors that must be equal, a process holds different parts, and cannot compare them",
+            where=", ".join(dict.fromkeys(step.sources)),
+            hint='spread them alike, or save the model under its own names by layout="as is"',
+        )
+
+
+def _written(window: Layout) -> torch.Tensor:
+    """Tell of each element of a value whether a copy writes it."""
+    import torch
+
+    found = torch.zeros(window.numel, dtype=torch.bool)
+    for copy in window.copies:
+        sizes, strides = [loop.size for loop in copy.loops], [loop.target_stride for loop in copy.loops]
+        found.as_strided(sizes, strides, copy.target_start).fill_(True)
+    return found
 
 
 class _Element(NamedTuple):
@@ -227,11 +264,12 @@ def unlike_cuts(step: Step, checkpoint: Checkpoint) -> Iterator[tuple[Cut, Unlik
     Yields:
         Each part that holds something else, and where.
     """
-    if not any(cut.element for cut in step.program.cuts):
+    cuts = [cut for cut in step.program.cuts if cut.element and cut.output.layout.copies]
+    if not cuts:
         return
     uncast = step.program.uncast
     slots = Slots(replace(step, program=uncast or step.program), checkpoint)
-    for cut in (cut for cut in step.program.cuts if cut.element):
+    for cut in cuts:
         dtype = uncast.targets[0].dtype if uncast is not None else cut.output.dtype
         found = _unlike_in(step, cut, dtype, slots)
         if found is not None:
@@ -252,7 +290,7 @@ def _unlike_in(step: Step, cut: Cut, dtype: str, slots: Slots) -> Unlike | None:
     stride, size = (prod(shape[axis.axis + 1 :]), shape[axis.axis]) if axis is not None else (1, 1)
     first, rows, start = None, set[int](), 0
     for window in windows(cut.output.layout, max(1, COMPARED_BYTES // len(wanted))):
-        held = window_bytes(window, dtype, slots)
+        held = window_bytes(window, dtype, slots, wanted.repeat(window.numel) if step.program.is_portion else None)
         differs = (held.view(-1, len(wanted)) != wanted).any(1)
         if is_any_nan:
             differs = ~held.view(dtype_of(dtype)).double().isnan()

@@ -18,6 +18,7 @@ from weighbridge.base.spelling import exact_pattern
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Fated, Step
+from weighbridge.running.by_ranks.held_source import HeldSource
 from weighbridge.running.execute import Slots
 from weighbridge.running.taken_values import (
     COMPARED_BYTES,
@@ -240,6 +241,13 @@ def check_standing_ties(plan: Plan, checkpoint: Checkpoint) -> None:
 
 def are_equal(key: str, other: str, checkpoint: Checkpoint) -> bool:
     """Tell whether two tensors of a checkpoint are the same: dtype, shape and bytes."""
+    ties = checkpoint.header.ties
+    if isinstance(checkpoint, HeldSource) and ties.get(key, key) != ties.get(other, other):
+        # What is spread in two ways no rank can compare: it is taken to differ.
+        is_alike = checkpoint.parts[key] == checkpoint.parts[other]
+        return checkpoint.is_so_for_all(
+            f"whether {other} is still {key}", is_alike and are_equal(key, other, checkpoint.local)
+        )
     return same_values(_as_it_is(key, checkpoint), _as_it_is(other, checkpoint), checkpoint)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from weighbridge.algebra.copies import swapped
-from weighbridge.algebra.held_parts import Part, cut_layout, cut_slots, part_around
+from weighbridge.algebra.held_parts import Part, cut_layout, cut_slots, part_around, without_slots
 from weighbridge.algebra.layout import Layout
 from weighbridge.base.errors import LayoutError
 from weighbridge.base.specs import TensorSpec
@@ -37,23 +37,25 @@ def cut_targets(program: Program, parts: Sequence[Part]) -> Program:
     return made
 
 
-def cut_sources(program: Program, parts: Sequence[Part]) -> Program:
+def cut_sources(program: Program, parts: Sequence[Part], unread: Collection[int] = ()) -> Program:
     """Restrict a program to what it makes of parts of its sources: it writes some elements of its targets only.
 
-    A declared value is put in whatever is held.
+    A declared value is put in whatever is held, unless its slot is not to be read.
 
     Args:
         program: The program.
         parts: What is held of each source.
+        unread: Slots of sources and constants of which nothing is read, whatever is held.
 
     Raises:
         LayoutError: `layout-fragmented`, also where what is known of a temporary would be no part of it.
     """
-    if all(part.is_whole for part in parts):
+    if all(part.is_whole for part in parts) and not unread:
         return program
     slots = [*parts, *[None] * (len(program.slots) - len(parts))]
     sources = [TensorSpec(spec.dtype, part.held) for spec, part in zip(program.sources, parts, strict=True)]
-    made = replace(_mapped(program, lambda layout: cut_slots(layout, slots)), sources=tuple(sources), is_portion=True)
+    read = _mapped(program, lambda layout: cut_slots(without_slots(layout, unread), slots))
+    made = replace(read, sources=tuple(sources), is_portion=True)
     for place in range(len(program.temporaries)):
         made = _cut_temporary(made, place, _part_written(made, place))
     return made

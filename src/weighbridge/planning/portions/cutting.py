@@ -7,7 +7,7 @@ whose way back is cut on the other side. Whether anything is lost on the way is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -65,6 +65,25 @@ def cut(plan: Plan, target: Parts | None = None, *, source: Parts | None = None)
     )
     made.check()
     return made
+
+
+def written_steps(plan: Plan, parts: Parts, written: Collection[str], *, declares: bool) -> tuple[Step, ...]:
+    """Cut the steps of a plan to what one process of several writes, where others may hold the same.
+
+    Args:
+        plan: The whole plan.
+        parts: The part of each source that is there to be read.
+        written: The sources of which it writes all that it holds; of others it writes nothing.
+        declares: Whether it writes the declared values.
+
+    Returns:
+        A step for each of the plan's, in their order; what they write of the targets is disjoint from what others do.
+
+    Raises:
+        PlanError: As `cut`.
+    """
+    _, read = _parts_of(plan, None, parts)
+    return tuple(_cut_steps(plan, None, read, (frozenset(written), declares)))
 
 
 def check_makes_whole(plan: Plan) -> None:
@@ -148,18 +167,25 @@ def _split_ties(plan: Plan, side: str, parts: Parts) -> Iterator[PlanError]:
 # ---- steps ----
 
 
-def _cut_steps(plan: Plan, target: Parts | None, source: Parts | None) -> Iterator[Step]:
+_Writing = tuple[frozenset[str], bool]
+"""The sources of which a process writes what it holds, and whether it writes the declared values."""
+
+
+def _cut_steps(
+    plan: Plan, target: Parts | None, source: Parts | None, writing: _Writing | None = None
+) -> Iterator[Step]:
     """Yield the steps, cut; those that share a program and the same parts share what it is cut to."""
     known: dict[tuple[object, ...], tuple[Program, tuple[int, ...]]] = {}
     problems: list[WeighbridgeError] = []
     for step in plan.steps:
         written = None if target is None else tuple([target[key] for key in step.targets])
         read = None if source is None else tuple([source[key] for key in step.sources])
-        name = id(step.program), written, read
+        unread = () if writing is None else _unread_slots(step, *writing)
+        name = id(step.program), written, read, unread
         try:
             found = known.get(name)
             if found is None:
-                found = known[name] = _cut_program(step.program, written, read)
+                found = known[name] = _cut_program(step.program, written, read, unread)
         except LayoutError as problem:
             problems.append(problem.with_context(where=", ".join(step.targets[:1])))
             continue
@@ -170,9 +196,15 @@ def _cut_steps(plan: Plan, target: Parts | None, source: Parts | None) -> Iterat
         raise PlanError("plan-failed", "the plan cannot be cut to these parts", problems=problems)
 
 
+def _unread_slots(step: Step, written: frozenset[str], declares: bool) -> tuple[int, ...]:
+    sources = [slot for slot, key in enumerate(step.sources) if key not in written]
+    first = len(step.sources)
+    return (*sources, *(() if declares else range(first, step.program.first_temporary)))
+
+
 def _cut_program(
-    program: Program, target: tuple[Part, ...] | None, source: tuple[Part, ...] | None
+    program: Program, target: tuple[Part, ...] | None, source: tuple[Part, ...] | None, unread: tuple[int, ...]
 ) -> tuple[Program, tuple[int, ...]]:
-    made = program if source is None else cut_sources(program, source)
+    made = program if source is None else cut_sources(program, source, unread)
     made = made if target is None else cut_targets(made, target)
     return (made, tuple(range(len(made.sources)))) if made is program else without_unread(made)

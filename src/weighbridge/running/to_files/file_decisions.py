@@ -177,10 +177,27 @@ def decide(
     Raises:
         PlanError, CheckpointError, DestinationError: As `directory_writing.write`; nothing is written.
     """
-    if options.digests:
-        check_receipt_follows(plan)
     check_budget(plan, checkpoint, options.budget_bytes)
     check_values(plan, checkpoint)
+    return decide_output(plan, checkpoint, options, origin, beside, changes)
+
+
+def decide_output(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    options: WriteOptions,
+    origin: Checkpoint,
+    beside: Sequence[Extra],
+    changes: Sequence[FileChange],
+) -> Output:
+    """Decide what is written; arguments as for `decide`. No values are looked at.
+
+    Raises:
+        DestinationError: `usage` for digests where there will be no receipt.
+        CheckpointError: `header-invalid`, `header-too-large`.
+    """
+    if options.digests:
+        check_receipt_follows(plan)
     files = lay_out(plan, options.max_shard_size, options.link, options.weights_name)
     # What is read back beside a model needs the rules that carried it, in files restored as they were, too.
     is_restored = plan.target_files is not None and not isinstance(checkpoint, LayeredCheckpoint)

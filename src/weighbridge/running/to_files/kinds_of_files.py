@@ -11,6 +11,7 @@ from weighbridge.base.file_names import names_torch_file
 from weighbridge.base.forms.named_options import read_named
 from weighbridge.mappings.lora.named_dialects import weights_stem
 from weighbridge.planning.plan import Plan
+from weighbridge.running.by_ranks.rank_writing import held_source, write_by_ranks
 from weighbridge.running.to_files.dcp_writing import write_dcp
 from weighbridge.running.to_files.directory_writing import write
 from weighbridge.running.to_files.file_decisions import DCP, WriteOptions
@@ -53,9 +54,13 @@ def write_plan(
     """Write a plan's targets, here or into a store; arguments as for `directory_writing.write`.
 
     Raises:
-        As `directory_writing.write`, `torch_writing.write_torch_file`, `dcp_writing.write_dcp` and
-        `store_writing.write_to_store`.
+        As `directory_writing.write`, `torch_writing.write_torch_file`, `dcp_writing.write_dcp`,
+        `store_writing.write_to_store` and `rank_writing.write_by_ranks`.
     """
+    held = held_source(checkpoint)
+    if held is not None:
+        _refuse_other_kinds(destination, options)
+        return write_by_ranks(plan, checkpoint, held, destination, options, origin, beside, changes)
     if is_elsewhere(destination):
         return write_to_store(plan, checkpoint, str(destination), options, origin, beside, changes)
     if names_torch_file(destination):
@@ -64,3 +69,18 @@ def write_plan(
         return write_torch_file(plan, checkpoint, destination, options, origin, needed)
     write_files = write_dcp if options.to == DCP else write
     return write_files(plan, checkpoint, destination, options, origin, beside, changes)
+
+
+def _refuse_other_kinds(destination: str | Path, options: WriteOptions) -> None:
+    """Refuse to let ranks write anything but a directory of safetensors files together.
+
+    Raises:
+        DestinationError: `usage`.
+    """
+    if is_elsewhere(destination) or names_torch_file(destination) or options.to == DCP:
+        raise DestinationError(
+            "usage",
+            "ranks that hold a model together write a directory of safetensors files on a disk",
+            got=str(destination) if options.to != DCP else f"to={DCP!r}",
+            hint="save such a directory, and convert that",
+        )

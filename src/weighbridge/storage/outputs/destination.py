@@ -44,6 +44,7 @@ from weighbridge.storage.outputs.unfinished import (
     allocated_bytes,
     check_left,
     is_worthless,
+    start_anew,
 )
 from weighbridge.storage.outputs.vacancy import check_absent, check_destination, publish_directory, publish_file
 from weighbridge.storage.places.directory import Extra
@@ -268,7 +269,11 @@ def _look_into(claim: Claim, work: Work, resume: bool) -> set[str]:
         return set()
     if not resume or not claim.is_locked:
         raise refuse_left(claim)
-    return check_left(claim.path, work)
+    left = check_left(claim.path, work)
+    if not work.run:
+        return left
+    start_anew(claim.path, left)
+    return set()
 
 
 @contextmanager

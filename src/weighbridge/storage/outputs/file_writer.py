@@ -63,6 +63,7 @@ class FileWriter(Sink):
         size_bytes: Size of the whole file, head included.
         options: How it is written.
         is_there: Write over the file that is there; what it holds elsewhere is left as it is.
+        is_shared: Write into a file that others are filling, too: its size and its head are left as they are.
 
     Raises:
         DestinationError: `destination-no-room`, `write-failed`.
@@ -84,6 +85,7 @@ class FileWriter(Sink):
         options: FileOptions = DEFAULT_OPTIONS,
         *,
         is_there: bool = False,
+        is_shared: bool = False,
     ) -> None:
         check_byte_order()
         self.path = path
@@ -92,9 +94,11 @@ class FileWriter(Sink):
         self._fresh_bytes = 0
         self._shares_blocks: bool | None = None
         self._sources = OpenFiles({}, direct=options.direct, is_passing=True)
-        how = os.O_NOFOLLOW if is_there else os.O_CREAT | os.O_EXCL
+        how = os.O_NOFOLLOW if is_there or is_shared else os.O_CREAT | os.O_EXCL
         with reporting_write_errors(str(path)):
             self._descriptor = os.open(path, os.O_WRONLY | how | os.O_CLOEXEC, 0o666)
+        if is_shared:
+            return
         try:
             with reporting_write_errors(str(path)):
                 if is_there or options.share:
@@ -146,7 +150,7 @@ class FileWriter(Sink):
 
     def hurry(self) -> None:
         """Have the disk begin with what was written, instead of leaving it all to the end; nothing waits here."""
-        if self.options.sync and self._fresh_bytes >= HURRY_BYTES:
+        if self.options.sync and self.options.hurry and self._fresh_bytes >= HURRY_BYTES:
             self._fresh_bytes = 0
             start_writing(self._descriptor)
 

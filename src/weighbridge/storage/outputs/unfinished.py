@@ -3,7 +3,8 @@
     weighbridge-partial.json
       {"format": "weighbridge-partial", "version": 1, "plan_hash": SHA-256,
        "source": [{"name", "size_bytes", "mtime_ns", "head_sha256"}],
-       "files": [{"name", "size_bytes", "head_sha256"}], "others": [name]}
+       "files": [{"name", "size_bytes", "head_sha256"}], "others": [name],
+     "run": what tells it from others, where several processes write it}
 
 It is the first file in the hidden directory, and it is gone before the directory becomes the destination. It only tells
 what is foreign: whether the bytes in the files are right is found out by comparing them, each one.
@@ -45,6 +46,7 @@ class Work(NamedTuple):
         images: The weight files.
         others: Names of all other files.
         links: Files that come out as files of the source are, and may become further names of these; by name.
+        run: What tells this run from any other, where several processes write it: none goes on with another's files.
     """
 
     plan_hash: str = ""
@@ -52,6 +54,7 @@ class Work(NamedTuple):
     images: Sequence[FileImage] = ()
     others: Sequence[str] = ()
     links: Mapping[str, Path] = MappingProxyType({})
+    run: str = ""
 
     @property
     def names(self) -> set[str]:
@@ -71,6 +74,7 @@ class Work(NamedTuple):
             "source": list(self.source),
             "files": files,
             "others": sorted(self.others),
+            **({"run": self.run} if self.run else {}),
         }
 
     def record(self) -> bytes:
@@ -164,6 +168,31 @@ def check_left(directory: Path, work: Work) -> set[str]:
     else:
         _check_whole(directory, files, work)
     return files
+
+
+def is_of_run(directory: Path, run: str) -> bool:
+    """Tell whether a directory is the one that another process of a run has made for it.
+
+    Raises:
+        DestinationError: `resume-mismatch` for a record that cannot be read.
+    """
+    record = directory / RECORD_NAME
+    return record.exists() and _read_record(record).get("run") == run
+
+
+def start_anew(directory: Path, names: Iterable[str]) -> None:
+    """Remove the files that an earlier run left: a process of it may still be writing to them.
+
+    Args:
+        directory: The hidden directory, held by this run.
+        names: The files.
+
+    Raises:
+        DestinationError: `write-failed`.
+    """
+    with reporting_write_errors(str(directory)):
+        for name in (*names, RECORD_NAME):
+            (directory / name).unlink(missing_ok=True)
 
 
 def list_known(directory: Path, work: Work) -> set[str]:
