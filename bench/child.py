@@ -10,7 +10,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench import work_devices, work_distributed, work_files, work_models, work_plans, work_tensors
+from bench import (
+    work_devices,
+    work_distributed,
+    work_files,
+    work_models,
+    work_plans,
+    work_ranks,
+    work_remote,
+    work_tensors,
+)
 
 TIMED: dict[str, Callable[..., Any]] = {
     action.__name__: action
@@ -38,6 +47,15 @@ TIMED: dict[str, Callable[..., Any]] = {
         work_plans.cut,
         work_plans.group,
         work_plans.plan,
+        work_ranks.load_by_dcp,
+        work_ranks.load_by_ranks,
+        work_ranks.load_by_transformers,
+        work_ranks.read_by_ranks,
+        work_ranks.save_by_dcp,
+        work_ranks.save_by_ranks,
+        work_ranks.write_by_ranks,
+        work_remote.fetch,
+        work_remote.load_remote,
         work_tensors.fuse,
         work_tensors.load_huge,
         work_tensors.load_small,
@@ -49,6 +67,8 @@ CHECKS: dict[str, Callable[..., Any]] = {
         work_devices.compare_on_device,
         work_distributed.read_dcp,
         work_models.compare,
+        work_ranks.bytes_of_ranks,
+        work_remote.count_traffic,
         work_tensors.compare_fused,
         work_tensors.compare_huge,
         work_tensors.compare_small,

@@ -20,6 +20,8 @@ from bench.rows_files import measure_convert, measure_convert_large, measure_par
 from bench.rows_first import measure_first, measure_inspect
 from bench.rows_load import measure_huge, measure_load_dense, measure_load_moe, measure_small, measure_transposed
 from bench.rows_quantised import measure_dequantise
+from bench.rows_ranks import measure_rank_bytes, measure_rank_load, measure_rank_save
+from bench.rows_remote import measure_remote
 
 PLAN_S: Final = 1.5
 PLAN_RATIO: Final = 0.5
@@ -125,6 +127,10 @@ ROWS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = MappingProxyType(
         "dequantise": measure_dequantise,
         "dcp-in": measure_dcp_in,
         "dcp-out": measure_dcp_out,
+        "rank-load": measure_rank_load,
+        "rank-bytes": measure_rank_bytes,
+        "rank-save": measure_rank_save,
+        "remote": measure_remote,
         "plan": measure_plan,
         "cut": measure_cut,
         "import": measure_import,
@@ -134,7 +140,7 @@ ROWS: Final[Mapping[str, Callable[[Bench], list[Figure]]]] = MappingProxyType(
 )
 """The rows by name, in the order they run."""
 
-OPT_IN: Final = ("convert-large", "dequantise", "cuda")
+OPT_IN: Final = ("convert-large", "dequantise", "remote", "cuda")
 """Rows that run only if they are named."""
 
 DEFAULT_ROWS: Final = tuple(name for name in ROWS if name not in OPT_IN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -312,3 +313,20 @@ def test_a_command_that_fails_shows_no_secret(
     shown = capfd.readouterr()
     assert status, shown.out
     check_no_secret(shown.out, shown.err)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_a_load_brings_is_predicted(setting: Setting, turned: bool, tmp_path: Path) -> None:
+    source = write_tiny(tmp_path / "model", rows=900)
+    setting.server.serve("/predicted", source)
+    name = "experts.{e}.gate.weight"
+    rules = [wb.WeightConverter(name, name, [wb.Transpose(0, 1)])] if turned else MAPPING
+    plan = wb.plan("s3://predicted", rules)
+    said = next(note for note in plan.report.notes if "from elsewhere" in note)
+    with watched_traffic() as traffic:
+        plan.state_dict()
+    checks = 3  # the index and two shards are looked at before anything is read
+    kept = 2 * 16 * 4  # the second shard came with its header
+    size_bytes, requests = (int(text.replace(",", "")) for text in re.findall(r"[\d,]*\d", said))
+    assert requests - 1 <= traffic.requests - checks <= requests + len(plan.steps)
+    assert abs(traffic.read_bytes - size_bytes) <= kept

@@ -71,6 +71,7 @@ from bench.rows_files import (
 from bench.rows_first import SPARSE, measure_first, measure_inspect
 from bench.rows_load import measure_huge, measure_load_dense, measure_load_moe, measure_small, measure_transposed
 from bench.rows_quantised import measure_dequantise
+from bench.rows_ranks import measure_rank_bytes, measure_rank_save
 from bench.run import Results, read_arguments
 from bench.work_devices import WAYS, compare_on_device
 
@@ -619,6 +620,18 @@ def test_rows_of_distributed_checkpoints_compare_what_torch_reads_and_writes(ben
     figures = measure_dcp_out(bench, rounds=1)
     assert names_of(figures) == {"cp -r", OUT, THEIR_OUT}
     assert left(bench) == ["dcp", "moe"]
+
+
+def test_rows_of_ranks_compare_every_file_and_count_what_is_read(bench: Bench) -> None:
+    sizes = Moe(1, experts=4, hidden=16, expert_intermediate=8, query_dim=16, key_dim=8, head_dim=4, vocabulary=16)
+    bench = replace(bench, moe=sizes)
+    figures = measure_rank_save(bench, rounds=1)
+    assert len(names_of(figures)) == 6
+    assert left(bench) == ["moe"]
+    needed = {figure.name: figure.values for figure in measure_rank_bytes(bench)}
+    held = moe(sizes, fused=True).size_bytes / 4e6
+    assert needed["fsdp: needed by each rank"] == (held,) * 4
+    assert min(needed["tp: needed by each rank"]) > held
 
 
 def test_save_row_writes_the_same_bytes_on_every_side(bench: Bench) -> None:

@@ -114,7 +114,7 @@ class RemoteFile:
             CheckpointError: As `pieces`.
         """
         done = 0
-        for group in _close_together(places):
+        for group in close_together(places):
             first, stop = group[0][0], sum(group[-1])
             if len(group) == 1:
                 self.read(first, buffer[done : done + stop - first])
@@ -145,11 +145,14 @@ class RemoteFile:
             raise changed_elsewhere(self.url, "it was replaced")
 
 
-def _close_together(places: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+def close_together(places: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
     """Group places that follow each other closely, so that one request of bounded size brings a group.
 
+    Args:
+        places: Start and size of each, in bytes, sorted.
+
     Examples:
-        >>> list(_close_together([(0, 4), (8, 4), (9_000_000, 4)]))
+        >>> list(close_together([(0, 4), (8, 4), (9_000_000, 4)]))
         [[(0, 4), (8, 4)], [(9000000, 4)]]
     """
     group: list[tuple[int, int]] = []
