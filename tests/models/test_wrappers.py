@@ -598,7 +598,6 @@ if sys.argv[3] == "all":
     fully_shard(model, mesh=mesh)
 before = {key: (type(tensor), tensor.device, id(tensor)) for key, tensor in model.named_parameters()}
 for use in (
-    lambda: wb.save(model, f"{sys.argv[1]}/out", []),
     lambda: wb.verify(model, plain),
     lambda: wb.open(model),
     lambda: wb.plan(model.state_dict(), []).state_dict() if sys.argv[4] == "dicts" else wb.open(model),
@@ -618,12 +617,11 @@ torch.distributed.destroy_process_group()
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 @pytest.mark.parametrize("how_much", ["all", "part"])
 def test_a_sharded_model_is_not_read_and_left_as_it_is(device: str, how_much: str, tmp_path: Path) -> None:
-    """Each process has a part of it, which is no checkpoint; `test_spread_models` loads such models."""
+    """Each process has a part of it, which is no checkpoint; `test_spread_models` loads and saves such models."""
     command = [sys.executable, "-W", "ignore", "-c", SHARDED, str(tmp_path), device, how_much, "models"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     assert lines[-1] == "True"
-    assert len(lines) == 5
+    assert len(lines) == 4
     assert all("DTensor True" in line for line in lines[:-1]), lines
-    assert not (tmp_path / "out").exists()

@@ -152,7 +152,7 @@ def test_b1_lazy_module_is_refused_until_it_has_run() -> None:
 
 
 def test_b1_fsdp2_model_is_refused_wherever_it_would_be_read(tmp_path: Path) -> None:
-    """In the process itself: where an address was taken before, this ended it. To load it is another matter."""
+    """In the process itself: where an address was taken before, this ended it. To load or save it is another matter."""
     model = sharded_model()
     assert isinstance(model[0].weight, DTensor)
     plan = wb.plan(numbers_by_key(), [])
@@ -165,14 +165,12 @@ def test_b1_fsdp2_model_is_refused_wherever_it_would_be_read(tmp_path: Path) -> 
         "plan": lambda: wb.plan(model.state_dict(), []),
         "plan it": lambda: wb.plan(model, []),
         "back": lambda: plan.inverse().state_dict(model),
-        "save": lambda: wb.save(model, tmp_path / "out", []),
         "diff": lambda: wb.diff(numbers_by_key(), model),
         "detect": lambda: wb.detect(model),
     }
     assert {name: code_of(attempt) for name, attempt in attempts.items()} == dict.fromkeys(
         attempts, "tensor-unsupported"
     )
-    assert not (tmp_path / "out").exists()
 
 
 def test_a10_meta_fsdp2_model_keeps_its_dtensors() -> None:

@@ -53,8 +53,8 @@ def diff(
                 raise WeighbridgeError("usage", what)
             result = api.diff(first, second)
         else:
-            options = PlanOptions(dtype=dtype or [], config=config, settings=settings, allow_overflow=True)
-            options = replace(options, partial=partial, layout=layout, reverse=reverse)
+            options = PlanOptions(target=second, dtype=dtype or [], config=config, settings=settings)
+            options = replace(options, allow_overflow=True, partial=partial, layout=layout, reverse=reverse)
             result = api.diff(first, second, options.mapping(through), **options.arguments())
         output.give(lambda: result.to_dict(full=full), result.lines(full=full))
         if not result:

@@ -110,14 +110,13 @@ def _refuse_strange(options: WriteOptions) -> None:
     Raises:
         DestinationError: `usage`.
     """
-    strange = {
-        "ranks that hold a model together write its parts of themselves": f"part={options.part!r}"
-        * (options.part is not None),
-        "a model in memory shares no blocks with its source": f"link={options.link!r}" * (options.link != "never"),
-    }
-    for what, got in strange.items():
-        if got:
-            raise DestinationError("usage", what, got=got, hint="leave it out")
+    what, got = "", ""
+    if options.part is not None:
+        what, got = "ranks that hold a model together write its parts of themselves", f"part={options.part!r}"
+    elif options.link != "never":
+        what, got = "a model in memory shares no blocks with its source", f"link={options.link!r}"
+    if what:
+        raise DestinationError("usage", what, got=got, hint="leave it out")
 
 
 class _Share(NamedTuple):
