@@ -62,6 +62,21 @@ def allocate(spec: TensorSpec, device: torch.device | str = "cpu") -> torch.Tens
     return tensor
 
 
+class WorkerBuffers:
+    """Memory that each worker keeps from one window to the next."""
+
+    def __init__(self) -> None:
+        self._kept = threading.local()
+
+    def take(self, size_bytes: int) -> torch.Tensor:
+        """Return this worker's buffer of so many bytes; its content is that of the last window."""
+        kept: torch.Tensor | None = getattr(self._kept, "buffer", None)
+        if kept is None or kept.numel() < size_bytes:
+            self._kept.buffer = None
+            kept = self._kept.buffer = allocate(TensorSpec("U8", (size_bytes,)))
+        return kept[:size_bytes]
+
+
 class Slots:
     """The values that a step's copies read: the sources as they lie, and the constants and the temporaries."""
 

@@ -24,7 +24,7 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
 from weighbridge.running.budgets import WINDOW_BYTES, is_in_runs, share_out, window_numel
-from weighbridge.running.execute import Slots, allocate, fill
+from weighbridge.running.execute import Slots, WorkerBuffers, fill
 from weighbridge.running.gather import await_devices
 from weighbridge.running.to_files.filled_file import FilledFile
 from weighbridge.running.transposing import Room, cut_squares, is_squared, write_square
@@ -122,7 +122,7 @@ class _Filling:
         self.files: list[FilledFile] = []
         self._staging = threading.Lock()
         self._staged: tuple[int, Slots] | None = None
-        self._kept = threading.local()
+        self._buffers = WorkerBuffers()
 
     def tasks(self, images: Sequence[FileImage]) -> Iterator[Task]:
         """Yield what there is to do, in the order of the files; drawn by one thread at a time."""
@@ -218,7 +218,7 @@ class _Filling:
 
         assert isinstance(self.checkpoint, FileReader)
         with torch.no_grad():
-            write_square(square, key, self.checkpoint, self._buffer(room.size_bytes), room, offset, sink)
+            write_square(square, key, self.checkpoint, self._buffers.take(room.size_bytes), room, offset, sink)
 
     def _packed(self, offset: int, spec: TensorSpec, key: str) -> Iterator[_Move | _Build]:
         """Move a tensor whose elements are smaller than a byte."""
@@ -251,16 +251,9 @@ class _Filling:
         from weighbridge.storage.formats.torch_tensors import bytes_of, dtype_of
 
         with torch.no_grad():
-            part = self._buffer(window.numel * DTYPES[dtype].itemsize).view(dtype_of(dtype))
+            part = self._buffers.take(window.numel * DTYPES[dtype].itemsize).view(dtype_of(dtype))
             fill(part, window, slots, dtype)
             sink.write(offset, bytes_of(part))
-
-    def _buffer(self, size_bytes: int) -> torch.Tensor:
-        kept: torch.Tensor | None = getattr(self._kept, "buffer", None)
-        if kept is None or kept.numel() < size_bytes:
-            self._kept.buffer = None
-            kept = self._kept.buffer = allocate(TensorSpec("U8", (size_bytes,)))
-        return kept[:size_bytes]
 
     def _write_staged(self, number: int, output: Output, offset: int, sink: Sink) -> None:
         """Write a tensor that is made through temporaries; those of one step alone are held at a time."""

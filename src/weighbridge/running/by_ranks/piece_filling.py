@@ -7,7 +7,6 @@ are copied by strides to the pages of the file, if the ranks share these.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -21,7 +20,7 @@ from weighbridge.base.workers import Counter, Task, run_all
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
-from weighbridge.running.execute import Slots, allocate, copy_from_memory, fill
+from weighbridge.running.execute import Slots, WorkerBuffers, copy_from_memory, fill
 from weighbridge.running.gather import await_devices
 from weighbridge.running.to_files.filled_file import FilledFile
 
@@ -129,7 +128,7 @@ class _Pieces:
         self.counter = counter
         self.twins = {fated.key: fated.by for fated in plan.tied_targets}
         self.files: list[FilledFile] = []
-        self._kept = threading.local()
+        self._buffers = WorkerBuffers()
 
     def tasks(self, images: Sequence[FileImage]) -> Iterator[Task]:
         """Yield what there is to do, file by file; drawn by one thread at a time."""
@@ -224,17 +223,10 @@ class _Pieces:
 
         dense, places = densely(copy)
         itemsize = DTYPES[dtype].itemsize
-        part = self._buffer(copy.numel * itemsize).view(dtype_of(dtype))
+        part = self._buffers.take(copy.numel * itemsize).view(dtype_of(dtype))
         fill(part, Layout((copy.numel,), (dense,)), slots, dtype)
         goals = ((offset + start * itemsize, numel * itemsize) for start, numel in places.between(0, copy.numel))
         sink.spread(goals, bytes_of(part))
-
-    def _buffer(self, size_bytes: int) -> torch.Tensor:
-        kept: torch.Tensor | None = getattr(self._kept, "buffer", None)
-        if kept is None or kept.numel() < size_bytes:
-            self._kept.buffer = None
-            kept = self._kept.buffer = allocate(TensorSpec("U8", (size_bytes,)))
-        return kept[:size_bytes]
 
     def _write_staged(self, step: Step, output: Output, offset: int, sink: Sink) -> None:
         """Write what is made through temporaries, which are held meanwhile."""
