@@ -279,6 +279,8 @@ class _Places:
             return 1 << start + 1 if start < len(self.name) and _takes(self.name[start], op, given) else 0
         if op in _REPEATS:
             return self._repeated(start, *given)
+        if op is _OPS.FAILURE:  # what Python 3.13 and later make of an expression such as (?!)
+            return 0
         if op is _OPS.SUBPATTERN and not (given[1] or given[2]):
             return self.after_all(given[3], start)
         if op is _OPS.BRANCH:
