@@ -10,7 +10,10 @@ from weighbridge.storage.places.scatter import Span
 
 
 class Counting:
-    """A checkpoint in files that counts the bytes which it is asked for; in all else it is the one inside."""
+    """A checkpoint in files that counts the bytes which it is asked for; in all else it is the one inside.
+
+    What `FileReader` asks for stands here itself: since Python 3.12 a protocol does not see what is only handed on.
+    """
 
     def __init__(self, inner: Any) -> None:
         self.inner, self.count = inner, 0
@@ -35,3 +38,6 @@ class Counting:
     def scatter(self, key: str, start_byte: int, spans: Sequence[Span]) -> None:
         self.add(sum(span.size_bytes for span in spans))
         self.inner.scatter(key, start_byte, spans)
+
+    def mapped(self) -> Any:
+        return self.inner.mapped()
