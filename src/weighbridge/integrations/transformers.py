@@ -190,6 +190,8 @@ def from_pretrained(
     huge_pages: str | None = None,
     dequantize: bool = False,
     stream: bool = False,
+    group: Any = None,
+    timeout: float | None = None,
     **arguments: Any,
 ) -> Any:
     """Load a model as the library's `from_pretrained` does, through a plan that was proven first.
@@ -222,6 +224,8 @@ def from_pretrained(
             then given by `config`. Otherwise codes are loaded as they are, where the library's model has them.
         stream: Read the weights by ranges of bytes from where they lie, a name on the hub or an address such as
             ``"s3://bucket/model"``, instead of downloading them into the library's cache; see `docs/remote.md`.
+        group: As for `weighbridge.load`: a process group, all of which load the same, and compare that first.
+        timeout: As there.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration;
             `device_map` with `max_memory`, `offload_folder` and `offload_buffers`, `key_mapping`, `state_dict`,
             `variant`, `ignore_mismatched_sizes` and `output_loading_info` among them; see `docs/transformers.md`. With
@@ -235,12 +239,14 @@ def from_pretrained(
         PlanError: `plan-failed` with every problem, `layout-ambiguous`, `model-mismatch`, `cast-overflow`.
         RegistryError: `integration-unsupported` for an argument or a kind of checkpoint that has no plan,
             `integration-version`.
-        CheckpointError: As `weighbridge.open`.
+        CheckpointError: As `weighbridge.open`; `ranks-disagree` with a group.
+        DestinationError: `rank-missing` with a group.
         WeighbridgeError: `usage` for another word about huge pages, for two words about the device, and for weights
             that go to the disk without a folder of their own for them.
     """
     from weighbridge.integrations.transformers_loading import Load
     from weighbridge.integrations.transformers_numbers import read_for_library
+    from weighbridge.models.spread_sources import loading_alike
     from weighbridge.storage.places.huge_pages import decided
 
     model_class, path, config, late = whence(model_class, path, config, arguments, stream=stream)
@@ -255,7 +261,7 @@ def from_pretrained(
     rules = None if mapping is None else find_mapping(mapping)
     load = Load(read.checkpoint, rules, resolve, options, copy, resolve_theirs, read.note, read.saying)
     load.asked = asked_of(arguments)
-    with decided(huge_pages):
+    with decided(huge_pages), loading_alike(f"a {model_class.__name__}", group, timeout) as load.compare:
         found = load.run(model_class, path, config=read.config, dtype=read.dtype, **arguments)
     late.settle(found[0] if load.asked.info else found, device)
     return found
