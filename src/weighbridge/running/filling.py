@@ -8,9 +8,10 @@ there, so that the disk works on it while the next one is filled.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.algebra.copies import Copy
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 32 * 2**20
 """The most that the kernel is asked to copy at once, so that all workers have something to do."""
+
+FILES_AT_ONCE: Final = 2
+"""How many files are filled side by side."""
 
 
 def fill_files(
@@ -74,6 +78,32 @@ def fill_files(
     except BaseException:
         run.abandon()
         raise
+
+
+def in_turn(streams: Iterator[Iterator[Task]], count: int) -> Iterator[Task]:
+    """Yield tasks of several streams, one of each in turn; where a stream ends, the next one comes in.
+
+    Args:
+        streams: The streams.
+        count: How many of them take turns.
+
+    Examples:
+        >>> told: list[str] = []
+        >>> streams = ([partial(told.append, letter) for letter in word] for word in ("abc", "x", "yz"))
+        >>> for task in in_turn(map(iter, streams), 2):
+        ...     task()
+        >>> "".join(told)
+        'axbcyz'
+    """
+    begun = deque(islice(streams, count))
+    while begun:
+        stream = begun.popleft()
+        task = next(stream, None)
+        if task is None:
+            begun.extend(islice(streams, 1))
+        else:
+            begun.append(stream)
+            yield task
 
 
 class _Move(NamedTuple):
@@ -125,15 +155,22 @@ class _Filling:
         self._buffers = WorkerBuffers()
 
     def tasks(self, images: Sequence[FileImage]) -> Iterator[Task]:
-        """Yield what there is to do, in the order of the files; drawn by one thread at a time."""
-        for image in images:
-            file = FilledFile(self.create(image))
-            self.files.append(file)
-            parts = chain.from_iterable(self._parts(key, offset) for key, offset, _ in image.tensors)
-            for part in _regroup_moves(parts, self.piece_bytes):
-                file.expect()
-                yield partial(self._write, part, file)
-            yield file.finish
+        """Yield what there is to do, in the order of the files; drawn by one thread at a time.
+
+        Those who write to one file wait for each other, so that several files are filled side by side.
+        """
+        is_staged = any(step.program.temporaries for step in self.plan.steps)
+        files = map(self._tasks_of, images)
+        yield from in_turn(files, 1 if self.in_order or is_staged else FILES_AT_ONCE)
+
+    def _tasks_of(self, image: FileImage) -> Iterator[Task]:
+        file = FilledFile(self.create(image))
+        self.files.append(file)
+        parts = chain.from_iterable(self._parts(key, offset) for key, offset, _ in image.tensors)
+        for part in _regroup_moves(parts, self.piece_bytes):
+            file.expect()
+            yield partial(self._write, part, file)
+        yield file.finish
 
     def abandon(self) -> None:
         """Close all files as they are."""
