@@ -92,11 +92,11 @@ class Plan(planned.Plan):
     def report(self) -> Report:
         """Fates, bytes, peak memory and reversibility, to print."""
         from weighbridge.reporting.report import Report
-        from weighbridge.running.predicting.predicted_fetching import fetching_remark
+        from weighbridge.running.predicting.predicted_fetching import fetching_remarks
         from weighbridge.running.predicting.predicted_reads import predict_portion
 
         source = self.binding.source
-        remarks = (*source.notes, *fetching_remark(self, source)) if hasattr(source, "header") else ()
+        remarks = (*source.notes, *fetching_remarks(self, source)) if hasattr(source, "header") else ()
         return Report(self, remarks, self.config_changes, predict_portion(self))
 
     @property
