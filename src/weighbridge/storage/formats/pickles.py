@@ -373,7 +373,7 @@ _STOP: Final = b"."
 _STEPS: Final[dict[bytes, tuple[Callable[..., None], Callable[[Any], Any] | None]]] = {
     code.code.encode("latin-1"): (
         _choose_step(code.name),
-        code.arg and (_DECODED.get(code.arg.name) or code.arg.reader),
+        None if code.arg is None else _DECODED.get(code.arg.name, code.arg.reader),
     )
     for code in pickletools.opcodes
 }
