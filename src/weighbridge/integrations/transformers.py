@@ -16,11 +16,12 @@ the library's own rules alone, as it mounts them: what the library has written m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weighbridge.base.specs import Header
 from weighbridge.integrations.transformers_arguments import (
     accelerator,
     asked_of,
@@ -98,7 +99,7 @@ def resolve_theirs(model: Any) -> Mapping:
     return replace(composed, transforms=tuple(rules), legacy=(*composed.legacy, *legacy))
 
 
-def _way_out(model: Any) -> Mapping:
+def _way_out(model: Any, header: Callable[[], Header]) -> Mapping:
     """Return the inverse of a model's mapping that gives published names.
 
     A prefix that a family takes off is one that every published file of the family has, and it is put back. One of the
@@ -107,16 +108,15 @@ def _way_out(model: Any) -> Mapping:
     table = registry()
     mounts = find_mounts(model, _registered_there(table), default_registry, table)
     known = {rule for mount in mounts if mount.registry is not table for rule in mount.mapping.scoped(mount.path)}
-    return _inverse_to_published(model, _composed(model, mounts, table), known)
+    return _inverse_to_published(_composed(model, mounts, table), header, known)
 
 
-def _inverse_to_published(model: Any, mapping: Mapping, known: Collection[Transform] = ()) -> Mapping:
+def _inverse_to_published(mapping: Mapping, header: Callable[[], Header], known: Collection[Transform] = ()) -> Mapping:
     """Return the inverse of a mapping without the prefixes that a file may or may not have; known ones are kept."""
     from weighbridge.api.live_models import say
-    from weighbridge.models.spread_sources import readable_header
 
     kept = tuple(rule for rule in mapping.transforms if rule in known or not isinstance(rule, PrefixChange))
-    inverse, notes = inverse_for(replace(mapping, transforms=kept, carry=()), lambda: readable_header(model))
+    inverse, notes = inverse_for(replace(mapping, transforms=kept, carry=()), header)
     say(notes)
     return inverse
 
@@ -270,6 +270,7 @@ def save_pretrained(
     lossy: bool = False,
     group: Any = None,
     timeout: float | None = None,
+    stages: bool = False,
     **options: Any,
 ) -> Path:
     """Save a model in the layout that its weights came in, with its configuration as the library writes it.
@@ -289,6 +290,7 @@ def save_pretrained(
         lossy: Accept that what a rule dropped on loading is not saved either.
         group: As for `weighbridge.save`: a model that is spread over processes is saved by all of them.
         timeout: As there.
+        stages: As there.
         options: As for `Plan.write`, such as `max_shard_size`; where no recorded way is taken, also as for
             `weighbridge.plan`, such as `drop`.
 
@@ -311,12 +313,12 @@ def save_pretrained(
         settings_of,
     )
     from weighbridge.models.module_saving import refuse_lost_codes
-    from weighbridge.models.spread_sources import held_by_ranks
+    from weighbridge.models.spread_sources import held_by_ranks, readable_header
 
     planning, writing = split_options(options)
     refuse_other_names(out, writing)
     inner, is_other = unwrap(model), is_of_another_class(unwrap(model))
-    with held_by_ranks(model, str(out), group, timeout) as held:
+    with held_by_ranks(model, str(out), group, timeout, stages=stages) as held:
         refuse_lost_codes(model)
         back = None
         if takes_record(model, mapping, layout) and (layout is not None or not is_other):
@@ -325,9 +327,9 @@ def save_pretrained(
         if back is not None and is_other:
             return back.write(out, **writing)
         if back is None and mapping is None and layout is None and is_other:
-            say_other_class(inner)
+            say_other_class(inner, readable_header(inner) if held is None else held.header)
         plan = _plan_derived(model, mapping, layout, planning, held) if back is None else back
-        with settings_of(inner, plan if back is None else None) as settings:
+        with settings_of(inner, plan if back is None else None, held) as settings:
             return plan.write(out, beside=settings, **writing)
 
 
@@ -342,11 +344,16 @@ def _plan_derived(
     from weighbridge.api.live_models import planned_layout, say
     from weighbridge.integrations.library_reading import is_read_by_library
     from weighbridge.integrations.transformers_saving import plan_derived
+    from weighbridge.models.spread_sources import readable_header
 
     inner, options = unwrap(model), planning | planned_layout(layout)
-    plan = plan_derived(model, _inverse_for(inner, mapping, layout), options, held)
+
+    def header() -> Header:
+        return readable_header(inner) if held is None else held.header
+
+    plan = plan_derived(model, _inverse_for(inner, mapping, layout, header), options, held)
     if mapping is None and layout is None and not is_read_by_library(inner, plan):
-        other = plan_derived(model, _inverse_to_published(inner, resolve_theirs(inner)), options, held)
+        other = plan_derived(model, _inverse_to_published(resolve_theirs(inner), header), options, held)
         if is_read_by_library(inner, other):
             name = resolve(inner).name
             say([f"saved as the library saves a {class_name(inner)}: it does not read what {name} leads to"])
@@ -355,8 +362,8 @@ def _plan_derived(
     return plan
 
 
-def _inverse_for(model: Any, mapping: AnyMapping | None, layout: str | None) -> Mapping:
+def _inverse_for(model: Any, mapping: AnyMapping | None, layout: str | None, header: Callable[[], Header]) -> Mapping:
     """Return the inverse of the mapping that is given, or of the model's; of none for a model's own names."""
     if mapping is not None:
         return as_mapping(find_mapping(mapping)).inverse()
-    return Mapping() if layout == "as is" else _way_out(model)
+    return Mapping() if layout == "as is" else _way_out(model, header)

@@ -40,11 +40,19 @@ _loaded: weakref.WeakKeyDictionary[torch.nn.Module, Loaded] = weakref.WeakKeyDic
 
 
 class Loaded(NamedTuple):
-    """What a model was last loaded through, what that plan read, and the configuration that it was made with."""
+    """What a model was last loaded through.
+
+    Args:
+        plan: The plan.
+        checkpoint: What it read.
+        config: The configuration that it was made with.
+        whole: For one that was restricted, the plan before; it says how a model goes back of which this is a stage.
+    """
 
     plan: Plan
     checkpoint: Checkpoint
     config: Any = None
+    whole: Plan | None = None
 
 
 def load_into(
@@ -56,6 +64,7 @@ def load_into(
     device: Any = "cpu",
     progress: Progress | None = None,
     config: Any = None,
+    unrestricted: Plan | None = None,
 ) -> Plan:
     """Put a plan's targets into a model.
 
@@ -71,6 +80,7 @@ def load_into(
         progress: Called with the bytes loaded so far and the bytes in all, by one thread at a time; what it raises
             stops the load.
         config: The configuration that the plan was made with, to be remembered.
+        unrestricted: For a plan that was restricted, the one before, to be remembered.
 
     Returns:
         The plan that was run: where the model is spread over processes, it is cut to what this one holds. The model
@@ -102,7 +112,7 @@ def load_into(
         else:
             _set_in_batches(run, checkpoint, places, copy=copy, device=device, progress=progress)
     checkpoint.check_unchanged()
-    remember(unwrap(model), whole, checkpoint, config)
+    remember(unwrap(model), Loaded(whole, checkpoint, config, unrestricted))
     warn_of_meta(model)
     _LOG.info("loaded %s into a %s: %s", checkpoint.where, type(model).__name__, plan.target)
     for fated in plan.initialised:
@@ -122,9 +132,9 @@ def _warn_of_dtypes(plan: Plan, places: dict[str, Places]) -> None:
         _LOG.warning('%s, %s so far, will be %s: dtype="target" keeps the model\'s', words, held, dtype)
 
 
-def remember(model: torch.nn.Module, plan: Plan, checkpoint: Checkpoint, config: Any = None) -> None:
+def remember(model: torch.nn.Module, loaded: Loaded) -> None:
     """Note what a model was loaded through."""
-    _loaded[model] = Loaded(plan, checkpoint, config)
+    _loaded[model] = loaded
 
 
 def recall(model: torch.nn.Module) -> Loaded | None:
