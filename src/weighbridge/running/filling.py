@@ -8,9 +8,10 @@ there, so that the disk works on it while the next one is filled.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from weighbridge.algebra.copies import Copy
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 32 * 2**20
 """The most that the kernel is asked to copy at once, so that all workers have something to do."""
+
+FILES_AT_ONCE: Final = 2
+"""How many files are filled side by side."""
 
 
 def fill_files(
@@ -74,6 +78,32 @@ def fill_files(
     except BaseException:
         run.abandon()
         raise
+
+
+def in_turn(streams: Iterator[Iterator[Task]], count: int) -> Iterator[Task]:
+    """Yield tasks of several streams, one of each in turn; where a stream ends, the next one comes in.
+
+    Args:
+        streams: The streams.
+        count: How many of them take turns.
+
+    Examples:
+        >>> told: list[str] = []
+        >>> streams = ([partial(told.append, letter) for letter in word] for word in ("abc", "x", "yz"))
+        >>> for task in in_turn(map(iter, streams), 2):
+        ...     task()
+        >>> "".join(told)
+        'axbcyz'
+    """
+    begun = deque(islice(streams, count))
+    while begun:
+        stream = begun.popleft()
+        task = next(stream, None)
+        if task is None:
+            begun.extend(islice(streams, 1))
+        else:
+            begun.append(stream)
+            yield task
 
 
 class Move(NamedTuple):
@@ -120,9 +150,11 @@ class Filling:
         self.counter = counter
         self.workers, self.share_bytes = share_out(budget_bytes, checkpoint)
         self.in_order = in_order
-        if in_order and any(step.program.temporaries for step in plan.steps):
+        is_staged = any(step.program.temporaries for step in plan.steps)
+        if in_order and is_staged:
             self.workers = 1  # steps with temporaries take turns, and might take them in another order
         pace = pace_of(checkpoint)
+        self.files_at_once = 1 if in_order or is_staged or pace is not None else FILES_AT_ONCE
         self.piece_bytes = PIECE_BYTES if pace is None else pace.range_bytes
         self.twins = {fated.key: fated.by for fated in plan.tied_targets}
         self.files: list[FilledFile] = []
@@ -131,14 +163,19 @@ class Filling:
         self._buffers = WorkerBuffers()
 
     def tasks(self, images: Sequence[FileImage]) -> Iterator[Task]:
-        """Yield what there is to do, in the order of the files; drawn by one thread at a time."""
-        for image in images:
-            file = FilledFile(self.create(image))
-            self.files.append(file)
-            for part in self.parts(image):
-                file.expect()
-                yield partial(self._write, part, file)
-            yield file.finish
+        """Yield what there is to do, in the order of the files; drawn by one thread at a time.
+
+        Those who write to one file wait for each other, so that several files are filled side by side.
+        """
+        yield from in_turn(map(self._tasks_of, images), self.files_at_once)
+
+    def _tasks_of(self, image: FileImage) -> Iterator[Task]:
+        file = FilledFile(self.create(image))
+        self.files.append(file)
+        for part in self.parts(image):
+            file.expect()
+            yield partial(self._write, part, file)
+        yield file.finish
 
     def parts(self, image: FileImage) -> Iterator[Move | Build]:
         """Cut the work on one file into parts."""
