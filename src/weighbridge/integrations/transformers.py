@@ -36,9 +36,11 @@ from weighbridge.mappings.registry import Registry, default_registry
 from weighbridge.mappings.transformers_table import LEGACY, UNDERSTOOD, in_order, registry
 from weighbridge.mappings.transforms import PrefixChange, Transform, WeightRenaming
 from weighbridge.models.resolve import Mount, base_prefix, class_name, compose, find_mounts
+from weighbridge.models.spread_sources import held_by_ranks, loading_alike, readable_header
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.plan_options import Options
 from weighbridge.planning.way_back.one_way_rules import inverse_for
+from weighbridge.storage.places.huge_pages import decided
 
 if TYPE_CHECKING:
     import torch
@@ -246,8 +248,6 @@ def from_pretrained(
     """
     from weighbridge.integrations.transformers_loading import Load
     from weighbridge.integrations.transformers_numbers import read_for_library
-    from weighbridge.models.spread_sources import loading_alike
-    from weighbridge.storage.places.huge_pages import decided
 
     model_class, path, config, late = whence(model_class, path, config, arguments, stream=stream)
     refuse_arguments(model_class, path, config, device, arguments)
@@ -256,14 +256,13 @@ def from_pretrained(
     )
     on, (checkpoint, directory) = accelerator(device), open_weights(path, arguments)
     arguments |= {} if on is None else {"device_map": {"": on}}
-    placed = arguments.get("device_map")
+    placed, rules = arguments.get("device_map"), None if mapping is None else find_mapping(mapping)
     read = read_for_library(checkpoint, directory, config, dtype, dequantize=dequantize, device_map=placed)
-    rules = None if mapping is None else find_mapping(mapping)
-    load = Load(read.checkpoint, rules, resolve, options, copy, resolve_theirs, read.note, read.saying)
-    load.asked = asked_of(arguments)
+    asked = asked_of(arguments)
+    load = Load(read.checkpoint, rules, resolve, options, copy, resolve_theirs, read.note, read.saying, asked)
     with decided(huge_pages), loading_alike(f"a {model_class.__name__}", group, timeout) as load.compare:
         found = load.run(model_class, path, config=read.config, dtype=read.dtype, **arguments)
-    late.settle(found[0] if load.asked.info else found, device)
+    late.settle(found[0] if asked.info else found, device)
     return found
 
 
@@ -319,7 +318,6 @@ def save_pretrained(
         settings_of,
     )
     from weighbridge.models.module_saving import refuse_lost_codes
-    from weighbridge.models.spread_sources import held_by_ranks, readable_header
 
     planning, writing = split_options(options)
     refuse_other_names(out, writing)
@@ -350,7 +348,6 @@ def _plan_derived(
     from weighbridge.api.live_models import planned_layout, say
     from weighbridge.integrations.library_reading import is_read_by_library
     from weighbridge.integrations.transformers_saving import plan_derived
-    from weighbridge.models.spread_sources import readable_header
 
     inner, options = unwrap(model), planning | planned_layout(layout)
 
