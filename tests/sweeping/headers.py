@@ -12,7 +12,7 @@ from weighbridge.integrations import transformers as wbt
 from weighbridge.integrations.transformers_loading import Load
 from weighbridge.integrations.transformers_ties import header_with_ties
 from weighbridge.models.holdings import take_stock
-from weighbridge.models.module_loading import remember
+from weighbridge.models.without_plans.loaded_models import remember
 from weighbridge.planning.plan_options import Options
 
 
