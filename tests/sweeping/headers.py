@@ -10,6 +10,7 @@ import weighbridge as wb
 from weighbridge.api.bound_plan import Plan
 from weighbridge.integrations import transformers as wbt
 from weighbridge.integrations.transformers_loading import Load
+from weighbridge.integrations.transformers_mappings import resolve_theirs
 from weighbridge.integrations.transformers_ties import header_with_ties
 from weighbridge.models.holdings import take_stock
 from weighbridge.models.without_plans.loaded_models import remember
@@ -47,7 +48,7 @@ class Subject:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.mapping = wbt.resolve(model)
-        self.find_theirs = cache(wbt.resolve_theirs)
+        self.find_theirs = cache(resolve_theirs)
         self.held = bare(take_stock(model).header())
 
     def saved_by_us(self) -> wb.Header:
