@@ -133,41 +133,57 @@ def from_pretrained(
         WeighbridgeError: `usage` for another word about huge pages, for two words about the device, and for weights
             that go to the disk without a folder of their own for them.
     """
-    asked = (partial, initialise, drop, carry, allow_overflow, copy, dequantize, stream)
-    if layout == "auto" and not any(asked) and config is device is mapping is huge_pages is None:
+    declared = {"partial": partial, "initialise": initialise, "drop": drop, "carry": carry}
+    declared["allow_overflow"] = allow_overflow
+    ways = {"copy": copy, "dequantize": dequantize, "stream": stream}
+    is_plain = config is device is mapping is huge_pages is None and layout == "auto"
+    if is_plain and not any((*declared.values(), *ways.values())):
         from weighbridge.integrations.as_it_lies.unplanned_load import load_as_it_lies
 
         found = load_as_it_lies(model_class, path, dtype, arguments)
         if found is not None:
             return found
-    from weighbridge.integrations.transformers_arguments import (
-        accelerator,
-        asked_of,
-        open_weights,
-        refuse_arguments,
-        whence,
-    )
+    from weighbridge.storage.places.huge_pages import decided
+
+    with decided(huge_pages):
+        return _load_through_plan(
+            model_class, path, config, dtype, device, mapping, declared | {"layout": layout}, arguments, **ways
+        )
+
+
+def _load_through_plan(
+    model_class: Any,
+    path: str | Path | None,
+    config: Any,
+    dtype: Any,
+    device: Any,
+    mapping: AnyMapping | None,
+    declared: dict[str, Any],
+    arguments: dict[str, Any],
+    *,
+    copy: bool,
+    dequantize: bool,
+    stream: bool,
+) -> Any:
+    """Load a model through a plan; all is as for `from_pretrained`, and `declared` are the options of the plan."""
+    from weighbridge.integrations import transformers_arguments as asking
     from weighbridge.integrations.transformers_loading import Load
     from weighbridge.integrations.transformers_mappings import mapping_of, resolve_theirs
     from weighbridge.integrations.transformers_numbers import read_for_library
     from weighbridge.mappings.finding import find_mapping
     from weighbridge.planning.plan_options import Options
-    from weighbridge.storage.places.huge_pages import decided
 
-    model_class, path, config, late = whence(model_class, path, config, arguments, stream=stream)
-    refuse_arguments(model_class, path, config, device, arguments)
-    options = Options(
-        partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout, allow_overflow=allow_overflow
-    )
-    on, (checkpoint, directory) = accelerator(device), open_weights(path, arguments)
+    model_class, path, config, late = asking.whence(model_class, path, config, arguments, stream=stream)
+    asking.refuse_arguments(model_class, path, config, device, arguments)
+    options = Options(**declared)
+    on, (checkpoint, directory) = asking.accelerator(device), asking.open_weights(path, arguments)
     arguments |= {} if on is None else {"device_map": {"": on}}
     placed = arguments.get("device_map")
     read = read_for_library(checkpoint, directory, config, dtype, dequantize=dequantize, device_map=placed)
     rules = None if mapping is None else find_mapping(mapping)
     load = Load(read.checkpoint, rules, mapping_of, options, copy, resolve_theirs, read.note, read.saying)
-    load.asked = asked_of(arguments)
-    with decided(huge_pages):
-        found = load.run(model_class, path, config=read.config, dtype=read.dtype, **arguments)
+    load.asked = asking.asked_of(arguments)
+    found = load.run(model_class, path, config=read.config, dtype=read.dtype, **arguments)
     late.settle(found[0] if load.asked.info else found, device)
     return found
 
