@@ -3,7 +3,8 @@
     python -m bench.store_to_store DIRECTORY
 
 writes the checkpoint below the directory, where the server keeps its objects; the conversion itself runs in processes
-whose temporary directory, and whose working directory, are watched: they may hold 300 MB, and hold nothing.
+whose temporary directory, and whose working directory, are watched: they may hold 300 MB, and hold nothing. All of the
+process's anonymous memory, the interpreter's among it, must be within what the plan predicts for its buffers alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import weighbridge as wb
 from bench.checkpoints import write_checkpoint
 from bench.inventories import Moe, header_of, moe_mapping
 from bench.work_remote import PLACE, served
+from weighbridge.reporting.costs import cost
 
 SHARD_BYTES = 10**9
 DISK_BYTES = 300 * 10**6
@@ -52,8 +54,11 @@ def main(directory: str) -> None:
         begun = time.monotonic()
         peak_bytes, disk_bytes = _watch(_start(own), Path(own))
         print(f"went on for {time.monotonic() - begun:.1f} s, {header_of(sizes).size_bytes / 1e9:.2f} GB in all")
-        print(f"anonymous memory at most {peak_bytes / 1e6:.0f} MB, disk at most {disk_bytes / 1e6:.0f} MB")
-        assert disk_bytes <= DISK_BYTES
+        predicted_bytes = cost(wb.plan(objects / "model", moe_mapping())).buffer_bytes
+        print(f"anonymous memory at most {peak_bytes / 1e6:.0f} MB, {predicted_bytes / 1e6:.0f} MB are predicted")
+        print(f"disk at most {disk_bytes / 1e6:.0f} MB")
+        assert peak_bytes <= predicted_bytes, "more memory than the plan predicts"
+        assert disk_bytes <= DISK_BYTES, "more of the disk than is allowed"
         local = wb.convert(objects / "model", Path(directory).with_name("local"), moe_mapping(), max_shard_size="500MB")
         print(wb.verify(PLACE + "/fused", local))
         for path in sorted(Path(local).glob("model*")):

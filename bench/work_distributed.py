@@ -13,16 +13,18 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import weighbridge as wb
 from bench.clock import run_timed
 from bench.inventories import moe_mapping
-from bench.work_files import SHARD_SIZE
+from bench.work_files import SHARD_SIZE, import_all, rename
 
 
 def convert_from_dcp(touch_bytes: int, source: str, destination: str) -> None:
     """Fuse the experts of a distributed checkpoint into safetensors files; the disk is not waited for, as with `cp`."""
+    import_all(partial(rename, to="dcp"), wb.convert)
 
     def work() -> Path:
         return wb.convert(source, destination, moe_mapping(), max_shard_size=SHARD_SIZE, sync=False)
@@ -32,6 +34,7 @@ def convert_from_dcp(touch_bytes: int, source: str, destination: str) -> None:
 
 def convert_to_dcp(touch_bytes: int, source: str, destination: str) -> None:
     """Fuse the experts of safetensors files into a distributed checkpoint; the disk is not waited for."""
+    import_all(partial(rename, to="dcp"))
 
     def work() -> Path:
         return wb.convert(source, destination, moe_mapping(), to="dcp", max_shard_size=SHARD_SIZE, sync=False)

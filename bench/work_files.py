@@ -6,14 +6,16 @@ import json
 import mmap
 import os
 import subprocess
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import weighbridge as wb
+from bench.checkpoints import write_file
 from bench.clock import run_timed, touch, warm
 from bench.inventories import moe_mapping
 from bench.quantised import values_of
@@ -23,7 +25,31 @@ PIECE_BYTES: Final = 2**24
 READERS: Final = 2
 
 
+Step = Callable[[Path, Path], Path]
+"""What makes a checkpoint of another one."""
+
+
+def rename(source: Path, destination: Path, **options: Any) -> Path:
+    """Convert what `import_all` begins with."""
+    return wb.convert(source, destination, [wb.WeightRenaming("^a", "b")], **options)
+
+
+def import_all(*steps: Step) -> None:
+    """Do the same with four bytes, so that what is imported on the way is there before a clock starts.
+
+    Args:
+        steps: What is done; each reads what the one before has made, and the first one a safetensors file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, "0")
+        write_file(place / "model.safetensors", wb.Header({"a.weight": wb.TensorSpec("U8", (4,))}))
+        for number, step in enumerate(steps, 1):
+            place = step(place, Path(folder, str(number)))
+
+
 def convert(touch_bytes: int, source: str, destination: str) -> None:
+    import_all(rename)
+
     def work() -> Path:
         return wb.convert(source, destination, moe_mapping(), max_shard_size=SHARD_SIZE)
 
@@ -36,6 +62,7 @@ def convert_in_processes(touch_bytes: int, source: str, destination: str, count:
     def work(part: tuple[int, int] | None) -> None:
         wb.convert(source, destination, moe_mapping(), max_shard_size=SHARD_SIZE, part=part)
 
+    import_all(rename, partial(wb.convert, part=(0, 1)))
     touch(touch_bytes)
     warm([Path(source)])
     parts = [(number, int(count)) for number in range(int(count))] if int(count) > 1 else [None]
@@ -60,6 +87,7 @@ def _fork(work: Callable[[], None]) -> int:
 
 
 def revert(touch_bytes: int, source: str, destination: str) -> None:
+    import_all(rename, wb.revert)
     run_timed(lambda: wb.revert(source, destination), touch_bytes=touch_bytes, reads=[Path(source)])
 
 

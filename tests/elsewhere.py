@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import torch
 from loopback import REPOSITORY, Loopback
+from loopback_stores import ROOTS, settings_of
 from safetensors.torch import save_file
 
 import weighbridge as wb
@@ -28,8 +31,15 @@ MAPPING: Final = wb.Mapping(
     name="tiny",
 )
 SHARDS: Final = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-SECRETS: Final = ("SECRETTOKEN", "SECRETKEY", "SECRETPASSWORD", "SECRETSIGNATURE", "U0VDUkVUUEFTU1dPUkQ")
-"""What may stand in no output; the last one is the password as a header has it."""
+SECRETS: Final = (
+    "SECRETTOKEN",
+    "SECRETKEY",
+    "SECRETPASSWORD",
+    "SECRETSIGNATURE",
+    "U0VDUkVUUEFTU1dPUkQ",
+    "U0VDUkVUS0VZ",
+)
+"""What may stand in no output; the last two are the password as a header has it, and the key as Azure has it."""
 
 HURRIED: Final = pace.Patience(tries=6, first_seconds=0.0005, most_seconds=0.002, longest_asked_seconds=5)
 """Waits that a test can wait for."""
@@ -74,11 +84,8 @@ def reached(server: Loopback, folder: Path) -> Iterator[pytest.MonkeyPatch]:
         named = {
             "HF_ENDPOINT": server.url,
             "HF_TOKEN": "SECRETTOKEN",
-            "AWS_ENDPOINT_URL": server.url,
-            "AWS_ACCESS_KEY_ID": "somebody",
-            "AWS_SECRET_ACCESS_KEY": "SECRETKEY",
-            "AWS_REGION": "us-east-1",
             "NO_PROXY": "127.0.0.1,localhost",
+            **settings_of(server),
         }
         for name, value in named.items():
             patch.setenv(name, value)
@@ -96,8 +103,37 @@ def addresses(server: Loopback) -> dict[str, str]:
 
 def serve_everywhere(server: Loopback, directory: Path) -> None:
     """Serve a checkpoint under each of its addresses."""
-    for prefix in (f"/hub/{REPOSITORY}", "/bucket/models/tiny", "/plain"):
+    stores = [f"{root}/models/tiny" for root in ROOTS.values()]
+    for prefix in (f"/hub/{REPOSITORY}", "/plain", *stores):
         server.serve(prefix, directory)
+
+
+def encryption(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """Return how a server encrypts for the name `localhost`, and the file of the authority that whoever trusts names.
+
+    Args:
+        folder: Where keys and certificates are written.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    now, pem = datetime.now(UTC), serialization.Encoding.PEM
+    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("authority", "localhost")}
+    names = {name: x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in keys}
+    issuer = names["authority"]
+    for number, (name, key) in enumerate(keys.items()):
+        times = now - timedelta(1), now + timedelta(1)
+        begun = x509.CertificateBuilder(issuer, names[name], key.public_key(), number + 1, *times)
+        made = begun.add_extension(x509.BasicConstraints(name == "authority", None), critical=True)
+        made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        signed = made.sign(keys["authority"], hashes.SHA256()).public_bytes(pem)
+        form = serialization.PrivateFormat.PKCS8
+        (folder / f"{name}.key").write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
+        (folder / f"{name}.pem").write_bytes(signed)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "localhost.pem", folder / "localhost.key")
+    return context, folder / "authority.pem"
 
 
 def check_no_secret(*texts: object) -> None:

@@ -1,10 +1,11 @@
-"""Two ranks that save a model together, of which one is killed, and two that save it again.
+"""Two ranks that load and save a model together, of which one is killed, and two that do it again.
 
-    python tests/killed_ranks.py FOLDER POINTS
+    python tests/killed_ranks.py FOLDER
 
-kills each rank at so many points, which are spread over all that it does: each time that it reaches for the output, and
-each time that it has written a piece. Forks of one process that has imported torch, some at a time; what became of each
-case is printed as a line of JSON. No process of a group is asked for anything but by its store, so the group is a fake.
+kills each rank at points that are spread over all that it does, in each of the ways of `WAYS`: each time that it
+reaches for the output, or for what it loads, and each time that it has written a piece. Forks of one process that has
+imported torch, some at a time; what became of each case is printed as a line of JSON. No process of a group is asked
+for anything but by its store, so the group is a fake.
 """
 
 from __future__ import annotations
@@ -23,48 +24,94 @@ import torch
 import torch.distributed as dist
 from interrupted import TOUCHING
 from spread_models import RULES, spread, warm_up
+from stage_models import HALVES, load, net
 
 import weighbridge as wb
 
 RANKS: Final = 2
-TIMEOUT_S: Final = 2.0
+TIMEOUT_S: Final = 3.0
 """How long a rank waits for one that is killed."""
-AT_ONCE: Final = 6
+AT_ONCE: Final = 8
 AGAIN: Final = "again"
 CONTEXT: Final = multiprocessing.get_context("fork")
 
 
-class Watch:
-    """Counts what a rank does to the output, and ends it by SIGKILL just before one of these times."""
+class Way(NamedTuple):
+    """What the ranks do.
 
-    def __init__(self, place: str, kill_at: int) -> None:
+    Args:
+        points: At how many points each of them is killed.
+        watched: What path has to be reached for at such a point.
+        stages: Whether each has a stage of the model, and not rows of it.
+        options: How they save.
+        ranks: How many of them there are.
+    """
+
+    points: int
+    watched: str
+    stages: bool = False
+    options: dict[str, Any] = {}  # noqa: RUF012
+    ranks: int = RANKS
+
+
+WAYS: Final = {
+    "as loaded": Way(8, "delivered"),
+    "named": Way(8, "delivered", options={"name": "weights", "max_shard_size": 1500, "digests": True}),
+    "stages": Way(4, "delivered", stages=True),
+    "loading": Way(3, "published"),
+    "distributed": Way(4, "delivered", options={"to": "dcp"}, ranks=1),
+}
+"""Each way to make an output; the last one is a conversion by one process."""
+
+
+class Watch:
+    """Counts what a rank does to some path, and ends it by SIGKILL just before one of these times, which it says."""
+
+    def __init__(self, place: str, kill_at: int, said: Any) -> None:
         self.place = place
         self.kill_at = kill_at
+        self.said = said
         self.count = 0
         sys.addaudithook(self.hear)
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in TOUCHING and self.place in str(arguments[0]):
-            self()
+            self.reach(f"{event} {arguments[0]}")
 
-    def __call__(self, *_: object) -> None:
+    def reach(self, where: str) -> None:
         self.count += 1
         if self.count == self.kill_at:
+            self.said.send(where)
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def __call__(self, *_: object) -> None:
+        self.reach("a piece")
 
-def save(rank: int, folder: Path, attempt: str, kill_at: int, timeout_s: float, said: Any) -> None:
-    """Load a model's part, save it, and say what that has come to, and how often the output was reached for."""
+
+def act(way: Way, rank: int, folder: Path, timeout_s: float, options: dict[str, Any]) -> None:
+    """Load a model's part, and save it; or convert a checkpoint."""
+    published, out = folder.parent / "published", folder / "delivered"
+    if way.ranks == 1:
+        wb.convert(published, out, RULES, **options)
+        return
+    if way.stages:
+        model = load(net("meta", HALVES[rank]), folder.parent)
+    else:
+        model = spread("rows", RANKS, "meta")
+        wb.load(model, published, RULES)
+    wb.save(model, out, timeout=timeout_s, stages=way.stages, **options)
+
+
+def run(name: str, rank: int, folder: Path, attempt: str, kill_at: int, timeout_s: float, said: Any) -> None:
+    """Do what a way is, and say what that has come to, and how often the path was reached for."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    way = WAYS[name]
     store = dist.FileStore(str(folder / attempt), RANKS)
     dist.init_process_group("fake", store=store, rank=rank, world_size=RANKS)
-    model = spread("rows", RANKS, "meta")
-    wb.load(model, folder.parent / "published", RULES)
-    watch, code = Watch("delivered", kill_at), ""
+    watch, code = Watch(way.watched, kill_at, said), ""
     try:
-        is_again = attempt == AGAIN
-        wb.save(model, folder / "delivered", timeout=timeout_s, resume=is_again, progress=watch)
+        act(way, rank, folder, timeout_s, {**way.options, "resume": attempt == AGAIN, "progress": watch})
     except wb.WeighbridgeError as problem:
         code = problem.code
     said.send([code, watch.count])
@@ -72,44 +119,42 @@ def save(rank: int, folder: Path, attempt: str, kill_at: int, timeout_s: float, 
 
 
 class Pair(NamedTuple):
-    """Two ranks that run."""
+    """Ranks that run."""
 
     processes: list[Any]
     ends: list[Any]
 
     @staticmethod
-    def start(folder: Path, attempt: str, victim: int = -1, kill_at: int = 0) -> Pair:
-        pipes = [CONTEXT.Pipe(duplex=False) for _ in range(RANKS)]
+    def start(name: str, folder: Path, attempt: str, victim: int = -1, kill_at: int = 0) -> Pair:
+        pipes = [CONTEXT.Pipe(duplex=False) for _ in range(WAYS[name].ranks)]
         timeout_s = 120.0 if victim < 0 else TIMEOUT_S
         processes = []
         for rank, (_, said) in enumerate(pipes):
             at = kill_at if rank == victim else 0
-            processes.append(CONTEXT.Process(target=save, args=(rank, folder, attempt, at, timeout_s, said)))
+            processes.append(CONTEXT.Process(target=run, args=(name, rank, folder, attempt, at, timeout_s, said)))
             processes[-1].start()
             said.close()
         return Pair(processes, [heard for heard, _ in pipes])
 
     def wait(self) -> list[Any]:
-        """What each rank has said; None for one that was killed before."""
-        found = []
-        for process, heard in zip(self.processes, self.ends, strict=True):
-            try:
-                found.append(heard.recv())
-            except EOFError:
-                found.append(None)
+        """What each rank has said; of one that was killed, before what."""
+        found = [heard.recv() for heard in self.ends]
+        for process in self.processes:
             process.join()
         return found
 
 
-def cases(folder: Path, points: int) -> Iterator[dict[str, Any]]:
-    first = folder / "counted"
-    first.mkdir()
-    touches = [count for _, count in Pair.start(first, "store").wait()]
-    for victim in range(RANKS):
-        for point in range(points):
-            name = f"rank {victim} at {point} of {points}"
-            (folder / name).mkdir()
-            yield {"name": name, "victim": victim, "kill_at": 1 + (touches[victim] - 1) * point // (points - 1)}
+def cases(folder: Path) -> Iterator[dict[str, Any]]:
+    for name, way in WAYS.items():
+        first = folder / f"{name}, whole"
+        first.mkdir()
+        touches = [count for _, count in Pair.start(name, first, "store").wait()]
+        for victim in range(way.ranks):
+            for point in range(way.points):
+                kill_at = 1 + (touches[victim] - 1) * point // (way.points - 1)
+                case = f"{name}, rank {victim} at {point} of {way.points}"
+                (folder / case).mkdir()
+                yield {"name": case, "way": name, "victim": victim, "kill_at": kill_at}
 
 
 def in_groups(listed: list[Any], start: Callable[[Any], Pair]) -> Iterator[tuple[Any, list[Any]]]:
@@ -120,20 +165,23 @@ def in_groups(listed: list[Any], start: Callable[[Any], Pair]) -> Iterator[tuple
         yield from zip(group, [pair.wait() for pair in running], strict=True)
 
 
-def main(folder: Path, points: int) -> None:
+def main(folder: Path) -> None:
     warm_up(folder)
-    listed = list(cases(folder, points))
-    killed = in_groups(listed, lambda case: Pair.start(folder / case["name"], "store", case["victim"], case["kill_at"]))
+    listed = list(cases(folder))
+    killed = in_groups(
+        listed,
+        lambda case: Pair.start(case["way"], folder / case["name"], "store", case["victim"], case["kill_at"]),
+    )
     for case, ended in killed:
-        left = [path for path in (folder / case["name"]).rglob("*") if path.is_file() and "store" not in path.name]
+        left = [path for path in (folder / case["name"]).rglob("*") if path.is_file() and path.name != "store"]
         case |= {"ended": ended, "left": [str(path.relative_to(folder)) for path in left]}
         case["heads"] = [path.read_bytes()[:8].hex() for path in left if path.suffix == ".safetensors"]
     again = [case for case in listed if not (folder / case["name"] / "delivered").exists()]
-    for case, ended in in_groups(again, lambda case: Pair.start(folder / case["name"], AGAIN)):
+    for case, ended in in_groups(again, lambda case: Pair.start(case["way"], folder / case["name"], AGAIN)):
         case["again"] = ended
     for case in listed:
         print(json.dumps(case), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]))

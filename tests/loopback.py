@@ -10,8 +10,10 @@ import contextlib
 import hashlib
 import json
 import re
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, NamedTuple
@@ -32,6 +34,7 @@ class Asked(NamedTuple):
         span: The range that was asked for, [start, stop); None for all.
         headers: The headers, by their names in small letters.
         host: The host that was meant.
+        query: What stands behind a question mark.
     """
 
     number: int
@@ -40,6 +43,7 @@ class Asked(NamedTuple):
     span: tuple[int, int] | None
     headers: dict[str, str]
     host: str
+    query: str = ""
 
 
 class Wrong(NamedTuple):
@@ -56,6 +60,8 @@ class Wrong(NamedTuple):
         whole: Whether all of the file is sent, as servers without ranges do.
         location: Where else to go.
         body: The content of a refusal.
+        is_done: Whether what was asked for is done all the same, and the answer alone is lost.
+        seconds: How long the answer takes to begin.
     """
 
     status: int = 0
@@ -68,6 +74,8 @@ class Wrong(NamedTuple):
     whole: bool = False
     location: str = ""
     body: bytes = b"no"
+    is_done: bool = False
+    seconds: float = 0.0
 
 
 Trouble = Callable[[Asked], "Wrong | None"]
@@ -78,6 +86,124 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Answers one connection."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    there: Loopback
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_DELETE(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        url = urlsplit(self.path)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        span = _span(headers.get("range", ""))
+        asked = Asked(0, self.command, unquote(url.path), span, headers, headers.get("host", ""), url.query)
+        asked = self.there.note(asked)
+        wrong = self.there.trouble(asked) or Wrong()
+        time.sleep(wrong.seconds)
+        with contextlib.suppress(ConnectionError):
+            self.give(asked, wrong, parse_qs(url.query, keep_blank_values=True))
+
+    def give(self, asked: Asked, wrong: Wrong, query: dict[str, list[str]]) -> None:
+        """Answer a request, right or wrong."""
+        if wrong.location:
+            self.send(302, b"", {"Location": wrong.location})
+        elif wrong.status:
+            retry = {"Retry-After": wrong.retry_after} if wrong.retry_after else {}
+            self.send(wrong.status, wrong.body, retry)
+        elif asked.method not in ("GET", "HEAD"):
+            self.send(405, b"nothing is written here")
+        elif asked.path.startswith("/api/models/"):
+            self._give_repository(asked)
+        elif "list-type" in query:
+            text = listing(dict(self.there.files), asked.path, query)
+            self.send(200, text, {"Content-Type": "application/xml"}, cut=wrong.sent)
+        else:
+            self._give_file(asked, wrong, _stored_path(asked.path))
+
+    def _give_repository(self, asked: Asked) -> None:
+        name = asked.path.removeprefix("/api/models/").partition("/revision/")[0]
+        revision = asked.path.partition("/revision/")[2] or "main"
+        if self.there.token and asked.headers.get("authorization") != f"Bearer {self.there.token}":
+            self.send(401, b"{}", {"X-Error-Code": "GatedRepo"})
+            return
+        files = {path: content for path, content in self.there.files.items() if path.startswith(f"/hub/{name}/")}
+        if not files:
+            self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        elif revision not in ("main", COMMIT, "v1"):
+            self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        else:
+            listed = [
+                {"rfilename": path.removeprefix(f"/hub/{name}/"), "size": len(content), "blobId": "0" * 40}
+                for path, content in files.items()
+            ]
+            text = {"id": name, "modelId": name, "sha": COMMIT, "siblings": listed, "tags": [], "private": False}
+            self.send(200, json.dumps(text).encode(), {"Content-Type": "application/json"})
+
+    def _give_file(self, asked: Asked, wrong: Wrong, path: str) -> None:
+        content = self.there.files.get(path)
+        if content is None:
+            self.send(404, b"nothing")
+            return
+        etag = wrong.etag or self.there.etag(path)
+        wanted = asked.headers.get("if-match")
+        if wanted is not None and wanted != etag:
+            self.send(412, b"changed")
+            return
+        span = None if wrong.whole else asked.span
+        start, stop = span or (0, len(content))
+        shift = wrong.shift_bytes if span is not None else 0
+        start, stop = start + shift, min(stop, len(content)) + shift
+        if span is not None and start >= len(content):
+            self.send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+            return
+        stop = max(start + 1, stop - (stop - start) // 2) if wrong.short and span is not None else stop
+        part = content[start:stop]
+        head = {"ETag": etag, "Accept-Ranges": "bytes", **self.there.head(path)}
+        if span is not None:
+            head["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(content) + wrong.extra_bytes}"
+        self.send(200 if span is None else 206, part, head, cut=wrong.sent)
+
+    def send(self, status: int, content: bytes, head: dict[str, str] | None = None, cut: float | None = None) -> None:
+        """Send an answer, or the beginning of one."""
+        self.send_response(status)
+        for name, value in (head or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if cut is not None:
+            self.wfile.write(content[: int(len(content) * cut)])
+            self.wfile.flush()
+            self.hang_up()
+            return
+        self.wfile.write(content)
+
+    def hang_up(self) -> None:
+        """Cut the connection."""
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+
 class Loopback:
     """The server, and what it serves: contents by path, such as `/plain/model.safetensors`.
 
@@ -85,13 +211,15 @@ class Loopback:
         secured: How connections are encrypted; None for not at all.
     """
 
+    handler: type[Handler] = Handler
+
     def __init__(self, secured: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.asked: list[Asked] = []
         self.trouble: Trouble = lambda _: None
         self.token = ""
         self._lock = threading.Lock()
-        handler = type("Handler", (_Handler,), {"there": self})
+        handler = type("Handler", (self.handler,), {"there": self})
         self._server = _Server(("127.0.0.1", 0), handler)
         if secured is not None:
             self._server.socket = secured.wrap_socket(self._server.socket, server_side=True)
@@ -100,6 +228,14 @@ class Loopback:
         scheme = "http" if secured is None else "https"
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.other_url = f"{scheme}://localhost:{self.port}"
+
+    def etag(self, path: str) -> str:
+        """Return the ETag of a file."""
+        return etag_of(self.files[path])
+
+    def head(self, path: str) -> dict[str, str]:
+        """Return what else stands in the head of an answer with a file."""
+        return {}
 
     def note(self, asked: Asked) -> Asked:
         """Number a request, and keep it."""
@@ -131,102 +267,6 @@ def etag_of(content: bytes) -> str:
     return f'"{hashlib.sha256(content).hexdigest()[:16]}"'
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    there: Loopback
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
-        url = urlsplit(self.path)
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        span = _span(headers.get("range", ""))
-        asked = Asked(0, self.command, unquote(url.path), span, headers, headers.get("host", ""))
-        asked = self.there.note(asked)
-        wrong = self.there.trouble(asked) or Wrong()
-        with contextlib.suppress(ConnectionError):
-            self._give(asked, wrong, parse_qs(url.query))
-
-    def _give(self, asked: Asked, wrong: Wrong, query: dict[str, list[str]]) -> None:
-        if wrong.location:
-            self._send(302, b"", {"Location": wrong.location})
-        elif wrong.status:
-            retry = {"Retry-After": wrong.retry_after} if wrong.retry_after else {}
-            self._send(wrong.status, wrong.body, retry)
-        elif asked.path.startswith("/api/models/"):
-            self._give_repository(asked)
-        elif "list-type" in query:
-            self._send(200, _listing(self.there.files, asked.path, query), {"Content-Type": "application/xml"})
-        else:
-            self._give_file(asked, wrong, self.there.files.get(_stored_path(asked.path)))
-
-    def _give_repository(self, asked: Asked) -> None:
-        name = asked.path.removeprefix("/api/models/").partition("/revision/")[0]
-        revision = asked.path.partition("/revision/")[2] or "main"
-        if self.there.token and asked.headers.get("authorization") != f"Bearer {self.there.token}":
-            self._send(401, b"{}", {"X-Error-Code": "GatedRepo"})
-            return
-        files = {path: content for path, content in self.there.files.items() if path.startswith(f"/hub/{name}/")}
-        if not files:
-            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        elif revision not in ("main", COMMIT, "v1"):
-            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        else:
-            listed = [
-                {"rfilename": path.removeprefix(f"/hub/{name}/"), "size": len(content), "blobId": "0" * 40}
-                for path, content in files.items()
-            ]
-            text = {"id": name, "modelId": name, "sha": COMMIT, "siblings": listed, "tags": [], "private": False}
-            self._send(200, json.dumps(text).encode(), {"Content-Type": "application/json"})
-
-    def _give_file(self, asked: Asked, wrong: Wrong, content: bytes | None) -> None:
-        if content is None:
-            self._send(404, b"nothing")
-            return
-        etag = wrong.etag or etag_of(content)
-        wanted = asked.headers.get("if-match")
-        if wanted is not None and wanted != etag:
-            self._send(412, b"changed")
-            return
-        span = None if wrong.whole else asked.span
-        start, stop = span or (0, len(content))
-        shift = wrong.shift_bytes if span is not None else 0
-        start, stop = start + shift, min(stop, len(content)) + shift
-        if span is not None and start >= len(content):
-            self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
-            return
-        stop = max(start + 1, stop - (stop - start) // 2) if wrong.short and span is not None else stop
-        part = content[start:stop]
-        head = {"ETag": etag, "Accept-Ranges": "bytes"}
-        if span is not None:
-            head["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(content) + wrong.extra_bytes}"
-        self._send(200 if span is None else 206, part, head, cut=wrong.sent)
-
-    def _send(self, status: int, content: bytes, head: dict[str, str] | None = None, cut: float | None = None) -> None:
-        self.send_response(status)
-        for name, value in (head or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if cut is not None:
-            self.wfile.write(content[: int(len(content) * cut)])
-            self.wfile.flush()
-            self.close_connection = True
-            self.connection.shutdown(2)
-            return
-        self.wfile.write(content)
-
-
 def _span(text: str) -> tuple[int, int] | None:
     match = re.fullmatch(r"bytes=(\d+)-(\d+)", text)
     return (int(match[1]), int(match[2]) + 1) if match else None
@@ -238,8 +278,8 @@ def _stored_path(path: str) -> str:
     return f"/hub/{match[1]}/{match[2]}" if match else path
 
 
-def _listing(files: dict[str, bytes], path: str, query: dict[str, list[str]]) -> bytes:
-    """List a bucket, a thousand names a page, as object stores do."""
+def listing(files: dict[str, bytes], path: str, query: dict[str, list[str]]) -> bytes:
+    """List a bucket, a thousand names a page, as S3 and Google do."""
     bucket, prefix = path.rstrip("/"), query.get("prefix", [""])[0]
     after = query.get("continuation-token", [""])[0]
     names = sorted(name.removeprefix(f"{bucket}/") for name in files if name.startswith(f"{bucket}/{prefix}"))

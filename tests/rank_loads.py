@@ -6,7 +6,8 @@ A subject is a case of the corpus or the name of a family of `made_families`, wh
 Forks of one process that has imported transformers load one subject after the other; what they find is printed as a
 line of JSON for each subject, mode and way. What a process holds is compared with what torch puts there of the tensors
 that one process loads. With `meshes` among the subjects, four processes that nobody answers load one model on several
-meshes, and say which parts of each tensor they hold and what they read.
+meshes, say which parts of each tensor they hold and what they read, and save it. With `saves` among them, the processes
+save what they load, as `rank_saves` says.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from corpus import Case, worst_output
 from counting import Counting
 from drawn_parts import held_of
 from made_families import FAMILIES, publish
+from rank_saves import save_all
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import weighbridge as wb
 from weighbridge.integrations import transformers as wbt
@@ -161,7 +162,7 @@ def find(subject: Subject, modes: list[str], ways: list[str]) -> Iterator[dict[s
             yield {"mode": mode, "way": way, **found}
 
 
-def work(rank: int, world: int, modes: list[str], ways: list[str], folder: Path, names: list[str]) -> None:
+def work(rank: int, world: int, modes: list[str], ways: list[str], folder: Path, names: list[str], saves: bool) -> None:
     """Be one of the processes; the first one prints what all have found."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
@@ -170,14 +171,20 @@ def work(rank: int, world: int, modes: list[str], ways: list[str], folder: Path,
     dist.init_device_mesh = cache(dist.init_device_mesh)  # each mesh has groups with threads of their own
     for name in names:
         for found in find(Subject.of(name, folder), modes, ways):
-            ranks: list[Any] = [None] * world
-            dist.all_gather_object(ranks, found)
-            if rank == 0:
-                print(json.dumps({"name": name, "ranks": ranks}), flush=True)
+            _print_together(name, found, rank, world)
+    if saves:
+        _print_together("saves", save_all(rank, folder, make_language, trained), rank, world)
     os._exit(0)
 
 
-# ---- four processes, each by itself: its mesh is real, and nobody answers ----
+def _print_together(name: str, found: dict[str, Any], rank: int, world: int) -> None:
+    ranks: list[Any] = [None] * world
+    dist.all_gather_object(ranks, found)
+    if rank == 0:
+        print(json.dumps({"name": name, "ranks": ranks}), flush=True)
+
+
+# ---- four processes: their meshes are real, and nobody answers but to what is said of a save ----
 
 MESHES: Final = {
     "rows": {"fsdp_size": 4},
@@ -197,17 +204,20 @@ LANGUAGE: Final = {
 """A model with experts, with sizes of which some are not dealt out evenly, and fewer layers than there are stages."""
 
 
-def make_language() -> Any:
+def make_language(**changes: Any) -> Any:
     """Make that model."""
     import transformers
 
     torch.manual_seed(0)
-    return transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**LANGUAGE))
+    return transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**LANGUAGE | changes))
 
 
 def publish_language(folder: Path) -> Path:
-    """Write its checkpoint."""
-    return wbt.save_pretrained(make_language(), folder / "language")
+    """Write its checkpoint, that of one with tied weights, and one that lacks a weight."""
+    wbt.save_pretrained(make_language(tie_word_embeddings=True), folder / "language tied")
+    path = wbt.save_pretrained(make_language(), folder / "language")
+    wb.convert(path, folder / "language without a router", [], drop=["model.layers.0.mlp.gate.weight"])
+    return path
 
 
 def load_on_mesh(folder: Path, sizes: dict[str, int]) -> dict[str, Any]:
@@ -224,6 +234,7 @@ def load_on_mesh(folder: Path, sizes: dict[str, int]) -> dict[str, Any]:
     parts = wb.parts(model)
     alone = wbt.from_pretrained(Qwen3MoeForCausalLM, folder / "language")
     whole = alone.state_dict()
+    wbt.save_pretrained(model, folder / f"saved {'-'.join(sizes)}", sync=False, timeout=60)
     found = {
         key: tensor.to_local() if isinstance(tensor, DTensor) else tensor for key, tensor in model.state_dict().items()
     }
@@ -240,7 +251,8 @@ def work_alone(rank: int, folder: Path) -> None:
     """Be one of four; each leaves a file of what it found, as lines that are written at once would be mixed up."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "4"}
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=4)
+    store = dist.FileStore(str(folder / "store of meshes"), 4)
+    dist.init_process_group("fake", store=store, rank=rank, world_size=4)
     lines = []
     for mesh, sizes in MESHES.items():
         try:
@@ -262,13 +274,14 @@ def main(world: str, modes: str, ways: str, place: str, *names: str) -> None:
     for name in FAMILIES:
         if name in names:
             publish(name, folder)
-    if "meshes" in names:
+    if {"meshes", "saves"} & {*names}:
         publish_language(folder)
+    if "meshes" in names:
         fork(4, work_alone, folder)
         for path in sorted(folder.glob("meshes-*.jsonl")):
             print(path.read_text(), flush=True)
-    subjects = [name for name in names if name != "meshes"]
-    fork(int(world), work, int(world), modes.split(","), ways.split(","), folder, subjects)
+    subjects = [name for name in names if name not in ("meshes", "saves")]
+    fork(int(world), work, int(world), modes.split(","), ways.split(","), folder, subjects, "saves" in names)
 
 
 def fork(count: int, target: Callable[..., None], *words: Any) -> None:

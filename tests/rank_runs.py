@@ -29,6 +29,19 @@ def deal_alike(shapes: Mapping[str, Shape], ranks: int, chance: random.Random) -
     return [{key: dealt[shape][rank] for key, shape in shapes.items()} for rank in range(ranks)]
 
 
+def deal_stages(shapes: Mapping[str, Shape], ranks: int, chance: random.Random) -> list[dict[str, wb.Part]]:
+    """Deal tensors out to two stages, and what a stage holds to its ranks; what one rank has, another may have too."""
+    stages = [list(range(ranks))[number::2] for number in range(min(2, ranks))]
+    dealt: list[dict[str, wb.Part]] = [{} for _ in range(ranks)]
+    for key, shape in shapes.items():
+        members = chance.choice(stages)
+        for rank, part in zip(members, deal(shape, len(members), chance), strict=True):
+            dealt[rank][key] = part
+        if len(members) == 1 and chance.random() < 0.2:
+            dealt[chance.randrange(ranks)][key] = wb.Part.whole(shape)
+    return dealt
+
+
 def at_once(works: Sequence[Callable[[], Any]]) -> list[Any]:
     """Do some things in threads; what each returns, or the error that it ends with."""
     found: list[Any] = [None] * len(works)
@@ -67,8 +80,9 @@ class Ranks:
         return Exchange(self.store, rank, len(self.parts), where, self.timeout_s)
 
     def source(self, rank: int, where: str = "") -> HeldSource:
-        mine = self.parts[rank]
-        return HeldSource(self.header, hold_tensors(self.held[rank]), mine, frozenset(mine), self.exchange(rank, where))
+        mine, exchange = self.parts[rank], self.exchange(rank, where)
+        local, in_stages = hold_tensors(self.held[rank]), any(self.header.keys() - each.keys() for each in self.parts)
+        return HeldSource(self.header, local, mine, frozenset(mine), exchange, in_stages=in_stages)
 
     def write(
         self, plan: Any, out: Path, *, but: Mapping[int, Mapping[str, Any]] | None = None, **options: Any

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from counting import Counting
+from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -108,6 +109,19 @@ def fused(source: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         made[f"{at}gate_up"] = torch.stack([torch.cat(pair) for pair in zip(*experts[:2], strict=True)])
         made[f"{at}down"] = torch.stack([down.T for down in experts[2]])
     return made
+
+
+def publish(folder: Path) -> Path:
+    """Write them into a folder, in two files."""
+    tensors, names = published(), {}
+    (folder / "published").mkdir()
+    for number in (1, 2):
+        keys = sorted(tensors)[number - 1 :: 2]
+        name = f"model-{number:05}-of-00002.safetensors"
+        save_file({key: tensors[key] for key in keys}, folder / "published" / name)
+        names |= dict.fromkeys(keys, name)
+    (folder / "published" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    return folder
 
 
 # ---- ways to spread a model ----

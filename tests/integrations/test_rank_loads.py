@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import rank_loads
+import rank_saves
 import torch
 import torch.distributed as dist
 import transformers
 from conftest import ROOT
 from drawn_parts import held_of
+from left_files import contents
 from made_families import FAMILIES
 from rank_loads import MESHES, TRAINED, differing
 from safetensors.torch import load_file, save_file
@@ -53,9 +55,14 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def lines(folder: Path) -> list[dict[str, Any]]:
     """What each process found; they run once."""
-    words = ["2", "fsdp,tp,ep,pp", "weighbridge", str(tmp_path_factory.mktemp("ranks")), "meshes", *CASES, *FAMILIES]
+    words = ["2", "fsdp,tp,ep,pp", "weighbridge", str(folder), "meshes", "saves", *CASES, *FAMILIES]
     command = [sys.executable, str(ROOT / "tests" / "rank_loads.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -65,7 +72,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def found(lines: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """What each of two processes found, by subject and mode."""
-    return {(line["name"], line["ranks"][0]["mode"]): line["ranks"] for line in lines if "name" in line}
+    return {(line["name"], line["ranks"][0].get("mode")): line["ranks"] for line in lines if "name" in line}
 
 
 @pytest.mark.parametrize("name", [*CASES, *FAMILIES])
@@ -95,7 +102,56 @@ def test_a_model_that_was_loaded_in_parts_is_trained_like_a_whole_one(found: Any
     assert [rank["trained"] for rank in found[name, mode]] == [[], []]
 
 
+# ---- what both save ----
+
+
+@pytest.mark.parametrize("mode", rank_saves.SIZES)
+@pytest.mark.parametrize("layout", rank_saves.LAYOUTS)
+def test_what_both_save_is_what_one_saves(mode: str, layout: str, found: Any, folder: Path) -> None:
+    """Weights, configuration, generation settings and receipt: each file is there once, byte for byte."""
+    assert contents(folder / f"{mode}, {layout}") == contents(folder / f"alone, {layout}")
+    assert (folder / f"{mode}, {layout}" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"), [("fsdp", "rounded"), ("fsdp", "tied"), ("pp", "rounded"), ("pp", "tied"), ("fsdp", "fresh")]
+)
+def test_casts_ties_and_new_models_are_saved_as_by_one(mode: str, name: str, found: Any, folder: Path) -> None:
+    assert contents(folder / f"{mode}, {name}") == contents(folder / f"alone, {name}")
+
+
+def test_what_was_trained_by_both_and_saved_is_loaded_by_one(found: Any, folder: Path) -> None:
+    alone = rank_loads.trained(spread(folder / "language")).state_dict()
+    again = spread(folder / "fsdp, trained").state_dict()
+    before = load_file(folder / "language" / "model.safetensors")
+    for key, tensor in alone.items():
+        assert torch.allclose(again[key], tensor, rtol=1e-5, atol=1e-6), key
+    assert not again["lm_head.weight"].equal(before["lm_head.weight"])
+
+
+@pytest.mark.parametrize("name", ["other layout", "other config", "other generation"])
+def test_one_that_would_save_something_else_is_refused_by_both(name: str, found: Any, folder: Path) -> None:
+    for rank in found["saves", None]:
+        assert rank[name][0] == "ranks-disagree", rank[name][1]
+    assert not [path.name for path in folder.iterdir() if name in path.name]
+
+
 # ---- four processes, each by itself: its mesh is real, and nobody answers ----
+
+
+def test_what_each_makes_for_itself_is_saved_if_it_is_the_same(found: Any, folder: Path) -> None:
+    """A router that the file lacks, and that both processes hold whole."""
+    ranks = found["saves", None]
+    assert [rank["made alike"][0] for rank in ranks] == ["nothing was refused"] * 2
+    for rank in ranks:
+        assert rank["made apart"][0] == "ranks-disagree"
+        assert "mlp.gate.weight" in rank["made apart"][1]
+    assert "model.layers.0.mlp.gate.weight" in load_file(folder / "made alike" / "model.safetensors")
+
+
+@pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
+def test_meshes_save_what_one_process_saves(sizes: dict[str, int], found: Any, folder: Path) -> None:
+    assert contents(folder / f"saved {'-'.join(sizes)}") == contents(folder / "alone, as loaded")
 
 
 @pytest.mark.parametrize("mesh", MESHES)

@@ -55,7 +55,59 @@ def test_a_model_is_streamed_as_it_is_loaded(served: tuple[Loopback, Path], plac
         assert all(f"/resolve/{COMMIT}/" in asked.path for asked in server.asked if "/resolve/" in asked.path)
 
 
-def test_arguments_of_downloads_are_refused(served: tuple[Loopback, Path]) -> None:
+@pytest.mark.parametrize("given", [{"cache_dir": "x"}, {"force_download": True}, {"local_files_only": True}], ids=str)
+def test_arguments_of_downloads_are_refused_by_name(served: tuple[Loopback, Path], given: dict[str, Any]) -> None:
     with pytest.raises(WeighbridgeError) as refused:
-        wbt.from_pretrained(transformers.AutoModelForCausalLM, "org/llama", stream=True, force_download=True)
+        wbt.from_pretrained(transformers.AutoModelForCausalLM, "org/llama", stream=True, **given)
     assert refused.value.code == "integration-unsupported"
+    assert refused.value.got.startswith(f"{next(iter(given))}: ")
+
+
+def test_a_token_and_a_revision_are_taken(served: tuple[Loopback, Path]) -> None:
+    server, _ = served
+    server.reset()
+    server.token = "SECRETPASSWORD"
+    kind = transformers.AutoModelForCausalLM
+    with pytest.raises(WeighbridgeError) as refused:
+        wbt.from_pretrained(kind, "org/llama", stream=True)
+    assert refused.value.code == "remote-denied"
+    model = wbt.from_pretrained(kind, "org/llama", stream=True, token="SECRETPASSWORD", revision="v1")
+    assert f"@{COMMIT}" in str(loaded_plan(model).binding.source.where)
+    asked = [each for each in server.asked if "/resolve/" in each.path]
+    assert {each.headers["authorization"] for each in asked} == {"Bearer SECRETPASSWORD"}
+    assert any(each.path.endswith("/revision/v1") for each in server.asked)
+
+
+@pytest.mark.parametrize(
+    ("place", "given"),
+    [
+        ("s3://bucket/llama", {"revision": "v1"}),
+        ("s3://bucket/llama", {"token": "SECRETTOKEN"}),
+        ("hf://org/llama@v1", {"revision": "main"}),
+        ("org/llama", {"token": False}),
+    ],
+)
+def test_what_an_address_says_is_not_said_again(served: tuple[Loopback, Path], place: str, given: Any) -> None:
+    with pytest.raises(WeighbridgeError) as refused:
+        wbt.from_pretrained(transformers.AutoModelForCausalLM, place, stream=True, **given)
+    assert refused.value.code == "usage"
+    assert "SECRETTOKEN" not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["org/variants", "s3://bucket/variants", "URL/variants"])
+def test_a_variant_is_taken(served: tuple[Loopback, Path], place: str, tmp_path: Path) -> None:
+    server, folder = served
+    server.reset()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder / "model")
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(0.5)
+    model.save_pretrained(tmp_path / "model", variant="half")
+    for prefix in ("/hub/org/variants", "/bucket/variants", "/variants"):
+        server.serve(prefix, folder / "model")
+        server.serve(prefix, tmp_path / "model")
+    kind, at = transformers.AutoModelForCausalLM, place.replace("URL", server.url)
+    streamed = wbt.from_pretrained(kind, at, stream=True, variant="half")
+    assert torch.equal(streamed.get_output_embeddings().weight, model.get_output_embeddings().weight)
+    with pytest.raises(WeighbridgeError) as absent:
+        wbt.from_pretrained(kind, at, stream=True, variant="none")
+    assert absent.value.code == "checkpoint-not-found"

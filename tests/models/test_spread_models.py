@@ -19,7 +19,7 @@ from drawn_parts import held_of
 from hypothesis import given, settings, strategies as st
 from left_files import contents
 from safetensors.torch import save_file
-from spread_models import RULES, SAVED_BY_8, TRAINED, WAYS, Net, fused, published, step
+from spread_models import RULES, SAVED_BY_8, TRAINED, WAYS, Net, fused, publish, published, step
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -38,17 +38,7 @@ TABLE = [(way, world) for way, (_, worlds) in WAYS.items() for world in worlds]
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the published weights, in two files."""
-    made = tmp_path_factory.mktemp("spread")
-    (made / "published").mkdir()
-    tensors = published()
-    names = {}
-    for number in (1, 2):
-        keys = sorted(tensors)[number - 1 :: 2]
-        name = f"model-{number:05}-of-00002.safetensors"
-        save_file({key: tensors[key] for key in keys}, made / "published" / name)
-        names |= dict.fromkeys(keys, name)
-    (made / "published" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    return made
+    return publish(tmp_path_factory.mktemp("spread"))
 
 
 @cache
@@ -305,6 +295,32 @@ def test_an_unknown_placement_is_refused(alone: Any) -> None:
     tensor = DTensor.from_local(torch.zeros(4, 3), alone, [Replicate()], run_check=False)
     tensor._spec.placements = (Odd(),)
     assert unclear(holding(tensor)) == [("parts-unclear", "weight")]
+
+
+@pytest.mark.filterwarnings("ignore:Please use DTensor")
+def test_shards_of_the_older_kinds_are_refused_by_name(alone: Any) -> None:
+    """Those of torch.distributed._shard, and those that lie by themselves in a `DTensor`."""
+    from torch.distributed._shard import shard_parameter
+    from torch.distributed._shard.sharding_spec import ChunkShardingSpec
+    from torch.distributed.tensor._shards_wrapper import LocalShardsWrapper
+
+    older = nn.Linear(3, 4, bias=False)
+    shard_parameter(older, "weight", ChunkShardingSpec(dim=0, placements=["rank:0/cpu"]))
+    shards = LocalShardsWrapper([torch.zeros(4, 2), torch.zeros(4, 1)], [(0, 0), (0, 2)])
+    wrapped = DTensor.from_local(shards, alone, [Shard(0)], run_check=False, shape=(4, 3), stride=(3, 1))
+    for model, kind in ((older, "ShardedTensor"), (holding(wrapped), "LocalShardsWrapper")):
+        with pytest.raises(wb.PlanError) as caught:
+            wb.parts(model)
+        assert [problem.code for problem in caught.value.problems] == ["parts-unclear"]
+        assert kind in caught.value.problems[0].what
+
+
+def test_flat_pieces_of_a_buffer_are_other_tensors(alone: Any) -> None:
+    """A range of a tensor that was made flat, as Megatron's optimizers have it, passes for no part of it."""
+    model = holding(torch.zeros(6))
+    with pytest.raises(wb.PlanError) as caught:
+        wb.load(model, {"weight": torch.arange(12.0).reshape(4, 3)}, [])
+    assert caught.value.codes == ("spec-mismatch",)
 
 
 def test_values_go_into_the_memory_that_is_there(alone: Any) -> None:

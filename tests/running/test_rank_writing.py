@@ -15,7 +15,7 @@ from drawn_mappings import draw
 from drawn_parts import deal_all, touched
 from hypothesis import assume, given, settings, strategies as st
 from left_files import contents
-from rank_runs import Ranks, at_once, deal_alike
+from rank_runs import Ranks, at_once, deal_alike, deal_stages
 from strategies import header_of, layouts
 
 import weighbridge as wb
@@ -85,9 +85,10 @@ def test_parts_that_are_not_the_whole_are_refused(ends: Any, what: str) -> None:
 # ---- whole runs: each rank is a thread ----
 
 
+@pytest.mark.parametrize("dealt", [deal_alike, deal_stages])
 @some
 @given(seeds)
-def test_ranks_write_what_one_process_writes(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+def test_ranks_write_what_one_process_writes(dealt: Any, tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     """Every operation, casts, declared values, what must be equal, tied and packed tensors: any number of ranks."""
     chance, drawn = random.Random(seed), draw(seed)
     options: dict[str, Any] = (
@@ -99,7 +100,7 @@ def test_ranks_write_what_one_process_writes(tmp_path_factory: pytest.TempPathFa
         plan.write(folder / "alone", max_shard_size=chance.choice((200, None)), sync=False)
     except wb.WeighbridgeError:
         assume(False)
-    ranks = Ranks(drawn.tensors, deal_alike(shapes_of(plan.source), chance.randint(1, 4), chance))
+    ranks = Ranks(drawn.tensors, dealt(shapes_of(plan.source), chance.randint(1, 4), chance))
     count = len([path for path in (folder / "alone").iterdir() if path.suffix == ".safetensors"])
     ended = ranks.write(plan, folder / "out", max_shard_size=200 if count > 1 else None, sync=False)
     if all(getattr(each, "code", "") in ("plan-failed", "parts-mismatch") for each in ended):

@@ -26,6 +26,7 @@ import weighbridge as wb
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.storage.protocol import pieces_of
 from weighbridge.storage.sharded.boxes import Box, boxes_between, find_fault
+from weighbridge.storage.sharded.dcp_items import Items
 
 
 def numbers(*shape: int, start: float = 1.0) -> torch.Tensor:
@@ -322,6 +323,31 @@ def test_item_that_names_code_is_refused_and_not_run(tmp_path: Path) -> None:
     replace_item(folder, "w", hostile.getvalue())
     assert error_of(lambda: wb.open(folder)).code == "dcp-unsafe"
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_item_like_one_before_says_what_it_says_by_itself(tmp_path: Path) -> None:
+    """Whichever byte of it is another one."""
+    first, second = item_of(numbers(2, 3)), item_of(-numbers(2, 3))
+    assert len(first) == len(second)
+    with (tmp_path / "items").open("w+b", buffering=0) as file:
+        number = file.fileno()
+
+        def outcome(known: Items) -> object:
+            try:
+                return known.find(number, len(first), len(second), "rows")
+            except wb.CheckpointError as problem:
+                return problem.to_dict()
+
+        found = []
+        for place in range(len(second)):
+            changed = bytearray(second)
+            changed[place] ^= 0x55
+            os.pwrite(number, first + changed, 0)
+            known = Items()
+            known.find(number, 0, len(first), "rows")
+            found.append(outcome(known))
+            assert found[-1] == outcome(Items())
+        assert {isinstance(each, dict) for each in found} == {True, False}
 
 
 def read_metadata(folder: Path) -> Any:

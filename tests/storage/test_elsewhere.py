@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from elsewhere import (
     contents,
     reached,
     serve_everywhere,
-    without_source,
     write_tiny,
 )
 from loopback import COMMIT, Asked, Loopback, Wrong, loopback
@@ -66,37 +64,6 @@ def setting(everywhere: Setting) -> Setting:
 
 def run(*arguments: object) -> int:
     return int(app([str(argument) for argument in arguments], prog_name="weighbridge", standalone_mode=False) or 0)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_of_address_does_what_a_path_does(
-    setting: Setting, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    place = setting.places[kind]
-    mapping = tmp_path / "tiny.yaml"
-    mapping.write_text(MAPPING.to_yaml())
-    with caplog.at_level(logging.DEBUG):
-        for line in (
-            ("inspect", place),
-            ("inspect", "--json", place),
-            ("plan", "--json", place, mapping),
-            ("explain", place, mapping, "layers.0.experts.gate_up"),
-            ("convert", place, tmp_path / "out", mapping),
-            ("verify", place, setting.source),
-            ("detect", place),
-            ("diff", place, setting.source),
-        ):
-            assert run(*line) in (0, 1 if line[0] == "detect" else 0), line
-    shown = capsys.readouterr()
-    opened = wb.open(place)
-    assert "'model_type': 'tiny'" in str(wb.plan(opened, MAPPING).binding.config)
-    assert without_source(contents(tmp_path / "out")) == without_source(
-        contents(wb.convert(setting.source, tmp_path / "local", MAPPING))
-    )
-    model = wb.plan(opened, MAPPING).state_dict()
-    assert all(torch.equal(model[key], value) for key, value in wb.plan(setting.source, MAPPING).state_dict().items())
-    assert contents(wb.revert(tmp_path / "out", tmp_path / "back")) == contents(setting.source)
-    check_no_secret(shown.out, shown.err, caplog.text, tmp_path, opened.where, opened.fingerprint())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -180,11 +147,6 @@ def test_a_redirect_to_another_host_takes_no_credentials_along(setting: Setting)
     at_home = [asked for asked in server.asked if "/resolve/" in asked.path]
     assert all(asked.headers.get("authorization") == "Bearer SECRETTOKEN" for asked in at_home)
     check_no_secret(opened.where, opened.fingerprint())
-
-
-def test_a_file_address_is_a_path(setting: Setting, tmp_path: Path) -> None:
-    out = wb.convert(f"file://{setting.source}", tmp_path / "out", MAPPING)
-    assert contents(out) == contents(wb.convert(setting.source, tmp_path / "again", MAPPING))
 
 
 NO_ADDRESSES = {
@@ -330,3 +292,52 @@ def test_what_a_load_brings_is_predicted(setting: Setting, turned: bool, tmp_pat
     size_bytes, requests = (int(text.replace(",", "")) for text in re.findall(r"[\d,]*\d", said))
     assert requests - 1 <= traffic.requests - checks <= requests + len(plan.steps)
     assert abs(traffic.read_bytes - size_bytes) <= kept
+
+
+def brought(asked: list[Asked], files: dict[str, bytes]) -> tuple[int, int]:
+    """Return how many bytes the requests for data brought, and how many they were; a byte is asked for to compare."""
+    sizes = [len(files[each.path]) if each.span is None else each.span[1] - each.span[0] for each in asked]
+    data = [size for size in sizes if size > 1]
+    return sum(data), len(data)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_a_conversion_brings_is_predicted_to_the_request(setting: Setting, turned: bool, tmp_path: Path) -> None:
+    server, source = setting.server, write_tiny(tmp_path / "model", rows=900)
+    server.serve("/predicted", source)
+    name = "experts.{e}.gate.weight"
+    rules = [wb.WeightConverter(name, name, [wb.Transpose(0, 1)])] if turned else MAPPING
+    plan = wb.plan("s3://predicted", rules)
+    said = next(note for note in plan.report.notes if note.startswith("converting"))
+    size_bytes, requests = (int(text.replace(",", "")) for text in re.findall(r"[\d,]*\d", said))
+    server.asked.clear()
+    plan.write(tmp_path / "out")
+    assert brought(server.asked, server.files) == (size_bytes, requests)
+
+
+def test_a_conversion_of_some_keys_brings_their_bytes_alone(setting: Setting, tmp_path: Path) -> None:
+    server = setting.server
+    server.serve("/some", write_tiny(tmp_path / "model", rows=900))
+    key = "layers.1.experts.gate_up"
+    plan = wb.plan("s3://some", MAPPING).restrict(key)
+    server.asked.clear()
+    plan.write(tmp_path / "out")
+    weights = [each for each in server.asked if each.path.endswith(SHARDS[0])]
+    assert brought(weights, server.files)[0] <= plan.target[key].size_bytes
+
+
+FOREIGN: Final = {
+    "torch": {"pytorch_model.bin": b"PK"},
+    "index": {"pytorch_model.bin.index.json": b'{"weight_map": {"a": "pytorch_model-1.bin"}}'},
+    "dcp": {".metadata": b"x", "__0_0.distcp": b"x"},
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_is_read_from_disks_alone_says_how_to_bring_it_there(setting: Setting, kind: str) -> None:
+    for name, content in FOREIGN[kind].items():
+        setting.server.files[f"/foreign/{kind}/{name}"] = content
+    with pytest.raises(wb.WeighbridgeError) as refused:
+        wb.open(f"s3://foreign/{kind}")
+    assert refused.value.code in ("checkpoint-not-found", "index-invalid")
+    assert "fetch it first" in refused.value.hint

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-import ssl
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,7 +15,17 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
-from elsewhere import MAPPING, SHARDS, addresses, check_no_secret, contents, reached, serve_everywhere, write_tiny
+from elsewhere import (
+    MAPPING,
+    SHARDS,
+    addresses,
+    check_no_secret,
+    contents,
+    encryption,
+    reached,
+    serve_everywhere,
+    write_tiny,
+)
 from loopback import Asked, Loopback, Wrong, loopback
 
 import weighbridge as wb
@@ -216,32 +225,11 @@ def test_a_hub_that_is_busy_is_asked_again_and_one_that_refuses_says_what_to_do(
     assert "HF_TOKEN" in refused.value.hint
 
 
-def certificate(folder: Path) -> Path:
-    """Write a key and a certificate that nobody has signed but itself."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(1), now + timedelta(1))
-    signed = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-    text = signed.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    form = serialization.PrivateFormat.PKCS8
-    text += key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-    path = folder / "server.pem"
-    path.write_bytes(text)
-    return path
-
-
 @pytest.mark.parametrize("scheme", ["server", "store"])
 def test_a_certificate_that_does_not_verify_ends_it(
     setting: Setting, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate(tmp_path))
-    with loopback(context) as server:
+    with loopback(encryption(tmp_path)[0]) as server:
         serve_everywhere(server, setting.source)
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.other_url)
         place = {"server": f"{server.other_url}/plain", "store": "s3://bucket/models/tiny"}[scheme]

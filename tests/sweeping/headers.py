@@ -13,7 +13,7 @@ from weighbridge.integrations.transformers_loading import Load
 from weighbridge.integrations.transformers_mappings import resolve_theirs
 from weighbridge.integrations.transformers_ties import header_with_ties
 from weighbridge.models.holdings import take_stock
-from weighbridge.models.without_plans.loaded_models import remember
+from weighbridge.models.without_plans import loaded_models
 from weighbridge.planning.plan_options import Options
 
 
@@ -79,7 +79,7 @@ class Subject:
 
     def written_back(self, loaded: Loaded) -> wb.Header:
         """Return what saving the model would write, had it been loaded through a plan."""
-        remember(self.model, loaded.plan, loaded.checkpoint)
+        loaded_models.remember(self.model, loaded_models.Loaded(loaded.plan, loaded.checkpoint))
         return self._saved()
 
     def _saved(self, layout: str | None = None) -> wb.Header:

@@ -46,6 +46,7 @@ class Binding:
         config: The configuration that it was made with, which a model that is loaded through it remembers.
         changes: Files beside the weights that it writes anew; None as long as nobody has looked for any.
         weights: For tensors of an adapter, the weights that they belong to.
+        whole: For a plan that was restricted, the one before.
     """
 
     source: Any = None
@@ -56,6 +57,7 @@ class Binding:
     config: Any = None
     changes: tuple[FileChange, ...] | None = None
     weights: Mapping[str, str] | None = None
+    whole: planned.Plan | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,11 +94,11 @@ class Plan(planned.Plan):
     def report(self) -> Report:
         """Fates, bytes, peak memory and reversibility, to print."""
         from weighbridge.reporting.report import Report
-        from weighbridge.running.predicting.predicted_fetching import fetching_remark
+        from weighbridge.running.predicting.predicted_fetching import fetching_remarks
         from weighbridge.running.predicting.predicted_reads import predict_portion
 
         source = self.binding.source
-        remarks = (*source.notes, *fetching_remark(self, source)) if hasattr(source, "header") else ()
+        remarks = (*source.notes, *fetching_remarks(self, source)) if hasattr(source, "header") else ()
         return Report(self, remarks, self.config_changes, predict_portion(self))
 
     @property
@@ -191,7 +193,9 @@ class Plan(planned.Plan):
         if self.is_of_adapter:
             raise PlanError("usage", "an adapter is converted as a whole", hint="leave out the selection")
         change = partial(restrict, only=only)
-        return self._bound_alike(change(self) if self.portion is None else recut(self, change))
+        made = self._bound_alike(change(self) if self.portion is None else recut(self, change))
+        made.binding.whole = self.binding.whole or (self if self.portion is None else self.portion.whole)
+        return made
 
     def cut(self, target: Parts | None = None, *, source: Parts | None = None) -> Plan:
         """Return the plan for what one process of many holds, bound to the same source; see `docs/ranks.md`.
@@ -208,7 +212,7 @@ class Plan(planned.Plan):
     def _bound_alike(self, plan: planned.Plan) -> Plan:
         made = Plan.bind(plan, self.binding.source, origin=self.binding.origin)
         made.binding.forward, made.binding.config = self.binding.forward, self.binding.config
-        made.binding.changes = self.binding.changes
+        made.binding.changes, made.binding.whole = self.binding.changes, self.binding.whole
         return made
 
     # ---- what can be done with it ----
@@ -289,8 +293,10 @@ class Plan(planned.Plan):
         from weighbridge.models.module_loading import load_into
 
         check_makes_whole(self)
-        source, config = self.checkpoint(source), self.binding.config
-        ran = load_into(self, model, source, copy=copy, device=device, progress=progress, config=config)
+        source, config, whole = self.checkpoint(source), self.binding.config, self.binding.whole
+        ran = load_into(
+            self, model, source, copy=copy, device=device, progress=progress, config=config, unrestricted=whole
+        )
         self.binding.produced = weakref.ref(model)
         return self.report if ran is self else self._bound_alike(ran).report
 

@@ -45,6 +45,8 @@ def load(
     device: Any = "cpu",
     direct: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    group: Any = None,
+    timeout: float | None = None,
     **options: Any,
 ) -> Report:
     """Load a checkpoint into a model.
@@ -64,6 +66,9 @@ def load(
         device: Where to make tensors that are on the meta device now.
         direct: Read past the page cache; see `open`.
         progress: Called with the bytes loaded so far and the bytes in all.
+        group: A process group, all of which load the same: before a tensor is read, they compare plan and files. None
+            for a load of which no other process is told.
+        timeout: How long each of them waits for the others, in seconds; None for half an hour.
         options: As for `plan`.
 
     Returns:
@@ -71,11 +76,16 @@ def load(
 
     Raises:
         PlanError, RegistryError, CheckpointError: As `plan`, and `parts-unclear`; the model is unchanged then.
+        CheckpointError, DestinationError: `ranks-disagree` and `rank-missing`, with a group; unchanged as well.
         WeighbridgeError: `usage` for what is no model.
     """
+    from weighbridge.models.spread_sources import loading_alike
+
     refuse_no_model(model, "load(model, place, mapping)")
     source = open(place, direct=True, config=options.get("config")) if direct else place
-    made = plan(source, _mapping_for(unwrap(model), mapping), target=model, **options)
+    with loading_alike(model, group, timeout) as compare:
+        made = plan(source, _mapping_for(unwrap(model), mapping), target=model, **options)
+        compare(made, made.checkpoint)
     return made.load_into(model, copy=copy, device=device, progress=progress)
 
 
@@ -153,6 +163,7 @@ def save(
     lossy: bool = False,
     group: Any = None,
     timeout: float | None = None,
+    stages: bool = False,
     **options: Any,
 ) -> Path:
     """Save a model in the layout that its weights came in.
@@ -180,6 +191,8 @@ def save(
         group: The process group of those that hold the model, where it is spread over some of the processes; None for
             all of them.
         timeout: How long each of them waits for the others at a time, in seconds; None for half an hour.
+        stages: Whether each of them holds some of the tensors, as a stage of a pipeline does, under the names that they
+            have in the whole model. Of stages that the transformers library makes it is known.
         options: As for `Plan.write`; where no recorded way is taken, also as for `plan`, such as `drop`.
 
     Returns:
@@ -198,7 +211,7 @@ def save(
 
     refuse_no_model(model, "save(model, out, mapping)")
     planning, writing = split_options(options)
-    with held_by_ranks(model, str(out), group, timeout) as held:
+    with held_by_ranks(model, str(out), group, timeout, stages=stages) as held:
         refuse_lost_codes(model)
         is_recorded = takes_record(model, mapping, layout)
         back = plan_recorded(model, planning, lossy=lossy, held=held) if is_recorded else None
@@ -282,7 +295,7 @@ def _derived(
     needs_none = mapping is None and planning.get("layout") == "as is"
     found = as_mapping(() if needs_none else find_mapping(_mapping_back(inner, mapping)))
     found = bind_offsets(found, read_given(planning.get("config")) or getattr(inner, "config", None))
-    drop = (*tied_names(inner), *exception_rules(Drop, planning.get("drop", ())))
+    drop = (*tied_names(inner, held), *exception_rules(Drop, planning.get("drop", ())))
     # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
     inverse, notes = inverse_for(found, lambda: (held or open_model(model)).header)
     with naming_the_ways_out(inner):

@@ -119,8 +119,8 @@ CODES: Final[dict[str, str]] = {
     "destination-busy": "another run is writing to the destination",
     "destination-unfinished": "an earlier run into the destination was stopped before its end",
     "resume-mismatch": "an unfinished output is not of the run that would go on with it",
-    "ranks-disagree": "processes that share an output would not write the same one",
-    "rank-missing": "a process that shares an output has failed, or has not come",
+    "ranks-disagree": "processes that belong together would not write, or load, the same",
+    "rank-missing": "a process that belongs to others has failed, or has not come",
     "write-failed": "writing a file failed",
     "model-mismatch": "a model is not the one that a plan was made for",
     # other libraries

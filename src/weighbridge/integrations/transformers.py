@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from weighbridge.api.bound_plan import Plan
+    from weighbridge.base.specs import Header
     from weighbridge.mappings.exception_rules import Rules
     from weighbridge.mappings.finding import AnyMapping
     from weighbridge.mappings.mapping import Mapping
@@ -197,6 +198,7 @@ def save_pretrained(
     lossy: bool = False,
     group: Any = None,
     timeout: float | None = None,
+    stages: bool = False,
     **options: Any,
 ) -> Path:
     """Save a model in the layout that its weights came in, with its configuration as the library writes it.
@@ -216,6 +218,7 @@ def save_pretrained(
         lossy: Accept that what a rule dropped on loading is not saved either.
         group: As for `weighbridge.save`: a model that is spread over processes is saved by all of them.
         timeout: As there.
+        stages: As there.
         options: As for `Plan.write`, such as `max_shard_size`; where no recorded way is taken, also as for
             `weighbridge.plan`, such as `drop`.
 
@@ -238,13 +241,13 @@ def save_pretrained(
         settings_of,
     )
     from weighbridge.models.module_saving import refuse_lost_codes
-    from weighbridge.models.spread_sources import held_by_ranks
+    from weighbridge.models.spread_sources import held_by_ranks, readable_header
     from weighbridge.models.wrappers import unwrap
 
     planning, writing = split_options(options)
     refuse_other_names(out, writing)
     inner, is_other = unwrap(model), is_of_another_class(unwrap(model))
-    with held_by_ranks(model, str(out), group, timeout) as held:
+    with held_by_ranks(model, str(out), group, timeout, stages=stages) as held:
         refuse_lost_codes(model)
         back = None
         if takes_record(model, mapping, layout) and (layout is not None or not is_other):
@@ -253,9 +256,9 @@ def save_pretrained(
         if back is not None and is_other:
             return back.write(out, **writing)
         if back is None and mapping is None and layout is None and is_other:
-            say_other_class(inner)
+            say_other_class(inner, readable_header(inner) if held is None else held.header)
         plan = _plan_derived(model, mapping, layout, planning, held) if back is None else back
-        with settings_of(inner, plan if back is None else None) as settings:
+        with settings_of(inner, plan if back is None else None, held) as settings:
             return plan.write(out, beside=settings, **writing)
 
 
@@ -277,12 +280,17 @@ def _plan_derived(
     )
     from weighbridge.integrations.transformers_saving import plan_derived
     from weighbridge.models.resolve import class_name
+    from weighbridge.models.spread_sources import readable_header
     from weighbridge.models.wrappers import unwrap
 
     inner, options = unwrap(model), planning | planned_layout(layout)
-    plan = plan_derived(model, inverse_for_model(inner, mapping, layout), options, held)
+
+    def header() -> Header:
+        return readable_header(inner) if held is None else held.header
+
+    plan = plan_derived(model, inverse_for_model(inner, mapping, layout, header), options, held)
     if mapping is None and layout is None and not is_read_by_library(inner, plan):
-        other = plan_derived(model, inverse_to_published(inner, resolve_theirs(inner)), options, held)
+        other = plan_derived(model, inverse_to_published(resolve_theirs(inner), header), options, held)
         if is_read_by_library(inner, other):
             name = mapping_of(inner).name
             say([f"saved as the library saves a {class_name(inner)}: it does not read what {name} leads to"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,9 +18,10 @@ from weighbridge.mappings.transformers_table import import_transform
 from weighbridge.mappings.transforms import Transform
 from weighbridge.storage import open_checkpoint
 from weighbridge.storage.opening import open_weights_named
+from weighbridge.storage.opening_elsewhere import open_address, open_named_elsewhere
 from weighbridge.storage.places.rank_pieces import are_of_ranks
 from weighbridge.storage.places.regular_files import SMALL_BYTES, read_settings
-from weighbridge.storage.remote.addresses import is_elsewhere
+from weighbridge.storage.remote.addresses import HUB, is_elsewhere
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -40,8 +41,13 @@ _SPREADING: Final = ("distributed_config", "tp_plan", "tp_size")
 _DOWNLOAD: Final = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 
-_OF_DOWNLOADS: Final = ("variant", "state_dict", "cache_dir", "force_download", "local_files_only", "token")
-"""Arguments that speak of files which are fetched whole, or that are given in another way here."""
+_OF_DOWNLOADS: Final = {
+    "cache_dir": ("nothing is put into a cache", "leave it out, or load without stream=True"),
+    "force_download": ("each byte comes anew as it is", "leave it out"),
+    "local_files_only": ("what is here already is no stream", "load without stream=True"),
+    "state_dict": ("it holds the weights itself", "give None for the path, and leave out stream=True"),
+}
+"""Arguments that have no meaning for weights which come by ranges: why, and what to do."""
 
 
 class Asked(NamedTuple):
@@ -74,20 +80,22 @@ def refuse_arguments(
         RegistryError: `integration-unsupported`.
         WeighbridgeError: `usage` for two words on where the model is wanted, or on where its weights are, and for none.
     """
-    names = [name for name in _REFUSED if arguments.get(name)]
-    if names:
-        raise RegistryError(
-            "integration-unsupported",
-            "a load through a plan does not take these arguments",
-            got="\n".join(f"{name}: {_REFUSED[name][0]}" for name in names),
-            hint="\n".join(_REFUSED[name][1] for name in names),
-        )
+    _refuse(_REFUSED, arguments, "a load through a plan does not take these arguments")
     if device is not None and arguments.get("device_map") is not None:
         got = f"device={device!r} and device_map={arguments['device_map']!r}"
         what, hint = "both say where the model is wanted", "give one of the two"
         raise WeighbridgeError("usage", what, got=got, hint=hint)
     _refuse_places(model_class, path, config, arguments.get("state_dict"))
     _refuse_devices({**arguments, "device": device})
+
+
+def _refuse(refused: Mapping[str, tuple[str, str]], arguments: Mapping[str, Any], what: str) -> None:
+    """Refuse the arguments of a table that are given: each with why, and what to do."""
+    names = [name for name in refused if arguments.get(name)]
+    if names:
+        got = "\n".join(f"{name}: {refused[name][0]}" for name in names)
+        hint = "\n".join(dict.fromkeys(refused[name][1] for name in names))
+        raise RegistryError("integration-unsupported", what, got=got, hint=hint)
 
 
 def _refuse_devices(arguments: Mapping[str, Any]) -> None:
@@ -190,8 +198,7 @@ def _name_of_variant(directory: Path, variant: str, use_safetensors: bool | None
     """Return the file, or the index, in which the library looks for a variant first."""
     kinds = [] if use_safetensors is False else ["model.safetensors"]
     kinds += [] if use_safetensors else ["pytorch_model.bin"]
-    parts = (name.rpartition(".") for kind in kinds for name in (kind, kind + INDEX_SUFFIX))
-    names = [f"{stem}.{variant}.{suffix}" for stem, _, suffix in parts]
+    names = _names_of_variant(variant, kinds)
     found = next((name for name in names if (directory / name).is_file()), None)
     if found is None:
         what, expected = f"there are no weights of the variant {variant!r}", " or ".join(names)
@@ -199,6 +206,12 @@ def _name_of_variant(directory: Path, variant: str, use_safetensors: bool | None
         hint = "leave out variant=, or take the one that the names of the files say"
         raise CheckpointError("checkpoint-not-found", what, where=str(directory), expected=expected, got=got, hint=hint)
     return found
+
+
+def _names_of_variant(variant: str, kinds: Sequence[str]) -> list[str]:
+    """Return the names that a variant of files, or of their indexes, may have, in the library's order."""
+    parts = (name.rpartition(".") for kind in kinds for name in (kind, kind + INDEX_SUFFIX))
+    return [f"{stem}.{variant}.{suffix}" for stem, _, suffix in parts]
 
 
 def _local_directory(path: str | Path, arguments: Mapping[str, Any]) -> Path:
@@ -246,17 +259,25 @@ def open_streamed(path: str | Path, arguments: dict[str, Any]) -> Checkpoint:
 
     Raises:
         RegistryError: `integration-unsupported` for arguments that have no meaning here.
+        WeighbridgeError: `usage` for a revision, or a token, of what is no repository of the hub, and for no token.
         CheckpointError: As `open_checkpoint`.
     """
-    given = [name for name in _OF_DOWNLOADS if arguments.get(name) is not None]
-    if given:
-        what, hint = "a model that is streamed does not take these arguments", "leave them out; HF_TOKEN is a token"
-        raise RegistryError("integration-unsupported", what, got=", ".join(given), hint=hint)
-    revision, folder = arguments.pop("revision", None), arguments.pop("subfolder", None)
-    if is_elsewhere(path):
-        return open_checkpoint(str(path))
-    text = f"hf://{path}" + (f"@{revision}" if revision else "") + (f"/{folder}" if folder else "")
-    return open_checkpoint(text)
+    _refuse(_OF_DOWNLOADS, arguments, "a model that is streamed does not take these arguments")
+    for name in _OF_DOWNLOADS:
+        arguments.pop(name, None)
+    revision, folder, token, variant = (
+        arguments.pop(name, None) for name in ("revision", "subfolder", "token", "variant")
+    )
+    text = str(path) if is_elsewhere(path) else f"hf://{path}"
+    given = [name for name, value in (("revision", revision), ("token", token)) if value is not None]
+    if token is False or (given and not text.startswith(f"{HUB}://")) or (revision and "@" in text):
+        what, hint = "the address says this already, or the place has none", "leave it out, or give it at one place"
+        raise WeighbridgeError("usage", what, where=without_secrets(text), got=", ".join(given), hint=hint)
+    text += (f"@{revision}" if revision else "") + (f"/{folder}" if folder else "")
+    own = token if type(token) is str else ""
+    if variant is not None:
+        return open_named_elsewhere(text, _names_of_variant(variant, ["model.safetensors"]), own)
+    return open_address(text, own) if own else open_checkpoint(text)
 
 
 @contextmanager

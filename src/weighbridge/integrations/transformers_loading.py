@@ -31,8 +31,8 @@ from weighbridge.integrations.transformers_placing import share_on_disk, start_o
 from weighbridge.integrations.transformers_ranks import (
     check_stage,
     cut_already,
-    is_stage,
     plan_of_stage,
+    say_made_apart,
     say_mesh,
     whole_model,
 )
@@ -47,7 +47,8 @@ from weighbridge.models.changed_models import OTHER_SIZE
 from weighbridge.models.held_portions import held_portion
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.modules import module_header
-from weighbridge.models.without_plans.loaded_models import remember
+from weighbridge.models.spread_sources import is_stage
+from weighbridge.models.without_plans.loaded_models import Loaded, remember
 from weighbridge.planning.casts.asked_casts import rounded_lines
 from weighbridge.planning.companions import quantised_keys
 from weighbridge.planning.compiling import compile_plan
@@ -106,6 +107,7 @@ class Load:
     tensors: dict[str, Pending] = field(default_factory=dict)
     states: dict[str, Pending] = field(default_factory=dict)
     plan: Plan | None = None
+    whole: Plan | None = None
     header: Header = field(default_factory=lambda: Header({}))
     declared_ties: MappingOf[str, str] = field(default_factory=dict)
 
@@ -145,7 +147,7 @@ class Load:
             check_stage(model, held.header(), own.header())
         plan, other, header = self.plan_whole(whole, held)
         refuse_spread(other, own)
-        self.plan = plan_of_stage(plan, model, own.header())
+        self.plan, self.whole = plan_of_stage(plan, model, own.header()), plan
         portion = held_portion(self.plan, own.places_for(self.plan.target))
         mapped = mapped_files(self.checkpoint, copy=self.copy)
         for step in portion.steps:
@@ -204,7 +206,7 @@ class Load:
             model: The model.
             mesh: The device mesh that the library was given, if it was given one.
         """
-        if self.plan is None:
+        if self.plan is None or self.whole is None:
             raise RegistryError(
                 "integration-version", "this transformers loads models in a way that weighbridge does not know"
             )
@@ -214,10 +216,11 @@ class Load:
         for key, pending in self.states.items():
             extra[key].module.set_extra_state(pending.make())
         self.checkpoint.check_unchanged()
-        plan = self._in_dtypes_of(model, self.plan)
+        plan, whole = self._in_dtypes_of(model, self.plan, self.whole)
         for line in rounded_lines(plan):
             _LOG.warning("%s, the dtype that the library loads this model in", line)
-        remember(model, plan, self.checkpoint)
+        remember(model, Loaded(plan, self.checkpoint, whole=whole if is_stage(model) else None))
+        say_made_apart(model, (fated.key for fated in plan.initialised))
         say_mesh(model, mesh)
         return plan
 
@@ -311,13 +314,14 @@ class Load:
             initialise=[*exception_rules(Initialise, self.options.initialise), *initialise],
         )
 
-    def _in_dtypes_of(self, model: Any, plan: Plan) -> Plan:
-        """Plan again with the dtypes that the library gave the parameters, so that the plan says what happened."""
+    def _in_dtypes_of(self, model: Any, plan: Plan, whole: Plan) -> tuple[Plan, Plan]:
+        """Plan again with the dtypes that the library gave the parameters, so that the plans say what happened."""
         made = module_header(model)
         if all(made.specs.get(key, spec).dtype == spec.dtype for key, spec in plan.target.items()):
-            return plan
-        made = made if not is_stage(model) else replace(self.header, specs={**self.header.specs, **made.specs})
-        return plan_of_stage(self._plan(made, replace(self.options, dtype="target")), model, module_header(model))
+            return plan, whole
+        header = made if not is_stage(model) else replace(self.header, specs={**self.header.specs, **made.specs})
+        again = self._plan(header, replace(self.options, dtype="target"))
+        return plan_of_stage(again, model, made), again
 
 
 # ---- the way into the library ----

@@ -6,10 +6,11 @@ families that come with weighbridge, the library's table.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
+from weighbridge.base.specs import Header
 from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.known_tables import LEGACY
 from weighbridge.mappings.mapping import Mapping, as_mapping
@@ -80,7 +81,7 @@ def resolve_theirs(model: Any) -> Mapping:
     return replace(composed, transforms=tuple(rules), legacy=(*composed.legacy, *legacy))
 
 
-def _way_out(model: Any) -> Mapping:
+def _way_out(model: Any, header: Callable[[], Header]) -> Mapping:
     """Return the inverse of a model's mapping that gives published names.
 
     A prefix that a family takes off is one that every published file of the family has, and it is put back. One of the
@@ -89,16 +90,15 @@ def _way_out(model: Any) -> Mapping:
     table = registry()
     mounts = find_mounts(model, _registered_there(table), default_registry, table)
     known = {rule for mount in mounts if mount.registry is not table for rule in mount.mapping.scoped(mount.path)}
-    return inverse_to_published(model, _composed(model, mounts, table), known)
+    return inverse_to_published(_composed(model, mounts, table), header, known)
 
 
-def inverse_to_published(model: Any, mapping: Mapping, known: Collection[Transform] = ()) -> Mapping:
+def inverse_to_published(mapping: Mapping, header: Callable[[], Header], known: Collection[Transform] = ()) -> Mapping:
     """Return the inverse of a mapping without the prefixes that a file may or may not have; known ones are kept."""
     from weighbridge.api.live_models import say
-    from weighbridge.models.spread_sources import readable_header
 
     kept = tuple(rule for rule in mapping.transforms if rule in known or not isinstance(rule, PrefixChange))
-    inverse, notes = inverse_for(replace(mapping, transforms=kept, carry=()), lambda: readable_header(model))
+    inverse, notes = inverse_for(replace(mapping, transforms=kept, carry=()), header)
     say(notes)
     return inverse
 
@@ -154,8 +154,10 @@ def _model_of(config: Any) -> Any:
         return transformers.AutoModel.from_config(config) if kind is None else kind(config)
 
 
-def inverse_for_model(model: Any, mapping: AnyMapping | None, layout: str | None) -> Mapping:
+def inverse_for_model(
+    model: Any, mapping: AnyMapping | None, layout: str | None, header: Callable[[], Header]
+) -> Mapping:
     """Return the inverse of the mapping that is given, or of the model's; of none for a model's own names."""
     if mapping is not None:
         return as_mapping(find_mapping(mapping)).inverse()
-    return Mapping() if layout == "as is" else _way_out(model)
+    return Mapping() if layout == "as is" else _way_out(model, header)

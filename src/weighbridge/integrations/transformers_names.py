@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from weighbridge.base.keys import natural_key
@@ -22,10 +23,15 @@ def unsaved_names(model: Any) -> set[str]:
     return set(getattr(model, "_keys_to_ignore_on_save", None) or ())
 
 
-def leave_out_unsaved(model: Any) -> list[Drop]:
-    """Return the rules that leave these weights out of a model's file, as the library does."""
+def leave_out_unsaved(model: Any, there: Container[str]) -> list[Drop]:
+    """Return the rules that leave these weights out of a model's file, as the library does.
+
+    Args:
+        model: The model.
+        there: The names of the weights that can be read.
+    """
     why = f"{type(model).__name__}._keys_to_ignore_on_save: the class makes it itself"
-    return [Drop(exact_pattern(key), why) for key in sorted(unsaved_names(model)) if key in model.state_dict()]
+    return [Drop(exact_pattern(key), why) for key in sorted(unsaved_names(model)) if key in there]
 
 
 def equal_ones(mapping: Mapping, checkpoint: Checkpoint) -> list[Carry]:

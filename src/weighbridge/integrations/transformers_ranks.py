@@ -8,7 +8,7 @@ conversions and not for others. Here the plan is made for the whole model, and c
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from copy import deepcopy
@@ -21,6 +21,8 @@ from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.integrations.as_it_lies.stand_ins import StandIn
 from weighbridge.mappings.library_parts import library_module, library_name
+from weighbridge.models.holdings import take_stock
+from weighbridge.models.spread_sources import is_stage
 from weighbridge.models.spread_tensors import is_sharded
 from weighbridge.models.wrappers import layout_class
 from weighbridge.planning.plan import Plan
@@ -35,12 +37,27 @@ def say_mesh(model: Any, mesh: Any) -> None:
         _LOG.warning("device_mesh is left aside: the library makes the mesh itself, as distributed_config says")
 
 
+def say_made_apart(model: Any, keys: Iterable[str]) -> None:
+    """Warn of weights that no file has, and that several processes hold: each of them has made its own.
+
+    Args:
+        model: The model.
+        keys: The weights that the library has initialised.
+    """
+    if not any(map(is_sharded, model.parameters())):
+        return
+    places, processes = take_stock(model).places, torch.distributed.get_world_size()
+    held = {key: places[key].sharded for key in keys if key in places}
+    alike = [key for key, sharded in held.items() if sharded is None or sharded.is_copied(processes)]
+    if alike:
+        _LOG.warning(
+            "%s: made by each process for itself, and held by several, where it must be the same: call "
+            "torch.manual_seed alike before, or torch.distributed.broadcast after; saving compares it",
+            ", ".join(collapse(alike)[:4]),
+        )
+
+
 # ---- stages of a pipeline ----
-
-
-def is_stage(model: Any) -> bool:
-    """Tell whether a model has the layers of one stage of a pipeline, and empty modules for all others."""
-    return getattr(model, "_pp_stage", None) is not None
 
 
 def whole_model(model: Any, dtype: torch.dtype) -> Any:

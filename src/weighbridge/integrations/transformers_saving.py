@@ -17,6 +17,7 @@ from weighbridge.api.renamed_configs import follow_names
 from weighbridge.base.errors import WeighbridgeError
 from weighbridge.base.file_names import INDEX_SUFFIX, SAFETENSORS_SUFFIX, names_torch_file
 from weighbridge.base.keys import collapse
+from weighbridge.base.specs import Header
 from weighbridge.integrations.transformers_names import leave_out_unsaved
 from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.mapping import Mapping
@@ -24,7 +25,6 @@ from weighbridge.mappings.schemes.said import CONFIG, QUANTISATION
 from weighbridge.models.model_sources import open_model
 from weighbridge.models.module_saving import tied_names
 from weighbridge.models.resolve import class_name
-from weighbridge.models.spread_sources import readable_header
 from weighbridge.models.without_plans.loaded_models import recall
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.compiling import compile_plan
@@ -50,8 +50,9 @@ def plan_derived(model: Any, back: Mapping, planning: dict[str, Any], held: Held
         PlanError: `inverse-unproven`.
     """
     inner: Any = unwrap(model)
-    drop = (*tied_names(inner), *leave_out_unsaved(inner), *exception_rules(Drop, planning.get("drop", ())))
     checkpoint = open_model(model) if held is None else held
+    unsaved = leave_out_unsaved(inner, checkpoint.header)
+    drop = (*tied_names(inner, held), *unsaved, *exception_rules(Drop, planning.get("drop", ())))
     # A live model is in the layout that the mapping gives: there is nothing to be told from its names.
     options = read_options({"config": inner.config, "layout": "mapped", **planning, "drop": drop})
     with naming_the_ways_out(inner):
@@ -102,12 +103,17 @@ def is_of_another_class(model: Any) -> bool:
     return bool(_other_class(model))
 
 
-def say_other_class(model: Any) -> None:
-    """Log in which layout a model is saved that came from a checkpoint of another class."""
+def say_other_class(model: Any, held: Header) -> None:
+    """Log in which layout a model is saved that came from a checkpoint of another class.
+
+    Args:
+        model: The model, without wrappers.
+        held: The specs of all that can be read of it.
+    """
     name = class_name(model)
     note = f"saved in the published layout of {name}, and not in that of {_other_class(model)}, which it came in"
     notes = [f'{note}: layout="as loaded" keeps the latter, with its configuration']
-    loaded, held = recall(model), readable_header(model)
+    loaded = recall(model)
     carried = (step for step in (loaded.plan.steps if loaded is not None else ()) if step.fate == "carried")
     aside = [key for step in carried for key in step.sources if key not in held]
     say([*notes, *([f"{', '.join(collapse(aside)[:4])}: no part of a {name}, not saved"] if aside else [])])
@@ -126,7 +132,7 @@ def _other_class(model: Any) -> str:
 
 
 @contextmanager
-def settings_of(model: Any, derived: Plan | None = None) -> Iterator[list[Extra]]:
+def settings_of(model: Any, derived: Plan | None = None, held: HeldSource | None = None) -> Iterator[list[Extra]]:
     """Write the configuration and the generation settings to a place of their own, as the library does.
 
     What still says what a file of the loaded checkpoint says is that file, byte for byte, but for names of modules
@@ -135,6 +141,7 @@ def settings_of(model: Any, derived: Plan | None = None) -> Iterator[list[Extra]
     Args:
         model: The model, without wrappers.
         derived: The plan that it is saved by, where that is not the way back to the layout that it came in.
+        held: The model as a source, where it is spread over ranks.
 
     Yields:
         The files, to be put beside the weights before these are seen; they are gone afterwards.
@@ -143,7 +150,7 @@ def settings_of(model: Any, derived: Plan | None = None) -> Iterator[list[Extra]
         PlanError: `plan-failed`, with a `names-mixed` or `names-unmapped` for what cannot be said of the new names.
     """
     config, own = copy.deepcopy(model.config), _own_settings(model)
-    config.dtype = str(model.dtype).removeprefix("torch.")
+    config.dtype = _dtype_name(model, held)
     config.architectures = [class_name(model)]
     if getattr(model, "hf_quantizer", None) is not None and QUANTISATION in own:
         config.quantization_config = own[QUANTISATION]  # the library keeps part of what is said there
@@ -157,6 +164,14 @@ def settings_of(model: Any, derived: Plan | None = None) -> Iterator[list[Extra]
             _put_own_file(model, model.generation_config, Path(folder) / _GENERATION)
         paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         yield [Extra(path.relative_to(folder).as_posix(), path.resolve()) for path in paths]
+
+
+def _dtype_name(model: Any, held: HeldSource | None) -> str:
+    """Return the name of a model's dtype, which the library tells by its first weight; that may be in another stage."""
+    if held is None or not held.in_stages:
+        return str(model.dtype).removeprefix("torch.")
+    own = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), None)
+    return held.first_word("the dtype of the model", str(own or "").removeprefix("torch."))
 
 
 def _follow_names(model: Any, derived: Plan, path: Path) -> None:

@@ -20,7 +20,7 @@ from weighbridge.base.keys import layout_path
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.models.adapters import Adapters, find_adapters
 from weighbridge.models.kept_elsewhere import Hooks, Kept
-from weighbridge.models.spread_tensors import Sharded, as_shards, is_sharded, look_into
+from weighbridge.models.spread_tensors import Sharded, as_shards, look_into
 from weighbridge.models.wrappers import Branch, branches
 from weighbridge.storage.formats.tensor_kinds import kind_of
 from weighbridge.storage.formats.torch_tensors import address_of, row_major, spec_of, tie_of
@@ -256,7 +256,7 @@ def _places_of(
         there += [] if there else [Places(kept.stand_in.detach().to("meta"), [], kept=kept)]
         return there[0]
     tensor = tensor if slot is None else slot[0][slot[1]]
-    sharded = look_into(tensor, key, by_fsdp=is_fsdp) if is_sharded(tensor) else None
+    sharded = look_into(tensor, key, by_fsdp=is_fsdp)
     local = tensor if sharded is None else sharded.local
     kind_of(local, key)
     there = held.setdefault(address_of(local) or id(tensor), [])

@@ -21,7 +21,7 @@ from weighbridge.models.modules import (
     warn_of_meta,
 )
 from weighbridge.models.own_rows import around_own
-from weighbridge.models.without_plans.loaded_models import remember
+from weighbridge.models.without_plans.loaded_models import Loaded, remember
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.casts.asked_casts import rounded_lines
 from weighbridge.planning.plan import Plan
@@ -46,6 +46,7 @@ def load_into(
     device: Any = "cpu",
     progress: Progress | None = None,
     config: Any = None,
+    unrestricted: Plan | None = None,
 ) -> Plan:
     """Put a plan's targets into a model.
 
@@ -61,6 +62,7 @@ def load_into(
         progress: Called with the bytes loaded so far and the bytes in all, by one thread at a time; what it raises
             stops the load.
         config: The configuration that the plan was made with, to be remembered.
+        unrestricted: For a plan that was restricted, the one before, to be remembered.
 
     Returns:
         The plan that was run: where the model is spread over processes, it is cut to what this one holds. The model
@@ -92,7 +94,7 @@ def load_into(
         else:
             _set_in_batches(run, checkpoint, places, copy=copy, device=device, progress=progress)
     checkpoint.check_unchanged()
-    remember(unwrap(model), whole, checkpoint, config)
+    remember(unwrap(model), Loaded(whole, checkpoint, config, unrestricted))
     warn_of_meta(model)
     _LOG.info("loaded %s into a %s: %s", checkpoint.where, type(model).__name__, plan.target)
     for fated in plan.initialised:

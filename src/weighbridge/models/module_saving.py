@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weighbridge.base.errors import PlanError
-from weighbridge.base.keys import collapse
+from weighbridge.base.errors import DestinationError, PlanError
+from weighbridge.base.keys import collapse, counted
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
 from weighbridge.mappings.exception_rules import Drop
@@ -66,26 +67,59 @@ def recorded_way_back(model: torch.nn.Module, *, lossy: bool = False, held: Held
     loaded = recall(inner)
     if loaded is None:
         return None
-    if loaded.plan.portion is not None:
+    in_stages = held is not None and held.in_stages
+    there = loaded.plan if loaded.whole is None or not in_stages else loaded.whole
+    if there.portion is not None:
         what = "this model was filled with parts of tensors, which go back with those of the other processes alone"
         hint = 'layout="as is" saves it under its own names, as if the parts were tensors'
         raise PlanError("usage", what, hint=hint)
     source = open_model(model) if held is None else held
+    if in_stages:
+        _refuse_missing_stages(there, source.header)
     stock = take_stock(model)
     config = loaded.config if loaded.config is not None else getattr(inner, "config", None)
-    numbers = _of_this_size(
-        replace(loaded.plan, computed=())
-    )  # weights are saved as they are, and nothing of them lost
+    numbers = _of_this_size(replace(there, computed=()))  # weights are saved as they are, and nothing of them lost
     current, gone = _as_it_is_now(in_dtypes(numbers, source.header), source.header, stock)
     standing = what_stands(current, source)
     again = steps_by_the_rules(current, standing, source.header, config)
     kept, strays = _without_strays(standing.plan, source.header)
-    back, named = _back(kept, source.header, again, config, lossy=lossy)
-    if back.target.specs.keys() != loaded.plan.source.specs.keys():
-        prove_read_back(back, current, stock.header(source.header), config)
+    with _naming_stages(is_piece=loaded.whole is not None):
+        back, named = _back(kept, source.header, again, config, lossy=lossy)
+    if back.target.specs.keys() != there.source.specs.keys():
+        prove_read_back(back, current, source.header if in_stages else stock.header(source.header), config)
     changes = (*(f"{key}: extra state that is no tensor now, not saved" for key in gone), *standing.notes)
     notes = (*source.notes, *changes, *strays, *named)
     return WayBack(replace(back, notes=(*back.notes, *notes)), loaded.checkpoint, notes)
+
+
+def _refuse_missing_stages(plan: Plan, header: Header) -> None:
+    """Refuse to save stages that lack, all together, what was loaded: a stage may have been left out.
+
+    Raises:
+        DestinationError: `ranks-disagree`.
+    """
+    loaded = [key for step in plan.steps if step.fate != "carried" for key in step.targets]
+    gone = [key for key in (*loaded, *(fated.key for fated in plan.initialised)) if key not in header]
+    if gone:
+        raise DestinationError(
+            "ranks-disagree",
+            "no rank holds these tensors, which the whole model was loaded with",
+            where=", ".join(collapse(gone)[:4]),
+            expected=counted(len(loaded), "tensor"),
+            got=f"{counted(len(header), 'tensor')} on all ranks together",
+            hint="call save on the processes of every stage, or give a mapping: save(model, out, mapping, stages=True)",
+        )
+
+
+@contextmanager
+def _naming_stages(*, is_piece: bool) -> Iterator[None]:
+    """Let the error that part of the source is lost say what to do where the model has a piece of it, as a stage."""
+    try:
+        yield
+    except PlanError as problem:
+        if is_piece and problem.code == "inverse-lossy":
+            problem.hint += "\nor stages=True where other processes hold the rest, and save it together with this one"
+        raise
 
 
 def _of_this_size(plan: Plan) -> Plan:
@@ -255,17 +289,32 @@ def _free_of(steps: list[Step], header: Header) -> list[Step]:
         steps = free
 
 
-def tied_names(model: torch.nn.Module) -> list[Drop]:
+def tied_names(model: torch.nn.Module, held: HeldSource | None = None) -> list[Drop]:
     """Return the rules that leave out the second names of tied weights, for a model that was never loaded.
+
+    Args:
+        model: The model.
+        held: The model as a source, where it is spread over ranks.
+    """
+    names = second_names(model) if held is None else held.second_names
+    return [Drop(exact_pattern(key), "tied") for key in names]
+
+
+def second_names(model: torch.nn.Module, ties: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Return the names of tied weights that a file has under another name alone.
 
     A published file holds such a weight once. Which of its names that is, a model of transformers says
     (`all_tied_weights_keys`); of a model that does not say it, every name is kept. So is a name whose weight is another
     tensor now, against what the model says.
+
+    Args:
+        model: The model, without wrappers.
+        ties: Which of its tensors are one, if that is known.
     """
     said: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
-    ties = module_header(model).ties if said else {}
-    shared = (key for key, twin in said.items() if key in ties and ties[key] == ties.get(twin, twin))
-    return [Drop(exact_pattern(key), "tied") for key in shared]
+    if said and ties is None:
+        ties = module_header(model).ties
+    return tuple(key for key, twin in said.items() if ties and key in ties and ties[key] == ties.get(twin, twin))
 
 
 def _step_back_in(step: Step, header: Header) -> Step:

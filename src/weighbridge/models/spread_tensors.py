@@ -87,8 +87,8 @@ def is_sharded(tensor: torch.Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def look_into(tensor: Any, where: str, *, by_fsdp: bool) -> Sharded:
-    """Find out what this process holds of a `DTensor`.
+def look_into(tensor: Any, where: str, *, by_fsdp: bool) -> Sharded | None:
+    """Find out what this process holds of a `DTensor`; None for a tensor that it has by itself.
 
     Args:
         tensor: The tensor.
@@ -96,11 +96,30 @@ def look_into(tensor: Any, where: str, *, by_fsdp: bool) -> Sharded:
         by_fsdp: Whether it belongs to a module that FSDP2 sharded.
 
     Raises:
-        PlanError: `parts-unclear` where the placements do not say it.
+        PlanError: `parts-unclear` where the placements do not say it, and for a tensor that torch shards otherwise.
     """
+    if not is_sharded(tensor):
+        if any(kind.__name__ == "ShardedTensor" for kind in type(tensor).__mro__):
+            shape, got = tuple(tensor.size()), f"{len(tensor.local_shards())} shards here, by {tensor.sharding_spec()}"
+            raise _shards_otherwise("ShardedTensor", shape, where, got[:300])
+        return None
     with torch.no_grad():
         local = tensor.detach().to_local()
+    if type(local).__name__ == "LocalShardsWrapper":
+        got = f"shards of {[list(shard.shape) for shard in local.local_shards()]} at {local.local_offsets()}"
+        raise _shards_otherwise("DTensor of LocalShardsWrapper", tuple(tensor.shape), where, got[:300])
     return Sharded(tensor, local, _part_of(tensor, tuple(local.shape), where, by_fsdp=by_fsdp))
+
+
+def _shards_otherwise(kind: str, shape: Shape, where: str, got: str) -> PlanError:
+    return PlanError(
+        "parts-unclear",
+        f"a {kind} holds shards by themselves, which no placements explain",
+        where=where,
+        expected=f"a DTensor of {list(shape)}, or a tensor of this process alone",
+        got=got,
+        hint="shard the model by fully_shard or parallelize_module, or load it before it is sharded",
+    )
 
 
 def _part_of(tensor: Any, local: Shape, where: str, *, by_fsdp: bool) -> Part:

@@ -26,7 +26,7 @@ from weighbridge.running.gather import STITCH_BYTES, Wanted, await_devices, gath
 from weighbridge.running.pieces import Parts, Piece, batch_pieces, cut_runs, split_copies
 from weighbridge.running.strided import copy_strided
 from weighbridge.storage.formats.torch_tensors import bytes_of, dtype_of
-from weighbridge.storage.protocol import FileReader
+from weighbridge.storage.protocol import FileReader, pace_of
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -36,6 +36,9 @@ STAGE_BYTES: Final = 16 * 2**20
 
 DEPTH: Final = 2
 """Buffers of a lane."""
+
+MOST_LANES: Final = 16
+"""However slow the answers from elsewhere are: lanes take memory on both sides."""
 
 
 def fill_tensors(wanted: Sequence[Wanted], checkpoint: Checkpoint, counter: Counter | None = None) -> None:
@@ -74,9 +77,17 @@ def gather_staged(
     work = _Work(checkpoint, lanes, counter)
     modes = modes_of_torch()
     try:
-        run_all(map(modes, work.tasks(wanted)), 1 if checkpoint.is_serial else count_workers())
+        run_all(map(modes, work.tasks(wanted)), _lanes_for(checkpoint))
     finally:
         lanes.finish()
+
+
+def _lanes_for(checkpoint: Checkpoint) -> int:
+    """Return how many lanes there are to be: one for each core, or for each request that is to be on its way."""
+    if checkpoint.is_serial:
+        return 1
+    pace = pace_of(checkpoint)
+    return count_workers() if pace is None else min(pace.in_flight, MOST_LANES)
 
 
 class _Lane:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from weighbridge.algebra.copies import Copy, Loop
@@ -23,7 +24,7 @@ from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
 from weighbridge.running.strided import SECTION_BYTES, copy_strided, is_run, scratch
-from weighbridge.storage.protocol import FileReader, is_read
+from weighbridge.storage.protocol import is_read, read_places
 
 if TYPE_CHECKING:
     import torch
@@ -173,6 +174,32 @@ def fill(buffer: torch.Tensor, layout: Layout, slots: Slots, dtype: str) -> None
         run_copy(buffer, copy, slots, dtype)
 
 
+def fill_reads(copies: Sequence[Copy], step: Step, dtype: str) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Tell what `fill` reads of sources that lie in files.
+
+    Args:
+        copies: The copies.
+        step: Which step they are of.
+        dtype: Dtype code of the value that they write.
+
+    Yields:
+        A source's slot, and the places of it that are read by one call, each a start and a size in bytes.
+    """
+    itemsize = DTYPES[dtype].itemsize
+    if copies and DTYPES[dtype].kind == "packed":
+        yield 0, [(0, step.program.sources[0].size_bytes)]
+        return
+    together, alone = columns(copies, step, dtype)
+    for copy in chain.from_iterable(together):
+        yield copy.source, [(copy.source_start * itemsize, copy.numel * itemsize)]
+    for copy in alone:
+        own = step.program.dtype(copy.source)
+        if copy.source < len(step.sources) and own == dtype and is_run(copy):
+            yield copy.source, [(copy.source_start * itemsize, copy.numel * itemsize)]
+        elif copy.source < len(step.sources):
+            yield from ((copy.source, places) for _, places in section_reads(copy, DTYPES[own].itemsize))
+
+
 MANY_COPIES: Final = 16
 """From how many copies on it is worth looking for those that can be run as one."""
 
@@ -256,7 +283,7 @@ def copy_by_sections(buffer: torch.Tensor, copy: Copy, slots: Slots) -> None:
     key = slots.step.sources[copy.source]
     for section, places in section_reads(copy, dtype.itemsize):
         raw = scratch("section")[: reach(section) * dtype.itemsize]
-        _read_places(slots.checkpoint, key, places, bytes_of(raw))
+        read_places(slots.checkpoint, key, places, bytes_of(raw))
         copy_strided(buffer, raw.view(dtype), section._replace(source_start=0), slots.step)
 
 
@@ -295,17 +322,6 @@ def copy_side_by_side(parts: Sequence[tuple[torch.Tensor, Copy]], start: int, nu
     slots.checkpoint.read(slots.step.sources[number], start * dtype.itemsize, bytes_of(raw))
     for buffer, copy in parts:
         copy_strided(buffer, raw.view(dtype), copy, slots.step)
-
-
-def _read_places(checkpoint: Checkpoint, key: str, places: Sequence[tuple[int, int]], buffer: memoryview) -> None:
-    """Fill a buffer from places of a tensor, each a start and a size in bytes."""
-    if isinstance(checkpoint, FileReader):
-        checkpoint.collect(key, places, buffer)
-        return
-    done = 0
-    for start, size_bytes in places:
-        checkpoint.read(key, start, buffer[done : done + size_bytes])
-        done += size_bytes
 
 
 def copy_stitched(buffer: torch.Tensor, copies: Sequence[Copy], slots: Slots) -> None:

@@ -8,10 +8,11 @@ there, so that the disk works on it while the next one is filled.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING, Final, NamedTuple
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from weighbridge.algebra.copies import Copy
 from weighbridge.algebra.layout import Layout, windows
@@ -24,10 +25,10 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
 from weighbridge.running.budgets import WINDOW_BYTES, is_in_runs, share_out, window_numel
-from weighbridge.running.execute import Slots, WorkerBuffers, fill
+from weighbridge.running.execute import Slots, WorkerBuffers, fill, fill_reads
 from weighbridge.running.gather import await_devices
 from weighbridge.running.to_files.filled_file import FilledFile
-from weighbridge.running.transposing import Room, cut_squares, is_squared, write_square
+from weighbridge.running.transposing import Room, cut_squares, is_squared, square_places, write_square
 from weighbridge.storage.protocol import Extent, FileReader, pace_of, pieces_of
 from weighbridge.storage.remote.remote_files import Location
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 32 * 2**20
 """The most that the kernel is asked to copy at once, so that all workers have something to do."""
+
+FILES_AT_ONCE: Final = 2
+"""How many files are filled side by side."""
 
 
 def fill_files(
@@ -68,7 +72,7 @@ def fill_files(
         DestinationError: The codes of writing. Files that are open then are left to their owner, closed.
     """
     await_devices(checkpoint)
-    run = _Filling(plan, checkpoint, create, budget_bytes, counter, in_order=in_order)
+    run = Filling(plan, checkpoint, create, budget_bytes, counter, in_order=in_order)
     try:
         run_all(run.tasks(images), run.workers)
     except BaseException:
@@ -76,7 +80,33 @@ def fill_files(
         raise
 
 
-class _Move(NamedTuple):
+def in_turn(streams: Iterator[Iterator[Task]], count: int) -> Iterator[Task]:
+    """Yield tasks of several streams, one of each in turn; where a stream ends, the next one comes in.
+
+    Args:
+        streams: The streams.
+        count: How many of them take turns.
+
+    Examples:
+        >>> told: list[str] = []
+        >>> streams = ([partial(told.append, letter) for letter in word] for word in ("abc", "x", "yz"))
+        >>> for task in in_turn(map(iter, streams), 2):
+        ...     task()
+        >>> "".join(told)
+        'axbcyz'
+    """
+    begun = deque(islice(streams, count))
+    while begun:
+        stream = begun.popleft()
+        task = next(stream, None)
+        if task is None:
+            begun.extend(islice(streams, 1))
+        else:
+            begun.append(stream)
+            yield task
+
+
+class Move(NamedTuple):
     """Bytes of a file that move as they are: where they lie, and where they go in the new file."""
 
     path: Location
@@ -85,17 +115,23 @@ class _Move(NamedTuple):
     size_bytes: int
 
     def write(self, sink: Sink) -> None:
+        """Have the new file hold them."""
         sink.copy_range(Extent(self.path, self.offset, self.size_bytes), self.target_offset)
 
 
-class _Build(NamedTuple):
-    """Any other part of a tensor in the new file: its size, and what writes it."""
+Reads: TypeAlias = "Iterator[tuple[str, list[tuple[int, int]]]]"
+"""What is read: a source's key, and places of it that are read by one call, each a start and a size in bytes."""
+
+
+class Build(NamedTuple):
+    """Any other part of a tensor in the new file: its size, what writes it, and what is read for that."""
 
     size_bytes: int
     write: Callable[[Sink], None]
+    reads: Callable[[], Reads] = lambda: iter(())
 
 
-class _Filling:
+class Filling:
     """One run of a plan into files."""
 
     def __init__(
@@ -114,9 +150,11 @@ class _Filling:
         self.counter = counter
         self.workers, self.share_bytes = share_out(budget_bytes, checkpoint)
         self.in_order = in_order
-        if in_order and any(step.program.temporaries for step in plan.steps):
+        is_staged = any(step.program.temporaries for step in plan.steps)
+        if in_order and is_staged:
             self.workers = 1  # steps with temporaries take turns, and might take them in another order
         pace = pace_of(checkpoint)
+        self.files_at_once = 1 if in_order or is_staged or pace is not None else FILES_AT_ONCE
         self.piece_bytes = PIECE_BYTES if pace is None else pace.range_bytes
         self.twins = {fated.key: fated.by for fated in plan.tied_targets}
         self.files: list[FilledFile] = []
@@ -125,15 +163,24 @@ class _Filling:
         self._buffers = WorkerBuffers()
 
     def tasks(self, images: Sequence[FileImage]) -> Iterator[Task]:
-        """Yield what there is to do, in the order of the files; drawn by one thread at a time."""
-        for image in images:
-            file = FilledFile(self.create(image))
-            self.files.append(file)
-            parts = chain.from_iterable(self._parts(key, offset) for key, offset, _ in image.tensors)
-            for part in _regroup_moves(parts, self.piece_bytes):
-                file.expect()
-                yield partial(self._write, part, file)
-            yield file.finish
+        """Yield what there is to do, in the order of the files; drawn by one thread at a time.
+
+        Those who write to one file wait for each other, so that several files are filled side by side.
+        """
+        yield from in_turn(map(self._tasks_of, images), self.files_at_once)
+
+    def _tasks_of(self, image: FileImage) -> Iterator[Task]:
+        file = FilledFile(self.create(image))
+        self.files.append(file)
+        for part in self.parts(image):
+            file.expect()
+            yield partial(self._write, part, file)
+        yield file.finish
+
+    def parts(self, image: FileImage) -> Iterator[Move | Build]:
+        """Cut the work on one file into parts."""
+        parts = chain.from_iterable(self._parts(key, offset) for key, offset, _ in image.tensors)
+        return _regroup_moves(parts, self.piece_bytes)
 
     def abandon(self) -> None:
         """Close all files as they are."""
@@ -141,12 +188,12 @@ class _Filling:
             if file.is_open:
                 file.sink.abandon()
 
-    def _write(self, part: _Move | _Build, file: FilledFile) -> None:
+    def _write(self, part: Move | Build, file: FilledFile) -> None:
         part.write(file.sink)
         self.counter.add(part.size_bytes)
         file.finish()
 
-    def _parts(self, key: str, offset: int) -> Iterator[_Move | _Build]:
+    def _parts(self, key: str, offset: int) -> Iterator[Move | Build]:
         """Cut the work on one tensor into parts."""
         target = self.twins.get(key, key)
         number = self.plan.step_of_target[target]
@@ -157,7 +204,9 @@ class _Filling:
         if DTYPES[output.dtype].kind == "packed":
             yield from self._packed(offset, output.spec, step.sources[0])
         elif step.program.temporaries:
-            yield _Build(output.spec.size_bytes, partial(self._write_staged, number, output, offset))
+            made = *step.program.temporaries, output
+            reads = partial(_reads, step, [(each.layout.copies, each.dtype) for each in made])
+            yield Build(output.spec.size_bytes, partial(self._write_staged, number, output, offset), reads)
         elif is_in_runs(output, step, self.checkpoint):
             for copy in sorted(output.layout.copies, key=lambda copy: copy.target_start):
                 yield from self._run(copy, offset, step)
@@ -168,14 +217,15 @@ class _Filling:
             itemsize = DTYPES[output.dtype].itemsize
             for start, window in self._windows(output):
                 write = partial(self._write_window, window, output.dtype, slots, offset + start * itemsize)
-                yield _Build(window.numel * itemsize, write)
+                reads = partial(_reads, step, [(window.copies, output.dtype)])
+                yield Build(window.numel * itemsize, write, reads)
 
     def _is_squared(self, output: Output, step: Step) -> bool:
         """Tell whether a tensor is transposed square by square, which writes all over it."""
         most = window_numel(output, self.share_bytes)
         return not self.in_order and is_squared(output, step, self.checkpoint, self.share_bytes, most)
 
-    def _run(self, copy: Copy, offset: int, step: Step) -> Iterator[_Move | _Build]:
+    def _run(self, copy: Copy, offset: int, step: Step) -> Iterator[Move | Build]:
         if copy.source >= len(step.sources):
             yield from self._declared(copy, offset, step.program.constants[copy.source - len(step.sources)])
             return
@@ -186,32 +236,34 @@ class _Filling:
         place = offset + copy.target_start * itemsize
         if pieces is not None:
             for piece in pieces:
-                yield _Move(piece.path, piece.offset, place, piece.size_bytes)
+                yield Move(piece.path, piece.offset, place, piece.size_bytes)
                 place += piece.size_bytes
             return
         raw = _raw(self.checkpoint.tensor(key))[start : start + size_bytes]
         for done in range(0, size_bytes, PIECE_BYTES):
             part = raw[done : done + PIECE_BYTES]
-            yield _Build(len(part), partial(_write_raw, part, place + done))
+            yield Build(len(part), partial(_write_raw, part, place + done))
 
-    def _declared(self, copy: Copy, offset: int, constant: Constant) -> Iterator[_Build]:
+    def _declared(self, copy: Copy, offset: int, constant: Constant) -> Iterator[Build]:
         """Write a run of a declared value."""
         size_bytes = len(constant.element)
         most = max(1, min(WINDOW_BYTES, self.share_bytes) // size_bytes)
         for start in range(0, copy.numel, most):
             count = min(most, copy.numel - start)
             write = partial(_write_declared, constant.element, count, offset + (copy.target_start + start) * size_bytes)
-            yield _Build(count * size_bytes, write)
+            yield Build(count * size_bytes, write)
 
-    def _squares(self, output: Output, step: Step, offset: int) -> Iterator[_Build]:
+    def _squares(self, output: Output, step: Step, offset: int) -> Iterator[Build]:
         """Transpose a tensor square by square; the disk begins with rows when the next ones are due."""
         room = Room.within(output, self.share_bytes)
         for copy in output.layout.copies:
             for stripe in cut_squares(copy, room, offset):
-                yield _Build(0, _hurry)
+                yield Build(0, _hurry)
                 for square in stripe:
-                    write = partial(self._write_square, square, step.sources[copy.source], room, offset)
-                    yield _Build(square.numel * room.itemsize, write)
+                    key = step.sources[copy.source]
+                    write = partial(self._write_square, square, key, room, offset)
+                    reads = partial(_square_reads, square, key, room.itemsize)
+                    yield Build(square.numel * room.itemsize, write, reads)
 
     def _write_square(self, square: Square, key: str, room: Room, offset: int, sink: Sink) -> None:
         import torch
@@ -220,16 +272,17 @@ class _Filling:
         with torch.no_grad():
             write_square(square, key, self.checkpoint, self._buffers.take(room.size_bytes), room, offset, sink)
 
-    def _packed(self, offset: int, spec: TensorSpec, key: str) -> Iterator[_Move | _Build]:
+    def _packed(self, offset: int, spec: TensorSpec, key: str) -> Iterator[Move | Build]:
         """Move a tensor whose elements are smaller than a byte."""
         extent = self.checkpoint.extent(key)
         if extent is not None:
-            yield _Move(extent.path, extent.offset, offset, spec.size_bytes)
+            yield Move(extent.path, extent.offset, offset, spec.size_bytes)
             return
         most = min(WINDOW_BYTES, self.share_bytes)
         for start in range(0, spec.size_bytes, most):
             size_bytes = min(most, spec.size_bytes - start)
-            yield _Build(size_bytes, partial(self._write_bytes, key, start, size_bytes, offset + start))
+            write = partial(self._write_bytes, key, start, size_bytes, offset + start)
+            yield Build(size_bytes, write, partial(iter, [(key, [(start, size_bytes)])]))
 
     def _write_bytes(self, key: str, start: int, size_bytes: int, offset: int, sink: Sink) -> None:
         part = memoryview(bytearray(size_bytes))
@@ -267,6 +320,17 @@ class _Filling:
                 self._write_window(window, output.dtype, slots, offset + start * itemsize, sink)
 
 
+def _reads(step: Step, made: Sequence[tuple[Sequence[Copy], str]]) -> Reads:
+    """Tell what is read for parts of a step's values, each given by its copies and its dtype."""
+    for copies, dtype in made:
+        for slot, places in fill_reads(copies, step, dtype):
+            yield step.sources[slot], places
+
+
+def _square_reads(square: Square, key: str, itemsize: int) -> Reads:
+    yield key, square_places(square, itemsize)
+
+
 def _raw(tensor: torch.Tensor) -> memoryview:
     from weighbridge.storage.formats.torch_tensors import bytes_of
 
@@ -285,27 +349,27 @@ def _write_raw(part: memoryview, offset: int, sink: Sink) -> None:
     sink.write(offset, part)
 
 
-def _regroup_moves(parts: Iterator[_Move | _Build], most_bytes: int) -> Iterator[_Move | _Build]:
+def _regroup_moves(parts: Iterator[Move | Build], most_bytes: int) -> Iterator[Move | Build]:
     """Join moves that follow each other on both sides, and cut long ones, so that every worker has its share."""
-    pending: _Move | None = None
+    pending: Move | None = None
     for part in parts:
-        if pending is not None and isinstance(part, _Move) and _follows(pending, part, most_bytes):
+        if pending is not None and isinstance(part, Move) and _follows(pending, part, most_bytes):
             pending = pending._replace(size_bytes=pending.size_bytes + part.size_bytes)
         else:
             yield from _cut_move(pending, most_bytes)
-            pending = part if isinstance(part, _Move) else None
-            if isinstance(part, _Build):
+            pending = part if isinstance(part, Move) else None
+            if isinstance(part, Build):
                 yield part
     yield from _cut_move(pending, most_bytes)
 
 
-def _follows(first: _Move, second: _Move, most_bytes: int) -> bool:
+def _follows(first: Move, second: Move, most_bytes: int) -> bool:
     reached = first.path, first.offset + first.size_bytes, first.target_offset + first.size_bytes
     return first.size_bytes < most_bytes and second[:3] == reached
 
 
-def _cut_move(move: _Move | None, most_bytes: int) -> Iterator[_Move]:
+def _cut_move(move: Move | None, most_bytes: int) -> Iterator[Move]:
     for start in range(0, move.size_bytes if move is not None else 0, most_bytes):
         assert move is not None
         size_bytes = min(most_bytes, move.size_bytes - start)
-        yield _Move(move.path, move.offset + start, move.target_offset + start, size_bytes)
+        yield Move(move.path, move.offset + start, move.target_offset + start, size_bytes)

@@ -12,12 +12,13 @@ from weighbridge.base.process.machines import check_byte_order
 from weighbridge.base.specs import Header, TensorSpec
 from weighbridge.planning.plan import Plan
 from weighbridge.running.execute import run_step
-from weighbridge.storage.protocol import InNoFile
+from weighbridge.storage.protocol import InNoFile, fullest_pace, read_places
 
 if TYPE_CHECKING:
     import torch
 
     from weighbridge.storage.protocol import Checkpoint, Extent
+    from weighbridge.storage.remote.pace import Pace
 
 
 _ANEW: Final = (
@@ -119,6 +120,10 @@ class LayeredCheckpoint(InNoFile):
         """Fill a buffer with a tensor's bytes."""
         self._of(key).read(key, start_byte, buffer)
 
+    def collect(self, key: str, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill a buffer from several places of a tensor."""
+        read_places(self._of(key), key, places, buffer)
+
     @property
     def is_serial(self) -> bool:
         """Whether one of the two makes its tensors as it goes."""
@@ -128,6 +133,11 @@ class LayeredCheckpoint(InNoFile):
     def is_past_cache(self) -> bool:
         """Whether files of one of the two are read past the page cache."""
         return self.front.is_past_cache or self.behind.is_past_cache
+
+    @property
+    def pace(self) -> Pace | None:
+        """How the one that lies elsewhere is best read; None where none does."""
+        return fullest_pace((self.front, self.behind))
 
     def held(self, key: str) -> torch.Tensor | None:
         """Return a tensor that one of the two holds in memory."""

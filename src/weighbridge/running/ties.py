@@ -27,6 +27,7 @@ from weighbridge.running.taken_values import (
     refuse_own,
     window_bytes,
 )
+from weighbridge.running.tensor_digests import digest_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -243,12 +244,32 @@ def are_equal(key: str, other: str, checkpoint: Checkpoint) -> bool:
     """Tell whether two tensors of a checkpoint are the same: dtype, shape and bytes."""
     ties = checkpoint.header.ties
     if isinstance(checkpoint, HeldSource) and ties.get(key, key) != ties.get(other, other):
-        # What is spread in two ways no rank can compare: it is taken to differ.
-        is_alike = checkpoint.parts[key] == checkpoint.parts[other]
-        return checkpoint.is_so_for_all(
-            f"whether {other} is still {key}", is_alike and are_equal(key, other, checkpoint.local)
-        )
+        return _are_equal_on_all(key, other, checkpoint)
     return same_values(_as_it_is(key, checkpoint), _as_it_is(other, checkpoint), checkpoint)
+
+
+def _are_equal_on_all(key: str, other: str, held: HeldSource) -> bool:
+    """Tell whether two tensors that several ranks hold are the same; all of them ask for it.
+
+    Each says the digests of what it holds of both. What is spread in two ways cannot be compared so, and is taken to
+    differ.
+    """
+    if held.header[key] != held.header[other]:
+        return False
+    said = [[_digest_of_part(each, held)] if each in held.parts else [] for each in (key, other)]
+
+    def compare(words: Sequence[Sequence[Sequence[Sequence[str]]]]) -> list[bool]:
+        one, two = ({tuple(part) for own in words for part in own[side] if part} for side in (0, 1))
+        return [one == two] * len(words)
+
+    found: bool = held.exchange.agree(f"whether {other} is still {key}", said, compare)
+    return found
+
+
+def _digest_of_part(key: str, held: HeldSource) -> list[str]:
+    """Return which part of a tensor is held, and its digest; nothing of a part without elements."""
+    part = held.parts[key]
+    return [str(part.axes), digest_tensor(held.local, key)] if part.numel else []
 
 
 def _as_it_is(key: str, checkpoint: Checkpoint) -> Value:

@@ -94,6 +94,12 @@ def cut_squares(copy: Copy, room: Room, offset: int) -> Iterator[Iterator[Square
     return stripes(copy, room.square_numel, room.strip_numel, pages)
 
 
+def square_places(square: Square, itemsize: int) -> list[tuple[int, int]]:
+    """Return where the rows of a square lie in its source, each a start and a size in bytes."""
+    starts = (square.source_start + row * square.source_stride for row in range(square.rows))
+    return [(start * itemsize, square.columns * itemsize) for start in starts]
+
+
 def write_square(
     square: Square, key: str, checkpoint: FileReader, buffer: torch.Tensor, room: Room, offset: int, sink: Sink
 ) -> None:
@@ -110,11 +116,10 @@ def write_square(
     """
     from weighbridge.storage.formats.torch_tensors import bytes_of
 
-    itemsize, run = room.itemsize, square.columns * room.itemsize
+    itemsize = room.itemsize
     elements = buffer.view(_bits_of(itemsize))
     whole, strips = elements[: square.numel], elements[room.square_numel :]
-    starts = (square.source_start + row * square.source_stride for row in range(square.rows))
-    checkpoint.collect(key, [(start * itemsize, run) for start in starts], bytes_of(whole))
+    checkpoint.collect(key, square_places(square, itemsize), bytes_of(whole))
     step = room.strip_numel // square.rows
     for first in range(0, square.columns, step):
         part = whole.view(square.rows, square.columns)[:, first : first + step]

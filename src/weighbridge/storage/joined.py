@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.specs import Header, TensorSpec, check_keys
 from weighbridge.storage.lookup import not_found
-from weighbridge.storage.protocol import InNoFile, PartMaker
+from weighbridge.storage.protocol import InNoFile, PartMaker, fullest_pace, read_places
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from weighbridge.storage.places.directory import Extra
     from weighbridge.storage.places.file_fingerprints import FileFingerprint
     from weighbridge.storage.protocol import Checkpoint, Extent
+    from weighbridge.storage.remote.pace import Pace
 
 
 class Part(NamedTuple):
@@ -66,6 +67,11 @@ class JoinedCheckpoint(InNoFile):
         """Whether the files of one of them are read past the page cache."""
         return any(part.checkpoint.is_past_cache for part in self.parts)
 
+    @property
+    def pace(self) -> Pace | None:
+        """How those that lie elsewhere are best read; None where none does."""
+        return fullest_pace(part.checkpoint for part in self.parts)
+
     def fingerprint(self) -> list[FileFingerprint]:
         """Describe the files of all."""
         return [
@@ -109,6 +115,11 @@ class JoinedCheckpoint(InNoFile):
         """Fill the whole buffer with a tensor's bytes."""
         checkpoint, own = self._of(key)
         checkpoint.read(own, start_byte, buffer)
+
+    def collect(self, key: str, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill the whole buffer from several places of a tensor."""
+        checkpoint, own = self._of(key)
+        read_places(checkpoint, own, places, buffer)
 
     def held(self, key: str) -> torch.Tensor | None:
         """Return a tensor that one of them holds in memory."""

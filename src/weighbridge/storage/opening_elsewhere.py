@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
@@ -15,18 +16,20 @@ from weighbridge.storage.places.extras_elsewhere import find_extras_elsewhere
 from weighbridge.storage.places.file_fingerprints import AnySource
 from weighbridge.storage.places.regular_files import SourceFile, read_small_file
 from weighbridge.storage.protocol import Checkpoint
-from weighbridge.storage.remote.addresses import read_address
+from weighbridge.storage.remote.addresses import HUB, Address, read_address
 from weighbridge.storage.remote.folders import LIKELY, RemoteFolder, open_folder
 from weighbridge.storage.remote.remote_files import Location, RemoteFile, RemoteSource
+from weighbridge.storage.sharded.dcp_names import METADATA_NAME
 
 _FETCH: Final = "fetch it first (hf download, aws s3 cp), and open it here"
 
 
-def open_address(text: str) -> Checkpoint:
+def open_address(text: str, token: str = "") -> Checkpoint:
     """Open a checkpoint by its address.
 
     Args:
         text: The address of a folder, of a safetensors file, of an index, or of an inventory.
+        token: For the hub, in the place of the one that its own library finds.
 
     Raises:
         CheckpointError: `checkpoint-not-found`, `checkpoint-ambiguous`, `remote-denied`, `remote-no-ranges`,
@@ -36,10 +39,7 @@ def open_address(text: str) -> Checkpoint:
     address = read_address(text)
     name = address.file_name
     _refuse_others(name, address.text)
-    folder = open_folder(address)
-    if folder.is_listed and RECORD_NAME in folder.files:
-        what, hint = "what is written here is not finished", "go on with the conversion (--resume), or wait for its end"
-        raise CheckpointError("checkpoint-not-found", what, where=folder.where, got=RECORD_NAME, hint=hint)
+    folder = _finished_folder(address, token)
     if not name:
         return _open_folder(folder)
     file = folder.find(name)
@@ -51,6 +51,39 @@ def open_address(text: str) -> Checkpoint:
     if name.endswith(INVENTORY_SUFFIXES):
         return open_inventory(file)
     return open_elsewhere(folder, [name], None, where=where)
+
+
+def open_named_elsewhere(text: str, names: Sequence[str], token: str = "") -> Checkpoint:
+    """Open the first of some files of weights, or indexes, as if it were all that a folder holds, with what is beside.
+
+    Args:
+        text: The folder's address.
+        names: The names, the likeliest first.
+        token: As for `open_address`.
+
+    Raises:
+        CheckpointError: As `open_address`; `checkpoint-not-found` where there is none of them.
+    """
+    folder = _finished_folder(read_address(text), token)
+    folder.look_for(names, may_be_denied=True)
+    name = next((name for name in names if name in folder.files), None)
+    if name is None:
+        what, expected = "there are no weights of this name", " or ".join(names)
+        raise CheckpointError("checkpoint-not-found", what, where=folder.where, expected=expected, got=_near(folder))
+    if name.endswith(INDEX_SUFFIX):
+        return _open_index(folder, name, f"{folder.where}/{name}")
+    folder.look_for(LIKELY, may_be_denied=True)
+    extras, notes = find_extras_elsewhere(folder, (name,))
+    return open_elsewhere(folder, [name], None, where=folder.where, extras=extras, notes=notes)
+
+
+def _finished_folder(address: Address, token: str) -> RemoteFolder:
+    """Ask what lies in a folder; one that is still being written is none."""
+    folder = open_folder(address._replace(user=token) if token and address.scheme == HUB else address)
+    if folder.is_listed and RECORD_NAME in folder.files:
+        what, hint = "what is written here is not finished", "go on with the conversion (--resume), or wait for its end"
+        raise CheckpointError("checkpoint-not-found", what, where=folder.where, got=RECORD_NAME, hint=hint)
+    return folder
 
 
 def _near(folder: RemoteFolder) -> str:
@@ -73,6 +106,10 @@ def _open_folder(folder: RemoteFolder) -> SafetensorsCheckpoint:
         what, hint = "no checkpoint is at this address", "name the index or the safetensors file itself"
         expected = "one of " + ", ".join(LIKELY[:2])
         raise CheckpointError("checkpoint-not-found", what, where=folder.where, expected=expected, hint=hint)
+    if METADATA_NAME in folder.files:
+        what, expected = "a distributed checkpoint is not read from elsewhere", f"{SAFETENSORS_SUFFIX} of whole tensors"
+        where, got = folder.where, METADATA_NAME
+        raise CheckpointError("checkpoint-not-found", what, where=where, expected=expected, got=got, hint=_FETCH)
     found = choose_weights(names, folder.where)
     if found.index_name is not None and not found.is_torch:
         return _open_index(folder, found.index_name, folder.where)

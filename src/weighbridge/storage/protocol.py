@@ -146,8 +146,8 @@ class InNoFile:
 
 
 @runtime_checkable
-class FileReader(Protocol):
-    """What a checkpoint can do, beyond `Checkpoint`, whose tensors all lie in files as they are: each has an extent."""
+class Collector(Protocol):
+    """What a checkpoint can do, beyond `Checkpoint`, that reads several places at once for less than one by one."""
 
     def collect(self, key: str, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
         """Fill the whole buffer from several places of a tensor, each a start and a size in bytes.
@@ -155,6 +155,26 @@ class FileReader(Protocol):
         Raises:
             CheckpointError: As `Checkpoint.read`.
         """
+
+
+def read_places(checkpoint: Checkpoint, key: str, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+    """Fill the whole buffer from several places of a tensor, each a start and a size in bytes.
+
+    Raises:
+        CheckpointError: As `Checkpoint.read`.
+    """
+    if isinstance(checkpoint, Collector):
+        checkpoint.collect(key, places, buffer)
+        return
+    done = 0
+    for start, size_bytes in places:
+        checkpoint.read(key, start, buffer[done : done + size_bytes])
+        done += size_bytes
+
+
+@runtime_checkable
+class FileReader(Collector, Protocol):
+    """What a checkpoint can do, beyond `Checkpoint`, whose tensors all lie in files as they are: each has an extent."""
 
     def scatter(self, key: str, start_byte: int, spans: Sequence[Span]) -> None:
         """Fill pieces of memory, one after the other, with the file's bytes from byte `start_byte` of a tensor on.
@@ -189,6 +209,15 @@ class Paced(Protocol):
 def pace_of(checkpoint: Checkpoint) -> Pace | None:
     """Return the pace that a checkpoint wants to be read at; None where cores and disks give it."""
     return checkpoint.pace if isinstance(checkpoint, Paced) else None
+
+
+def fullest_pace(checkpoints: Iterable[Checkpoint]) -> Pace | None:
+    """Return the pace of what is made of several checkpoints: that of the one which wants the most on its way at once.
+
+    None where all of them lie on this disk.
+    """
+    paces = [pace for each in checkpoints if (pace := pace_of(each)) is not None]
+    return max(paces, default=None)
 
 
 @runtime_checkable

@@ -14,19 +14,27 @@ if TYPE_CHECKING:
 
 
 class Loaded(NamedTuple):
-    """What a model was last loaded through, what that plan read, and the configuration that it was made with."""
+    """What a model was last loaded through.
+
+    Args:
+        plan: The plan.
+        checkpoint: What it read.
+        config: The configuration that it was made with.
+        whole: For one that was restricted, the plan before; it says how a model goes back of which this is a stage.
+    """
 
     plan: Plan
     checkpoint: Checkpoint
     config: Any = None
+    whole: Plan | None = None
 
 
 _loaded: WeakKeyDictionary[torch.nn.Module, Loaded | Callable[[], Loaded]] = WeakKeyDictionary()
 
 
-def remember(model: torch.nn.Module, plan: Plan, checkpoint: Checkpoint, config: Any = None) -> None:
+def remember(model: torch.nn.Module, loaded: Loaded) -> None:
     """Note what a model was loaded through."""
-    _loaded[model] = Loaded(plan, checkpoint, config)
+    _loaded[model] = loaded
 
 
 def remember_later(model: torch.nn.Module, make: Callable[[], Loaded]) -> None:

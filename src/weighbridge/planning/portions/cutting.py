@@ -14,6 +14,7 @@ from typing import Final
 from weighbridge.algebra.held_parts import Part
 from weighbridge.base.errors import LayoutError, PlanError, WeighbridgeError
 from weighbridge.base.keys import nearest
+from weighbridge.base.process.collecting import without_collection
 from weighbridge.base.specs import DTYPES, Header, TensorSpec
 from weighbridge.planning.plan import Plan, Portion
 from weighbridge.planning.portions.cut_programs import cut_sources, cut_targets
@@ -28,6 +29,7 @@ BY_PARTS: Final = "--parts"
 """The rule by which a cut plan leaves out a source that its parts do not need."""
 
 
+@without_collection()
 def cut(plan: Plan, target: Parts | None = None, *, source: Parts | None = None) -> Plan:
     """Cut a plan to parts of its targets, of its sources, or of both.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from weighbridge.base.errors import DestinationError
+from weighbridge.base.errors import CheckpointError, DestinationError
 from weighbridge.base.keys import counted, index_set
 
 SAID: Final = {
@@ -24,6 +24,15 @@ SAID: Final = {
 """What all ranks must say alike, and what it is called."""
 
 
+SAID_OF_A_LOAD: Final = {
+    "weighbridge": "version of weighbridge",
+    "mapping": "mapping",
+    "plan_hash": "plan",
+    "files": "files",
+}
+"""What ranks that load together must say alike, and what it is called."""
+
+
 def check_alike(said: Sequence[Mapping[str, Any]], where: str) -> None:
     """Refuse to write what one of the ranks would not write.
 
@@ -34,33 +43,85 @@ def check_alike(said: Sequence[Mapping[str, Any]], where: str) -> None:
     Raises:
         DestinationError: `ranks-disagree`, with the ranks that differ from most of them.
     """
-    for name, called in SAID.items():
+    found = _find_difference(said, SAID)
+    if found is not None:
+        others, agreed, expected, got = found
+        raise DestinationError(
+            "ranks-disagree",
+            f"rank {others} would not write the output that rank {agreed} writes",
+            where=where,
+            expected=expected,
+            got=got,
+            hint="call save with the same model, destination and options on every rank",
+        )
+
+
+def check_loads_alike(said: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Refuse to load what one of the ranks would not load.
+
+    Args:
+        said: What each rank says, by the names of `SAID_OF_A_LOAD`.
+        where: What is loaded into.
+
+    Raises:
+        CheckpointError: `ranks-disagree`, with the ranks that differ from most of them.
+    """
+    found = _find_difference(said, SAID_OF_A_LOAD)
+    if found is not None:
+        others, agreed, expected, got = found
+        raise CheckpointError(
+            "ranks-disagree",
+            f"rank {others} would not load what rank {agreed} loads",
+            where=where,
+            expected=expected,
+            got=got,
+            hint="give every rank the same model, files, mapping and options",
+        )
+
+
+class _Difference(NamedTuple):
+    """Which ranks say something else than most do, and what each side says."""
+
+    others: str
+    agreed: str
+    expected: str
+    got: str
+
+
+def _find_difference(said: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> _Difference | None:
+    for name, called in names.items():
         values = [str(each[name]) for each in said]
         most = Counter(values).most_common(1)[0][0]
+        usual = said[values.index(most)][name]
         others = [rank for rank, value in enumerate(values) if value != most]
         if others:
             agreed = [rank for rank, value in enumerate(values) if value == most]
-            raise DestinationError(
-                "ranks-disagree",
-                f"rank {index_set(others)} would not write the output that rank {index_set(agreed)} writes",
-                where=where,
-                expected=f"{called}: {most[:200]}",
-                got="\n".join(f"rank {rank}: {called}: {values[rank][:200]}" for rank in others[:4]),
-                hint="call save with the same model, destination and options on every rank",
-            )
+            expected = f"{called}: {_otherwise(usual, said[others[0]][name])}"
+            got = "\n".join(f"rank {rank}: {called}: {_otherwise(said[rank][name], usual)}" for rank in others[:4])
+            return _Difference(index_set(others), index_set(agreed), expected, got)
+    return None
 
 
-def check_held_alike(held: Sequence[Mapping[str, Any]], copies: Sequence[Mapping[str, str]]) -> None:
+def _otherwise(value: Any, other: Any) -> str:
+    """Write what one rank says; of a list, what is not in that of another."""
+    are_lists = isinstance(value, list) and isinstance(other, list)
+    return str([each for each in value if each not in other] if are_lists else value)[:200]
+
+
+def check_held_alike(
+    held: Sequence[Mapping[str, Any]], copies: Sequence[Mapping[str, str]], *, in_stages: bool = False
+) -> None:
     """Refuse ranks that do not hold the same tensors, or of which some hold other values of the same part.
 
     Args:
         held: What each rank holds, by key.
         copies: Digests of what a rank may hold as others do, by key.
+        in_stages: Whether each of them may hold some of the tensors only.
 
     Raises:
         DestinationError: `ranks-disagree`.
     """
-    for rank, parts in enumerate(held):
+    for rank, parts in enumerate(held if not in_stages else ()):
         strange = sorted(parts.keys() ^ held[0].keys())
         if strange:
             raise DestinationError(
@@ -69,7 +130,7 @@ def check_held_alike(held: Sequence[Mapping[str, Any]], copies: Sequence[Mapping
                 where=strange[0],
                 expected=f"{counted(len(held[0]), 'tensor')}, as on rank 0",
                 got=f"{counted(len(strange), 'tensor')} on one of the two alone",
-                hint="call save with the same model on every rank",
+                hint="call save with the same model on every rank, or with stages=True where each has some layers",
             )
     for key, groups in _differing(held, copies):
         said = "\n".join(f"rank {index_set(ranks)}: SHA-256 {digest}" for digest, ranks in groups.items())

@@ -57,15 +57,23 @@ class Exchange:
         ranks: How many there are.
         where: What they write, for messages.
         timeout_s: How long to wait for the others at a time, in seconds.
+        doing: What they do together: they save, or load.
     """
 
     def __init__(
-        self, store: Store, rank: int, ranks: int, where: str = "", timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        store: Store,
+        rank: int,
+        ranks: int,
+        where: str = "",
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        doing: str = "save",
     ) -> None:
         self.rank = rank
         self.ranks = ranks
         self.where = where
         self.timeout_s = timeout_s
+        self.doing = doing
         self._store = store
         # Each rank counts its own runs: all of them have run the same before.
         self._run = store.add(f"weighbridge/runs/{rank}", 1) if ranks > 1 else 0
@@ -190,11 +198,11 @@ class Exchange:
         messages = [self._take(name) for name in names]
         failed = next((rank for rank, message in enumerate(messages, 1) if "failed" in message), None)
         if failed is not None:
-            raise _raised_by(messages[failed - 1]["failed"], failed, self.ranks, self.where)
+            raise self._raised_by(messages[failed - 1]["failed"], failed)
         for rank, message in enumerate(messages, 1):
             if message["topic"] != topic:
-                what = f"rank {rank} is at another point of the save than rank 0"
-                hint = "call save with the same arguments on every rank, and as often"
+                what = f"rank {rank} is at another point of the {self.doing} than rank 0"
+                hint = f"call {self.doing} with the same arguments on every rank, and as often"
                 raise DestinationError(
                     "ranks-disagree", what, where=self.where, expected=topic, got=message["topic"], hint=hint
                 )
@@ -228,18 +236,33 @@ class Exchange:
         self._forget([name])
         if "failed" in message:
             self._is_over = True
-            raise _raised_by(message["failed"], message["rank"], self.ranks, self.where)
+            raise self._raised_by(message["failed"], message["rank"])
         return message["answer"]
 
     def _absent(self, topic: str, missing: Iterable[int]) -> DestinationError:
         return DestinationError(
             "rank-missing",
-            "not all ranks that share this output are there",
+            f"not all ranks that {self.doing} together are there",
             where=self.where,
             expected=f"{self.ranks} ranks, each within {self.timeout_s:g} s, for {topic}",
             got=f"no word of rank {index_set(missing)}",
-            hint="call save on every rank, or give the group of those that call it: group=..., or a longer timeout=...",
+            hint=f"call {self.doing} on every rank, or give the group of those that call it: group=..., "
+            "or a longer timeout=...",
         )
+
+    def _raised_by(self, form: Any, rank: int | None) -> WeighbridgeError:
+        """Make the error of another rank again, and say whose it is; one that is of all ranks as it is."""
+        if not form["kind"]:
+            what, hint = (
+                f"a rank that was to {self.doing} as well has failed",
+                f"look at what that rank says, and {self.doing} again",
+            )
+            got = f"rank {rank} of {self.ranks}: {form['text']}"
+            return DestinationError("rank-missing", what, where=self.where, got=got, hint=hint)
+        made = _read(form)
+        if rank is not None:
+            made.because = "\n".join(filter(None, [made.because, f"rank {rank} of {self.ranks} met it"]))
+        return made
 
     @contextmanager
     def _telling_of_errors(self) -> Iterator[None]:
@@ -270,18 +293,6 @@ def _form_of(problem: BaseException) -> dict[str, Any]:
         return {"kind": "", "text": f"{type(problem).__name__}: {problem}"[:500]}
     problems = problem.problems if isinstance(problem, PlanError) else ()
     return {"kind": type(problem).__name__, "parts": problem.to_dict(), "problems": [*map(_form_of, problems)]}
-
-
-def _raised_by(form: Any, rank: int | None, ranks: int, where: str) -> WeighbridgeError:
-    """Make the error of another rank again, and say whose it is; one that is of all ranks as it is."""
-    if not form["kind"]:
-        what, hint = "a rank that shares this output has failed", "look at what that rank says, and save again"
-        got = f"rank {rank} of {ranks}: {form['text']}"
-        return DestinationError("rank-missing", what, where=where, got=got, hint=hint)
-    made = _read(form)
-    if rank is not None:
-        made.because = "\n".join(filter(None, [made.because, f"rank {rank} of {ranks} met it"]))
-    return made
 
 
 def _read(form: Any) -> WeighbridgeError:

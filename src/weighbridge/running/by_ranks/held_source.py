@@ -20,11 +20,13 @@ class HeldSource(InNoFile):
 
     Args:
         header: Specs of the whole tensors, and which are tied.
-        held: What this rank holds of each, in memory.
-        parts: Which part that is.
+        held: What this rank holds of them, in memory.
+        parts: Which part that is, of each of which it holds one.
         copied: Keys of which others may hold the very same.
         exchange: What the ranks talk through.
         notes: What was left aside.
+        second_names: Names of tied weights that a file has under another name alone, as the model says.
+        in_stages: Whether a rank may hold no part of a tensor, as that is in another stage of a pipeline.
     """
 
     extras = ()
@@ -39,6 +41,9 @@ class HeldSource(InNoFile):
         copied: frozenset[str],
         exchange: Exchange,
         notes: tuple[str, ...] = (),
+        second_names: tuple[str, ...] = (),
+        *,
+        in_stages: bool = False,
     ) -> None:
         self.header = header
         self.local = held
@@ -46,6 +51,8 @@ class HeldSource(InNoFile):
         self.copied = copied
         self.exchange = exchange
         self.notes = notes
+        self.second_names = second_names
+        self.in_stages = in_stages
 
     @property
     def where(self) -> str:
@@ -65,18 +72,22 @@ class HeldSource(InNoFile):
         Raises:
             CheckpointError: `data-missing`, `tensor-bounds`.
         """
-        for key in self.header:
+        for key in self.parts:
             self.local.tensor(key)
 
-    def is_so_for_all(self, topic: str, is_so: bool) -> bool:
-        """Tell whether something is so of what every rank holds; all of them ask for it.
+    def first_word(self, topic: str, word: str) -> str:
+        """Return what the first rank says that has something to say; all of them ask for it.
 
         Raises:
             DestinationError: As `Exchange.agree`.
         """
         ranks = self.exchange.ranks
-        found: bool = self.exchange.agree(topic, is_so, lambda said: [all(said)] * ranks)
+        found: str = self.exchange.agree(topic, word, lambda said: [next(filter(None, said), "")] * ranks)
         return found
+
+    def has_no_part(self, key: str) -> bool:
+        """Tell whether a tensor of the model is held by other ranks alone; not so of what is in a file."""
+        return key in self.header and key not in self.parts
 
     def extent(self, key: str) -> None:
         """Return None: the bytes are in memory.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import platform
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,7 @@ from weighbridge.storage.outputs.claiming import partial_path
 from weighbridge.storage.outputs.file_writer import FileWriter
 from weighbridge.storage.outputs.unfinished import is_laid_out, is_of_run
 from weighbridge.storage.places.directory import Extra
+from weighbridge.storage.places.regular_files import read_settings
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -94,7 +95,8 @@ def write_by_ranks(
     _refuse_strange(options)
     plan = plan if options.name is None else replace(plan, target_files=None)
     made = decide_output(plan, checkpoint, options, origin or checkpoint, beside, changes)
-    run = _Run(plan, checkpoint, held, Path(destination).absolute(), options, made)
+    anew = frozenset([*(extra.name for extra in beside), *(change.name for change in changes)])
+    run = _Run(plan, checkpoint, held, Path(destination).absolute(), options, made, anew)
     share = run.agree()
     if held.exchange.is_first:
         run.lead(share, places_of(checkpoint, origin))
@@ -132,7 +134,7 @@ class _Share(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """One save, as one of the ranks has it."""
+    """One save, as one of the ranks has it; `anew` names the files beside the weights that each rank makes itself."""
 
     plan: Plan
     checkpoint: Checkpoint
@@ -140,6 +142,7 @@ class _Run(NamedTuple):
     target: Path
     options: WriteOptions
     made: Output
+    anew: frozenset[str]
 
     @property
     def exchange(self) -> Exchange:
@@ -151,23 +154,38 @@ class _Run(NamedTuple):
         """Check what this rank holds, compare with the others what is to be written, and learn what is its own."""
         self.held.check_there()
         parts = self._parts()
-        check_values(cut(self.plan, source=parts), self.checkpoint)
         specs = Header({key: self.plan.source[key] for key in sorted(parts)})
-        answer = self.exchange.agree("what is written", self._said(parts), partial(_decide, specs, str(self.target)))
+        absent = {key for key in parts if self.held.has_no_part(key)}
+        own = {key: part for key, part in parts.items() if key not in absent}
+        # What is tied has been found to be its twin, which is read in its place.
+        parts |= {fated.key: parts[fated.by] for fated in self.plan.tied_sources}
+        check_values(self._cut(parts, absent), self.checkpoint)
+        decide = partial(_decide, specs, str(self.target), in_stages=self.held.in_stages)
+        answer = self.exchange.agree("what is written", self._said(own), decide)
         silent = {key for number, key in enumerate(specs) if number in set(answer["silent"])}
-        written = parts.keys() - silent
-        steps = written_steps(self.plan, parts, written, declares=self.exchange.is_first)
+        steps = written_steps(self.plan, parts, own.keys() - silent, declares=self.exchange.is_first)
         return _Share(steps, answer["neighbours"])
 
     def _parts(self) -> dict[str, Part]:
-        """Return what this rank holds of all that is read; what lies in files it may read whole."""
-        read = {key for step in self.plan.steps for key in step.sources}
-        read |= {fated.key for fated in self.plan.tied_sources}
-        return {key: self.held.parts.get(key) or Part.whole(self.plan.source[key].shape) for key in read}
+        """Return what this rank holds of all that is read: all of what lies in files, and nothing of other stages."""
+        return {key: self._part(key) for step in self.plan.steps for key in step.sources}
+
+    def _part(self, key: str) -> Part:
+        shape = self.plan.source[key].shape
+        return Part.empty(shape) if self.held.has_no_part(key) else self.held.parts.get(key, Part.whole(shape))
+
+    def _cut(self, parts: Mapping[str, Part], absent: Collection[str]) -> Plan:
+        """Cut the plan to what is here; a scalar of another stage, which has no smaller part, is not read."""
+        made = cut(self.plan, source=parts)
+        if all(self.plan.source[key].shape for key in absent):
+            return made
+        return replace(made, steps=written_steps(self.plan, parts, parts.keys() - absent, declares=True))
 
     def _said(self, parts: Mapping[str, Part]) -> dict[str, Any]:
         form = work_of(self.plan, self.checkpoint, self.made).to_dict()
-        others = sorted([extra.name, extra.size_bytes] for extra in self.made.extras)
+        others = sorted(
+            [extra.name, _digest(extra) if extra.name in self.anew else extra.size_bytes] for extra in self.made.extras
+        )
         return {
             "destination": str(self.target),
             "weighbridge": __version__,
@@ -271,11 +289,11 @@ class _Run(NamedTuple):
         return partial(_join, found, self.made)
 
 
-def _decide(specs: Header, where: str, said: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _decide(specs: Header, where: str, said: Sequence[Mapping[str, Any]], *, in_stages: bool) -> list[Any]:
     """Compare what all ranks say, on the first one, and say to each what it does not write of what it holds."""
     check_alike(said, where)
     held = [{key: _read_axes(axes) for key, axes in each["parts"].items()} for each in said]
-    check_held_alike(held, [each["copies"] for each in said])
+    check_held_alike(held, [each["copies"] for each in said], in_stages=in_stages)
     writes = deal_writing(specs, held)
     machines = [each["machine"] for each in said]
     return [
@@ -285,6 +303,10 @@ def _decide(specs: Header, where: str, said: Sequence[Mapping[str, Any]]) -> lis
         }
         for keys, machine in zip(writes, machines, strict=True)
     ]
+
+
+def _digest(extra: Extra) -> str:
+    return sha256_of(read_settings(extra.path) if extra.content is None else extra.content)
 
 
 def _read_axes(form: Any) -> Axes:

@@ -28,7 +28,7 @@ def deal_writing(specs: Header, held: Sequence[Mapping[str, Axes]]) -> list[set[
 
     Args:
         specs: Specs of the whole tensors that are read.
-        held: What each rank holds of them.
+        held: What each rank holds of them; one of another stage holds nothing of a tensor.
 
     Returns:
         For each rank the tensors of which it writes what it holds.
@@ -48,7 +48,8 @@ def deal_writing(specs: Header, held: Sequence[Mapping[str, Axes]]) -> list[set[
     for key, spec in specs.items():
         holders: dict[Axes, list[int]] = {}
         for rank, parts in enumerate(held):
-            holders.setdefault(parts[key], []).append(rank)
+            if key in parts:
+                holders.setdefault(parts[key], []).append(rank)
         name = spec.shape, frozenset(holders)
         if name not in known:
             known[name] = _covered(spec.shape, holders)

@@ -10,7 +10,7 @@ import torch
 
 from weighbridge.base.specs import DTYPES, Shape
 from weighbridge.storage.formats.torch_tensors import bytes_of, dtype_of
-from weighbridge.storage.protocol import FileReader
+from weighbridge.storage.protocol import read_places
 
 if TYPE_CHECKING:
     from weighbridge.storage.protocol import Checkpoint
@@ -45,13 +45,10 @@ def read_block(checkpoint: Checkpoint, key: str, shape: Shape, ranges: Sequence[
     raw = torch.empty(prod(each.size for each in ranges) * itemsize, dtype=torch.uint8)
     view = bytes_of(raw)
     places = [(start * itemsize, count * itemsize) for start, count in _runs(shape, ranges)]
-    if isinstance(checkpoint, FileReader) and len(places) > 1:
-        checkpoint.collect(key, places, view)
+    if len(places) == 1:
+        checkpoint.read(key, places[0][0], view)
     else:
-        done = 0
-        for start, size_bytes in places:
-            checkpoint.read(key, start, view[done : done + size_bytes])
-            done += size_bytes
+        read_places(checkpoint, key, places, view)
     return raw.view(dtype_of(code)).view([each.size for each in ranges])
 
 

@@ -16,13 +16,14 @@ from weighbridge.running.dequantising.found_groups import ComputedWeight, FoundG
 from weighbridge.storage.lookup import check_range
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.regular_files import read_settings
-from weighbridge.storage.protocol import InNoFile
+from weighbridge.storage.protocol import InNoFile, pace_of, read_places
 
 if TYPE_CHECKING:
     import torch
 
     from weighbridge.storage.places.file_fingerprints import FileFingerprint
     from weighbridge.storage.protocol import Checkpoint, Extent
+    from weighbridge.storage.remote.pace import Pace
 
 PART_BYTES: Final = 4 * 2**20
 """How much of a weight is computed at a time."""
@@ -60,6 +61,11 @@ class ComputedCheckpoint(InNoFile):
     def is_past_cache(self) -> bool:
         """Whether its files are read past the page cache."""
         return self.inner.is_past_cache
+
+    @property
+    def pace(self) -> Pace | None:
+        """How its files are best read, if they lie elsewhere."""
+        return pace_of(self.inner)
 
     def fingerprint(self) -> list[FileFingerprint]:
         """Describe its files."""
@@ -122,6 +128,16 @@ class ComputedCheckpoint(InNoFile):
             count = min(lines * width - skipped, end - start_byte - done)
             buffer[done : done + count] = raw[skipped : skipped + count]
             done += count
+
+    def collect(self, key: str, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill the whole buffer from several places of a tensor; parts of a weight are computed one by one."""
+        if key not in self.weights:
+            read_places(self.inner, self._own(key), places, buffer)
+            return
+        done = 0
+        for start, size_bytes in places:
+            self.read(key, start, buffer[done : done + size_bytes])
+            done += size_bytes
 
     def _own(self, key: str) -> str:
         if key not in self.header:

@@ -10,7 +10,7 @@ from weighbridge.base.specs import DTYPES
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
-from weighbridge.running.execute import columns, section_reads
+from weighbridge.running.execute import fill_reads, section_reads
 from weighbridge.running.gather import STITCH_BYTES, is_read_by_rows, row_reads, shares
 from weighbridge.running.pieces import split_copies
 from weighbridge.running.strided import is_run
@@ -69,11 +69,8 @@ def _of_one_source(slot: int, alike: Sequence[tuple[Copy, Output]], step: Step) 
 def _staged(outputs: Iterable[Output], step: Step) -> Iterator[int]:
     """Yield what is read for targets that need temporaries, which are made first."""
     for output in (*step.program.temporaries, *outputs):
-        together, alone = columns(output.layout.copies, step, output.dtype)
-        yield from (_size(copy, output) for group in together for copy in group)
-        for copy in alone:
-            if copy.source < len(step.sources):
-                yield from _of_copy(copy, output, step)
+        for _, places in fill_reads(output.layout.copies, step, output.dtype):
+            yield from (size_bytes for _, size_bytes in places)
 
 
 def _of_copy(copy: Copy, output: Output, step: Step) -> Iterator[int]:

@@ -107,7 +107,24 @@ def _read_zip(stream: IO[bytes], file: SourceFile) -> _Read:
     return pickled, places, order.decode("ascii", "replace")
 
 
+class Directory(NamedTuple):
+    """The directory of an archive.
+
+    Args:
+        members: The members by name, in its order.
+        start: Where it begins, in bytes; what ends the archive follows it.
+    """
+
+    members: dict[str, zipfile.ZipInfo]
+    start: int
+
+
 def list_members(stream: IO[bytes]) -> dict[str, zipfile.ZipInfo]:
+    """Return the members of an archive by name; as `read_directory`."""
+    return read_directory(stream).members
+
+
+def read_directory(stream: IO[bytes]) -> Directory:
     """Read the directory of an archive, which must be there, and name each member once.
 
     Raises:
@@ -115,14 +132,14 @@ def list_members(stream: IO[bytes]) -> dict[str, zipfile.ZipInfo]:
     """
     try:
         with zipfile.ZipFile(stream) as archive:
-            listed = archive.infolist()
+            listed, start = archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         hint = "check that the file was copied to its end"
         raise CheckpointError("pickle-invalid", "the archive is damaged", got=str(error), hint=hint) from None
     members = {info.filename: info for info in listed}
     if len(members) != len(listed):
         raise CheckpointError("pickle-invalid", "the archive is damaged", got="two members of one name")
-    return members
+    return Directory(members, start)
 
 
 def place_member(stream: IO[bytes], member: zipfile.ZipInfo, file_size_bytes: int) -> Extent:

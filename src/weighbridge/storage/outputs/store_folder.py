@@ -20,14 +20,14 @@ from uuid import uuid4
 from weighbridge.base.errors import CheckpointError, DestinationError
 from weighbridge.base.file_names import RECEIPT_NAME, RECORD_NAME, check_new_name
 from weighbridge.base.file_sets import FileImage
-from weighbridge.base.json_text import join_keys, parse_json
+from weighbridge.base.json_text import JsonError, join_keys, parse_json
 from weighbridge.storage.outputs.store_sink import PART_BYTES, StoreSink
 from weighbridge.storage.outputs.unfinished import Work
 from weighbridge.storage.protocol import IndexText
 from weighbridge.storage.remote.addresses import STORES, Address, is_elsewhere, read_address
 from weighbridge.storage.remote.client_faults import writing_error_for
-from weighbridge.storage.remote.clients import Client, FaultError, connect
-from weighbridge.storage.remote.sending import delete, put_parts, put_whole, read_whole
+from weighbridge.storage.remote.clients import Client, FaultError, connect, is_same
+from weighbridge.storage.remote.sending import Version, delete, find, list_versions, put_parts, put_whole, read_whole
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -46,7 +46,9 @@ class StoreFolder:
         self.client = client
         self.work = work
         self.done: dict[str, str] = {}
-        self._record_version = ""
+        self._before: Mapping[str, str] = {}
+        self._begun: set[str] = set()
+        self._record_version: Version | None = None
         self._run = uuid4().hex
         self._lock = Lock()
 
@@ -58,7 +60,7 @@ class StoreFolder:
                 `remote-denied`, `write-failed`.
         """
         with self._reporting():
-            there = {name: version for name, _, version in self.client.list_files()}
+            self._before = there = list_versions(self.client)
         if RECORD_NAME in there:
             self._go_on(there, resume=resume)
         elif there:
@@ -83,7 +85,7 @@ class StoreFolder:
         if form != json.loads(self.work.record()) or not isinstance(done, dict):
             what, hint = "what was left here is of another run", "remove it, or run that one again"
             raise DestinationError("resume-mismatch", what, where=self.address.text, hint=hint)
-        self.done = {name: version for name, version in done.items() if there.get(name) == version}
+        self.done = {name: said for name, said in done.items() if name in there and is_same(there[name], str(said))}
         _LOG.info("going on with %s: %d files are there", self.address.text, len(self.done))
 
     def _write_record(self) -> None:
@@ -109,19 +111,31 @@ class StoreFolder:
         where = f"{self.address.text}/{image.name}"
 
         def put(parts: Iterator[memoryview], part_bytes: int) -> None:
+            self._begun.add(image.name)
             try:
                 if image.size_bytes <= PART_BYTES:
                     version = put_whole(self.client, image.name, b"".join(parts), is_ours=True)
                 else:
-                    version = put_parts(self.client, image.name, parts, part_bytes)
+                    version = self._put_parts(image, parts, part_bytes)
             except FaultError as problem:
                 raise writing_error_for(problem.fault, where) from None
             with self._lock:
-                self.done[image.name] = version
+                self.done[image.name] = version.etag
                 if image.head:
                     self._write_record()
 
         return StoreSink(where, put, image.head, image.size_bytes)
+
+    def _put_parts(self, image: FileImage, parts: Iterator[memoryview], part_bytes: int) -> Version:
+        """Put a long object; an upload that is there no more has become one, if there was none of its name before."""
+        try:
+            return put_parts(self.client, image.name, parts, part_bytes)
+        except FaultError as problem:
+            is_new = problem.fault.kind == "absent" and image.name not in self._before
+            found = find(self.client, image.name) if is_new else None
+            if found is None or found[0] != image.size_bytes:
+                raise
+            return found[1]
 
     def is_done(self, image: FileImage) -> bool:
         """Tell whether an earlier run has put an object, which is still what it was."""
@@ -144,8 +158,9 @@ class StoreFolder:
         self._put(RECEIPT_NAME, receipt)
 
     def _put(self, name: str, content: bytes) -> None:
+        self._begun.add(name)
         with self._reporting():
-            self.done[name] = put_whole(self.client, name, content, is_ours=True)
+            self.done[name] = put_whole(self.client, name, content, is_ours=True).etag
 
     def finish(self) -> None:
         """Take the record away: all is there."""
@@ -153,11 +168,15 @@ class StoreFolder:
             delete(self.client, [RECORD_NAME])
 
     def remove(self) -> None:
-        """Take away what this run has put, the record last."""
-        names = [*self.work.names, *self.done]
-        with suppress(FaultError):
-            delete(self.client, [name for name in dict.fromkeys(names) if name in self.done])
-            delete(self.client, [RECORD_NAME])
+        """Take away what this run has put, or may have put, the record last; not where another run has gone on."""
+        with suppress(FaultError, JsonError):
+            if self._has_own_record():
+                delete(self.client, sorted(self._begun))
+                delete(self.client, [RECORD_NAME])
+
+    def _has_own_record(self) -> bool:
+        record: Any = parse_json(read_whole(self.client, RECORD_NAME)[0])
+        return isinstance(record, dict) and record.get("run") == self._run
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:

@@ -35,7 +35,7 @@ class Address(NamedTuple):
         text: The address without secrets and without a slash at its end.
         folder: The address of the folder: all of it, unless it ends in the name of a file.
         file_name: The name of a file that it ends in; empty for a folder.
-        user: What stands before the host and is a secret; empty for none.
+        user: What stands before the host and is a secret, or a token for the hub; empty for none.
     """
 
     scheme: str

@@ -57,7 +57,7 @@ def fault_of(problem: BaseException) -> Fault:
         return Fault("expired", "the credentials have expired", status)
     if name == "PermissionDeniedError" or name == "UnauthenticatedError" or status in (401, 403, 407):
         return Fault("denied", f"status {status or 403}", status or 403)
-    if isinstance(problem, FileNotFoundError) or status == 404:
+    if isinstance(problem, FileNotFoundError) or status == 404 or "InvalidBlockList" in text:
         return Fault("absent", "there is nothing of this name", 404)
     if name == "NotSupportedError" or "non-partial response" in text:
         return Fault("no-ranges", "the server sends whole files alone", 200)
@@ -144,7 +144,7 @@ def writing_error_for(fault: Fault, where: str) -> DestinationError:
         return DestinationError("remote-denied", "this may not be written", where=where, got=fault.said, hint=read.hint)
     if fault.kind in ("exists", "changed"):
         return DestinationError("destination-exists", "something is there already", where=where)
-    got = "there is no such bucket" if fault.kind == "absent" else fault.said
+    got = "there is no such bucket, or the upload is there no more" if fault.kind == "absent" else fault.said
     return DestinationError("write-failed", "this cannot be written", where=where, got=got)
 
 

@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 
 from weighbridge._version import __version__
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
+from weighbridge.storage.remote import pace
 from weighbridge.storage.remote.addresses import SERVERS, Address
 from weighbridge.storage.remote.client_faults import Fault, error_for, fault_of
 from weighbridge.storage.remote.pace import Pace, pace_for
@@ -49,15 +50,19 @@ class Answer:
         version: What identifies its contents: an ETag, or when it was changed; empty where the server says neither.
         start: The first byte that is sent.
         chunks: The bytes, as they come.
+        generation: The number that some stores give to each content of an object; empty elsewhere.
     """
 
-    __slots__ = ("chunks", "size_bytes", "start", "version")
+    __slots__ = ("chunks", "generation", "size_bytes", "start", "version")
 
-    def __init__(self, size_bytes: int, version: str, start: int, chunks: Iterator[memoryview]) -> None:
+    def __init__(
+        self, size_bytes: int, version: str, start: int, chunks: Iterator[memoryview], generation: str = ""
+    ) -> None:
         self.size_bytes = size_bytes
         self.version = version
         self.start = start
         self.chunks = chunks
+        self.generation = generation
 
 
 class Client:
@@ -68,11 +73,20 @@ class Client:
         store: What obstore made for it.
         plain_url: The address by which a server is asked how long to wait; empty where none says that.
         headers: What is sent along; secrets among it.
+        uploads: What obstore made for it that sends a lost part again by itself; None where nothing is written.
     """
 
-    def __init__(self, where: str, store: Any, plain_url: str = "", headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        where: str,
+        store: Any,
+        plain_url: str = "",
+        headers: Mapping[str, str] | None = None,
+        uploads: Any = None,
+    ) -> None:
         self.where = where
         self.store = store
+        self.uploads = uploads
         self.plain_url = plain_url
         self.headers = dict(headers or {})
         self.latency_seconds = _SLOW
@@ -106,7 +120,8 @@ class Client:
         with reporting_faults():
             result = obstore.get(self.store, name, options=options)
             meta = result.meta
-            answer = Answer(meta["size"], version_of(meta), result.range[0], _chunks(result))
+            generation = meta.get("version") or ""
+            answer = Answer(meta["size"], version_of(meta), result.range[0], _chunks(result), generation)
         self.latency_seconds = min(self.latency_seconds, time.monotonic() - begun)
         return answer
 
@@ -128,7 +143,7 @@ class Client:
                     what, hint = "there are too many files in here", "name the index, or the file, that is meant"
                     expected = f"at most {MOST_LISTED:,}"
                     raise CheckpointError("checkpoint-ambiguous", what, where=self.where, expected=expected, hint=hint)
-                yield from ((meta["path"], meta["size"], version_of(meta)) for meta in page)
+                yield from ((meta["path"], meta["size"], _quoted(version_of(meta))) for meta in page)
 
     def asked_wait_seconds(self, name: str) -> float | None:
         """Ask a server that is busy how long to wait; None where it does not say.
@@ -202,12 +217,32 @@ def version_of(meta: Mapping[str, Any]) -> str:
     return f"at {changed.isoformat()}" if changed is not None and changed.timestamp() > 0 else ""
 
 
+def _quoted(version: str) -> str:
+    """Return an ETag as answers have it; the lists of some stores leave its quotes out.
+
+    Examples:
+        >>> _quoted("0x8DB"), _quoted('"0x8DB"')
+        ('"0x8DB"', '"0x8DB"')
+    """
+    return version if not version or version.startswith(('"', "W/", "at ")) else f'"{version}"'
+
+
+def is_same(version: str, other: str) -> bool:
+    """Tell whether two versions are one, whether or not an ETag has its quotes.
+
+    Examples:
+        >>> is_same("0x8DB", '"0x8DB"'), is_same("", '"0x8DB"')
+        (True, False)
+    """
+    return version.strip('"') == other.strip('"')
+
+
 def connect(address: Address, *, is_written: bool = False) -> Client:
     """Return the client of a store's prefix, or of a server's folder; nothing is asked yet.
 
     Args:
         address: The folder.
-        is_written: Whether it is written to: a part that is lost on its way is sent again by the client itself.
+        is_written: Whether it is written to.
 
     Raises:
         WeighbridgeError: `integration-version` where obstore is not installed.
@@ -215,13 +250,14 @@ def connect(address: Address, *, is_written: bool = False) -> Client:
     """
     if address.scheme in SERVERS:
         return connect_server(address.folder, address.folder, _login(address.user))
+    make, options = _obstore().from_url, _options(_is_plain(address.scheme))
     try:
         with reporting_faults():
-            how = {"client_options": _options(_is_plain()), "retry_config": _RETRIES if is_written else _NO_RETRIES}
-            made = _obstore().from_url(address.folder, **how)
+            store = make(address.folder, client_options=options, retry_config=_NO_RETRIES)
+            uploads = make(address.folder, client_options=options, retry_config=_retries()) if is_written else None
     except FaultError as problem:
         raise error_for(problem.fault, address.folder) from None
-    return Client(address.folder, made)
+    return Client(address.folder, store, uploads=uploads)
 
 
 def connect_server(where: str, url: str, headers: Mapping[str, str]) -> Client:
@@ -246,19 +282,34 @@ def connect_server(where: str, url: str, headers: Mapping[str, str]) -> Client:
 
 
 _NO_RETRIES: Final = {"max_retries": 0}
-_RETRIES: Final = {"max_retries": 6, "retry_timeout": timedelta(minutes=5)}
+
+
+def _retries() -> dict[str, Any]:
+    """Return how the client asks again by itself, as patiently as we do: with each part of an upload."""
+    patience = pace.PATIENCE
+    first, most = timedelta(seconds=patience.first_seconds), timedelta(seconds=patience.most_seconds)
+    backoff = {"init_backoff": first, "max_backoff": most, "base": 2.0}
+    return {"max_retries": patience.tries - 1, "backoff": backoff, "retry_timeout": timedelta(minutes=5)}
 
 
 def _options(is_plain: bool) -> dict[str, Any]:
-    times = {"connect_timeout": timedelta(seconds=15), "read_timeout": timedelta(seconds=60)}
+    answer = timedelta(seconds=pace.PATIENCE.answer_seconds)
+    times = {"connect_timeout": timedelta(seconds=15), "read_timeout": answer}
     agent = {"user_agent": f"weighbridge/{__version__}", "timeout": timedelta(minutes=15)}
     return {**times, **agent, **({"allow_http": True} if is_plain else {})}
 
 
-def _is_plain() -> bool:
-    """Tell whether whoever set up the stores named an endpoint without encryption, such as one on this machine."""
-    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
-    return any(os.environ.get(name, "").startswith("http://") for name in names)
+_ENDPOINTS: Final = {
+    "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Where the client looks for another endpoint of a store than its own."""
+
+
+def _is_plain(scheme: str) -> bool:
+    """Tell whether whoever set up a store named an endpoint without encryption, such as one on this machine."""
+    return any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS[scheme])
 
 
 def _login(user: str) -> dict[str, str]:

@@ -177,7 +177,7 @@ def find_beside(where: str, name: str) -> Location | None:
 
 
 def _of_hub(address: Address) -> RemoteFolder:
-    found = find_repository(address.folder)
+    found = find_repository(address.folder, address.user)
     prefix = f"{found.path}/" if found.path else ""
     files: dict[str, Location] = {}
     for path, size_bytes in found.sizes.items():

@@ -42,11 +42,12 @@ class Repository(NamedTuple):
     client: Client
 
 
-def find_repository(text: str) -> Repository:
+def find_repository(text: str, token: str = "") -> Repository:
     """Ask the hub for a repository: its commit, and the names and sizes of its files.
 
     Args:
         text: The address, `hf://…`.
+        token: A token; empty for the one that the hub's library finds.
 
     Raises:
         CheckpointError: `checkpoint-not-found`, `remote-denied`, `read-failed`.
@@ -64,7 +65,7 @@ def find_repository(text: str) -> Repository:
     endpoint = os.environ.get("HF_ENDPOINT") or hub.constants.ENDPOINT
     plain = hub.hf_hub_url(uri.id, "x", repo_type=uri.type, revision="main", endpoint=endpoint)
     asking = Client(text, None, plain.rpartition("/")[0])
-    asked = hub.HfApi(endpoint=endpoint)
+    asked = hub.HfApi(endpoint=endpoint, token=token or None)
     info = _asked(
         text,
         asking,
@@ -79,11 +80,11 @@ def find_repository(text: str) -> Repository:
     within = {name: size for name, size in sizes.items() if not path or name == path or name.startswith(f"{path}/")}
     cached = _cached(hub, uri, commit, within)
     where = f"{root}/{path}" if path else root
-    return Repository(where, root, commit, path, within, cached, connect_server(root, base, _token_header(hub)))
+    return Repository(where, root, commit, path, within, cached, connect_server(root, base, _token_header(hub, token)))
 
 
-def _token_header(hub: Any) -> dict[str, str]:
-    headers = hub.utils.build_hf_headers()
+def _token_header(hub: Any, token: str) -> dict[str, str]:
+    headers = hub.utils.build_hf_headers(token=token or None)
     return {name: value for name, value in headers.items() if name.lower() == "authorization"}
 
 

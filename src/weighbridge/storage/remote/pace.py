@@ -50,12 +50,14 @@ class Patience(NamedTuple):
         first_seconds: The first wait; each one is twice as long as the one before, give or take half of it.
         most_seconds: The longest wait of our own.
         longest_asked_seconds: The longest wait that a server may ask for; one that asks for more gets an error.
+        answer_seconds: How long nothing may come of an answer before it is given up, and asked for again.
     """
 
     tries: int = 6
     first_seconds: float = 0.5
     most_seconds: float = 30.0
     longest_asked_seconds: float = 300.0
+    answer_seconds: float = 60.0
 
     def wait_seconds(self, failed: int) -> float:
         """Return how long to wait after so many failures in a row, at least one; no two readers wait equally long."""

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from weighbridge.base.errors import CheckpointError
 from weighbridge.storage.remote.client_faults import changed_elsewhere, error_for
-from weighbridge.storage.remote.clients import Client, FaultError
+from weighbridge.storage.remote.clients import Client, FaultError, is_same
 from weighbridge.storage.remote.pace import GAP_BYTES, RANGE_BYTES
 from weighbridge.storage.remote.transfers import asking_again, bring
 
@@ -50,6 +50,10 @@ class RemoteFile:
         """The last part of its address."""
         return self.url.rpartition("/")[2]
 
+    def has(self, start: int, size_bytes: int) -> bool:
+        """Tell whether bytes from `start` on are here already."""
+        return bool(self.kept) and start + size_bytes <= len(self.kept[0])
+
     def pieces(self, start: int, size_bytes: int) -> Iterator[memoryview]:
         """Yield bytes from `start` on, in pieces, by requests of bounded size.
 
@@ -61,7 +65,7 @@ class RemoteFile:
             expected, got = f"{size_bytes:,} bytes from byte {start:,} on", f"a file of {self.size_bytes:,} bytes"
             what = "the file ends too early"
             raise CheckpointError("file-truncated", what, where=self.url, expected=expected, got=got)
-        if self.kept and stop <= len(self.kept[0]):
+        if self.has(start, size_bytes):
             yield memoryview(self.kept[0])[start:stop]
             return
         for first in range(start, stop, RANGE_BYTES):
@@ -141,7 +145,7 @@ class RemoteFile:
             )
         except FaultError as problem:
             raise error_for(problem.fault, self.url, is_open=True) from None
-        if (answer.size_bytes, answer.version) != (self.size_bytes, self.etag):
+        if answer.size_bytes != self.size_bytes or not is_same(answer.version, self.etag):
             raise changed_elsewhere(self.url, "it was replaced")
 
 

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from weighbridge.base.errors import CheckpointError
 from weighbridge.storage.remote import pace
 from weighbridge.storage.remote.client_faults import Fault, changed_elsewhere, error_for
-from weighbridge.storage.remote.clients import Answer, Client, FaultError
+from weighbridge.storage.remote.clients import Answer, Client, FaultError, is_same
 from weighbridge.storage.remote.traffic import count_bytes
 
 Found = TypeVar("Found")
@@ -91,7 +91,7 @@ def _check_answer(file: Fetched, answer: Answer, start: int) -> None:
     """Hold what a server says of its answer against what was opened and asked for."""
     if answer.size_bytes != file.size_bytes:
         raise changed_elsewhere(file.url, f"it had {file.size_bytes:,} bytes and has {answer.size_bytes:,}")
-    if file.etag and answer.version != file.etag:
+    if file.etag and not is_same(answer.version, file.etag):
         raise changed_elsewhere(file.url, "it was replaced, by its ETag")
     if answer.start != start:
         expected, got = f"bytes from {start:,} on", f"bytes from {answer.start:,} on"

@@ -25,7 +25,7 @@ from weighbridge.storage.places.regular_files import OpenFiles, SourceFile, read
 from weighbridge.storage.sharded.boxes import Box
 from weighbridge.storage.sharded.chunked import Chunk, ChunkedCheckpoint, Whole, check_chunks
 from weighbridge.storage.sharded.dcp_entries import EVERYTHING, select
-from weighbridge.storage.sharded.dcp_items import find_tensor
+from weighbridge.storage.sharded.dcp_items import Items
 from weighbridge.storage.sharded.dcp_metadata import (
     MAX_METADATA_BYTES,
     Described,
@@ -64,7 +64,8 @@ def open_dcp(directory: Path, entry: str | None = None) -> ChunkedCheckpoint:
     check_keys(chosen, str(directory))
     objects = described.objects.values() if entry == EVERYTHING else ()
     files = _open_files(directory, described, chosen.values(), objects)
-    reader = _Reader({file.name: file for file in files}, OpenFiles({f.path: f.stamp for f in files}, is_passing=True))
+    opened = OpenFiles({file.path: file.stamp for file in files}, is_passing=True)
+    reader = _Reader({file.name: file for file in files}, opened, Items())
     tensors, specs = {}, {}
     for key, tensor in chosen.items():
         where = f"{directory}: {names[key]}"
@@ -131,6 +132,7 @@ class _Reader(NamedTuple):
 
     files: Mapping[str, SourceFile]
     open_files: OpenFiles
+    items: Items
 
     def read(self, tensor: Tensor, where: str) -> Whole:
         """Find all chunks of a tensor, and check that they are it."""
@@ -147,17 +149,16 @@ class _Reader(NamedTuple):
 
     def _find(self, box: Box, item: Item, dtype: str) -> Chunk:
         file = self.files[item.name]
-        where = f"{file.path}, from byte {item.offset:,} on"
-        if item.offset + item.size_bytes > file.stamp.size_bytes:
-            expected, got = f"{item.size_bytes:,} bytes", f"a file of {file.stamp.size_bytes:,}"
-            what = "the file ends before its items do"
-            raise CheckpointError("file-truncated", what, where=where, expected=expected, got=got)
         try:
-            stored, place = find_tensor(self.open_files.hold(file.path).number, item.offset, item.size_bytes)
+            if item.offset + item.size_bytes > file.stamp.size_bytes:
+                expected, got = f"{item.size_bytes:,} bytes", f"a file of {file.stamp.size_bytes:,}"
+                raise CheckpointError("file-truncated", "the file ends before its items do", expected=expected, got=got)
+            number = self.open_files.hold(file.path).number
+            stored, offset = self.items.find(number, item.offset, item.size_bytes, (dtype, box.sizes))
+            if (stored.dtype, stored.shape) != (dtype, box.sizes):
+                expected, got = f"{dtype} {list(box.sizes)}", f"{stored.dtype} {list(stored.shape)}"
+                what = "an item is not the chunk that the metadata says it is"
+                raise CheckpointError("dcp-invalid", what, expected=expected, got=got)
         except CheckpointError as problem:
-            raise problem.with_context(where=where) from None
-        if (stored.dtype, stored.shape) != (dtype, box.sizes):
-            expected, got = f"{dtype} {list(box.sizes)}", f"{stored.dtype} {list(stored.shape)}"
-            what = "an item is not the chunk that the metadata says it is"
-            raise CheckpointError("dcp-invalid", what, where=where, expected=expected, got=got)
-        return Chunk(box, file.path, place.offset, stored.strides)
+            raise problem.with_context(where=f"{file.path}, from byte {item.offset:,} on") from None
+        return Chunk(box, file.path, offset, stored.strides)
