@@ -211,3 +211,4 @@ def test_an_upload_that_fails_is_ended_in_the_store(setting: Setting, scheme: st
     assert problem is not None
     assert problem.code == "remote-denied"
     assert setting.server.objects(scheme, "refused") == {}
+    assert not setting.server.uploads
