@@ -142,7 +142,7 @@ def loaded_plan(model: torch.nn.Module) -> Plan | None:
     Args:
         model: The model, with or without wrappers.
     """
-    from weighbridge.models.module_loading import recall
+    from weighbridge.models.without_plans.loaded_models import recall
 
     inner = unwrap(model)
     loaded = recall(inner)
