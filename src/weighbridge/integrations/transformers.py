@@ -175,7 +175,7 @@ def _load_through_plan(
     dequantize: bool,
     stream: bool,
 ) -> Any:
-    """Load a model through a plan, as `from_pretrained`; `declared` are its options, and `compare` is that of a load."""
+    """Load a model through a plan, as `from_pretrained` does; `declared` are its options, and `compare` is a load's."""
     from weighbridge.integrations import transformers_arguments as asking
     from weighbridge.integrations.transformers_loading import Load
     from weighbridge.integrations.transformers_mappings import mapping_of, resolve_theirs
