@@ -15,7 +15,7 @@ import torch
 from drawn_checkpoints import Drawn
 from drawn_mappings import draw
 from drawn_parts import deal, deal_all, flat_indices, held_of, indices_of, joined, moved, run, touched
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, example, given, settings, strategies as st
 from safetensors.torch import save_file
 from strategies import header_of, layouts, raw, tensors_of
 
@@ -45,7 +45,15 @@ def planned(drawn: Drawn, **options: object) -> wb.Plan | None:
     return plan
 
 
-def hold_cut_targets(plan: wb.Plan, chance: random.Random) -> None:
+def same_numbers(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Tell whether two values are the same bytes but for those of NaN: torch casts it otherwise alone than in a row."""
+    if raw(one) == raw(other):
+        return True
+    numbers = ~one.isnan()
+    return torch.equal(numbers, ~other.isnan()) and raw(one[numbers]) == raw(other[numbers])
+
+
+def hold_cut_targets(plan: wb.Plan, chance: random.Random, *, rounds: bool = False) -> None:
     """Cut then run is run then slice, for each of some processes; together they read what one alone reads."""
     whole = plan.state_dict()
     needed: Counter[tuple[str, int]] = Counter()
@@ -57,7 +65,7 @@ def hold_cut_targets(plan: wb.Plan, chance: random.Random) -> None:
         for key, part in mine.items():
             wanted = held_of(whole[key], part)
             assert made[key].shape == wanted.shape, key
-            assert raw(made[key]) == raw(wanted), key
+            assert same_numbers(made[key], wanted) if rounds else raw(made[key]) == raw(wanted), key
         assert sorted(key for key, _ in cut.source_fates()) == sorted(key for key, _ in plan.source_fates())
         assert (cut.whole_hash, cut.is_exact) == (plan.hash, plan.is_exact)
         needed |= Counter(reads(cut))
@@ -105,11 +113,12 @@ def test_8a_to_cut_and_run_is_to_run_and_slice(layout, seed):
 
 
 @some
+@example(507899)  # not a number, in two dtypes
 @given(seeds)
 def test_8a_it_is_so_where_values_are_rounded_on_the_way(seed):
     plan = planned(draw(seed), dtype=random.Random(seed).choice(("BF16", "F16", "F32")), allow_overflow=True)
     assume(plan is not None)
-    hold_cut_targets(plan, random.Random(seed))
+    hold_cut_targets(plan, random.Random(seed), rounds=True)
 
 
 @laws
