@@ -44,6 +44,8 @@ def served(source: str, delay_s: str) -> Iterator[None]:
 
 def load_remote(touch_bytes: int, source: str, delay_s: str) -> None:
     """Load all tensors by ranges into memory of their own; headers and the plan are there when the clock starts."""
+    import weighbridge.models.modules  # noqa: F401 - what makes tensors is imported before, as on the other side
+
     with served(source, delay_s):
         plan = wb.plan(PLACE)
         run_timed(lambda: plan.state_dict(copy=True), touch_bytes=touch_bytes, reads=[Path(source)])

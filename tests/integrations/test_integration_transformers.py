@@ -14,7 +14,7 @@ import torch
 from conftest import corpus_cases
 
 import weighbridge as wb
-from weighbridge.integrations import transformers as wbt
+from weighbridge.integrations import transformers as wbt, transformers_mappings
 from weighbridge.loading import loaded_plan
 from weighbridge.mappings.registry import Registry
 from weighbridge.mappings.transformers_table import (
@@ -232,7 +232,7 @@ def test_both_engines_give_every_key_the_same_name(corpus, monkeypatch):
     """All keys of all checkpoints of the corpus, and all keys of their models, by the table alone."""
     from transformers.conversion_mapping import get_model_conversion_mapping
 
-    monkeypatch.setattr(wbt, "default_registry", wb.Registry(use_entry_points=False))
+    monkeypatch.setattr(transformers_mappings, "default_registry", wb.Registry(use_entry_points=False))
     compared = 0
     for name in corpus_cases():
         path, model_class = case(corpus, name)
@@ -344,10 +344,10 @@ def test_a_model_is_made_on_a_gpu(dtype, tmp_path):
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
 def test_weights_are_made_on_a_device_before_the_library_takes_them(dtype, tmp_path, monkeypatch):
     """With the CPU as the device: what the library casts is made when it asks, everything else at once before."""
-    from weighbridge.integrations import transformers_placing
+    from weighbridge.integrations import transformers_arguments, transformers_placing
 
     filled = []
-    monkeypatch.setattr(wbt, "accelerator", torch.device)
+    monkeypatch.setattr(transformers_arguments, "accelerator", torch.device)
     monkeypatch.setattr(transformers_placing, "AT_HAND", ())
     monkeypatch.setattr(
         transformers_placing, "fill_tensors", lambda wanted, *rest: filled.extend(wanted) or fill_tensors(wanted, *rest)
@@ -541,7 +541,6 @@ def movement(path, model, mapping):
 @pytest.mark.corpus
 def test_the_table_and_the_families_give_the_same_plans(corpus, monkeypatch):
     """On the whole corpus; where they differ, the family's file says what is wrong with the library's entry."""
-    from weighbridge.integrations import transformers as integration
     from weighbridge.mappings import families
 
     ours, theirs = {}, {}
@@ -550,7 +549,7 @@ def test_the_table_and_the_families_give_the_same_plans(corpus, monkeypatch):
         model = on_meta(path, model_class)
         ours[name] = movement(path, model, resolve(model))
         with monkeypatch.context() as patch:
-            patch.setattr(integration, "default_registry", Registry(use_entry_points=False))
+            patch.setattr(transformers_mappings, "default_registry", Registry(use_entry_points=False))
             theirs[name] = movement(path, model, wbt.resolve(model))
     different = {name for name in ours if ours[name] != theirs[name]}
     assert different == DIFFERS

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from elsewhere import reached
+from elsewhere import check_no_secret, reached
 from loopback import COMMIT, Loopback, loopback
 
 from weighbridge import WeighbridgeError, loaded_plan
@@ -72,7 +72,9 @@ def test_a_token_and_a_revision_are_taken(served: tuple[Loopback, Path]) -> None
         wbt.from_pretrained(kind, "org/llama", stream=True)
     assert refused.value.code == "remote-denied"
     model = wbt.from_pretrained(kind, "org/llama", stream=True, token="SECRETPASSWORD", revision="v1")
-    assert f"@{COMMIT}" in str(loaded_plan(model).binding.source.where)
+    source = loaded_plan(model).binding.source
+    assert f"@{COMMIT}" in source.where
+    check_no_secret(refused.value, source.where, source.fingerprint(), model.config, loaded_plan(model).to_json())
     asked = [each for each in server.asked if "/resolve/" in each.path]
     assert {each.headers["authorization"] for each in asked} == {"Bearer SECRETPASSWORD"}
     assert any(each.path.endswith("/revision/v1") for each in server.asked)

@@ -10,9 +10,10 @@ import weighbridge as wb
 from weighbridge.api.bound_plan import Plan
 from weighbridge.integrations import transformers as wbt
 from weighbridge.integrations.transformers_loading import Load
+from weighbridge.integrations.transformers_mappings import resolve_theirs
 from weighbridge.integrations.transformers_ties import header_with_ties
 from weighbridge.models.holdings import take_stock
-from weighbridge.models.module_loading import remember
+from weighbridge.models.without_plans import loaded_models
 from weighbridge.planning.plan_options import Options
 
 
@@ -47,7 +48,7 @@ class Subject:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.mapping = wbt.resolve(model)
-        self.find_theirs = cache(wbt.resolve_theirs)
+        self.find_theirs = cache(resolve_theirs)
         self.held = bare(take_stock(model).header())
 
     def saved_by_us(self) -> wb.Header:
@@ -78,7 +79,7 @@ class Subject:
 
     def written_back(self, loaded: Loaded) -> wb.Header:
         """Return what saving the model would write, had it been loaded through a plan."""
-        remember(self.model, loaded.plan, loaded.checkpoint)
+        loaded_models.remember(self.model, loaded_models.Loaded(loaded.plan, loaded.checkpoint))
         return self._saved()
 
     def _saved(self, layout: str | None = None) -> wb.Header:

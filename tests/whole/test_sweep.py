@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import weighbridge as wb
-from weighbridge.integrations import transformers as wbt
+from weighbridge.integrations import transformers_mappings
 
 transformers = pytest.importorskip("transformers", reason="needs the extra `transformers`")
 
@@ -122,8 +122,8 @@ def test_of_what_cannot_be_imported_models_alone_have_a_line(tmp_path, monkeypat
 @pytest.fixture
 def wrong_mapping(monkeypatch):
     """Put rules behind those of a family."""
-    registry = wbt.default_registry.copy()
-    monkeypatch.setattr(wbt, "default_registry", registry)
+    registry = transformers_mappings.default_registry.copy()
+    monkeypatch.setattr(transformers_mappings, "default_registry", registry)
 
     def change(name, rules):
         registry.register(name, wb.Mapping([*registry.find(name).transforms, *rules], name=name), overwrite=True)

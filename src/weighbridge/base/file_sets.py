@@ -15,6 +15,7 @@ from weighbridge.base.errors import PlanError
 from weighbridge.base.file_names import check_new_name
 from weighbridge.base.forms.json_forms import deflate, inflate, items, number, text
 from weighbridge.base.hashes import sha256_of
+from weighbridge.base.specs import Placed
 
 MAX_HEAD_BYTES: Final = 100_000_000 + 8
 """Largest head of one file: the format's limit on a header, and the eight length bytes."""
@@ -22,14 +23,6 @@ MAX_HEAD_BYTES: Final = 100_000_000 + 8
 MAX_INDEX_BYTES: Final = 100_000_000
 MAX_ALL_HEADS_BYTES: Final = 5 * MAX_HEAD_BYTES
 """Limit for the heads of all files together when a recorded form is read."""
-
-
-class Placed(NamedTuple):
-    """Where a tensor's bytes lie in its file; offset and size in bytes from the file's start."""
-
-    key: str
-    offset: int
-    size_bytes: int
 
 
 class FileImage(NamedTuple):

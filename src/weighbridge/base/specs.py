@@ -225,6 +225,14 @@ class TensorSpec:
         return f"{self.dtype} [{', '.join(map(str, self.shape))}]"
 
 
+class Placed(NamedTuple):
+    """Where a tensor's bytes lie in its file; offset and size in bytes from the file's start."""
+
+    key: str
+    offset: int
+    size_bytes: int
+
+
 @dataclass(frozen=True)
 class Header(Mapping[str, TensorSpec]):
     """The specs of a checkpoint's or a model's tensors by key; no values.

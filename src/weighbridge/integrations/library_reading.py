@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from weighbridge.algebra.layout import Layout
-from weighbridge.mappings.transformers_table import library_module, library_name
+from weighbridge.mappings.library_parts import library_module, library_name
 from weighbridge.planning.plan import Plan
 from weighbridge.planning.steps import Step
 
@@ -43,6 +43,33 @@ class LibraryNames:
         taken = next((rule for rule in self._converters if pattern in rule.source_patterns), None)
         first, *others = taken.target_patterns if taken is not None else [name]
         return [name, *(name.replace(first, other) for other in others)]
+
+
+def report_unseen(
+    loading_info: Any, left_over: Iterable[str], dropped: Iterable[str], rules: list[Any], model: Any
+) -> None:
+    """Add to what the library found out the tensors that it never saw, under the names that it would give them.
+
+    Args:
+        loading_info: What it found out.
+        left_over: Tensors of the checkpoint without a place.
+        dropped: Those that a rule of the caller's left out.
+        rules: The library's rules for the checkpoint.
+        model: The model.
+    """
+    if left_over or dropped:
+        names = LibraryNames(rules, model.base_model_prefix, model.state_dict())
+        unexpected = library_name(loading_info, "unexpected_keys")
+        unexpected.update(name for key in left_over for name in names.unexpected(key))
+        unexpected.update(name for key in dropped for name in names.unexpected(key) or [key])
+
+
+def remember_rules(model: Any, rules: list[Any], keys: list[str]) -> None:
+    """Leave on the model the rules that fit its checkpoint, so that the library's own save does what it always does."""
+    names = LibraryNames(rules, "", {})
+    for key in keys:
+        names.find(key)
+    model._weight_conversions = [rule for rule in rules if rule.was_used()]
 
 
 def is_read_by_library(model: Any, back: Plan) -> bool:

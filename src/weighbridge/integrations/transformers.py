@@ -16,36 +16,38 @@ the library's own rules alone, as it mounts them: what the library has written m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weighbridge.base.specs import Header
-from weighbridge.integrations.transformers_arguments import (
-    accelerator,
-    asked_of,
-    open_weights,
-    refuse_arguments,
-    whence,
-)
-from weighbridge.mappings.exception_rules import Rules
-from weighbridge.mappings.finding import AnyMapping, find_mapping
-from weighbridge.mappings.mapping import Mapping, as_mapping
-from weighbridge.mappings.registry import Registry, default_registry
-from weighbridge.mappings.transformers_table import LEGACY, UNDERSTOOD, in_order, registry
-from weighbridge.mappings.transforms import PrefixChange, Transform, WeightRenaming
-from weighbridge.models.resolve import Mount, base_prefix, class_name, compose, find_mounts
-from weighbridge.models.wrappers import unwrap
-from weighbridge.planning.plan_options import Options
-from weighbridge.planning.way_back.one_way_rules import inverse_for
+from weighbridge.mappings.library_parts import UNDERSTOOD
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from weighbridge.api.bound_plan import Plan
+    from weighbridge.base.specs import Header
+    from weighbridge.mappings.exception_rules import Rules
+    from weighbridge.mappings.finding import AnyMapping
+    from weighbridge.mappings.mapping import Mapping
+    from weighbridge.mappings.registry import Registry
 
 __all__ = ["UNDERSTOOD", "from_pretrained", "registry", "resolve", "save_pretrained"]
+
+
+def registry() -> Registry:
+    """Return the installed library's own table, as a registry.
+
+    Returns:
+        As `weighbridge.mappings.transformers_table.registry`.
+
+    Raises:
+        RegistryError: `integration-version`.
+    """
+    from weighbridge.mappings.transformers_table import registry as read_table
+
+    return read_table()
 
 
 def resolve(model_or_config: Any) -> Mapping:
@@ -62,114 +64,9 @@ def resolve(model_or_config: Any) -> Mapping:
     Raises:
         RegistryError: `integration-version`.
     """
-    model = unwrap(model_or_config if hasattr(model_or_config, "named_modules") else _model_of(model_or_config))
-    table = registry()
-    return _composed(model, find_mounts(model, _registered_there(table), default_registry, table), table)
+    from weighbridge.integrations.transformers_mappings import mapping_of
 
-
-def _composed(model: Any, mounts: tuple[Mount, ...], table: Registry) -> Mapping:
-    composed = compose(mounts, class_name(model), base_prefix(model))
-    legacy = [rule for rule in table.find(LEGACY) if rule not in composed.transforms] if LEGACY in table else []
-    prefix = _head_prefix(model, mounts, table)
-    rules = dict.fromkeys(_in_library_order(_also_below(prefix, mounts, table), legacy, table))
-    if prefix:
-        legacy.append(WeightRenaming(f"^{prefix}.{{rest:**}}", "{rest}"))
-        rules[legacy[-1]] = None
-    return replace(composed, transforms=tuple(rules), legacy=(*composed.legacy, *legacy))
-
-
-def resolve_theirs(model: Any) -> Mapping:
-    """Return the library's own rules for a model's checkpoints, mounted as the library mounts them, families aside.
-
-    The library lets the rules of a sub-model look below its path with the base prefix and without it: those of the base
-    model itself look at every key that lacks the prefix, and so at what a head has.
-
-    Args:
-        model: The model, without wrappers.
-    """
-    table, prefix = registry(), base_prefix(model)
-    twice = []
-    for mount in find_mounts(model, table):
-        bare = mount.path.removeprefix(prefix).removeprefix(".") if prefix else mount.path
-        paths = [".".join(filter(None, (prefix, bare))), bare] if mount.path else [""]
-        twice += [mount._replace(path=path) for path in dict.fromkeys(paths)]
-    composed = compose(twice, class_name(model), prefix)
-    legacy = list(table.find(LEGACY)) if LEGACY in table else []
-    rules = dict.fromkeys(_in_library_order(tuple(twice), legacy, table))
-    return replace(composed, transforms=tuple(rules), legacy=(*composed.legacy, *legacy))
-
-
-def _way_out(model: Any, header: Callable[[], Header]) -> Mapping:
-    """Return the inverse of a model's mapping that gives published names.
-
-    A prefix that a family takes off is one that every published file of the family has, and it is put back. One of the
-    library's own entries may have been there or not: nobody knows it of a checkpoint that never was.
-    """
-    table = registry()
-    mounts = find_mounts(model, _registered_there(table), default_registry, table)
-    known = {rule for mount in mounts if mount.registry is not table for rule in mount.mapping.scoped(mount.path)}
-    return _inverse_to_published(_composed(model, mounts, table), header, known)
-
-
-def _inverse_to_published(mapping: Mapping, header: Callable[[], Header], known: Collection[Transform] = ()) -> Mapping:
-    """Return the inverse of a mapping without the prefixes that a file may or may not have; known ones are kept."""
-    from weighbridge.api.live_models import say
-
-    kept = tuple(rule for rule in mapping.transforms if rule in known or not isinstance(rule, PrefixChange))
-    inverse, notes = inverse_for(replace(mapping, transforms=kept, carry=()), header)
-    say(notes)
-    return inverse
-
-
-def _head_prefix(model: Any, mounts: tuple[Mount, ...], table: Registry) -> str:
-    """Return the prefix that the library's rules may put before a base model's keys, as if it were in its head model.
-
-    Many entries are written for the head classes of a model type, and the library takes the prefix off afterwards where
-    the model turns out to be the base model.
-    """
-    prefix = base_prefix(model)
-    is_theirs = bool(mounts) and not mounts[0].path and mounts[0].registry is table
-    return prefix if is_theirs and prefix not in dict(model.named_children()) else ""
-
-
-def _also_below(prefix: str, mounts: tuple[Mount, ...], table: Registry) -> tuple[Mount, ...]:
-    """Mount the library's entries for sub-models below the prefix too, where its rules for the head put the keys."""
-    if not prefix:
-        return mounts
-    twice = ((mount._replace(path=f"{prefix}.{mount.path}"), mount) for mount in mounts if mount.path)
-    return (mounts[0], *(one for pair in twice for one in (pair if pair[1].registry is table else pair[1:])))
-
-
-def _registered_there(table: Registry) -> Registry:
-    """Return what was registered with the library's own function, and not here as well."""
-    here, made = default_registry.registered(), Registry(use_entry_points=False)
-    for name in table.registered():
-        if name not in here:
-            made.register(name, table.find(name))
-    return made
-
-
-def _in_library_order(mounts: tuple[Mount, ...], legacy: list[Transform], table: Registry) -> Iterator[Transform]:
-    """Yield all rules; the converters of the library's entries wait until every rename has run."""
-    waiting: list[Transform] = []
-    for mount in mounts:
-        mounted = mount.mapping.scoped(mount.path)
-        is_theirs = mount.registry is table
-        yield from mounted.renames if is_theirs else mounted.transforms
-        waiting += mounted.converters if is_theirs else ()
-    yield from in_order(legacy)
-    yield from waiting
-
-
-def _model_of(config: Any) -> Any:
-    """Make the model that a configuration names, on the meta device."""
-    import torch
-    import transformers
-
-    names = getattr(config, "architectures", None) or ()
-    kind = next((found for name in names if (found := getattr(transformers, name, None)) is not None), None)
-    with torch.device("meta"):
-        return transformers.AutoModel.from_config(config) if kind is None else kind(config)
+    return mapping_of(model_or_config)
 
 
 def from_pretrained(
@@ -190,6 +87,8 @@ def from_pretrained(
     huge_pages: str | None = None,
     dequantize: bool = False,
     stream: bool = False,
+    group: Any = None,
+    timeout: float | None = None,
     **arguments: Any,
 ) -> Any:
     """Load a model as the library's `from_pretrained` does, through a plan that was proven first.
@@ -222,6 +121,8 @@ def from_pretrained(
             then given by `config`. Otherwise codes are loaded as they are, where the library's model has them.
         stream: Read the weights by ranges of bytes from where they lie, a name on the hub or an address such as
             ``"s3://bucket/model"``, instead of downloading them into the library's cache; see `docs/remote.md`.
+        group: As for `weighbridge.load`: a process group, all of which load the same, and compare that first.
+        timeout: As there.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration;
             `device_map` with `max_memory`, `offload_folder` and `offload_buffers`, `key_mapping`, `state_dict`,
             `variant`, `ignore_mismatched_sizes` and `output_loading_info` among them; see `docs/transformers.md`. With
@@ -235,28 +136,64 @@ def from_pretrained(
         PlanError: `plan-failed` with every problem, `layout-ambiguous`, `model-mismatch`, `cast-overflow`.
         RegistryError: `integration-unsupported` for an argument or a kind of checkpoint that has no plan,
             `integration-version`.
-        CheckpointError: As `weighbridge.open`.
+        CheckpointError: As `weighbridge.open`; `ranks-disagree` with a group.
+        DestinationError: `rank-missing` with a group.
         WeighbridgeError: `usage` for another word about huge pages, for two words about the device, and for weights
             that go to the disk without a folder of their own for them.
     """
-    from weighbridge.integrations.transformers_loading import Load
-    from weighbridge.integrations.transformers_numbers import read_for_library
+    declared = {"partial": partial, "initialise": initialise, "drop": drop, "carry": carry}
+    declared["allow_overflow"] = allow_overflow
+    ways = {"copy": copy, "dequantize": dequantize, "stream": stream}
+    is_plain = config is device is mapping is huge_pages is group is None and layout == "auto"
+    if is_plain and not any((*declared.values(), *ways.values())):
+        from weighbridge.integrations.as_it_lies.unplanned_load import load_as_it_lies
+
+        found = load_as_it_lies(model_class, path, dtype, arguments)
+        if found is not None:
+            return found
+    from weighbridge.models.spread_sources import loading_alike
     from weighbridge.storage.places.huge_pages import decided
 
-    model_class, path, config, late = whence(model_class, path, config, arguments, stream=stream)
-    refuse_arguments(model_class, path, config, device, arguments)
-    options = Options(
-        partial=partial, initialise=initialise, drop=drop, carry=carry, layout=layout, allow_overflow=allow_overflow
-    )
-    on, (checkpoint, directory) = accelerator(device), open_weights(path, arguments)
+    with decided(huge_pages), loading_alike(f"a {model_class.__name__}", group, timeout) as compare:
+        return _load_through_plan(
+            model_class, path, config, dtype, device, mapping, declared | {"layout": layout}, arguments, compare, **ways
+        )
+
+
+def _load_through_plan(
+    model_class: Any,
+    path: str | Path | None,
+    config: Any,
+    dtype: Any,
+    device: Any,
+    mapping: AnyMapping | None,
+    declared: dict[str, Any],
+    arguments: dict[str, Any],
+    compare: Callable[..., None],
+    *,
+    copy: bool,
+    dequantize: bool,
+    stream: bool,
+) -> Any:
+    """Load a model through a plan, as `from_pretrained` does; `declared` are its options, and `compare` is a load's."""
+    from weighbridge.integrations import transformers_arguments as asking
+    from weighbridge.integrations.transformers_loading import Load
+    from weighbridge.integrations.transformers_mappings import mapping_of, resolve_theirs
+    from weighbridge.integrations.transformers_numbers import read_for_library
+    from weighbridge.mappings.finding import find_mapping
+    from weighbridge.planning.plan_options import Options
+
+    model_class, path, config, late = asking.whence(model_class, path, config, arguments, stream=stream)
+    asking.refuse_arguments(model_class, path, config, device, arguments)
+    options = Options(**declared)
+    on, (checkpoint, directory) = asking.accelerator(device), asking.open_weights(path, arguments)
     arguments |= {} if on is None else {"device_map": {"": on}}
     placed = arguments.get("device_map")
     read = read_for_library(checkpoint, directory, config, dtype, dequantize=dequantize, device_map=placed)
     rules = None if mapping is None else find_mapping(mapping)
-    load = Load(read.checkpoint, rules, resolve, options, copy, resolve_theirs, read.note, read.saying)
-    load.asked = asked_of(arguments)
-    with decided(huge_pages):
-        found = load.run(model_class, path, config=read.config, dtype=read.dtype, **arguments)
+    load = Load(read.checkpoint, rules, mapping_of, options, copy, resolve_theirs, read.note, read.saying)
+    load.asked, load.compare = asking.asked_of(arguments), compare
+    found = load.run(model_class, path, config=read.config, dtype=read.dtype, **arguments)
     late.settle(found[0] if load.asked.info else found, device)
     return found
 
@@ -314,6 +251,7 @@ def save_pretrained(
     )
     from weighbridge.models.module_saving import refuse_lost_codes
     from weighbridge.models.spread_sources import held_by_ranks, readable_header
+    from weighbridge.models.wrappers import unwrap
 
     planning, writing = split_options(options)
     refuse_other_names(out, writing)
@@ -343,27 +281,28 @@ def _plan_derived(
     """
     from weighbridge.api.live_models import planned_layout, say
     from weighbridge.integrations.library_reading import is_read_by_library
+    from weighbridge.integrations.transformers_mappings import (
+        inverse_for_model,
+        inverse_to_published,
+        mapping_of,
+        resolve_theirs,
+    )
     from weighbridge.integrations.transformers_saving import plan_derived
+    from weighbridge.models.resolve import class_name
     from weighbridge.models.spread_sources import readable_header
+    from weighbridge.models.wrappers import unwrap
 
     inner, options = unwrap(model), planning | planned_layout(layout)
 
     def header() -> Header:
         return readable_header(inner) if held is None else held.header
 
-    plan = plan_derived(model, _inverse_for(inner, mapping, layout, header), options, held)
+    plan = plan_derived(model, inverse_for_model(inner, mapping, layout, header), options, held)
     if mapping is None and layout is None and not is_read_by_library(inner, plan):
-        other = plan_derived(model, _inverse_to_published(resolve_theirs(inner), header), options, held)
+        other = plan_derived(model, inverse_to_published(resolve_theirs(inner), header), options, held)
         if is_read_by_library(inner, other):
-            name = resolve(inner).name
+            name = mapping_of(inner).name
             say([f"saved as the library saves a {class_name(inner)}: it does not read what {name} leads to"])
             plan = other
     say(plan.notes)
     return plan
-
-
-def _inverse_for(model: Any, mapping: AnyMapping | None, layout: str | None, header: Callable[[], Header]) -> Mapping:
-    """Return the inverse of the mapping that is given, or of the model's; of none for a model's own names."""
-    if mapping is not None:
-        return as_mapping(find_mapping(mapping)).inverse()
-    return Mapping() if layout == "as is" else _way_out(model, header)

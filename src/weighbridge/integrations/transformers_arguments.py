@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weighbridge.base.errors import CheckpointError, PatternError, RegistryError, WeighbridgeError
 from weighbridge.base.file_names import INDEX_SUFFIX
 from weighbridge.base.secrets_of_addresses import without_secrets
-from weighbridge.mappings.transformers_table import import_transform, library_module, library_name
+from weighbridge.mappings.library_parts import library_module, library_name
+from weighbridge.mappings.transformers_table import import_transform
 from weighbridge.mappings.transforms import Transform
 from weighbridge.storage import open_checkpoint
 from weighbridge.storage.opening import open_weights_named

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping as MappingOf
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -22,8 +21,8 @@ from weighbridge.api.dequantised import say_computed
 from weighbridge.base.errors import PlanError, RegistryError
 from weighbridge.base.specs import Header
 from weighbridge.base.spelling import exact_pattern
-from weighbridge.integrations.library_functions import StandIn
-from weighbridge.integrations.library_reading import LibraryNames
+from weighbridge.integrations.as_it_lies.conversion_place import taking_over
+from weighbridge.integrations.library_reading import remember_rules, report_unseen
 from weighbridge.integrations.transformers_arguments import Asked
 from weighbridge.integrations.transformers_choice import plan_by_either
 from weighbridge.integrations.transformers_excuses import excused, expected_left_over, may_be_missing
@@ -43,14 +42,13 @@ from weighbridge.integrations.transformers_weights import Pending, prove
 from weighbridge.mappings.bound_offsets import bind_offsets
 from weighbridge.mappings.exception_rules import Carry, Drop, Initialise, exception_rules
 from weighbridge.mappings.mapping import Mapping as NameMapping, MappingLike, as_mapping
-from weighbridge.mappings.transformers_table import library_name
 from weighbridge.mappings.wrapped_names import look_through
 from weighbridge.models.changed_models import OTHER_SIZE
 from weighbridge.models.held_portions import held_portion
 from weighbridge.models.holdings import Holdings, take_stock
-from weighbridge.models.module_loading import Loaded, remember
 from weighbridge.models.modules import module_header
 from weighbridge.models.spread_sources import is_stage
+from weighbridge.models.without_plans.loaded_models import Loaded, remember
 from weighbridge.planning.casts.asked_casts import rounded_lines
 from weighbridge.planning.companions import quantised_keys
 from weighbridge.planning.compiling import compile_plan
@@ -95,6 +93,7 @@ class Load:
         note: What is to be said of the plan.
         saying: What is said of how the checkpoint's weights are quantised.
         asked: What the library's own arguments ask.
+        compare: Compares the plan and what it reads with those of other processes, before a tensor is read.
     """
 
     checkpoint: Checkpoint
@@ -106,6 +105,7 @@ class Load:
     note: str = ""
     saying: Saying | None = None
     asked: Asked = field(default_factory=Asked)
+    compare: Callable[[Plan, Callable[[], Checkpoint]], None] = lambda plan, opened: None
     tensors: dict[str, Pending] = field(default_factory=dict)
     states: dict[str, Pending] = field(default_factory=dict)
     plan: Plan | None = None
@@ -147,11 +147,10 @@ class Load:
         if whole is not model:
             held = take_stock(whole)
             check_stage(model, held.header(), own.header())
-        header, self.declared_ties = header_with_ties(whole, held.header(self.checkpoint.header)), declared_ties(whole)
-        self.options = replace(self.options, carry=(*exception_rules(Carry, self.options.carry), *self._made_by(held)))
-        plan, other = self._settle(whole, header)
+        plan, other, header = self.plan_whole(whole, held)
         refuse_spread(other, own)
         self.plan, self.whole = plan_of_stage(plan, model, own.header()), plan
+        self.compare(plan, lambda: self.checkpoint)
         portion = held_portion(self.plan, own.places_for(self.plan.target))
         mapped = mapped_files(self.checkpoint, copy=self.copy)
         for step in portion.steps:
@@ -163,6 +162,24 @@ class Load:
         start_on_devices(self.tensors, model, load_config)
         others = {key: tensor for key, tensor in other.items() if key in own.places}
         return Filled({**self.tensors, **others}, on_disk, *self._left_over(plan))
+
+    def plan_whole(self, model: Any, held: Holdings) -> tuple[Plan, dict[str, torch.Tensor], Header]:
+        """Plan the load of a whole model, which the library has not tied yet.
+
+        Args:
+            model: The model.
+            held: What it holds.
+
+        Returns:
+            The plan, what the library is to find in another size, and the specs that the plan was made for first.
+
+        Raises:
+            PlanError: As `fill`.
+        """
+        header, self.declared_ties = header_with_ties(model, held.header(self.checkpoint.header)), declared_ties(model)
+        self.options = replace(self.options, carry=(*exception_rules(Carry, self.options.carry), *self._made_by(held)))
+        plan, other = self._settle(model, header)
+        return plan, other, header
 
     def _settle(self, model: Any, header: Header) -> tuple[Plan, dict[str, torch.Tensor]]:
         """Plan for the whole model, with the ties that the values bear out; and say what is there in another size.
@@ -303,9 +320,9 @@ class Load:
     def _in_dtypes_of(self, model: Any, plan: Plan, whole: Plan) -> tuple[Plan, Plan]:
         """Plan again with the dtypes that the library gave the parameters, so that the plans say what happened."""
         made = module_header(model)
-        if all(made.specs.get(key, spec).dtype == spec.dtype for key, spec in plan.target.items()):
-            return plan, whole
         header = made if not is_stage(model) else replace(self.header, specs={**self.header.specs, **made.specs})
+        if all(header.specs.get(key, spec).dtype == spec.dtype for key, spec in whole.target.items()):
+            return plan, whole
         again = self._plan(header, replace(self.options, dtype="target"))
         return plan_of_stage(again, model, made), again
 
@@ -314,8 +331,6 @@ class Load:
 
 _NUMBERS: Final = "with dequantize, the numbers that the codes stand for are loaded into the plain model"
 """What helps where a model of the library has no place for a checkpoint's codes."""
-
-_filling: ContextVar[Callable[[Any, Any], Filled] | None] = ContextVar("weighbridge_filling", default=None)
 
 
 @contextmanager
@@ -328,23 +343,36 @@ def converted_by(fill: Callable[[Any, Any], Filled]) -> Iterator[None]:
     Raises:
         RegistryError: `integration-version`.
     """
-    with _CONVERSION.installed():
-        token = _filling.set(fill)
-        try:
-            yield
-        finally:
-            _filling.reset(token)
+    with taking_over(partial(convert_by, fill)):
+        yield
 
 
-def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_offload_index: Any = None) -> Any:
-    """Stand where the library's conversion stands."""
-    fill, quantizer = _filling.get(), load_config.hf_quantizer
-    if fill is None:
-        return original(model, state_dict, load_config, disk_offload_index)
+def convert_by(
+    fill: Callable[[Any, Any], Filled],
+    original: Any,
+    model: Any,
+    state_dict: Any,
+    load_config: Any,
+    on_disk: Any = None,
+) -> Any:
+    """Give the library's conversion what a plan writes, under the model's own names, and no rules.
+
+    Args:
+        fill: As for `converted_by`.
+        original: The library's conversion.
+        model: The library's model.
+        state_dict: The tensors of the checkpoint, as the library found them.
+        load_config: What the library was told.
+        on_disk: What it would leave on the disk, which `fill` decides.
+
+    Raises:
+        PlanError, RegistryError: As `fill`; `integration-unsupported` for codes that the model has no place for.
+    """
+    del on_disk
+    quantizer = load_config.hf_quantizer
     if quantizer is not None and not _keeps_codes(quantizer):
         what = "the library has no place for this checkpoint's codes that could be filled by a plan"
         raise RegistryError("integration-unsupported", what, got=type(model).__name__, hint=_NUMBERS)
-    token = _filling.set(None)  # another one of ours may stand behind what somebody else put in front of it
     # What it is given are the model's own tensors, which leaves nothing for a quantizer to do.
     left = replace(load_config, weight_mapping=[], hf_quantizer=None)
     try:
@@ -352,27 +380,13 @@ def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_
         with cut_already(model):
             found = original(model, filled.tensors, left, filled.on_disk)
         share_on_disk(filled.on_disk, model)
-        _report(found[0], filled, load_config.weight_mapping or [], model)
+        report_unseen(found[0], filled.left_over, filled.dropped, load_config.weight_mapping or [], model)
     except PlanError as problem:
         if quantizer is not None and _is_about_codes(problem, model):
             problem.hint = _NUMBERS
         raise
-    finally:
-        _filling.reset(token)
-    _remember_rules(model, load_config.weight_mapping or [], sorted(state_dict))
+    remember_rules(model, load_config.weight_mapping or [], sorted(state_dict))
     return found
-
-
-_CONVERSION: Final = StandIn("modeling_utils", "convert_and_load_state_dict_in_model", _convert)
-
-
-def _report(loading_info: Any, filled: Filled, rules: list[Any], model: Any) -> None:
-    """Add to what the library found out the tensors that it never saw, under the names that it would give them."""
-    if filled.left_over or filled.dropped:
-        names = LibraryNames(rules, model.base_model_prefix, model.state_dict())
-        unexpected = library_name(loading_info, "unexpected_keys")
-        unexpected.update(name for key in filled.left_over for name in names.unexpected(key))
-        unexpected.update(name for key in filled.dropped for name in names.unexpected(key) or [key])
 
 
 def _is_about_codes(problem: PlanError, model: Any) -> bool:
@@ -384,11 +398,3 @@ def _keeps_codes(quantizer: Any) -> bool:
     """Tell whether the library's model has the codes of a checkpoint as weights, and reads them as they are."""
     is_computed = getattr(quantizer.quantization_config, "dequantize", False)
     return bool(quantizer.pre_quantized) and not is_computed and not quantizer.get_weight_conversions()
-
-
-def _remember_rules(model: Any, rules: list[Any], keys: list[str]) -> None:
-    """Leave on the model the rules that fit its checkpoint, so that the library's own save does what it always does."""
-    names = LibraryNames(rules, "", {})
-    for key in keys:
-        names.find(key)
-    model._weight_conversions = [rule for rule in rules if rule.was_used()]

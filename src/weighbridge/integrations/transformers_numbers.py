@@ -10,8 +10,8 @@ from weighbridge.api.configurations import config_beside, saying_of
 from weighbridge.api.dequantised import compute_codes
 from weighbridge.base.errors import RegistryError
 from weighbridge.base.specs import DTYPES, Header
+from weighbridge.mappings.library_parts import library_module, library_name
 from weighbridge.mappings.schemes.said import QUANTISATION
-from weighbridge.mappings.transformers_table import library_module, library_name
 
 if TYPE_CHECKING:
     from weighbridge.planning.grouped.weights import Saying

@@ -15,7 +15,7 @@ from weighbridge.base.errors import RegistryError, WeighbridgeError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
 from weighbridge.integrations.transformers_weights import Pending
-from weighbridge.mappings.transformers_table import library_module, library_name
+from weighbridge.mappings.library_parts import library_module, library_name
 from weighbridge.running.devices import fill_tensors
 from weighbridge.storage.formats.torch_tensors import dtype_of
 

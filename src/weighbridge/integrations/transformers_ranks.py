@@ -19,8 +19,8 @@ import torch
 from weighbridge.base.errors import RegistryError
 from weighbridge.base.keys import collapse
 from weighbridge.base.specs import Header
-from weighbridge.integrations.library_functions import StandIn
-from weighbridge.mappings.transformers_table import library_module, library_name
+from weighbridge.integrations.as_it_lies.stand_ins import StandIn
+from weighbridge.mappings.library_parts import library_module, library_name
 from weighbridge.models.holdings import take_stock
 from weighbridge.models.spread_sources import is_stage
 from weighbridge.models.spread_tensors import is_sharded
@@ -73,14 +73,26 @@ def whole_model(model: Any, dtype: torch.dtype) -> Any:
     Raises:
         RegistryError: `integration-version`.
     """
-    if not is_stage(model):
-        return model
+    return make_anew(layout_class(model), model.config, dtype) if is_stage(model) else model
+
+
+def make_anew(kind: type[Any], config: Any, dtype: torch.dtype) -> Any:
+    """Make a model on the meta device as the library makes it while it loads: it is not tied yet.
+
+    Args:
+        kind: Its class.
+        config: Its configuration, which stays as it is.
+        dtype: What the library makes its weights in.
+
+    Raises:
+        RegistryError: `integration-version`.
+    """
     untied = library_name(library_module("initialization"), "no_tie_weights")
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device("meta"), untied():
-            return layout_class(model)(deepcopy(model.config))
+            return kind(deepcopy(config))
     finally:
         torch.set_default_dtype(before)
 

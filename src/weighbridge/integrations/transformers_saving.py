@@ -23,9 +23,9 @@ from weighbridge.mappings.exception_rules import Drop, exception_rules
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.schemes.said import CONFIG, QUANTISATION
 from weighbridge.models.model_sources import open_model
-from weighbridge.models.module_loading import recall
 from weighbridge.models.module_saving import tied_names
 from weighbridge.models.resolve import class_name
+from weighbridge.models.without_plans.loaded_models import recall
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.compiling import compile_plan
 from weighbridge.planning.plan_options import read_options

@@ -13,22 +13,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weighbridge.base.errors import RegistryError
 from weighbridge.base.nearby import close_names
 from weighbridge.mappings.families import MODULES, load_family, module_of
 from weighbridge.mappings.mapping import Mapping, MappingLike, as_mapping
+from weighbridge.mappings.registered_names import ENTRY_POINT_GROUP, REGISTERED, shipped_names
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 Provider = Callable[[str], MappingLike]
 """Loads the mapping of one of the names that it was offered under."""
-
-ENTRY_POINT_GROUP: Final = "weighbridge.mappings"
-"""Group of the entry points by which other packages ship mappings: each names a `Mapping`, or a function giving one."""
 
 
 class Origin(NamedTuple):
@@ -51,6 +48,7 @@ class Registry:
 
     Args:
         use_entry_points: Also look a name up among the entry points of installed packages.
+        noted: Takes each name under which something is registered or provided.
 
     Examples:
         >>> registry = Registry(use_entry_points=False)
@@ -69,6 +67,7 @@ class Registry:
     _shipped: dict[str, Mapping] = field(default_factory=dict, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _changes: int = field(default=0, repr=False)
+    noted: set[str] = field(default_factory=set, repr=False)
 
     def register(self, name: str, mapping: MappingLike, *, overwrite: bool = False) -> Mapping:
         """Put a mapping under a class name or a `model_type`.
@@ -88,6 +87,7 @@ class Registry:
         value = value if value.name else replace(value, name=name)
         with self._lock:
             self._refuse_taken(name, overwrite)
+            self.noted.add(name)
             self._aliases.pop(name, None)
             self._mappings[name] = value
             self._changes += 1
@@ -105,6 +105,7 @@ class Registry:
                 raise self.not_found(of)
             if self._aliases.get(of, of) == name:
                 raise RegistryError("mapping-exists", "an alias cannot stand for itself", where=name)
+            self.noted.add(name)
             self._mappings.pop(name, None)
             self._aliases[name] = self._aliases.get(of, of)
             self._changes += 1
@@ -128,6 +129,7 @@ class Registry:
         """
         with self._lock:
             for name in names:
+                self.noted.add(name)
                 self._providers.setdefault(name, load)
                 self._places.setdefault(name, place(name) if place is not None else load.__module__)
             self._changes += 1
@@ -233,7 +235,7 @@ class Registry:
         return self._provided.get(name)
 
     def _entry_points(self) -> frozenset[str]:
-        return _entry_point_names() if self.use_entry_points else frozenset()
+        return shipped_names() if self.use_entry_points else frozenset()
 
     def _load(self, name: str) -> Mapping:
         found = _entry_points_named(name)
@@ -257,14 +259,6 @@ class Registry:
         )
 
 
-@cache
-def _entry_point_names() -> frozenset[str]:
-    """Names that installed packages ship; read once, since that opens a file for each package."""
-    from importlib.metadata import entry_points  # it loads an e-mail parser, which is slow
-
-    return frozenset(entry_points(group=ENTRY_POINT_GROUP).names)
-
-
 def _entry_points_named(name: str) -> list[EntryPoint]:
     """Find the entry points of a name; more than one if several packages ship it."""
     from importlib.metadata import entry_points
@@ -272,7 +266,15 @@ def _entry_points_named(name: str) -> list[EntryPoint]:
     return list(entry_points(group=ENTRY_POINT_GROUP, name=name))
 
 
-default_registry: Final = Registry()
+def registry_as_shipped() -> Registry:
+    """Return a registry of the families that come with weighbridge, whatever was registered in their place."""
+    made = Registry(use_entry_points=False)
+    made.provide(MODULES, load_family, module_of)
+    return made
+
+
+default_registry: Final = Registry(noted=REGISTERED)
 """The registry that `weighbridge.register` fills and names given as strings are looked up in."""
 
 default_registry.provide(MODULES, load_family, module_of)
+REGISTERED.difference_update(MODULES)

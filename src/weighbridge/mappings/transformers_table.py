@@ -22,28 +22,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping as MappingOf
 from dataclasses import replace
-from importlib import import_module
 from typing import Any, Final
 
 from weighbridge.base.errors import RegistryError
+from weighbridge.mappings.library_parts import OLDEST, UNDERSTOOD, library_module, library_name
 from weighbridge.mappings.mapping import Mapping
 from weighbridge.mappings.registry import Registry
 from weighbridge.mappings.transforms import GroupWeightRename, PrefixChange, Transform, WeightConverter, WeightRenaming
 from weighbridge.operations.groupings import Concatenate
 from weighbridge.operations.ops import OPERATIONS, Operation
 
-OLDEST: Final = "5.16"
-"""The first version of transformers whose loading is the one that this was written for."""
 
-UNDERSTOOD: Final = "5.24"
-"""The newest version of transformers whose table and loading this was written for and is tested with."""
-
-LEGACY: Final = "legacy"
-"""Name of the library's rules for very old checkpoints; they run after those of every model."""
-
-
-def registry() -> Registry:
+def registry(*, as_shipped: bool = False) -> Registry:
     """Return the installed library's own table, as a registry.
+
+    Args:
+        as_shipped: Without what was registered with the library's own function.
 
     Returns:
         A registry that has every name of the table, imported when it is asked for. What was registered with the
@@ -58,6 +52,9 @@ def registry() -> Registry:
         ['WeightConverter', 'WeightConverter']
     """
     table, own = _read_table()
+    if as_shipped and own:
+        build = library_name(library_module("conversion_mapping"), "_build_checkpoint_conversion_mapping")
+        table, own = build(), set()
     made = Registry(use_entry_points=False)
     theirs = "transformers.conversion_mapping"
     made.provide(table.keys() - own, lambda name: import_entry(name, table[name]), lambda name: theirs)
@@ -93,48 +90,6 @@ def _read_table() -> tuple[dict[str, list[Any]], set[str]]:
     library_name(module, "get_checkpoint_conversion_mapping")("")
     table: dict[str, list[Any]] = library_name(module, "_checkpoint_conversion_mapping_cache")
     return dict(table), set(library_name(module, "USER_REGISTERED_MAPPINGS"))
-
-
-def library_module(name: str) -> Any:
-    """Import a module of the library.
-
-    Raises:
-        RegistryError: `integration-version`.
-    """
-    try:
-        _refuse_older(import_module("transformers").__version__)
-        return import_module(f"transformers.{name}")
-    except ImportError as problem:
-        raise _unsuited(f"transformers.{name} cannot be imported: {problem}") from problem
-
-
-def _refuse_older(version: str) -> None:
-    numbers = re.findall(r"\d+", version)
-    if [int(number) for number in numbers[:2]] < [int(number) for number in OLDEST.split(".")]:
-        raise _unsuited(version)
-
-
-def library_name(module: Any, name: str) -> Any:
-    """Return what a module of the library, or a class of it, has under a name.
-
-    Raises:
-        RegistryError: `integration-version`.
-    """
-    found = getattr(module, name, None)
-    if found is None:
-        raise _unsuited(f"{getattr(module, '__name__', module)} has no {name}")
-    return found
-
-
-def _unsuited(got: str) -> RegistryError:
-    """Make the error for a version whose code is another one."""
-    return RegistryError(
-        "integration-version",
-        "this transformers is not one that weighbridge understands",
-        expected=f"transformers {OLDEST} to {UNDERSTOOD}",
-        got=got,
-        hint=f"install transformers {UNDERSTOOD}",
-    )
 
 
 def _unknown(got: str) -> RegistryError:

@@ -1,9 +1,8 @@
-"""Load a plan's targets into a model, and remember the plan that they came through."""
+"""Load a plan's targets into a model, which remembers the plan that they came through."""
 
 from __future__ import annotations
 
 import logging
-import weakref
 from collections import Counter as Counts
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +21,7 @@ from weighbridge.models.modules import (
     warn_of_meta,
 )
 from weighbridge.models.own_rows import around_own
+from weighbridge.models.without_plans.loaded_models import Loaded, remember
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.casts.asked_casts import rounded_lines
 from weighbridge.planning.plan import Plan
@@ -35,24 +35,6 @@ from weighbridge.storage.formats.torch_tensors import dtype_of, put_elements
 from weighbridge.storage.protocol import Checkpoint, Mapped
 
 _LOG: Final = logging.getLogger(__name__)
-
-_loaded: weakref.WeakKeyDictionary[torch.nn.Module, Loaded] = weakref.WeakKeyDictionary()
-
-
-class Loaded(NamedTuple):
-    """What a model was last loaded through.
-
-    Args:
-        plan: The plan.
-        checkpoint: What it read.
-        config: The configuration that it was made with.
-        whole: For one that was restricted, the plan before; it says how a model goes back of which this is a stage.
-    """
-
-    plan: Plan
-    checkpoint: Checkpoint
-    config: Any = None
-    whole: Plan | None = None
 
 
 def load_into(
@@ -130,16 +112,6 @@ def _warn_of_dtypes(plan: Plan, places: dict[str, Places]) -> None:
     for (held, dtype), count in changed.items():
         words = f"{count:,} tensor{'s' * (count != 1)} of the model"
         _LOG.warning('%s, %s so far, will be %s: dtype="target" keeps the model\'s', words, held, dtype)
-
-
-def remember(model: torch.nn.Module, loaded: Loaded) -> None:
-    """Note what a model was loaded through."""
-    _loaded[model] = loaded
-
-
-def recall(model: torch.nn.Module) -> Loaded | None:
-    """Return what a model was last loaded through, if it was."""
-    return _loaded.get(model)
 
 
 class _Target(NamedTuple):

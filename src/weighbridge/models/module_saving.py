@@ -16,9 +16,9 @@ from weighbridge.mappings.transforms import PrefixChange, WeightConverter, renam
 from weighbridge.models.changed_models import OTHER_SIZE, steps_by_the_rules, what_stands
 from weighbridge.models.holdings import Holdings, take_stock
 from weighbridge.models.model_sources import open_model
-from weighbridge.models.module_loading import recall
 from weighbridge.models.modules import module_header
 from weighbridge.models.read_back import prove_read_back
+from weighbridge.models.without_plans.loaded_models import recall
 from weighbridge.models.wrappers import unwrap
 from weighbridge.planning.companions import find_groups
 from weighbridge.planning.names.wanting import Wanted

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighbridge.base.batches import WINDOW_BYTES, run_in_batches, windows_of
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.file_sets import FileImage, Placed
+from weighbridge.base.file_sets import FileImage
 from weighbridge.base.forms.json_forms import table, text
 from weighbridge.base.hashes import sha256_of
+from weighbridge.base.specs import Placed
 from weighbridge.storage.places.regular_files import OpenFiles
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from weighbridge.base.file_sets import FileImage
 from weighbridge.base.process.lazy_names import load_lazily as _load_lazily
 
 if TYPE_CHECKING:
+    from weighbridge.base.file_sets import FileImage
     from weighbridge.storage.formats.inventory import write_inventory
     from weighbridge.storage.formats.safetensors_write import (
         ShardPlan,
@@ -71,7 +71,7 @@ _PLACES = {
     "outputs.vacancy": "check_destination",
     "places.directory": "Extra",
     "places.file_fingerprints": "FileFingerprint",
-    "protocol": "Checkpoint Extent IndexText",
+    "protocol": "Checkpoint Extent FileImage IndexText",
 }
 """The modules that the names stand in."""
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping as MappingOf
 from importlib import import_module
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from weighbridge.mappings.mapping import Mapping
+if TYPE_CHECKING:
+    from weighbridge.mappings.mapping import Mapping
 
 _MODULES: Final[MappingOf[str, tuple[str, ...]]] = {
     "clip": (
@@ -170,6 +171,13 @@ _MODULES: Final[MappingOf[str, tuple[str, ...]]] = {
 
 MODULES: Final = {name: module for module, names in _MODULES.items() for name in names}
 """Class name or model type to the module of this package that holds its mapping."""
+
+TEXTS_OF_RULES: Final[MappingOf[str, tuple[str, ...]]] = {
+    **dict.fromkeys(_MODULES["plain"], ()),
+    "bert": ("LayerNorm.gamma", "LayerNorm.beta"),
+}
+"""Families whose rules can be told to be none, or to see no key of a file, without reading them: each key that one of
+their rules sees has one of these texts in it."""
 
 
 def load_family(name: str) -> Mapping:

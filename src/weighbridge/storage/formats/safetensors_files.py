@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 from weakref import WeakValueDictionary
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.file_sets import FileImage, Placed
+from weighbridge.base.file_sets import FileImage
 from weighbridge.base.json_text import join_keys, shorten
 from weighbridge.base.process.machines import check_byte_order
-from weighbridge.base.specs import Header, TensorSpec
+from weighbridge.base.specs import Header, Placed, TensorSpec
 from weighbridge.storage.formats.opened import Opened
-from weighbridge.storage.formats.safetensors_header import Head, read_head
+from weighbridge.storage.formats.safetensors_header import LENGTH_BYTES, Head, check_length, parse_head
 from weighbridge.storage.formats.shard_index import WeightMap, check_shards
 from weighbridge.storage.lookup import check_range, not_found
 from weighbridge.storage.places.directory import Extra
@@ -27,12 +28,14 @@ from weighbridge.storage.places.rank_pieces import check_whole, without_pieces
 from weighbridge.storage.places.regular_files import (
     OpenFiles,
     SourceFile,
+    open_regular,
+    read_prefix,
     reporting_read_errors,
 )
 from weighbridge.storage.places.stamps import FileStamp
 from weighbridge.storage.protocol import Extent, IndexText
 from weighbridge.storage.remote.folders import RemoteFolder, read_together
-from weighbridge.storage.remote.remote_files import Location, RemoteFile
+from weighbridge.storage.remote.remote_files import Location, RemoteFile, RemoteSource
 
 if TYPE_CHECKING:
     import torch
@@ -183,7 +186,7 @@ def open_safetensors_file(path: Path) -> SafetensorsCheckpoint:
         CheckpointError: `checkpoint-partial` for one rank's piece, and what `read_head` raises.
     """
     file, head = _read_whole(path.name, path.resolve())
-    return _assemble(str(path), [file], [head])
+    return assemble(str(path), [file], [head])
 
 
 def open_safetensors_set(
@@ -197,7 +200,7 @@ def open_safetensors_set(
     """
     opened = [_read_whole(name, resolve_inside(directory, name)) for name in sorted(names)]
     _check_disjoint(opened, str(directory))
-    return _assemble(str(directory), [file for file, _ in opened], [head for _, head in opened], None, extras, notes)
+    return assemble(str(directory), [file for file, _ in opened], [head for _, head in opened], None, extras, notes)
 
 
 def open_safetensors_index(
@@ -217,7 +220,7 @@ def open_safetensors_index(
     opened = [_read_whole(name, path) for name, path in find_shards(directory, weight_map, index.name)]
     check_shards(weight_map, {file.name: head.specs for file, head in opened}, f"{directory / index.name}")
     files, heads = [file for file, _ in opened], [head for _, head in opened]
-    return _assemble(where, files, heads, index, extras, notes)
+    return assemble(where, files, heads, index, extras, notes)
 
 
 def open_elsewhere(
@@ -258,7 +261,53 @@ def open_elsewhere(
         check_shards(weight_map, {file.name: head.specs for file, head in opened}, f"{folder.where}/{index.name}")
     else:
         _check_disjoint(opened, where)
-    return _assemble(where, [file for file, _ in opened], [head for _, head in opened], index, extras, notes)
+    return assemble(where, [file for file, _ in opened], [head for _, head in opened], index, extras, notes)
+
+
+@overload
+def read_head(name: str, path: Path) -> tuple[SourceFile, Head]: ...
+@overload
+def read_head(name: str, path: Location) -> tuple[AnySource, Head]: ...
+def read_head(name: str, path: Location) -> tuple[AnySource, Head]:
+    """Read and check the head of a safetensors file; its tensor data is not touched.
+
+    Args:
+        name: What to call the file: its path relative to the checkpoint's directory.
+        path: The file, here or elsewhere.
+
+    Raises:
+        CheckpointError: `file-truncated`, `header-too-large`, `header-invalid`, `header-duplicate-key`,
+            `name-too-long`, `dtype-unknown`, `tensor-bounds`, `checkpoint-not-found`, `read-failed`; and as
+            `RemoteFile.pieces` for a file elsewhere.
+    """
+    source = _read_elsewhere(name, path) if isinstance(path, RemoteFile) else _read_here(name, path)
+    try:
+        return source, parse_head(source.head, source.size_bytes, str(path))
+    except CheckpointError as problem:
+        raise problem.with_context(
+            hint="fetch the file again, or write it anew with the library that made it"
+        ) from None
+
+
+def _read_elsewhere(name: str, file: RemoteFile) -> RemoteSource:
+    """Read the first bytes, which normally hold the whole header, and the rest of it where they do not."""
+    head = file.first_bytes()
+    stop = LENGTH_BYTES + check_length(head[:LENGTH_BYTES], file.size_bytes, str(file))
+    if len(head) < stop:
+        head += b"".join(file.pieces(len(head), stop - len(head)))
+    return RemoteSource(name, file, head[:stop])
+
+
+def _read_here(name: str, path: Path) -> SourceFile:
+    descriptor, stamp = open_regular(path, is_resolved=True)
+    try:
+        with reporting_read_errors(str(path)):
+            prefix = read_prefix(descriptor, min(LENGTH_BYTES, stamp.size_bytes))
+            length = check_length(prefix, stamp.size_bytes, str(path))
+            head = read_prefix(descriptor, LENGTH_BYTES + length)
+    finally:
+        os.close(descriptor)
+    return SourceFile(name, path, stamp, head)
 
 
 def _read_whole(name: str, path: Location) -> tuple[AnySource, Head]:
@@ -298,7 +347,7 @@ def _check_disjoint(opened: Sequence[tuple[AnySource, Head]], where: str) -> Non
                 )
 
 
-def _assemble(
+def assemble(
     where: str,
     files: Sequence[AnySource],
     heads: Sequence[Head],
@@ -306,6 +355,16 @@ def _assemble(
     extras: tuple[Extra, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> SafetensorsCheckpoint:
+    """Make one checkpoint of files whose heads were read and checked.
+
+    Args:
+        where: What to call it.
+        files: The files, sorted by name.
+        heads: What the head of each says.
+        index: The index, where there is one.
+        extras: Files beside the weights.
+        notes: What was left aside.
+    """
     specs: dict[str, TensorSpec] = {}
     places: dict[str, _Place] = {}
     for file, head in zip(files, heads, strict=True):

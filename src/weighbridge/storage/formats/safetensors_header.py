@@ -1,4 +1,4 @@
-"""Read the head of a safetensors file and check all of it before anything relies on it.
+"""Check all of the head of a safetensors file before anything relies on it; who has its bytes needs nothing else.
 
 The format (https://github.com/huggingface/safetensors#format): eight bytes, little-endian, give the header's length N;
 N bytes of JSON name each tensor with `dtype`, `shape` and `data_offsets`, counted from the end of the header; the
@@ -10,12 +10,9 @@ bits, a shape has at most 64 axes, and a name at most 4,096 characters and 256 s
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Any, Final, NamedTuple, overload
+from typing import Any, Final, NamedTuple
 
 from weighbridge.base.errors import CheckpointError
-from weighbridge.base.file_sets import Placed
 from weighbridge.base.json_text import (
     JsonError,
     Pairs,
@@ -27,16 +24,8 @@ from weighbridge.base.json_text import (
     unique_object,
 )
 from weighbridge.base.process.collecting import without_collection
-from weighbridge.base.specs import DTYPES, MAX_AXES, TensorSpec, check_keys
+from weighbridge.base.specs import DTYPES, MAX_AXES, Placed, TensorSpec, check_keys
 from weighbridge.storage.formats.file_starts import name_start
-from weighbridge.storage.places.file_fingerprints import AnySource
-from weighbridge.storage.places.regular_files import (
-    SourceFile,
-    open_regular,
-    read_prefix,
-    reporting_read_errors,
-)
-from weighbridge.storage.remote.remote_files import Location, RemoteFile, RemoteSource
 
 LENGTH_BYTES: Final = 8
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -60,52 +49,6 @@ class Head(NamedTuple):
     specs: dict[str, TensorSpec]
     metadata: dict[str, str]
     tensors: tuple[Placed, ...]
-
-
-@overload
-def read_head(name: str, path: Path) -> tuple[SourceFile, Head]: ...
-@overload
-def read_head(name: str, path: Location) -> tuple[AnySource, Head]: ...
-def read_head(name: str, path: Location) -> tuple[AnySource, Head]:
-    """Read and check the head of a safetensors file; its tensor data is not touched.
-
-    Args:
-        name: What to call the file: its path relative to the checkpoint's directory.
-        path: The file, here or elsewhere.
-
-    Raises:
-        CheckpointError: `file-truncated`, `header-too-large`, `header-invalid`, `header-duplicate-key`,
-            `name-too-long`, `dtype-unknown`, `tensor-bounds`, `checkpoint-not-found`, `read-failed`; and as
-            `RemoteFile.pieces` for a file elsewhere.
-    """
-    source = _read_elsewhere(name, path) if isinstance(path, RemoteFile) else _read_here(name, path)
-    try:
-        return source, parse_head(source.head, source.size_bytes, str(path))
-    except CheckpointError as problem:
-        raise problem.with_context(
-            hint="fetch the file again, or write it anew with the library that made it"
-        ) from None
-
-
-def _read_elsewhere(name: str, file: RemoteFile) -> RemoteSource:
-    """Read the first bytes, which normally hold the whole header, and the rest of it where they do not."""
-    head = file.first_bytes()
-    stop = LENGTH_BYTES + check_length(head[:LENGTH_BYTES], file.size_bytes, str(file))
-    if len(head) < stop:
-        head += b"".join(file.pieces(len(head), stop - len(head)))
-    return RemoteSource(name, file, head[:stop])
-
-
-def _read_here(name: str, path: Path) -> SourceFile:
-    descriptor, stamp = open_regular(path, is_resolved=True)
-    try:
-        with reporting_read_errors(str(path)):
-            prefix = read_prefix(descriptor, min(LENGTH_BYTES, stamp.size_bytes))
-            length = check_length(prefix, stamp.size_bytes, str(path))
-            head = read_prefix(descriptor, LENGTH_BYTES + length)
-    finally:
-        os.close(descriptor)
-    return SourceFile(name, path, stamp, head)
 
 
 def check_length(prefix: bytes, file_size_bytes: int, where: str) -> int:

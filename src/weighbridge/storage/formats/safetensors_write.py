@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from weighbridge.base.errors import CheckpointError, DestinationError
 from weighbridge.base.file_names import INDEX_SUFFIX
-from weighbridge.base.file_sets import FileImage, Placed
+from weighbridge.base.file_sets import FileImage
 from weighbridge.base.json_text import JsonError, check_characters, shorten
-from weighbridge.base.specs import DTYPES, TensorSpec
+from weighbridge.base.specs import DTYPES, Placed, TensorSpec
 from weighbridge.storage.formats.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES, read_spec
 from weighbridge.storage.places.kernel import BLOCK_BYTES
 from weighbridge.storage.protocol import IndexText

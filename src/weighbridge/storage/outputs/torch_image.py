@@ -24,8 +24,8 @@ from typing import Final, NamedTuple
 from weighbridge.base.batches import run_in_batches
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.file_names import RECEIPT_NAME
-from weighbridge.base.file_sets import FileImage, Placed
-from weighbridge.base.specs import DTYPES, Shape, TensorSpec
+from weighbridge.base.file_sets import FileImage
+from weighbridge.base.specs import DTYPES, Placed, Shape, TensorSpec
 from weighbridge.storage.formats.torch_pickles import Storage, Stored, storage_class
 from weighbridge.storage.outputs.checksums import Checksums
 from weighbridge.storage.outputs.file_writer import reporting_write_errors

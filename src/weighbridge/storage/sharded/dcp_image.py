@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from weighbridge.base.batches import run_in_batches
-from weighbridge.base.file_sets import FileImage, Placed
-from weighbridge.base.specs import DTYPES, Header, Shape, TensorSpec
+from weighbridge.base.file_sets import FileImage
+from weighbridge.base.specs import DTYPES, Header, Placed, Shape, TensorSpec
 from weighbridge.storage.formats.torch_archives import item_bytes
 from weighbridge.storage.outputs.checksums import Checksums
 from weighbridge.storage.outputs.file_writer import reporting_write_errors

@@ -15,7 +15,8 @@ from pathlib import Path
 from weighbridge.base.errors import CheckpointError
 from weighbridge.base.json_text import shorten
 from weighbridge.base.specs import DTYPES, Header, Shape, TensorSpec
-from weighbridge.storage.formats.safetensors_header import Head, read_head
+from weighbridge.storage.formats.safetensors_files import read_head
+from weighbridge.storage.formats.safetensors_header import Head
 from weighbridge.storage.outputs.pickle_text import row_major_strides
 from weighbridge.storage.places.extras import find_extras
 from weighbridge.storage.places.paths import resolve_inside

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from weighbridge.base.process.process_locks import ProcessLock
-from weighbridge.mappings.transformers_table import library_module, library_name
+from weighbridge.mappings.library_parts import library_module, library_name
 
 
 class StandIn:

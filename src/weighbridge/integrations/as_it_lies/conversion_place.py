@@ -1,0 +1,95 @@
+"""The two places in the library's loading that a load of ours takes: the table of rules, and the conversion by them.
+
+Both are asked once for each model, the rules first. Other threads' loads, and loads inside of one, are not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+from weighbridge.integrations.as_it_lies.stand_ins import StandIn
+
+Conversion = Callable[..., Any]
+"""Called with the library's own conversion, the model, the tensors of the checkpoint, what the library was told, and
+what lies on the disk; returns what the library's own would."""
+
+MayHaveRules = Callable[[Any], bool]
+"""Tells of a model whether the library may have rules for its checkpoints."""
+
+_converting: ContextVar[Conversion | None] = ContextVar("weighbridge_converting", default=None)
+_sparing: ContextVar[MayHaveRules | None] = ContextVar("weighbridge_sparing", default=None)
+
+
+@contextmanager
+def taking_over(convert: Conversion) -> Iterator[None]:
+    """Let a function take the place of the library's conversion in this thread.
+
+    Args:
+        convert: The function.
+
+    Raises:
+        RegistryError: `integration-version`.
+    """
+    with _CONVERSION.installed():
+        token = _converting.set(convert)
+        try:
+            yield
+        finally:
+            _converting.reset(token)
+
+
+def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_offload_index: Any = None) -> Any:
+    """Stand where the library's conversion stands."""
+    convert = _converting.get()
+    if convert is None:
+        return original(model, state_dict, load_config, disk_offload_index)
+    token = _converting.set(None)  # another one of ours may stand behind what somebody else put in front of it
+    try:
+        return convert(original, model, state_dict, load_config, disk_offload_index)
+    finally:
+        _converting.reset(token)
+
+
+class SparedRules(list[Any]):
+    """Stands for the rules of a model, which are not made before somebody needs them.
+
+    Args:
+        find: Makes them.
+    """
+
+    def __init__(self, find: Callable[[], list[Any]]) -> None:
+        super().__init__()
+        self.find = find
+
+
+@contextmanager
+def sparing_rules(may_have: MayHaveRules) -> Iterator[None]:
+    """Let the library not build its whole table in this thread, where nothing in it can be for the model.
+
+    Args:
+        may_have: Tells of a model whether there may be rules; without it, the library is given `SparedRules`.
+
+    Raises:
+        RegistryError: `integration-version`.
+    """
+    with _RULES.installed():
+        token = _sparing.set(may_have)
+        try:
+            yield
+        finally:
+            _sparing.reset(token)
+
+
+def _find_rules(original: Any, model: Any, key_mapping: Any = None, hf_quantizer: Any = None, **more: Any) -> Any:
+    """Stand where the library looks for the rules of a model."""
+    may_have = _sparing.get()
+    if may_have is None or key_mapping is not None or hf_quantizer is not None or more or may_have(model):
+        return original(model, key_mapping, hf_quantizer, **more)
+    return SparedRules(lambda: original(model))
+
+
+_CONVERSION: Final = StandIn("modeling_utils", "convert_and_load_state_dict_in_model", _convert)
+_RULES: Final = StandIn("modeling_utils", "get_model_conversion_mapping", _find_rules)
