@@ -30,7 +30,7 @@ from corpus import Case, worst_output
 from counting import Counting
 from drawn_parts import held_of
 from made_families import FAMILIES, publish
-from rank_saves import save_all
+from rank_saves import language, save, save_all
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 import weighbridge as wb
@@ -234,7 +234,7 @@ def load_on_mesh(folder: Path, sizes: dict[str, int]) -> dict[str, Any]:
     parts = wb.parts(model)
     alone = wbt.from_pretrained(Qwen3MoeForCausalLM, folder / "language")
     whole = alone.state_dict()
-    wbt.save_pretrained(model, folder / f"saved {'-'.join(sizes)}", sync=False, timeout=60)
+    save(model, folder / f"saved {'-'.join(sizes)}")
     found = {
         key: tensor.to_local() if isinstance(tensor, DTensor) else tensor for key, tensor in model.state_dict().items()
     }
@@ -260,6 +260,7 @@ def work_alone(rank: int, folder: Path) -> None:
         except Exception:
             found = {"raised": traceback.format_exc()}
         lines.append(json.dumps({"mesh": mesh, "rank": rank, **found}))
+    save(language(folder / "language", MESHES["stages"], dtype=torch.bfloat16), folder / "stages, rounded")
     (folder / f"meshes-{rank}.jsonl").write_text("\n".join(lines))
     os._exit(0)
 

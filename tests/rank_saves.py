@@ -83,6 +83,7 @@ def refusals(rank: int, folder: Path) -> dict[str, Any]:
     model.config.max_position_embeddings -= rank
     model.generation_config.max_new_tokens = 7 + rank
     found["other generation"] = refused_to_save(model, folder / "other generation")
+    found["other files"] = refused_to_load(folder / ("language" if rank else "language without a router"))
     return found | {
         "made apart": made_apart(rank, folder, alike=False),
         "made alike": made_apart(rank, folder, alike=True),
@@ -94,6 +95,14 @@ def made_apart(rank: int, folder: Path, *, alike: bool) -> list[str]:
     torch.manual_seed(0 if alike else rank)
     model = language(folder / "language without a router", SIZES["tp"], partial=True)
     return refused_to_save(model, folder / ("made alike" if alike else "made apart"))
+
+
+def refused_to_load(path: Path) -> list[str]:
+    try:
+        language(path, SIZES["fsdp"], partial=True, group=dist.group.WORLD, timeout=60)
+    except wb.WeighbridgeError as problem:
+        return [problem.code, str(problem)]
+    return ["nothing was refused", ""]
 
 
 def refused_to_save(model: Any, out: Path, **options: Any) -> list[str]:

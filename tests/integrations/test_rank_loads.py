@@ -129,7 +129,7 @@ def test_what_was_trained_by_both_and_saved_is_loaded_by_one(found: Any, folder:
     assert not again["lm_head.weight"].equal(before["lm_head.weight"])
 
 
-@pytest.mark.parametrize("name", ["other layout", "other config", "other generation"])
+@pytest.mark.parametrize("name", ["other layout", "other config", "other generation", "other files"])
 def test_one_that_would_save_something_else_is_refused_by_both(name: str, found: Any, folder: Path) -> None:
     for rank in found["saves", None]:
         assert rank[name][0] == "ranks-disagree", rank[name][1]
@@ -152,6 +152,10 @@ def test_what_each_makes_for_itself_is_saved_if_it_is_the_same(found: Any, folde
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
 def test_meshes_save_what_one_process_saves(sizes: dict[str, int], found: Any, folder: Path) -> None:
     assert contents(folder / f"saved {'-'.join(sizes)}") == contents(folder / "alone, as loaded")
+
+
+def test_a_stage_without_a_weight_knows_what_the_others_round(found: Any, folder: Path) -> None:
+    assert contents(folder / "stages, rounded") == contents(folder / "alone, rounded")
 
 
 @pytest.mark.parametrize("mesh", MESHES)

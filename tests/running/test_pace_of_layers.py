@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,6 +83,26 @@ def test_layers_are_read_at_the_pace_of_what_they_are_made_of(
     wanted = wb.plan(make([str(folder / "front"), str(folder / "behind")]), []).state_dict()
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
     assert pace_of(make([str(folder / "front"), str(folder / "behind")])) is None
+
+
+def test_weights_are_computed_at_that_pace(served: tuple[Loopback, Path], tmp_path: Path) -> None:
+    server, _ = served
+    tensors: dict[str, torch.Tensor] = {}
+    for number in range(8):
+        tensors[f"layers.{number}.proj.weight"] = torch.randn(512, 1024).to(torch.float8_e4m3fn)
+        tensors[f"layers.{number}.proj.weight_scale_inv"] = torch.rand(4, 8) + 0.5
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    said = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "tiny", "quantization_config": said}))
+    server.serve("/codes", tmp_path)
+    plan = wb.plan("s3://codes", dtype="bfloat16")
+    assert plan.computed
+    server.trouble = crowd = Crowd(AT_ONCE)
+    found = plan.state_dict()
+    server.reset()
+    assert crowd.most >= AT_ONCE
+    wanted = wb.plan(tmp_path, dtype="bfloat16").state_dict()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def test_devices_are_filled_at_that_pace(served: tuple[Loopback, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from elsewhere import (
     MAPPING,
+    SHARDS,
     check_no_secret,
     contents,
     encryption,
@@ -19,7 +20,7 @@ from elsewhere import (
     without_source,
     write_tiny,
 )
-from loopback import COMMIT, Asked, Loopback, Wrong, loopback
+from loopback import COMMIT, Asked, Wrong, loopback
 from loopback_stores import ROOTS, LoopbackStores, loopback_stores
 
 import weighbridge as wb
@@ -199,9 +200,43 @@ def test_a_certificate_is_trusted_by_the_variable_that_clients_take(setting: Set
     check_no_secret(str(refused.value))
 
 
-def test_the_hub_may_be_a_server_that_encrypts(setting: Setting) -> None:
-    host: Loopback = setting.server
-    assert host.url.startswith("http://")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_ENDPOINT", setting.models["https"].replace("me:SECRETPASSWORD@", "").removesuffix("/plain"))
-        assert wb.verify("hf://org/tiny", setting.source).equal
+def test_the_hub_may_be_a_server_that_encrypts(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    endpoint = setting.models["https"].replace("me:SECRETPASSWORD@", "").removesuffix("/plain")
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    huggingface_hub.close_session()  # it looks at the variable once, when it first connects
+    assert wb.verify("hf://org/tiny", setting.source).equal
+
+
+WITHOUT = {
+    "gs": ({"GOOGLE_BEARER_TOKEN": "", "GOOGLE_SERVICE_ACCOUNT": "/nowhere/SECRETKEY.json"}, "GOOGLE_SERVICE_ACCOUNT"),
+    "az": ({"AZURE_STORAGE_USE_EMULATOR": ""}, "AZURE_STORAGE_ACCOUNT_NAME"),
+}
+
+
+@pytest.mark.parametrize("scheme", WITHOUT)
+def test_a_store_without_credentials_says_which_it_takes(
+    setting: Setting, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, wanted = WITHOUT[scheme]
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
+    with pytest.raises(wb.WeighbridgeError) as refused:
+        wb.open(setting.models[scheme])
+    assert refused.value.code == "remote-denied"
+    assert wanted in refused.value.hint
+    check_no_secret(str(refused.value))
+
+
+@pytest.mark.parametrize("scheme", STORES)
+def test_a_long_list_comes_page_by_page(setting: Setting, scheme: str) -> None:
+    root = ROOTS[scheme]
+    setting.server.files |= {f"{root}/many/log/{number:05}.txt": b"" for number in range(1_500)}
+    setting.server.files[f"{root}/many/model.safetensors"] = (setting.source / SHARDS[1]).read_bytes()
+    setting.server.asked.clear()
+    assert len(wb.open(f"{scheme}://bucket/many").header) == 2
+    lists = [asked for asked in setting.server.asked if "list" in asked.query]
+    assert len(lists) == 2
+    for path in [path for path in setting.server.files if path.startswith(f"{root}/many/")]:
+        del setting.server.files[path]

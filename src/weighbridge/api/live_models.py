@@ -22,7 +22,7 @@ from weighbridge.mappings.finding import AnyMapping, find_mapping
 from weighbridge.mappings.mapping import as_mapping
 from weighbridge.models.model_sources import is_model
 from weighbridge.models.resolve import resolve as resolve_model
-from weighbridge.models.wrappers import unwrap
+from weighbridge.models.wrappers import layout_class, unwrap
 from weighbridge.planning.plan_options import MODES, Options
 from weighbridge.planning.way_back.inverting import open_names
 from weighbridge.planning.way_back.one_way_rules import inverse_for
@@ -83,7 +83,7 @@ def load(
 
     refuse_no_model(model, "load(model, place, mapping)")
     source = open(place, direct=True, config=options.get("config")) if direct else place
-    with loading_alike(model, group, timeout) as compare:
+    with loading_alike(f"a {layout_class(unwrap(model)).__name__}", group, timeout) as compare:
         made = plan(source, _mapping_for(unwrap(model), mapping), target=model, **options)
         compare(made, made.checkpoint)
     return made.load_into(model, copy=copy, device=device, progress=progress)

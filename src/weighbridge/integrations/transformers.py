@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 from weighbridge.mappings.library_parts import UNDERSTOOD
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from weighbridge.api.bound_plan import Plan
@@ -85,6 +87,8 @@ def from_pretrained(
     huge_pages: str | None = None,
     dequantize: bool = False,
     stream: bool = False,
+    group: Any = None,
+    timeout: float | None = None,
     **arguments: Any,
 ) -> Any:
     """Load a model as the library's `from_pretrained` does, through a plan that was proven first.
@@ -117,6 +121,8 @@ def from_pretrained(
             then given by `config`. Otherwise codes are loaded as they are, where the library's model has them.
         stream: Read the weights by ranges of bytes from where they lie, a name on the hub or an address such as
             ``"s3://bucket/model"``, instead of downloading them into the library's cache; see `docs/remote.md`.
+        group: As for `weighbridge.load`: a process group, all of which load the same, and compare that first.
+        timeout: As there.
         arguments: More of the library's own arguments, such as `attn_implementation` or values of the configuration;
             `device_map` with `max_memory`, `offload_folder` and `offload_buffers`, `key_mapping`, `state_dict`,
             `variant`, `ignore_mismatched_sizes` and `output_loading_info` among them; see `docs/transformers.md`. With
@@ -130,25 +136,27 @@ def from_pretrained(
         PlanError: `plan-failed` with every problem, `layout-ambiguous`, `model-mismatch`, `cast-overflow`.
         RegistryError: `integration-unsupported` for an argument or a kind of checkpoint that has no plan,
             `integration-version`.
-        CheckpointError: As `weighbridge.open`.
+        CheckpointError: As `weighbridge.open`; `ranks-disagree` with a group.
+        DestinationError: `rank-missing` with a group.
         WeighbridgeError: `usage` for another word about huge pages, for two words about the device, and for weights
             that go to the disk without a folder of their own for them.
     """
     declared = {"partial": partial, "initialise": initialise, "drop": drop, "carry": carry}
     declared["allow_overflow"] = allow_overflow
     ways = {"copy": copy, "dequantize": dequantize, "stream": stream}
-    is_plain = config is device is mapping is huge_pages is None and layout == "auto"
+    is_plain = config is device is mapping is huge_pages is group is None and layout == "auto"
     if is_plain and not any((*declared.values(), *ways.values())):
         from weighbridge.integrations.as_it_lies.unplanned_load import load_as_it_lies
 
         found = load_as_it_lies(model_class, path, dtype, arguments)
         if found is not None:
             return found
+    from weighbridge.models.spread_sources import loading_alike
     from weighbridge.storage.places.huge_pages import decided
 
-    with decided(huge_pages):
+    with decided(huge_pages), loading_alike(f"a {model_class.__name__}", group, timeout) as compare:
         return _load_through_plan(
-            model_class, path, config, dtype, device, mapping, declared | {"layout": layout}, arguments, **ways
+            model_class, path, config, dtype, device, mapping, declared | {"layout": layout}, arguments, compare, **ways
         )
 
 
@@ -161,12 +169,13 @@ def _load_through_plan(
     mapping: AnyMapping | None,
     declared: dict[str, Any],
     arguments: dict[str, Any],
+    compare: Callable[..., None],
     *,
     copy: bool,
     dequantize: bool,
     stream: bool,
 ) -> Any:
-    """Load a model through a plan; all is as for `from_pretrained`, and `declared` are the options of the plan."""
+    """Load a model through a plan, as `from_pretrained` does; `declared` are its options, and `compare` is a load's."""
     from weighbridge.integrations import transformers_arguments as asking
     from weighbridge.integrations.transformers_loading import Load
     from weighbridge.integrations.transformers_mappings import mapping_of, resolve_theirs
@@ -183,7 +192,7 @@ def _load_through_plan(
     read = read_for_library(checkpoint, directory, config, dtype, dequantize=dequantize, device_map=placed)
     rules = None if mapping is None else find_mapping(mapping)
     load = Load(read.checkpoint, rules, mapping_of, options, copy, resolve_theirs, read.note, read.saying)
-    load.asked = asking.asked_of(arguments)
+    load.asked, load.compare = asking.asked_of(arguments), compare
     found = load.run(model_class, path, config=read.config, dtype=read.dtype, **arguments)
     late.settle(found[0] if load.asked.info else found, device)
     return found

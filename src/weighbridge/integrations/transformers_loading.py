@@ -93,6 +93,7 @@ class Load:
         note: What is to be said of the plan.
         saying: What is said of how the checkpoint's weights are quantised.
         asked: What the library's own arguments ask.
+        compare: Compares the plan and what it reads with those of other processes, before a tensor is read.
     """
 
     checkpoint: Checkpoint
@@ -104,6 +105,7 @@ class Load:
     note: str = ""
     saying: Saying | None = None
     asked: Asked = field(default_factory=Asked)
+    compare: Callable[[Plan, Callable[[], Checkpoint]], None] = lambda plan, opened: None
     tensors: dict[str, Pending] = field(default_factory=dict)
     states: dict[str, Pending] = field(default_factory=dict)
     plan: Plan | None = None
@@ -148,6 +150,7 @@ class Load:
         plan, other, header = self.plan_whole(whole, held)
         refuse_spread(other, own)
         self.plan, self.whole = plan_of_stage(plan, model, own.header()), plan
+        self.compare(plan, lambda: self.checkpoint)
         portion = held_portion(self.plan, own.places_for(self.plan.target))
         mapped = mapped_files(self.checkpoint, copy=self.copy)
         for step in portion.steps:
@@ -317,9 +320,9 @@ class Load:
     def _in_dtypes_of(self, model: Any, plan: Plan, whole: Plan) -> tuple[Plan, Plan]:
         """Plan again with the dtypes that the library gave the parameters, so that the plans say what happened."""
         made = module_header(model)
-        if all(made.specs.get(key, spec).dtype == spec.dtype for key, spec in plan.target.items()):
-            return plan, whole
         header = made if not is_stage(model) else replace(self.header, specs={**self.header.specs, **made.specs})
+        if all(header.specs.get(key, spec).dtype == spec.dtype for key, spec in whole.target.items()):
+            return plan, whole
         again = self._plan(header, replace(self.options, dtype="target"))
         return plan_of_stage(again, model, made), again
 

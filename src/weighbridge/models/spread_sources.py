@@ -80,14 +80,14 @@ def held_by_ranks(
 
 @contextmanager
 def loading_alike(
-    model: torch.nn.Module, group: Any = None, timeout_s: float | None = None
+    where: str, group: Any = None, timeout_s: float | None = None
 ) -> Iterator[Callable[[Plan, Callable[[], Checkpoint]], None]]:
     """Give what compares a load with those of the other processes of a group; without a group it does nothing.
 
     An error in the block is told to the others, until all have compared.
 
     Args:
-        model: What is loaded into.
+        where: What is loaded into, for messages.
         group: The process group of those that load it; None if they are not to be compared.
         timeout_s: How long to wait for the others at a time, in seconds.
 
@@ -97,7 +97,6 @@ def loading_alike(
     if group is None:
         yield lambda plan, opened: None
         return
-    where = f"a {layout_class(unwrap(model)).__name__}"
     exchange = _join(where, group, DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s, "load")
     with exchange.failing_first():
         yield partial(_compare_loads, exchange)

@@ -10,7 +10,11 @@ from weighbridge.base.errors import CheckpointError, DestinationError
 _STATUS: Final = re.compile(r"non-2xx status code: (\d{3})|status: (\d{3})|Client error with status (\d{3})")
 _EXPIRED: Final = re.compile(r"ExpiredToken|RequestExpired|TokenRefreshRequired|token (?:has |is )?expired", re.I)
 _CERTIFICATE: Final = re.compile(r"certificate|UnknownIssuer|invalid peer", re.I)
-_NO_CREDENTIALS: Final = re.compile(r"InstanceMetadata|instance metadata|169\.254\.169\.254|metadata\.google", re.I)
+_NO_CREDENTIALS: Final = re.compile(
+    r"InstanceMetadata|instance metadata|169\.254\.169\.254|metadata\.google|Account must be specified|"
+    r"Invalid Access Key|Unable to (?:open|decode) service account file",
+    re.I,
+)
 
 _ACCESS: Final = {
     "hf": "log in (hf auth login), or set HF_TOKEN to a token that may read this repository; a gated one is asked for\n"
@@ -144,8 +148,10 @@ def writing_error_for(fault: Fault, where: str) -> DestinationError:
         return DestinationError("remote-denied", "this may not be written", where=where, got=fault.said, hint=read.hint)
     if fault.kind in ("exists", "changed"):
         return DestinationError("destination-exists", "something is there already", where=where)
-    got = "there is no such bucket, or the upload is there no more" if fault.kind == "absent" else fault.said
-    return DestinationError("write-failed", "this cannot be written", where=where, got=got)
+    got, hint = fault.said, "try again later; with resume=True (--resume) one run goes on where another was stopped"
+    if fault.kind == "absent":
+        got, hint = "there is no such bucket, or the upload is there no more", "look for misspellings; make the bucket"
+    return DestinationError("write-failed", "this cannot be written", where=where, got=got, hint=hint)
 
 
 def changed_elsewhere(where: str, got: str) -> CheckpointError:
