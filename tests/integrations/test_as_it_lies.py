@@ -293,6 +293,22 @@ def test_a_table_of_a_text_that_was_not_read_here_is_asked(
     assert_same(model, through_a_plan(saved["plain"]))
 
 
+def test_a_table_that_somebody_has_changed_is_asked(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def somebody_elses(*_: Any) -> Any:
+        return {"legacy": []}
+
+    changes: list[Callable[[Any], None]] = [
+        lambda patch: patch.setitem(conversion_mapping._MODEL_TO_CONVERSION_PATTERN, "llama", "mixtral"),
+        lambda patch: patch.setattr(conversion_mapping, "_build_checkpoint_conversion_mapping", somebody_elses),
+        lambda patch: patch.setattr(transformers.modeling_utils, "get_model_conversion_mapping", lambda *_: []),
+    ]
+    for change in changes:
+        with monkeypatch.context() as patch:
+            patch.setattr(conversion_mapping, "_checkpoint_conversion_mapping_cache", None)
+            change(patch)
+            assert not is_unplanned(wbt.from_pretrained(class_of(saved["plain"]), saved["plain"]))
+
+
 def test_a_class_that_the_table_has_rules_for_is_loaded_through_a_plan(tmp_path: Path) -> None:
     sizes = {"image_size": 4, "patch_size": 2, "hidden_size": 8, "intermediate_size": 12}
     made("ViTModel", **sizes, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path / "vit")

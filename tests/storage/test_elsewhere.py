@@ -313,6 +313,7 @@ def test_what_a_conversion_brings_is_predicted_to_the_request(setting: Setting, 
     server.asked.clear()
     plan.write(tmp_path / "out")
     assert brought(server.asked, server.files) == (size_bytes, requests)
+    assert requests <= (15 if turned else 5)
 
 
 def test_a_conversion_of_some_keys_brings_their_bytes_alone(setting: Setting, tmp_path: Path) -> None:

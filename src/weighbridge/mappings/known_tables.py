@@ -7,7 +7,7 @@ others. Of any other text nothing is known, unless the library has built its tab
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Set
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +26,7 @@ class KnownTable(NamedTuple):
         patterns: Regular expressions, one of which is found in each key that a rule for every model sees.
     """
 
-    names: Collection[str]
+    names: Set[str]
     patterns: tuple[str, ...]
 
 
@@ -38,9 +38,22 @@ def read_known_table() -> KnownTable | None:
     """
     module = library_module("conversion_mapping")
     built = getattr(module, "_checkpoint_conversion_mapping_cache", None)
-    if built is None:
-        return KNOWN.get(sha256_of(Path(module.__file__).read_bytes()))
-    return KnownTable(built.keys(), legacy_patterns(built))
+    if built is not None:
+        return KnownTable(built.keys(), legacy_patterns(built))
+    found = KNOWN.get(sha256_of(Path(module.__file__).read_bytes()))
+    if found is None or not all(_is_of(module, name) for name in _MAKERS):
+        return None
+    return found if module._MODEL_TO_CONVERSION_PATTERN.keys() <= found.names else None
+
+
+_MAKERS: Final = ("_build_checkpoint_conversion_mapping", "get_checkpoint_conversion_mapping")
+"""The functions that make the table, and give out of it."""
+
+
+def _is_of(module: Any, name: str) -> bool:
+    """Tell whether a function is the one that a module's text defines, and nobody's in its place."""
+    function = getattr(module, name)
+    return function.__module__ == module.__name__ and not hasattr(function, "__wrapped__")
 
 
 def legacy_patterns(table: dict[str, list[Any]]) -> tuple[str, ...]:

@@ -25,6 +25,9 @@ _LOG: Final = logging.getLogger(__name__)
 RUN_BYTES: Final = 512 * 1024
 """Runs of at least this many bytes are copied from file to file without a buffer of ours."""
 
+DISTANT_RUN_BYTES: Final = 16 * 1024
+"""From elsewhere, also shorter ones are moved as they are: those that follow each other there come by one request."""
+
 WINDOW_BYTES: Final = 16 * 2**20
 """The largest window: larger ones are not faster, but cost memory."""
 
@@ -92,13 +95,14 @@ def is_in_runs(output: Output, step: Step, checkpoint: Checkpoint) -> bool:
     It is one that is made without temporaries.
     """
     copies, sources = output.layout.copies, len(step.sources)
+    least_bytes = RUN_BYTES if pace_of(checkpoint) is None else DISTANT_RUN_BYTES
     return all(
         is_run(copy)
         and step.program.dtype(copy.source) == output.dtype
         and (
             copy.source >= sources
             or (
-                (len(copies) == 1 or copy.numel * DTYPES[output.dtype].itemsize >= RUN_BYTES)
+                (len(copies) == 1 or copy.numel * DTYPES[output.dtype].itemsize >= least_bytes)
                 and _is_ready(step.sources[copy.source], checkpoint)
             )
         )

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from weighbridge.algebra.copies import Copy
 from weighbridge.algebra.layout import Layout, windows
@@ -27,10 +27,10 @@ from weighbridge.planning.steps import Step
 from weighbridge.running.budgets import WINDOW_BYTES, is_in_runs, share_out, window_numel
 from weighbridge.running.execute import Slots, WorkerBuffers, fill, fill_reads
 from weighbridge.running.gather import await_devices
+from weighbridge.running.to_files.file_parts import Build, Move, Part, Reads, regroup_moves, together
 from weighbridge.running.to_files.filled_file import FilledFile
 from weighbridge.running.transposing import Room, cut_squares, is_squared, square_places, write_square
-from weighbridge.storage.protocol import Extent, FileReader, pace_of, pieces_of
-from weighbridge.storage.remote.remote_files import Location
+from weighbridge.storage.protocol import FileReader, pace_of, pieces_of
 
 if TYPE_CHECKING:
     import torch
@@ -106,31 +106,6 @@ def in_turn(streams: Iterator[Iterator[Task]], count: int) -> Iterator[Task]:
             yield task
 
 
-class Move(NamedTuple):
-    """Bytes of a file that move as they are: where they lie, and where they go in the new file."""
-
-    path: Location
-    offset: int
-    target_offset: int
-    size_bytes: int
-
-    def write(self, sink: Sink) -> None:
-        """Have the new file hold them."""
-        sink.copy_range(Extent(self.path, self.offset, self.size_bytes), self.target_offset)
-
-
-Reads: TypeAlias = "Iterator[tuple[str, list[tuple[int, int]]]]"
-"""What is read: a source's key, and places of it that are read by one call, each a start and a size in bytes."""
-
-
-class Build(NamedTuple):
-    """Any other part of a tensor in the new file: its size, what writes it, and what is read for that."""
-
-    size_bytes: int
-    write: Callable[[Sink], None]
-    reads: Callable[[], Reads] = lambda: iter(())
-
-
 class Filling:
     """One run of a plan into files."""
 
@@ -177,10 +152,11 @@ class Filling:
             yield partial(self._write, part, file)
         yield file.finish
 
-    def parts(self, image: FileImage) -> Iterator[Move | Build]:
+    def parts(self, image: FileImage) -> Iterator[Part]:
         """Cut the work on one file into parts."""
         parts = chain.from_iterable(self._parts(key, offset) for key, offset, _ in image.tensors)
-        return _regroup_moves(parts, self.piece_bytes)
+        regrouped = regroup_moves(parts, self.piece_bytes)
+        return regrouped if self.in_order else together(regrouped, self.piece_bytes)
 
     def abandon(self) -> None:
         """Close all files as they are."""
@@ -188,7 +164,7 @@ class Filling:
             if file.is_open:
                 file.sink.abandon()
 
-    def _write(self, part: Move | Build, file: FilledFile) -> None:
+    def _write(self, part: Part, file: FilledFile) -> None:
         part.write(file.sink)
         self.counter.add(part.size_bytes)
         file.finish()
@@ -347,29 +323,3 @@ def _write_declared(element: bytes, count: int, offset: int, sink: Sink) -> None
 
 def _write_raw(part: memoryview, offset: int, sink: Sink) -> None:
     sink.write(offset, part)
-
-
-def _regroup_moves(parts: Iterator[Move | Build], most_bytes: int) -> Iterator[Move | Build]:
-    """Join moves that follow each other on both sides, and cut long ones, so that every worker has its share."""
-    pending: Move | None = None
-    for part in parts:
-        if pending is not None and isinstance(part, Move) and _follows(pending, part, most_bytes):
-            pending = pending._replace(size_bytes=pending.size_bytes + part.size_bytes)
-        else:
-            yield from _cut_move(pending, most_bytes)
-            pending = part if isinstance(part, Move) else None
-            if isinstance(part, Build):
-                yield part
-    yield from _cut_move(pending, most_bytes)
-
-
-def _follows(first: Move, second: Move, most_bytes: int) -> bool:
-    reached = first.path, first.offset + first.size_bytes, first.target_offset + first.size_bytes
-    return first.size_bytes < most_bytes and second[:3] == reached
-
-
-def _cut_move(move: Move | None, most_bytes: int) -> Iterator[Move]:
-    for start in range(0, move.size_bytes if move is not None else 0, most_bytes):
-        assert move is not None
-        size_bytes = min(most_bytes, move.size_bytes - start)
-        yield Move(move.path, move.offset + start, move.target_offset + start, size_bytes)

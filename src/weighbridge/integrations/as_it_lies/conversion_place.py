@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from weighbridge.integrations.as_it_lies.stand_ins import StandIn
+from weighbridge.mappings.library_parts import library_module, library_name
 
 Conversion = Callable[..., Any]
 """Called with the library's own conversion, the model, the tensors of the checkpoint, what the library was told, and
@@ -86,7 +87,9 @@ def sparing_rules(may_have: MayHaveRules) -> Iterator[None]:
 def _find_rules(original: Any, model: Any, key_mapping: Any = None, hf_quantizer: Any = None, **more: Any) -> Any:
     """Stand where the library looks for the rules of a model."""
     may_have = _sparing.get()
-    if may_have is None or key_mapping is not None or hf_quantizer is not None or more or may_have(model):
+    is_own = original is library_name(library_module("conversion_mapping"), "get_model_conversion_mapping")
+    is_plain = is_own and key_mapping is hf_quantizer is None and not more
+    if may_have is None or not is_plain or may_have(model):
         return original(model, key_mapping, hf_quantizer, **more)
     return SparedRules(lambda: original(model))
 

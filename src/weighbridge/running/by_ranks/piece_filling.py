@@ -3,6 +3,9 @@
 A piece that lies in one run on both sides is written from where the tensor holds it. Others are laid behind each other
 in a buffer, and written run by run; where runs are so short that a call for each would take longer than all else, they
 are copied by strides to the pages of the file, if the ranks share these.
+
+A page that several ranks write to would go to the disk as often as one of them has forced the file there. So tensors of
+short runs are written to all files first, by all ranks in the same order, and forced with the rest.
 """
 
 from __future__ import annotations
@@ -49,14 +52,18 @@ class Filling(NamedTuple):
     """How files are filled.
 
     Args:
-        open_file: Opens a file, to write pieces of it, and knows whether pages of it are written to in parts.
+        open_file: Opens a file, to write pieces of it; is told whether pages of it are written to in parts, which it is
+            not to force to the disk: it is opened again for the rest.
         map_file: Maps one that was opened; None where its pages are not shared by all who write to it.
+        first: Number of the file to begin with, another one for each rank: those who write to one file by calls wait
+            for each other.
         workers: How many threads take part.
         share_bytes: The size of the buffer of each.
     """
 
     open_file: Callable[[FileImage, bool], Sink]
     map_file: Callable[[FileImage], mmap.mmap] | None
+    first: int
     workers: int
     share_bytes: int
 
@@ -75,7 +82,7 @@ def fill_pieces(
         plan: The whole plan.
         steps: Its steps, each cut to what is written here.
         checkpoint: What they read.
-        images: The files, in the order in which they are filled.
+        images: The files, in the same order on all ranks.
         how: How they are.
         counter: Told of each piece that is written.
 
@@ -86,8 +93,10 @@ def fill_pieces(
     """
     await_devices(checkpoint)
     run = _Pieces(plan, steps, checkpoint, how, counter)
+    turned = (*images[how.first :], *images[: how.first])
     try:
-        run_all(run.tasks(images), how.workers)
+        run_all(run.tasks(turned if how.map_file is None else images, shares_pages=True), how.workers)
+        run_all(run.tasks(turned, shares_pages=False), how.workers)
     except BaseException:
         run.abandon()
         raise
@@ -130,16 +139,21 @@ class _Pieces:
         self.files: list[FilledFile] = []
         self._buffers = WorkerBuffers()
 
-    def tasks(self, images: Sequence[FileImage]) -> Iterator[Task]:
-        """Yield what there is to do, file by file; drawn by one thread at a time."""
+    def tasks(self, images: Sequence[FileImage], *, shares_pages: bool) -> Iterator[Task]:
+        """Yield what there is to do, file by file; drawn by one thread at a time.
+
+        Args:
+            images: The files.
+            shares_pages: Write the tensors of short runs; or all others, and then force each file to the disk.
+        """
         for image in images:
             found = [(*self._made(key), offset) for key, offset, _ in image.tensors]
             own = [(number, output, offset) for number, output, offset in found if output.layout.copies]
-            if not own:
+            due = [made for made in own if _has_short_runs(made[1]) == shares_pages]
+            if not (due if shares_pages else own):
                 continue
-            outputs = [output for _, output, _ in own]
-            opened = self._open(image, shares_pages=any(map(_has_short_runs, outputs)))
-            for number, output, offset in own:
+            opened = self._open(image, shares_pages=shares_pages)
+            for number, output, offset in due:
                 for size_bytes, write in self._parts(self.steps[number], output, offset, opened):
                     opened.file.expect()
                     yield partial(self._write, size_bytes, write, opened.file)

@@ -259,22 +259,21 @@ class _Run(NamedTuple):
 
     def _fill(self, hidden: Path, share: _Share, *, maps: bool) -> None:
         def open_file(image: FileImage, shares_pages: bool) -> FileWriter:
-            how = FileOptions(sync=self.options.sync, hurry=not shares_pages)
+            how = FileOptions(sync=self.options.sync and not shares_pages)
             return FileWriter(hidden / image.name, b"", image.size_bytes, how, is_shared=True)
 
         budget_bytes = self.options.budget_bytes
         workers = min(count_workers() // share.neighbours + 1, max(1, budget_bytes // SMALLEST_WINDOW_BYTES))
+        images = self.made.files.images
         filling = Filling(
             open_file,
             (lambda image: map_pages(hidden / image.name)) if maps else None,
+            self.exchange.rank * len(images) // self.exchange.ranks,
             workers,
             budget_bytes // workers,
         )
-        images = self.made.files.images
-        # Each rank begins with another file: those who write to one file wait for each other.
-        first = self.exchange.rank * len(images) // self.exchange.ranks
         counter = Counter(written_bytes(self.plan, share.steps), self.options.progress)
-        fill_pieces(self.plan, share.steps, self.checkpoint, (*images[first:], *images[:first]), filling, counter)
+        fill_pieces(self.plan, share.steps, self.checkpoint, images, filling, counter)
         self.checkpoint.check_unchanged()
 
     def _end(self, hidden: Path) -> Callable[[], Digests] | None:

@@ -15,10 +15,11 @@ from weighbridge.planning.plan import Plan
 from weighbridge.planning.program import Output
 from weighbridge.planning.steps import Step
 from weighbridge.running.execute import section_reads
-from weighbridge.running.filling import Filling, Move
+from weighbridge.running.filling import Filling
 from weighbridge.running.gather import STITCH_BYTES, shares
 from weighbridge.running.pieces import Piece, batch_pieces, cut_runs, split_copies
 from weighbridge.running.to_files.file_decisions import WriteOptions, lay_out
+from weighbridge.running.to_files.file_parts import Move, Together
 from weighbridge.storage.places.scatter import MAX_SPANS
 from weighbridge.storage.protocol import Checkpoint, FileReader, PartMaker, pace_of
 from weighbridge.storage.remote.pace import RANGE_BYTES
@@ -110,6 +111,8 @@ def predict_conversion(
     for part in chain.from_iterable(map(filling.parts, images)):
         if isinstance(part, Move):
             found += _of_place(part.path, part.offset, part.size_bytes)
+        elif isinstance(part, Together):
+            found += _of_place(part.path, part.moves[0].offset, part.size_bytes)
         else:
             found += (each for key, places in part.reads() for each in _of_places(key, places, checkpoint))
     for extra in checkpoint.extras:

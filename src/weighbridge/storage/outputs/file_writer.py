@@ -150,7 +150,7 @@ class FileWriter(Sink):
 
     def hurry(self) -> None:
         """Have the disk begin with what was written, instead of leaving it all to the end; nothing waits here."""
-        if self.options.sync and self.options.hurry and self._fresh_bytes >= HURRY_BYTES:
+        if self.options.sync and self._fresh_bytes >= HURRY_BYTES:
             self._fresh_bytes = 0
             start_writing(self._descriptor)
 

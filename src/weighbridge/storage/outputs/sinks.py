@@ -24,15 +24,12 @@ class FileOptions(NamedTuple):
         sync: Have the disk take the bytes while they come, and wait for it when a file is closed.
         share: Share blocks with the files that ranges are copied from. No room is set aside then.
         direct: Read these files past the page cache.
-        hurry: Have the disk begin with what is written while more comes. Where pages are written to more than once, as
-            those are that several processes share, they would go to the disk as often.
     """
 
     held_bytes: int = 0
     sync: bool = True
     share: bool = False
     direct: bool = False
-    hurry: bool = True
 
 
 PART_PIECE_BYTES: Final = 2**20
