@@ -212,7 +212,7 @@ def refusals(rank: int, folder: Path) -> dict[str, list[str]]:
 
     def absent() -> None:
         if rank:
-            wb.save(nn.Linear(3, 2), folder / "absent", [], timeout=1, stages=True)
+            wb.save(nn.Linear(3, 2), folder / "absent", [], timeout=0.5, stages=True)
 
     def other_files() -> None:
         place = folder / ("published" if rank else "published otherwise")
@@ -236,12 +236,17 @@ def refusals(rank: int, folder: Path) -> dict[str, list[str]]:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
+    def absent_from_load() -> None:
+        if rank:
+            values = nn.Linear(3, 2).state_dict()
+            wb.load(nn.Linear(3, 2), values, [], group=dist.group.WORLD, timeout=0.5)
+
     def of_no_group() -> None:
         torch.manual_seed(0)
         wb.save(nn.Linear(3, 2), folder / "of two ranks", [], stages=True, group=GROUPS[0], sync=False)
 
     together = (other_shape, other_values, tied_on_some, missing, half_of_it, not_all)
-    apart = (other_files, other_rules, missing_file, no_room, of_no_group, absent)
+    apart = (other_files, other_rules, missing_file, no_room, of_no_group, absent, absent_from_load)
     return {act.__name__: refusal(act) for act in (*together, *apart)}
 
 

@@ -93,9 +93,12 @@ def test_ranks_that_do_not_fit_together_are_refused_by_all(
     assert not [path.name for path in folder.iterdir() if what.replace("_", " ") in path.name]
 
 
-def test_a_stage_that_does_not_come_is_named(folder: Path, ranks: Any) -> None:
-    assert [rank["refused"]["absent"][0] for rank in ranks] == ["nothing was refused", *["rank-missing"] * 3]
-    assert all("no word of rank 0" in rank["refused"]["absent"][-1] for rank in ranks[1:])
+@pytest.mark.parametrize(("what", "word"), [("absent", "save"), ("absent_from_load", "load")])
+def test_a_rank_that_does_not_come_is_named(what: str, word: str, folder: Path, ranks: Any) -> None:
+    assert [rank["refused"][what][0] for rank in ranks] == ["nothing was refused", *["rank-missing"] * 3]
+    for rank in ranks[1:]:
+        assert f"not all ranks that {word} together are there" in rank["refused"][what][-1]
+        assert "no word of rank 0" in rank["refused"][what][-1]
     assert not (folder / "absent").exists()
 
 
