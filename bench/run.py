@@ -33,7 +33,7 @@ def read_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", metavar="NAME,NAME", default="", help="the same, with commas")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run to FILE")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the figures as bars, into an SVG file")
-    parser.add_argument("--work", type=Path, metavar="DIRECTORY", help="where to put 16 GB for a while (default: temp)")
+    parser.add_argument("--work", type=Path, metavar="DIRECTORY", help="where to put 17 GB for a while (default: temp)")
     found = parser.parse_args(arguments)
     found.names += [name for name in found.rows.split(",") if name]
     unknown = sorted(set(found.names) - set(ROWS))

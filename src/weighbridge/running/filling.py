@@ -22,11 +22,12 @@ from weighbridge.base.forms.elements import Constant
 from weighbridge.base.specs import DTYPES, TensorSpec
 from weighbridge.base.workers import Counter, Task, run_all
 from weighbridge.planning.plan import Plan
-from weighbridge.planning.program import Output
+from weighbridge.planning.program import Output, Program
 from weighbridge.planning.steps import Step
 from weighbridge.running.budgets import WINDOW_BYTES, is_in_runs, share_out, window_numel
 from weighbridge.running.execute import Slots, WorkerBuffers, fill, fill_reads
 from weighbridge.running.gather import await_devices
+from weighbridge.running.strided import is_run
 from weighbridge.running.to_files.file_parts import Build, Move, Part, Reads, regroup_moves, together
 from weighbridge.running.to_files.filled_file import FilledFile
 from weighbridge.running.transposing import Room, cut_squares, is_squared, square_places, write_square
@@ -74,7 +75,7 @@ def fill_files(
     await_devices(checkpoint)
     run = Filling(plan, checkpoint, create, budget_bytes, counter, in_order=in_order)
     try:
-        run_all(run.tasks(images), run.workers)
+        run_all(run.tasks(images), run.workers_for(len(images)))
     except BaseException:
         run.abandon()
         raise
@@ -136,6 +137,14 @@ class Filling:
         self._staging = threading.Lock()
         self._staged: tuple[int, Slots] | None = None
         self._buffers = WorkerBuffers()
+
+    def workers_for(self, files: int) -> int:
+        """Return how many workers fill so many files.
+
+        Where bytes only move, one writes to a file while another one reads; a third would but wait for them.
+        """
+        only_moves = pace_of(self.checkpoint) is None and all(map(_is_moved, self.plan.programs))
+        return max(1, min(self.workers, 2 * files)) if only_moves else self.workers
 
     def tasks(self, images: Sequence[FileImage]) -> Iterator[Task]:
         """Yield what there is to do, in the order of the files; drawn by one thread at a time.
@@ -305,6 +314,15 @@ def _reads(step: Step, made: Sequence[tuple[Sequence[Copy], str]]) -> Reads:
 
 def _square_reads(square: Square, key: str, itemsize: int) -> Reads:
     yield key, square_places(square, itemsize)
+
+
+def _is_moved(program: Program) -> bool:
+    """Tell whether a program writes runs of what it reads, as they are."""
+    return not program.temporaries and all(
+        is_run(copy) and program.dtype(copy.source) == output.dtype
+        for output in program.targets
+        for copy in output.layout.copies
+    )
 
 
 def _raw(tensor: torch.Tensor) -> memoryview:
