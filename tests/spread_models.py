@@ -202,8 +202,8 @@ def on_two_axes(model: Net, world: int) -> None:
 WAYS: dict[str, tuple[Callable[[Net, int], None], tuple[int, ...]]] = {
     "rows": (by_rows, (1, 2, 4, 8)),
     "hybrid": (hybrid, (4,)),
-    "tensors": (by_tensors, (2, 4)),
-    "experts": (by_experts, (1, 2, 4)),
+    "tensors": (by_tensors, (1, 2, 4, 8)),
+    "experts": (by_experts, (1, 2, 4, 8)),
     "rows of tensors": (rows_of_tensors, (4, 6, 8)),
     "packed and rows": (packed_and_rows, (4, 6)),
     "two axes": (on_two_axes, (4, 6)),
@@ -323,7 +323,7 @@ def refuse_flat() -> str:
 
 
 TRAINED = ("rows", "hybrid")
-SAVED_BY_8 = ("rows", "rows of tensors")
+SAVED_BY_8 = ("rows", "tensors", "experts", "rows of tensors")
 
 
 def run_way(backend: str, way: str, world: int, folder: Path) -> dict[str, Any]:
