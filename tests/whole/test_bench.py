@@ -520,7 +520,7 @@ def test_parts_row_shares_the_output(bench: Bench) -> None:
     alone, shared = measure_parts(bench, rounds=1)
     assert [comparison.limit for comparison in (*alone.comparisons, *shared.comparisons)] == [PARTS_RATIO]
     assert all(value > 0 for figure in (alone, shared) for value in figure.values)
-    assert left(bench) == ["moe"]
+    assert left(bench) == ["twice"]
 
 
 def test_import_row_takes_the_interpreter_off(bench: Bench) -> None:
