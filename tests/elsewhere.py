@@ -127,6 +127,11 @@ def encryption(folder: Path) -> tuple[ssl.SSLContext, Path]:
         begun = x509.CertificateBuilder(issuer, names[name], key.public_key(), number + 1, *times)
         made = begun.add_extension(x509.BasicConstraints(name == "authority", None), critical=True)
         made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        # Python 3.13 is strict: certificates say by which key they are signed, and what their own key is for.
+        of_authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(keys["authority"].public_key())
+        made = made.add_extension(of_authority, critical=False)
+        made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        made = made.add_extension(_usage(signs=name == "authority"), critical=True)
         signed = made.sign(keys["authority"], hashes.SHA256()).public_bytes(pem)
         form = serialization.PrivateFormat.PKCS8
         (folder / f"{name}.key").write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
@@ -134,6 +139,23 @@ def encryption(folder: Path) -> tuple[ssl.SSLContext, Path]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "localhost.pem", folder / "localhost.key")
     return context, folder / "authority.pem"
+
+
+def _usage(*, signs: bool) -> Any:
+    """Return what a key may be used for: to sign certificates, or to answer for a server."""
+    from cryptography import x509
+
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def check_no_secret(*texts: object) -> None:

@@ -207,6 +207,13 @@ def test_the_hub_may_be_a_server_that_encrypts(setting: Setting, monkeypatch: py
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     huggingface_hub.close_session()  # it looks at the variable once, when it first connects
     assert wb.verify("hf://org/tiny", setting.source).equal
+    monkeypatch.delenv("SSL_CERT_FILE")
+    huggingface_hub.close_session()
+    with pytest.raises(wb.WeighbridgeError) as refused:
+        wb.open("hf://org/tiny")
+    huggingface_hub.close_session()
+    assert refused.value.code == "read-failed"
+    assert "certificate" in refused.value.got
 
 
 WITHOUT = {

@@ -71,9 +71,16 @@ def fault_of(problem: BaseException) -> Fault:
         return Fault("exists", "something is there already", status)
     if name == "InvalidPathError" or "Error parsing Path" in text or "Encountered object with invalid path" in text:
         return Fault("unsafe", "a name that no file can have")
-    if _CERTIFICATE.search(text):
-        return Fault("final", "the server's certificate does not verify")
-    return _of_status(status, text)
+    return certificate_fault(text) or _of_status(status, text)
+
+
+def certificate_fault(text: str) -> Fault | None:
+    """Return the fault of a server whose certificate does not verify, if a client's words say so.
+
+    Args:
+        text: The words; they are not shown.
+    """
+    return Fault("final", "the server's certificate does not verify") if _CERTIFICATE.search(text) else None
 
 
 def _of_status(status: int, text: str) -> Fault:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from weighbridge.base.errors import CheckpointError, WeighbridgeError
-from weighbridge.storage.remote.client_faults import Fault, error_for
+from weighbridge.storage.remote.client_faults import Fault, certificate_fault, error_for
 from weighbridge.storage.remote.clients import Client, FaultError, connect_server
 from weighbridge.storage.remote.traffic import count_request
 from weighbridge.storage.remote.transfers import asking_again
@@ -137,6 +137,9 @@ def _fault(problem: Exception, where: str) -> Exception:
         return CheckpointError("read-failed", what, where=where, hint=hint)
     if status in (401, 403):
         return FaultError(Fault("denied", f"status {status}", status))
+    unproven = None if status else certificate_fault(str(problem))
+    if unproven is not None:
+        return FaultError(unproven)
     if status in (408, 429) or status >= 500 or not status:
         return FaultError(Fault("busy", f"status {status}" if status else "there is no connection", status))
     return FaultError(Fault("final", f"status {status}", status))
