@@ -194,7 +194,7 @@ def _is_told_nothing(load_config: Any) -> bool:
 
 
 def _twins(model: Any, held: Collection[str], keys: Collection[str]) -> dict[str, str] | None:
-    """Return the weight that each weight is tied to the file lacks; None where ties say something else."""
+    """Return for each weight that the file lacks the one that it is tied to; None where ties say something else."""
     declared = dict(getattr(model, "all_tied_weights_keys", None) or {})
     there = set(keys)
     missing = {key for key in held if key not in there}
