@@ -18,6 +18,7 @@ import torch
 
 from weighbridge.base.errors import RegistryError
 from weighbridge.base.keys import collapse
+from weighbridge.base.process.context_values import set_to
 from weighbridge.base.specs import Header
 from weighbridge.integrations.as_it_lies.stand_ins import StandIn
 from weighbridge.mappings.library_parts import library_module, library_name
@@ -155,9 +156,5 @@ def cut_already(model: Any) -> AbstractContextManager[None]:
 
 @contextmanager
 def _cut_already() -> Iterator[None]:
-    with _CUTTING.installed():
-        token = _are_cut.set(True)
-        try:
-            yield
-        finally:
-            _are_cut.reset(token)
+    with _CUTTING.installed(), set_to(_are_cut, True):
+        yield

@@ -165,7 +165,16 @@ def read_places(checkpoint: Checkpoint, key: str, places: Iterable[tuple[int, in
     """
     if isinstance(checkpoint, Collector):
         checkpoint.collect(key, places, buffer)
-        return
+    else:
+        read_one_by_one(checkpoint, key, places, buffer)
+
+
+def read_one_by_one(checkpoint: Checkpoint, key: str, places: Iterable[tuple[int, int]], buffer: memoryview) -> None:
+    """Fill the whole buffer from several places of a tensor, by a call for each of them.
+
+    Raises:
+        CheckpointError: As `Checkpoint.read`.
+    """
     done = 0
     for start, size_bytes in places:
         checkpoint.read(key, start, buffer[done : done + size_bytes])

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
+from weighbridge.base.process.context_values import set_to
 from weighbridge.integrations.as_it_lies.stand_ins import StandIn
 from weighbridge.mappings.library_parts import library_module, library_name
 
@@ -34,12 +35,8 @@ def taking_over(convert: Conversion) -> Iterator[None]:
     Raises:
         RegistryError: `integration-version`.
     """
-    with _CONVERSION.installed():
-        token = _converting.set(convert)
-        try:
-            yield
-        finally:
-            _converting.reset(token)
+    with _CONVERSION.installed(), set_to(_converting, convert):
+        yield
 
 
 def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_offload_index: Any = None) -> Any:
@@ -47,11 +44,8 @@ def _convert(original: Any, model: Any, state_dict: Any, load_config: Any, disk_
     convert = _converting.get()
     if convert is None:
         return original(model, state_dict, load_config, disk_offload_index)
-    token = _converting.set(None)  # another one of ours may stand behind what somebody else put in front of it
-    try:
+    with set_to(_converting, None):  # another one of ours may stand behind what somebody else put in front of it
         return convert(original, model, state_dict, load_config, disk_offload_index)
-    finally:
-        _converting.reset(token)
 
 
 class SparedRules(list[Any]):
@@ -76,12 +70,8 @@ def sparing_rules(may_have: MayHaveRules) -> Iterator[None]:
     Raises:
         RegistryError: `integration-version`.
     """
-    with _RULES.installed():
-        token = _sparing.set(may_have)
-        try:
-            yield
-        finally:
-            _sparing.reset(token)
+    with _RULES.installed(), set_to(_sparing, may_have):
+        yield
 
 
 def _find_rules(original: Any, model: Any, key_mapping: Any = None, hf_quantizer: Any = None, **more: Any) -> Any:

@@ -16,7 +16,7 @@ from weighbridge.running.dequantising.found_groups import ComputedWeight, FoundG
 from weighbridge.storage.lookup import check_range
 from weighbridge.storage.places.directory import Extra
 from weighbridge.storage.places.regular_files import read_settings
-from weighbridge.storage.protocol import InNoFile, pace_of, read_places
+from weighbridge.storage.protocol import InNoFile, pace_of, read_one_by_one, read_places
 
 if TYPE_CHECKING:
     import torch
@@ -133,11 +133,8 @@ class ComputedCheckpoint(InNoFile):
         """Fill the whole buffer from several places of a tensor; parts of a weight are computed one by one."""
         if key not in self.weights:
             read_places(self.inner, self._own(key), places, buffer)
-            return
-        done = 0
-        for start, size_bytes in places:
-            self.read(key, start, buffer[done : done + size_bytes])
-            done += size_bytes
+        else:
+            read_one_by_one(self, key, places, buffer)
 
     def _own(self, key: str) -> str:
         if key not in self.header:

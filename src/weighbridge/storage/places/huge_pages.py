@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from weighbridge.base.errors import WeighbridgeError
+from weighbridge.base.process.context_values import set_to
 from weighbridge.base.process.process_locks import ProcessLock
 
 _LOG: Final = logging.getLogger(__name__)
@@ -67,11 +68,8 @@ def decided(choice: str | None) -> Iterator[None]:
         WeighbridgeError: `usage` for what is none of `CHOICES`.
     """
     _check(choice or "auto", "huge_pages=")
-    token = _chosen.set(choice or "")
-    try:
+    with set_to(_chosen, choice or ""):
         yield
-    finally:
-        _chosen.reset(token)
 
 
 def _check(choice: str, where: str) -> None:
